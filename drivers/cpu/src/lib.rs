@@ -1,0 +1,1 @@
+//! Placeholder, replaced within this first series of commits.
