@@ -1,2 +1,19 @@
 #![no_std]
-//! Placeholder.
+#![forbid(unsafe_code)]
+//! DeepSeek-style language models over an abstract device.
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+#[cfg(feature = "alloc")]
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod layer;
+pub mod math;
+#[cfg(feature = "alloc")]
+pub mod tensor;
+
+pub use dtype::DType;

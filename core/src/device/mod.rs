@@ -1,0 +1,92 @@
+//! The device ladder: memory, then primitive kernels, then fused ones.
+//!
+//! [`Device`] is memory and order, no maths. [`Primitives`] are the kernels a driver must write: sixteen, each small.
+//! [`Kernels`] are the fused ones; each has a default body written in primitives, so `impl Kernels for MyDevice {}`
+//! trains a model, and a driver then overrides, one kernel at a time, whatever is slow.
+//!
+//! A kernel takes one argument: a call, a struct from [`call`] that can only be made by its checked constructor. What
+//! reaches a driver therefore has fitting shapes and types and lies inside its buffers; what it cannot promise is the
+//! *contents* of index tensors, which are device data (see [`Primitives`]).
+
+mod call;
+mod call_fused;
+mod default;
+
+mod kernels;
+
+
+
+pub use call::*;
+pub use call_fused::*;
+
+pub use kernels::{Kernels, Primitives};
+
+
+
+use crate::error::DeviceError;
+
+/// What a device can do, so that core can skip what it need not do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// A short name: `host`, `cpu`, `cuda:0`.
+    pub name: &'static str,
+    /// Bytes of memory the device has, if it knows.
+    pub memory: Option<u64>,
+    /// The same call on the same data gives the same bits every time, whatever the number of threads.
+    pub deterministic: bool,
+    /// Computes in [`DType::F64`](crate::DType::F64).
+    pub f64: bool,
+}
+
+impl Capabilities {
+    /// Capabilities of a deterministic device that computes in f32 and does not know its memory.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, memory: None, deterministic: true, f64: false }
+    }
+}
+
+/// What a device's pool holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes in buffers that are alive now.
+    pub in_use: u64,
+    /// The most bytes that were alive at once.
+    pub peak: u64,
+    /// Bytes taken from the system so far (in use, or kept for reuse).
+    pub reserved: u64,
+    /// How often the pool had to ask the system for memory. Constant over steady-state training steps.
+    pub system_allocations: u64,
+}
+
+/// Memory and order. No maths.
+///
+/// Calls may return before their work is done, and behave as if they ran one after the other. Late errors surface at
+/// [`flush`](Device::flush) or [`download`](Device::download).
+///
+/// For implementers: `alloc` hands out of a pool. Freed buffers go back to it and are reused for requests of the same
+/// size, so a step that repeats the sizes of the last one asks the system for nothing.
+pub trait Device: Clone {
+    /// The driver's own error.
+    type Error: DeviceError;
+    /// Owned bytes. Dropping it gives them back to the device's pool.
+    type Buffer;
+
+    /// What the device can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// A buffer of `bytes` bytes with undefined contents. Zero bytes are allowed.
+    fn alloc(&self, bytes: usize) -> Result<Self::Buffer, Self::Error>;
+
+    /// Copies `bytes` into `buffer` from byte `offset` on. Fails with a shape error where they do not fit.
+    fn upload(&self, buffer: &mut Self::Buffer, offset: usize, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Copies out of `buffer` from byte `offset` on, after all earlier work on it.
+    fn download(&self, buffer: &Self::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), Self::Error>;
+
+    /// Waits for all work and reports late errors.
+    fn flush(&self) -> Result<(), Self::Error>;
+
+    /// What the pool holds.
+    fn memory(&self) -> MemoryUse;
+}

@@ -1,0 +1,3 @@
+//! The layers of the model.
+
+pub mod router;
