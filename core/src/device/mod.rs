@@ -11,17 +11,14 @@
 mod call;
 mod call_fused;
 mod default;
-
 mod kernels;
-
-
+mod pool;
+mod reference;
 
 pub use call::*;
 pub use call_fused::*;
-
 pub use kernels::{Kernels, Primitives};
-
-
+pub use reference::{Host, HostBuffer, HostError};
 
 use crate::error::DeviceError;
 
