@@ -1,6 +1,6 @@
 //! Sizes of a model, by arithmetic alone: parameters, work a token, cache a token.
 //!
-//! All counts saturate, so that they are safe on a configuration that has not been validated yet.
+//! All counts saturate instead of wrapping, so that validation can bound them.
 
 use super::ModelConfig;
 
@@ -252,7 +252,7 @@ impl ParameterCount {
     /// Values of the main model that take part in computing one token: everything but the experts not chosen and the
     /// embedding table, of which a token reads a single row. The head counts, tied or not.
     ///
-    /// By this convention V3 has 36.6 B (published: 37 B) and V2 20.8 B (published: 21 B).
+    /// By this convention V3 has 36.6 B (published: 37 B) and V2 20.9 B (published: 21 B).
     pub fn active_parameters(&self) -> u64 {
         self.active
     }

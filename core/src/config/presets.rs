@@ -49,7 +49,7 @@ impl ModelConfig {
         }
     }
 
-    /// About 100 M parameters, 24 M of them active: an experiment for one GPU.
+    /// About 100 M parameters, 30 M of them active: an experiment for one GPU.
     pub fn small() -> Self {
         ModelConfig {
             vocab_size: 16384,
