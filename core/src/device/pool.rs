@@ -46,6 +46,11 @@ impl<T> Pool<T> {
         self.free.entry(bytes).or_default().push(block);
     }
 
+    /// Measures the peak anew from what is in use now.
+    pub(super) fn reset_peak(&mut self) {
+        self.usage.peak = self.usage.in_use;
+    }
+
     pub(super) const fn usage(&self) -> MemoryUse {
         self.usage
     }
