@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 
 pub use backward::{LossScales, Losses};
 pub use forward::{Batch, Inputs, Kept, Scores};
-pub(crate) use parameters::stream;
 pub use parameters::{Group, Layout, Parameter, Parameters, Slot};
 
 use crate::config::ModelConfig;
@@ -118,7 +117,7 @@ impl<D: Kernels> Model<D> {
         for parameter in layout.parameters() {
             let view = self.weights.view_mut(&parameter.slot)?;
             if parameter.is_matrix() {
-                self.device.random_normal(RandomNormal::new(seed, stream(&parameter.name), std, view)?)?;
+                self.device.random_normal(RandomNormal::new(seed, crate::rng::stream(&parameter.name), std, view)?)?;
             } else {
                 let value = if parameter.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
                 self.device.fill(Fill::new(view, value))?;

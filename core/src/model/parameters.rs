@@ -217,8 +217,3 @@ impl<D: Primitives> Parameters<D> {
 pub(crate) fn layer_prefix(index: usize) -> String {
     format!("model.layers.{index}")
 }
-
-/// A number that depends on a parameter's name alone: which random numbers it is initialised with (FNV-1a).
-pub(crate) fn stream(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}

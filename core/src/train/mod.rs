@@ -7,6 +7,7 @@ mod health;
 #[cfg(feature = "alloc")]
 mod optimizer;
 #[cfg(feature = "alloc")]
+pub mod plan;
 #[cfg(feature = "alloc")]
 mod step;
 
