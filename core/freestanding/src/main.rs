@@ -21,7 +21,7 @@ use fathom_core::device::{Device, Host};
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 
-const ARENA_BYTES: usize = 8 << 20;
+const ARENA_BYTES: usize = 64 << 20;
 
 /// Memory that is handed out from one end to the other. What is freed is lost unless it was handed out last: the
 /// device's own pool reuses its buffers, so a forward pass needs little more than that.
@@ -95,7 +95,14 @@ impl System {
 
 fn run() -> Result<(), <Host as Device>::Error> {
     let device = Host::new();
-    let config = ModelConfig { vocab_size: 64, hidden_size: 32, num_nextn_predict_layers: 0, ..ModelConfig::tiny() };
+    let config = ModelConfig {
+        vocab_size: 64,
+        hidden_size: 32,
+        num_hidden_layers: 2,
+        n_routed_experts: 8,
+        num_nextn_predict_layers: 0,
+        ..ModelConfig::tiny()
+    };
     let mut model = Model::new(&device, &config, Precision::F32)?;
     model.initialize(1)?;
     let tokens: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 0];
