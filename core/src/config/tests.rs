@@ -177,11 +177,7 @@ fn frequencies_match_transformers() {
     };
     let mut frequencies = [0.0; 4];
     rope::fill_inv_freq(&small, &mut frequencies);
-    for (got, expected) in
-        frequencies
-            .into_iter()
-            .zip([1.0, 0.0625, 0.0024999999441206455, 0.0002500000118743628])
-    {
+    for (got, expected) in frequencies.into_iter().zip([1.0, 0.0625, 0.0025, 0.00025]) {
         assert!(
             (got / expected - 1.0f32).abs() < 3e-7,
             "{got} against {expected}"
