@@ -72,3 +72,6 @@ impl ModelConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

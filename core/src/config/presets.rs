@@ -2,8 +2,11 @@
 
 use super::{Family, ModelConfig, ScoringFunction, TopkMethod, Yarn};
 
-/// Every preset: its name and how to get it.
-pub const PRESETS: &[(&str, fn() -> ModelConfig)] = &[
+/// A name and the model it stands for.
+pub type Preset = (&'static str, fn() -> ModelConfig);
+
+/// Every preset.
+pub const PRESETS: &[Preset] = &[
     ("tiny", ModelConfig::tiny),
     ("small", ModelConfig::small),
     ("v2-lite", ModelConfig::v2_lite),
