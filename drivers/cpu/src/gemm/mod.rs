@@ -79,7 +79,17 @@ impl<'a> Left<'a> {
 pub(crate) struct Right<'a> {
     data: &'a [f32],
     depth: usize,
+    /// Depth that was packed, of which the first `depth` are used.
+    pitch: usize,
     cols: usize,
+}
+
+impl Right<'_> {
+    /// The first `depth` rows only.
+    pub(crate) fn shallow(self, depth: usize) -> Self {
+        assert!(depth <= self.pitch, "no deeper than packed");
+        Self { depth, ..self }
+    }
 }
 
 /// Numbers in `cols` packed columns of depth `depth`.
@@ -108,11 +118,11 @@ pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f
     let table = table(isa);
     let most = table.len();
     assert!(a.rows >= m && a.depth == k && b.cols >= n, "factors fit their product");
-    assert!(a.data.len() >= a.end(most) && b.data.len() >= packed(k, b.cols), "factors lie inside their memory");
+    assert!(a.data.len() >= a.end(most) && b.data.len() >= packed(b.pitch, b.cols), "factors lie inside their memory");
     let ldc = c.stride();
     for col in (0..n).step_by(NR) {
         let width = NR.min(n - col);
-        let panel = b.data[col * k..].as_ptr();
+        let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
             let f = table[height - 1][usize::from(width > 16)];

@@ -9,7 +9,7 @@ pub(crate) fn pack_rows<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Ri
     let (depth, cols) = (b.rows(), b.cols());
     let to = &mut to[..packed(depth, cols)];
     copy_rows(isa, b, to);
-    Right { data: to, depth, cols }
+    Right { data: to, depth, pitch: depth, cols }
 }
 
 /// Packs `b[n, k]ᵀ` into panels of [`NR`] columns, which are rows of `b`. Columns past `n` are zeros.
@@ -17,7 +17,7 @@ pub(crate) fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) ->
     let (depth, cols) = (b.cols(), b.rows());
     let to = &mut to[..packed(depth, cols)];
     transpose_rows(isa, b, to);
-    Right { data: to, depth, cols }
+    Right { data: to, depth, pitch: depth, cols }
 }
 
 kernel! {
