@@ -122,7 +122,7 @@ kernel! {
             UnaryOp::Square => map(y, |y| y * y),
             UnaryOp::Sqrt => map(y, f32::sqrt),
             UnaryOp::Recip => map(y, |y| 1.0 / y),
-            UnaryOp::Sign => map(y, |y| if y > 0.0 { 1.0 } else if y < 0.0 { -1.0 } else { y }),
+            UnaryOp::Sign => map(y, |y| if y > 0.0 { 1.0 } else if y < 0.0 { -1.0 } else { 0.0 }),
             UnaryOp::ClipFactor(max) => map(y, |y| {
                 let factor = max as f32 / (y.sqrt() + 1e-6);
                 if !y.is_finite() { f32::NAN } else if factor > 1.0 { 1.0 } else { factor }
