@@ -55,7 +55,7 @@ fn products_are_right_on_every_instruction_set() {
             let got = product(&cpu, form, m, n, k, &a, &b, &c);
             for (i, &got) in got.iter().enumerate() {
                 let (r, s) = (i / n, i % n);
-                let at = |x: &[f32], index| f64::from::<f32>(x[index]);
+                let at = |x: &[f32], index: usize| f64::from(x[index]);
                 let sum: f64 = (0..k)
                     .map(|p| match form {
                         Form::Nt => at(&a, r * k + p) * at(&b, s * k + p),
