@@ -67,7 +67,9 @@ impl Cpu {
         let weights = Tiles::new(mat::write(OP, call.weights)?, ROWS, config.top_k);
         let work = logits.rows() * config.experts * (2 + config.top_k);
         let scratch = config.experts + config.groups;
-        self.for_each_with(work, scratch, (scores, experts, weights), |_, (mut s, mut e, mut w), scratch| {
+        self.for_each_with(work, scratch, (scores, experts, weights), |_, (mut s, mut e, mut w), memory| {
+            // Exactly as many as the rule wants: it takes the rest after the experts for groups.
+            let scratch = &mut memory[..scratch];
             for i in 0..s.rows() {
                 let logits = logits.row(s.row + i);
                 router::route(&config, logits, bias, s.row(i), e.row(i), w.row(i), scratch);
