@@ -661,7 +661,7 @@ impl<B> Call for MaskWindow<'_, B> {
 }
 
 /// `y[i] = std · n(seed, stream, i)`, `i` counting elements in row-major order: normally distributed, and a function of
-/// its arguments alone ([`rng::normal`](crate::rng::normal)).
+/// its arguments alone ([`rng::fill_normal`](crate::rng::fill_normal)).
 #[non_exhaustive]
 pub struct RandomNormal<'a, B> {
     /// Which random numbers.

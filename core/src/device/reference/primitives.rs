@@ -242,10 +242,9 @@ impl Primitives for Host {
     }
 
     fn random_normal(&self, mut call: RandomNormal<'_, HostBuffer>) -> Result {
-        let normal = |i| normal(call.seed, call.stream, i);
-        let y: Vec<f64> = (0..call.y.elements() as u64)
-            .map(|i| call.std * normal(i))
-            .collect();
+        let mut drawn = alloc::vec![0.0f32; call.y.elements()];
+        crate::rng::fill_normal(call.seed, call.stream, 0, call.std, &mut drawn);
+        let y: Vec<f64> = drawn.into_iter().map(f64::from).collect();
         write(&mut call.y, &y);
         Ok(())
     }
@@ -300,20 +299,4 @@ pub(super) fn add(y: &mut [f64], x: &[f64]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += x;
     }
-}
-
-/// Stands in for `crate::rng::normal` (Box and Muller over SplitMix64).
-fn normal(seed: u64, stream: u64, index: u64) -> f64 {
-    let mix = |x: u64| {
-        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
-    let key = mix(mix(seed ^ 0x9e37_79b9_7f4a_7c15) ^ stream);
-    let uniform = |i: u64| {
-        ((mix(key ^ i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 11) as f64 + 0.5)
-            / (1u64 << 53) as f64
-    };
-    let (u, v) = (uniform(2 * index), uniform(2 * index + 1));
-    libm::sqrt(-2.0 * libm::log(u)) * libm::cos(core::f64::consts::TAU * v)
 }
