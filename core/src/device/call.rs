@@ -116,7 +116,7 @@ pub enum UnaryOp {
     Sqrt,
     /// `1 / y`.
     Recip,
-    /// −1, 0 or 1; 0 for 0.
+    /// −1, 0 or 1; 0 for 0 and for NaN.
     Sign,
     /// `min(1, max / (√y + 1e-6))`, the factor that clips gradients of squared norm `y` to norm `max`; NaN for a `y`
     /// that is not finite. The 1e-6 is PyTorch's.

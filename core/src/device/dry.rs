@@ -9,11 +9,11 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use super::kernels::for_each_kernel;
 use super::pool::Pool;
 use super::reference::inside;
 use super::{Call, Capabilities, Cost, Device, HostError, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
+use crate::for_each_kernel;
 use crate::error::ErrorKind;
 
 /// A device that counts and computes nothing. Clones share their counters.

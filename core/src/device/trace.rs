@@ -8,9 +8,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::kernels::for_each_kernel;
 use super::{Call, Capabilities, Cost, Device, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
+use crate::for_each_kernel;
 use crate::error::{ErrorKind, InvalidOp};
 
 /// A clock. Core has none of its own; on a system with one, a wrapper of `std::time::Instant` will do.
