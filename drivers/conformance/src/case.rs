@@ -43,7 +43,7 @@ pub(crate) struct Operand {
     pub(crate) dtype: DType,
     /// Elements as bits of `dtype`.
     pub(crate) bits: Vec<u64>,
-    gaps: bool,
+    pub(crate) gaps: bool,
     pub(crate) compare: Compare,
 }
 

@@ -8,7 +8,6 @@ use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
 use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
-use proptest::prelude::*;
 
 use crate::attention::inputs;
 use crate::case::{Operand, Placed, Trouble, draw};
