@@ -185,6 +185,18 @@ impl Bpe {
         }
     }
 
+    /// What both ways of merging make of a word.
+    #[cfg(test)]
+    pub(super) fn merge_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
+        let ids: Vec<u32> = word
+            .iter()
+            .map(|&byte| self.byte_ids[usize::from(byte)])
+            .collect();
+        let (mut short, mut long) = (ids.clone(), ids);
+        let (n, m) = (self.merge_short(&mut short), self.merge_long(&mut long));
+        (short[..n].to_vec(), long[..m].to_vec())
+    }
+
     /// The same in O(n log n): a heap of candidate pairs over a doubly linked list of symbols.
     fn merge_long(&self, ids: &mut [u32]) -> usize {
         const GONE: u32 = u32::MAX;
