@@ -121,7 +121,7 @@ fn bad_records_are_counted_named_and_limited() {
         text_field: "other".into(),
         ..input()
     };
-    assert_eq!(read(&dir, &field).unwrap().1.bad_records, 5);
+    assert_eq!(read(&dir, &field).unwrap().1.bad_records, 6);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn corpus() -> Vec<String> {
 
 fn trained() -> Tokenizer {
     static TRAINED: LazyLock<Tokenizer> =
-        LazyLock::new(|| train_bpe(corpus().into_iter().map(Ok), 700, 1 << 20).unwrap());
+        LazyLock::new(|| train_bpe(corpus().into_iter().map(Ok), 480, 1 << 20).unwrap());
     TRAINED.clone()
 }
 
@@ -63,7 +63,7 @@ fn metaspace() -> Tokenizer {
             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
-            "merges": ["▁ a", "a b", "▁ ab"]},
+            "merges": ["a b", "▁ ab", "▁ a"]},
     });
     from_value(&json).unwrap()
 }
@@ -103,7 +103,7 @@ fn training_gives_what_the_general_implementation_reads_alike() {
     let general = oracle(&ours);
     assert_eq!(
         (ours.vocab_size(), ours.eos_id(), ours.bos_id()),
-        (700, 1, Some(0))
+        (480, 1, Some(0))
     );
     assert!(
         matches!(ours.inner.kind, Kind::Bpe(_)),
@@ -282,6 +282,7 @@ fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
     let gpt2 = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let literal = serde_json::json!({"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"String": "the"}, "behavior": "Isolated", "invert": false}, gpt2.clone()]});
+    // The general implementation gives a token it does not know the next free id, whatever the file says.
     let plain = serde_json::json!({"id": 700, "content": "<tag>", "single_word": false, "lstrip": false, "rstrip": false,
         "normalized": true, "special": false});
     let changes: [(&str, Value); 4] = [
@@ -417,7 +418,7 @@ proptest! {
     }
 
     #[test]
-    fn streams_give_what_decoding_at_once_gives(ids in prop::collection::vec(0_u32..720, 0..60)) {
+    fn streams_give_what_decoding_at_once_gives(ids in prop::collection::vec(0_u32..500, 0..60)) {
         let ours = trained();
         prop_assert_eq!(stream(&ours, &ids), ours.decode(&ids));
         let bytes = Tokenizer::bytes();
