@@ -1,6 +1,8 @@
 //! What every program does alike: arguments, exit codes, the choice of a device, progress on a terminal.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use argh::FromArgs;
 use fathom_cpu::Cpu;
@@ -51,4 +53,22 @@ pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
+}
+
+/// A flag that the first Ctrl-C (or SIGTERM) raises, so that work can be finished and saved. The second ends the program
+/// at once, with exit code 130.
+///
+/// # Errors
+/// Where the system does not let signals be handled.
+pub fn interrupts() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nfinishing the step and saving; once more to leave at once");
+    })
+    .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
+    Ok(flag)
 }
