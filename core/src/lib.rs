@@ -8,12 +8,19 @@ extern crate alloc;
 extern crate std;
 
 #[cfg(feature = "alloc")]
+pub mod comm;
+pub mod config;
+#[cfg(feature = "alloc")]
 pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod layer;
 pub mod math;
 #[cfg(feature = "alloc")]
+pub mod model;
+pub mod rng;
+#[cfg(feature = "alloc")]
 pub mod tensor;
+pub mod train;
 
 pub use dtype::DType;

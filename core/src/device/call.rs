@@ -116,7 +116,7 @@ pub enum UnaryOp {
     Sqrt,
     /// `1 / y`.
     Recip,
-    /// −1, 0 or 1; 0 for 0.
+    /// −1, 0 or 1; 0 for 0 and for NaN.
     Sign,
     /// `min(1, max / (√y + 1e-6))`, the factor that clips gradients of squared norm `y` to norm `max`; NaN for a `y`
     /// that is not finite. The 1e-6 is PyTorch's.
@@ -661,7 +661,7 @@ impl<B> Call for MaskWindow<'_, B> {
 }
 
 /// `y[i] = std · n(seed, stream, i)`, `i` counting elements in row-major order: normally distributed, and a function of
-/// its arguments alone ([`rng::normal`](crate::rng::normal)).
+/// its arguments alone ([`rng::fill_normal`](crate::rng::fill_normal)).
 #[non_exhaustive]
 pub struct RandomNormal<'a, B> {
     /// Which random numbers.

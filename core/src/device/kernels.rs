@@ -9,6 +9,7 @@ use super::{
 
 /// Calls `$then!` with the list of all primitive kernels, as `method: Call`, and of all fused ones. What must treat
 /// every kernel alike (wrappers) is written once over this list, so a new kernel cannot be forgotten.
+#[macro_export]
 macro_rules! for_each_kernel {
     ($then:ident) => {
         $then! {
@@ -27,7 +28,6 @@ macro_rules! for_each_kernel {
         }
     };
 }
-pub(super) use for_each_kernel;
 
 macro_rules! declare {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
@@ -57,4 +57,4 @@ macro_rules! declare {
         }
     };
 }
-for_each_kernel!(declare);
+crate::for_each_kernel!(declare);

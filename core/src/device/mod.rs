@@ -11,17 +11,18 @@
 mod call;
 mod call_fused;
 mod default;
-
+mod dry;
 mod kernels;
-
-
+mod pool;
+mod reference;
+mod trace;
 
 pub use call::*;
 pub use call_fused::*;
-
+pub use dry::{Dry, DryBuffer, KernelCount, Tally};
 pub use kernels::{Kernels, Primitives};
-
-
+pub use reference::{Host, HostBuffer, HostError};
+pub use trace::{Clock, Fault, KernelTime, Trace};
 
 use crate::error::DeviceError;
 

@@ -1,0 +1,153 @@
+//! One layer of the trunk: `x ← x + attention(norm(x))`, then `x ← x + ffn(norm(x))` with a dense network or a mixture
+//! of experts.
+
+use alloc::format;
+
+use super::ffn::{self, Ffn};
+use super::mla::{self, Mla};
+use super::moe::{self, BalanceLoss, Moe, RouterState};
+use super::rmsnorm::{self, RmsNorm};
+use super::Pass;
+use crate::config::ModelConfig;
+use crate::device::{Cast, Kernels};
+use crate::model::{Layout, Parameters};
+use crate::tensor::{Tensor, View};
+
+/// Norms, attention and feed-forward part of a layer.
+#[derive(Clone, Debug)]
+pub struct Block {
+    input_layernorm: RmsNorm,
+    attention: Mla,
+    post_attention_layernorm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+/// The second half of a layer.
+#[derive(Clone, Debug)]
+enum FeedForward {
+    Dense(Ffn),
+    Experts(Moe),
+}
+
+/// What the backward pass needs: the residual stream before each half, and what the halves keep.
+pub struct Saved<D: Kernels> {
+    /// The residual stream that came in, `[t, d]`.
+    pub input: Tensor<D>,
+    input_norm: rmsnorm::Saved<D>,
+    attention: mla::Saved<D>,
+    /// The residual stream between the halves, `[t, d]`.
+    pub middle: Tensor<D>,
+    middle_norm: rmsnorm::Saved<D>,
+    feed_forward: SavedFeedForward<D>,
+}
+
+enum SavedFeedForward<D: Kernels> {
+    Dense(ffn::Saved<D>),
+    Experts(moe::Saved<D>),
+}
+
+impl Block {
+    /// Declares layer `prefix` in an open group. `experts` is the layer's number among those with experts, none for a
+    /// dense layer.
+    pub fn declare(layout: &mut Layout, prefix: &str, config: &ModelConfig, experts: Option<usize>) -> Self {
+        let (d, eps) = (config.hidden_size, config.rms_norm_eps);
+        Self {
+            input_layernorm: RmsNorm::declare(layout, format!("{prefix}.input_layernorm.weight"), d, eps),
+            attention: Mla::declare(layout, prefix, config),
+            post_attention_layernorm: RmsNorm::declare(
+                layout,
+                format!("{prefix}.post_attention_layernorm.weight"),
+                d,
+                eps,
+            ),
+            feed_forward: match experts {
+                None => FeedForward::Dense(Ffn::declare(layout, &format!("{prefix}.mlp"), d, config.intermediate_size)),
+                Some(index) => FeedForward::Experts(Moe::declare(layout, prefix, config, index)),
+            },
+        }
+    }
+
+    /// The mixture of experts, if this layer has one.
+    pub fn experts(&self) -> Option<&Moe> {
+        match &self.feed_forward {
+            FeedForward::Dense(_) => None,
+            FeedForward::Experts(moe) => Some(moe),
+        }
+    }
+
+    /// The residual stream after the layer, `[t, d]`.
+    pub fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        routers: &mut [RouterState<D>],
+        input: Tensor<D>,
+    ) -> Result<(Tensor<D>, Saved<D>), D::Error> {
+        let (t, d) = (input.shape().rows(), input.shape().cols());
+        let mut normed = pass.activation(t, d)?;
+        let input_norm = self.input_layernorm.forward(pass, input.view(), normed.view_mut())?;
+        let mut middle = copy(pass, &input)?;
+        let attention = self.attention.forward(pass, normed.view(), middle.view_mut())?;
+
+        let middle_norm = self.post_attention_layernorm.forward(pass, middle.view(), normed.view_mut())?;
+        let mut output = copy(pass, &middle)?;
+        let feed_forward = match &self.feed_forward {
+            FeedForward::Dense(f) => SavedFeedForward::Dense(f.forward(pass, normed.view(), output.view_mut())?),
+            FeedForward::Experts(m) => {
+                SavedFeedForward::Experts(m.forward(pass, routers, normed.view(), output.view_mut())?)
+            }
+        };
+        Ok((output, Saved { input, input_norm, attention, middle, middle_norm, feed_forward }))
+    }
+
+    /// Turns the gradient of the layer's output into that of its input, in place, and adds the parameters' gradients.
+    pub fn backward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        gradients: &mut Parameters<D>,
+        saved: Saved<D>,
+        balance: Option<BalanceLoss<'_, D>>,
+        dy: &mut Tensor<D>,
+    ) -> Result<(), D::Error> {
+        let Saved { input, input_norm, attention, middle, middle_norm, feed_forward } = saved;
+        let mut dx = pass.activation(dy.shape().rows(), dy.shape().cols())?;
+        let x = self.post_attention_layernorm.output(pass, middle.view())?;
+        match (&self.feed_forward, &feed_forward) {
+            (FeedForward::Dense(f), SavedFeedForward::Dense(kept)) => {
+                let pending = f.backward_input(pass, kept, dy.view(), dx.view_mut(), false)?;
+                f.backward_weight(pass.device, gradients, &pending, x.view(), dy.view())?;
+            }
+            (FeedForward::Experts(m), SavedFeedForward::Experts(kept)) => {
+                let mut pending = m.backward_input(pass, kept, balance, dy.view(), dx.view_mut())?;
+                m.backward_shared(pass, kept, &mut pending, dy.view(), dx.view_mut())?;
+                m.backward_weight(pass, gradients, kept, &pending, x.view(), dy.view())?;
+            }
+            _ => unreachable!("a block keeps what its own kind of feed-forward part needs"),
+        }
+        drop(feed_forward);
+        let norm = &self.post_attention_layernorm;
+        norm.backward(pass, gradients, middle.view(), &middle_norm, dx.view(), dy.view_mut(), true)?;
+        drop(middle);
+
+        let pending = self.attention.backward_input(pass, gradients, &attention, dy.view(), dx.view_mut())?;
+        let x = self.input_layernorm.output(pass, input.view())?;
+        self.attention.backward_weight(pass.device, gradients, &attention, &pending, x.view(), dy.view())?;
+        drop((pending, attention));
+        self.input_layernorm.backward(pass, gradients, input.view(), &input_norm, dx.view(), dy.view_mut(), true)
+    }
+}
+
+pub(super) fn copy<D: Kernels>(pass: &Pass<'_, D>, x: &Tensor<D>) -> Result<Tensor<D>, D::Error> {
+    let mut y = pass.activation(x.shape().rows(), x.shape().cols())?;
+    pass.device.cast(Cast::new(x.view(), y.view_mut())?)?;
+    Ok(y)
+}
+
+impl<D: Kernels> Saved<D> {
+    /// The experts each token of this layer went to, `[t, K]` u32, if it has experts.
+    pub fn experts(&self) -> Option<View<'_, D>> {
+        match &self.feed_forward {
+            SavedFeedForward::Dense(_) => None,
+            SavedFeedForward::Experts(kept) => Some(kept.experts.view()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The token embedding: row `t` of the residual stream is row `token[t]` of the weight.
+
+use alloc::string::String;
+
+use super::Pass;
+use crate::device::{GatherRows, Kernels, ScatterAddRows};
+use crate::model::{Layout, Parameters, Slot};
+use crate::tensor::{Tensor, View};
+
+/// A weight `[vocabulary, hidden]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding {
+    weight: Slot,
+}
+
+impl Embedding {
+    /// Declares the embedding under its full name.
+    pub fn declare(layout: &mut Layout, name: String, vocabulary: usize, hidden: usize) -> Self {
+        Self { weight: layout.matrix(name, vocabulary, hidden) }
+    }
+
+    /// The weight, which a tied head shares.
+    pub fn weight(&self) -> &Slot {
+        &self.weight
+    }
+
+    /// `[t, hidden]` from `tokens [t, 1]`.
+    pub fn forward<D: Kernels>(&self, pass: &Pass<'_, D>, tokens: View<'_, D>) -> Result<Tensor<D>, D::Error> {
+        let mut x = pass.activation(tokens.rows(), self.weight.cols())?;
+        pass.device.gather_rows(GatherRows::new(pass.weights.view(&self.weight)?, tokens, 1, x.view_mut())?)?;
+        Ok(x)
+    }
+
+    /// `dW[token[t]] += dx[t]`.
+    pub fn backward_weight<D: Kernels>(
+        &self,
+        device: &D,
+        gradients: &mut Parameters<D>,
+        tokens: View<'_, D>,
+        dx: View<'_, D>,
+    ) -> Result<(), D::Error> {
+        device.scatter_add_rows(ScatterAddRows::new(dx, tokens, gradients.view_mut(&self.weight)?)?)
+    }
+}

@@ -1,0 +1,94 @@
+//! The feed-forward network with SwiGLU, `y = W_down·(silu(W_gate·x) ⊙ W_up·x)`: the leading dense layers, and the
+//! shared experts (several shared experts are one network of their summed width, as in the checkpoints).
+
+use alloc::format;
+
+use super::Pass;
+use super::linear::Linear;
+use crate::device::{Kernels, Swiglu, SwigluGrad};
+use crate::model::{Layout, Parameters};
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// Gate and up projections stacked `[2i, d]`, and the down projection `[d, i]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ffn {
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// What the backward pass needs beside the input.
+pub struct Saved<D: Kernels> {
+    /// The inputs of SwiGLU, `[t, 2i]`; its output is computed again.
+    pub gate_up: Tensor<D>,
+}
+
+/// What the input's gradient leaves for the weights' gradients.
+pub struct Pending<D: Kernels> {
+    d_gate_up: Tensor<D>,
+    activated: Tensor<D>,
+}
+
+impl Ffn {
+    /// Declares `NAME.{gate,up,down}_proj.weight` of inner width `inner`.
+    pub fn declare(layout: &mut Layout, name: &str, hidden: usize, inner: usize) -> Self {
+        let parts = ["gate_proj", "up_proj"].map(|part| (format!("{name}.{part}.weight"), inner));
+        Self {
+            gate_up: Linear::over(layout.stack(2 * inner, hidden, parts)),
+            down: Linear::declare(layout, &format!("{name}.down_proj"), inner, hidden, false),
+        }
+    }
+
+    /// `y += ffn(x)`: `x [t, d]`, `y [t, d]` the residual stream.
+    pub fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: View<'_, D>,
+        y: ViewMut<'_, D>,
+    ) -> Result<Saved<D>, D::Error> {
+        let mut gate_up = pass.activation(x.rows(), self.gate_up.outputs())?;
+        self.gate_up.forward(pass, x, gate_up.view_mut(), false)?;
+        let mut activated = pass.activation(x.rows(), self.down.inputs())?;
+        pass.device.swiglu(Swiglu::new(gate_up.view(), None, activated.view_mut())?)?;
+        self.down.forward(pass, activated.view(), y, true)?;
+        Ok(Saved { gate_up })
+    }
+
+    /// `dx = …`, or `dx += …` with `accumulate`, from the residual stream's gradient `dy [t, d]`.
+    pub fn backward_input<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: &Saved<D>,
+        dy: View<'_, D>,
+        dx: ViewMut<'_, D>,
+        accumulate: bool,
+    ) -> Result<Pending<D>, D::Error> {
+        let (t, inner) = (dy.rows(), self.down.inputs());
+        let mut d_activated = pass.activation(t, inner)?;
+        self.down.backward_input(pass, dy, d_activated.view_mut(), false)?;
+        let mut d_gate_up = pass.activation(t, 2 * inner)?;
+        let mut activated = pass.activation(t, inner)?;
+        pass.device.swiglu_grad(SwigluGrad::new(
+            saved.gate_up.view(),
+            None,
+            d_activated.view(),
+            d_gate_up.view_mut(),
+            None,
+            activated.view_mut(),
+        )?)?;
+        self.gate_up.backward_input(pass, d_gate_up.view(), dx, accumulate)?;
+        Ok(Pending { d_gate_up, activated })
+    }
+
+    /// The weights' gradients, from the input `x` and the residual stream's gradient `dy`.
+    pub fn backward_weight<D: Kernels>(
+        &self,
+        device: &D,
+        gradients: &mut Parameters<D>,
+        pending: &Pending<D>,
+        x: View<'_, D>,
+        dy: View<'_, D>,
+    ) -> Result<(), D::Error> {
+        self.down.backward_weight(device, gradients, pending.activated.view(), dy)?;
+        self.gate_up.backward_weight(device, gradients, x, pending.d_gate_up.view())
+    }
+}

@@ -1,0 +1,344 @@
+//! The mixture of experts (DeepSeekMoE; V3 report §2.1.2, eq. 12–16), dropless, without auxiliary loss.
+//!
+//! Every token goes to `K` of `N` small experts and to the shared ones. Tokens are grouped by expert with a stable
+//! counting sort, each expert multiplies its own rows (grouped products, no padding), and the rows of a token are summed
+//! again. How many rows an expert has stays on the device.
+//!
+//! Routing weights multiply SwiGLU's output, before the down projection: `Σ w·(W_down·a) = Σ W_down·(w·a)`. The gradient
+//! of a weight is then a dot product of two vectors of the expert's inner width, and the experts' outputs need not be
+//! kept. The load of every expert is added up over a batch for the bias update.
+
+use alloc::format;
+use alloc::string::String;
+
+use super::Pass;
+use super::ffn::{self, Ffn};
+use super::linear::Linear;
+use super::router::{GroupScore, RouteConfig, Score};
+use crate::DType;
+use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
+use crate::device::{
+    Balance, Binary, BinaryOp, Cast, Combine, Form, GatherRows, GroupedGemm, Kernels, Route, RouteGrad, SortByKey,
+    Swiglu, SwigluGrad,
+};
+use crate::model::{Layout, Parameters, Slot};
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// Router, routed experts and shared experts of one layer.
+#[derive(Clone, Debug)]
+pub struct Moe {
+    gate: Linear,
+    /// `[N·2i, d]`: gate and up of every expert.
+    gate_up: Slot,
+    /// `[N·d, i]`.
+    down: Slot,
+    shared: Option<Ffn>,
+    rule: RouteConfig,
+    inner: usize,
+    /// Which of the model's router states is this layer's.
+    index: usize,
+    bias_name: Option<String>,
+}
+
+/// What one MoE layer keeps beside its parameters.
+pub struct RouterState<D: Kernels> {
+    /// The checkpoint's name of the bias, where the model has one.
+    pub bias_name: Option<String>,
+    /// `e_score_correction_bias`, `[1, N]`, never in less than f32. Moved by the training step, not by gradients.
+    pub bias: Tensor<D>,
+    /// Tokens routed to each expert since the load was last cleared, `[1, N]`.
+    pub load: Tensor<D>,
+}
+
+/// What the backward pass needs beside the input.
+pub struct Saved<D: Kernels> {
+    /// `[t, N]`.
+    pub scores: Tensor<D>,
+    /// `[t, K]` u32.
+    pub experts: Tensor<D>,
+    /// `[t, K]`.
+    pub weights: Tensor<D>,
+    /// `[t·K, 1]` u32: the (token, choice) pair in each row.
+    pub order: Tensor<D>,
+    /// `[t, K]` u32: the row of each pair.
+    pub inverse: Tensor<D>,
+    /// `[1, N + 1]` u32.
+    pub offsets: Tensor<D>,
+    /// The inputs of SwiGLU, `[t·K, 2i]`.
+    pub gate_up: Tensor<D>,
+    /// The shared experts'.
+    pub shared: Option<ffn::Saved<D>>,
+}
+
+/// What the input's gradient leaves for the weights' gradients.
+pub struct Pending<D: Kernels> {
+    /// Rows of the residual stream's gradient, `[t·K, d]`.
+    dy: Tensor<D>,
+    /// `[t·K, 2i]`.
+    d_gate_up: Tensor<D>,
+    /// `[t·K, i]`.
+    activated: Tensor<D>,
+    /// `[t, N]`.
+    dlogits: Tensor<D>,
+    shared: Option<ffn::Pending<D>>,
+}
+
+/// The balance loss of a layer, if it is on.
+pub struct BalanceLoss<'a, D: Kernels> {
+    /// α over the number of sequences of the batch.
+    pub alpha: f64,
+    /// `[1, 1]`, added to.
+    pub loss: &'a mut Tensor<D>,
+}
+
+impl Moe {
+    /// Declares the experts of layer `prefix`, the `index`-th with experts.
+    pub fn declare(layout: &mut Layout, prefix: &str, config: &ModelConfig, index: usize) -> Self {
+        let (d, i, n) = (config.hidden_size, config.moe_intermediate_size, config.n_routed_experts);
+        let name = |part: &str| format!("{prefix}.mlp.{part}");
+        let expert = |e: usize, part: &str| name(&format!("experts.{e}.{part}.weight"));
+        let gate = Linear::declare(layout, &name("gate"), d, n, false);
+        let gate_up = (0..n).flat_map(|e| [(expert(e, "gate_proj"), i), (expert(e, "up_proj"), i)]);
+        let gate_up = layout.stack(n * 2 * i, d, gate_up);
+        let down = layout.stack(n * d, i, (0..n).map(|e| (expert(e, "down_proj"), d)));
+        let shared = (config.n_shared_experts > 0)
+            .then(|| Ffn::declare(layout, &name("shared_experts"), d, config.n_shared_experts * i));
+        let bias_name = config.has_expert_bias().then(|| name("gate.e_score_correction_bias"));
+        Self { gate, gate_up, down, shared, rule: rule(config), inner: i, index, bias_name }
+    }
+
+    /// The state this layer needs: a bias of zeros and an empty load.
+    pub fn state<D: Kernels>(&self, device: &D, dtype: DType) -> Result<RouterState<D>, D::Error> {
+        let row = [1, self.rule.experts];
+        Ok(RouterState {
+            bias_name: self.bias_name.clone(),
+            bias: Tensor::<D>::zeros(device, &row, dtype)?,
+            load: Tensor::<D>::zeros(device, &row, dtype)?,
+        })
+    }
+
+    /// `y += moe(x)`: `x [t, d]` normed, `y [t, d]` the residual stream.
+    pub fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        routers: &mut [RouterState<D>],
+        x: View<'_, D>,
+        mut y: ViewMut<'_, D>,
+    ) -> Result<Saved<D>, D::Error> {
+        let (t, k, n, d) = (x.rows(), self.rule.top_k, self.rule.experts, x.cols());
+        let device = pass.device;
+        let router = &mut routers[self.index];
+        let (scores, experts, weights) = self.route(pass, router, x)?;
+
+        let mut order = pass.indices(t * k, 1)?;
+        let mut inverse = pass.indices(t, k)?;
+        let mut offsets = pass.indices(1, n + 1)?;
+        let (o, i, f) = (order.view_mut(), inverse.view_mut(), offsets.view_mut());
+        device.sort_by_key(SortByKey::new(experts.view(), n, o, i, f)?)?;
+        add_load(pass, offsets.view(), router.load.view_mut())?;
+
+        let rows = self.dispatch(pass, x, order.view())?;
+        let mut gate_up = pass.activation(t * k, 2 * self.inner)?;
+        let w = pass.weights.view(&self.gate_up)?;
+        device.grouped_gemm(GroupedGemm::new(Form::Nt, n, rows.view(), w, offsets.view(), gate_up.view_mut())?)?;
+        drop(rows);
+
+        let scale = row_weights(pass, weights.view(), order.view())?;
+        let mut activated = pass.activation(t * k, self.inner)?;
+        device.swiglu(Swiglu::new(gate_up.view(), Some(scale.view()), activated.view_mut())?)?;
+        let mut out = pass.activation(t * k, d)?;
+        let w = pass.weights.view(&self.down)?;
+        device.grouped_gemm(GroupedGemm::new(Form::Nt, n, activated.view(), w, offsets.view(), out.view_mut())?)?;
+        drop(activated);
+        device.combine(Combine::new(out.view(), inverse.view(), y.reborrow(), true)?)?;
+        drop(out);
+        let shared = self.shared.as_ref().map(|s| s.forward(pass, x, y)).transpose()?;
+        Ok(Saved { scores, experts, weights, order, inverse, offsets, gate_up, shared })
+    }
+
+    fn route<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        router: &RouterState<D>,
+        x: View<'_, D>,
+    ) -> Result<(Tensor<D>, Tensor<D>, Tensor<D>), D::Error> {
+        let (t, k, n) = (x.rows(), self.rule.top_k, self.rule.experts);
+        let mut logits = pass.statistics(t, n)?;
+        self.gate.forward(pass, x, logits.view_mut(), false)?;
+        let mut scores = pass.statistics(t, n)?;
+        let mut experts = pass.indices(t, k)?;
+        let mut weights = pass.statistics(t, k)?;
+        let bias = self.bias_name.is_some().then(|| router.bias.view());
+        let (s, e, w) = (scores.view_mut(), experts.view_mut(), weights.view_mut());
+        pass.device.route(Route::new(self.rule, logits.view(), bias, s, e, w)?)?;
+        Ok((scores, experts, weights))
+    }
+
+    /// Rows of `x` in the order of their experts, `[t·K, d]`.
+    fn dispatch<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: View<'_, D>,
+        order: View<'_, D>,
+    ) -> Result<Tensor<D>, D::Error> {
+        let mut rows = pass.activation(order.rows(), x.cols())?;
+        pass.device.gather_rows(GatherRows::new(x, order, self.rule.top_k, rows.view_mut())?)?;
+        Ok(rows)
+    }
+
+    /// `dx = …` from the residual stream's gradient `dy [t, d]`.
+    pub fn backward_input<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: &Saved<D>,
+        balance: Option<BalanceLoss<'_, D>>,
+        dy: View<'_, D>,
+        mut dx: ViewMut<'_, D>,
+    ) -> Result<Pending<D>, D::Error> {
+        let (t, k, n) = (dy.rows(), self.rule.top_k, self.rule.experts);
+        let (device, offsets) = (pass.device, saved.offsets.view());
+        let dy = self.dispatch(pass, dy, saved.order.view())?;
+        let mut d_activated = pass.activation(t * k, self.inner)?;
+        let w = pass.weights.view(&self.down)?;
+        device.grouped_gemm(GroupedGemm::new(Form::Nn, n, dy.view(), w, offsets, d_activated.view_mut())?)?;
+
+        let scale = row_weights(pass, saved.weights.view(), saved.order.view())?;
+        let mut dscale = pass.statistics(t * k, 1)?;
+        let mut d_gate_up = pass.activation(t * k, 2 * self.inner)?;
+        let mut activated = pass.activation(t * k, self.inner)?;
+        device.swiglu_grad(SwigluGrad::new(
+            saved.gate_up.view(),
+            Some(scale.view()),
+            d_activated.view(),
+            d_gate_up.view_mut(),
+            Some(dscale.view_mut()),
+            activated.view_mut(),
+        )?)?;
+        drop(d_activated);
+
+        let mut d_rows = pass.activation(t * k, dx.cols())?;
+        let w = pass.weights.view(&self.gate_up)?;
+        device.grouped_gemm(GroupedGemm::new(Form::Nn, n, d_gate_up.view(), w, offsets, d_rows.view_mut())?)?;
+        device.combine(Combine::new(d_rows.view(), saved.inverse.view(), dx.reborrow(), false)?)?;
+        drop(d_rows);
+
+        let dlogits = self.route_grad(pass, saved, balance, dscale.view())?;
+        self.gate.backward_input(pass, dlogits.view(), dx, true)?;
+        Ok(Pending { dy, d_gate_up, activated, dlogits, shared: None })
+    }
+
+    fn route_grad<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: &Saved<D>,
+        balance: Option<BalanceLoss<'_, D>>,
+        dscale: View<'_, D>,
+    ) -> Result<Tensor<D>, D::Error> {
+        let (t, k, n) = (saved.weights.shape().rows(), self.rule.top_k, self.rule.experts);
+        let mut dweights = pass.statistics(t * k, 1)?;
+        let pairs = saved.inverse.view().reshape(t * k, 1)?;
+        pass.device.gather_rows(GatherRows::new(dscale, pairs, 1, dweights.view_mut())?)?;
+        let dscores = match balance {
+            None => None,
+            Some(b) => {
+                let mut dscores = pass.statistics(t, n)?;
+                let (length, loss) = (pass.sequences.length, b.loss.view_mut());
+                let call = Balance::new(saved.scores.view(), length, k, b.alpha, loss, dscores.view_mut())?;
+                pass.device.balance(call)?;
+                Some(dscores)
+            }
+        };
+        let mut dlogits = pass.statistics(t, n)?;
+        let dweights = dweights.view().reshape(t, k)?;
+        let (scores, experts, extra) = (saved.scores.view(), saved.experts.view(), dscores.as_ref().map(|d| d.view()));
+        let call = RouteGrad::new(self.rule, scores, experts, dweights, extra, dlogits.view_mut())?;
+        pass.device.route_grad(call)?;
+        Ok(dlogits)
+    }
+
+    /// Adds the shared experts' part to `dx`, apart from the routed experts' so that the two can overlap.
+    pub fn backward_shared<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: &Saved<D>,
+        pending: &mut Pending<D>,
+        dy: View<'_, D>,
+        dx: ViewMut<'_, D>,
+    ) -> Result<(), D::Error> {
+        if let (Some(shared), Some(kept)) = (&self.shared, &saved.shared) {
+            pending.shared = Some(shared.backward_input(pass, kept, dy, dx, true)?);
+        }
+        Ok(())
+    }
+
+    /// The weights' gradients, from the input `x` and the residual stream's gradient `dy`.
+    pub fn backward_weight<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        gradients: &mut Parameters<D>,
+        saved: &Saved<D>,
+        pending: &Pending<D>,
+        x: View<'_, D>,
+        dy: View<'_, D>,
+    ) -> Result<(), D::Error> {
+        let (device, n, offsets) = (pass.device, self.rule.experts, saved.offsets.view());
+        let dw = gradients.view_mut(&self.down)?;
+        let (rows, inputs) = (pending.dy.view(), pending.activated.view());
+        device.grouped_gemm(GroupedGemm::new(Form::Tn, n, rows, inputs, offsets, dw)?)?;
+        let inputs = self.dispatch(pass, x, saved.order.view())?;
+        let dw = gradients.view_mut(&self.gate_up)?;
+        let rows = pending.d_gate_up.view();
+        device.grouped_gemm(GroupedGemm::new(Form::Tn, n, rows, inputs.view(), offsets, dw)?)?;
+        self.gate.backward_weight(device, gradients, x, pending.dlogits.view())?;
+        match (&self.shared, &pending.shared) {
+            (Some(shared), Some(kept)) => shared.backward_weight(device, gradients, kept, x, dy),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The routing rule a configuration asks for.
+pub fn rule(config: &ModelConfig) -> RouteConfig {
+    let limited = config.limits_groups();
+    RouteConfig {
+        experts: config.n_routed_experts,
+        top_k: config.num_experts_per_tok,
+        groups: if limited { config.n_group } else { 1 },
+        top_groups: if limited { config.topk_group } else { 1 },
+        score: match config.scoring_func {
+            ScoringFunction::Sigmoid => Score::Sigmoid,
+            ScoringFunction::Softmax => Score::Softmax,
+        },
+        group_score: match config.topk_method {
+            TopkMethod::NoAuxTc => GroupScore::TopTwo,
+            _ => GroupScore::Max,
+        },
+        normalize: config.norm_topk_prob,
+        scale: config.routed_scaling_factor,
+    }
+}
+
+/// The routing weight of every row, `[t·K, 1]`.
+fn row_weights<D: Kernels>(
+    pass: &Pass<'_, D>,
+    weights: View<'_, D>,
+    order: View<'_, D>,
+) -> Result<Tensor<D>, D::Error> {
+    let mut scale = pass.statistics(order.rows(), 1)?;
+    let weights = weights.reshape(order.rows(), 1)?;
+    pass.device.gather_rows(GatherRows::new(weights, order, 1, scale.view_mut())?)?;
+    Ok(scale)
+}
+
+/// `load[e] += offsets[e + 1] − offsets[e]`.
+fn add_load<D: Kernels>(
+    pass: &Pass<'_, D>,
+    offsets: View<'_, D>,
+    mut load: ViewMut<'_, D>,
+) -> Result<(), D::Error> {
+    let n = load.cols();
+    let mut bounds = pass.statistics(1, n + 1)?;
+    pass.device.cast(Cast::new(offsets, bounds.view_mut())?)?;
+    pass.device.binary(Binary::new(BinaryOp::Add, bounds.view().columns(1..n + 1)?, load.reborrow())?)?;
+    pass.device.binary(Binary::new(BinaryOp::Sub, bounds.view().columns(0..n)?, load)?)
+}

@@ -1,0 +1,73 @@
+//! Root mean square normalisation, `y = x / √(mean(x²) + eps) · w` (Zhang and Sennrich, 2019).
+//!
+//! Only `1/rms` of every row is kept; the output is computed again where the backward pass needs it, as the V3 report
+//! does (§3.2.3).
+
+use alloc::string::String;
+
+use super::Pass;
+use crate::device::{Kernels, RmsNorm as Call, RmsNormGrad};
+use crate::model::{Layout, Parameters, Slot};
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// A weight `[n]` and the constant in the root.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    weight: Slot,
+    eps: f64,
+}
+
+/// What the backward pass needs beside the input.
+pub struct Saved<D: Kernels> {
+    /// `1 / rms(x)`, `[t, 1]`.
+    pub rstd: Tensor<D>,
+}
+
+impl RmsNorm {
+    /// Declares a norm over `n` columns under its full name.
+    pub fn declare(layout: &mut Layout, name: String, n: usize, eps: f64) -> Self {
+        Self { weight: layout.vector(name, n), eps }
+    }
+
+    /// The weight, which starts at one.
+    pub fn weight(&self) -> &Slot {
+        &self.weight
+    }
+
+    /// Normalises `x [t, n]` into `y [t, n]`.
+    pub fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: View<'_, D>,
+        y: ViewMut<'_, D>,
+    ) -> Result<Saved<D>, D::Error> {
+        let mut rstd = pass.statistics(x.rows(), 1)?;
+        pass.device.rmsnorm(Call::new(x, pass.weights.view(&self.weight)?, self.eps, y, rstd.view_mut())?)?;
+        Ok(Saved { rstd })
+    }
+
+    /// The output again, in a new tensor.
+    pub fn output<D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
+        let mut y = pass.activation(x.rows(), x.cols())?;
+        self.forward(pass, x, y.view_mut())?;
+        Ok(y)
+    }
+
+    /// `dx = …` or, with `accumulate`, `dx += …`; the weight's gradient is added in the same pass over the data, since
+    /// it needs the same two rows.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        gradients: &mut Parameters<D>,
+        x: View<'_, D>,
+        saved: &Saved<D>,
+        dy: View<'_, D>,
+        dx: ViewMut<'_, D>,
+        accumulate: bool,
+    ) -> Result<(), D::Error> {
+        let weight = pass.weights.view(&self.weight)?;
+        let dweight = gradients.view_mut(&self.weight)?;
+        pass.device.rmsnorm_grad(RmsNormGrad::new(x, weight, saved.rstd.view(), dy, dx, accumulate, dweight)?)
+    }
+}

@@ -1,0 +1,221 @@
+//! The forward pass, to hidden states, logits or the loss of every token.
+
+use alloc::vec::Vec;
+
+use super::Model;
+use crate::DType;
+use crate::device::{IGNORE, Kernels};
+use crate::error::{InvalidOp, ensure, same};
+use crate::layer::{Pass, Sequences, block, mtp, rmsnorm, rope};
+use crate::tensor::Tensor;
+
+/// Tokens of some sequences, on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// `[n, length + 1]` row by row: the inputs of a sequence and, one place on, its targets.
+    pub tokens: &'a [u32],
+    /// Tokens of a sequence that are inputs.
+    pub length: usize,
+    /// `[n, length]`: the place in its sequence at which each input's document starts; all 0 if absent. Attention does
+    /// not cross the start.
+    pub starts: Option<&'a [u32]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Checks that the slices hold whole sequences and every token is below `vocabulary`.
+    pub fn new(
+        tokens: &'a [u32],
+        length: usize,
+        starts: Option<&'a [u32]>,
+        vocabulary: usize,
+    ) -> Result<Self, InvalidOp> {
+        const OP: &str = "batch";
+        ensure(OP, "a sequence needs at least one token", length > 0 && !tokens.is_empty())?;
+        same(OP, "tokens must be whole sequences of length + 1", 0, tokens.len() % (length + 1))?;
+        if let Some(s) = starts {
+            same(OP, "document starts", tokens.len() / (length + 1) * length, s.len())?;
+        }
+        if let Some(&t) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
+            return Err(InvalidOp::new(OP, "a token is outside the vocabulary", vocabulary, t as usize));
+        }
+        Ok(Self { tokens, length, starts })
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.tokens.len() / (self.length + 1)
+    }
+
+    /// Sequences `range`.
+    pub fn slice(&self, range: core::ops::Range<usize>) -> Self {
+        let row = self.length + 1;
+        Self {
+            tokens: &self.tokens[range.start * row..range.end * row],
+            length: self.length,
+            starts: self.starts.map(|s| &s[range.start * self.length..range.end * self.length]),
+        }
+    }
+
+    /// Targets at prediction depth `depth` (0 for the main model).
+    pub fn targets(&self, depth: usize) -> usize {
+        self.sequences() * self.length.saturating_sub(depth)
+    }
+}
+
+/// A batch on the device.
+pub struct Inputs<D: Kernels> {
+    /// `[t, 1]` for each depth: the tokens that are embedded. Depth `k` takes the token `k` places on.
+    pub tokens: Vec<Tensor<D>>,
+    /// `[t, 1]` for each depth: the token after, or [`IGNORE`] where the sequence ends before.
+    pub targets: Vec<Tensor<D>>,
+    /// Positions and document starts.
+    pub sequences: Sequences<D>,
+}
+
+/// What the forward pass keeps for the backward pass.
+pub struct Kept<D: Kernels> {
+    pub(super) blocks: Vec<block::Saved<D>>,
+    /// The residual stream after the last layer, `[t, d]`.
+    pub(super) output: Tensor<D>,
+    pub(super) norm: rmsnorm::Saved<D>,
+    /// Hidden states after the final norm, `[t, d]`, of the main model and of each prediction module.
+    pub(super) hidden: Vec<Tensor<D>>,
+    pub(super) mtp: Vec<mtp::Saved<D>>,
+}
+
+impl<D: Kernels> Kept<D> {
+    /// What each layer of the trunk keeps.
+    pub fn blocks(&self) -> &[block::Saved<D>] {
+        &self.blocks
+    }
+}
+
+/// The loss of every target, and what the model would have said.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// `−ln p(target)` in nats, sequence by sequence.
+    pub nll: Vec<f32>,
+    /// The most probable token in each place.
+    pub greedy: Vec<u32>,
+}
+
+impl<D: Kernels> Model<D> {
+    /// Brings a batch to the device, for the main model and the first `depths` prediction modules.
+    pub fn inputs(&mut self, batch: &Batch<'_>, depths: usize) -> Result<Inputs<D>, D::Error> {
+        let (n, s) = (batch.sequences(), batch.length);
+        ensure("forward", "the sequence is longer than max_position_embeddings", {
+            s <= self.config().max_position_embeddings
+        })?;
+        self.extend_rope(s)?;
+        let row = s + 1;
+        let mut staged: Vec<u32> = Vec::with_capacity(n * s);
+        let mut upload = |values: &mut dyn Iterator<Item = u32>| {
+            staged.clear();
+            staged.extend(values);
+            Tensor::<D>::from_slice(&self.device, &[n * s, 1], DType::U32, &staged)
+        };
+        let places = || (0..n).flat_map(move |i| (0..s).map(move |j| (i, j)));
+        let mut tokens = Vec::with_capacity(depths + 1);
+        let mut targets = Vec::with_capacity(depths + 1);
+        for k in 0..=depths {
+            // Past the end there is no token: any will do, since its row has no target and no later row sees it.
+            tokens.push(upload(&mut places().map(|(i, j)| batch.tokens[i * row + (j + k).min(s)]))?);
+            let target = |(i, j)| if j + k < s { batch.tokens[i * row + j + k + 1] } else { IGNORE };
+            targets.push(upload(&mut places().map(target))?);
+        }
+        let start = |(i, j): (usize, usize)| (i * s) as u32 + batch.starts.map_or(0, |x| x[i * s + j]);
+        let sequences = Sequences {
+            length: s,
+            positions: upload(&mut places().map(|(_, j)| j as u32))?,
+            starts: upload(&mut places().map(start))?,
+        };
+        Ok(Inputs { tokens, targets, sequences })
+    }
+
+    fn extend_rope(&mut self, length: usize) -> Result<(), D::Error> {
+        if length > self.rope.shape().rows() {
+            let rows = length.next_power_of_two().min(self.config().max_position_embeddings.max(length));
+            self.rope = rope::table(&self.device, self.config(), rows, self.precision.statistics())?;
+        }
+        Ok(())
+    }
+
+    /// Runs the main model and as many prediction modules as `inputs` holds tokens for.
+    pub fn forward(&mut self, inputs: &Inputs<D>) -> Result<Kept<D>, D::Error> {
+        let Self { device, architecture: a, precision, weights, routers, rope } = self;
+        let pass = Pass { device, weights, sequences: &inputs.sequences, rope, precision: *precision };
+        let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
+        let mut blocks = Vec::with_capacity(a.blocks.len());
+        for block in &a.blocks {
+            let (y, saved) = block.forward(&pass, routers, x)?;
+            blocks.push(saved);
+            x = y;
+        }
+        let mut normed = pass.activation(x.shape().rows(), x.shape().cols())?;
+        let norm = a.norm.forward(&pass, x.view(), normed.view_mut())?;
+        let mut kept = Kept { blocks, output: x, norm, hidden: Vec::with_capacity(inputs.tokens.len()), mtp: Vec::new() };
+        kept.hidden.push(normed);
+        for (module, tokens) in a.mtp.iter().zip(&inputs.tokens[1..]) {
+            let before = &kept.hidden[kept.hidden.len() - 1];
+            let (hidden, saved) = module.forward(&pass, routers, &a.embedding, tokens.view(), before.view())?;
+            kept.hidden.push(hidden);
+            kept.mtp.push(saved);
+        }
+        Ok(kept)
+    }
+
+    /// Hidden states after the final norm, `[t, d]`; nothing is kept on the way.
+    fn hidden(&mut self, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
+        let Self { device, architecture: a, precision, weights, routers, rope } = self;
+        let pass = Pass { device, weights, sequences: &inputs.sequences, rope, precision: *precision };
+        let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
+        for block in &a.blocks {
+            x = block.forward(&pass, routers, x)?.0;
+        }
+        let mut normed = pass.activation(x.shape().rows(), x.shape().cols())?;
+        a.norm.forward(&pass, x.view(), normed.view_mut())?;
+        Ok(normed)
+    }
+
+    /// Logits `[n·length, vocabulary]` of a batch, all at once: for short inputs.
+    pub fn logits(&mut self, batch: &Batch<'_>) -> Result<Tensor<D>, D::Error> {
+        let inputs = self.inputs(batch, 0)?;
+        let hidden = self.hidden(&inputs)?;
+        let a = &self.architecture;
+        a.head.logits(&self.pass(&inputs), hidden.view())
+    }
+
+    /// Logits `[vocabulary]` of what follows `tokens`, one sequence.
+    pub fn next_token_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, D::Error> {
+        let mut padded = Vec::with_capacity(tokens.len() + 1);
+        padded.extend_from_slice(tokens);
+        padded.push(0);
+        let batch = Batch::new(&padded, tokens.len(), None, self.config().vocab_size)?;
+        let inputs = self.inputs(&batch, 0)?;
+        let hidden = self.hidden(&inputs)?;
+        let last = hidden.view().row_range(tokens.len() - 1..tokens.len())?;
+        self.architecture.head.logits(&self.pass(&inputs), last)?.download(&self.device)
+    }
+
+    /// The loss of every target of a batch.
+    pub fn score(&mut self, batch: &Batch<'_>) -> Result<Scores, D::Error> {
+        let inputs = self.inputs(batch, 0)?;
+        let hidden = self.hidden(&inputs)?;
+        let pass = self.pass(&inputs);
+        let mut nll = pass.statistics(hidden.shape().rows(), 1)?;
+        let mut greedy = pass.indices(hidden.shape().rows(), 1)?;
+        let targets = inputs.targets[0].view();
+        self.architecture.head.losses(&pass, hidden.view(), targets, &mut nll, Some(&mut greedy))?;
+        Ok(Scores { nll: nll.download(&self.device)?, greedy: greedy.download(&self.device)? })
+    }
+
+    pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>) -> Pass<'a, D> {
+        Pass {
+            device: &self.device,
+            weights: &self.weights,
+            sequences: &inputs.sequences,
+            rope: &self.rope,
+            precision: self.precision,
+        }
+    }
+}

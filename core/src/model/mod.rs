@@ -1,0 +1,159 @@
+//! The whole model: which layers it has, where its parameters lie, and its forward and backward pass.
+
+mod backward;
+mod forward;
+mod parameters;
+
+use alloc::vec::Vec;
+
+pub use backward::{LossScales, Losses};
+pub use forward::{Batch, Inputs, Kept, Scores};
+pub use parameters::{Group, Layout, Parameter, Parameters, Slot};
+
+use crate::config::ModelConfig;
+use crate::device::{Fill, Kernels, RandomNormal};
+use crate::layer::Precision;
+use crate::layer::block::Block;
+use crate::layer::embedding::Embedding;
+use crate::layer::head::Head;
+use crate::layer::moe::{Moe, RouterState};
+use crate::layer::mtp::Mtp;
+use crate::layer::rmsnorm::RmsNorm;
+use crate::layer::rope;
+use crate::tensor::Tensor;
+use parameters::layer_prefix;
+
+/// The layers of a model and the layout of their parameters. No weights.
+#[derive(Clone, Debug)]
+pub struct Architecture {
+    config: ModelConfig,
+    layout: Layout,
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Head,
+    mtp: Vec<Mtp>,
+}
+
+impl Architecture {
+    /// The layers that `config` describes. The configuration must be [valid](ModelConfig::validate).
+    pub fn new(config: &ModelConfig) -> Self {
+        let mut layout = Layout::default();
+        let (v, d) = (config.vocab_size, config.hidden_size);
+        let mut with_experts = 0;
+        let mut number = |index: usize| {
+            config.is_moe_layer(index).then(|| {
+                with_experts += 1;
+                with_experts - 1
+            })
+        };
+        layout.open_group();
+        let embedding = Embedding::declare(&mut layout, "model.embed_tokens.weight".into(), v, d);
+        let mut blocks = Vec::new();
+        for index in 0..config.num_hidden_layers {
+            layout.open_group();
+            blocks.push(Block::declare(&mut layout, &layer_prefix(index), config, number(index)));
+        }
+        layout.open_group();
+        let norm = RmsNorm::declare(&mut layout, "model.norm.weight".into(), d, config.rms_norm_eps);
+        let head = if config.tie_word_embeddings {
+            Head::tied(*embedding.weight())
+        } else {
+            Head::declare(&mut layout, "lm_head.weight".into(), v, d)
+        };
+        let mut mtp = Vec::new();
+        for index in config.num_hidden_layers..config.num_hidden_layers + config.num_nextn_predict_layers {
+            layout.open_group();
+            mtp.push(Mtp::declare(&mut layout, &layer_prefix(index), config, number(index)));
+        }
+        Self { config: *config, layout, embedding, blocks, norm, head, mtp }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names, shapes and places of the parameters.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The layers with experts, prediction modules included, in order.
+    pub fn experts(&self) -> impl Iterator<Item = &Moe> {
+        self.blocks.iter().chain(self.mtp.iter().map(Mtp::block)).filter_map(Block::experts)
+    }
+}
+
+/// A model with its weights on a device.
+pub struct Model<D: Kernels> {
+    device: D,
+    architecture: Architecture,
+    precision: Precision,
+    /// The weights.
+    pub weights: Parameters<D>,
+    /// Expert bias and load of every layer with experts.
+    pub routers: Vec<RouterState<D>>,
+    /// Cosines and sines of every position used so far.
+    rope: Tensor<D>,
+}
+
+impl<D: Kernels> Model<D> {
+    /// A model whose weights are all zero; see [`initialize`](Self::initialize).
+    pub fn new(device: &D, config: &ModelConfig, precision: Precision) -> Result<Self, D::Error> {
+        let architecture = Architecture::new(config);
+        let weights = Parameters::zeros(device, architecture.layout(), precision.master())?;
+        let routers =
+            architecture.experts().map(|m| m.state(device, precision.statistics())).collect::<Result<_, _>>()?;
+        let rope = rope::table(device, config, 1, precision.statistics())?;
+        Ok(Self { device: device.clone(), architecture, precision, weights, routers, rope })
+    }
+
+    /// Random weights: matrices from a normal distribution of standard deviation `initializer_range` (0.006 in the V3
+    /// report), norm weights one, biases zero. A weight depends on the seed and the parameter's name alone.
+    pub fn initialize(&mut self, seed: u64) -> Result<(), D::Error> {
+        let std = self.config().initializer_range;
+        let layout = self.architecture.layout().clone();
+        for parameter in layout.parameters() {
+            let view = self.weights.view_mut(&parameter.slot)?;
+            if parameter.is_matrix() {
+                self.device.random_normal(RandomNormal::new(seed, crate::rng::stream(&parameter.name), std, view)?)?;
+            } else {
+                let value = if parameter.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+                self.device.fill(Fill::new(view, value))?;
+            }
+        }
+        for router in &mut self.routers {
+            self.device.fill(Fill::new(router.bias.view_mut(), 0.0))?;
+        }
+        self.clear_load()
+    }
+
+    /// The device the weights are on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.architecture.config
+    }
+
+    /// Layers and layout.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The precision policy.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Forgets the load of all experts.
+    pub fn clear_load(&mut self) -> Result<(), D::Error> {
+        for router in &mut self.routers {
+            self.device.fill(Fill::new(router.load.view_mut(), 0.0))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! Which parameters a model has: names, shapes, and where each lies.
+//!
+//! Parameters lie in one flat buffer per group: the embedding, each layer, the head, each multi-token-prediction
+//! module. Gradients and both moments of the optimiser are laid out alike, so the update is one kernel per group and
+//! kind, and a group is the unit that is sharded, reduced and saved. Inside a group vectors (norm weights, biases: not
+//! decayed) come first, then matrices (decayed). Names are those of the published checkpoints.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::DType;
+use crate::device::{Device, Primitives};
+use crate::error::InvalidOp;
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// Every tensor starts on a multiple of this many elements, 64 bytes in f32: cache lines, and what cuBLAS asks for.
+const ALIGN: usize = 16;
+
+/// Where a parameter, or a stack of them, lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    group: usize,
+    /// From the start of the group's vectors or matrices.
+    offset: usize,
+    rows: usize,
+    cols: usize,
+    vector: bool,
+}
+
+impl Slot {
+    /// Rows of the matrix; 1 for a vector.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn elements(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// One parameter as a checkpoint names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// The published name, such as `model.layers.3.mlp.experts.7.gate_proj.weight`.
+    pub name: String,
+    /// Where it lies.
+    pub slot: Slot,
+}
+
+impl Parameter {
+    /// `[n]` for a vector, `[rows, cols]` for a matrix.
+    pub fn shape(&self) -> Vec<usize> {
+        if self.slot.vector { alloc::vec![self.slot.cols] } else { alloc::vec![self.slot.rows, self.slot.cols] }
+    }
+
+    /// True for matrices, which weight decay and random initialisation apply to.
+    pub fn is_matrix(&self) -> bool {
+        !self.slot.vector
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.slot.elements()
+    }
+}
+
+/// The extent of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Elements of the vectors, gaps included.
+    pub vectors: usize,
+    /// Elements of the matrices, gaps included.
+    pub matrices: usize,
+}
+
+impl Group {
+    /// Elements of the group's buffer.
+    pub fn elements(&self) -> usize {
+        self.vectors + self.matrices
+    }
+}
+
+/// All parameters of a model, in the order of their groups.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    groups: Vec<Group>,
+    parameters: Vec<Parameter>,
+}
+
+impl Layout {
+    /// The groups.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Starts a group: what is declared next lies in it.
+    pub(crate) fn open_group(&mut self) {
+        self.groups.push(Group::default());
+    }
+
+    /// Declares a vector of `cols` elements.
+    pub(crate) fn vector(&mut self, name: String, cols: usize) -> Slot {
+        let slot = self.place(1, cols, true);
+        self.parameters.push(Parameter { name, slot });
+        slot
+    }
+
+    /// Declares a matrix `[rows, cols]`.
+    pub(crate) fn matrix(&mut self, name: String, rows: usize, cols: usize) -> Slot {
+        self.stack(rows, cols, [(name, rows)])
+    }
+
+    /// Declares matrices of `cols` columns that lie one under the other without gaps, as one slot of `rows` rows.
+    pub(crate) fn stack(&mut self, rows: usize, cols: usize, parts: impl IntoIterator<Item = (String, usize)>) -> Slot {
+        let slot = self.place(rows, cols, false);
+        let mut offset = slot.offset;
+        for (name, part) in parts {
+            let slot = Slot { offset, rows: part, ..slot };
+            offset += slot.elements();
+            self.parameters.push(Parameter { name, slot });
+        }
+        debug_assert_eq!(offset, slot.offset + slot.elements(), "the parts fill the stack");
+        slot
+    }
+
+    fn place(&mut self, rows: usize, cols: usize, vector: bool) -> Slot {
+        if self.groups.is_empty() {
+            self.open_group();
+        }
+        let group = self.groups.len() - 1;
+        let extent = &mut self.groups[group];
+        let end = if vector { &mut extent.vectors } else { &mut extent.matrices };
+        let slot = Slot { group, offset: *end, rows, cols, vector };
+        *end += slot.elements().next_multiple_of(ALIGN);
+        slot
+    }
+
+    /// Elements from the start of the group's buffer.
+    fn start(&self, slot: &Slot) -> usize {
+        slot.offset + if slot.vector { 0 } else { self.groups[slot.group].vectors }
+    }
+}
+
+/// One value per parameter: weights, gradients, or moments.
+pub struct Parameters<D: Device> {
+    layout: Layout,
+    groups: Vec<Tensor<D>>,
+}
+
+impl<D: Primitives> Parameters<D> {
+    /// All zeros.
+    pub fn zeros(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
+        let groups =
+            layout.groups.iter().map(|g| Tensor::<D>::zeros(device, &[g.elements()], dtype)).collect::<Result<_, _>>()?;
+        Ok(Self { layout: layout.clone(), groups })
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The buffers of all groups.
+    pub fn groups(&self) -> &[Tensor<D>] {
+        &self.groups
+    }
+
+    /// The buffers of all groups, to write.
+    pub fn groups_mut(&mut self) -> &mut [Tensor<D>] {
+        &mut self.groups
+    }
+
+    /// The matrix in `slot`.
+    pub fn view(&self, slot: &Slot) -> Result<View<'_, D>, InvalidOp> {
+        self.groups[slot.group].part(self.layout.start(slot), slot.rows, slot.cols)
+    }
+
+    /// The matrix in `slot`, to write.
+    pub fn view_mut(&mut self, slot: &Slot) -> Result<ViewMut<'_, D>, InvalidOp> {
+        let start = self.layout.start(slot);
+        self.groups[slot.group].part_mut(start, slot.rows, slot.cols)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.groups.iter().map(Tensor::<D>::bytes).sum()
+    }
+
+    /// Copies a parameter out, as it is stored. Waits for the device.
+    pub fn read(&self, device: &D, parameter: &Parameter, bytes: &mut [u8]) -> Result<(), D::Error> {
+        let view = self.view(&parameter.slot)?;
+        crate::error::same("read", "bytes of the parameter", view.elements() * view.dtype().size(), bytes.len())?;
+        device.download(view.buffer(), view.offset() * view.dtype().size(), bytes)
+    }
+
+    /// Replaces a parameter by bytes as they are stored.
+    pub fn write(&mut self, device: &D, parameter: &Parameter, bytes: &[u8]) -> Result<(), D::Error> {
+        let mut view = self.view_mut(&parameter.slot)?;
+        crate::error::same("write", "bytes of the parameter", view.elements() * view.dtype().size(), bytes.len())?;
+        let offset = view.offset() * view.dtype().size();
+        device.upload(view.buffer_mut(), offset, bytes)
+    }
+}
+
+/// The published prefix of layer `index`, `model.layers.N`.
+pub(crate) fn layer_prefix(index: usize) -> String {
+    format!("model.layers.{index}")
+}

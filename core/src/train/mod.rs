@@ -1,0 +1,19 @@
+//! Training: one step of the V3 recipe, and what it is scheduled by.
+
+pub mod schedule;
+
+#[cfg(feature = "alloc")]
+mod health;
+#[cfg(feature = "alloc")]
+mod optimizer;
+#[cfg(feature = "alloc")]
+pub mod plan;
+#[cfg(feature = "alloc")]
+mod step;
+
+#[cfg(feature = "alloc")]
+pub use health::ExpertLoad;
+#[cfg(feature = "alloc")]
+pub use optimizer::{Hyperparameters, Optimizer};
+#[cfg(feature = "alloc")]
+pub use step::{StepReport, Trainer};

@@ -1,0 +1,82 @@
+//! What a run will cost, found by running its real step on the device that only counts.
+
+use crate::comm::Solo;
+use crate::config::{KvCache, ModelConfig, ParameterCount};
+use crate::device::{Device, Dry, Tally};
+use crate::layer::Precision;
+use crate::model::{Batch, Model};
+use crate::train::schedule::Rates;
+use crate::train::{Hyperparameters, Trainer};
+
+/// Bytes on the device, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights.
+    pub weights: u64,
+    /// Gradients.
+    pub gradients: u64,
+    /// Both moments of AdamW.
+    pub moments: u64,
+    /// Everything else at its peak: activations kept for the backward pass, and what is in flight.
+    pub activations: u64,
+}
+
+impl MemoryPlan {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.moments + self.activations
+    }
+}
+
+/// What a training run will cost.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Parameters by kind.
+    pub parameters: ParameterCount,
+    /// Memory of one rank that holds the whole model.
+    pub memory: MemoryPlan,
+    /// Floating-point operations of forward and backward pass per token, as counted on the way, recomputation and
+    /// prediction modules included.
+    pub flops_per_token: u64,
+    /// What every kernel of one micro-batch costs.
+    pub tally: Tally,
+    /// The cache of a token.
+    pub kv_cache: KvCache,
+}
+
+impl Plan {
+    /// Runs one micro-batch of `sequences × length` tokens of `config` on [`Dry`]. Takes seconds for any model.
+    ///
+    /// # Errors
+    /// Where a step of these sizes could not be made at all: a sequence longer than the context, sizes past the address
+    /// space.
+    pub fn new(
+        config: &ModelConfig,
+        precision: Precision,
+        sequences: usize,
+        length: usize,
+    ) -> Result<Self, <Dry as Device>::Error> {
+        let device = Dry::new();
+        let model = Model::new(&device, config, precision)?;
+        let weights = model.weights.bytes() as u64;
+        let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
+        let resident = device.memory().in_use;
+        let tokens = alloc::vec![0u32; sequences * (length + 1)];
+        let batch = Batch::new(&tokens, length, None, config.vocab_size)?;
+        let rates = Rates { lr: 1e-4, batch_size: sequences, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
+        device.reset();
+        trainer.accumulate(&batch, sequences, &rates)?;
+        let tally = device.tally();
+        let gradients = trainer.gradients().bytes() as u64;
+        let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;
+        let activations = device.memory().peak.saturating_sub(weights + gradients + moments);
+        debug_assert!(device.memory().peak >= resident, "the peak includes what was there before");
+        Ok(Self {
+            parameters: ParameterCount::of(config),
+            memory: MemoryPlan { weights, gradients, moments, activations },
+            flops_per_token: tally.cost().flops / (sequences * length) as u64,
+            tally,
+            kv_cache: KvCache::of(config),
+        })
+    }
+}

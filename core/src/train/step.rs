@@ -1,0 +1,175 @@
+//! One training step: gradients over micro-batches, clipping, AdamW, and the bias update that balances the experts.
+//!
+//! Nothing is read back inside a step. Losses, the gradient's norm and every expert's load are collected in one small
+//! tensor that comes to the host at the end, once.
+
+use alloc::vec::Vec;
+
+use super::health::ExpertLoad;
+use super::optimizer::{self, Hyperparameters, Optimizer};
+use super::schedule::Rates;
+use crate::comm::Comm;
+use crate::device::{Cast, Fill, Kernels, UpdateBias};
+use crate::error::{DeviceError, ensure};
+use crate::model::{Batch, LossScales, Model, Parameters};
+use crate::tensor::Tensor;
+
+/// What came out of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean cross entropy of the next token over the batch, nats, before the update.
+    pub loss: f64,
+    /// Mean over the prediction modules of their mean cross entropy; none without modules.
+    pub mtp_loss: Option<f64>,
+    /// The balance loss, α included.
+    pub balance_loss: f64,
+    /// L2 norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// How the experts were loaded.
+    pub load: ExpertLoad,
+}
+
+/// A model and all that changes while it trains.
+pub struct Trainer<D: Kernels, C: Comm<D>> {
+    /// The model.
+    pub model: Model<D>,
+    /// The optimiser's state.
+    pub optimizer: Optimizer<D>,
+    /// What stays the same over the run.
+    pub hyper: Hyperparameters,
+    comm: C,
+    gradients: Parameters<D>,
+    /// `[1, n]`: see [`columns`](Self::columns).
+    report: Tensor<D>,
+    squared: Tensor<D>,
+    clip: Tensor<D>,
+}
+
+impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
+    /// Sets out to train `model` as rank `comm.rank()`.
+    pub fn new(model: Model<D>, comm: C, hyper: Hyperparameters) -> Result<Self, D::Error> {
+        let (device, layout) = (model.device().clone(), model.architecture().layout().clone());
+        let (master, dtype) = (model.precision().master(), model.precision().statistics());
+        let loads: usize = model.routers.iter().map(|r| r.load.shape().elements()).sum();
+        let columns = 2 + model.config().num_nextn_predict_layers + loads;
+        Ok(Self {
+            optimizer: Optimizer::new(&device, &layout, master)?,
+            gradients: Parameters::zeros(&device, &layout, master)?,
+            report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
+            squared: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
+            clip: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
+            model,
+            comm,
+            hyper,
+        })
+    }
+
+    /// The gradients of the last step, before clipping.
+    pub fn gradients(&self) -> &Parameters<D> {
+        &self.gradients
+    }
+
+    /// Trains on `batch`, this rank's part of the whole, `micro_batch` sequences at a time.
+    ///
+    /// # Errors
+    /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where the loss or the gradient is not finite; weights
+    /// and moments are then as they were.
+    pub fn step(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<StepReport, D::Error> {
+        self.accumulate(batch, micro_batch, rates)?;
+        let device = self.model.device().clone();
+        let (squared, clip) = (&mut self.squared, &mut self.clip);
+        optimizer::clip(&device, &self.gradients, self.hyper.clip_norm, squared, clip)?;
+        let weights = &mut self.model.weights;
+        self.optimizer.update(&device, weights, &self.gradients, clip.view(), rates.lr, &self.hyper)?;
+        self.update_biases(rates.bias_speed)?;
+
+        let report = self.read_report(batch)?;
+        if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
+            self.optimizer.step -= 1;
+            return Err(D::Error::non_finite("the loss or the gradient of a training step"));
+        }
+        Ok(report)
+    }
+
+    /// Adds up the gradients, losses and loads of a batch over all ranks, without an update.
+    pub fn accumulate(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<(), D::Error> {
+        let n = batch.sequences();
+        ensure("step", "the batch must divide into micro-batches", micro_batch > 0 && n % micro_batch == 0)?;
+        let depths = self.model.config().num_nextn_predict_layers;
+        ensure("step", "a sequence is too short for the prediction modules", batch.length > depths)?;
+        let device = self.model.device().clone();
+        for group in self.gradients.groups_mut() {
+            device.fill(Fill::new(group.view_mut(), 0.0))?;
+        }
+        self.model.clear_load()?;
+        let scales = self.scales(batch, depths, rates);
+        let mut losses = self.model.losses(depths)?;
+        for start in (0..n).step_by(micro_batch) {
+            let inputs = self.model.inputs(&batch.slice(start..start + micro_batch), depths)?;
+            let kept = self.model.forward(&inputs)?;
+            self.model.backward(&inputs, kept, &scales, &mut self.gradients, &mut losses)?;
+        }
+        let mut column = 0;
+        let routers = self.model.routers.iter().map(|r| &r.load);
+        for part in [&losses.nll, &losses.balance].into_iter().chain(routers) {
+            let width = part.shape().elements();
+            let to = self.report.view_mut().columns(column..column + width)?;
+            device.cast(Cast::new(part.view(), to)?)?;
+            column += width;
+        }
+        self.comm.all_reduce(&device, self.report.view_mut())?;
+        for group in self.gradients.groups_mut() {
+            self.comm.all_reduce(&device, group.view_mut())?;
+        }
+        Ok(())
+    }
+
+    fn scales(&self, batch: &Batch<'_>, depths: usize, rates: &Rates) -> LossScales {
+        let over = |count: usize| 1.0 / (count * self.comm.world()) as f64;
+        let module = |k| rates.mtp_weight / depths as f64 * over(batch.targets(k));
+        LossScales {
+            main: over(batch.targets(0)),
+            mtp: (1..=depths).map(module).collect(),
+            balance: rates.balance_alpha * over(batch.sequences()),
+        }
+    }
+
+    /// Moves the expert biases by the loads of the whole batch.
+    fn update_biases(&mut self, speed: f64) -> Result<(), D::Error> {
+        let device = self.model.device().clone();
+        let mut column = 2 + self.model.config().num_nextn_predict_layers;
+        for router in &mut self.model.routers {
+            let width = router.load.shape().elements();
+            if router.bias_name.is_some() && speed != 0.0 {
+                let load = self.report.view().columns(column..column + width)?;
+                device.update_bias(UpdateBias::new(load, speed, router.bias.view_mut())?)?;
+            }
+            column += width;
+        }
+        Ok(())
+    }
+
+    fn read_report(&self, batch: &Batch<'_>) -> Result<StepReport, D::Error> {
+        let device = self.model.device();
+        let depths = self.model.config().num_nextn_predict_layers;
+        let values = read(device, &self.report)?;
+        let mean = |k: usize| values[k] / (batch.targets(k) * self.comm.world()) as f64;
+        let mut rest = values[depths + 2..].iter().map(|&x| x as f32);
+        let layers = self.model.routers.iter().map(|r| rest.by_ref().take(r.load.shape().elements()).collect());
+        Ok(StepReport {
+            loss: mean(0),
+            mtp_loss: (depths > 0).then(|| (1..=depths).map(mean).sum::<f64>() / depths as f64),
+            balance_loss: values[depths + 1],
+            grad_norm: libm::sqrt(read(device, &self.squared)?[0]),
+            load: ExpertLoad { layers: layers.collect() },
+        })
+    }
+}
+
+/// The elements of a tensor of statistics.
+fn read<D: Kernels>(device: &D, x: &Tensor<D>) -> Result<Vec<f64>, D::Error> {
+    match x.dtype() {
+        crate::DType::F64 => x.download(device),
+        _ => Ok(x.download::<D, f32>(device)?.into_iter().map(f64::from).collect()),
+    }
+}

@@ -1,0 +1,309 @@
+//! Every way data preparation and loading can fail, with its place and its remedy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where (file, byte or line, field), and what to do about it.
+///
+/// The text of each variant is complete: a program can print it as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "create", "rename" and so on.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+
+    /// A shard file ends before its header says so.
+    #[error(
+        "{} is truncated: byte {offset} is followed by {have} bytes where {need} are needed; \
+         copy the file again or run prep again",
+        path.display()
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Where the missing bytes begin.
+        offset: u64,
+        /// Bytes that should follow `offset`.
+        need: u64,
+        /// Bytes that do.
+        have: u64,
+    },
+
+    /// A `.idx` file does not begin with `MMIDIDX\0\0`.
+    #[error(
+        "{} is not a Megatron index: byte 0 reads {found:02x?} where \"MMIDIDX\\0\\0\" belongs; \
+         give the path of a NAME.idx written by prep or by Megatron-LM",
+        path.display()
+    )]
+    BadMagic {
+        /// The file.
+        path: PathBuf,
+        /// Its first nine bytes.
+        found: [u8; 9],
+    },
+
+    /// A `.idx` file has a version other than 1.
+    #[error("{}: byte 9: Megatron index version {found}, only version 1 is known", path.display())]
+    BadVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it states.
+        found: u64,
+    },
+
+    /// A `.idx` file names an element type no token shard has.
+    #[error(
+        "{}: byte 17: element type code {found}; tokens are u16 (8) or i32 (4), convert the shard to one of these",
+        path.display()
+    )]
+    UnknownDtype {
+        /// The file.
+        path: PathBuf,
+        /// The code it states.
+        found: u8,
+    },
+
+    /// A field of a `.idx` file contradicts another field or its `.bin`.
+    #[error("{}: byte {offset}: {what}; the file is corrupt, copy it again or run prep again", path.display())]
+    CorruptIndex {
+        /// The file.
+        path: PathBuf,
+        /// Where the field lies.
+        offset: u64,
+        /// What contradicts what.
+        what: String,
+    },
+
+    /// A file's length is not what its index or manifest says.
+    #[error(
+        "{} has {found} bytes where {by} says {expected}; copy the file again or run prep again",
+        path.display()
+    )]
+    SizeMismatch {
+        /// The file.
+        path: PathBuf,
+        /// Who states the expected length.
+        by: &'static str,
+        /// The stated length in bytes.
+        expected: u64,
+        /// The real length in bytes.
+        found: u64,
+    },
+
+    /// A file's SHA-256 is not what the manifest says.
+    #[error(
+        "{} has SHA-256 {found} where manifest.json says {expected}; the file changed after prep, run prep again",
+        path.display()
+    )]
+    ChecksumMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The manifest's checksum, in hexadecimal.
+        expected: String,
+        /// The file's checksum, in hexadecimal.
+        found: String,
+    },
+
+    /// A prepared folder has no `manifest.json`.
+    #[error(
+        "{} has no manifest.json; prep writes it last, so the folder is incomplete: run prep again \
+         (or give the prefix PATH of one PATH.bin/PATH.idx pair)",
+        path.display()
+    )]
+    ManifestMissing {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// `manifest.json` cannot be understood.
+    #[error("{} is corrupt: {what}; run prep again", path.display())]
+    ManifestCorrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        what: String,
+    },
+
+    /// `manifest.json` was written by another version of the format.
+    #[error(
+        "{}: field `version` is {found}, this program knows {known}; use the program that wrote it or run prep again",
+        path.display()
+    )]
+    ManifestVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it states.
+        found: u64,
+        /// The version this crate writes.
+        known: u64,
+    },
+
+    /// A shard holds a token the vocabulary does not.
+    #[error(
+        "{}: byte {offset}: token {token} is outside the vocabulary of {vocab_size}; \
+         the shard was written with another tokenizer or is corrupt",
+        path.display()
+    )]
+    TokenOutOfRange {
+        /// The `.bin` file.
+        path: PathBuf,
+        /// Where the token lies.
+        offset: u64,
+        /// The token.
+        token: i64,
+        /// Number of tokens in the vocabulary.
+        vocab_size: u32,
+    },
+
+    /// No shards where shards were expected.
+    #[error("{} holds no {split} shards: {remedy}", path.display())]
+    NoShards {
+        /// The folder or prefix.
+        path: PathBuf,
+        /// "train" or "validation".
+        split: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// Shard sets opened together do not fit together.
+    #[error("{} and {} cannot be read together: {field} is {left} in the first and {right} in the second", first.display(), second.display())]
+    ShardsDiffer {
+        /// One folder.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// What differs.
+        field: &'static str,
+        /// Its value in the first.
+        left: String,
+        /// Its value in the second.
+        right: String,
+    },
+
+    /// A sequence needs more tokens than there are.
+    #[error(
+        "a sequence of {sequence_length} tokens needs {} tokens of data, {} holds {tokens}; \
+         shorten the sequence or prepare more text",
+        sequence_length.saturating_add(1), path.display()
+    )]
+    SequenceTooLong {
+        /// Where the data lie.
+        path: PathBuf,
+        /// The sequence length asked for.
+        sequence_length: usize,
+        /// Tokens there are.
+        tokens: u64,
+    },
+
+    /// A saved position belongs to other data or another order.
+    #[error(
+        "cannot resume: the saved data position has {field} = {saved}, this run has {current}; \
+         resume with the same data, sequence length, seed and shuffling"
+    )]
+    CursorMismatch {
+        /// What differs.
+        field: &'static str,
+        /// Its value in the saved cursor.
+        saved: String,
+        /// Its value in this loader.
+        current: String,
+    },
+
+    /// A tokenizer file is unreadable.
+    #[error("{}: not a usable tokenizer: {what}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
+
+    /// A text cannot be encoded, or ids cannot be decoded.
+    #[error("tokenizer: {0}")]
+    Tokenize(String),
+
+    /// A tokenizer cannot be trained as asked.
+    #[error("cannot train a tokenizer: {0}")]
+    Training(String),
+
+    /// The configuration contradicts itself or cannot be carried out.
+    #[error("{field}: {what}")]
+    Config {
+        /// The key, as written in the configuration.
+        field: &'static str,
+        /// What is wrong and what to do.
+        what: String,
+    },
+
+    /// There is nothing to prepare.
+    #[error("no text found in {}: {what}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    EmptyCorpus {
+        /// The inputs.
+        paths: Vec<PathBuf>,
+        /// Why nothing remained, and what to do.
+        what: String,
+    },
+
+    /// A compressed input cannot be decompressed.
+    #[error("{}: near decompressed byte {offset}: {source}; the file is damaged, fetch it again or leave it out", path.display())]
+    BadArchive {
+        /// The file.
+        path: PathBuf,
+        /// Decompressed bytes before the damage.
+        offset: u64,
+        /// The decoder's error.
+        source: io::Error,
+    },
+
+    /// More bad records than `input.max_bad_records` allows.
+    #[error(
+        "{}:{line}: {what}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
+         correct the file, set input.text_field, or raise the limit",
+        path.display()
+    )]
+    TooManyBadRecords {
+        /// The file of the record that went over the limit.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: u64,
+        /// What is wrong with that record.
+        what: String,
+        /// Bad records so far.
+        count: u64,
+        /// The limit.
+        limit: u64,
+    },
+
+    /// The output folder holds something this run must not overwrite.
+    #[error("{} {what}; choose another --output, remove it, or set output.overwrite = true", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Wraps a system error with what was tried on which path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

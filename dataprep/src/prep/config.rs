@@ -1,0 +1,190 @@
+//! The settings of a preparation.
+
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::train::SMALLEST_VOCABULARY;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Everything there is to set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrepConfig {
+    /// What to read.
+    pub input: InputConfig,
+    /// How to turn text into tokens.
+    pub tokenizer: TokenizerConfig,
+    /// What to write.
+    pub output: OutputConfig,
+    /// Threads; 0 takes one a core. Does not change the result.
+    pub threads: usize,
+    /// Decides, with its content, on which side of the split a document falls.
+    pub seed: u64,
+}
+
+/// What to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InputConfig {
+    /// Files and folders.
+    pub paths: Vec<PathBuf>,
+    /// Field of a `.jsonl` record that holds the text.
+    pub text_field: String,
+    /// `.jsonl` lines without such a text that are passed over before the preparation fails.
+    pub max_bad_records: u64,
+    /// Larger documents are left out, which also bounds what a small compressed file can become.
+    pub max_document_bytes: u64,
+    /// Stop after about this much text, at the end of a document.
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for InputConfig {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            text_field: "text".into(),
+            max_bad_records: 100,
+            max_document_bytes: 256 << 20,
+            max_bytes: None,
+        }
+    }
+}
+
+/// How to turn text into tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// `bytes`, a `tokenizer.json`, or a folder that holds one. Bytes when neither this nor `vocab_size` is set.
+    pub path: Option<PathBuf>,
+    /// Train a tokenizer with this many tokens on the corpus.
+    pub vocab_size: Option<u32>,
+    /// Text of the token that ends a document, where the tokenizer's files do not say.
+    pub eos: Option<String>,
+    /// Training: distinct words held in memory, about 100 bytes each.
+    pub max_words: usize,
+    /// Training: text to learn from, from the start of the corpus.
+    pub train_bytes: u64,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self {
+            path: None,
+            vocab_size: None,
+            eos: None,
+            max_words: 4 << 20,
+            train_bytes: 1 << 30,
+        }
+    }
+}
+
+impl TokenizerConfig {
+    /// The tokenizer named, or `None` when one is to be trained.
+    pub(super) fn load(&self) -> Result<Option<Tokenizer>> {
+        match (&self.path, self.vocab_size) {
+            (None, Some(_)) => Ok(None),
+            (path, _) => {
+                let path = path.as_deref().unwrap_or(Path::new("bytes"));
+                Tokenizer::load_with_eos(path, self.eos.as_deref()).map(Some)
+            }
+        }
+    }
+}
+
+/// What to write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputConfig {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Share of documents to hold out for validation, chosen by hash of seed and content. 0 writes no validation set.
+    pub validation_fraction: f64,
+    /// If above 0, hold out this last share of the bytes of every document instead: for a corpus of one or a few
+    /// documents, as with tiny Shakespeare, whose last tenth is the usual validation set.
+    pub validation_tail: f64,
+    /// Begin a new shard before its tokens take more than this.
+    pub shard_bytes: u64,
+    /// Replace what the folder holds.
+    pub overwrite: bool,
+}
+
+impl Default for OutputConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            validation_fraction: 0.01,
+            validation_tail: 0.0,
+            shard_bytes: 512 << 20,
+            overwrite: false,
+        }
+    }
+}
+
+impl PrepConfig {
+    /// Checks what can be checked without reading anything.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the key.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |field, what: String| Err(Error::Config { field, what });
+        if self.input.paths.is_empty() {
+            return bad(
+                "input.paths",
+                "empty; name files or folders with --input".into(),
+            );
+        }
+        if self.output.dir.as_os_str().is_empty() {
+            return bad("output.dir", "empty; name a folder with --output".into());
+        }
+        if self.tokenizer.path.is_some() && self.tokenizer.vocab_size.is_some() {
+            return bad(
+                "tokenizer.vocab_size",
+                "a tokenizer is either loaded (path) or trained, not both".into(),
+            );
+        }
+        if let Some(size) = self
+            .tokenizer
+            .vocab_size
+            .filter(|&size| !(SMALLEST_VOCABULARY..=1 << 24).contains(&size))
+        {
+            let what = format!(
+                "{size}; it must lie between {SMALLEST_VOCABULARY} (the bytes, 3 special tokens) and 2^24"
+            );
+            return bad("tokenizer.vocab_size", what);
+        }
+        let shares = [
+            (
+                "output.validation_fraction",
+                self.output.validation_fraction,
+            ),
+            ("output.validation_tail", self.output.validation_tail),
+        ];
+        for (field, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return bad(field, format!("{share}; it must be at least 0 and below 1"));
+            }
+        }
+        if self.output.shard_bytes == 0 {
+            return bad(
+                "output.shard_bytes",
+                "0; a shard must hold something".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The configuration without what cannot change the result: threads, where the output goes, whether it may replace.
+    pub fn recipe(&self) -> Value {
+        let mut recipe =
+            serde_json::to_value(self).expect("shares are finite and keys are strings");
+        let take = |section: Option<&mut Value>, keys: &[&str]| {
+            if let Some(map) = section.and_then(Value::as_object_mut) {
+                keys.iter().for_each(|key| drop(map.remove(*key)));
+            }
+        };
+        take(recipe.get_mut("output"), &["dir", "overwrite"]);
+        take(Some(&mut recipe), &["threads"]);
+        recipe
+    }
+}

@@ -1,0 +1,392 @@
+//! Shards read as one long stream of tokens.
+
+use super::index::{ShardFile, with_suffix};
+use super::manifest::{MANIFEST, Manifest};
+use crate::error::{Error, Result};
+use crate::hash;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A side of the split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What the model learns from.
+    Train,
+    /// What it is measured on.
+    Validation,
+}
+
+impl Split {
+    /// The name in file names and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The shards of one split, in order, as one stream of tokens.
+#[derive(Debug)]
+pub struct ShardSet {
+    path: PathBuf,
+    files: Vec<ShardFile>,
+    /// Position of each file's first token in the stream.
+    starts: Vec<u64>,
+    tokens: u64,
+    text_bytes: Option<u64>,
+    vocab_limit: u32,
+    /// The folders that have a manifest.
+    manifests: Vec<(PathBuf, Manifest)>,
+}
+
+/// Above every id an `i32` can hold: the limit when no vocabulary is known, which still finds negative ids.
+const NO_VOCABULARY: u32 = 1 << 31;
+
+impl ShardSet {
+    /// Opens what `path` holds of `split`.
+    ///
+    /// `path` is a folder written by prep; or the prefix `PATH` of any Megatron pair `PATH.bin`, `PATH.idx` (either file's
+    /// own name does as well); or a folder with no manifest and one such set of pairs. Only the first knows of splits: the
+    /// others hold a single set, which is what is opened.
+    ///
+    /// # Errors
+    /// Every error of [`ShardFile::open`] and [`Manifest::read`]; [`Error::NoShards`]; [`Error::SizeMismatch`] and
+    /// [`Error::ManifestCorrupt`] when shards are not the ones the manifest describes.
+    pub fn open(path: &Path, split: Split) -> Result<Self> {
+        if path.is_dir() {
+            if path.join(MANIFEST).exists() {
+                return Self::from_manifest(path, split);
+            }
+            return Self::from_prefixes(path, &plain_prefixes(path, split)?);
+        }
+        let prefix = match path.extension().and_then(OsStr::to_str) {
+            Some("bin" | "idx") if path.is_file() => path.with_extension(""),
+            _ => path.to_path_buf(),
+        };
+        if !with_suffix(&prefix, "bin").exists() && !with_suffix(&prefix, "idx").exists() {
+            let remedy =
+                "give a folder written by prep or the prefix PATH of PATH.bin and PATH.idx";
+            return Err(Error::NoShards {
+                path: path.into(),
+                split: split.name(),
+                remedy,
+            });
+        }
+        Self::from_prefixes(path, &[prefix])
+    }
+
+    /// Opens several places as one stream, in the order given.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`Error::ShardsDiffer`] when their tokenizers are not the same.
+    pub fn open_all<P: AsRef<Path>>(paths: &[P], split: Split) -> Result<Self> {
+        let mut sets = paths.iter().map(|path| Self::open(path.as_ref(), split));
+        let nowhere = || Error::Config {
+            field: "data.path",
+            what: "no path given; name a folder of shards".into(),
+        };
+        let mut all = sets.next().ok_or_else(nowhere)??;
+        for set in sets {
+            all.append(set?)?;
+        }
+        Ok(all)
+    }
+
+    fn from_manifest(folder: &Path, split: Split) -> Result<Self> {
+        let manifest = Manifest::read(folder)?;
+        let Some(entry) = manifest
+            .split(split)
+            .filter(|entry| !entry.shards.is_empty())
+        else {
+            let remedy =
+                "prepare it with output.validation_fraction or output.validation_tail above 0";
+            return Err(Error::NoShards {
+                path: folder.into(),
+                split: split.name(),
+                remedy,
+            });
+        };
+        let mut files = Vec::with_capacity(entry.shards.len());
+        for shard in &entry.shards {
+            let prefix = folder.join(&shard.name);
+            for (suffix, stated) in [("bin", &shard.bin), ("idx", &shard.idx)] {
+                let path = with_suffix(&prefix, suffix);
+                let found = std::fs::metadata(&path)
+                    .map_err(Error::io("read the size of", &path))?
+                    .len();
+                if found != stated.bytes {
+                    return Err(Error::SizeMismatch {
+                        path,
+                        by: MANIFEST,
+                        expected: stated.bytes,
+                        found,
+                    });
+                }
+            }
+            let file = ShardFile::open(&prefix)?;
+            if (file.documents(), file.tokens()) != (shard.documents, shard.tokens) {
+                let what = format!(
+                    "{} has {} documents and {} tokens, stated are {} and {}",
+                    shard.name,
+                    file.documents(),
+                    file.tokens(),
+                    shard.documents,
+                    shard.tokens
+                );
+                return Err(Error::ManifestCorrupt {
+                    path: folder.join(MANIFEST),
+                    what,
+                });
+            }
+            files.push(file);
+        }
+        let mut set = Self::from_files(folder, files);
+        set.text_bytes = Some(entry.text_bytes);
+        set.vocab_limit = manifest.tokenizer.vocab_size.min(NO_VOCABULARY);
+        set.manifests.push((folder.into(), manifest));
+        Ok(set)
+    }
+
+    fn from_prefixes(path: &Path, prefixes: &[PathBuf]) -> Result<Self> {
+        let files = prefixes
+            .iter()
+            .map(|prefix| ShardFile::open(prefix))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self::from_files(path, files))
+    }
+
+    fn from_files(path: &Path, files: Vec<ShardFile>) -> Self {
+        let mut tokens = 0;
+        let starts = files
+            .iter()
+            .map(|file| {
+                let start = tokens;
+                tokens += file.tokens();
+                start
+            })
+            .collect();
+        Self {
+            path: path.into(),
+            files,
+            starts,
+            tokens,
+            text_bytes: None,
+            vocab_limit: NO_VOCABULARY,
+            manifests: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, other: Self) -> Result<()> {
+        if let (Some(a), Some(b)) = (self.manifest(), other.manifest()) {
+            let differ = |field, left: String, right: String| Error::ShardsDiffer {
+                first: self.path.clone(),
+                second: other.path.clone(),
+                field,
+                left,
+                right,
+            };
+            let (a, b) = (&a.tokenizer, &b.tokenizer);
+            if a.fingerprint != b.fingerprint {
+                return Err(differ(
+                    "tokenizer fingerprint",
+                    a.fingerprint.clone(),
+                    b.fingerprint.clone(),
+                ));
+            }
+            if a.eos_id != b.eos_id {
+                return Err(differ(
+                    "end-of-document token",
+                    a.eos_id.to_string(),
+                    b.eos_id.to_string(),
+                ));
+            }
+        }
+        self.starts
+            .extend(other.starts.iter().map(|start| start + self.tokens));
+        self.tokens += other.tokens;
+        self.files.extend(other.files);
+        self.text_bytes = self.text_bytes.zip(other.text_bytes).map(|(a, b)| a + b);
+        self.vocab_limit = self.vocab_limit.min(other.vocab_limit);
+        self.manifests.extend(other.manifests);
+        Ok(())
+    }
+
+    /// From now on every token read must be below `vocab_size`, the model's; a smaller limit from the manifest stays.
+    pub fn limit_vocabulary(&mut self, vocab_size: u32) {
+        self.vocab_limit = self.vocab_limit.min(vocab_size);
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> u64 {
+        self.files.iter().map(ShardFile::documents).sum()
+    }
+
+    /// Bytes of text the tokens stand for, where every manifest says.
+    pub fn text_bytes(&self) -> Option<u64> {
+        self.text_bytes
+    }
+
+    /// The first place's manifest, if it has one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifests.first().map(|(_, manifest)| manifest)
+    }
+
+    /// The path it was opened with (the first, if several).
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The shards in order.
+    pub fn files(&self) -> &[ShardFile] {
+        &self.files
+    }
+
+    /// Reads every shard that a manifest describes and compares its SHA-256.
+    ///
+    /// # Errors
+    /// [`Error::ChecksumMismatch`] for the first file that changed.
+    pub fn verify(&self) -> Result<()> {
+        for (folder, manifest) in &self.manifests {
+            for shard in std::iter::once(&manifest.train)
+                .chain(&manifest.validation)
+                .flat_map(|split| &split.shards)
+            {
+                for (suffix, stated) in [("bin", &shard.bin), ("idx", &shard.idx)] {
+                    let path = with_suffix(&folder.join(&shard.name), suffix);
+                    let found = hash::of_file(&path)?;
+                    if found != stated.sha256 {
+                        return Err(Error::ChecksumMismatch {
+                            path,
+                            expected: stated.sha256.clone(),
+                            found,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies tokens `start .. start + out.len()` of the stream into `out`.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`].
+    ///
+    /// # Panics
+    /// If the range does not lie inside the stream.
+    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<()> {
+        assert!(
+            start + out.len() as u64 <= self.tokens,
+            "tokens past the end of the shards"
+        );
+        let mut rest = out;
+        let mut position = start;
+        let mut at = self.file_at(start);
+        while !rest.is_empty() {
+            let (file, first) = (&self.files[at], self.starts[at]);
+            let here = (file.tokens() - (position - first)).min(rest.len() as u64) as usize;
+            let (part, more) = rest.split_at_mut(here);
+            file.read(position - first, self.vocab_limit, part)?;
+            position += here as u64;
+            rest = more;
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// For each of the positions `start .. start + out.len()`: where in this range its document begins, counted from
+    /// `start`; 0 when it begins before. `[0, 0, 0, 3, 3]` is three tokens of one document and two of the next.
+    ///
+    /// # Panics
+    /// If the range does not lie inside the stream.
+    pub fn document_starts(&self, start: u64, out: &mut [u32]) {
+        let end = start + out.len() as u64;
+        assert!(end <= self.tokens, "positions past the end of the shards");
+        for at in self.file_at(start)..self.files.len() {
+            let (file, first) = (&self.files[at], self.starts[at]);
+            if first >= end {
+                break;
+            }
+            let mut document = file.document_at(start.saturating_sub(first));
+            while document < file.documents() {
+                let from = (first + file.document_start(document)).max(start);
+                let to = (first + file.document_start(document + 1)).min(end);
+                if from >= end {
+                    break;
+                }
+                if from < to {
+                    let begin = (from - start) as usize;
+                    out[begin..(to - start) as usize].fill(begin as u32);
+                }
+                document += 1;
+            }
+        }
+    }
+
+    /// The file that holds the token at `position`.
+    fn file_at(&self, position: u64) -> usize {
+        // Empty files share their start with the next one: take the last that begins here or before.
+        self.starts
+            .partition_point(|&start| start <= position)
+            .saturating_sub(1)
+    }
+}
+
+/// The prefixes in a folder without manifest, in order, when they clearly are one set.
+fn plain_prefixes(folder: &Path, split: Split) -> Result<Vec<PathBuf>> {
+    let mut prefixes = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if path.extension() == Some(OsStr::new("idx")) {
+            prefixes.insert(path.with_extension(""));
+        }
+    }
+    if prefixes.is_empty() {
+        let remedy = "run prep to make some";
+        return Err(Error::NoShards {
+            path: folder.into(),
+            split: split.name(),
+            remedy,
+        });
+    }
+    // Prep leaves a tokenizer beside its shards: then the manifest is not absent by nature but missing.
+    let series: BTreeSet<_> = prefixes.iter().map(|prefix| series_name(prefix)).collect();
+    if series.len() > 1 || folder.join("tokenizer.json").exists() {
+        return Err(Error::ManifestMissing {
+            path: folder.into(),
+        });
+    }
+    Ok(prefixes.into_iter().collect())
+}
+
+/// `NAME` of `NAME-00012`, and of `NAME`.
+fn series_name(prefix: &Path) -> String {
+    let name = prefix
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    match name.rsplit_once('-') {
+        Some((base, number))
+            if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            base.to_owned()
+        }
+        _ => name,
+    }
+}

@@ -1,0 +1,508 @@
+//! Text to token ids and back.
+//!
+//! Two kinds: bytes, which needs no file, and any Hugging Face `tokenizer.json`. The byte tokenizer can be written as a
+//! `tokenizer.json` too and is recognised when such a file is loaded, so a checkpoint always carries one and the same
+//! sort of file. [`train`](mod@train) makes new ones.
+
+mod bpe;
+mod byte_level;
+mod split;
+mod stream;
+pub mod train;
+
+pub use stream::StreamDecoder;
+
+use crate::error::{Error, Result};
+use crate::shard::TokenizerEntry;
+use crate::{hash, json};
+use bpe::{Bpe, Cache};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// File name of a tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// File name of what transformers wants to know besides.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Names under which published tokenizers keep their end-of-document token, looked for in this order.
+const END_TOKENS: [&str; 7] = [
+    "<｜end▁of▁sentence｜>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|eos|>",
+    "[EOS]",
+];
+/// And their begin-of-text token.
+const BEGIN_TOKENS: [&str; 5] = [
+    "<｜begin▁of▁sentence｜>",
+    "<|begin_of_text|>",
+    "<s>",
+    "<bos>",
+    "[BOS]",
+];
+
+/// A tokenizer. Cloning shares everything.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: Kind,
+    vocab_size: u32,
+    eos: u32,
+    bos: Option<u32>,
+    table: Table,
+    fingerprint: String,
+    /// `tokenizer.json` as it was read or made.
+    json: Vec<u8>,
+    /// `tokenizer_config.json`, complete.
+    config: Value,
+}
+
+enum Kind {
+    Bytes,
+    /// Byte-level BPE.
+    Bpe(Box<Bpe>),
+    /// Everything else.
+    Other(Box<Other>),
+}
+
+struct Other {
+    tokenizer: tokenizers::Tokenizer,
+    /// The same, but blind to special tokens written out in the text; made when first needed.
+    ordinary: OnceLock<tokenizers::Tokenizer>,
+}
+
+/// What each token stands for.
+#[derive(Default)]
+struct Table {
+    /// End of each token's bytes in `bytes`. Empty when tokens do not stand for fixed bytes.
+    ends: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("kind", &self.kind())
+            .field("vocab_size", &self.inner.vocab_size)
+            .field("fingerprint", &self.inner.fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Ids 0–255 are the bytes, 256 ends a document.
+    pub fn bytes() -> Self {
+        let json = byte_level::byte_tokenizer_json();
+        let mut table = Table::default();
+        (0..=255).for_each(|byte| table.push(&[byte]));
+        table.push(b"");
+        Self {
+            inner: Arc::new(Inner {
+                kind: Kind::Bytes,
+                vocab_size: byte_level::END_OF_TEXT_ID + 1,
+                eos: byte_level::END_OF_TEXT_ID,
+                bos: None,
+                table,
+                fingerprint: hash::of_bytes(json::canonical(&json).as_bytes()),
+                json: pretty(&json),
+                config: config(byte_level::END_OF_TEXT, None, None),
+            }),
+        }
+    }
+
+    /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json`, or of a folder that holds one. Where a
+    /// `tokenizer_config.json` lies beside it, that says which tokens begin and end a text; otherwise the usual names are
+    /// looked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tokenizer`] when the file is damaged or its end-of-document token cannot be told.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::load_with_eos(path, None)
+    }
+
+    /// As [`load`](Self::load), with the end-of-document token given by its text, whatever the files say.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load); [`Error::Tokenizer`] when there is no such token.
+    pub fn load_with_eos(path: &Path, eos: Option<&str>) -> Result<Self> {
+        if path == Path::new("bytes") && !path.exists() {
+            let unknown = |eos: &&str| *eos != byte_level::END_OF_TEXT;
+            return match eos.filter(unknown) {
+                Some(eos) => Err(Error::Tokenizer {
+                    path: path.into(),
+                    what: format!("it has no token {eos:?}"),
+                }),
+                None => Ok(Self::bytes()),
+            };
+        }
+        let file = if path.is_dir() {
+            path.join(TOKENIZER)
+        } else {
+            path.to_path_buf()
+        };
+        let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+        let beside = file.with_file_name(TOKENIZER_CONFIG);
+        let config = match fs::read(&beside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            other => {
+                let text = other.map_err(Error::io("read", &beside))?;
+                let bad = |e: serde_json::Error| Error::Tokenizer {
+                    path: beside.clone(),
+                    what: e.to_string(),
+                };
+                Some(serde_json::from_slice(&text).map_err(bad)?)
+            }
+        };
+        Self::from_json(bytes, config, eos, &file)
+    }
+
+    /// Makes a tokenizer from the content of `tokenizer.json` and, if there is one, `tokenizer_config.json`. `origin` is
+    /// the path that errors name.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn from_json(
+        bytes: Vec<u8>,
+        beside: Option<Value>,
+        eos: Option<&str>,
+        origin: &Path,
+    ) -> Result<Self> {
+        let bad = |what: String| Error::Tokenizer {
+            path: origin.into(),
+            what,
+        };
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        if byte_level::is_byte_tokenizer(&value) {
+            return Ok(Self::bytes());
+        }
+        let mut general =
+            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
+        // Limits meant for inference; a corpus is neither cut nor padded.
+        general
+            .with_truncation(None)
+            .map_err(|e| bad(e.to_string()))?;
+        general.with_padding(None);
+        let vocab = general.get_vocab(true);
+        let largest = vocab
+            .values()
+            .copied()
+            .max()
+            .ok_or_else(|| bad("it has no tokens".into()))?;
+        let vocab_size = largest.checked_add(1).filter(|&n| n <= 1 << 24);
+        let vocab_size = vocab_size
+            .ok_or_else(|| bad(format!("token id {largest} is beyond any vocabulary")))?;
+        let id_of = |token: &str| vocab.get(token).copied();
+        let named = |key: &str| beside.as_ref().and_then(|config| token_name(&config[key]));
+        let pick = |asked: Option<&str>, usual: &[&str]| match asked {
+            Some(name) => id_of(name).map(|id| (name.to_owned(), id)),
+            None => usual
+                .iter()
+                .find_map(|name| Some(((*name).to_owned(), id_of(name)?))),
+        };
+        let asked = eos.or(named("eos_token"));
+        let (eos_name, eos) = pick(asked, &END_TOKENS).ok_or_else(|| match asked {
+            Some(name) => bad(format!("it has no end-of-document token {name:?}")),
+            None => {
+                bad("which token ends a document is unknown; set tokenizer.eos to its text".into())
+            }
+        })?;
+        let bos = pick(named("bos_token"), &BEGIN_TOKENS);
+        let mut full = config(&eos_name, bos.as_ref().map(|(name, _)| name.as_str()), None);
+        if let (Some(Value::Object(beside)), Some(full)) = (beside.as_ref(), full.as_object_mut()) {
+            let own = beside
+                .iter()
+                .filter(|(key, _)| *key != "eos_token")
+                .map(|(k, v)| (k.clone(), v.clone()));
+            full.extend(own);
+        }
+        let table = if value["decoder"]["type"] == "ByteLevel" {
+            Table::of_vocabulary(&vocab, vocab_size, &value)
+        } else {
+            Table::default()
+        };
+        let kind = match Bpe::from_json(&value) {
+            Some(bpe) if !table.ends.is_empty() => Kind::Bpe(Box::new(bpe)),
+            _ => Kind::Other(Box::new(Other {
+                tokenizer: general,
+                ordinary: OnceLock::new(),
+            })),
+        };
+        let fingerprint = hash::of_bytes(json::canonical(&value).as_bytes());
+        let bos = bos.map(|(_, id)| id);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                kind,
+                vocab_size,
+                eos,
+                bos,
+                table,
+                fingerprint,
+                json: bytes,
+                config: full,
+            }),
+        })
+    }
+
+    /// Largest id + 1: the rows an embedding needs.
+    pub fn vocab_size(&self) -> u32 {
+        self.inner.vocab_size
+    }
+
+    /// The token that ends a document.
+    pub fn eos_id(&self) -> u32 {
+        self.inner.eos
+    }
+
+    /// The token that begins a text, if there is one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.inner.bos
+    }
+
+    /// SHA-256 of the canonical `tokenizer.json`: equal for equal tokenizers however their files are laid out.
+    pub fn fingerprint(&self) -> &str {
+        &self.inner.fingerprint
+    }
+
+    /// "bytes" or "huggingface".
+    pub fn kind(&self) -> &'static str {
+        match self.inner.kind {
+            Kind::Bytes => "bytes",
+            Kind::Bpe(_) | Kind::Other(_) => "huggingface",
+        }
+    }
+
+    /// Whether it takes any bytes as they are, rather than text.
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.inner.kind, Kind::Bytes)
+    }
+
+    /// What a manifest says about it.
+    pub fn entry(&self) -> TokenizerEntry {
+        TokenizerEntry {
+            kind: self.kind().into(),
+            fingerprint: self.inner.fingerprint.clone(),
+            vocab_size: self.inner.vocab_size,
+            eos_id: self.inner.eos,
+            bos_id: self.inner.bos,
+        }
+    }
+
+    /// Encodes a prompt: special tokens written out in it become their ids, none are added.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        match &self.inner.kind {
+            Kind::Bytes => {
+                for (i, part) in text.split(byte_level::END_OF_TEXT).enumerate() {
+                    if i > 0 {
+                        out.push(self.inner.eos);
+                    }
+                    out.extend(part.bytes().map(u32::from));
+                }
+            }
+            Kind::Bpe(bpe) => bpe.encode(text, true, &mut Cache::default(), &mut out)?,
+            Kind::Other(other) => encode_general(&other.tokenizer, text, &mut out)?,
+        }
+        Ok(out)
+    }
+
+    /// Encodes a document: special tokens written out in it are text like any other, so no document can end itself.
+    /// Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn encode_ordinary(&self, text: &[u8]) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        self.encoder().encode_ordinary(text, &mut out)?;
+        Ok(out)
+    }
+
+    /// An encoder that remembers words between calls: faster for many texts.
+    pub fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            tokenizer: self,
+            cache: Cache::default(),
+        }
+    }
+
+    /// The text of `ids`. Special tokens and ids outside the vocabulary give none; what is not UTF-8 gives U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        match &self.inner.kind {
+            Kind::Other(other) => other.tokenizer.decode(ids, true).unwrap_or_else(|_| {
+                ids.iter()
+                    .filter_map(|&id| other.tokenizer.id_to_token(id))
+                    .collect()
+            }),
+            Kind::Bytes | Kind::Bpe(_) => {
+                let bytes: Vec<u8> = ids
+                    .iter()
+                    .flat_map(|&id| self.inner.table.text(id))
+                    .copied()
+                    .collect();
+                String::from_utf8(bytes)
+                    .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+            }
+        }
+    }
+
+    /// Bytes of text that `ids` stand for, for bits per byte. Exact for byte-level tokenizers, whole characters or not;
+    /// for others the length of [`decode`](Self::decode)'s text.
+    pub fn byte_len(&self, ids: &[u32]) -> u64 {
+        match self.inner.kind {
+            Kind::Other(_) => self.decode(ids).len() as u64,
+            Kind::Bytes | Kind::Bpe(_) => ids
+                .iter()
+                .map(|&id| self.inner.table.text(id).len() as u64)
+                .sum(),
+        }
+    }
+
+    /// Decodes token by token.
+    pub fn stream_decoder(&self) -> StreamDecoder {
+        StreamDecoder::new(self.clone())
+    }
+
+    /// Writes `tokenizer.json`, byte for byte as it was loaded, and `tokenizer_config.json` into `folder`; transformers'
+    /// `AutoTokenizer` opens the folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let write = |name: &str, content: &[u8]| {
+            let path: PathBuf = folder.join(name);
+            crate::shard::write_atomically(&path, content)
+        };
+        write(TOKENIZER, &self.inner.json)?;
+        write(TOKENIZER_CONFIG, &pretty(&self.inner.config))
+    }
+}
+
+/// Encodes documents one after the other; see [`Tokenizer::encoder`].
+#[derive(Debug)]
+pub struct Encoder<'t> {
+    tokenizer: &'t Tokenizer,
+    cache: Cache,
+}
+
+impl Encoder<'_> {
+    /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be replaced
+    /// because they were not UTF-8.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn encode_ordinary(&mut self, text: &[u8], out: &mut Vec<u32>) -> Result<bool> {
+        let kind = &self.tokenizer.inner.kind;
+        if let Kind::Bytes = kind {
+            out.extend(text.iter().map(|&byte| u32::from(byte)));
+            return Ok(false);
+        }
+        let text = String::from_utf8_lossy(text);
+        match kind {
+            Kind::Bytes => {}
+            Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
+            Kind::Other(other) => {
+                let ordinary = other.ordinary.get_or_init(|| {
+                    let mut ordinary = other.tokenizer.clone();
+                    ordinary.set_encode_special_tokens(true);
+                    ordinary
+                });
+                encode_general(ordinary, &text, out)?;
+            }
+        }
+        Ok(matches!(text, Cow::Owned(_)))
+    }
+}
+
+impl Table {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The bytes of `id`; none for special and unknown tokens.
+    fn text(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let Some(&end) = self.ends.get(id) else {
+            return &[];
+        };
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        &self.bytes[start..end]
+    }
+
+    /// What the `ByteLevel` decoder makes of each token.
+    fn of_vocabulary(vocab: &HashMap<String, u32>, vocab_size: u32, json: &Value) -> Self {
+        let added = json["added_tokens"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let special: HashSet<&str> = added
+            .iter()
+            .filter(|t| t["special"] == true)
+            .filter_map(|t| t["content"].as_str())
+            .collect();
+        let mut by_id = vec![""; vocab_size as usize];
+        for (token, &id) in vocab
+            .iter()
+            .filter(|(token, _)| !special.contains(token.as_str()))
+        {
+            by_id[id as usize] = token;
+        }
+        let mut table = Self::default();
+        for token in by_id {
+            match byte_level::to_bytes(token) {
+                Some(bytes) => table.push(&bytes),
+                None => table.push(token.as_bytes()),
+            }
+        }
+        table
+    }
+}
+
+fn encode_general(tokenizer: &tokenizers::Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {
+    let encoding = tokenizer
+        .encode_fast(text, false)
+        .map_err(|e| Error::Tokenize(e.to_string()))?;
+    out.extend_from_slice(encoding.get_ids());
+    Ok(())
+}
+
+/// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.
+fn token_name(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// A `tokenizer_config.json` that makes transformers open the `tokenizer.json` as it is.
+fn config(eos: &str, bos: Option<&str>, pad: Option<&str>) -> Value {
+    let mut config = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "eos_token": eos,
+    });
+    for (key, token) in [("bos_token", bos), ("pad_token", pad)] {
+        if let Some(token) = token {
+            config[key] = token.into();
+        }
+    }
+    config
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("a JSON value can be written");
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! The published numbers of DeepSeek-V3, from running its real step on the counting device.
+
+use fathom_core::config::ModelConfig;
+use fathom_core::layer::Precision;
+use fathom_core::train::plan::Plan;
+
+#[test]
+fn the_671b_model_is_what_is_published() {
+    let config = ModelConfig::v3_671b();
+    let start = std::time::Instant::now();
+    let plan = Plan::new(&config, Precision::F32, 1, 4096).unwrap();
+    println!("{:?} {:?} {}", start.elapsed(), plan.memory, plan.flops_per_token);
+    assert_eq!(plan.parameters.parameters(), 671_026_419_200);
+    assert_eq!(plan.parameters.parameters_with_mtp(), 684_489_845_504);
+    assert_eq!(plan.kv_cache.latent, 70_272);
+    // The copies of embedding and head that the checkpoint holds are not trained twice, and biases are not weights.
+    let trained = plan.parameters.parameters_in_training();
+    let weights = plan.memory.weights / 4;
+    assert!(weights >= trained - 61 * 256 && weights < trained + trained / 1_000_000, "{weights} {trained}");
+}
