@@ -16,6 +16,7 @@ pub use source::{Entry, Source};
 
 use fathom_core::config::ModelConfig;
 use fathom_core::train::schedule::{Schedule, ScheduleError};
+use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 use reader::{Reader, SANE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -115,33 +116,6 @@ pub struct Checkpoint {
     pub shard_bytes: u64,
 }
 
-/// `input.*`, `tokenizer.*` and `output.*`: what `prep` reads.
-#[derive(Clone, Debug)]
-pub struct Prep {
-    /// Files and folders.
-    pub paths: Vec<PathBuf>,
-    /// Field of a `.jsonl` record.
-    pub text_field: String,
-    /// Bad records to pass over.
-    pub max_bad_records: u64,
-    /// `bytes` or a tokenizer.json; none trains one.
-    pub tokenizer: Option<String>,
-    /// Vocabulary of a trained tokenizer.
-    pub vocab_size: u64,
-    /// End-of-document token, where the file leaves it open.
-    pub eos_token: Option<String>,
-    /// Share of documents held out.
-    pub validation_fraction: f64,
-    /// Chooses which.
-    pub seed: u64,
-    /// Most tokens a shard.
-    pub shard_tokens: u64,
-    /// Replace an earlier output.
-    pub overwrite: bool,
-    /// Threads; 0 for every core.
-    pub threads: usize,
-}
-
 /// The settings of every program, checked one by one and against one another.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -155,8 +129,8 @@ pub struct Settings {
     pub rates: Rates,
     /// `checkpoint.*`
     pub checkpoint: Checkpoint,
-    /// `input.*`, `tokenizer.*`, `output.*`
-    pub prep: Prep,
+    /// `input.*`, `tokenizer.*`, `output.*`, `prep.*`
+    pub prep: PrepConfig,
     source: Source,
     resolved: BTreeMap<String, Value>,
 }
@@ -184,7 +158,7 @@ impl Settings {
             data,
             rates,
             checkpoint: Checkpoint::read(&mut reader)?,
-            prep: Prep::read(&mut reader)?,
+            prep: read_prep(&mut reader)?,
             resolved: reader.resolved,
             model,
             train,
@@ -214,13 +188,17 @@ impl Settings {
         self.resolved.get(key)
     }
 
-    /// The resolved configuration: every key that training read, defaults included, and every field of the model.
+    /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
     pub fn to_toml(&self) -> String {
+        const TRAINING: [&str; 4] = ["data", "train", "schedule", "checkpoint"];
         let mut sections: Vec<(&str, toml::Table)> = vec![("model", model::fields(&self.model))];
         for key in keys::KEYS {
             let (Some((section, name)), Some(value)) = (key.name.split_once('.'), self.resolved.get(key.name)) else {
                 continue;
             };
+            if !TRAINING.contains(&section) {
+                continue;
+            }
             match sections.iter_mut().find(|(known, _)| *known == section) {
                 Some((_, table)) => drop(table.insert(name.into(), value.clone())),
                 None => sections.push((section, toml::Table::from_iter([(name.into(), value.clone())]))),
@@ -348,25 +326,50 @@ impl Checkpoint {
     }
 }
 
-impl Prep {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, SettingsError> {
-        let prep = Prep {
+/// `input.*`, `tokenizer.*`, `output.*` and `prep.*`; the folder to write to is no setting but an argument.
+fn read_prep(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError> {
+    let known = PrepConfig::default();
+    let vocab_size = reader.optional_count("tokenizer.vocab_size");
+    let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+    let config = PrepConfig {
+        input: InputConfig {
             paths: reader.list("input.paths").into_iter().map(PathBuf::from).collect(),
-            text_field: reader.text_or("input.text_field", "text"),
-            max_bad_records: reader.count("input.max_bad_records", 0),
-            tokenizer: reader.text("tokenizer.path"),
-            vocab_size: reader.count("tokenizer.vocab_size", 4096),
-            eos_token: reader.text("tokenizer.eos_token"),
-            validation_fraction: reader.number("output.validation_fraction", 0.01),
-            seed: reader.count("output.seed", 0),
-            shard_tokens: reader.count("output.shard_tokens", 1 << 28),
-            overwrite: reader.flag("output.overwrite", false),
-            threads: usize::try_from(reader.count("output.threads", 0)).unwrap_or(usize::MAX),
-        };
-        if prep.validation_fraction >= 1.0 {
-            let problem = format!("is {}: it must be below 1", prep.validation_fraction);
-            return Err(reader.reject("output.validation_fraction", problem));
+            text_field: reader.text_or("input.text_field", &known.input.text_field),
+            max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
+            max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
+            max_bytes: reader.optional_count("input.max_bytes"),
+        },
+        tokenizer: TokenizerConfig {
+            path: reader.path("tokenizer.path"),
+            vocab_size: vocab_size.map(narrow),
+            eos: reader.text("tokenizer.eos"),
+            max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
+            train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
+        },
+        output: OutputConfig {
+            dir: PathBuf::new(),
+            validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),
+            validation_tail: reader.number("output.validation_tail", known.output.validation_tail),
+            shard_bytes: reader.count("output.shard_bytes", known.output.shard_bytes),
+            overwrite: reader.flag("output.overwrite", known.output.overwrite),
+        },
+        threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
+        seed: reader.count("prep.seed", known.seed),
+    };
+    for (key, share) in [
+        ("output.validation_fraction", config.output.validation_fraction),
+        ("output.validation_tail", config.output.validation_tail),
+    ] {
+        if share >= 1.0 {
+            return Err(reader.reject(key, format!("is {share}: it must be below 1")));
         }
-        Ok(prep)
     }
+    if config.tokenizer.path.is_some() && vocab_size.is_some() {
+        let problem = "and tokenizer.path are both given; a tokenizer is either loaded or trained: leave one out";
+        return Err(reader.reject("tokenizer.vocab_size", problem.into()));
+    }
+    Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

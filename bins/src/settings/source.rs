@@ -113,7 +113,7 @@ impl Source {
             let spanned = places.and_then(|table| table.get_key_value(name.as_str()));
             let here = place(spanned.map_or(0, |(key, _)| key.span().start));
             match value {
-                Value::Table(inner) if is_section(&key) => {
+                Value::Table(inner) if is_section(&key) || !(is_key(&key) || inner.is_empty()) => {
                     let inner_places = match spanned.map(|(_, value)| value.get_ref()) {
                         Some(DeValue::Table(table)) => Some(table),
                         _ => None,
@@ -163,6 +163,11 @@ impl Source {
 /// Whether `key` holds other keys: `train`, `model`.
 fn is_section(key: &str) -> bool {
     keys::names().any(|name| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// Whether `key` holds a value, which may be a table: `model.rope_scaling`.
+fn is_key(key: &str) -> bool {
+    keys::names().any(|name| name == key)
 }
 
 fn check_type(key: &str, kind: Kind, value: &Value, place: &Place) -> Result<(), SettingsError> {
