@@ -63,11 +63,12 @@ fn with_fields(source: &Source, base: &ModelConfig) -> Result<ModelConfig, Setti
     })
 }
 
-/// The place of the first written field that `message` speaks of; failing that, of any field or the preset.
+/// The place of the written field that `message` is about, or else speaks of; failing both, of the first one.
 fn place_of(source: &Source, message: &str) -> Place {
-    let speaks_of = |field: &str| message.starts_with(field) || message.contains(&format!("`{field}`"));
-    let named = source.model_fields().find(|(field, _)| speaks_of(field));
-    let place = named.or_else(|| source.model_fields().next()).map(|(_, entry)| entry.place.clone());
+    let word = |field: &str| message.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == field);
+    let about = source.model_fields().find(|(field, _)| message.split([' ', ':', '.']).next() == Some(field));
+    let found = about.or_else(|| source.model_fields().find(|(field, _)| word(field)));
+    let place = found.or_else(|| source.model_fields().next()).map(|(_, entry)| entry.place.clone());
     place.unwrap_or_else(|| source.place("model.preset"))
 }
 

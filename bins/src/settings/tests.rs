@@ -40,7 +40,7 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
         ("", &["train.sequence_length=513"], "`train.sequence_length` is 513, longer than the model's context, model.max_position_embeddings = 512"),
         ("train.steps = 1\ntrain.tokens = 1\n", &[], "run.toml:2: `train.tokens` and train.steps are both given"),
         ("", &["model.preset=huge"], "`model.preset` is `huge`, which is no preset; use one of tiny, small"),
-        ("[model]\nhidden_size = 128\nn_group = 3\n", &[], "run.toml:3: model.n_group"),
+        ("[model]\nhidden_size = 128\nn_group = 3\n", &[], "run.toml:3: model.n_routed_experts = 16: must be a multiple of n_group = 3"),
         ("", &["model.hidden_size=wide"], "--set model.hidden_size=wide: model.hidden_size"),
         ("", &["train.init=/nowhere/at/all"], "--set train.init=/nowhere/at/all: `train.init` cannot be used"),
         ("", &["schedule.warmup_tokens=100000000000", "schedule.decay=cosine"], "`schedule.warmup_tokens` does not fit"),
