@@ -1,5 +1,8 @@
 //! The std runtime.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
+mod error;
 pub mod settings;
-pub(crate) fn read_config(_: &std::path::Path) -> Result<fathom_core::config::ModelConfig, String> { Err("x".into()) }
+
+pub use error::{Error, Result};
