@@ -1,4 +1,4 @@
-//! `config.resolved.toml`: what the settings of a run resolved to, and whether a resumed run still agrees with it.
+//! `config.resolved.toml`: what the settings of a run resolved to, and which of them a resumed run must share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,55 +40,27 @@ pub fn write(output: &Path, settings: &Settings) -> Result<()> {
     std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
 }
 
-/// Checks that `settings` would train as the run in `output` did so far.
-///
-/// # Errors
-/// Names the first key that differs in what matters.
-pub fn check(output: &Path, settings: &Settings) -> Result<()> {
-    let path = path(output);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io("read", &path)(e)),
-    };
-    let (before, now) = (flatten(&path, &text)?, flatten(&path, &settings.to_toml())?);
-    let matters = |key: &&String| {
-        let prep = ["input.", "tokenizer.", "output.", "prep."].iter().any(|section| key.starts_with(section));
-        !prep && !MAY_CHANGE.contains(&key.as_str())
-    };
-    let keys = before.keys().chain(now.keys()).filter(matters);
-    for key in keys {
-        let (old, new) = (before.get(key), now.get(key));
-        if old != new {
-            let show = |v: Option<&toml::Value>| v.map_or("not set".into(), ToString::to_string);
-            return Err(Error::Run(format!(
-                "{key} is {} now, but the run in {} was trained with {}: set it back to resume, or choose another \
-                 --output to start a new run",
-                show(new),
-                output.display(),
-                show(old)
-            )));
-        }
-    }
-    Ok(())
+/// What a run's numbers depend on, by key: kept with every checkpoint, and compared when a run goes on.
+pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
+    let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
+    let prep = |key: &str| ["input.", "tokenizer.", "output.", "prep."].iter().any(|section| key.starts_with(section));
+    let matters = |key: &str| !prep(key) && !MAY_CHANGE.contains(&key);
+    flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
 }
 
-fn flatten(path: &Path, text: &str) -> Result<BTreeMap<String, toml::Value>> {
-    let table: toml::Table = toml::from_str(text).map_err(|e| {
-        Error::Run(format!("{}: is not valid TOML: {e}; remove it to resume without the comparison", path.display()))
-    })?;
+fn flatten(table: toml::Table) -> BTreeMap<String, serde_json::Value> {
     let mut out = BTreeMap::new();
-    let mut open: Vec<(String, toml::Table)> = vec![(String::new(), table)];
+    let mut open = vec![(String::new(), table)];
     while let Some((prefix, table)) = open.pop() {
         for (key, value) in table {
             let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
             match value {
                 toml::Value::Table(inner) => open.push((name, inner)),
                 value => {
-                    out.insert(name, value);
+                    out.insert(name, serde_json::to_value(value).unwrap_or_default());
                 }
             }
         }
     }
-    Ok(out)
+    out
 }

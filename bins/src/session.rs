@@ -40,7 +40,10 @@ impl<D: Kernels> Session<D> {
     /// Where the checkpoint or its tokenizer cannot be read, or do not fit each other.
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
         let folder = checkpoint::model_folder(folder)?;
-        let model = checkpoint::load_model(device, &folder, Precision::F32)?;
+        let (model, warnings) = checkpoint::load_model(device, &folder, Precision::F32)?;
+        for warning in warnings {
+            eprintln!("{}: {warning}", folder.display());
+        }
         let tokenizer = Tokenizer::load(&folder)?;
         Self::new(model, tokenizer)
     }

@@ -13,7 +13,7 @@ use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
 use fathom_dataprep::{Evaluation, Loader, LoaderOptions, ShardSet, Split, Tokenizer};
 
-use crate::checkpoint::{self, Store, TrainerState};
+use crate::checkpoint::{self, CheckpointError, Disk, Draft, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::metrics::{Metrics, StepMetrics};
@@ -48,9 +48,9 @@ pub struct Run<D: Kernels> {
     loader: Loader,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
-    store: Store,
+    output: PathBuf,
     metrics: Metrics,
-    state: TrainerState,
+    state: State,
     failed_saves: u32,
 }
 
@@ -66,8 +66,8 @@ impl<D: Kernels> Run<D> {
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-        let store = Store::open(output, settings.checkpoint.keep, settings.checkpoint.shard_bytes)?;
-        let newest = store.latest()?;
+        checkpoint::clean(&Disk, output)?;
+        let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
         match (&newest, resume) {
             (Some(found), false) => {
                 return Err(Error::Run(format!(
@@ -76,28 +76,33 @@ impl<D: Kernels> Run<D> {
                     found.display()
                 )));
             }
-            (Some(_), true) => resolved::check(output, &settings)?,
+            (Some(_), true) | (None, false) => {}
             (None, true) => {
                 eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
             }
-            (None, false) => {}
+        }
+        let matter = resolved::that_matter(&settings);
+        let saved = newest.as_deref().map(State::read).transpose()?;
+        if let (Some(folder), Some(state)) = (&newest, &saved) {
+            state.check(folder, &matter)?;
         }
         resolved::write(output, &settings)?;
 
         let model = build_model(device, &settings, precision, newest.is_none())?;
         let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
         let mut loader = open_loader(&settings, data)?;
-        let state = match &newest {
-            Some(folder) => {
-                let state = store.resume(folder, &mut trainer)?;
+        let mut state = match (&newest, saved) {
+            (Some(folder), Some(state)) => {
+                checkpoint::load_trainer(&mut trainer, folder, &state)?;
                 loader.seek(&state.cursor)?;
                 state
             }
-            None => TrainerState { step: 0, tokens: 0, cursor: loader.cursor(), seed: settings.train.seed },
+            _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
         };
+        state.settings = matter;
         let validation = open_validation(&settings)?;
         let metrics = Metrics::open(output, state.step)?;
-        Ok(Self { schedule, steps, trainer, loader, validation, tokenizer, store, metrics, state, settings, failed_saves: 0 })
+        Ok(Self { schedule, steps, trainer, loader, validation, tokenizer, output: output.into(), metrics, state, settings, failed_saves: 0 })
     }
 
     /// Steps taken so far.
@@ -145,7 +150,7 @@ impl<D: Kernels> Run<D> {
             Some((_, folder)) => folder,
             None => self.save()?,
         };
-        let TrainerState { step, tokens, .. } = self.state;
+        let State { step, tokens, .. } = self.state;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
     }
 
@@ -164,6 +169,8 @@ impl<D: Kernels> Run<D> {
         let count = (rates.batch_size * length) as u64;
         self.state.step += 1;
         self.state.tokens += count;
+        self.state.seconds += seconds;
+        self.state.optimizer_step = self.trainer.optimizer.step;
         self.state.cursor = self.loader.cursor();
         let StepReport { loss, mtp_loss, balance_loss, grad_norm, load } = report;
         Ok(StepMetrics {
@@ -193,7 +200,14 @@ impl<D: Kernels> Run<D> {
 
     fn save(&mut self) -> Result<PathBuf> {
         self.metrics.sync()?;
-        Ok(self.store.save(&self.trainer, &self.state, self.tokenizer.as_ref())?)
+        let settings = &self.settings.checkpoint;
+        let save = || -> Result<PathBuf, CheckpointError> {
+            let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
+            checkpoint::save_model(&mut draft, &self.trainer.model, self.tokenizer.as_ref(), settings.shard_bytes)?;
+            checkpoint::save_trainer(&mut draft, &self.trainer, &self.state)?;
+            draft.commit(settings.keep)
+        };
+        Ok(save()?)
     }
 
     /// Saves; a failure is reported and forgiven until there have been too many in a row.
@@ -246,7 +260,9 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, precision: Precision
         _ if !fresh => {} // the checkpoint brings the weights
         Some(folder) => {
             let folder = checkpoint::model_folder(folder)?;
-            checkpoint::load_weights(&folder, &mut model)?;
+            for warning in checkpoint::load_weights(&mut model, &folder)? {
+                eprintln!("{}: {warning}", folder.display());
+            }
         }
         None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,
     }

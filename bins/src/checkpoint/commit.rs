@@ -327,5 +327,6 @@ fn entries(root: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     paths.map_err(failed)
 }
 
+
 #[cfg(test)]
 mod tests;

@@ -156,7 +156,7 @@ fn remedy(error: &io::Error) -> &'static str {
 
 impl CheckpointError {
     /// Wraps a system error with what was tried on which path.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + use<> {
         let path = path.to_path_buf();
         move |source| CheckpointError::Io { action, path, source }
     }

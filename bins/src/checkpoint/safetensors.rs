@@ -346,5 +346,6 @@ pub fn header(tensors: &[TensorSpec]) -> Vec<u8> {
     bytes
 }
 
+
 #[cfg(test)]
 mod tests;

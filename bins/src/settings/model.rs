@@ -29,7 +29,7 @@ fn from_preset(source: &Source, name: &str) -> Result<ModelConfig, SettingsError
 }
 
 fn from_checkpoint(source: &Source, folder: &Path) -> Result<ModelConfig, SettingsError> {
-    crate::read_config(folder).map_err(|error| SettingsError::Value {
+    crate::checkpoint::read_config(folder).map_err(|error| SettingsError::Value {
         key: "train.init".into(),
         place: source.place("train.init"),
         problem: format!("cannot be used: {error}"),
