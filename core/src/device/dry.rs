@@ -13,8 +13,8 @@ use super::pool::Pool;
 use super::reference::inside;
 use super::{Call, Capabilities, Cost, Device, HostError, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
-use crate::for_each_kernel;
 use crate::error::ErrorKind;
+use crate::for_each_kernel;
 
 /// A device that counts and computes nothing. Clones share their counters.
 #[derive(Clone)]

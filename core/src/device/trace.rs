@@ -10,8 +10,8 @@ use core::cell::{Cell, RefCell};
 
 use super::{Call, Capabilities, Cost, Device, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
-use crate::for_each_kernel;
 use crate::error::{ErrorKind, InvalidOp};
+use crate::for_each_kernel;
 
 /// A clock. Core has none of its own; on a system with one, a wrapper of `std::time::Instant` will do.
 pub trait Clock {

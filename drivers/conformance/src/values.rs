@@ -42,14 +42,21 @@ impl Draw {
             2 => Just(Style::Coarse),
         ];
         let dtype = proptest::sample::select(dtypes);
-        (any::<u64>(), style, dtype, any::<bool>()).prop_map(|(seed, style, dtype, gaps)| {
-            Self { seed, style, dtype, gaps }
+        (any::<u64>(), style, dtype, any::<bool>()).prop_map(|(seed, style, dtype, gaps)| Self {
+            seed,
+            style,
+            dtype,
+            gaps,
         })
     }
 
     /// The type of statistics, of weights of norms and of everything else that no policy stores below f32.
     pub(crate) fn wide(&self) -> DType {
-        if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+        if self.dtype == DType::F64 {
+            DType::F64
+        } else {
+            DType::F32
+        }
     }
 
     /// The random numbers of operand `i`.
@@ -67,7 +74,13 @@ impl Draw {
                     Style::Normal => x,
                     Style::Tiny => x * 1e-6,
                     Style::Large => x * 1e4,
-                    Style::Sparse => if rng.below(3) == 0 { 0.0 } else { x },
+                    Style::Sparse => {
+                        if rng.below(3) == 0 {
+                            0.0
+                        } else {
+                            x
+                        }
+                    }
                     Style::Zeros => 0.0,
                     Style::Coarse => (x * 4.0).round().clamp(-8.0, 8.0) / 4.0,
                 }
@@ -77,7 +90,11 @@ impl Draw {
 
     /// `n` numbers of ordinary size, whatever the style.
     pub(crate) fn normals(&self, i: u64, n: usize) -> Vec<f64> {
-        Self { style: Style::Normal, ..*self }.floats(i, n)
+        Self {
+            style: Style::Normal,
+            ..*self
+        }
+        .floats(i, n)
     }
 
     /// `n` indices below `limit`, for operand `i`.
