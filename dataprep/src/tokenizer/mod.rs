@@ -230,7 +230,7 @@ impl Tokenizer {
         } else {
             Table::default()
         };
-        let kind = match Bpe::from_json(&value) {
+        let kind = match Bpe::from_json(&value, &vocab) {
             Some(bpe) if !table.ends.is_empty() => Kind::Bpe(Box::new(bpe)),
             _ => Kind::Other(Box::new(Other {
                 tokenizer: general,

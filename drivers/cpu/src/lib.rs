@@ -1,1 +1,157 @@
-//! Placeholder, replaced within this first series of commits.
+//! The CPU driver: [`Cpu`] runs every kernel of the core on all cores, with the vector instructions the machine has.
+//!
+//! | file | what |
+//! |---|---|
+//! | `memory` | buffers and their pool |
+//! | `mat` | views of core as slices |
+//! | `par` | work split into parts that do not overlap |
+//! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
+//! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
+//! | `attention`, `attention_grad` | tiles of scores, never the whole matrix |
+//! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
+//!
+//! Three promises hold by construction, and are tested:
+//!
+//! - **The same bits for any number of threads.** Tasks are cut by shape alone (`par`), and no two tasks add to the same
+//!   number: partial sums go to places of their own and are added in order.
+//! - **A row does not feel its neighbours.** An element of a product is one chain of multiply-adds along the inner
+//!   dimension, cut at multiples of a constant; neither the number of rows nor the place in a tile changes it.
+//! - **Nothing outside its buffers is touched,** whatever index tensors hold.
+//!
+//! It computes in f32. Other types are for [`cast`](fathom_core::device::Primitives::cast) only.
+
+mod attention;
+mod attention_grad;
+mod elementwise;
+mod error;
+mod gemm;
+mod index;
+mod kernels;
+mod loss;
+mod mat;
+mod memory;
+mod norm;
+mod optimizer;
+mod par;
+mod random;
+mod reduce;
+mod rope;
+mod router;
+mod simd;
+mod swiglu;
+
+use std::sync::Arc;
+
+use fathom_core::device::{Capabilities, Device, MemoryUse};
+use fathom_core::error::{ErrorKind, InvalidOp};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+pub use error::CpuError;
+pub use memory::Buffer;
+use memory::Memory;
+pub use simd::Isa;
+
+/// All cores of this machine as one device. Clones share threads and memory.
+#[derive(Clone)]
+pub struct Cpu(Arc<Inner>);
+
+struct Inner {
+    pool: ThreadPool,
+    memory: Arc<Memory>,
+    isa: Isa,
+}
+
+impl Cpu {
+    /// A device with as many threads as the machine has.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self::with_threads(0)
+    }
+
+    /// A device with `threads` threads; 0 for as many as the machine has. Results do not depend on the number.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    pub fn with_threads(threads: usize) -> Self {
+        Self::with(threads, Isa::best())
+    }
+
+    /// A device with `threads` threads that uses the instructions of `isa`.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    pub fn with(threads: usize, isa: Isa) -> Self {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("fathom-cpu-{i}"))
+            .build()
+            .unwrap_or_else(|e| panic!("cannot start the threads of the CPU device: {e}"));
+        Self(Arc::new(Inner { pool, memory: Arc::default(), isa }))
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.0.pool.current_num_threads()
+    }
+
+    /// The vector instructions in use.
+    pub fn isa(&self) -> Isa {
+        self.0.isa
+    }
+
+    fn pool(&self) -> &ThreadPool {
+        &self.0.pool
+    }
+
+    /// Scratch of `n` numbers of undefined value.
+    fn alloc_f32(&self, n: usize) -> Result<Buffer, CpuError> {
+        self.0.memory.alloc(n * size_of::<f32>())
+    }
+}
+
+impl Device for Cpu {
+    type Error = CpuError;
+    type Buffer = Buffer;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("cpu")
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer, CpuError> {
+        self.0.memory.alloc(bytes)
+    }
+
+    fn upload(&self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> Result<(), CpuError> {
+        let found = buffer.len();
+        let place = offset
+            .checked_add(bytes.len())
+            .and_then(|end| buffer.elements_mut::<u8>().get_mut(offset..end))
+            .ok_or_else(|| outside("upload", offset.saturating_add(bytes.len()), found))?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn download(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), CpuError> {
+        let place = offset
+            .checked_add(bytes.len())
+            .and_then(|end| buffer.elements::<u8>().get(offset..end))
+            .ok_or_else(|| outside("download", offset.saturating_add(bytes.len()), buffer.len()))?;
+        bytes.copy_from_slice(place);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), CpuError> {
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.0.memory.usage()
+    }
+}
+
+fn outside(op: &'static str, end: usize, bytes: usize) -> CpuError {
+    InvalidOp::new(op, "reaches past the end of the buffer", end, bytes).with_kind(ErrorKind::Shape).into()
+}

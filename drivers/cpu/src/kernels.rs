@@ -1,0 +1,55 @@
+//! The kernel traits: each method is a function in the file of its subject.
+
+use fathom_core::device::*;
+
+use crate::error::CpuError;
+use crate::memory::Buffer;
+use crate::Cpu;
+
+macro_rules! forward {
+    ($($name:ident: $call:ident => $run:ident),* $(,)?) => {
+        $(fn $name(&self, call: $call<'_, Buffer>) -> Result<(), CpuError> {
+            self.$run(call)
+        })*
+    };
+}
+
+impl Primitives for Cpu {
+    forward! {
+        fill: Fill => run_fill,
+        cast: Cast => run_cast,
+        unary: Unary => run_unary,
+        binary: Binary => run_binary,
+        reduce_rows: ReduceRows => run_reduce_rows,
+        sum_columns: SumColumns => run_sum_columns,
+        gemm: Gemm => run_gemm,
+        grouped_gemm: GroupedGemm => run_grouped_gemm,
+        gather_rows: GatherRows => run_gather_rows,
+        scatter_add_rows: ScatterAddRows => run_scatter_add_rows,
+        gather_columns: GatherColumns => run_gather_columns,
+        scatter_add_columns: ScatterAddColumns => run_scatter_add_columns,
+        top_k: TopK => run_top_k,
+        sort_by_key: SortByKey => run_sort_by_key,
+        mask_window: MaskWindow => run_mask_window,
+        random_normal: RandomNormal => run_random_normal,
+    }
+}
+
+impl Kernels for Cpu {
+    forward! {
+        rmsnorm: RmsNorm => run_rmsnorm,
+        rmsnorm_grad: RmsNormGrad => run_rmsnorm_grad,
+        rope: Rope => run_rope,
+        swiglu: Swiglu => run_swiglu,
+        swiglu_grad: SwigluGrad => run_swiglu_grad,
+        route: Route => run_route,
+        route_grad: RouteGrad => run_route_grad,
+        balance: Balance => run_balance,
+        combine: Combine => run_combine,
+        attention: Attention => run_attention,
+        attention_grad: AttentionGrad => run_attention_grad,
+        cross_entropy: CrossEntropy => run_cross_entropy,
+        adamw: AdamW => run_adamw,
+        update_bias: UpdateBias => run_update_bias,
+    }
+}

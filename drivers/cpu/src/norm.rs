@@ -1,0 +1,100 @@
+//! Root-mean-square norm and its gradient.
+
+use fathom_core::device::{RmsNorm, RmsNormGrad};
+
+use crate::Cpu;
+use crate::error::CpuError;
+use crate::mat::{self, MatMut};
+use crate::memory::Buffer;
+use crate::par::{Tiles, rows_per_block};
+use crate::reduce::add;
+use crate::simd::{kernel, sum, sum2};
+
+/// Rows whose contributions to the gradient of the weight are added up by one task.
+const ROWS: usize = 64;
+
+kernel! {
+    /// Writes the norm of `x` to `y`; gives `1 / rms(x)`.
+    fn normalize(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+        let rstd = 1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt();
+        for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * rstd * w;
+        }
+        rstd
+    }
+}
+
+kernel! {
+    /// `dx (+)= rstd·(dy·w − x·rstd·mean(dy·w·x·rstd))` and `dweight += dy·x·rstd`; `g` is scratch.
+    fn normalize_grad(
+        x: &[f32],
+        weight: &[f32],
+        rstd: f32,
+        dy: &[f32],
+        accumulate: bool,
+        dx: &mut [f32],
+        dweight: &mut [f32],
+        g: &mut [f32],
+    ) {
+        for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
+            *g = dy * w;
+        }
+        // rstd·(g − x·rstd·mean) with mean = rstd·Σ(g·x)/n.
+        let slope = rstd * rstd * (sum2(g, x, |g, x| g * x) / x.len() as f32);
+        if accumulate {
+            for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
+                *dx += rstd * (g - x * slope);
+            }
+        } else {
+            for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
+                *dx = rstd * (g - x * slope);
+            }
+        }
+        for ((dw, &dy), &x) in dweight.iter_mut().zip(dy).zip(x) {
+            *dw += dy * (x * rstd);
+        }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn run_rmsnorm(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "rmsnorm";
+        let (x, weight) = (mat::read::<f32>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
+        let (y, rstd) = (mat::write::<f32>(OP, call.y)?, mat::write::<f32>(OP, call.rstd)?);
+        let (isa, eps, height) = (self.isa(), call.eps as f32, rows_per_block(x.cols()));
+        let parts = (Tiles::of_rows(y), Tiles::new(rstd, height, 1));
+        self.for_each(x.rows() * x.cols() / 3, parts, |_, (mut y, mut rstd)| {
+            for i in 0..y.rows() {
+                rstd.row(i)[0] = normalize(isa, x.row(y.row + i), weight.row(0), eps, y.row(i));
+            }
+        });
+        Ok(())
+    }
+
+    pub(crate) fn run_rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "rmsnorm_grad";
+        let (x, weight) = (mat::read::<f32>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
+        let (rstd, dy) = (mat::read::<f32>(OP, &call.rstd)?, mat::read::<f32>(OP, &call.dy)?);
+        let (dx, mut dweight) = (mat::write::<f32>(OP, call.dx)?, mat::write::<f32>(OP, call.dweight)?);
+        let (isa, accumulate, rows, cols) = (self.isa(), call.accumulate, x.rows(), x.cols());
+        let blocks = rows.div_ceil(ROWS);
+        let mut partial = self.alloc_f32(blocks * cols)?;
+        let partial = &mut partial.elements_mut::<f32>()[..blocks * cols];
+        let sums = Tiles::new(MatMut::new(partial, blocks, cols, cols), 1, cols);
+        let parts = (Tiles::new(dx, ROWS, cols), sums);
+        self.for_each_with(rows * cols, cols, parts, |_, (mut dx, mut dw), g| {
+            let dw = dw.row(0);
+            dw.fill(0.0);
+            let g = &mut g[..cols];
+            for i in 0..dx.rows() {
+                let r = dx.row + i;
+                let (x, dy, rstd) = (x.row(r), dy.row(r), rstd.row(r)[0]);
+                normalize_grad(isa, x, weight.row(0), rstd, dy, accumulate, dx.row(i), dw, g);
+            }
+        })?;
+        for sums in partial.chunks_exact(cols.max(1)) {
+            add(isa, dweight.row(0), sums);
+        }
+        Ok(())
+    }
+}

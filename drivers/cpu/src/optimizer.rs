@@ -1,0 +1,68 @@
+//! AdamW.
+
+use fathom_core::device::AdamW;
+
+use crate::Cpu;
+use crate::error::CpuError;
+use crate::mat;
+use crate::memory::Buffer;
+use crate::par::{BLOCK, Chunks};
+use crate::simd::kernel;
+
+/// The numbers of a step, as the loop uses them.
+#[derive(Clone, Copy)]
+struct Step {
+    clip: f32,
+    keep: f32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    rate: f32,
+    root2: f32,
+    eps: f32,
+}
+
+kernel! {
+    fn update(step: &Step, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let s = *step;
+        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            let g = s.clip * g;
+            *m = s.beta1 * *m + s.rest1 * g;
+            *v = s.beta2 * *v + s.rest2 * g * g;
+            *w = s.keep * *w - s.rate * *m / (v.sqrt() / s.root2 + s.eps);
+        }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn run_adamw(&self, call: AdamW<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "adamw";
+        let clip = mat::read::<f32>(OP, &call.clip)?.row(0)[0];
+        let g = mat::read::<f32>(OP, &call.g)?.as_slice();
+        let [w, m, v] = [call.w, call.m, call.v].map(|x| mat::write::<f32>(OP, x));
+        let (w, m, v) = (w?.into_slice(), m?.into_slice(), v?.into_slice());
+        if clip.is_nan() {
+            return Ok(());
+        }
+        let r = call.rates;
+        let (c1, c2) = r.corrections();
+        let step = Step {
+            clip,
+            keep: (1.0 - r.lr * r.decay) as f32,
+            beta1: r.beta1 as f32,
+            rest1: (1.0 - r.beta1) as f32,
+            beta2: r.beta2 as f32,
+            rest2: (1.0 - r.beta2) as f32,
+            rate: (r.lr / c1) as f32,
+            root2: c2.sqrt() as f32,
+            eps: r.eps as f32,
+        };
+        let (isa, work) = (self.isa(), w.len());
+        let parts = (Chunks::new(w, BLOCK), Chunks::new(m, BLOCK), Chunks::new(v, BLOCK));
+        self.for_each(work, parts, |i, (w, m, v)| {
+            update(isa, &step, w, &g[i * BLOCK..][..w.len()], m, v);
+        });
+        Ok(())
+    }
+}

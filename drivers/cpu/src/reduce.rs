@@ -1,0 +1,90 @@
+//! Sums and maxima of rows and columns.
+
+use fathom_core::device::{ReduceRows, Reduction, SumColumns};
+use fathom_core::error::ErrorKind;
+
+use crate::Cpu;
+use crate::error::CpuError;
+use crate::mat::{self, Mat, MatMut};
+use crate::memory::Buffer;
+use crate::par::Tiles;
+use crate::simd::{self, kernel};
+
+/// Elements reduced by one task; longer rows are reduced in pieces of this length, and then the pieces.
+const PIECE: usize = 1 << 15;
+
+kernel! {
+    fn reduce(f: Reduction, x: &[f32]) -> f32 {
+        match f {
+            Reduction::Sum => simd::sum(x, |v| v),
+            Reduction::SumSquares => simd::sum(x, |v| v * v),
+            Reduction::Max => simd::max(x),
+            _ => unreachable!("checked by the caller"),
+        }
+    }
+}
+
+kernel! {
+    /// `y += x`.
+    pub(crate) fn add(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn run_reduce_rows(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "reduce_rows";
+        let (f, isa, accumulate) = (call.f, self.isa(), call.accumulate);
+        if !matches!(f, Reduction::Sum | Reduction::SumSquares | Reduction::Max) {
+            return Err(CpuError::new(ErrorKind::Unsupported, format!("{OP}: {f:?} is not supported")));
+        }
+        let (x, y) = (mat::read::<f32>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
+        let (rows, cols) = (x.rows(), x.cols());
+        let pieces = cols.div_ceil(PIECE).max(1);
+        let mut partial = self.alloc_f32(rows * pieces)?;
+        let partial = &mut partial.elements_mut::<f32>()[..rows * pieces];
+        let at_once = (PIECE / cols.max(1)).max(1);
+        let tiles = Tiles::new(MatMut::new(partial, rows, pieces, pieces), at_once, 1);
+        self.for_each(rows * cols / 8, tiles, |_, mut tile| {
+            let from = tile.col * PIECE;
+            tile.for_rows(|r, out| out[0] = reduce(isa, f, &x.row(r)[from..cols.min(from + PIECE)]));
+        });
+        let then = if f == Reduction::Max { f } else { Reduction::Sum };
+        let mut y = y;
+        for (r, pieces) in partial.chunks_exact(pieces).enumerate() {
+            let value = if let [one] = pieces { *one } else { reduce(isa, then, pieces) };
+            let y = &mut y.row(r)[0];
+            *y = if accumulate { *y + value } else { value };
+        }
+        Ok(())
+    }
+
+    pub(crate) fn run_sum_columns(&self, call: SumColumns<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "sum_columns";
+        let (x, y) = (mat::read::<f32>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
+        self.add_column_sums(&x, y)
+    }
+
+    /// `y[0, c] += Σ_r x[r, c]`: rows are added up in blocks of 64, then the blocks.
+    pub(crate) fn add_column_sums(&self, x: &Mat<'_, f32>, mut y: MatMut<'_, f32>) -> Result<(), CpuError> {
+        const ROWS: usize = 64;
+        let (rows, cols, isa) = (x.rows(), x.cols(), self.isa());
+        let blocks = rows.div_ceil(ROWS);
+        let mut partial = self.alloc_f32(blocks * cols)?;
+        let partial = &mut partial.elements_mut::<f32>()[..blocks * cols];
+        let tiles = Tiles::new(MatMut::new(partial, blocks, cols, cols), 1, cols);
+        self.for_each(rows * cols / 8, tiles, |block, mut tile| {
+            let sums = tile.row(0);
+            sums.fill(0.0);
+            for r in block * ROWS..rows.min((block + 1) * ROWS) {
+                add(isa, sums, x.row(r));
+            }
+        });
+        for sums in partial.chunks_exact(cols.max(1)) {
+            add(isa, y.row(0), sums);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Rotary position embedding.
+
+use fathom_core::device::Rope;
+
+use crate::Cpu;
+use crate::error::CpuError;
+use crate::mat::{self, check_index};
+use crate::memory::Buffer;
+use crate::par::Tiles;
+use crate::simd::kernel;
+
+kernel! {
+    /// Rotates each pair of `x` by the pair `(cos, sin)` of `angles`, or by `(cos, −sin)` with `sign` −1.
+    fn rotate(x: &mut [f32], angles: &[f32], sign: f32) {
+        let ((pairs, _), (angles, _)) = (x.as_chunks_mut::<2>(), angles.as_chunks::<2>());
+        for (pair, &[cos, sin]) in pairs.iter_mut().zip(angles) {
+            let [even, odd] = *pair;
+            *pair = [even * cos - odd * (sign * sin), even * (sign * sin) + odd * cos];
+        }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn run_rope(&self, call: Rope<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "rope";
+        let (head, start, isa) = (call.head, call.start, self.isa());
+        let sign = if call.inverse { -1.0 } else { 1.0 };
+        let table = mat::read::<f32>(OP, &call.table)?;
+        let positions = mat::read::<u32>(OP, &call.positions)?;
+        let x = mat::write::<f32>(OP, call.x)?;
+        check_index(OP, &positions, table.rows())?;
+        self.for_each(x.rows() * x.cols() / 2, Tiles::of_rows(x), |_, mut x| {
+            x.for_rows(|r, row| {
+                let angles = table.row(positions.row(r)[0] as usize);
+                for head in row.chunks_exact_mut(head) {
+                    rotate(isa, &mut head[start..start + angles.len()], angles, sign);
+                }
+            });
+        });
+        Ok(())
+    }
+}

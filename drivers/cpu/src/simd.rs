@@ -1,0 +1,244 @@
+//! Vector instructions, chosen when the program runs.
+//!
+//! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
+//! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
+//! innermost tile ([`gemm::tile`](crate::gemm)) is written in intrinsics.
+//!
+//! Such loops never fuse a multiplication with an addition, so all three versions give the same bits.
+
+/// Which instructions the processor has. Can only be made by asking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Any,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Self::has_avx512() {
+                return Self(Level::Avx512);
+            }
+            if Self::has_avx2() {
+                return Self(Level::Avx2);
+            }
+        }
+        Self(Level::Any)
+    }
+
+    /// All that this processor has, the best last.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let levels = [
+            Some(Level::Any),
+            #[cfg(target_arch = "x86_64")]
+            Self::has_avx2().then_some(Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Self::has_avx512().then_some(Level::Avx512),
+        ];
+        levels.into_iter().flatten().map(Self)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn has_avx512() -> bool {
+        Self::has_avx2()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    }
+
+    /// The level. That it is above `Any` proves that the processor has the instructions.
+    pub(crate) fn level(self) -> Level {
+        self.0
+    }
+}
+
+/// Defines a function that takes an [`Isa`] before its own arguments and runs the version compiled for it.
+macro_rules! kernel {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn any($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                any($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                any($($arg),*)
+            }
+
+            match isa.level() {
+                $crate::simd::Level::Any => any($($arg),*),
+                // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use kernel;
+
+/// Numbers added side by side in a sum: two AVX-512 registers, so that one addition need not wait for the last.
+pub(crate) const LANES: usize = 32;
+
+/// Folds `LANES` partial results into one, always in the same order.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `Σ f(x[i])`, the order fixed by the length.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, tail) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane += f(v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane += f(v);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// `Σ f(x[i], y[i])` over the shorter of both, the order fixed by the length.
+#[inline(always)]
+pub(crate) fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let n = x.len().min(y.len());
+    let mut lanes = [0.0; LANES];
+    let (xs, x_tail) = x[..n].as_chunks::<LANES>();
+    let (ys, y_tail) = y[..n].as_chunks::<LANES>();
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i]);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
+        *lane += f(x, y);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// The largest element, −∞ for none; NaN if there is a NaN.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    // A NaN in either operand must win, which neither `f32::max` nor one comparison does.
+    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, tail) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = larger(*lane, v);
+    }
+    fold(lanes, larger)
+}
+
+/// `e^x`, the bits of [`fathom_core::math::exp`], without branches.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const MAGIC: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.987_569_1e-4_f32;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+        p = p * r + c;
+    }
+    let y = (p * (r * r) + r) + 1.0;
+    // The low bits of `shifted` are n. Outside the range below they mean nothing, and the result is not used.
+    let n = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    let half = n >> 1;
+    let scale = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
+    let y = y * scale(half) * scale(n.wrapping_sub(half));
+    let y = if x > 88.722_84 { f32::INFINITY } else { y };
+    let y = if x < -87.336_54 { 0.0 } else { y };
+    if x.is_nan() { x } else { y }
+}
+
+/// `1 / (1 + e^-x)`, the bits of [`fathom_core::math::sigmoid`].
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fathom_core::math;
+
+    kernel! {
+        fn exp_all(x: &[f32], y: &mut [f32]) {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = exp(x);
+            }
+        }
+    }
+
+    #[test]
+    fn exp_has_the_bits_of_the_core_on_every_instruction_set() {
+        let mut x: Vec<f32> = (0..1 << 20).map(|i| f32::from_bits(i * 4093)).collect();
+        x.extend((-1000..1000).map(|i| i as f32 * 0.1));
+        x.extend([f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 88.722_84, 88.722_85, -87.336_54, -87.336_55, -0.0]);
+        let mut y = vec![0.0; x.len()];
+        for isa in Isa::all() {
+            exp_all(isa, &x, &mut y);
+            for (&x, &y) in x.iter().zip(&y) {
+                assert_eq!(y.to_bits(), math::exp(x).to_bits(), "exp({x}) on {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_maxima_take_every_element_once() {
+        for n in [0usize, 1, 31, 32, 33, 100, 257] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let total = x.iter().map(|&v| v as f64).sum::<f64>() as f32;
+            assert_eq!(sum(&x, |v| v), total);
+            assert_eq!(sum2(&x, &vec![2.0; n], |a, b| a * b), 2.0 * total);
+            assert_eq!(max(&x), x.last().copied().unwrap_or(f32::NEG_INFINITY));
+        }
+        for at in [0, 5, 40] {
+            let mut x = [1.0; 41];
+            x[at] = f32::NAN;
+            assert!(max(&x).is_nan());
+        }
+    }
+}

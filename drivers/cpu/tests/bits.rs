@@ -1,0 +1,311 @@
+//! Every kernel at a few awkward shapes: near the reference, and the same bits for any number of threads.
+
+use fathom_core::DType;
+use fathom_core::device::*;
+use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::tensor::Tensor;
+use fathom_cpu::{Cpu, Isa};
+
+/// Deterministic inputs in −1..1.
+struct Inputs<'d, D: Kernels> {
+    device: &'d D,
+    state: u32,
+}
+
+impl<'d, D: Kernels> Inputs<'d, D> {
+    fn next(&mut self) -> u32 {
+        self.state = self.state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.state >> 8
+    }
+
+    fn floats(&mut self, rows: usize, cols: usize) -> Tensor<D> {
+        let values: Vec<f32> = (0..rows * cols).map(|_| self.next() as f32 / (1 << 23) as f32 - 1.0).collect();
+        Tensor::<D>::from_slice(self.device, &[rows, cols], DType::F32, &values).unwrap()
+    }
+
+    fn indices(&mut self, rows: usize, cols: usize, bound: u32) -> Tensor<D> {
+        let values: Vec<u32> = (0..rows * cols).map(|_| self.next() % bound).collect();
+        self.given(rows, cols, &values)
+    }
+
+    fn given(&mut self, rows: usize, cols: usize, values: &[u32]) -> Tensor<D> {
+        Tensor::<D>::from_slice(self.device, &[rows, cols], DType::U32, values).unwrap()
+    }
+
+    fn zeros(&mut self, rows: usize, cols: usize) -> Tensor<D> {
+        Tensor::<D>::zeros(self.device, &[rows, cols], DType::F32).unwrap()
+    }
+}
+
+/// What a kernel wrote, as f64 and as bits.
+type Results = Vec<(&'static str, Vec<f64>, Vec<u32>)>;
+
+struct Record<'d, D: Kernels>(&'d D, Results);
+
+impl<D: Kernels> Record<'_, D> {
+    fn keep(&mut self, name: &'static str, t: &Tensor<D>) {
+        let bits: Vec<u32> = t.download(self.0).unwrap();
+        let float = t.dtype() == DType::F32;
+        let value = |&b: &u32| if float { f64::from(f32::from_bits(b)) } else { f64::from(b) };
+        self.1.push((name, bits.iter().map(value).collect(), bits));
+    }
+}
+
+fn run<D: Kernels>(device: &D) -> Results {
+    let mut out = Record(device, Vec::new());
+    let mut input = Inputs { device, state: 1 };
+    small(device, &mut input, &mut out);
+    layers(device, &mut input, &mut out);
+    experts(device, &mut input, &mut out);
+    attention(device, &mut input, &mut out);
+    training(device, &mut input, &mut out);
+    out.1
+}
+
+fn small<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    for (rows, cols) in [(1, 100_003), (301, 257)] {
+        for f in [UnaryOp::Sigmoid, UnaryOp::Exp, UnaryOp::Square, UnaryOp::Affine(0.3, -2.0), UnaryOp::Sign] {
+            let mut y = input.floats(rows, cols);
+            device.unary(Unary::new(f, y.view_mut()).unwrap()).unwrap();
+            out.keep("unary", &y);
+        }
+        for f in [Reduction::Sum, Reduction::SumSquares, Reduction::Max] {
+            let (x, mut y) = (input.floats(rows, cols), input.zeros(rows, 1));
+            device.reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), f == Reduction::Sum).unwrap()).unwrap();
+            out.keep("reduce_rows", &y);
+        }
+        for (f, shape) in [
+            (BinaryOp::Add, (rows, cols)),
+            (BinaryOp::Mul, (1, cols)),
+            (BinaryOp::Sub, (rows, 1)),
+            (BinaryOp::Add, (1, 1)),
+        ] {
+            let (x, mut y) = (input.floats(shape.0, shape.1), input.floats(rows, cols));
+            device.binary(Binary::new(f, x.view(), y.view_mut()).unwrap()).unwrap();
+            out.keep("binary", &y);
+        }
+        let (x, mut y) = (input.floats(rows, cols), input.floats(1, cols));
+        device.sum_columns(SumColumns::new(x.view(), y.view_mut()).unwrap()).unwrap();
+        out.keep("sum_columns", &y);
+        let mut y = input.zeros(rows, cols);
+        device.random_normal(RandomNormal::new(7, 9, 0.1, y.view_mut()).unwrap()).unwrap();
+        out.keep("random_normal", &y);
+    }
+    let (mut y, first) = (input.floats(40, 60), input.indices(40, 1, 50));
+    device.mask_window(MaskWindow::new(first.view(), 7, 20, y.view_mut()).unwrap()).unwrap();
+    device.unary(Unary::new(UnaryOp::Exp, y.view_mut()).unwrap()).unwrap();
+    out.keep("mask_window", &y);
+}
+
+fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    let (t, n) = (203, 96);
+    for accumulate in [false, true] {
+        let (x, w, dy) = (input.floats(t, n), input.floats(1, n), input.floats(t, n));
+        let (mut y, mut rstd) = (input.zeros(t, n), input.zeros(t, 1));
+        device.rmsnorm(RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()).unwrap()).unwrap();
+        let (mut dx, mut dw) = (input.floats(t, n), input.floats(1, n));
+        let call = RmsNormGrad::new(
+            x.view(),
+            w.view(),
+            rstd.view(),
+            dy.view(),
+            dx.view_mut(),
+            accumulate,
+            dw.view_mut(),
+        );
+        device.rmsnorm_grad(call.unwrap()).unwrap();
+        for (name, t) in [("rmsnorm", &y), ("rmsnorm", &rstd), ("rmsnorm_grad", &dx), ("rmsnorm_grad", &dw)] {
+            out.keep(name, t);
+        }
+    }
+    for inverse in [false, true] {
+        let (mut x, table, positions) = (input.floats(t, n), input.floats(50, 8), input.indices(t, 1, 50));
+        device.rope(Rope::new(x.view_mut(), 24, 10, table.view(), positions.view(), inverse).unwrap()).unwrap();
+        out.keep("rope", &x);
+    }
+    for scaled in [false, true] {
+        let (x, scale, dy) = (input.floats(t, 2 * n), input.floats(t, 1), input.floats(t, n));
+        let scale_view = scaled.then(|| scale.view());
+        let mut y = input.zeros(t, n);
+        device.swiglu(Swiglu::new(x.view(), scale_view, y.view_mut()).unwrap()).unwrap();
+        out.keep("swiglu", &y);
+        let (mut dx, mut ds, mut again) = (input.zeros(t, 2 * n), input.zeros(t, 1), input.zeros(t, n));
+        let ds_view = scaled.then(|| ds.view_mut());
+        let call =
+            SwigluGrad::new(x.view(), scale_view, dy.view(), dx.view_mut(), ds_view, again.view_mut()).unwrap();
+        device.swiglu_grad(call).unwrap();
+        for t in [&dx, &ds, &again] {
+            out.keep("swiglu_grad", t);
+        }
+    }
+}
+
+fn experts<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    let (t, e, k, d) = (192, 16, 4, 70);
+    for (score, normalize) in [(Score::Sigmoid, true), (Score::Softmax, false)] {
+        let config = RouteConfig {
+            experts: e,
+            top_k: k,
+            groups: 4,
+            top_groups: 2,
+            score,
+            group_score: GroupScore::TopTwo,
+            normalize,
+            scale: 2.5,
+        };
+        let (logits, bias) = (input.floats(t, e), input.floats(1, e));
+        let (mut scores, mut weights, mut chosen) = (input.zeros(t, e), input.zeros(t, k), input.indices(t, k, 1));
+        let call = Route::new(
+            config,
+            logits.view(),
+            Some(bias.view()),
+            scores.view_mut(),
+            chosen.view_mut(),
+            weights.view_mut(),
+        );
+        device.route(call.unwrap()).unwrap();
+        let (mut loss, mut ds) = (input.floats(1, 1), input.zeros(t, e));
+        device.balance(Balance::new(scores.view(), 64, k, 0.01, loss.view_mut(), ds.view_mut()).unwrap()).unwrap();
+        let (dw, mut dx) = (input.floats(t, k), input.zeros(t, e));
+        let call = RouteGrad::new(config, scores.view(), chosen.view(), dw.view(), Some(ds.view()), dx.view_mut());
+        device.route_grad(call.unwrap()).unwrap();
+        for (name, t) in [("route", &scores), ("route", &weights), ("route", &chosen), ("balance", &loss)] {
+            out.keep(name, t);
+        }
+        out.keep("balance", &ds);
+        out.keep("route_grad", &dx);
+
+        let (mut order, mut inverse) = (input.indices(t * k, 1, 1), input.indices(t, k, 1));
+        let mut offsets = input.indices(1, e + 1, 1);
+        let call = SortByKey::new(chosen.view(), e, order.view_mut(), inverse.view_mut(), offsets.view_mut());
+        device.sort_by_key(call.unwrap()).unwrap();
+        let (x, mut rows) = (input.floats(t, d), input.zeros(t * k, d));
+        device.gather_rows(GatherRows::new(x.view(), order.view(), k, rows.view_mut()).unwrap()).unwrap();
+        let (w, mut y) = (input.floats(e * 33, d), input.zeros(t * k, 33));
+        let call = GroupedGemm::new(Form::Nt, e, rows.view(), w.view(), offsets.view(), y.view_mut());
+        device.grouped_gemm(call.unwrap()).unwrap();
+        let mut sum = input.floats(t, 33);
+        device.combine(Combine::new(y.view(), inverse.view(), sum.view_mut(), normalize).unwrap()).unwrap();
+        for t in [&order, &inverse, &offsets] {
+            out.keep("sort_by_key", t);
+        }
+        out.keep("gather_rows", &rows);
+        out.keep("grouped_gemm", &y);
+        out.keep("combine", &sum);
+
+        let (values, mut picked, mut load) = (input.floats(1, 1), input.zeros(t, k), input.zeros(t, e));
+        device.gather_columns(GatherColumns::new(scores.view(), chosen.view(), picked.view_mut()).unwrap()).unwrap();
+        let call = ScatterAddColumns::new(values.view(), chosen.view(), load.view_mut()).unwrap();
+        device.scatter_add_columns(call).unwrap();
+        let mut best = input.indices(t, 5, 1);
+        device.top_k(TopK::new(logits.view(), best.view_mut()).unwrap()).unwrap();
+        let mut b = input.floats(1, e);
+        let counts = load.view().row_range(0..1).unwrap();
+        device.update_bias(UpdateBias::new(counts, 0.001, b.view_mut()).unwrap()).unwrap();
+        for (name, t) in [("gather_columns", &picked), ("scatter_add_columns", &load), ("top_k", &best)] {
+            out.keep(name, t);
+        }
+        out.keep("update_bias", &b);
+    }
+}
+
+fn attention<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    for (heads, nope, rope, value, sequence, sequences) in
+        [(3, 32, 16, 32, 300, 2), (2, 24, 8, 40, 1, 5), (20, 8, 0, 8, 70, 1), (1, 128, 64, 128, 140, 1)]
+    {
+        let t = sequence * sequences;
+        let shape = Heads { heads, nope, rope, value, scale: 0.7, sequence };
+        let (q, kv) = (input.floats(t, heads * (nope + rope)), input.floats(t, heads * (nope + value)));
+        let k_pe = input.floats(t, rope);
+        // Documents of uneven length, and starts before the sequence and after the row, which are clamped.
+        let starts: Vec<u32> = (0..t as u32).map(|r| [r / 90 * 90, 0, r + 9][(r % 11 / 9) as usize]).collect();
+        let starts = input.given(t, 1, &starts);
+        let (mut o, mut lse) = (input.zeros(t, heads * value), input.zeros(t, heads));
+        let (ov, lv) = (o.view_mut(), lse.view_mut());
+        let call = Attention::new(shape, q.view(), kv.view(), k_pe.view(), starts.view(), ov, lv).unwrap();
+        device.attention(call).unwrap();
+        let d_o = input.floats(t, heads * value);
+        let (mut dq, mut dkv) = (input.floats(t, heads * (nope + rope)), input.floats(t, heads * (nope + value)));
+        let mut dk_pe = input.floats(t, rope);
+        let call = AttentionGrad::new(
+            shape,
+            q.view(),
+            kv.view(),
+            k_pe.view(),
+            starts.view(),
+            o.view(),
+            lse.view(),
+            d_o.view(),
+            dq.view_mut(),
+            dkv.view_mut(),
+            dk_pe.view_mut(),
+        );
+        device.attention_grad(call.unwrap()).unwrap();
+        for (name, t) in [("attention", &o), ("attention", &lse), ("attention_grad", &dq), ("attention_grad", &dkv)] {
+            out.keep(name, t);
+        }
+        out.keep("attention_grad", &dk_pe);
+    }
+}
+
+fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    for gradient in [None, Some(0.01)] {
+        let (t, v) = (67, 1003);
+        let targets: Vec<u32> = (0..t as u32).map(|r| if r % 5 == 0 { IGNORE } else { r * 14 }).collect();
+        let (mut x, targets, mut nll) = (input.floats(t, v), input.given(t, 1, &targets), input.floats(t, 1));
+        let call = CrossEntropy::new(x.view_mut(), targets.view(), gradient, nll.view_mut()).unwrap();
+        device.cross_entropy(call).unwrap();
+        out.keep("cross_entropy", &x);
+        out.keep("cross_entropy", &nll);
+    }
+    let n = 50_001;
+    let (mut w, g, mut m, mut v, clip) =
+        (input.floats(1, n), input.floats(1, n), input.floats(1, n), input.floats(1, n), input.floats(1, 1));
+    device.unary(Unary::new(UnaryOp::Square, v.view_mut()).unwrap()).unwrap();
+    let rates = AdamRates { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 3 };
+    let (wv, mv, vv) = (w.view_mut(), m.view_mut(), v.view_mut());
+    device.adamw(AdamW::new(wv, g.view(), mv, vv, clip.view(), rates).unwrap()).unwrap();
+    for t in [&w, &m, &v] {
+        out.keep("adamw", t);
+    }
+    let (rows, index, mut table) = (input.floats(500, 130), input.indices(500, 1, 20), input.floats(20, 130));
+    device.scatter_add_rows(ScatterAddRows::new(rows.view(), index.view(), table.view_mut()).unwrap()).unwrap();
+    out.keep("scatter_add_rows", &table);
+}
+
+#[test]
+fn near_the_reference_on_every_instruction_set() {
+    let want = run(&Host::new());
+    for isa in Isa::all() {
+        let got = run(&Cpu::with(2, isa));
+        assert_eq!(got.len(), want.len());
+        for (i, ((name, got, _), (_, want, _))) in got.iter().zip(&want).enumerate() {
+            let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+            for (at, (got, want)) in got.iter().zip(want).enumerate() {
+                let off = (got - want).abs() / scale;
+                assert!(off < 2e-5, "{name} (result {i}) element {at} on {isa:?}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let one = run(&Cpu::with_threads(1));
+    for threads in [2, 5] {
+        for ((name, _, got), (_, _, want)) in run(&Cpu::with_threads(threads)).iter().zip(&one) {
+            assert!(got == want, "{name} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_second_run_asks_the_system_for_no_memory() {
+    let cpu = Cpu::with_threads(3);
+    run(&cpu);
+    let before = cpu.memory();
+    run(&cpu);
+    let after = cpu.memory();
+    assert_eq!(before.system_allocations, after.system_allocations);
+    assert_eq!((after.in_use, before.peak), (0, after.peak));
+}
