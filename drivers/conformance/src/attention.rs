@@ -11,21 +11,10 @@ use crate::{Failure, Options, Outcome};
 
 /// Queries, keys, values and starts of a case, as their operands.
 pub(crate) fn inputs(d: &Draw, heads: &Heads, sequences: usize) -> [Operand; 4] {
-    let Heads {
-        heads: h,
-        nope,
-        rope,
-        value,
-        sequence,
-        ..
-    } = *heads;
+    let Heads { heads: h, nope, rope, value, sequence, .. } = *heads;
     let t = sequences * sequence;
     // Scores of 10⁸ would leave nothing to compare.
-    let style = if d.style == Style::Large {
-        Style::Normal
-    } else {
-        d.style
-    };
+    let style = if d.style == Style::Large { Style::Normal } else { d.style };
     let values = |i, cols: usize| Draw { style, ..*d }.floats(i, t * cols);
     let mut rng = d.rng(9);
     // Most rows start where the sequence or a document does; some starts lie outside and are clamped.
@@ -37,13 +26,7 @@ pub(crate) fn inputs(d: &Draw, heads: &Heads, sequences: usize) -> [Operand; 4] 
     let starts = starts.collect();
     [
         Operand::floats(d.dtype, t, h * (nope + rope), values(0, h * (nope + rope))).gaps(d.gaps),
-        Operand::floats(
-            d.dtype,
-            t,
-            h * (nope + value),
-            values(1, h * (nope + value)),
-        )
-        .gaps(!d.gaps),
+        Operand::floats(d.dtype, t, h * (nope + value), values(1, h * (nope + value))).gaps(!d.gaps),
         Operand::floats(d.dtype, t, rope, values(2, rope)).gaps(d.gaps),
         Operand::indices(t, 1, starts),
     ]
@@ -61,23 +44,14 @@ struct Row {
 
 /// Every query row and head, `lse` being that of the host.
 fn rows(heads: &Heads, [q, kv, k_pe]: [&[f64]; 3], lse: &[f64]) -> Vec<Row> {
-    let Heads {
-        heads: h,
-        nope,
-        rope,
-        value,
-        scale,
-        sequence,
-    } = *heads;
+    let Heads { heads: h, nope, rope, value, scale, sequence } = *heads;
     let mut rows = Vec::new();
     for t in 0..lse.len() / h {
         for j in 0..h {
             let query = &q[(t * h + j) * (nope + rope)..][..nope + rope];
             let (mut gain, mut keys) = (1.0f64, Vec::new());
             for u in t - t % sequence..=t {
-                let key = kv[(u * h + j) * (nope + value)..][..nope]
-                    .iter()
-                    .chain(&k_pe[u * rope..][..rope]);
+                let key = kv[(u * h + j) * (nope + value)..][..nope].iter().chain(&k_pe[u * rope..][..rope]);
                 let terms = query.iter().zip(key).map(|(q, k)| scale * q * k);
                 let (score, size) = terms.fold((0.0, 0.0), |(s, a), x| (s + x, a + x.abs()));
                 gain = gain.max(1.0 + size);
@@ -171,55 +145,22 @@ case!(AttentionGradCase, "attention_grad", { heads: Heads, sequences: usize },
 /// Heads of all proportions, without positions among them, and how many sequences.
 fn shapes() -> impl Strategy<Value = (Heads, usize)> {
     let sequence = prop_oneof![4 => some(20), 1 => 60usize..70];
-    (
-        1usize..4,
-        size(20),
-        0usize..9,
-        some(20),
-        sequence,
-        0usize..4,
-        0.1f64..0.6,
-    )
-        .prop_map(|(heads, nope, rope, value, sequence, sequences, scale)| {
+    (1usize..4, size(20), 0usize..9, some(20), sequence, 0usize..4, 0.1f64..0.6).prop_map(
+        |(heads, nope, rope, value, sequence, sequences, scale)| {
             let nope = if rope == 0 { nope.max(1) } else { nope };
-            (
-                Heads {
-                    heads,
-                    nope,
-                    rope,
-                    value,
-                    scale,
-                    sequence,
-                },
-                sequences,
-            )
-        })
+            (Heads { heads, nope, rope, value, scale, sequence }, sequences)
+        },
+    )
 }
 
 /// [`Attention`]: documents, sequences, and starts that must be clamped.
 pub fn attention<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let strategy = (Draw::any(options.dtypes(device)), shapes());
-    sweep(
-        device,
-        options.cases,
-        strategy.prop_map(|(d, (heads, sequences))| AttentionCase {
-            d,
-            heads,
-            sequences,
-        }),
-    )
+    sweep(device, options.cases, strategy.prop_map(|(d, (heads, sequences))| AttentionCase { d, heads, sequences }))
 }
 
 /// [`AttentionGrad`], from the host's forward results.
 pub fn attention_grad<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let strategy = (Draw::any(options.dtypes(device)), shapes());
-    sweep(
-        device,
-        options.cases,
-        strategy.prop_map(|(d, (heads, sequences))| AttentionGradCase {
-            d,
-            heads,
-            sequences,
-        }),
-    )
+    sweep(device, options.cases, strategy.prop_map(|(d, (heads, sequences))| AttentionGradCase { d, heads, sequences }))
 }

@@ -52,28 +52,14 @@ impl Operand {
     pub(crate) fn floats(dtype: DType, rows: usize, cols: usize, values: Vec<f64>) -> Self {
         assert_eq!(values.len(), rows * cols, "a case fills its operands");
         let bits = values.into_iter().map(|x| encode(dtype, x)).collect();
-        Self {
-            rows,
-            cols,
-            dtype,
-            bits,
-            gaps: false,
-            compare: Compare::Unchanged,
-        }
+        Self { rows, cols, dtype, bits, gaps: false, compare: Compare::Unchanged }
     }
 
     /// An index matrix without gaps, to read.
     pub(crate) fn indices(rows: usize, cols: usize, values: Vec<u32>) -> Self {
         assert_eq!(values.len(), rows * cols, "a case fills its operands");
         let bits = values.into_iter().map(u64::from).collect();
-        Self {
-            rows,
-            cols,
-            dtype: DType::U32,
-            bits,
-            gaps: false,
-            compare: Compare::Unchanged,
-        }
+        Self { rows, cols, dtype: DType::U32, bits, gaps: false, compare: Compare::Unchanged }
     }
 
     /// An index matrix to write.
@@ -118,15 +104,8 @@ impl Operand {
         if !self.dtype.is_float() {
             return self.clone();
         }
-        let bits = self
-            .values()
-            .into_iter()
-            .map(|x| encode(self.dtype, x.abs()))
-            .collect();
-        Self {
-            bits,
-            ..self.clone()
-        }
+        let bits = self.values().into_iter().map(|x| encode(self.dtype, x.abs())).collect();
+        Self { bits, ..self.clone() }
     }
 }
 
@@ -174,34 +153,19 @@ impl<D: Kernels> Placed<D> {
             }
         }
         let tensor = upload(device, &[o.rows + 2, stride], o.dtype, &image)?;
-        Ok(Self {
-            tensor,
-            rows: o.rows,
-            cols: o.cols,
-            margin: left,
-        })
+        Ok(Self { tensor, rows: o.rows, cols: o.cols, margin: left })
     }
 
     pub(crate) fn view(&self) -> View<'_, D> {
         let columns = self.margin..self.margin + self.cols;
-        let rows = self
-            .tensor
-            .view()
-            .row_range(1..self.rows + 1)
-            .expect("the rim is a row on either side");
-        rows.columns(columns)
-            .expect("the margins are columns on either side")
+        let rows = self.tensor.view().row_range(1..self.rows + 1).expect("the rim is a row on either side");
+        rows.columns(columns).expect("the margins are columns on either side")
     }
 
     pub(crate) fn view_mut(&mut self) -> ViewMut<'_, D> {
         let columns = self.margin..self.margin + self.cols;
-        let rows = self
-            .tensor
-            .view_mut()
-            .row_range(1..self.rows + 1)
-            .expect("the rim is a row on either side");
-        rows.columns(columns)
-            .expect("the margins are columns on either side")
+        let rows = self.tensor.view_mut().row_range(1..self.rows + 1).expect("the rim is a row on either side");
+        rows.columns(columns).expect("the margins are columns on either side")
     }
 
     /// The bits of every element, and whether the rim is as it was.
@@ -211,8 +175,7 @@ impl<D: Kernels> Placed<D> {
         let (mut bits, mut intact) = (Vec::with_capacity(self.rows * self.cols), true);
         for (i, &b) in image.iter().enumerate() {
             let (r, c) = (i / stride, i % stride);
-            let inside = (1..self.rows + 1).contains(&r)
-                && (self.margin..self.margin + self.cols).contains(&c);
+            let inside = (1..self.rows + 1).contains(&r) && (self.margin..self.margin + self.cols).contains(&c);
             if inside {
                 bits.push(b);
             } else {
@@ -223,26 +186,11 @@ impl<D: Kernels> Placed<D> {
     }
 }
 
-fn upload<D: Kernels>(
-    device: &D,
-    shape: &[usize],
-    dtype: DType,
-    bits: &[u64],
-) -> Result<Tensor<D>, D::Error> {
+fn upload<D: Kernels>(device: &D, shape: &[usize], dtype: DType, bits: &[u64]) -> Result<Tensor<D>, D::Error> {
     match dtype.size() {
         8 => Tensor::<D>::from_slice(device, shape, dtype, bits),
-        4 => Tensor::<D>::from_slice(
-            device,
-            shape,
-            dtype,
-            &bits.iter().map(|&b| b as u32).collect::<Vec<_>>(),
-        ),
-        _ => Tensor::<D>::from_slice(
-            device,
-            shape,
-            dtype,
-            &bits.iter().map(|&b| b as u16).collect::<Vec<_>>(),
-        ),
+        4 => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u32).collect::<Vec<_>>()),
+        _ => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u16).collect::<Vec<_>>()),
     }
 }
 
@@ -250,20 +198,8 @@ fn upload<D: Kernels>(
 fn download<D: Kernels>(device: &D, t: &Tensor<D>) -> Result<(Vec<u64>, u64), D::Error> {
     Ok(match t.dtype().size() {
         8 => (t.download(device)?, RIM),
-        4 => (
-            t.download::<D, u32>(device)?
-                .into_iter()
-                .map(u64::from)
-                .collect(),
-            RIM & 0xffff_ffff,
-        ),
-        _ => (
-            t.download::<D, u16>(device)?
-                .into_iter()
-                .map(u64::from)
-                .collect(),
-            RIM & 0xffff,
-        ),
+        4 => (t.download::<D, u32>(device)?.into_iter().map(u64::from).collect(), RIM & 0xffff_ffff),
+        _ => (t.download::<D, u16>(device)?.into_iter().map(u64::from).collect(), RIM & 0xffff),
     })
 }
 
@@ -303,9 +239,7 @@ pub(crate) fn execute<C: Case, D: Kernels>(
     for (i, p) in placed.iter().enumerate() {
         let (bits, intact) = p.read(device).map_err(Trouble::of)?;
         if !intact {
-            return Err(Trouble::Wrong(format!(
-                "operand {i}: elements outside the view were written"
-            )));
+            return Err(Trouble::Wrong(format!("operand {i}: elements outside the view were written")));
         }
         results.push(bits);
     }
@@ -339,9 +273,7 @@ fn compare<C: Case, D: Kernels>(case: &C, device: &D) -> Result<(), Trouble> {
     let want = match execute(case, &host, &operands) {
         Ok(want) => want,
         Err(trouble) => {
-            return Err(Trouble::Wrong(format!(
-                "the host refuses the case: {trouble:?}"
-            )));
+            return Err(Trouble::Wrong(format!("the host refuses the case: {trouble:?}")));
         }
     };
     let got = execute(case, device, &operands)?;
@@ -351,15 +283,11 @@ fn compare<C: Case, D: Kernels>(case: &C, device: &D) -> Result<(), Trouble> {
     for (i, o) in operands.iter().enumerate() {
         let magnitude = match &o.compare {
             Compare::Unchanged if got[i] != o.bits => {
-                return Err(Trouble::Wrong(format!(
-                    "operand {i}, which is only read, was changed"
-                )));
+                return Err(Trouble::Wrong(format!("operand {i}, which is only read, was changed")));
             }
             Compare::Unchanged => continue,
             Compare::Bits => vec![0.0; o.bits.len()],
-            Compare::Near(Magnitude::Result) => {
-                want[i].iter().map(|&b| decode(o.dtype, b).abs()).collect()
-            }
+            Compare::Near(Magnitude::Result) => want[i].iter().map(|&b| decode(o.dtype, b).abs()).collect(),
             Compare::Near(Magnitude::Given(given)) => given.clone(),
             Compare::Near(Magnitude::Absolute) => absolute(case, &operands, i)?,
         };
@@ -388,10 +316,7 @@ fn absolute<C: Case>(case: &C, operands: &[Operand], i: usize) -> Result<Vec<f64
     let host = Host::new();
     let operands: Vec<Operand> = operands.iter().map(Operand::absolute).collect();
     let results = execute(case, &host, &operands)?;
-    Ok(results[i]
-        .iter()
-        .map(|&b| decode(operands[i].dtype, b).abs())
-        .collect())
+    Ok(results[i].iter().map(|&b| decode(operands[i].dtype, b).abs()).collect())
 }
 
 /// Draws cases and compares each; on failure looks for the smallest that fails.
@@ -401,22 +326,16 @@ pub(crate) fn sweep<C: Case, D: Kernels>(
     strategy: impl Strategy<Value = C>,
 ) -> Result<Outcome, Failure> {
     let unsupported = std::cell::Cell::new(0);
-    draw(C::KERNEL, cases, strategy, |case| {
-        match compare(&case, device) {
-            Ok(()) => Ok(()),
-            Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 => {
-                unsupported.set(unsupported.get() + 1);
-                Ok(())
-            }
-            Err(Trouble::Unsupported(message) | Trouble::Wrong(message)) => Err(message),
-            Err(Trouble::Error(kind, message)) => Err(format!("{message} ({kind:?})")),
+    draw(C::KERNEL, cases, strategy, |case| match compare(&case, device) {
+        Ok(()) => Ok(()),
+        Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 => {
+            unsupported.set(unsupported.get() + 1);
+            Ok(())
         }
+        Err(Trouble::Unsupported(message) | Trouble::Wrong(message)) => Err(message),
+        Err(Trouble::Error(kind, message)) => Err(format!("{message} ({kind:?})")),
     })?;
-    Ok(Outcome {
-        name: C::KERNEL,
-        cases,
-        unsupported: unsupported.get(),
-    })
+    Ok(Outcome { name: C::KERNEL, cases, unsupported: unsupported.get() })
 }
 
 /// Draws cases, the same ones every time, and checks each.
@@ -426,23 +345,11 @@ pub(crate) fn draw<T: Debug>(
     strategy: impl Strategy<Value = T>,
     check: impl Fn(T) -> Result<(), String>,
 ) -> Result<(), Failure> {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        max_shrink_iters: 2000,
-        ..Config::default()
-    };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let result = TestRunner::new_with_rng(config, rng)
-        .run(&strategy, |case| check(case).map_err(TestCaseError::fail));
+    let result = TestRunner::new_with_rng(config, rng).run(&strategy, |case| check(case).map_err(TestCaseError::fail));
     result.map_err(|error| match error {
-        TestError::Fail(why, case) => Failure {
-            name,
-            problem: format!("{why}\n  in {case:?}"),
-        },
-        TestError::Abort(why) => Failure {
-            name,
-            problem: format!("cases ran out: {why}"),
-        },
+        TestError::Fail(why, case) => Failure { name, problem: format!("{why}\n  in {case:?}") },
+        TestError::Abort(why) => Failure { name, problem: format!("cases ran out: {why}") },
     })
 }

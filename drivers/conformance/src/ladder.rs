@@ -24,12 +24,7 @@ impl<D: Device> Device for Ladder<D> {
         self.0.upload(buffer, offset, bytes)
     }
 
-    fn download(
-        &self,
-        buffer: &D::Buffer,
-        offset: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), D::Error> {
+    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
         self.0.download(buffer, offset, bytes)
     }
 

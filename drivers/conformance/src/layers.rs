@@ -14,10 +14,7 @@ const EPS: f64 = 1e-6;
 /// `1/rms` of every row, as a forward call would have left it.
 fn rstd(x: &Operand) -> Vec<f64> {
     let n = x.cols as f64;
-    x.values()
-        .chunks_exact(x.cols)
-        .map(|row| 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / n + EPS).sqrt())
-        .collect()
+    x.values().chunks_exact(x.cols).map(|row| 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / n + EPS).sqrt()).collect()
 }
 
 case!(NormCase, "rmsnorm", { rows: usize, cols: usize }, |self| self.cols,

@@ -55,9 +55,8 @@ pub use attention::{attention, attention_grad};
 pub use ladder::Ladder;
 pub use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
 pub use primitives::{
-    binary, cast, fill, gather_columns, gather_rows, gemm, grouped_gemm, mask_window,
-    random_normal, reduce_rows, scatter_add_columns, scatter_add_rows, sort_by_key, sum_columns,
-    top_k, unary,
+    binary, cast, fill, gather_columns, gather_rows, gemm, grouped_gemm, mask_window, random_normal, reduce_rows,
+    scatter_add_columns, scatter_add_rows, sort_by_key, sum_columns, top_k, unary,
 };
 pub use router::{balance, route, route_grad, update_bias};
 pub use tolerance::tolerance;
@@ -74,21 +73,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            cases: 32,
-            dtypes: vec![DType::F32, DType::BF16, DType::F64],
-        }
+        Self { cases: 32, dtypes: vec![DType::F32, DType::BF16, DType::F64] }
     }
 }
 
 impl Options {
     fn dtypes<D: Kernels>(&self, device: &D) -> Vec<DType> {
         let f64 = device.capabilities().f64;
-        self.dtypes
-            .iter()
-            .copied()
-            .filter(|&d| d.is_float() && (f64 || d != DType::F64))
-            .collect()
+        self.dtypes.iter().copied().filter(|&d| d.is_float() && (f64 || d != DType::F64)).collect()
     }
 }
 
@@ -162,11 +154,6 @@ pub fn run_with<D: Kernels>(device: &D, options: &Options) -> Vec<Outcome> {
     let (passed, failed) = check(device, options);
     let report: Vec<String> = failed.iter().map(Failure::to_string).collect();
     let name = device.capabilities().name;
-    assert!(
-        failed.is_empty(),
-        "{} kernels of device {name} fail:\n\n{}",
-        failed.len(),
-        report.join("\n\n")
-    );
+    assert!(failed.is_empty(), "{} kernels of device {name} fail:\n\n{}", failed.len(), report.join("\n\n"));
     passed
 }

@@ -1,9 +1,9 @@
 //! Cases of the primitive kernels.
 
 use fathom_core::device::{
-    Binary, BinaryOp, Cast, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Kernels,
-    MaskWindow, RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey,
-    SumColumns, TopK, Unary, UnaryOp,
+    Binary, BinaryOp, Cast, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Kernels, MaskWindow,
+    RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey, SumColumns, TopK, Unary,
+    UnaryOp,
 };
 use fathom_core::dtype::DType;
 use proptest::prelude::*;
@@ -71,17 +71,8 @@ case!(CastCase, "cast", { rows: usize, cols: usize, to: DType }, |self| 1,
 /// [`Cast`] from every type to every other: bit for bit, ties to even.
 pub fn cast<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let dtypes = options.dtypes(device);
-    let strategy = (
-        Draw::any(dtypes.clone()),
-        select(dtypes),
-        size(40),
-        size(70),
-    );
-    sweep(
-        device,
-        options.cases,
-        strategy.prop_map(|(d, to, rows, cols)| CastCase { d, rows, cols, to }),
-    )
+    let strategy = (Draw::any(dtypes.clone()), select(dtypes), size(40), size(70));
+    sweep(device, options.cases, strategy.prop_map(|(d, to, rows, cols)| CastCase { d, rows, cols, to }))
 }
 
 case!(UnaryCase, "unary", { rows: usize, cols: usize, f: UnaryOp }, |self| 1,

@@ -1,9 +1,8 @@
 //! What holds for a device whatever its arithmetic: see each function.
 
 use fathom_core::device::{
-    AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm,
-    GroupedGemm, Heads, Kernels, RmsNorm, Rope, RouteGrad, ScatterAddColumns, ScatterAddRows,
-    SortByKey,
+    AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Heads,
+    Kernels, RmsNorm, Rope, RouteGrad, ScatterAddColumns, ScatterAddRows, SortByKey,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
@@ -23,22 +22,12 @@ fn bits<D: Kernels>(device: &D, placed: &Placed<D>) -> Result<Vec<u64>, Trouble>
 
 /// The first `rows` rows of an operand.
 fn head(o: &Operand, rows: usize) -> Operand {
-    Operand {
-        rows,
-        bits: o.bits[..rows * o.cols].to_vec(),
-        ..o.clone()
-    }
+    Operand { rows, bits: o.bits[..rows * o.cols].to_vec(), ..o.clone() }
 }
 
-fn place<D: Kernels, const N: usize>(
-    device: &D,
-    operands: [&Operand; N],
-) -> Result<[Placed<D>; N], Trouble> {
+fn place<D: Kernels, const N: usize>(device: &D, operands: [&Operand; N]) -> Result<[Placed<D>; N], Trouble> {
     let placed: Result<Vec<_>, _> = operands.iter().map(|o| Placed::new(device, o)).collect();
-    Ok(placed
-        .map_err(Trouble::of)?
-        .try_into()
-        .unwrap_or_else(|_| unreachable!("as many as there were")))
+    Ok(placed.map_err(Trouble::of)?.try_into().unwrap_or_else(|_| unreachable!("as many as there were")))
 }
 
 /// A row's result has the same bits when there are fewer other rows (`gemm`, `grouped_gemm`'s groups aside, `rmsnorm`),
@@ -46,25 +35,13 @@ fn place<D: Kernels, const N: usize>(
 pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     const NAME: &str = "row invariance";
     let dtypes = options.dtypes(device);
-    let shape = (
-        Draw::any(dtypes),
-        2usize..70,
-        some(70),
-        some(70),
-        0usize..70,
-    );
+    let shape = (Draw::any(dtypes), 2usize..70, some(70), some(70), 0usize..70);
     draw(NAME, options.cases, shape, |(d, m, n, k, fewer)| {
         let fewer = 1 + fewer % m;
         let a = Operand::floats(d.dtype, m, k, d.floats(0, m * k)).gaps(d.gaps);
         let b = Operand::floats(d.dtype, n, k, d.floats(1, n * k));
-        let heads = Heads {
-            heads: 2,
-            nope: 1 + k % 9,
-            rope: n % 5,
-            value: 1 + n % 9,
-            scale: 0.3,
-            sequence: 1 + k % 20,
-        };
+        let heads =
+            Heads { heads: 2, nope: 1 + k % 9, rope: n % 5, value: 1 + n % 9, scale: 0.3, sequence: 1 + k % 20 };
         let sequences = 1 + m % 4;
         let checks = [
             ("gemm", {
@@ -73,19 +50,13 @@ pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outco
             }),
             ("rmsnorm", {
                 let w = Operand::floats(d.wide(), 1, k, d.normals(2, k));
-                let (all, part) = (
-                    rmsnorm(device, &a, &w),
-                    rmsnorm(device, &head(&a, fewer), &w),
-                );
+                let (all, part) = (rmsnorm(device, &a, &w), rmsnorm(device, &head(&a, fewer), &w));
                 starts_with(all, part)
             }),
             ("attention", {
                 let x = inputs(&d, &heads, sequences);
                 let part = x.clone().map(|o| head(&o, heads.sequence));
-                starts_with(
-                    attention(device, &heads, &x),
-                    attention(device, &heads, &part),
-                )
+                starts_with(attention(device, &heads, &x), attention(device, &heads, &part))
             }),
         ];
         for (kernel, check) in checks {
@@ -93,26 +64,17 @@ pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outco
                 Ok(true) => {}
                 Err(Trouble::Unsupported(_)) if d.dtype != DType::F32 => {}
                 Ok(false) => {
-                    return Err(format!(
-                        "{kernel}: a row depends on how many others there are"
-                    ));
+                    return Err(format!("{kernel}: a row depends on how many others there are"));
                 }
                 Err(trouble) => return Err(format!("{kernel}: {trouble:?}")),
             }
         }
         Ok(())
     })?;
-    Ok(Outcome {
-        name: NAME,
-        cases: options.cases,
-        unsupported: 0,
-    })
+    Ok(Outcome { name: NAME, cases: options.cases, unsupported: 0 })
 }
 
-fn starts_with(
-    all: Result<Vec<u64>, Trouble>,
-    part: Result<Vec<u64>, Trouble>,
-) -> Result<bool, Trouble> {
+fn starts_with(all: Result<Vec<u64>, Trouble>, part: Result<Vec<u64>, Trouble>) -> Result<bool, Trouble> {
     Ok(all?.starts_with(&part?))
 }
 
@@ -124,43 +86,21 @@ fn gemm<D: Kernels>(device: &D, a: &Operand, b: &Operand) -> Result<Vec<u64>, Tr
 }
 
 fn rmsnorm<D: Kernels>(device: &D, x: &Operand, w: &Operand) -> Result<Vec<u64>, Trouble> {
-    let (y, rstd) = (
-        Operand::result(x.dtype, x.rows, x.cols),
-        Operand::result(w.dtype, x.rows, 1),
-    );
+    let (y, rstd) = (Operand::result(x.dtype, x.rows, x.cols), Operand::result(w.dtype, x.rows, 1));
     let [x, w, mut y, mut rstd] = place(device, [x, w, &y, &rstd])?;
-    let call = RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut())
-        .expect("the shapes fit");
+    let call = RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()).expect("the shapes fit");
     device.rmsnorm(call).map_err(Trouble::of)?;
     bits(device, &y)
 }
 
 fn attention<D: Kernels>(device: &D, heads: &Heads, x: &[Operand; 4]) -> Result<Vec<u64>, Trouble> {
     let (dtype, t) = (x[0].dtype, x[0].rows);
-    let wide = if dtype == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
-    };
-    let (o, lse) = (
-        Operand::result(dtype, t, heads.heads * heads.value),
-        Operand::result(wide, t, heads.heads),
-    );
-    let [q, kv, k_pe, starts, mut o, mut lse] =
-        place(device, [&x[0], &x[1], &x[2], &x[3], &o, &lse])?;
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let (o, lse) = (Operand::result(dtype, t, heads.heads * heads.value), Operand::result(wide, t, heads.heads));
+    let [q, kv, k_pe, starts, mut o, mut lse] = place(device, [&x[0], &x[1], &x[2], &x[3], &o, &lse])?;
     let (o_mut, lse_mut) = (o.view_mut(), lse.view_mut());
-    let call = Attention::new(
-        *heads,
-        q.view(),
-        kv.view(),
-        k_pe.view(),
-        starts.view(),
-        o_mut,
-        lse_mut,
-    );
-    device
-        .attention(call.expect("the shapes fit"))
-        .map_err(Trouble::of)?;
+    let call = Attention::new(*heads, q.view(), kv.view(), k_pe.view(), starts.view(), o_mut, lse_mut);
+    device.attention(call.expect("the shapes fit")).map_err(Trouble::of)?;
     bits(device, &o)
 }
 
@@ -177,27 +117,15 @@ pub fn index_out_of_range<D: Kernels>(device: &D, _options: &Options) -> Result<
                 Ok(()) if required => "is not reported",
                 Err(Trouble::Error(ErrorKind::Shape, _)) | Ok(()) => continue,
                 Err(Trouble::Wrong(problem)) => {
-                    return Err(Failure {
-                        name: NAME,
-                        problem: format!("{kernel}: {problem}"),
-                    });
+                    return Err(Failure { name: NAME, problem: format!("{kernel}: {problem}") });
                 }
-                Err(Trouble::Error(..) | Trouble::Unsupported(_)) => {
-                    "is an error of another kind than shape"
-                }
+                Err(Trouble::Error(..) | Trouble::Unsupported(_)) => "is an error of another kind than shape",
             };
             let problem = format!("{kernel}: an index of {index} into 4 rows {problem}");
-            return Err(Failure {
-                name: NAME,
-                problem,
-            });
+            return Err(Failure { name: NAME, problem });
         }
     }
-    Ok(Outcome {
-        name: NAME,
-        cases,
-        unsupported: 0,
-    })
+    Ok(Outcome { name: NAME, cases, unsupported: 0 })
 }
 
 /// Operands of a bad call: indices `[4, 1]` of which one is wrong, and matrices `[4, 4]` to read and to write.
@@ -218,32 +146,13 @@ fn bad_call<D: Kernels>(device: &D, index: u32, call: BadCall<D>) -> Result<(), 
     let row = Operand::indices(1, 5, vec![0, index, 2, 3, 4]);
     let order = Operand::index_result(4, 1);
     let offsets = Operand::index_result(1, 5);
-    let [index, row, x, y, order, offsets] =
-        place(device, [&column, &row, &fill(), &fill(), &order, &offsets])?;
-    let mut bad = Bad {
-        index,
-        row,
-        x,
-        y,
-        order,
-        offsets,
-    };
-    let result = call(device, &mut bad)
-        .and_then(|()| device.flush())
-        .map_err(Trouble::of);
-    for placed in [
-        &bad.index,
-        &bad.row,
-        &bad.x,
-        &bad.y,
-        &bad.order,
-        &bad.offsets,
-    ] {
+    let [index, row, x, y, order, offsets] = place(device, [&column, &row, &fill(), &fill(), &order, &offsets])?;
+    let mut bad = Bad { index, row, x, y, order, offsets };
+    let result = call(device, &mut bad).and_then(|()| device.flush()).map_err(Trouble::of);
+    for placed in [&bad.index, &bad.row, &bad.x, &bad.y, &bad.order, &bad.offsets] {
         // Where the device is lost to the error there is nothing to read.
         if let Ok((_, false)) = placed.read(device) {
-            return Err(Trouble::Wrong(
-                "elements outside a view were written".into(),
-            ));
+            return Err(Trouble::Wrong("elements outside a view were written".into()));
         }
     }
     result
@@ -252,20 +161,9 @@ fn bad_call<D: Kernels>(device: &D, index: u32, call: BadCall<D>) -> Result<(), 
 /// Kernel, whether it must report the index, and a call with it.
 fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
     vec![
-        ("gather_rows", true, |d, b| {
-            d.gather_rows(GatherRows::new(
-                b.x.view(),
-                b.index.view(),
-                1,
-                b.y.view_mut(),
-            )?)
-        }),
+        ("gather_rows", true, |d, b| d.gather_rows(GatherRows::new(b.x.view(), b.index.view(), 1, b.y.view_mut())?)),
         ("scatter_add_rows", true, |d, b| {
-            d.scatter_add_rows(ScatterAddRows::new(
-                b.x.view(),
-                b.index.view(),
-                b.y.view_mut(),
-            )?)
+            d.scatter_add_rows(ScatterAddRows::new(b.x.view(), b.index.view(), b.y.view_mut())?)
         }),
         ("gather_columns", true, |d, b| {
             let y = b.y.view_mut().columns(0..1)?;
@@ -278,24 +176,9 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
         ("sort_by_key", true, |d, b| {
             let mut inverse = Tensor::<D>::empty(d, &[4, 1], DType::U32)?;
             let (order, offsets) = (b.order.view_mut(), b.offsets.view_mut());
-            d.sort_by_key(SortByKey::new(
-                b.index.view(),
-                4,
-                order,
-                inverse.view_mut(),
-                offsets,
-            )?)
+            d.sort_by_key(SortByKey::new(b.index.view(), 4, order, inverse.view_mut(), offsets)?)
         }),
-        ("rope", true, |d, b| {
-            d.rope(Rope::new(
-                b.y.view_mut(),
-                4,
-                0,
-                b.x.view(),
-                b.index.view(),
-                false,
-            )?)
-        }),
+        ("rope", true, |d, b| d.rope(Rope::new(b.y.view_mut(), 4, 0, b.x.view(), b.index.view(), false)?)),
         ("route_grad", true, |d, b| {
             let config = RouteConfig {
                 experts: 4,
@@ -308,42 +191,16 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
                 scale: 1.0,
             };
             let dw = b.x.view().columns(0..1)?;
-            d.route_grad(RouteGrad::new(
-                config,
-                b.x.view(),
-                b.index.view(),
-                dw,
-                None,
-                b.y.view_mut(),
-            )?)
+            d.route_grad(RouteGrad::new(config, b.x.view(), b.index.view(), dw, None, b.y.view_mut())?)
         }),
-        ("combine", true, |d, b| {
-            d.combine(Combine::new(
-                b.x.view(),
-                b.index.view(),
-                b.y.view_mut(),
-                false,
-            )?)
-        }),
+        ("combine", true, |d, b| d.combine(Combine::new(b.x.view(), b.index.view(), b.y.view_mut(), false)?)),
         ("cross_entropy", true, |d, b| {
             let mut nll = Tensor::<D>::empty(d, &[4, 1], DType::F32)?;
-            d.cross_entropy(CrossEntropy::new(
-                b.y.view_mut(),
-                b.index.view(),
-                Some(1.0),
-                nll.view_mut(),
-            )?)
+            d.cross_entropy(CrossEntropy::new(b.y.view_mut(), b.index.view(), Some(1.0), nll.view_mut())?)
         }),
         ("grouped_gemm", false, |d, b| {
             let weights = Tensor::<D>::zeros(d, &[16, 4], DType::F32)?;
-            let call = GroupedGemm::new(
-                Form::Nt,
-                4,
-                b.x.view(),
-                weights.view(),
-                b.row.view(),
-                b.y.view_mut(),
-            )?;
+            let call = GroupedGemm::new(Form::Nt, 4, b.x.view(), weights.view(), b.row.view(), b.y.view_mut())?;
             d.grouped_gemm(call)
         }),
     ]
@@ -352,45 +209,25 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
 /// A clip factor of NaN leaves weights and moments with the bits they had, whatever the gradient holds.
 pub fn nan_clip<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     const NAME: &str = "clip factor of NaN";
-    draw(
-        NAME,
-        options.cases,
-        (Draw::any(vec![DType::F32]), some(200), rates()),
-        |(d, n, rates)| {
-            let mut gradient = d.floats(1, n);
-            for (i, x) in gradient.iter_mut().enumerate().step_by(3) {
-                *x = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][i / 3 % 3];
-            }
-            let state = [0, 2, 3].map(|i| Operand::floats(DType::F32, 1, n, d.floats(i, n)));
-            step(device, &state, gradient, rates).map_err(|trouble| format!("{trouble:?}"))
-        },
-    )?;
-    Ok(Outcome {
-        name: NAME,
-        cases: options.cases,
-        unsupported: 0,
-    })
+    draw(NAME, options.cases, (Draw::any(vec![DType::F32]), some(200), rates()), |(d, n, rates)| {
+        let mut gradient = d.floats(1, n);
+        for (i, x) in gradient.iter_mut().enumerate().step_by(3) {
+            *x = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][i / 3 % 3];
+        }
+        let state = [0, 2, 3].map(|i| Operand::floats(DType::F32, 1, n, d.floats(i, n)));
+        step(device, &state, gradient, rates).map_err(|trouble| format!("{trouble:?}"))
+    })?;
+    Ok(Outcome { name: NAME, cases: options.cases, unsupported: 0 })
 }
 
-fn step<D: Kernels>(
-    device: &D,
-    state: &[Operand; 3],
-    gradient: Vec<f64>,
-    rates: AdamRates,
-) -> Result<(), Trouble> {
+fn step<D: Kernels>(device: &D, state: &[Operand; 3], gradient: Vec<f64>, rates: AdamRates) -> Result<(), Trouble> {
     let g = Operand::floats(DType::F32, 1, gradient.len(), gradient);
     let clip = Operand::floats(DType::F32, 1, 1, vec![f64::NAN]);
-    let [mut w, mut m, mut v, g, clip] =
-        place(device, [&state[0], &state[1], &state[2], &g, &clip])?;
+    let [mut w, mut m, mut v, g, clip] = place(device, [&state[0], &state[1], &state[2], &g, &clip])?;
     let views = (w.view_mut(), m.view_mut(), v.view_mut());
-    let call = AdamW::new(views.0, g.view(), views.1, views.2, clip.view(), rates)
-        .expect("the shapes fit");
+    let call = AdamW::new(views.0, g.view(), views.1, views.2, clip.view(), rates).expect("the shapes fit");
     device.adamw(call).map_err(Trouble::of)?;
-    for (name, placed, before) in [
-        ("w", &w, &state[0]),
-        ("m", &m, &state[1]),
-        ("v", &v, &state[2]),
-    ] {
+    for (name, placed, before) in [("w", &w, &state[0]), ("m", &m, &state[1]), ("v", &v, &state[2])] {
         if bits(device, placed)? != before.bits {
             return Err(Trouble::Wrong(format!("{name} was changed")));
         }

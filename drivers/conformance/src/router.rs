@@ -13,36 +13,24 @@ use crate::{Failure, Options, Outcome};
 
 /// Every rule: with and without groups, both scores, both group scores.
 fn rules() -> impl Strategy<Value = RouteConfig> {
-    let groups = (
-        select(vec![1usize, 1, 2, 4, 8]),
-        2usize..9,
-        1usize..9,
-        1usize..9,
-    );
+    let groups = (select(vec![1usize, 1, 2, 4, 8]), 2usize..9, 1usize..9, 1usize..9);
     let score = select(vec![Score::Sigmoid, Score::Softmax]);
     let group_score = select(vec![GroupScore::TopTwo, GroupScore::Max]);
-    (
-        groups,
-        score,
-        group_score,
-        any::<bool>(),
-        select(vec![1.0, 2.5]),
+    (groups, score, group_score, any::<bool>(), select(vec![1.0, 2.5])).prop_map(
+        |((groups, members, top_groups, top_k), score, group_score, normalize, scale)| {
+            let top_groups = top_groups.min(groups);
+            RouteConfig {
+                experts: groups * members,
+                top_k: top_k.min(top_groups * members),
+                groups,
+                top_groups,
+                score,
+                group_score,
+                normalize,
+                scale,
+            }
+        },
     )
-        .prop_map(
-            |((groups, members, top_groups, top_k), score, group_score, normalize, scale)| {
-                let top_groups = top_groups.min(groups);
-                RouteConfig {
-                    experts: groups * members,
-                    top_k: top_k.min(top_groups * members),
-                    groups,
-                    top_groups,
-                    score,
-                    group_score,
-                    normalize,
-                    scale,
-                }
-            },
-        )
 }
 
 case!(RouteCase, "route", { config: RouteConfig, rows: usize, biased: bool }, |self| self.config.experts,
@@ -70,11 +58,7 @@ kernel!(
 
 /// Scores that a router could have given: sigmoids, or rows that sum to one.
 fn scores(d: &Draw, score: Score, rows: usize, cols: usize) -> Vec<f64> {
-    let mut scores: Vec<f64> = d
-        .normals(0, rows * cols)
-        .into_iter()
-        .map(|x| 1.0 / (1.0 + (-x).exp()))
-        .collect();
+    let mut scores: Vec<f64> = d.normals(0, rows * cols).into_iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
     if score == Score::Softmax {
         for row in scores.chunks_exact_mut(cols) {
             let sum: f64 = row.iter().sum();

@@ -43,25 +43,15 @@ fn ulp(dtype: DType) -> f64 {
 
 /// The error a kernel is allowed per unit of magnitude when its activations are of type `dtype`.
 pub(crate) fn relative(kernel: &str, k: usize, dtype: DType) -> f64 {
-    let epsilon = if dtype == DType::F64 {
-        f64::EPSILON
-    } else {
-        f64::from(f32::EPSILON)
-    };
+    let epsilon = if dtype == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
     // Probabilities, and their gradients, may be rounded to the type of what they multiply.
-    let rounding = if dtype == DType::BF16 && kernel.starts_with("attention") {
-        f64::powi(2.0, -8)
-    } else {
-        0.0
-    };
+    let rounding = if dtype == DType::BF16 && kernel.starts_with("attention") { f64::powi(2.0, -8) } else { 0.0 };
     tolerance(kernel, k) * epsilon + rounding
 }
 
 /// Whether an element stored as `dtype` passes, `error` being [`relative`] times its magnitude.
 pub(crate) fn passes(got: f64, want: f64, dtype: DType, error: f64) -> bool {
-    got == want
-        || got.is_nan() && want.is_nan()
-        || (got - want).abs() <= ulp(dtype) * want.abs() + error + FLOOR
+    got == want || got.is_nan() && want.is_nan() || (got - want).abs() <= ulp(dtype) * want.abs() + error + FLOOR
 }
 
 #[cfg(test)]
@@ -71,9 +61,7 @@ mod tests {
     #[test]
     fn a_sum_may_be_off_by_its_length_and_a_choice_not_at_all() {
         assert_eq!((tolerance("gemm", 10), tolerance("top_k", 10)), (12.0, 0.0));
-        assert!(
-            passes(1.0 + 1e-7, 1.0, DType::F32, 0.0) && !passes(1.0 + 3e-7, 1.0, DType::F32, 0.0)
-        );
+        assert!(passes(1.0 + 1e-7, 1.0, DType::F32, 0.0) && !passes(1.0 + 3e-7, 1.0, DType::F32, 0.0));
         assert!(passes(f64::INFINITY, f64::INFINITY, DType::F32, 0.0));
         assert!(!passes(f64::NAN, 1.0, DType::F32, 1.0) && !passes(1.0, f64::NAN, DType::F32, 1.0));
     }

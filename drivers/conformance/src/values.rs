@@ -52,11 +52,7 @@ impl Draw {
 
     /// The type of statistics, of weights of norms and of everything else that no policy stores below f32.
     pub(crate) fn wide(&self) -> DType {
-        if self.dtype == DType::F64 {
-            DType::F64
-        } else {
-            DType::F32
-        }
+        if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
     }
 
     /// The random numbers of operand `i`.
@@ -90,11 +86,7 @@ impl Draw {
 
     /// `n` numbers of ordinary size, whatever the style.
     pub(crate) fn normals(&self, i: u64, n: usize) -> Vec<f64> {
-        Self {
-            style: Style::Normal,
-            ..*self
-        }
-        .floats(i, n)
+        Self { style: Style::Normal, ..*self }.floats(i, n)
     }
 
     /// `n` indices below `limit`, for operand `i`.

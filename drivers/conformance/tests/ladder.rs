@@ -10,13 +10,7 @@ fn the_host_agrees_with_itself() {
 
 #[test]
 fn default_bodies_agree_with_the_definitions() {
-    let outcomes = run_with(
-        &Ladder(Host::new()),
-        &Options {
-            cases: 48,
-            ..Options::default()
-        },
-    );
+    let outcomes = run_with(&Ladder(Host::new()), &Options { cases: 48, ..Options::default() });
     for outcome in outcomes {
         assert_eq!(outcome.unsupported, 0, "{} skips cases", outcome.name);
     }

@@ -36,20 +36,10 @@ impl Device for Planted {
     fn alloc(&self, bytes: usize) -> Result<HostBuffer, HostError> {
         self.host.alloc(bytes)
     }
-    fn upload(
-        &self,
-        buffer: &mut HostBuffer,
-        offset: usize,
-        bytes: &[u8],
-    ) -> Result<(), HostError> {
+    fn upload(&self, buffer: &mut HostBuffer, offset: usize, bytes: &[u8]) -> Result<(), HostError> {
         self.host.upload(buffer, offset, bytes)
     }
-    fn download(
-        &self,
-        buffer: &HostBuffer,
-        offset: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), HostError> {
+    fn download(&self, buffer: &HostBuffer, offset: usize, bytes: &mut [u8]) -> Result<(), HostError> {
         self.host.download(buffer, offset, bytes)
     }
     fn flush(&self) -> Result<(), HostError> {
@@ -138,12 +128,7 @@ fathom_core::for_each_kernel!(plant);
 
 /// The names of kernels that the suite finds wrong when `kernel` is.
 fn found(kernel: &'static str, fault: Fault) -> Vec<&'static str> {
-    let device = Planted {
-        host: Host::new(),
-        kernel,
-        fault,
-        calls: Default::default(),
-    };
+    let device = Planted { host: Host::new(), kernel, fault, calls: Default::default() };
     let (_, failures) = check(&device, &Options::default());
     failures.iter().map(|f| f.name).collect()
 }
@@ -152,10 +137,7 @@ fn found(kernel: &'static str, fault: Fault) -> Vec<&'static str> {
 fn a_kernel_that_does_nothing_is_named() {
     for kernel in KERNELS {
         let found = found(kernel, Fault::Idle);
-        assert!(
-            found.contains(kernel),
-            "{kernel} does nothing, and the suite finds {found:?}"
-        );
+        assert!(found.contains(kernel), "{kernel} does nothing, and the suite finds {found:?}");
     }
 }
 
@@ -175,11 +157,7 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
     ];
     for kernel in KERNELS.iter().filter(|k| !without_numbers.contains(k)) {
         let found = found(kernel, Fault::Off);
-        assert_eq!(
-            found.first(),
-            Some(kernel),
-            "{kernel} is off, and the suite finds {found:?}"
-        );
+        assert_eq!(found.first(), Some(kernel), "{kernel} is off, and the suite finds {found:?}");
     }
 }
 

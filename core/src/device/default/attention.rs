@@ -4,8 +4,8 @@ use core::ops::Range;
 
 use super::Work;
 use crate::device::{
-    Attention, AttentionGrad, BinaryOp, Form, Gemm, Heads, MaskWindow, Primitives, Reduction,
-    ScatterAddColumns, UnaryOp,
+    Attention, AttentionGrad, BinaryOp, Form, Gemm, Heads, MaskWindow, Primitives, Reduction, ScatterAddColumns,
+    UnaryOp,
 };
 use crate::dtype::DType;
 use crate::tensor::{Tensor, View};
@@ -37,20 +37,12 @@ impl<D: Primitives> Operands<'_, D> {
     }
 
     fn head(&self, work: &Work<'_, D>, rows: &Range<usize>, j: usize) -> Result<Head<D>, D::Error> {
-        let Heads {
-            nope, rope, value, ..
-        } = self.heads;
+        let Heads { nope, rope, value, .. } = self.heads;
         let query = self.q.row_range(rows.clone())?;
-        let key_value = self
-            .kv
-            .row_range(rows.clone())?
-            .columns(j * (nope + value)..(j + 1) * (nope + value))?;
+        let key_value = self.kv.row_range(rows.clone())?.columns(j * (nope + value)..(j + 1) * (nope + value))?;
         let mut k = work.empty(rows.len(), nope + rope)?;
         work.store(key_value.columns(0..nope)?, k.view_mut().columns(0..nope)?)?;
-        work.store(
-            self.k_pe.row_range(rows.clone())?,
-            k.view_mut().columns(nope..nope + rope)?,
-        )?;
+        work.store(self.k_pe.row_range(rows.clone())?, k.view_mut().columns(nope..nope + rope)?)?;
         Ok(Head {
             q: work.copy(query.columns(j * (nope + rope)..(j + 1) * (nope + rope))?)?,
             k,
@@ -63,12 +55,7 @@ impl<D: Primitives> Operands<'_, D> {
         let s = rows.len();
         let mut mask = work.zeros(s, s)?;
         let starts = self.starts.row_range(rows.clone())?;
-        work.device.mask_window(MaskWindow::new(
-            starts,
-            rows.start,
-            rows.start,
-            mask.view_mut(),
-        )?)?;
+        work.device.mask_window(MaskWindow::new(starts, rows.start, rows.start, mask.view_mut())?)?;
         // 0 and −∞ become 1 and 0; the diagonal gains one, so that it is not zero; and back.
         work.map(UnaryOp::Exp, &mut mask)?;
         let one = work.constant(1, 1, |_, _| 1.0)?;
@@ -82,12 +69,7 @@ impl<D: Primitives> Operands<'_, D> {
     }
 
     /// `[s, s]`: `scale·q·kᵀ`, masked.
-    fn scores(
-        &self,
-        work: &Work<'_, D>,
-        head: &Head<D>,
-        mask: &Tensor<D>,
-    ) -> Result<Tensor<D>, D::Error> {
+    fn scores(&self, work: &Work<'_, D>, head: &Head<D>, mask: &Tensor<D>) -> Result<Tensor<D>, D::Error> {
         let s = head.q.shape().rows();
         let mut scores = work.empty(s, s)?;
         let product = Gemm::new(Form::Nt, head.q.view(), head.k.view(), scores.view_mut())?;
@@ -102,13 +84,7 @@ pub(in crate::device) fn attention<D: Primitives>(
     mut call: Attention<'_, D::Buffer>,
 ) -> Result<(), D::Error> {
     let work = Work::new(device, call.q.dtype());
-    let x = Operands::<D> {
-        heads: call.heads,
-        q: call.q,
-        kv: call.kv,
-        k_pe: call.k_pe,
-        starts: call.starts,
-    };
+    let x = Operands::<D> { heads: call.heads, q: call.q, kv: call.kv, k_pe: call.k_pe, starts: call.starts };
     let value = call.heads.value;
     for rows in x.sequences() {
         let mask = x.mask(&work, &rows)?;
@@ -125,13 +101,7 @@ pub(in crate::device) fn attention<D: Primitives>(
             work.apply(BinaryOp::Add, &mut lse, sum.view())?;
             let out = call.o.reborrow().row_range(rows.clone())?;
             work.store(o.view(), out.columns(j * value..(j + 1) * value)?)?;
-            work.store(
-                lse.view(),
-                call.lse
-                    .reborrow()
-                    .row_range(rows.clone())?
-                    .columns(j..j + 1)?,
-            )?;
+            work.store(lse.view(), call.lse.reborrow().row_range(rows.clone())?.columns(j..j + 1)?)?;
         }
     }
     Ok(())
@@ -142,21 +112,8 @@ pub(in crate::device) fn attention_grad<D: Primitives>(
     mut call: AttentionGrad<'_, D::Buffer>,
 ) -> Result<(), D::Error> {
     let work = Work::new(device, call.q.dtype());
-    let x = Operands::<D> {
-        heads: call.heads,
-        q: call.q,
-        kv: call.kv,
-        k_pe: call.k_pe,
-        starts: call.starts,
-    };
-    let Heads {
-        heads,
-        nope,
-        rope,
-        value,
-        scale,
-        sequence: s,
-    } = call.heads;
+    let x = Operands::<D> { heads: call.heads, q: call.q, kv: call.kv, k_pe: call.k_pe, starts: call.starts };
+    let Heads { heads, nope, rope, value, scale, sequence: s } = call.heads;
     for rows in x.sequences() {
         let mask = x.mask(&work, &rows)?;
         let mut dk_pe = work.zeros(s, rope)?;
@@ -173,36 +130,19 @@ pub(in crate::device) fn attention_grad<D: Primitives>(
             let dv = work.product(Form::Tn, p.view(), d_o.view(), [s, value])?;
             // ds = scale·p·(dp − Σ p·dp), and Σ p·dp = o·do.
             let mut ds = work.product(Form::Nt, d_o.view(), head.v.view(), [s, s])?;
-            work.apply(
-                BinaryOp::Sub,
-                &mut ds,
-                work.dot(o.view(), d_o.view())?.view(),
-            )?;
+            work.apply(BinaryOp::Sub, &mut ds, work.dot(o.view(), d_o.view())?.view())?;
             work.apply(BinaryOp::Mul, &mut ds, p.view())?;
             work.scale(scale, &mut ds)?;
             let dq = work.product(Form::Nn, ds.view(), head.k.view(), [s, nope + rope])?;
             let dk = work.product(Form::Tn, ds.view(), head.q.view(), [s, nope + rope])?;
 
             let query = call.dq.reborrow().row_range(rows.clone())?;
-            work.store(
-                dq.view(),
-                query.columns(j * (nope + rope)..(j + 1) * (nope + rope))?,
-            )?;
-            let mut key_value = call
-                .dkv
-                .reborrow()
-                .row_range(rows.clone())?
-                .columns(j * (nope + value)..(j + 1) * (nope + value))?;
-            work.store(
-                dk.view().columns(0..nope)?,
-                key_value.reborrow().columns(0..nope)?,
-            )?;
+            work.store(dq.view(), query.columns(j * (nope + rope)..(j + 1) * (nope + rope))?)?;
+            let mut key_value =
+                call.dkv.reborrow().row_range(rows.clone())?.columns(j * (nope + value)..(j + 1) * (nope + value))?;
+            work.store(dk.view().columns(0..nope)?, key_value.reborrow().columns(0..nope)?)?;
             work.store(dv.view(), key_value.columns(nope..nope + value)?)?;
-            work.apply(
-                BinaryOp::Add,
-                &mut dk_pe,
-                dk.view().columns(nope..nope + rope)?,
-            )?;
+            work.apply(BinaryOp::Add, &mut dk_pe, dk.view().columns(nope..nope + rope)?)?;
         }
         work.store(dk_pe.view(), call.dk_pe.reborrow().row_range(rows)?)?;
     }

@@ -2,22 +2,15 @@
 
 use super::Work;
 use crate::device::{
-    BinaryOp, Combine, Form, Primitives, Reduction, RmsNorm, RmsNormGrad, Rope, Swiglu, SwigluGrad,
-    UnaryOp,
+    BinaryOp, Combine, Form, Primitives, Reduction, RmsNorm, RmsNormGrad, Rope, Swiglu, SwigluGrad, UnaryOp,
 };
 use crate::tensor::{Tensor, View};
 
-pub(in crate::device) fn rmsnorm<D: Primitives>(
-    device: &D,
-    call: RmsNorm<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn rmsnorm<D: Primitives>(device: &D, call: RmsNorm<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.x.dtype());
     let mut y = work.copy(call.x)?;
     let mut rstd = work.reduce(Reduction::SumSquares, y.view())?;
-    work.map(
-        UnaryOp::Affine(1.0 / call.x.cols() as f64, call.eps),
-        &mut rstd,
-    )?;
+    work.map(UnaryOp::Affine(1.0 / call.x.cols() as f64, call.eps), &mut rstd)?;
     work.map(UnaryOp::Sqrt, &mut rstd)?;
     work.map(UnaryOp::Recip, &mut rstd)?;
     work.apply(BinaryOp::Mul, &mut y, rstd.view())?;
@@ -54,10 +47,7 @@ pub(in crate::device) fn rmsnorm_grad<D: Primitives>(
 
 /// `x∘cos + swap(x)∘(∓sin)`, where `swap` exchanges the columns of a pair. Spreading the table over both columns of a
 /// pair, and swapping, are products with constant matrices of zeros and ones, which are exact.
-pub(in crate::device) fn rope<D: Primitives>(
-    device: &D,
-    mut call: Rope<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn rope<D: Primitives>(device: &D, mut call: Rope<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.x.dtype());
     let (t, r) = (call.x.rows(), call.table.cols());
     let sign = if call.inverse { -1.0 } else { 1.0 };
@@ -84,22 +74,13 @@ pub(in crate::device) fn rope<D: Primitives>(
 }
 
 /// Both halves of a gated product: `(gate, up)`.
-fn halves<D: Primitives>(
-    work: &Work<'_, D>,
-    x: View<'_, D>,
-) -> Result<(Tensor<D>, Tensor<D>), D::Error> {
+fn halves<D: Primitives>(work: &Work<'_, D>, x: View<'_, D>) -> Result<(Tensor<D>, Tensor<D>), D::Error> {
     let n = x.cols() / 2;
-    Ok((
-        work.copy(x.columns(0..n)?)?,
-        work.copy(x.columns(n..2 * n)?)?,
-    ))
+    Ok((work.copy(x.columns(0..n)?)?, work.copy(x.columns(n..2 * n)?)?))
 }
 
 /// `(σ(gate), silu(gate))`.
-fn silu<D: Primitives>(
-    work: &Work<'_, D>,
-    gate: &Tensor<D>,
-) -> Result<(Tensor<D>, Tensor<D>), D::Error> {
+fn silu<D: Primitives>(work: &Work<'_, D>, gate: &Tensor<D>) -> Result<(Tensor<D>, Tensor<D>), D::Error> {
     let mut sigma = work.copy(gate.view())?;
     work.map(UnaryOp::Sigmoid, &mut sigma)?;
     let mut silu = work.copy(gate.view())?;
@@ -107,10 +88,7 @@ fn silu<D: Primitives>(
     Ok((sigma, silu))
 }
 
-pub(in crate::device) fn swiglu<D: Primitives>(
-    device: &D,
-    call: Swiglu<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn swiglu<D: Primitives>(device: &D, call: Swiglu<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.gate_up.dtype());
     let (gate, up) = halves(&work, call.gate_up)?;
     let (_, mut y) = silu(&work, &gate)?;
@@ -153,16 +131,9 @@ pub(in crate::device) fn swiglu_grad<D: Primitives>(
     work.store(dy.view(), out.columns(n..2 * n)?)
 }
 
-pub(in crate::device) fn combine<D: Primitives>(
-    device: &D,
-    call: Combine<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn combine<D: Primitives>(device: &D, call: Combine<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.x.dtype());
-    let mut y = if call.accumulate {
-        work.copy(call.y.as_ref())?
-    } else {
-        work.zeros(call.y.rows(), call.y.cols())?
-    };
+    let mut y = if call.accumulate { work.copy(call.y.as_ref())? } else { work.zeros(call.y.rows(), call.y.cols())? };
     for j in 0..call.inverse.cols() {
         let rows = work.rows(call.x, call.inverse.columns(j..j + 1)?)?;
         work.apply(BinaryOp::Add, &mut y, rows.view())?;

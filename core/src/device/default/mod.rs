@@ -16,8 +16,8 @@ pub(super) use router::{balance, route, route_grad, update_bias};
 pub(super) use train::{adamw, cross_entropy};
 
 use super::{
-    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, Primitives, ReduceRows,
-    Reduction, ScatterAddColumns, SumColumns, TopK, Unary, UnaryOp,
+    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, Primitives, ReduceRows, Reduction,
+    ScatterAddColumns, SumColumns, TopK, Unary, UnaryOp,
 };
 use crate::dtype::DType;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -31,11 +31,7 @@ struct Work<'d, D> {
 impl<'d, D: Primitives> Work<'d, D> {
     /// Work in f64 where `dtype` is F64, else in f32.
     fn new(device: &'d D, dtype: DType) -> Self {
-        let dtype = if dtype == DType::F64 {
-            DType::F64
-        } else {
-            DType::F32
-        };
+        let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         Self { device, dtype }
     }
 
@@ -52,15 +48,8 @@ impl<'d, D: Primitives> Work<'d, D> {
     }
 
     /// A matrix of constants: `value(r, c)`, small whole numbers.
-    fn constant(
-        &self,
-        rows: usize,
-        cols: usize,
-        value: impl Fn(usize, usize) -> f32,
-    ) -> Result<Tensor<D>, D::Error> {
-        let values: alloc::vec::Vec<f32> = (0..rows * cols)
-            .map(|i| value(i / cols, i % cols))
-            .collect();
+    fn constant(&self, rows: usize, cols: usize, value: impl Fn(usize, usize) -> f32) -> Result<Tensor<D>, D::Error> {
+        let values: alloc::vec::Vec<f32> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
         let t = Tensor::<D>::from_slice(self.device, &[rows, cols], DType::F32, &values)?;
         self.copy(t.view())
     }
@@ -95,8 +84,7 @@ impl<'d, D: Primitives> Work<'d, D> {
     /// One number per row.
     fn reduce(&self, f: Reduction, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut y = self.empty(x.rows(), 1)?;
-        self.device
-            .reduce_rows(ReduceRows::new(f, x, y.view_mut(), false)?)?;
+        self.device.reduce_rows(ReduceRows::new(f, x, y.view_mut(), false)?)?;
         Ok(y)
     }
 
@@ -122,13 +110,7 @@ impl<'d, D: Primitives> Work<'d, D> {
     }
 
     /// `op(a)·op(b)`.
-    fn product(
-        &self,
-        form: Form,
-        a: View<'_, D>,
-        b: View<'_, D>,
-        shape: [usize; 2],
-    ) -> Result<Tensor<D>, D::Error> {
+    fn product(&self, form: Form, a: View<'_, D>, b: View<'_, D>, shape: [usize; 2]) -> Result<Tensor<D>, D::Error> {
         let mut c = self.empty(shape[0], shape[1])?;
         self.device.gemm(Gemm::new(form, a, b, c.view_mut())?)?;
         Ok(c)
@@ -144,8 +126,7 @@ impl<'d, D: Primitives> Work<'d, D> {
     /// `x[r, index[r, j]]`.
     fn pick(&self, x: &Tensor<D>, index: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut y = self.empty(index.rows(), index.cols())?;
-        self.device
-            .gather_columns(GatherColumns::new(x.view(), index, y.view_mut())?)?;
+        self.device.gather_columns(GatherColumns::new(x.view(), index, y.view_mut())?)?;
         Ok(y)
     }
 
@@ -153,19 +134,14 @@ impl<'d, D: Primitives> Work<'d, D> {
     fn one_hot(&self, index: View<'_, D>, cols: usize) -> Result<Tensor<D>, D::Error> {
         let one = self.constant(1, 1, |_, _| 1.0)?;
         let mut y = self.zeros(index.rows(), cols)?;
-        self.device.scatter_add_columns(ScatterAddColumns::new(
-            one.view(),
-            index,
-            y.view_mut(),
-        )?)?;
+        self.device.scatter_add_columns(ScatterAddColumns::new(one.view(), index, y.view_mut())?)?;
         Ok(y)
     }
 
     /// Rows `index` of `x`, in the working type.
     fn rows(&self, x: View<'_, D>, index: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut y = Tensor::<D>::empty(self.device, &[index.rows(), x.cols()], x.dtype())?;
-        self.device
-            .gather_rows(GatherRows::new(x, index, 1, y.view_mut())?)?;
+        self.device.gather_rows(GatherRows::new(x, index, 1, y.view_mut())?)?;
         self.copy(y.view())
     }
 }

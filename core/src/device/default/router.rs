@@ -2,18 +2,15 @@
 
 use super::Work;
 use crate::device::{
-    Balance, Binary, BinaryOp, GatherColumns, Primitives, Reduction, Route, RouteGrad,
-    ScatterAddColumns, TopK, UnaryOp, UpdateBias,
+    Balance, Binary, BinaryOp, GatherColumns, Primitives, Reduction, Route, RouteGrad, ScatterAddColumns, TopK,
+    UnaryOp, UpdateBias,
 };
 use crate::layer::router::{GroupScore, RouteConfig, Score};
 use crate::tensor::Tensor;
 
 /// Every step rounds as [`layer::router::route`](crate::layer::router::route) does in f32, so on a device whose
 /// exponential is [`math::exp`](crate::math::exp) the choices are the same bits.
-pub(in crate::device) fn route<D: Primitives>(
-    device: &D,
-    mut call: Route<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn route<D: Primitives>(device: &D, mut call: Route<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.logits.dtype());
     let config = call.config;
     let mut scores = work.copy(call.logits)?;
@@ -72,17 +69,10 @@ fn mask_groups<D: Primitives>(
     let mut mask = work.one_hot(kept.view(), groups)?;
     work.map(UnaryOp::Ln, &mut mask)?;
     let by_group = biased.part_mut(0, rows, members)?;
-    work.device.binary(Binary::new(
-        BinaryOp::Add,
-        mask.part(0, rows, 1)?,
-        by_group,
-    )?)
+    work.device.binary(Binary::new(BinaryOp::Add, mask.part(0, rows, 1)?, by_group)?)
 }
 
-pub(in crate::device) fn route_grad<D: Primitives>(
-    device: &D,
-    call: RouteGrad<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn route_grad<D: Primitives>(device: &D, call: RouteGrad<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.scores.dtype());
     let (config, scores) = (call.config, work.copy(call.scores)?);
     let mut chosen = work.pick(&scores, call.experts)?;
@@ -118,10 +108,7 @@ pub(in crate::device) fn route_grad<D: Primitives>(
     work.store(ds.view(), call.dlogits)
 }
 
-pub(in crate::device) fn balance<D: Primitives>(
-    device: &D,
-    mut call: Balance<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn balance<D: Primitives>(device: &D, mut call: Balance<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.scores.dtype());
     let (tokens, experts) = (call.sequence, call.scores.cols());
     let sequences = call.scores.rows() / tokens;
@@ -130,20 +117,11 @@ pub(in crate::device) fn balance<D: Primitives>(
     let sums = work.reduce(Reduction::Sum, shares.view())?;
     work.apply(BinaryOp::Div, &mut shares, sums.view())?;
 
-    let (mut f, mut p) = (
-        work.zeros(sequences, experts)?,
-        work.zeros(sequences, experts)?,
-    );
+    let (mut f, mut p) = (work.zeros(sequences, experts)?, work.zeros(sequences, experts)?);
     for i in 0..sequences {
         let rows = i * tokens..(i + 1) * tokens;
-        work.sum_columns(
-            chosen.view().row_range(rows.clone())?,
-            f.view_mut().row_range(i..i + 1)?,
-        )?;
-        work.sum_columns(
-            shares.view().row_range(rows)?,
-            p.view_mut().row_range(i..i + 1)?,
-        )?;
+        work.sum_columns(chosen.view().row_range(rows.clone())?, f.view_mut().row_range(i..i + 1)?)?;
+        work.sum_columns(shares.view().row_range(rows)?, p.view_mut().row_range(i..i + 1)?)?;
     }
     work.scale(experts as f64 / (call.top_k * tokens) as f64, &mut f)?;
     work.scale(1.0 / tokens as f64, &mut p)?;

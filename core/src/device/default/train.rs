@@ -1,9 +1,7 @@
 //! The loss and the optimiser.
 
 use super::Work;
-use crate::device::{
-    AdamW, BinaryOp, CrossEntropy, Fill, GatherRows, Primitives, Reduction, UnaryOp,
-};
+use crate::device::{AdamW, BinaryOp, CrossEntropy, Fill, GatherRows, Primitives, Reduction, UnaryOp};
 use crate::tensor::{Tensor, View, ViewMut};
 
 pub(in crate::device) fn cross_entropy<D: Primitives>(
@@ -37,10 +35,7 @@ pub(in crate::device) fn cross_entropy<D: Primitives>(
     Ok(())
 }
 
-pub(in crate::device) fn adamw<D: Primitives>(
-    device: &D,
-    call: AdamW<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn adamw<D: Primitives>(device: &D, call: AdamW<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.w.dtype());
     let rates = &call.rates;
     let (c1, c2) = rates.corrections();
@@ -98,6 +93,5 @@ fn replace_if<D: Primitives>(
     let mut both = Tensor::<D>::empty(work.device, &[2, old.cols()], old.dtype())?;
     work.store(old.as_ref(), both.view_mut().row_range(0..1)?)?;
     work.store(new.view(), both.view_mut().row_range(1..2)?)?;
-    work.device
-        .gather_rows(GatherRows::new(both.view(), choice, 1, old)?)
+    work.device.gather_rows(GatherRows::new(both.view(), choice, 1, old)?)
 }
