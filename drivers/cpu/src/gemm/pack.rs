@@ -1,5 +1,6 @@
 //! Copies of the factors in the order in which the tiles read them.
 
+use super::transpose::transpose;
 use super::{Left, NR, Right, packed, tile_rows};
 use crate::mat::Mat;
 use crate::simd::{Isa, kernel};
@@ -16,7 +17,9 @@ pub(crate) fn pack_rows<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Ri
 pub(crate) fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Right<'s> {
     let (depth, cols) = (b.cols(), b.rows());
     let to = &mut to[..packed(depth, cols)];
-    transpose_rows(isa, b, to);
+    for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
+        transpose(isa, b, p * NR, panel.as_chunks_mut().0);
+    }
     Right { data: to, depth, pitch: depth, cols }
 }
 
@@ -34,24 +37,6 @@ kernel! {
                         line[..width].copy_from_slice(row);
                         line[width..].fill(0.0);
                     }
-                }
-            }
-        }
-    }
-}
-
-kernel! {
-    fn transpose_rows(b: &Mat<'_, f32>, to: &mut [f32]) {
-        let (depth, cols) = (b.cols(), b.rows());
-        for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
-            let (first, width) = (p * NR, NR.min(cols - p * NR));
-            if width < NR {
-                panel.fill(0.0);
-            }
-            for j in 0..width {
-                let row = b.row(first + j);
-                for (line, &v) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(row) {
-                    line[j] = v;
                 }
             }
         }
@@ -76,12 +61,27 @@ pub(super) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s
 /// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
 pub(super) fn left_transposed<'s>(isa: Isa, a: &Mat<'_, f32>, to: &'s mut [f32]) -> Left<'s> {
     let (depth, rows, most) = (a.rows(), a.cols(), tile_rows(isa));
+    assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
     let to = &mut to[..rows.next_multiple_of(most) * depth];
-    for (p, panel) in to.chunks_exact_mut((depth * most).max(1)).enumerate() {
-        let (first, height) = (p * most, most.min(rows - p * most));
-        for (r, line) in panel.chunks_exact_mut(most).enumerate() {
-            line[..height].copy_from_slice(&a.row(r)[first..first + height]);
-        }
+    match most {
+        12 => copy_columns::<12>(a, to),
+        6 => copy_columns::<6>(a, to),
+        _ => copy_columns::<4>(a, to),
     }
     Left { data: to, rows, depth, panel: depth * most, row: 1, step: most }
+}
+
+/// Copies `R` columns of `a` at a time. Rows past its last column keep what `to` held: no tile reads them.
+fn copy_columns<const R: usize>(a: &Mat<'_, f32>, to: &mut [f32]) {
+    let (depth, rows) = (a.rows(), a.cols());
+    for (p, panel) in to.chunks_exact_mut((depth * R).max(1)).enumerate() {
+        let first = p * R;
+        for (r, line) in panel.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+            let row = &a.row(r)[first..rows.min(first + R)];
+            match <&[f32; R]>::try_from(row) {
+                Ok(whole) => *line = *whole,
+                Err(_) => line[..row.len()].copy_from_slice(row),
+            }
+        }
+    }
 }
