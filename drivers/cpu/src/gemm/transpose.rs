@@ -36,18 +36,19 @@ fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
 unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
     use std::arch::x86_64::*;
     for half in (0..NR).step_by(16) {
-        let rows: [&[f32]; 16] = std::array::from_fn(|i| {
-            let r = first + half + i;
-            if r < b.rows() { b.row(r) } else { &[] }
-        });
+        let mut rows: [&[f32]; 16] = [&[]; 16];
+        for (i, row) in rows.iter_mut().enumerate().take(b.rows().saturating_sub(first + half)) {
+            *row = b.row(first + half + i);
+        }
         for col in (0..b.cols()).step_by(16) {
             let valid = (b.cols() - col).min(16);
             let mask = ((1u32 << valid) - 1) as __mmask16;
-            let x = rows.map(|row| {
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (x, row) in x.iter_mut().zip(&rows) {
                 let mask = if row.is_empty() { 0 } else { mask };
                 // SAFETY: the mask keeps to the columns that the row has.
-                unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col)) }
-            });
+                *x = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col)) };
+            }
             let y = transpose16(x);
             for (i, &line) in y.iter().enumerate().take(valid) {
                 // SAFETY: line `col + i` is below `b.cols()`, and `half + 16` at most `NR`.
@@ -60,6 +61,7 @@ unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
 /// Transposes 16 × 16 numbers: pairs of rows, then pairs of pairs inside 128-bit lanes, then the lanes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn transpose16(x: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
     use std::arch::x86_64::*;
     // a[4g + c], lane l: column 4l + c of rows 4g .. 4g + 4.
