@@ -109,9 +109,9 @@ kernel! {
             return;
         }
         let seen = masked(scores, window);
-        let here = max(seen.as_flattened());
-        let new = if here > *top || here.is_nan() { here } else { *top };
-        let shrink = exp(*top - new);
+        // A NaN score need not be the maximum: it stays NaN below, and so does the sum.
+        let new = top.max(max(seen.as_flattened()));
+        let shrink = if new == *top { 1.0 } else { exp(*top - new) };
         for vector in &mut *seen {
             for s in vector {
                 *s = exp(*s - new);

@@ -25,19 +25,12 @@ pub(crate) fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) ->
 
 kernel! {
     fn copy_rows(b: &Mat<'_, f32>, to: &mut [f32]) {
-        let (depth, cols) = (b.rows(), b.cols());
-        for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
-            let (first, width) = (p * NR, NR.min(cols - p * NR));
-            let (lines, _) = panel.as_chunks_mut::<NR>();
-            for (r, line) in lines.iter_mut().enumerate() {
-                let row = &b.row(r)[first..first + width];
-                match <&[f32; NR]>::try_from(row) {
-                    Ok(whole) => *line = *whole,
-                    Err(_) => {
-                        line[..width].copy_from_slice(row);
-                        line[width..].fill(0.0);
-                    }
-                }
+        copy_columns::<NR>(b, to);
+        let (depth, used) = (b.rows(), b.cols() % NR);
+        if used > 0 {
+            let last = to.len() - depth * NR;
+            for line in to[last..].as_chunks_mut::<NR>().0 {
+                line[used..].fill(0.0);
             }
         }
     }
@@ -63,6 +56,7 @@ pub(super) fn left_transposed<'s>(isa: Isa, a: &Mat<'_, f32>, to: &'s mut [f32])
     let (depth, rows, most) = (a.rows(), a.cols(), tile_rows(isa));
     assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
     let to = &mut to[..rows.next_multiple_of(most) * depth];
+    // No tile reads the rows that the last panel lacks.
     match most {
         12 => copy_columns::<12>(a, to),
         6 => copy_columns::<6>(a, to),
@@ -71,17 +65,21 @@ pub(super) fn left_transposed<'s>(isa: Isa, a: &Mat<'_, f32>, to: &'s mut [f32])
     Left { data: to, rows, depth, panel: depth * most, row: 1, step: most }
 }
 
-/// Copies `R` columns of `a` at a time. Rows past its last column keep what `to` held: no tile reads them.
+/// Copies `a` into panels of `R` columns. The columns that the last panel lacks keep what `to` held.
+///
+/// Each row is read from end to end, since rows may be far apart and panels are not.
+#[inline(always)]
 fn copy_columns<const R: usize>(a: &Mat<'_, f32>, to: &mut [f32]) {
-    let (depth, rows) = (a.rows(), a.cols());
-    for (p, panel) in to.chunks_exact_mut((depth * R).max(1)).enumerate() {
-        let first = p * R;
-        for (r, line) in panel.as_chunks_mut::<R>().0.iter_mut().enumerate() {
-            let row = &a.row(r)[first..rows.min(first + R)];
-            match <&[f32; R]>::try_from(row) {
-                Ok(whole) => *line = *whole,
-                Err(_) => line[..row.len()].copy_from_slice(row),
-            }
+    let panel = a.rows() * R;
+    for r in 0..a.rows() {
+        let (whole, rest) = a.row(r).as_chunks::<R>();
+        let mut at = r * R;
+        for chunk in whole {
+            to[at..at + R].copy_from_slice(chunk);
+            at += panel;
+        }
+        if !rest.is_empty() {
+            to[at..at + rest.len()].copy_from_slice(rest);
         }
     }
 }
