@@ -131,4 +131,5 @@ macro_rules! cases {
 
 cases! {
     reference: Host::new();
+    cpu: fathom_cpu::Cpu::with_threads(2);
 }

@@ -17,7 +17,7 @@ mod validate;
 pub use count::{KvCache, ParameterCount};
 #[cfg(feature = "serde")]
 pub use hf::{FIELDS, HuggingFace};
-pub use presets::PRESETS;
+pub use presets::{PRESETS, Preset};
 pub use validate::{ConfigError, Problem};
 
 /// Epsilon of the norms on the compressed query and the compressed key-value latent (`q_a_layernorm`, `kv_a_layernorm`).

@@ -222,8 +222,13 @@ mod tests {
                 *moment += libm::pow(z, power as f64 + 1.0) / n as f64;
             }
         }
-        for (moment, expected) in moments.into_iter().zip([0.0, 1.0, 0.0, 3.0]) {
-            assert!((moment - expected).abs() < 0.06, "{moments:?}");
+        // Four standard errors each.
+        for (moment, (expected, error)) in
+            moments
+                .into_iter()
+                .zip([(0.0, 0.013), (1.0, 0.018), (0.0, 0.05), (3.0, 0.125)])
+        {
+            assert!((moment - expected).abs() < error, "{moments:?}");
         }
     }
 
@@ -245,22 +250,15 @@ mod tests {
         );
     }
 
-    /// The bits that every platform must give.
+    /// The bits that every platform must give; computed independently with numpy.
     #[test]
     fn results_are_fixed() {
-        assert_eq!(bits(1, 2, 3), block(1, 2, 1)[1]);
-        assert_eq!(
-            KNOWN_NORMALS.map(f32::to_bits),
-            [0, 1, 2].map(|i| normal(1, 2, i).to_bits())
-        );
+        let normals = [0, 1, 2, 3].map(|i| normal(1, 2, i).to_bits());
+        assert_eq!(normals, [1067252332, 1050541253, 1072495299, 1059727706]);
         let permutation = Permutation::new(10, 1, 0);
-        assert_eq!(
-            KNOWN_ORDER,
-            core::array::from_fn(|i| permutation.get(i as u64).unwrap())
-        );
+        let order: [u64; 10] = core::array::from_fn(|i| permutation.get(i as u64).unwrap());
+        assert_eq!(order, [0, 4, 2, 9, 1, 6, 7, 5, 3, 8]);
     }
-    const KNOWN_NORMALS: [f32; 3] = [0.0; 3];
-    const KNOWN_ORDER: [u64; 10] = [0; 10];
 
     #[test]
     fn permutation_is_a_bijection() {

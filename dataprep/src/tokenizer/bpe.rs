@@ -5,13 +5,13 @@
 //! implementation keeps several copies of the text with alignments.
 
 use super::byte_level;
-use super::split::Splitter;
+use super::split::{Scratch, Splitter};
 use crate::error::Result;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 /// Words longer than this are merged with a heap rather than by looking at every pair each time.
 const LONG_WORD: usize = 48;
@@ -43,13 +43,21 @@ struct AddedTokens {
 /// Words seen lately and their ids, kept between calls.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    words: FxHashMap<Box<[u8]>, (u32, u32)>,
+    split: Scratch,
+    words: Words,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    places: FxHashMap<Box<[u8]>, (u32, u32)>,
     ids: Vec<u32>,
 }
 
 impl Bpe {
     /// Reads a `tokenizer.json` that the `tokenizers` crate has accepted. `None` when it is of another kind.
-    pub(super) fn from_json(json: &Value) -> Option<Self> {
+    ///
+    /// `ids` are the ids of all tokens, added ones included, as that crate gives them.
+    pub(super) fn from_json(json: &Value, ids: &HashMap<String, u32>) -> Option<Self> {
         let model = &json["model"];
         let absent = |key: &str| model[key].is_null() || model[key] == "";
         let off = |key: &str| model[key].is_null() || model[key] == false;
@@ -83,7 +91,10 @@ impl Bpe {
                 .collect()
         });
         Some(Self {
-            added: [added_tokens(json, false)?, added_tokens(json, true)?],
+            added: [
+                added_tokens(json, ids, false)?,
+                added_tokens(json, ids, true)?,
+            ],
             splitter: Splitter::from_json(&json["pre_tokenizer"])?,
             byte_ids,
             merges: merges(model, &vocab)?,
@@ -111,8 +122,9 @@ impl Bpe {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let Some(added) = self.added.get(round) else {
-            return self.splitter.split(text, &mut |word| {
-                self.encode_word(word.as_bytes(), cache, out)
+            let Cache { split, words } = cache;
+            return self.splitter.split(text, split, &mut |word| {
+                self.encode_word(word.as_bytes(), words, out)
             });
         };
         let mut done = 0;
@@ -130,12 +142,12 @@ impl Bpe {
         self.encode_round(round + 1, &text[done..], specials, cache, out)
     }
 
-    fn encode_word(&self, word: &[u8], cache: &mut Cache, out: &mut Vec<u32>) {
+    fn encode_word(&self, word: &[u8], cache: &mut Words, out: &mut Vec<u32>) {
         if let &[byte] = word {
             out.push(self.byte_ids[usize::from(byte)]);
             return;
         }
-        if let Some(&(start, end)) = cache.words.get(word) {
+        if let Some(&(start, end)) = cache.places.get(word) {
             out.extend_from_slice(&cache.ids[start as usize..end as usize]);
             return;
         }
@@ -153,13 +165,13 @@ impl Bpe {
         }
         if word.len() <= CACHE_WORD {
             if cache.ids.len() > CACHE_IDS {
-                cache.words.clear();
+                cache.places.clear();
                 cache.ids.clear();
             }
             let from = cache.ids.len() as u32;
             cache.ids.extend_from_slice(&out[start..]);
             cache
-                .words
+                .places
                 .insert(word.into(), (from, cache.ids.len() as u32));
         }
     }
@@ -183,6 +195,18 @@ impl Bpe {
             ids.copy_within(at + 2..length, at + 1);
             length -= 1;
         }
+    }
+
+    /// What both ways of merging make of a word.
+    #[cfg(test)]
+    pub(super) fn merge_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
+        let ids: Vec<u32> = word
+            .iter()
+            .map(|&byte| self.byte_ids[usize::from(byte)])
+            .collect();
+        let (mut short, mut long) = (ids.clone(), ids);
+        let (n, m) = (self.merge_short(&mut short), self.merge_long(&mut long));
+        (short[..n].to_vec(), long[..m].to_vec())
     }
 
     /// The same in O(n log n): a heap of candidate pairs over a doubly linked list of symbols.
@@ -227,7 +251,11 @@ impl Bpe {
 }
 
 /// The automaton of the added tokens with this `normalized` flag; `None` outside for flags it does not know.
-fn added_tokens(json: &Value, normalized: bool) -> Option<Option<AddedTokens>> {
+fn added_tokens(
+    json: &Value,
+    ids: &HashMap<String, u32>,
+    normalized: bool,
+) -> Option<Option<AddedTokens>> {
     let (mut patterns, mut tokens) = (Vec::new(), Vec::new());
     for token in json["added_tokens"]
         .as_array()
@@ -238,15 +266,11 @@ fn added_tokens(json: &Value, normalized: bool) -> Option<Option<AddedTokens>> {
             return None;
         }
         if (token["normalized"] == true) == normalized {
-            patterns.push(
-                token["content"]
-                    .as_str()
-                    .filter(|content| !content.is_empty())?,
-            );
-            tokens.push((
-                u32::try_from(token["id"].as_u64()?).ok()?,
-                token["special"] == true,
-            ));
+            let content = token["content"]
+                .as_str()
+                .filter(|content| !content.is_empty())?;
+            patterns.push(content);
+            tokens.push((*ids.get(content)?, token["special"] == true));
         }
     }
     if patterns.is_empty() {

@@ -1,1 +1,436 @@
+use super::train::{WordCounter, train_bpe};
+use super::*;
+use proptest::prelude::*;
+use std::sync::LazyLock;
 
+const MIXED: &str = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n\
+    fn main() { println!(\"{:>8.3}\", 3.14159 * 1_000_000.0); }\r\n\tlet x2 = a[12345] << 0xff;\n\
+    今天天气很好。すばらしい カタカナ 漢字かな混じり文 한국어 テスト１２３\n\
+    naïve café — “quotes” … e\u{301} 👩‍👩‍👧‍👦 🏳️‍🌈 🙂🙂  \u{a0} \u{200b}|\n    it's, they'll   \n\n\n 7 77 777 7777 Ⅷ ½ ٣٤٥\n";
+
+/// A text with something of everything, and repeats to merge.
+fn corpus() -> Vec<String> {
+    (0..40)
+        .map(|i| {
+            format!(
+                "{MIXED} the theme of them, then there {i} {} ",
+                "anthem ".repeat(i % 5)
+            )
+        })
+        .collect()
+}
+
+fn trained() -> Tokenizer {
+    static TRAINED: LazyLock<Tokenizer> =
+        LazyLock::new(|| train_bpe(corpus().into_iter().map(Ok), 480, 1 << 20).unwrap());
+    TRAINED.clone()
+}
+
+/// The general implementation, reading what we write.
+fn oracle(tokenizer: &Tokenizer) -> tokenizers::Tokenizer {
+    tokenizers::Tokenizer::from_bytes(&tokenizer.inner.json).unwrap()
+}
+
+fn from_value(json: &Value) -> Result<Tokenizer> {
+    Tokenizer::from_json(pretty(json), None, None, Path::new("test.json"))
+}
+
+fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut decoder = tokenizer.stream_decoder();
+    let mut text: String = ids.iter().map(|&id| decoder.push(id)).collect();
+    text.push_str(&decoder.finish());
+    text
+}
+
+/// A tokenizer the fast encoder does not cover: words and prefix spaces, as in SentencePiece models.
+fn metaspace() -> Tokenizer {
+    let pieces = [
+        "<unk>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab", "<0xE4>", "<0xBB>", "<0x8A>",
+    ];
+    let vocab: serde_json::Map<_, _> = pieces
+        .iter()
+        .zip(0..)
+        .map(|(p, id): (_, u32)| (p.to_string(), id.into()))
+        .collect();
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [byte_level::special_token(1, "</s>")],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false},
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+            "merges": ["a b", "▁ ab", "▁ a"]},
+    });
+    from_value(&json).unwrap()
+}
+
+#[test]
+fn bytes_are_their_own_ids() {
+    let bytes = Tokenizer::bytes();
+    assert_eq!((bytes.vocab_size(), bytes.eos_id()), (257, 256));
+    assert_eq!(
+        bytes.encode_ordinary(b"a\xff<|endoftext|>").unwrap()[..3],
+        [97, 255, 60]
+    );
+    assert_eq!(bytes.encode("a<|endoftext|>b").unwrap(), [97, 256, 98]);
+    assert_eq!(bytes.decode(&[104, 105, 256, 9999]), "hi");
+    assert_eq!(bytes.byte_len(&[0xe4, 256, 1]), 2);
+}
+
+#[test]
+fn the_byte_tokenizer_is_a_tokenizer_json_too() {
+    let bytes = Tokenizer::bytes();
+    let general = oracle(&bytes);
+    let text = format!("{MIXED}<|endoftext|>x");
+    assert_eq!(
+        general.encode_fast(text.as_str(), false).unwrap().get_ids(),
+        bytes.encode(&text).unwrap()
+    );
+    let dir = tempfile::tempdir().unwrap();
+    bytes.save(dir.path()).unwrap();
+    let loaded = Tokenizer::load(dir.path()).unwrap();
+    assert!(loaded.is_bytes());
+    assert_eq!(loaded.fingerprint(), bytes.fingerprint());
+}
+
+#[test]
+fn training_gives_what_the_general_implementation_reads_alike() {
+    let ours = trained();
+    let general = oracle(&ours);
+    assert_eq!(
+        (ours.vocab_size(), ours.eos_id(), ours.bos_id()),
+        (480, 1, Some(0))
+    );
+    assert!(
+        matches!(ours.inner.kind, Kind::Bpe(_)),
+        "trained tokenizers take the fast path"
+    );
+    let long = format!("{MIXED}{}{}", "anthem".repeat(500), " ".repeat(3000));
+    let ids = general
+        .encode_fast(long.as_str(), false)
+        .unwrap()
+        .get_ids()
+        .to_vec();
+    assert_eq!(ours.encode(&long).unwrap(), ids);
+    assert_eq!(ours.decode(&ids), long);
+    assert_eq!(ours.byte_len(&ids), long.len() as u64);
+    assert!(
+        ids.len() * 2 < long.len(),
+        "{} tokens for {} bytes",
+        ids.len(),
+        long.len()
+    );
+}
+
+#[test]
+fn special_tokens_count_in_prompts_and_not_in_documents() {
+    let ours = trained();
+    let text = "a<｜end▁of▁sentence｜>b";
+    assert_eq!(
+        ours.encode(text)
+            .unwrap()
+            .iter()
+            .filter(|&&id| id == 1)
+            .count(),
+        1
+    );
+    let ids = ours.encode_ordinary(text.as_bytes()).unwrap();
+    assert!(!ids.contains(&1));
+    assert_eq!(ours.decode(&ids), text);
+    let mut general = oracle(&ours);
+    general.set_encode_special_tokens(true);
+    assert_eq!(general.encode_fast(text, false).unwrap().get_ids(), ids);
+}
+
+#[test]
+fn training_does_not_depend_on_threads_or_order_of_equal_batches() {
+    let make = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            // A limit below the number of distinct words, so that forgetting is part of what must agree.
+            let mut counter = WordCounter::new(1);
+            let many: Vec<String> = (0..3000)
+                .map(|i| format!("word{} common rare{i}", (b'a' + (i % 26) as u8) as char))
+                .collect();
+            for part in many.chunks(700) {
+                let words: Vec<String> = part
+                    .iter()
+                    .map(|w| w.replace(|c: char| c.is_ascii_digit(), "q"))
+                    .collect();
+                counter.count(&words).unwrap();
+                counter.count(part).unwrap();
+            }
+            for text in corpus() {
+                counter.count(&[text]).unwrap();
+            }
+            counter.train(500).unwrap()
+        })
+    };
+    let one = make(1);
+    assert_eq!(one.inner.json, make(2).inner.json);
+    assert_eq!(one.inner.json, make(5).inner.json);
+    assert_ne!(one.fingerprint(), trained().fingerprint());
+}
+
+#[test]
+fn memory_for_words_is_bounded() {
+    let mut counter = WordCounter::new(2000);
+    let letters = |mut n: u32| -> String {
+        std::iter::repeat_with(|| {
+            let c = (b'a' + (n % 26) as u8) as char;
+            n /= 26;
+            c
+        })
+        .take(5)
+        .collect()
+    };
+    for batch in 0..20 {
+        let text: String = (0..1000)
+            .map(|i| format!(" {} often", letters(batch * 1000 + i)))
+            .collect();
+        counter.count(&[text]).unwrap();
+        assert!(counter.words() <= 2000);
+    }
+    assert!(counter.uncounted().0 > 10_000);
+    let tokenizer = counter.train(300).unwrap();
+    assert_eq!(
+        tokenizer.encode(" often").unwrap().len(),
+        1,
+        "the frequent word survives"
+    );
+}
+
+#[test]
+fn training_refuses_what_cannot_be() {
+    let too_small = train_bpe([Ok("abc".to_owned())], 258, 100).unwrap_err();
+    assert!(matches!(too_small, Error::Training(_)), "{too_small}");
+    let nothing = train_bpe([], 300, 100).unwrap_err();
+    assert!(matches!(nothing, Error::Training(_)), "{nothing}");
+    let all = train_bpe([Ok("ab ab".to_owned())], 5000, 100).unwrap();
+    assert!(
+        all.vocab_size() < 270,
+        "no more tokens than the text has pairs"
+    );
+}
+
+#[test]
+fn saving_and_loading_keeps_everything() {
+    let ours = trained();
+    let dir = tempfile::tempdir().unwrap();
+    ours.save(dir.path()).unwrap();
+    let loaded = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(loaded.fingerprint(), ours.fingerprint());
+    assert_eq!(loaded.entry(), ours.entry());
+    assert_eq!(loaded.encode(MIXED).unwrap(), ours.encode(MIXED).unwrap());
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.path().join(TOKENIZER_CONFIG)).unwrap()).unwrap();
+    assert_eq!(config["tokenizer_class"], "PreTrainedTokenizerFast");
+    assert_eq!(config["eos_token"], train::SPECIAL_TOKENS[1]);
+    // Layout does not change the fingerprint.
+    let compact =
+        serde_json::to_vec(&serde_json::from_slice::<Value>(&ours.inner.json).unwrap()).unwrap();
+    fs::write(dir.path().join(TOKENIZER), compact).unwrap();
+    assert_eq!(
+        Tokenizer::load(dir.path()).unwrap().fingerprint(),
+        ours.fingerprint()
+    );
+}
+
+#[test]
+fn the_end_token_is_found_or_asked_for() {
+    let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    json["added_tokens"][1]["content"] = "<done>".into();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    vocab.remove(train::SPECIAL_TOKENS[1]);
+    vocab.insert("<done>".into(), 1.into());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(TOKENIZER);
+    fs::write(&file, json.to_string()).unwrap();
+    let unknown = Tokenizer::load(&file).unwrap_err();
+    assert!(unknown.to_string().contains("tokenizer.eos"), "{unknown}");
+    assert_eq!(
+        Tokenizer::load_with_eos(&file, Some("<done>"))
+            .unwrap()
+            .eos_id(),
+        1
+    );
+    let wrong = Tokenizer::load_with_eos(&file, Some("<none>")).unwrap_err();
+    assert!(wrong.to_string().contains("<none>"), "{wrong}");
+    fs::write(
+        dir.path().join(TOKENIZER_CONFIG),
+        r#"{"eos_token": {"content": "<done>"}, "extra": 5}"#,
+    )
+    .unwrap();
+    let loaded = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(loaded.eos_id(), 1);
+    assert_eq!(loaded.inner.config["extra"], 5);
+    fs::write(dir.path().join(TOKENIZER_CONFIG), "{").unwrap();
+    let broken = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(broken.to_string().contains(TOKENIZER_CONFIG), "{broken}");
+}
+
+#[test]
+fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
+    let base: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    let gpt2 = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let literal = serde_json::json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"String": "the"}, "behavior": "Isolated", "invert": false}, gpt2.clone()]});
+    // The general implementation gives a token it does not know the next free id, whatever the file says.
+    let plain = serde_json::json!({"id": 700, "content": "<tag>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": true, "special": false});
+    let changes: [(&str, Value); 4] = [
+        ("/pre_tokenizer", gpt2),
+        ("/pre_tokenizer", literal),
+        ("/model/ignore_merges", true.into()),
+        (
+            "/added_tokens",
+            [
+                base["added_tokens"].as_array().unwrap().as_slice(),
+                &[plain],
+            ]
+            .concat()
+            .into(),
+        ),
+    ];
+    let text = format!("{MIXED} <tag>anthem anthem</tag> <｜end▁of▁sentence｜>");
+    for (path, change) in changes {
+        let mut json = base.clone();
+        *json.pointer_mut(path).unwrap() = change;
+        let ours = from_value(&json).unwrap();
+        assert!(matches!(ours.inner.kind, Kind::Bpe(_)), "{path}");
+        let mut general = oracle(&ours);
+        let ids = general
+            .encode_fast(text.as_str(), false)
+            .unwrap()
+            .get_ids()
+            .to_vec();
+        assert_eq!(ours.encode(&text).unwrap(), ids, "{path}");
+        assert_eq!(
+            ours.decode(&ids),
+            general.decode(&ids, true).unwrap(),
+            "{path}"
+        );
+        general.set_encode_special_tokens(true);
+        let ids = general
+            .encode_fast(text.as_str(), false)
+            .unwrap()
+            .get_ids()
+            .to_vec();
+        assert_eq!(
+            ours.encode_ordinary(text.as_bytes()).unwrap(),
+            ids,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn other_tokenizers_take_the_general_path() {
+    let other = metaspace();
+    assert!(matches!(other.inner.kind, Kind::Other(_)));
+    let ids = other.encode("ab ab今").unwrap();
+    assert_eq!(ids, [7, 7, 8, 9, 10]);
+    assert_eq!(other.decode(&ids), "ab ab今");
+    assert_eq!(stream(&other, &ids), "ab ab今");
+    assert_eq!(other.byte_len(&ids), 8);
+    assert_eq!(other.encode("a</s>").unwrap(), [5, 1]);
+    assert!(!other.encode_ordinary(b"a</s>").unwrap().contains(&1));
+}
+
+#[test]
+fn a_stream_holds_back_unfinished_characters() {
+    let bytes = Tokenizer::bytes();
+    let mut decoder = bytes.stream_decoder();
+    let pieces: Vec<String> = "é今🙂".bytes().map(|b| decoder.push(b.into())).collect();
+    assert_eq!(pieces, ["", "é", "", "", "今", "", "", "", "🙂"]);
+    assert_eq!(decoder.push(0xf0), "");
+    assert_eq!(decoder.push(u32::from(b'x')), "\u{fffd}x");
+    assert_eq!(decoder.push(0xe4), "");
+    assert_eq!(decoder.finish(), "\u{fffd}");
+    assert_eq!(decoder.finish(), "");
+}
+
+#[test]
+fn invalid_utf8_is_replaced_and_reported() {
+    let mut out = Vec::new();
+    let ours = trained();
+    assert!(ours.encoder().encode_ordinary(b"a\xffb", &mut out).unwrap());
+    assert_eq!(ours.decode(&out), "a\u{fffd}b");
+    out.clear();
+    assert!(
+        !Tokenizer::bytes()
+            .encoder()
+            .encode_ordinary(b"a\xffb", &mut out)
+            .unwrap()
+    );
+    assert_eq!(out, [97, 255, 98]);
+}
+
+#[test]
+fn damaged_files_are_refused_without_panic() {
+    let json = trained().inner.json.clone();
+    let load = |bytes: Vec<u8>| Tokenizer::from_json(bytes, None, None, Path::new("damaged.json"));
+    for cut in [0, 1, json.len() / 2, json.len() - 3] {
+        let error = load(json[..cut].to_vec()).unwrap_err();
+        assert!(
+            matches!(error, Error::Tokenizer { .. }) && error.to_string().contains("damaged.json"),
+            "{error}"
+        );
+    }
+    for value in [
+        "null",
+        "[]",
+        "{}",
+        r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}}"#,
+    ] {
+        assert!(load(value.into()).is_err(), "{value}");
+    }
+    for at in (0..json.len()).step_by(997) {
+        let mut changed = json.clone();
+        changed[at] ^= 1 << (at % 7);
+        if let Ok(tokenizer) = load(changed) {
+            tokenizer.encode_ordinary(MIXED.as_bytes()).unwrap();
+        }
+    }
+    let huge = r#"{"added_tokens": [{"id": 4294967295, "content": "</s>", "special": true}], "model": {"type": "WordLevel", "vocab": {"</s>": 4294967295}, "unk_token": "</s>"}}"#;
+    assert!(load(huge.into()).is_err());
+}
+
+static GENERAL: LazyLock<tokenizers::Tokenizer> = LazyLock::new(|| oracle(&trained()));
+
+proptest! {
+    #[test]
+    fn any_text_survives_and_agrees(text in "(\\PC|[ \n\r\t0-9a-zA-Z.,今のテ🙂])*") {
+        let ours = trained();
+        let ids = ours.encode(&text).unwrap();
+        let general = GENERAL.encode_fast(text.as_str(), false).unwrap();
+        prop_assert_eq!(general.get_ids(), &ids[..]);
+        prop_assert_eq!(ours.decode(&ids), text.as_str());
+        prop_assert_eq!(stream(&ours, &ids), text.as_str());
+        prop_assert_eq!(ours.byte_len(&ids), text.len() as u64);
+    }
+
+    #[test]
+    fn streams_give_what_decoding_at_once_gives(ids in prop::collection::vec(0_u32..500, 0..60)) {
+        let ours = trained();
+        prop_assert_eq!(stream(&ours, &ids), ours.decode(&ids));
+        let bytes = Tokenizer::bytes();
+        prop_assert_eq!(stream(&bytes, &ids), bytes.decode(&ids));
+        prop_assert_eq!(ours.decode(&ids), GENERAL.decode(&ids, true).unwrap());
+    }
+
+    #[test]
+    fn both_ways_of_merging_agree(word in prop::collection::vec(prop::sample::select(&b"anthem e"[..]), 2..200)) {
+        let ours = trained();
+        let Kind::Bpe(bpe) = &ours.inner.kind else { panic!("trained tokenizers take the fast path") };
+        let (short, long) = bpe.merge_both(&word);
+        prop_assert_eq!(short, long);
+    }
+}

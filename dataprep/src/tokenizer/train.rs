@@ -6,7 +6,7 @@
 //! (Sennrich, Haddow and Birch, *Neural Machine Translation of Rare Words with Subword Units*, 2016). Equal counts are
 //! decided by the lower ids, and counts are sums, so the result depends on the texts alone and not on threads.
 
-use super::split::{self, Splitter};
+use super::split::{self, Scratch, Splitter};
 use super::{Tokenizer, byte_level, config, pretty};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -62,9 +62,16 @@ impl WordCounter {
         let splitter = &self.splitter;
         let (counts, too_long) = texts
             .par_iter()
-            .try_fold(Default::default, |counts, text| {
-                count_words(splitter, text.as_ref(), counts)
-            })
+            .try_fold(
+                Default::default,
+                |(counts, mut scratch): (Counts, Scratch), text| {
+                    Ok((
+                        count_words(splitter, &mut scratch, text.as_ref(), counts)?,
+                        scratch,
+                    ))
+                },
+            )
+            .map(|counted: Result<_>| counted.map(|(counts, _)| counts))
             .try_reduce(Default::default, |a, b| Ok(merge(a, b)))?;
         let before = std::mem::take(&mut self.counts);
         (self.counts, self.too_long) = merge((before, self.too_long), (counts, too_long));
@@ -146,10 +153,11 @@ type Counts = (FxHashMap<Box<[u8]>, u64>, u64);
 
 fn count_words(
     splitter: &Splitter,
+    scratch: &mut Scratch,
     text: &str,
     (mut counts, mut too_long): Counts,
 ) -> Result<Counts> {
-    splitter.split(text, &mut |word| {
+    splitter.split(text, scratch, &mut |word| {
         if word.len() > LONGEST_WORD {
             too_long += 1;
         } else if let Some(count) = counts.get_mut(word.as_bytes()) {
