@@ -28,7 +28,7 @@ struct Arguments {
     /// tokens to generate at most [128]
     #[argh(option, default = "128")]
     max_new_tokens: usize,
-    /// 0 always takes the most probable token; lower is safer, higher is wilder [1]
+    /// how far to stray from the most probable token; 0 never does [1]
     #[argh(option, default = "1.0")]
     temperature: f64,
     /// consider only so many of the most probable tokens; 0 for all [0]

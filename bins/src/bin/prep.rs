@@ -30,7 +30,7 @@ struct Arguments {
     /// folder to write
     #[argh(option)]
     output: PathBuf,
-    /// `bytes`, a Hugging Face tokenizer.json, or a folder that holds one
+    /// name of a tokenizer: bytes, a Hugging Face tokenizer.json, or a folder that holds one
     #[argh(option)]
     tokenizer: Option<PathBuf>,
     /// train a byte-level BPE tokenizer of this many tokens on the input instead

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let bare = arguments.config.is_none() && arguments.set.is_empty() && !arguments.plan;
     if bare && arguments.output.is_none() && !arguments.resume {
-        return quickstart::run(&cli::device(&arguments.device, 0)?, &cli::interrupts()?);
+        return quickstart::run(&cli::device(&arguments.device, 0)?, cli::interrupts()?.as_ref());
     }
     let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from("runs/train"));
     let mut config = arguments.config.clone();

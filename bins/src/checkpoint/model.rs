@@ -5,6 +5,7 @@ use super::error::CheckpointError;
 use super::safetensors::{self, TensorFile, TensorSpec};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
+use fathom_core::layer::Precision;
 use fathom_core::model::{Model, Parameter};
 use fathom_dataprep::Tokenizer;
 use serde::Deserialize;
@@ -302,7 +303,7 @@ pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
             }
         }
     }
-    Err(CheckpointError::NoModel { path: folder.into() })
+    Err(CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
 }
 
 /// Builds the model that the checkpoint in `folder` describes and fills it. Warnings are given too.
@@ -315,7 +316,10 @@ pub fn load_model<D: Kernels>(
     precision: Precision,
 ) -> Result<(Model<D>, Vec<String>), CheckpointError> {
     let config = read_config(folder)?;
-    let mut model = Model::new(device, &config, precision).map_err(CheckpointError::device(folder))?;
+    let mut model = Model::new(device, &config, precision).map_err(|error| CheckpointError::Device {
+        tensor: "the whole model".into(),
+        source: error.to_string().into(),
+    })?;
     let warnings = load_weights(&mut model, folder)?;
     Ok((model, warnings))
 }
