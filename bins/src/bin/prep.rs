@@ -15,7 +15,7 @@ use fathom::settings::{Settings, keys};
 #[argh(
     example = "prep --input corpus/ --input notes.jsonl.zst --vocab-size 16384 --output data/corpus",
     example = "prep --config configs/shakespeare.toml --input tinyshakespeare.txt --output data/shakespeare",
-    note = "Keys of the configuration file and of --set:\n{keys}",
+    note = "`prep --keys` lists every key of the configuration file and of --set.",
     error_code(0, "done"),
     error_code(1, "the input could not be read or the output not written"),
     error_code(2, "wrong arguments or settings")
