@@ -179,7 +179,7 @@ fn block(
 fn block_rows(m: usize, n: usize) -> usize {
     let across = n.div_ceil(COLS).max(1);
     let down = TASKS.div_ceil(across);
-    m.div_ceil(down).next_multiple_of(12).clamp(48, MAX_ROWS)
+    m.div_ceil(down).next_multiple_of(12).clamp(ROWS, MAX_ROWS)
 }
 
 /// Nanoseconds, roughly, that `flops` take on one core.

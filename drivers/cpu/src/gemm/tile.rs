@@ -58,6 +58,12 @@ pub(super) mod avx512 {
         add: bool,
     ) {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+        for i in 0..ROWS {
+            for v in 0..WIDTH {
+                // Fetches what is written last while the sums are made. A prefetch of any address is harmless.
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ldc + 16 * v).cast());
+            }
+        }
         for _ in 0..k {
             // SAFETY: the caller's premise on `a` and `b` for this depth.
             unsafe {
