@@ -272,7 +272,9 @@ fn compare<C: Case, D: Kernels>(case: &C, device: &D) -> Result<(), Trouble> {
     let host = Host::new();
     let want = match execute(case, &host, &operands) {
         Ok(want) => want,
-        Err(trouble) => return Err(Trouble::Wrong(format!("the host refuses the case: {trouble:?}"))),
+        Err(trouble) => {
+            return Err(Trouble::Wrong(format!("the host refuses the case: {trouble:?}")));
+        }
     };
     let got = execute(case, device, &operands)?;
     if device.capabilities().deterministic && execute(case, device, &operands)? != got {

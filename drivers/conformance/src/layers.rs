@@ -49,13 +49,13 @@ case!(NormGradCase, "rmsnorm_grad", { rows: usize, cols: usize, accumulate: bool
         let (xs, ws, rs, dys) = (x.values(), w.values(), rstd.values(), dy.values());
         let mut dx_size: Vec<f64> = dx.values().iter().map(|v| if self.accumulate { v.abs() } else { 0.0 }).collect();
         let mut dw_size: Vec<f64> = dw.values().iter().map(|v| v.abs()).collect();
-        for r in 0..m {
+        for (r, &rstd) in rs.iter().enumerate() {
             let at = |c: usize| r * n + c;
             let g = |c: usize| (dys[at(c)] * ws[c]).abs();
-            let normed = |c: usize| (xs[at(c)] * rs[r]).abs();
+            let normed = |c: usize| (xs[at(c)] * rstd).abs();
             let mean = (0..n).map(|c| g(c) * normed(c)).sum::<f64>() / n as f64;
             for c in 0..n {
-                dx_size[at(c)] += rs[r] * (g(c) + normed(c) * mean);
+                dx_size[at(c)] += rstd * (g(c) + normed(c) * mean);
                 dw_size[c] += dys[at(c)].abs() * normed(c);
             }
         }
@@ -87,9 +87,9 @@ case!(RopeCase, "rope", { rows: usize, heads: usize, start: usize, pairs: usize,
         let x = Operand::floats(self.d.dtype, self.rows, cols, self.d.floats(0, self.rows * cols)).gaps(self.d.gaps);
         // Both columns of a pair enter either result.
         let values = x.values();
-        let size = (0..values.len()).map(|i| {
-            let c = (i % cols % head).wrapping_sub(self.start);
-            if c < r { if c % 2 == 0 { values[i].abs() + values[i + 1].abs() } else { values[i].abs() + values[i - 1].abs() } } else { 0.0 }
+        let size = (0..values.len()).map(|i| match (i % cols % head).checked_sub(self.start) {
+            Some(c) if c < r => values[i].abs() + values[i + 1 - 2 * (c % 2)].abs(),
+            _ => 0.0,
         });
         let size = Magnitude::Given(size.collect());
         vec![

@@ -40,7 +40,8 @@ pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outco
         let fewer = 1 + fewer % m;
         let a = Operand::floats(d.dtype, m, k, d.floats(0, m * k)).gaps(d.gaps);
         let b = Operand::floats(d.dtype, n, k, d.floats(1, n * k));
-        let heads = Heads { heads: 2, nope: 1 + k % 9, rope: n % 5, value: 1 + n % 9, scale: 0.3, sequence: 1 + k % 20 };
+        let heads =
+            Heads { heads: 2, nope: 1 + k % 9, rope: n % 5, value: 1 + n % 9, scale: 0.3, sequence: 1 + k % 20 };
         let sequences = 1 + m % 4;
         let checks = [
             ("gemm", {
@@ -62,7 +63,9 @@ pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outco
             match check {
                 Ok(true) => {}
                 Err(Trouble::Unsupported(_)) if d.dtype != DType::F32 => {}
-                Ok(false) => return Err(format!("{kernel}: a row depends on how many others there are")),
+                Ok(false) => {
+                    return Err(format!("{kernel}: a row depends on how many others there are"));
+                }
                 Err(trouble) => return Err(format!("{kernel}: {trouble:?}")),
             }
         }
@@ -175,9 +178,7 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
             let (order, offsets) = (b.order.view_mut(), b.offsets.view_mut());
             d.sort_by_key(SortByKey::new(b.index.view(), 4, order, inverse.view_mut(), offsets)?)
         }),
-        ("rope", true, |d, b| {
-            d.rope(Rope::new(b.y.view_mut(), 4, 0, b.x.view(), b.index.view(), false)?)
-        }),
+        ("rope", true, |d, b| d.rope(Rope::new(b.y.view_mut(), 4, 0, b.x.view(), b.index.view(), false)?)),
         ("route_grad", true, |d, b| {
             let config = RouteConfig {
                 experts: 4,
@@ -219,12 +220,7 @@ pub fn nan_clip<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Fa
     Ok(Outcome { name: NAME, cases: options.cases, unsupported: 0 })
 }
 
-fn step<D: Kernels>(
-    device: &D,
-    state: &[Operand; 3],
-    gradient: Vec<f64>,
-    rates: AdamRates,
-) -> Result<(), Trouble> {
+fn step<D: Kernels>(device: &D, state: &[Operand; 3], gradient: Vec<f64>, rates: AdamRates) -> Result<(), Trouble> {
     let g = Operand::floats(DType::F32, 1, gradient.len(), gradient);
     let clip = Operand::floats(DType::F32, 1, 1, vec![f64::NAN]);
     let [mut w, mut m, mut v, g, clip] = place(device, [&state[0], &state[1], &state[2], &g, &clip])?;

@@ -10,7 +10,12 @@ pub fn tolerance(kernel: &str, k: usize) -> f64 {
         "binary" | "update_bias" => 2.0,
         "unary" | "rope" => 8.0,
         "random_normal" | "swiglu" | "adamw" => 16.0,
-        "gemm" | "grouped_gemm" | "reduce_rows" | "sum_columns" | "scatter_add_rows" | "scatter_add_columns"
+        "gemm"
+        | "grouped_gemm"
+        | "reduce_rows"
+        | "sum_columns"
+        | "scatter_add_rows"
+        | "scatter_add_columns"
         | "combine" => 2.0 + k,
         "rmsnorm" | "route" => 8.0 + k,
         "swiglu_grad" | "cross_entropy" => 16.0 + k,

@@ -73,9 +73,8 @@ case!(AdamCase, "adamw", { n: usize, clip: f64, rates: AdamRates }, |self| 1,
 );
 
 pub(crate) fn rates() -> impl Strategy<Value = AdamRates> {
-    (1e-5f64..1e-1, 0.0f64..0.95, 0.5f64..0.999, prop_oneof![Just(0.0), Just(0.1)], 1u64..2000).prop_map(
-        |(lr, beta1, beta2, decay, step)| AdamRates { lr, beta1, beta2, eps: 1e-8, decay, step },
-    )
+    (1e-5f64..1e-1, 0.0f64..0.95, 0.5f64..0.999, prop_oneof![Just(0.0), Just(0.1)], 1u64..2000)
+        .prop_map(|(lr, beta1, beta2, decay, step)| AdamRates { lr, beta1, beta2, eps: 1e-8, decay, step })
 }
 
 kernel!(

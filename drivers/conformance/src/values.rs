@@ -42,8 +42,11 @@ impl Draw {
             2 => Just(Style::Coarse),
         ];
         let dtype = proptest::sample::select(dtypes);
-        (any::<u64>(), style, dtype, any::<bool>()).prop_map(|(seed, style, dtype, gaps)| {
-            Self { seed, style, dtype, gaps }
+        (any::<u64>(), style, dtype, any::<bool>()).prop_map(|(seed, style, dtype, gaps)| Self {
+            seed,
+            style,
+            dtype,
+            gaps,
         })
     }
 
@@ -67,7 +70,13 @@ impl Draw {
                     Style::Normal => x,
                     Style::Tiny => x * 1e-6,
                     Style::Large => x * 1e4,
-                    Style::Sparse => if rng.below(3) == 0 { 0.0 } else { x },
+                    Style::Sparse => {
+                        if rng.below(3) == 0 {
+                            0.0
+                        } else {
+                            x
+                        }
+                    }
                     Style::Zeros => 0.0,
                     Style::Coarse => (x * 4.0).round().clamp(-8.0, 8.0) / 4.0,
                 }
