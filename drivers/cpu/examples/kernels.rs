@@ -194,8 +194,7 @@ fn products(b: &mut Bench) {
 
 fn attention(b: &mut Bench) {
     let wide = Heads { heads: 4, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1024 };
-    for h in [HEADS, wide] {
-        let t = TOKENS;
+    for (h, t) in [(HEADS, TOKENS), (HEADS, HEADS.sequence), (wide, TOKENS)] {
         let what =
             format!("{} heads of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
         let (q, kv, k_pe) =

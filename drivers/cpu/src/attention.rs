@@ -20,7 +20,7 @@ use crate::{Cpu, Isa};
 /// Keys of a tile.
 pub(crate) const KEYS: usize = 128;
 /// Queries of a tile.
-pub(crate) const QUERIES: usize = 64;
+pub(crate) const QUERIES: usize = 32;
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
 
