@@ -81,6 +81,7 @@ impl fmt::Display for InvalidOp {
 impl core::error::Error for InvalidOp {}
 
 /// Returns an error unless `expected == found`.
+#[cfg(feature = "alloc")]
 pub(crate) fn same(op: &'static str, problem: &'static str, expected: usize, found: usize) -> Result<(), InvalidOp> {
     if expected == found { Ok(()) } else { Err(InvalidOp::new(op, problem, expected, found)) }
 }

@@ -26,10 +26,12 @@ impl Shape {
     pub fn new(dimensions: &[usize]) -> Result<Self, InvalidOp> {
         let dims = heapless::Vec::from_slice(dimensions)
             .map_err(|_| InvalidOp::new("shape", "has too many dimensions", MAX_RANK, dimensions.len()))?;
-        dimensions
-            .iter()
-            .try_fold(8usize, |n, &d| n.checked_mul(d))
-            .ok_or(InvalidOp::new("shape", "has more elements than the address space", 0, 0))?;
+        dimensions.iter().try_fold(8usize, |n, &d| n.checked_mul(d)).ok_or(InvalidOp::new(
+            "shape",
+            "has more elements than the address space",
+            0,
+            0,
+        ))?;
         Ok(Self(dims))
     }
 
@@ -235,13 +237,16 @@ macro_rules! geometry {
         /// The matrix of columns `range`.
         pub fn columns(self, range: Range<usize>) -> Result<Self, InvalidOp> {
             ensure("columns", "range is not inside the matrix", range.start <= range.end && range.end <= self.cols)?;
-            Ok(Self { offset: self.offset + range.start, cols: range.end - range.start, ..self })
+            // What has no elements stays where it is: the place it would start at may lie past the end of the buffer.
+            let skipped = if self.rows == 0 || range.is_empty() { 0 } else { range.start };
+            Ok(Self { offset: self.offset + skipped, cols: range.len(), ..self })
         }
 
         /// The matrix of rows `range`.
         pub fn row_range(self, range: Range<usize>) -> Result<Self, InvalidOp> {
             ensure("row_range", "range is not inside the matrix", range.start <= range.end && range.end <= self.rows)?;
-            Ok(Self { offset: self.offset + range.start * self.stride, rows: range.end - range.start, ..self })
+            let skipped = if self.cols == 0 || range.is_empty() { 0 } else { range.start * self.stride };
+            Ok(Self { offset: self.offset + skipped, rows: range.len(), ..self })
         }
 
         /// The same elements as a matrix of another shape; the view must have no gaps.
@@ -290,5 +295,24 @@ impl<'a, B> MatMut<'a, B> {
     pub fn reborrow(&mut self) -> MatMut<'_, B> {
         let Self { offset, rows, cols, stride, dtype, .. } = *self;
         MatMut { buffer: self.buffer, offset, rows, cols, stride, dtype }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Dry;
+
+    #[test]
+    fn a_view_without_elements_stays_inside_its_buffer() {
+        let device = Dry::new();
+        let none = Tensor::<Dry>::empty(&device, &[0, 4], DType::F32).expect("no memory");
+        let columns = none.view().columns(2..4).expect("inside");
+        assert_eq!((columns.offset(), columns.end(), columns.rows(), columns.cols()), (0, 0, 0, 2));
+        let some = Tensor::<Dry>::empty(&device, &[3, 4], DType::F32).expect("memory");
+        let last = some.view().columns(3..4).and_then(|v| v.row_range(3..3)).expect("inside");
+        assert_eq!((last.offset(), last.end(), last.rows(), last.cols()), (3, 3, 0, 1));
+        let inner = some.view().row_range(1..3).and_then(|v| v.columns(1..3)).expect("inside");
+        assert_eq!((inner.offset(), inner.end()), (5, 11));
     }
 }

@@ -31,7 +31,7 @@ impl Golden {
         let (weights, _) = tensors(&folder.join("model.safetensors"));
         let (floats, tokens) = tensors(&folder.join("golden.safetensors"));
         let text = std::fs::read_to_string(folder.join("config.json")).expect("a config.json");
-        Self { config: config(&text), weights, floats, tokens }
+        Self { config: serde_json::from_str(&text).expect("a valid configuration"), weights, floats, tokens }
     }
 
     /// The model of this case on `device`.
@@ -87,58 +87,4 @@ fn tensors(path: &Path) -> (Floats, Tokens) {
         }
     }
     (floats, tokens)
-}
-
-fn config(text: &str) -> ModelConfig {
-    use fathom_core::config::{Family, ScoringFunction, TopkMethod, Yarn};
-    let v: serde_json::Value = serde_json::from_str(text).expect("json");
-    let n = |k: &str| v[k].as_u64().unwrap_or(0) as usize;
-    let f = |k: &str| v[k].as_f64().unwrap_or(0.0);
-    let b = |k: &str| v[k].as_bool().unwrap_or(false);
-    let r = &v["rope_parameters"];
-    let v2 = v["model_type"] == "deepseek_v2";
-    ModelConfig {
-        model_type: if v2 { Family::V2 } else { Family::V3 },
-        vocab_size: n("vocab_size"),
-        hidden_size: n("hidden_size"),
-        intermediate_size: n("intermediate_size"),
-        moe_intermediate_size: n("moe_intermediate_size"),
-        num_hidden_layers: n("num_hidden_layers"),
-        first_k_dense_replace: n("first_k_dense_replace"),
-        moe_layer_freq: 1,
-        num_attention_heads: n("num_attention_heads"),
-        num_key_value_heads: n("num_key_value_heads"),
-        n_shared_experts: n("n_shared_experts"),
-        n_routed_experts: n("n_routed_experts"),
-        num_experts_per_tok: n("num_experts_per_tok"),
-        n_group: n("n_group"),
-        topk_group: n("topk_group"),
-        routed_scaling_factor: f("routed_scaling_factor"),
-        scoring_func: if v2 { ScoringFunction::Softmax } else { ScoringFunction::Sigmoid },
-        topk_method: if v2 { TopkMethod::Greedy } else { TopkMethod::NoAuxTc },
-        norm_topk_prob: b("norm_topk_prob"),
-        q_lora_rank: v["q_lora_rank"].as_u64().map(|x| x as usize),
-        kv_lora_rank: n("kv_lora_rank"),
-        qk_nope_head_dim: n("qk_nope_head_dim"),
-        qk_rope_head_dim: n("qk_rope_head_dim"),
-        v_head_dim: n("v_head_dim"),
-        max_position_embeddings: n("max_position_embeddings"),
-        rope_theta: r["rope_theta"].as_f64().unwrap_or(10000.0),
-        rope_scaling: (r["rope_type"] == "yarn").then(|| Yarn {
-            factor: r["factor"].as_f64().unwrap(),
-            original_max_position_embeddings: r["original_max_position_embeddings"].as_u64().unwrap() as usize,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            mscale: 1.0,
-            mscale_all_dim: 1.0,
-        }),
-        rms_norm_eps: f("rms_norm_eps"),
-        attention_bias: b("attention_bias"),
-        tie_word_embeddings: b("tie_word_embeddings"),
-        initializer_range: f("initializer_range"),
-        num_nextn_predict_layers: n("num_nextn_predict_layers"),
-        bos_token_id: None,
-        eos_token_id: None,
-        quantization_config: None,
-    }
 }

@@ -20,6 +20,6 @@ pub mod store;
 
 pub use commit::{Draft, Manifest, clean, latest, list};
 pub use error::{CheckpointError, Damage};
-pub use model::{CONFIG, ModelFiles, load_weights, read_config, read_tokenizer, save_model};
+pub use model::{CONFIG, ModelFiles, load_model, load_weights, model_folder, read_config, read_tokenizer, save_model};
 pub use state::{State, load_trainer, save_trainer};
 pub use store::{Disk, Store};

@@ -5,6 +5,7 @@ use super::error::CheckpointError;
 use super::safetensors::{self, TensorFile, TensorSpec};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
+use fathom_core::layer::Precision;
 use fathom_core::model::{Model, Parameter};
 use fathom_dataprep::Tokenizer;
 use serde::Deserialize;
@@ -284,6 +285,43 @@ fn compare_copies(
 pub(super) fn device_error<E: std::fmt::Display>(tensor: &str) -> impl FnOnce(E) -> CheckpointError + use<E> {
     let tensor = tensor.to_string();
     move |error| CheckpointError::Device { tensor, source: error.to_string().into() }
+}
+
+/// The model folder that a user means by `folder`: itself, or the newest checkpoint of the run in it (or in its `model`
+/// folder, where the quickstart keeps its run).
+///
+/// # Errors
+/// [`CheckpointError::NoModel`] where there is none.
+pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    if folder.join(CONFIG).is_file() {
+        return Ok(folder.into());
+    }
+    for run in [folder.to_path_buf(), folder.join("model")] {
+        if run.is_dir() {
+            if let Some((_, newest)) = super::latest(&run)? {
+                return Ok(newest);
+            }
+        }
+    }
+    Err(CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
+}
+
+/// Builds the model that the checkpoint in `folder` describes and fills it. Warnings are given too.
+///
+/// # Errors
+/// Those of [`read_config`] and [`load_weights`].
+pub fn load_model<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+) -> Result<(Model<D>, Vec<String>), CheckpointError> {
+    let config = read_config(folder)?;
+    let mut model = Model::new(device, &config, precision).map_err(|error| CheckpointError::Device {
+        tensor: "the whole model".into(),
+        source: error.to_string().into(),
+    })?;
+    let warnings = load_weights(&mut model, folder)?;
+    Ok((model, warnings))
 }
 
 /// Writes `model` into a draft: `config.json`, `generation_config.json`, the weights in files of at most `shard_bytes`

@@ -99,6 +99,9 @@ impl<B> Call for Cast<'_, B> {
 }
 
 /// A function of one number.
+///
+/// A device that leaves [`route`](super::Kernels::route) to its default body computes `Exp` and `Sigmoid` of f32 with
+/// [`math::exp`](crate::math::exp), so that it chooses the experts every other device does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum UnaryOp {

@@ -13,8 +13,8 @@ use super::pool::Pool;
 use super::reference::inside;
 use super::{Call, Capabilities, Cost, Device, HostError, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
-use crate::for_each_kernel;
 use crate::error::ErrorKind;
+use crate::for_each_kernel;
 
 /// A device that counts and computes nothing. Clones share their counters.
 #[derive(Clone)]
@@ -94,27 +94,15 @@ impl Dry {
 
     /// A device that passes for one of these capabilities. An allocation past `capabilities.memory` fails.
     pub fn with(capabilities: Capabilities) -> Self {
-        let state = State {
-            pool: Pool::new(),
-            kernels: BTreeMap::new(),
-            uploaded: 0,
-            downloaded: 0,
-        };
-        Self {
-            capabilities,
-            state: Rc::new(RefCell::new(state)),
-        }
+        let state = State { pool: Pool::new(), kernels: BTreeMap::new(), uploaded: 0, downloaded: 0 };
+        Self { capabilities, state: Rc::new(RefCell::new(state)) }
     }
 
     /// What was counted since the start, or since the last [`reset`](Self::reset).
     pub fn tally(&self) -> Tally {
         let state = self.state.borrow();
         let kernels = state.kernels.values().copied().collect();
-        Tally {
-            kernels,
-            uploaded: state.uploaded,
-            downloaded: state.downloaded,
-        }
+        Tally { kernels, uploaded: state.uploaded, downloaded: state.downloaded }
     }
 
     /// Forgets the tally, and measures the memory peak anew from what is in use now.
@@ -128,11 +116,7 @@ impl Dry {
     fn count<C: Call>(&self, call: &C) {
         let cost = call.cost();
         let mut state = self.state.borrow_mut();
-        let none = KernelCount {
-            name: C::NAME,
-            calls: 0,
-            cost: Cost::default(),
-        };
+        let none = KernelCount { name: C::NAME, calls: 0, cost: Cost::default() };
         let count = state.kernels.entry(C::NAME).or_insert(none);
         count.calls += 1;
         count.cost.flops = count.cost.flops.saturating_add(cost.flops);
@@ -159,17 +143,13 @@ impl Device for Dry {
         let limit = self.capabilities.memory.unwrap_or(u64::MAX);
         let in_use = state.pool.usage().in_use;
         if in_use.checked_add(bytes as u64).is_none_or(|n| n > limit) {
-            let message = alloc::format!(
-                "alloc: {bytes} bytes more than the {in_use} in use pass the limit of {limit}"
-            );
+            let message =
+                alloc::format!("alloc: {bytes} bytes more than the {in_use} in use pass the limit of {limit}");
             return Err(HostError::new(ErrorKind::OutOfMemory, message));
         }
         let fresh = state.pool.reuse(bytes).is_none();
         state.pool.lent(bytes, fresh);
-        Ok(DryBuffer {
-            bytes,
-            state: Rc::clone(&self.state),
-        })
+        Ok(DryBuffer { bytes, state: Rc::clone(&self.state) })
     }
 
     fn upload(&self, buffer: &mut DryBuffer, offset: usize, bytes: &[u8]) -> Result<(), HostError> {
@@ -179,12 +159,7 @@ impl Device for Dry {
     }
 
     /// Gives zeros.
-    fn download(
-        &self,
-        buffer: &DryBuffer,
-        offset: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), HostError> {
+    fn download(&self, buffer: &DryBuffer, offset: usize, bytes: &mut [u8]) -> Result<(), HostError> {
         inside("download", offset, bytes.len(), buffer.bytes)?;
         self.state.borrow_mut().downloaded += bytes.len() as u64;
         bytes.fill(0);
@@ -235,41 +210,23 @@ mod tests {
     fn a_product_too_large_for_any_machine_is_counted() {
         let device = Dry::new();
         let n = 1 << 19;
-        let zeros =
-            || Tensor::<Dry>::empty(&device, &[n, n], DType::F32).expect("no memory is taken");
+        let zeros = || Tensor::<Dry>::empty(&device, &[n, n], DType::F32).expect("no memory is taken");
         let (a, b, mut c) = (zeros(), zeros(), zeros());
-        device
-            .gemm(Gemm::new(Form::Nt, a.view(), b.view(), c.view_mut()).expect("fits"))
-            .expect("counts");
+        device.gemm(Gemm::new(Form::Nt, a.view(), b.view(), c.view_mut()).expect("fits")).expect("counts");
         let tally = device.tally();
         assert_eq!(tally.kernel("gemm").map(|k| k.calls), Some(1));
-        assert_eq!(
-            tally.cost(),
-            Cost {
-                flops: 1 << 58,
-                bytes: 3 << 40
-            }
-        );
+        assert_eq!(tally.cost(), Cost { flops: 1 << 58, bytes: 3 << 40 });
         assert_eq!(device.memory().peak, 3 << 40);
         drop((a, b, c));
         device.reset();
-        assert_eq!(
-            (device.memory().in_use, device.memory().peak, device.tally()),
-            (0, 0, Tally::default())
-        );
+        assert_eq!((device.memory().in_use, device.memory().peak, device.tally()), (0, 0, Tally::default()));
     }
 
     #[test]
     fn memory_ends_where_the_capabilities_say() {
-        let device = Dry::with(Capabilities {
-            memory: Some(100),
-            ..Capabilities::new("small")
-        });
+        let device = Dry::with(Capabilities { memory: Some(100), ..Capabilities::new("small") });
         let _a = device.alloc(60).expect("fits");
-        assert_eq!(
-            device.alloc(41).err().map(|e| e.kind()),
-            Some(ErrorKind::OutOfMemory)
-        );
+        assert_eq!(device.alloc(41).err().map(|e| e.kind()), Some(ErrorKind::OutOfMemory));
         drop(device.alloc(40).expect("fits"));
         drop(device.alloc(40).expect("fits"));
         assert_eq!(device.memory().system_allocations, 2);

@@ -4,7 +4,7 @@
 //! [`Kernels`] are the fused ones; each has a default body written in primitives, so `impl Kernels for MyDevice {}`
 //! trains a model, and a driver then overrides, one kernel at a time, whatever is slow.
 //!
-//! A kernel takes one argument: a call, a struct from [`call`] that can only be made by its checked constructor. What
+//! A kernel takes one argument: a [`Call`], a struct that can only be made by its checked constructor. What
 //! reaches a driver therefore has fitting shapes and types and lies inside its buffers; what it cannot promise is the
 //! *contents* of index tensors, which are device data (see [`Primitives`]).
 

@@ -13,15 +13,7 @@ pub(super) struct Pool<T> {
 
 impl<T> Pool<T> {
     pub(super) const fn new() -> Self {
-        Self {
-            free: BTreeMap::new(),
-            usage: MemoryUse {
-                in_use: 0,
-                peak: 0,
-                reserved: 0,
-                system_allocations: 0,
-            },
-        }
+        Self { free: BTreeMap::new(), usage: MemoryUse { in_use: 0, peak: 0, reserved: 0, system_allocations: 0 } }
     }
 
     /// A free block of exactly `bytes`, or `None` where the system must be asked for one.

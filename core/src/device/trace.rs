@@ -10,8 +10,8 @@ use core::cell::{Cell, RefCell};
 
 use super::{Call, Capabilities, Cost, Device, Kernels, MemoryUse, Primitives};
 use super::{call, call_fused};
-use crate::for_each_kernel;
 use crate::error::{ErrorKind, InvalidOp};
+use crate::for_each_kernel;
 
 /// A clock. Core has none of its own; on a system with one, a wrapper of `std::time::Instant` will do.
 pub trait Clock {
@@ -47,11 +47,7 @@ pub struct Trace<D, C> {
 impl<D: Device, C: Clock> Trace<D, C> {
     /// Traces `inner` by `clock`.
     pub fn new(inner: D, clock: C) -> Self {
-        Self {
-            inner,
-            clock: Rc::new(clock),
-            times: Rc::default(),
-        }
+        Self { inner, clock: Rc::new(clock), times: Rc::default() }
     }
 
     /// The device inside.
@@ -83,13 +79,7 @@ impl<D: Device, C: Clock> Trace<D, C> {
         self.inner.flush()?;
         let seconds = self.clock.seconds() - start;
         let mut times = self.times.borrow_mut();
-        let time = times.entry(name).or_insert(KernelTime {
-            name,
-            calls: 0,
-            seconds: 0.0,
-            flops: 0,
-            bytes: 0,
-        });
+        let time = times.entry(name).or_insert(KernelTime { name, calls: 0, seconds: 0.0, flops: 0, bytes: 0 });
         time.calls += 1;
         time.seconds += seconds;
         time.flops = time.flops.saturating_add(cost.flops);
@@ -100,11 +90,7 @@ impl<D: Device, C: Clock> Trace<D, C> {
 
 impl<D: Clone, C> Clone for Trace<D, C> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            clock: Rc::clone(&self.clock),
-            times: Rc::clone(&self.times),
-        }
+        Self { inner: self.inner.clone(), clock: Rc::clone(&self.clock), times: Rc::clone(&self.times) }
     }
 }
 
@@ -124,12 +110,7 @@ impl<D: Device, C: Clock> Device for Trace<D, C> {
         self.inner.upload(buffer, offset, bytes)
     }
 
-    fn download(
-        &self,
-        buffer: &D::Buffer,
-        offset: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), D::Error> {
+    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
         self.inner.download(buffer, offset, bytes)
     }
 
@@ -178,12 +159,7 @@ pub struct Fault<D> {
 impl<D: Device> Fault<D> {
     /// Lets call `n` of `inner`, counted from 0, fail with an error of `kind`.
     pub fn new(inner: D, n: u64, kind: ErrorKind) -> Self {
-        Self {
-            inner,
-            n,
-            kind,
-            calls: Rc::default(),
-        }
+        Self { inner, n, kind, calls: Rc::default() }
     }
 
     /// Lets one of the first `calls` calls fail, which one depends on `seed` alone.
@@ -202,9 +178,7 @@ impl<D: Device> Fault<D> {
     fn pass(&self, name: &'static str) -> Result<(), D::Error> {
         let call = self.calls.replace(self.calls.get() + 1);
         if call == self.n {
-            return Err(InvalidOp::new(name, "was made to fail", 0, 0)
-                .with_kind(self.kind)
-                .into());
+            return Err(InvalidOp::new(name, "was made to fail", 0, 0).with_kind(self.kind).into());
         }
         Ok(())
     }
@@ -227,12 +201,7 @@ impl<D: Device> Device for Fault<D> {
         self.inner.upload(buffer, offset, bytes)
     }
 
-    fn download(
-        &self,
-        buffer: &D::Buffer,
-        offset: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), D::Error> {
+    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
         self.inner.download(buffer, offset, bytes)
     }
 
@@ -298,10 +267,7 @@ mod tests {
         let device = Trace::new(Host::new(), Ticks(Cell::new(0.0)));
         work(&device).expect("the host has these kernels");
         let report = device.report();
-        let calls: Vec<_> = report
-            .iter()
-            .map(|t| (t.name, t.calls, t.seconds))
-            .collect();
+        let calls: Vec<_> = report.iter().map(|t| (t.name, t.calls, t.seconds)).collect();
         assert_eq!(calls, [("fill", 2, 2.0), ("swiglu", 1, 1.0)]);
         assert!(report[1].flops > 0 && report[0].bytes == 4 * 18);
         device.reset();
@@ -315,18 +281,11 @@ mod tests {
         assert_eq!(calm.calls(), 5);
         for n in 0..calm.calls() {
             let device = Fault::new(Host::new(), n, ErrorKind::DeviceLost);
-            assert_eq!(
-                work(&device).err().map(|e| e.kind()),
-                Some(ErrorKind::DeviceLost),
-                "call {n}"
-            );
+            assert_eq!(work(&device).err().map(|e| e.kind()), Some(ErrorKind::DeviceLost), "call {n}");
             assert_eq!(device.memory().in_use, 0, "what was allocated went back");
             work(&device).expect("only one call fails");
         }
         let seeded = Fault::seeded(Host::new(), 7, 5, ErrorKind::OutOfMemory);
-        assert_eq!(
-            work(&seeded).err().map(|e| e.kind()),
-            Some(ErrorKind::OutOfMemory)
-        );
+        assert_eq!(work(&seeded).err().map(|e| e.kind()), Some(ErrorKind::OutOfMemory));
     }
 }

@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// File name of a tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -60,6 +60,8 @@ struct Inner {
     eos: u32,
     bos: Option<u32>,
     table: Table,
+    /// What past calls of `encode` have worked in, for the next ones.
+    idle: Mutex<Vec<Cache>>,
     fingerprint: String,
     /// `tokenizer.json` as it was read or made.
     json: Vec<u8>,
@@ -113,6 +115,7 @@ impl Tokenizer {
                 eos: byte_level::END_OF_TEXT_ID,
                 bos: None,
                 table,
+                idle: Mutex::default(),
                 fingerprint: hash::of_bytes(json::canonical(&json).as_bytes()),
                 json: pretty(&json),
                 config: config(byte_level::END_OF_TEXT, None, None),
@@ -246,6 +249,7 @@ impl Tokenizer {
                 eos,
                 bos,
                 table,
+                idle: Mutex::default(),
                 fingerprint,
                 json: bytes,
                 config: full,
@@ -312,7 +316,18 @@ impl Tokenizer {
                     out.extend(part.bytes().map(u32::from));
                 }
             }
-            Kind::Bpe(bpe) => bpe.encode(text, true, &mut Cache::default(), &mut out)?,
+            Kind::Bpe(bpe) => {
+                // Building the automata anew for every prompt would cost more than encoding it.
+                let idle = || {
+                    self.inner
+                        .idle
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                };
+                let mut cache = idle().pop().unwrap_or_default();
+                bpe.encode(text, true, &mut cache, &mut out)?;
+                idle().push(cache);
+            }
             Kind::Other(other) => encode_general(&other.tokenizer, text, &mut out)?,
         }
         Ok(out)

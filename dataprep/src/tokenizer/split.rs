@@ -1,7 +1,7 @@
 //! Pre-tokenisation: cutting text into words that byte-pair encoding never looks across.
 
 use crate::error::{Error, Result};
-use regex_automata::{Input, meta};
+use regex_automata::{Anchored, Input, meta};
 use serde_json::{Value, json};
 
 /// DeepSeek-V3's pre-tokenisation, pattern after pattern (`tokenizer.json` of deepseek-ai/DeepSeek-V3): groups of up to
@@ -179,7 +179,13 @@ impl Pattern {
             }
             (Self::Plain(_) | Self::Spaces(_), None) => unreachable!("automata have caches"),
         };
-        let Some(found) = regex.search_with(cache, &Input::new(text).range(from..)) else {
+        let input = Input::new(text).range(from..);
+        // Patterns that end so match nearly everywhere: looking here first saves finding out where the match began.
+        let here = match self {
+            Self::Spaces(_) => regex.search_with(cache, &input.clone().anchored(Anchored::Yes)),
+            Self::Plain(_) | Self::Fancy(_) => None,
+        };
+        let Some(found) = here.or_else(|| regex.search_with(cache, &input)) else {
             return Ok(None);
         };
         let (start, mut end) = (found.start(), found.end());

@@ -1,1 +1,159 @@
-//! Placeholder, replaced within this first series of commits.
+#![forbid(unsafe_code)]
+//! The kernel suite: whether a device computes what [`Host`](fathom_core::device::Host) defines.
+//!
+//! [`run`] takes any device. For each kernel it draws shapes (ragged, strided, with empty groups, one row, no rows) and
+//! values (ordinary, tiny, large, zeros), runs the same call on the device and on the host, and compares. Every case
+//! also checks what holds for all kernels:
+//!
+//! - the same call on the same data gives the same bits,
+//! - operands that are read stay as they were,
+//! - no element outside a view is written: every operand lies in a larger buffer whose rim must not change.
+//!
+//! [`properties`] adds what a comparison with the host does not show: rows do not depend on other rows, indices out of
+//! range are errors, and a clip factor of NaN leaves an optimiser's state alone.
+//!
+//! # Tolerances
+//!
+//! An element passes where `|got − want| ≤ ulp·|want| + tolerance·ε·magnitude + 1e-28`. `ulp` is that of the type it is
+//! stored in (2⁻⁷ for BF16); `ε` is that of the type it is computed in: 2⁻⁵² for F64, else 2⁻²³. `magnitude` is what
+//! the element would be if nothing cancelled, for instance `Σ|a·b|` for a product; each case says how it is taken. `k` is
+//! the length of the longest sum. Attention over BF16 operands may be off by another `2⁻⁸·magnitude`, since
+//! probabilities may be rounded to BF16 for their product with the values. [`tolerance()`] is this table:
+//!
+//! | kernel | tolerance |
+//! |---|---|
+//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
+//! | `binary`, `update_bias` | 2 |
+//! | `unary`, `rope` | 8 |
+//! | `random_normal`, `swiglu`, `adamw` | 16 |
+//! | `gemm`, `grouped_gemm`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine` | 2 + k |
+//! | `rmsnorm`, `route` (scores, weights) | 8 + k |
+//! | `swiglu_grad`, `cross_entropy`, `attention` | 16 + k |
+//! | `rmsnorm_grad`, `route_grad`, `balance` | 16 + 2k |
+//! | `attention_grad` | 32 + 2k |
+//!
+//! # Types
+//!
+//! A device must compute in F32. Where it reports a case in another type as unsupported, the case is counted in
+//! [`Outcome::unsupported`] and not held against it.
+
+mod attention;
+mod case;
+mod ladder;
+mod layers;
+mod primitives;
+pub mod properties;
+mod router;
+mod tolerance;
+mod train;
+mod values;
+
+use fathom_core::device::Kernels;
+use fathom_core::dtype::DType;
+
+pub use attention::{attention, attention_grad};
+pub use ladder::Ladder;
+pub use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
+pub use primitives::{
+    binary, cast, fill, gather_columns, gather_rows, gemm, grouped_gemm, mask_window, random_normal, reduce_rows,
+    scatter_add_columns, scatter_add_rows, sort_by_key, sum_columns, top_k, unary,
+};
+pub use router::{balance, route, route_grad, update_bias};
+pub use tolerance::tolerance;
+pub use train::{adamw, cross_entropy};
+
+/// How much to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Cases per kernel.
+    pub cases: u32,
+    /// Types of activations. F64 is left out on devices that do not compute in it.
+    pub dtypes: Vec<DType>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cases: 32, dtypes: vec![DType::F32, DType::BF16, DType::F64] }
+    }
+}
+
+impl Options {
+    fn dtypes<D: Kernels>(&self, device: &D) -> Vec<DType> {
+        let f64 = device.capabilities().f64;
+        self.dtypes.iter().copied().filter(|&d| d.is_float() && (f64 || d != DType::F64)).collect()
+    }
+}
+
+/// What a kernel passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The kernel, or the property.
+    pub name: &'static str,
+    /// Cases that were run.
+    pub cases: u32,
+    /// Cases, of those, that the device does not support in their type.
+    pub unsupported: u32,
+}
+
+/// The smallest case that was found to fail.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The kernel, or the property.
+    pub name: &'static str,
+    /// The case and what was wrong with it.
+    pub problem: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.problem)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+macro_rules! all {
+    (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
+        /// Runs every kernel's cases and every property, and returns what passed and what failed.
+        pub fn check<D: Kernels>(device: &D, options: &Options) -> (Vec<Outcome>, Vec<Failure>) {
+            let (mut passed, mut failed) = (Vec::new(), Vec::new());
+            let results = [
+                $($p(device, options),)*
+                $($f(device, options),)*
+                properties::row_invariance(device, options),
+                properties::index_out_of_range(device, options),
+                properties::nan_clip(device, options),
+            ];
+            for result in results {
+                match result {
+                    Ok(outcome) => passed.push(outcome),
+                    Err(failure) => failed.push(failure),
+                }
+            }
+            (passed, failed)
+        }
+    };
+}
+fathom_core::for_each_kernel!(all);
+
+/// Runs the whole suite with default [`Options`].
+///
+/// # Panics
+///
+/// Where a kernel fails, naming every kernel that does and the smallest case found for each.
+pub fn run<D: Kernels>(device: &D) {
+    run_with(device, &Options::default());
+}
+
+/// Runs the whole suite and returns what passed.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_with<D: Kernels>(device: &D, options: &Options) -> Vec<Outcome> {
+    let (passed, failed) = check(device, options);
+    let report: Vec<String> = failed.iter().map(Failure::to_string).collect();
+    let name = device.capabilities().name;
+    assert!(failed.is_empty(), "{} kernels of device {name} fail:\n\n{}", failed.len(), report.join("\n\n"));
+    passed
+}

@@ -15,7 +15,7 @@ use std::time::Instant;
 use fathom_core::DType;
 use fathom_core::comm::Solo;
 use fathom_core::config::{ModelConfig, ParameterCount};
-use fathom_core::device::{Clock, Device, Form, Gemm, Kernels, Primitives, Trace};
+use fathom_core::device::{Clock, Form, Gemm, Kernels, Primitives, Trace};
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::rng;
@@ -72,10 +72,17 @@ fn gemm_rate(device: &Cpu, n: usize) -> Result<f64, Failure> {
     Ok(2.0 * (n as f64).powi(3) / best / 1e9)
 }
 
-fn steps<D: Kernels>(device: &D, config: &ModelConfig, shape: [usize; 3]) -> Result<(f64, f64), D::Error> {
+/// Median seconds a step and the last loss; `ready` is called when the model is initialised.
+fn steps<D: Kernels>(
+    device: &D,
+    config: &ModelConfig,
+    shape: [usize; 3],
+    ready: impl Fn(),
+) -> Result<(f64, f64), D::Error> {
     let [batch, length, steps] = shape;
     let mut model = Model::new(device, config, Precision::F32)?;
     model.initialize(1)?;
+    ready();
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
     let rates =
         Rates { lr: 1e-3, batch_size: batch, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
@@ -117,8 +124,8 @@ fn main() -> Result<(), Failure> {
     let device = Cpu::with_threads(number(4, 0)?);
 
     let counted = ParameterCount::of(&config);
-    let flops = counted.flops_per_token(length) + counted.mtp_flops_per_token(length);
-    let (step, loss) = steps(&device, &config, [batch, length, count])?;
+    let flops = config.flops_per_token(length) + config.mtp_flops_per_token(length);
+    let (step, loss) = steps(&device, &config, [batch, length, count], || ())?;
     println!("peak memory {:.0} MB", peak_memory_mb().unwrap_or(f64::NAN));
     let rate = gemm_rate(&device, 1024)?.max(gemm_rate(&device, 2048)?);
     let tokens = (batch * length) as f64 / step;
@@ -135,7 +142,7 @@ fn main() -> Result<(), Failure> {
     );
 
     let traced = Trace::new(device, Wall(Instant::now()));
-    steps(&traced, &config, [batch, length, 2])?;
+    steps(&traced, &config, [batch, length, 2], || traced.reset())?;
     let report = traced.report();
     let total: f64 = report.iter().map(|k| k.seconds).sum();
     println!("\n{:<20} {:>7} {:>9} {:>6} {:>9} {:>8}", "kernel", "calls", "ms/step", "%", "GFLOP/s", "GB/s");

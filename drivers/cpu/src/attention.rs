@@ -14,7 +14,7 @@ use crate::gemm::{Left, NR, multiply, pack_columns, pack_rows, packed};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
-use crate::simd::{exp, kernel, max, sum};
+use crate::simd::{LANES, exp, kernel, max, sum};
 use crate::{Cpu, Isa};
 
 /// Keys of a tile.
@@ -24,7 +24,7 @@ pub(crate) const QUERIES: usize = 64;
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
 
-const _: () = assert!(KEYS % NR == 0 && TASK % QUERIES == 0);
+const _: () = assert!(KEYS % NR == 0 && KEYS % LANES == 0);
 
 /// The inputs that both directions share.
 pub(crate) struct Inputs<'a> {
@@ -88,23 +88,36 @@ pub(crate) fn take<'s>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [f32] {
     front
 }
 
+/// Masks a row of a tile: columns outside `window` become −∞, as far as whole vectors of [`LANES`] reach that contain
+/// some of it, and zeros beyond. Returns those vectors.
+#[inline(always)]
+pub(crate) fn masked(scores: &mut [f32; KEYS], window: Range<usize>) -> &mut [[f32; LANES]] {
+    let (from, to) = (window.start / LANES * LANES, window.end.next_multiple_of(LANES));
+    scores[..from].fill(0.0);
+    scores[from..window.start].fill(f32::NEG_INFINITY);
+    scores[window.end..to].fill(f32::NEG_INFINITY);
+    scores[to..].fill(0.0);
+    scores[from..to].as_chunks_mut().0
+}
+
 kernel! {
     /// One row of a tile of scores: turns the columns of `window` into weights relative to the running maximum `top`,
     /// and the others to zeros; updates maximum and sum, and rescales what was gathered so far in `o`.
-    fn soften(scores: &mut [f32], window: Range<usize>, top: &mut f32, total: &mut f32, o: &mut [f32]) {
-        scores[..window.start].fill(0.0);
-        scores[window.end..].fill(0.0);
-        let seen = &mut scores[window];
-        if seen.is_empty() {
+    fn soften(scores: &mut [f32; KEYS], window: Range<usize>, top: &mut f32, total: &mut f32, o: &mut [f32]) {
+        if window.is_empty() {
+            scores.fill(0.0);
             return;
         }
-        let here = max(seen);
-        let new = if here > *top || here.is_nan() { here } else { *top };
-        let shrink = exp(*top - new);
-        for s in &mut *seen {
-            *s = exp(*s - new);
+        let seen = masked(scores, window);
+        // A NaN score need not be the maximum: it stays NaN below, and so does the sum.
+        let new = top.max(max(seen.as_flattened()));
+        let shrink = if new == *top { 1.0 } else { exp(*top - new) };
+        for vector in &mut *seen {
+            for s in vector {
+                *s = exp(*s - new);
+            }
         }
-        *total = *total * shrink + sum(seen, |s| s);
+        *total = *total * shrink + sum(seen.as_flattened(), |s| s);
         *top = new;
         if shrink != 1.0 {
             for o in o {
@@ -159,9 +172,9 @@ fn attend(
             let q = Left::new(isa, &x.queries(j, from..to));
             let mut tile = Tile::whole(MatMut::new(scores, to - from, n, KEYS));
             multiply(isa, &q, &k, &mut tile, x.heads.scale as f32, false);
-            for (i, t) in (from..to).enumerate() {
+            for (t, row) in (from..to).zip(scores.as_chunks_mut().0) {
                 let at = t - first;
-                soften(isa, tile.row(i), x.window(t, key, n), &mut top[at], &mut total[at], o.row(at));
+                soften(isa, row, x.window(t, key, n), &mut top[at], &mut total[at], o.row(at));
             }
             let weights = Left::new(isa, &Mat::new(scores, to - from, n, KEYS));
             let mut o = o.block(from - first, to - from, 0, value);

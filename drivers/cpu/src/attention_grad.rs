@@ -6,14 +6,14 @@
 
 use fathom_core::device::AttentionGrad;
 
-use crate::attention::{Inputs, KEYS, QUERIES, take};
+use crate::attention::{Inputs, KEYS, QUERIES, masked, take};
 use crate::error::CpuError;
 use crate::gemm::{Left, multiply, pack_columns, pack_rows, packed};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
 use crate::reduce::add;
-use crate::simd::{exp, kernel, sum2};
+use crate::simd::{LANES, exp, kernel, sum2};
 use crate::{Cpu, Isa};
 
 /// The most shares of the rotary gradient per sequence: bounds its memory where there are many heads.
@@ -30,22 +30,29 @@ kernel! {
     /// One row of a tile: `scores` become weights, `slopes` (the gradient of the weights) become the gradient of the
     /// scaled products of queries and keys. Columns outside `window` become zeros.
     fn differentiate(
-        scores: &mut [f32],
-        slopes: &mut [f32],
+        scores: &mut [f32; KEYS],
+        slopes: &mut [f32; KEYS],
         window: std::ops::Range<usize>,
         lse: f32,
         mean: f32,
         scale: f32,
     ) {
-        for row in [&mut *scores, &mut *slopes] {
-            row[..window.start].fill(0.0);
-            row[window.end..].fill(0.0);
+        if window.is_empty() {
+            scores.fill(0.0);
+            slopes.fill(0.0);
+            return;
         }
-        for (s, d) in scores[window.clone()].iter_mut().zip(&mut slopes[window]) {
-            let p = exp(*s - lse);
-            *s = p;
-            *d = p * (*d - mean) * scale;
+        let from = window.start / LANES * LANES;
+        let seen = masked(scores, window.clone());
+        for (s, d) in seen.iter_mut().zip(slopes[from..].as_chunks_mut::<LANES>().0) {
+            for (s, d) in s.iter_mut().zip(d) {
+                let p = exp(*s - lse);
+                *s = p;
+                *d = p * (*d - mean) * scale;
+            }
         }
+        slopes[..window.start].fill(0.0);
+        slopes[window.end..].fill(0.0);
     }
 }
 
@@ -118,9 +125,8 @@ fn head(
             multiply(isa, &Left::new(isa, &q), &kt, &mut s, scale, false);
             let mut d = Tile::whole(MatMut::new(slopes, m, n, KEYS));
             multiply(isa, &Left::new(isa, &d_o), &vt, &mut d, 1.0, false);
-            for (i, t) in (from..to).enumerate() {
-                let window = x.window(t, key, n);
-                differentiate(isa, s.row(i), d.row(i), window, y.lse.row(t)[j], means[t - first], scale);
+            for ((t, s), d) in (from..to).zip(scores.as_chunks_mut().0).zip(slopes.as_chunks_mut().0) {
+                differentiate(isa, s, d, x.window(t, key, n), y.lse.row(t)[j], means[t - first], scale);
             }
             let (p, ds) = (Mat::new(scores, m, n, KEYS), Mat::new(slopes, m, n, KEYS));
             let mut dv = dkv.block(key - first, n, nope, value);

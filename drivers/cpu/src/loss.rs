@@ -12,6 +12,7 @@ use crate::simd::{exp, kernel, max, sum};
 kernel! {
     /// `−ln softmax(x)[target]`; with a `scale`, `x` becomes `scale·(softmax(x) − onehot(target))`.
     fn row_loss(x: &mut [f32], target: usize, scale: Option<f32>) -> f32 {
+        // A NaN need not be the maximum: it stays NaN in the sum.
         let top = max(x);
         let below = x[target] - top;
         let total = match scale {

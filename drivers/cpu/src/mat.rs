@@ -39,7 +39,7 @@ impl<'a, T> Mat<'a, T> {
     /// Row `r`.
     #[inline(always)]
     pub(crate) fn row(&self, r: usize) -> &'a [T] {
-        &self.data[r * self.stride..][..self.cols]
+        &self.data[first(r, self.stride, self.cols)..][..self.cols]
     }
 
     /// All elements from the first to the last, gaps included.
@@ -88,12 +88,18 @@ impl<'a, T> MatMut<'a, T> {
     /// Row `r`.
     #[inline(always)]
     pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
-        &mut self.data[r * self.stride..][..self.cols]
+        &mut self.data[first(r, self.stride, self.cols)..][..self.cols]
     }
 
     pub(crate) fn into_slice(self) -> &'a mut [T] {
         self.data
     }
+}
+
+/// Where row `r` starts. Rows without columns are nowhere: there need be no memory for them.
+#[inline(always)]
+fn first(r: usize, stride: usize, cols: usize) -> usize {
+    if cols == 0 { 0 } else { r * stride }
 }
 
 fn extent(rows: usize, cols: usize, stride: usize) -> usize {

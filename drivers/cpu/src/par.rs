@@ -133,6 +133,13 @@ impl<'a, T> Tiles<'a, T> {
     }
 }
 
+impl<T> Tiles<'_, T> {
+    /// Blocks side by side. Rows without columns still count: something else may be computed for them.
+    fn across(&self) -> usize {
+        self.shape.1.div_ceil(self.block.1).max(1)
+    }
+}
+
 /// Rows that make a block of about [`BLOCK`] elements.
 pub(crate) fn rows_per_block(cols: usize) -> usize {
     (BLOCK / cols.max(1)).max(1)
@@ -143,11 +150,11 @@ unsafe impl<'a, T: Send> Parts for Tiles<'a, T> {
     type Part = Tile<'a, T>;
 
     fn count(&self) -> usize {
-        self.shape.0.div_ceil(self.block.0) * self.shape.1.div_ceil(self.block.1)
+        self.shape.0.div_ceil(self.block.0) * self.across()
     }
 
     unsafe fn part(&self, i: usize) -> Tile<'a, T> {
-        let across = self.shape.1.div_ceil(self.block.1);
+        let across = self.across();
         let (row, col) = (i / across * self.block.0, i % across * self.block.1);
         let rows = self.block.0.min(self.shape.0 - row);
         let cols = self.block.1.min(self.shape.1 - col);

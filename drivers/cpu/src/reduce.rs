@@ -18,6 +18,8 @@ kernel! {
         match f {
             Reduction::Sum => simd::sum(x, |v| v),
             Reduction::SumSquares => simd::sum(x, |v| v * v),
+            // NaN if there is one, which a sum of what is left of the numbers shows.
+            Reduction::Max if simd::sum(x, |v| if v.is_nan() { v } else { 0.0 }).is_nan() => f32::NAN,
             Reduction::Max => simd::max(x),
             _ => unreachable!("checked by the caller"),
         }

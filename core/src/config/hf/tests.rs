@@ -138,6 +138,7 @@ fn deepseek_v3_is_read_as_published() {
         config,
         ModelConfig {
             quantization_config: fp8,
+            initializer_range: 0.02,
             ..ModelConfig::v3_671b()
         }
     );

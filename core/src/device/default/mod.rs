@@ -48,14 +48,8 @@ impl<'d, D: Primitives> Work<'d, D> {
     }
 
     /// A matrix of constants: `value(r, c)`, small whole numbers.
-    fn constant(
-        &self,
-        rows: usize,
-        cols: usize,
-        value: impl Fn(usize, usize) -> f32,
-    ) -> Result<Tensor<D>, D::Error> {
-        let values: alloc::vec::Vec<f32> =
-            (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
+    fn constant(&self, rows: usize, cols: usize, value: impl Fn(usize, usize) -> f32) -> Result<Tensor<D>, D::Error> {
+        let values: alloc::vec::Vec<f32> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
         let t = Tensor::<D>::from_slice(self.device, &[rows, cols], DType::F32, &values)?;
         self.copy(t.view())
     }
@@ -116,13 +110,7 @@ impl<'d, D: Primitives> Work<'d, D> {
     }
 
     /// `op(a)·op(b)`.
-    fn product(
-        &self,
-        form: Form,
-        a: View<'_, D>,
-        b: View<'_, D>,
-        shape: [usize; 2],
-    ) -> Result<Tensor<D>, D::Error> {
+    fn product(&self, form: Form, a: View<'_, D>, b: View<'_, D>, shape: [usize; 2]) -> Result<Tensor<D>, D::Error> {
         let mut c = self.empty(shape[0], shape[1])?;
         self.device.gemm(Gemm::new(form, a, b, c.view_mut())?)?;
         Ok(c)

@@ -72,10 +72,7 @@ fn mask_groups<D: Primitives>(
     work.device.binary(Binary::new(BinaryOp::Add, mask.part(0, rows, 1)?, by_group)?)
 }
 
-pub(in crate::device) fn route_grad<D: Primitives>(
-    device: &D,
-    call: RouteGrad<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn route_grad<D: Primitives>(device: &D, call: RouteGrad<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.scores.dtype());
     let (config, scores) = (call.config, work.copy(call.scores)?);
     let mut chosen = work.pick(&scores, call.experts)?;

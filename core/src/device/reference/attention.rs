@@ -65,11 +65,7 @@ pub(super) fn attention(mut call: Attention<'_, HostBuffer>) -> Result {
             lse[(t, j)] = max + libm::log(sum);
             for (u, s) in x.visible(t).zip(&scores) {
                 let p = libm::exp(s - max) / sum;
-                axpy(
-                    &mut o.row_mut(t)[j * x.heads.value..],
-                    p,
-                    &x.kv.row(u)[value.clone()],
-                );
+                axpy(&mut o.row_mut(t)[j * x.heads.value..], p, &x.kv.row(u)[value.clone()]);
             }
         }
     }
@@ -101,17 +97,9 @@ pub(super) fn attention_grad(mut call: AttentionGrad<'_, HostBuffer>) -> Result 
                 axpy(&mut dkv.row_mut(u)[value.clone()], p, d_o);
                 let dp = dot(d_o, &x.kv.row(u)[value.clone()]);
                 let ds = x.heads.scale * p * (dp - mean);
-                axpy(
-                    &mut dq.row_mut(t)[nope.clone()],
-                    ds,
-                    &x.kv.row(u)[key.clone()],
-                );
+                axpy(&mut dq.row_mut(t)[nope.clone()], ds, &x.kv.row(u)[key.clone()]);
                 axpy(&mut dq.row_mut(t)[pe.clone()], ds, x.k_pe.row(u));
-                axpy(
-                    &mut dkv.row_mut(u)[key.clone()],
-                    ds,
-                    &x.q.row(t)[nope.clone()],
-                );
+                axpy(&mut dkv.row_mut(u)[key.clone()], ds, &x.q.row(t)[nope.clone()]);
                 axpy(dk_pe.row_mut(u), ds, &x.q.row(t)[pe.clone()]);
             }
         }

@@ -5,9 +5,7 @@ use alloc::vec::Vec;
 use super::matrix::{Matrix, checked, indices, read, read_f32, write, write_indices};
 use super::primitives::add;
 use super::{HostBuffer, Result};
-use crate::device::{
-    Balance, Combine, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad,
-};
+use crate::device::{Balance, Combine, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad};
 use crate::dtype::DType;
 use crate::layer::router::{self, Score};
 
@@ -34,12 +32,7 @@ pub(super) fn rmsnorm_grad(mut call: RmsNormGrad<'_, HostBuffer>) -> Result {
     let (mut dx, mut dw) = (read(&call.dx.as_ref()), read(&call.dweight.as_ref()));
     for r in 0..x.rows {
         let normed: Vec<f64> = x.row(r).iter().map(|v| v * rstd[r]).collect();
-        let g: Vec<f64> = dy
-            .row(r)
-            .iter()
-            .zip(&w.data)
-            .map(|(dy, w)| dy * w)
-            .collect();
+        let g: Vec<f64> = dy.row(r).iter().zip(&w.data).map(|(dy, w)| dy * w).collect();
         let mean = dot(&g, &normed) / x.cols as f64;
         for c in 0..x.cols {
             let d = rstd[r] * (g[c] - normed[c] * mean);
@@ -136,11 +129,8 @@ pub(super) fn route(mut call: Route<'_, HostBuffer>) -> Result {
             (scores.into_iter().map(f64::from).collect(), weights.into_iter().map(f64::from).collect())
         }};
     }
-    let (scores, weights): (Vec<f64>, Vec<f64>) = if call.logits.dtype() == DType::F64 {
-        route_in!(f64, |m| read(m).data)
-    } else {
-        route_in!(f32, read_f32)
-    };
+    let (scores, weights): (Vec<f64>, Vec<f64>) =
+        if call.logits.dtype() == DType::F64 { route_in!(f64, |m| read(m).data) } else { route_in!(f32, read_f32) };
     write(&mut call.scores, &scores);
     write(&mut call.weights, &weights);
     write_indices(&mut call.experts, &experts);
@@ -151,27 +141,16 @@ pub(super) fn route_grad(mut call: RouteGrad<'_, HostBuffer>) -> Result {
     let (s, dw) = (read(&call.scores), read(&call.dweights));
     let (k, scale) = (call.config.top_k, call.config.scale);
     let experts = indices(&call.experts);
-    let mut ds = call
-        .dscores
-        .as_ref()
-        .map_or(Matrix::zeros(s.rows, s.cols), read);
+    let mut ds = call.dscores.as_ref().map_or(Matrix::zeros(s.rows, s.cols), read);
     for r in 0..s.rows {
         let mut chosen = Vec::with_capacity(k);
         for &e in &experts[r * k..][..k] {
             chosen.push(checked("route_grad", e, s.cols)?);
         }
         // w = scale·s/S with S = Σ s over the chosen, or w = scale·s.
-        let sum = if call.config.normalize {
-            chosen.iter().map(|&e| s[(r, e)]).sum::<f64>() + 1e-20
-        } else {
-            1.0
-        };
+        let sum = if call.config.normalize { chosen.iter().map(|&e| s[(r, e)]).sum::<f64>() + 1e-20 } else { 1.0 };
         let mean = if call.config.normalize {
-            chosen
-                .iter()
-                .zip(dw.row(r))
-                .map(|(&e, dw)| dw * s[(r, e)] / sum)
-                .sum()
+            chosen.iter().zip(dw.row(r)).map(|(&e, dw)| dw * s[(r, e)] / sum).sum()
         } else {
             0.0
         };
@@ -229,11 +208,7 @@ pub(super) fn balance(mut call: Balance<'_, HostBuffer>) -> Result {
 pub(super) fn combine(mut call: Combine<'_, HostBuffer>) -> Result {
     let x = read(&call.x);
     let k = call.inverse.cols();
-    let mut y = if call.accumulate {
-        read(&call.y.as_ref())
-    } else {
-        Matrix::zeros(call.y.rows(), x.cols)
-    };
+    let mut y = if call.accumulate { read(&call.y.as_ref()) } else { Matrix::zeros(call.y.rows(), x.cols) };
     for (i, row) in indices(&call.inverse).into_iter().enumerate() {
         add(y.row_mut(i / k), x.row(checked("combine", row, x.rows)?));
     }

@@ -21,11 +21,7 @@ pub(super) struct Matrix {
 
 impl Matrix {
     pub(super) fn zeros(rows: usize, cols: usize) -> Self {
-        Self {
-            rows,
-            cols,
-            data: alloc::vec![0.0; rows * cols],
-        }
+        Self { rows, cols, data: alloc::vec![0.0; rows * cols] }
     }
 
     pub(super) fn row(&self, r: usize) -> &[f64] {
@@ -59,11 +55,7 @@ pub(super) fn read(m: &MatRef<'_, HostBuffer>) -> Matrix {
         DType::F16 => gather(m, |x: f16| x.to_f64()),
         DType::U32 => gather(m, |x: u32| f64::from(x)),
     };
-    Matrix {
-        rows: m.rows(),
-        cols: m.cols(),
-        data,
-    }
+    Matrix { rows: m.rows(), cols: m.cols(), data }
 }
 
 /// The elements of `m`, an index operand.

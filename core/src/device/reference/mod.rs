@@ -25,8 +25,8 @@ use core::fmt;
 
 use super::pool::Pool;
 use super::{
-    AdamW, Attention, AttentionGrad, Balance, Capabilities, Combine, CrossEntropy, Device, Kernels,
-    MemoryUse, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad, UpdateBias,
+    AdamW, Attention, AttentionGrad, Balance, Capabilities, Combine, CrossEntropy, Device, Kernels, MemoryUse, RmsNorm,
+    RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad, UpdateBias,
 };
 use crate::error::{DeviceError, ErrorKind, InvalidOp};
 
@@ -39,9 +39,7 @@ pub struct Host {
 impl Host {
     /// A host device with an empty pool.
     pub fn new() -> Self {
-        Self {
-            pool: Rc::new(RefCell::new(Pool::new())),
-        }
+        Self { pool: Rc::new(RefCell::new(Pool::new())) }
     }
 }
 
@@ -53,9 +51,7 @@ impl Default for Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host")
-            .field("memory", &self.memory())
-            .finish()
+        f.debug_struct("Host").field("memory", &self.memory()).finish()
     }
 }
 
@@ -79,17 +75,13 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        self.pool
-            .borrow_mut()
-            .give(self.bytes, core::mem::take(&mut self.words));
+        self.pool.borrow_mut().give(self.bytes, core::mem::take(&mut self.words));
     }
 }
 
 impl fmt::Debug for HostBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostBuffer")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("HostBuffer").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
@@ -118,10 +110,7 @@ impl core::error::Error for HostError {}
 
 impl From<InvalidOp> for HostError {
     fn from(op: InvalidOp) -> Self {
-        Self {
-            kind: op.kind(),
-            message: op.to_string(),
-        }
+        Self { kind: op.kind(), message: op.to_string() }
     }
 }
 
@@ -138,10 +127,7 @@ impl Device for Host {
     type Buffer = HostBuffer;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            f64: true,
-            ..Capabilities::new("host")
-        }
+        Capabilities { f64: true, ..Capabilities::new("host") }
     }
 
     fn alloc(&self, bytes: usize) -> core::result::Result<HostBuffer, HostError> {
@@ -156,11 +142,7 @@ impl Device for Host {
         self.pool.borrow_mut().lent(bytes, fresh);
         words.clear();
         words.resize(count, u64::MAX);
-        Ok(HostBuffer {
-            words,
-            bytes,
-            pool: Rc::clone(&self.pool),
-        })
+        Ok(HostBuffer { words, bytes, pool: Rc::clone(&self.pool) })
     }
 
     fn upload(&self, buffer: &mut HostBuffer, offset: usize, bytes: &[u8]) -> Result {
@@ -192,16 +174,7 @@ pub(super) fn inside(
     size: usize,
 ) -> core::result::Result<core::ops::Range<usize>, InvalidOp> {
     let end = offset.saturating_add(length);
-    if end <= size {
-        Ok(offset..end)
-    } else {
-        Err(InvalidOp::new(
-            op,
-            "reaches past the end of the buffer",
-            size,
-            end,
-        ))
-    }
+    if end <= size { Ok(offset..end) } else { Err(InvalidOp::new(op, "reaches past the end of the buffer", size, end)) }
 }
 
 macro_rules! forward {

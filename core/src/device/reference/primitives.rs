@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 use super::matrix::{Matrix, checked, indices, read, write, write_indices};
 use super::{Host, HostBuffer, HostError, Result};
 use crate::device::{
-    Binary, BinaryOp, Cast, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, MaskWindow,
-    Primitives, RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey,
-    SumColumns, TopK, Unary, UnaryOp,
+    Binary, BinaryOp, Cast, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, MaskWindow, Primitives,
+    RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey, SumColumns, TopK, Unary,
+    UnaryOp,
 };
 use crate::dtype::DType;
 use crate::layer::router;
@@ -73,18 +73,9 @@ impl Primitives for Host {
             let value = match call.f {
                 Reduction::Sum => row.sum::<f64>(),
                 Reduction::SumSquares => row.map(|v| v * v).sum(),
-                Reduction::Max => {
-                    row.fold(
-                        f64::NEG_INFINITY,
-                        |m, &v| if v > m || v.is_nan() { v } else { m },
-                    )
-                }
+                Reduction::Max => row.fold(f64::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m }),
             };
-            y.data[r] = if call.accumulate {
-                y.data[r] + value
-            } else {
-                value
-            };
+            y.data[r] = if call.accumulate { y.data[r] + value } else { value };
         }
         write(&mut call.y, &y.data);
         Ok(())
@@ -146,8 +137,7 @@ impl Primitives for Host {
         let x = read(&call.x);
         let mut y = Matrix::zeros(call.y.rows(), call.y.cols());
         for (r, index) in indices(&call.index).into_iter().enumerate() {
-            let from =
-                checked("gather_rows", index, x.rows.saturating_mul(call.divisor))? / call.divisor;
+            let from = checked("gather_rows", index, x.rows.saturating_mul(call.divisor))? / call.divisor;
             y.row_mut(r).copy_from_slice(x.row(from));
         }
         write(&mut call.y, &y.data);
@@ -213,8 +203,7 @@ impl Primitives for Host {
             offsets[g + 1] += offsets[g];
         }
         let mut next = offsets.clone();
-        let (mut order, mut inverse) =
-            (alloc::vec![0u32; keys.len()], alloc::vec![0u32; keys.len()]);
+        let (mut order, mut inverse) = (alloc::vec![0u32; keys.len()], alloc::vec![0u32; keys.len()]);
         for (item, &key) in (0u32..).zip(&keys) {
             let place = &mut next[key as usize];
             order[*place as usize] = item;
@@ -256,11 +245,7 @@ pub(super) fn sign(x: f64) -> f64 {
 }
 
 fn clip_factor(squared_norm: f64, max: f64) -> f64 {
-    if squared_norm.is_finite() {
-        (max / (libm::sqrt(squared_norm) + 1e-6)).min(1.0)
-    } else {
-        f64::NAN
-    }
+    if squared_norm.is_finite() { (max / (libm::sqrt(squared_norm) + 1e-6)).min(1.0) } else { f64::NAN }
 }
 
 /// The factor pair of element `(i, j)` of a product at place `l` of the inner dimension.
@@ -278,10 +263,7 @@ fn group_rows(
     rows: usize,
 ) -> core::result::Result<impl Iterator<Item = core::ops::Range<usize>>, HostError> {
     let rising = offsets.windows(2).all(|w| w[0] <= w[1]);
-    let ends = (
-        offsets.first().copied(),
-        offsets.last().map(|&o| o as usize),
-    );
+    let ends = (offsets.first().copied(), offsets.last().map(|&o| o as usize));
     if !rising || ends != (Some(0), Some(rows)) {
         let problem = "offsets must rise from zero to the number of rows";
         let found = ends.1.unwrap_or(0);

@@ -38,11 +38,7 @@ pub(super) fn adamw(mut call: AdamW<'_, HostBuffer>) -> Result {
     let r = &call.rates;
     let (c1, c2) = r.corrections();
     let g = read(&call.g).data;
-    let (mut w, mut m, mut v) = (
-        read(&call.w.as_ref()).data,
-        read(&call.m.as_ref()).data,
-        read(&call.v.as_ref()).data,
-    );
+    let (mut w, mut m, mut v) = (read(&call.w.as_ref()).data, read(&call.m.as_ref()).data, read(&call.v.as_ref()).data);
     for i in 0..w.len() {
         let g = clip * g[i];
         w[i] *= 1.0 - r.lr * r.decay;

@@ -9,6 +9,7 @@
 mod grouped;
 mod pack;
 mod tile;
+mod transpose;
 
 use fathom_core::device::{Form, Gemm};
 

@@ -1,5 +1,6 @@
 //! Copies of the factors in the order in which the tiles read them.
 
+use super::transpose::transpose;
 use super::{Left, NR, Right, packed, tile_rows};
 use crate::mat::Mat;
 use crate::simd::{Isa, kernel};
@@ -16,43 +17,20 @@ pub(crate) fn pack_rows<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Ri
 pub(crate) fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Right<'s> {
     let (depth, cols) = (b.cols(), b.rows());
     let to = &mut to[..packed(depth, cols)];
-    transpose_rows(isa, b, to);
+    for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
+        transpose(isa, b, p * NR, panel.as_chunks_mut().0);
+    }
     Right { data: to, depth, pitch: depth, cols }
 }
 
 kernel! {
     fn copy_rows(b: &Mat<'_, f32>, to: &mut [f32]) {
-        let (depth, cols) = (b.rows(), b.cols());
-        for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
-            let (first, width) = (p * NR, NR.min(cols - p * NR));
-            let (lines, _) = panel.as_chunks_mut::<NR>();
-            for (r, line) in lines.iter_mut().enumerate() {
-                let row = &b.row(r)[first..first + width];
-                match <&[f32; NR]>::try_from(row) {
-                    Ok(whole) => *line = *whole,
-                    Err(_) => {
-                        line[..width].copy_from_slice(row);
-                        line[width..].fill(0.0);
-                    }
-                }
-            }
-        }
-    }
-}
-
-kernel! {
-    fn transpose_rows(b: &Mat<'_, f32>, to: &mut [f32]) {
-        let (depth, cols) = (b.cols(), b.rows());
-        for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
-            let (first, width) = (p * NR, NR.min(cols - p * NR));
-            if width < NR {
-                panel.fill(0.0);
-            }
-            for j in 0..width {
-                let row = b.row(first + j);
-                for (line, &v) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(row) {
-                    line[j] = v;
-                }
+        copy_columns::<NR>(b, to);
+        let (depth, used) = (b.rows(), b.cols() % NR);
+        if used > 0 {
+            let last = to.len() - depth * NR;
+            for line in to[last..].as_chunks_mut::<NR>().0 {
+                line[used..].fill(0.0);
             }
         }
     }
@@ -76,12 +54,32 @@ pub(super) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s
 /// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
 pub(super) fn left_transposed<'s>(isa: Isa, a: &Mat<'_, f32>, to: &'s mut [f32]) -> Left<'s> {
     let (depth, rows, most) = (a.rows(), a.cols(), tile_rows(isa));
+    assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
     let to = &mut to[..rows.next_multiple_of(most) * depth];
-    for (p, panel) in to.chunks_exact_mut((depth * most).max(1)).enumerate() {
-        let (first, height) = (p * most, most.min(rows - p * most));
-        for (r, line) in panel.chunks_exact_mut(most).enumerate() {
-            line[..height].copy_from_slice(&a.row(r)[first..first + height]);
-        }
+    // No tile reads the rows that the last panel lacks.
+    match most {
+        12 => copy_columns::<12>(a, to),
+        6 => copy_columns::<6>(a, to),
+        _ => copy_columns::<4>(a, to),
     }
     Left { data: to, rows, depth, panel: depth * most, row: 1, step: most }
+}
+
+/// Copies `a` into panels of `R` columns. The columns that the last panel lacks keep what `to` held.
+///
+/// Each row is read from end to end, since rows may be far apart and panels are not.
+#[inline(always)]
+fn copy_columns<const R: usize>(a: &Mat<'_, f32>, to: &mut [f32]) {
+    let panel = a.rows() * R;
+    for r in 0..a.rows() {
+        let (whole, rest) = a.row(r).as_chunks::<R>();
+        let mut at = r * R;
+        for chunk in whole {
+            to[at..at + R].copy_from_slice(chunk);
+            at += panel;
+        }
+        if !rest.is_empty() {
+            to[at..at + rest.len()].copy_from_slice(rest);
+        }
+    }
 }

@@ -1,0 +1,277 @@
+//! Times every kernel at the shapes of a small training step, against what the machine can do.
+//!
+//! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS]]` prints, for each kernel whose line contains
+//! `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process: for matrix
+//! products and attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that
+//! fits no cache.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use fathom_core::DType;
+use fathom_core::device::*;
+use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::tensor::Tensor;
+use fathom_cpu::Cpu;
+
+type T = Tensor<Cpu>;
+
+const TOKENS: usize = 2048;
+const HIDDEN: usize = 256;
+const EXPERTS: usize = 32;
+const TOP_K: usize = 4;
+const INNER: usize = 128;
+const VOCAB: usize = 4096;
+const HEADS: Heads = Heads { heads: 8, nope: 32, rope: 16, value: 32, scale: 0.144, sequence: 256 };
+
+struct Bench {
+    cpu: Cpu,
+    filter: String,
+    flops: f64,
+    bandwidth: f64,
+    seed: u64,
+}
+
+/// The shortest of many runs: what the kernel takes when nothing else wants the machine.
+fn best(mut f: impl FnMut()) -> f64 {
+    f();
+    let (mut shortest, start) = (Duration::MAX, Instant::now());
+    let mut runs = 0;
+    while runs < 5 || (start.elapsed() < Duration::from_millis(300) && runs < 400) {
+        let start = Instant::now();
+        f();
+        shortest = shortest.min(start.elapsed());
+        runs += 1;
+    }
+    shortest.as_secs_f64()
+}
+
+impl Bench {
+    fn new(filter: String, threads: usize) -> Self {
+        let cpu = Cpu::with_threads(threads);
+        let flops = [512, 768, 1024, 1536].map(|n| product_rate(&cpu, n)).into_iter().fold(0.0, f64::max);
+        let bandwidth = peak_bandwidth(&cpu);
+        println!(
+            "{} threads, {:?}: f32 product {:.0} GFLOP/s, memory copy {:.1} GB/s\n",
+            cpu.threads(),
+            cpu.isa(),
+            flops / 1e9,
+            bandwidth / 1e9
+        );
+        println!("{:<44} {:>9} {:>9}         {:>5}", "kernel", "µs", "rate", "peak");
+        Self { cpu, filter, flops, bandwidth, seed: 0 }
+    }
+
+    fn floats(&mut self, rows: usize, cols: usize) -> T {
+        let values: Vec<f32> = (0..rows * cols)
+            .map(|_| {
+                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (self.seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect();
+        T::from_slice(&self.cpu, &[rows, cols], DType::F32, &values).expect("memory")
+    }
+
+    fn indices(&self, rows: usize, cols: usize, f: impl Fn(usize) -> usize) -> T {
+        let values: Vec<u32> = (0..rows * cols).map(|i| f(i) as u32).collect();
+        T::from_slice(&self.cpu, &[rows, cols], DType::U32, &values).expect("memory")
+    }
+
+    /// Times `f`, which makes and runs a call of `cost`.
+    fn time(&self, name: &str, cost: Cost, f: impl FnMut()) {
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let seconds = best(f);
+        let products = name.contains("gemm") || name.contains("attention");
+        let (rate, unit, peak) = if products {
+            (cost.flops as f64 / seconds, "GFLOP/s", self.flops)
+        } else {
+            (cost.bytes as f64 / seconds, "GB/s   ", self.bandwidth)
+        };
+        println!("{name:<44} {:>9.1} {:>9.1} {unit} {:>4.0} %", seconds * 1e6, rate / 1e9, 100.0 * rate / peak);
+    }
+}
+
+/// Times a kernel of the device: `time!(bench, "what", kernel: Call::new(...))`.
+macro_rules! time {
+    ($bench:expr, $what:expr, $kernel:ident: $call:expr) => {{
+        let cpu = $bench.cpu.clone();
+        let cost = Call::cost(&$call.expect("a valid call"));
+        let name = format!("{} {}", stringify!($kernel), $what);
+        $bench.time(name.trim_end(), cost, || cpu.$kernel($call.expect("a valid call")).expect("a kernel that runs"));
+    }};
+}
+
+fn product_rate(cpu: &Cpu, n: usize) -> f64 {
+    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0f32; n * n]);
+    let i = n as isize;
+    let parallel = if cpu.threads() > 1 { gemm::Parallelism::Rayon(cpu.threads()) } else { gemm::Parallelism::None };
+    let seconds = best(|| {
+        // SAFETY: three square matrices of n × n with these strides.
+        unsafe {
+            gemm::gemm(
+                n, n, n, c.as_mut_ptr(), 1, i, false, a.as_ptr(), 1, i, b.as_ptr(), 1, i, 0f32, 1f32, false, false,
+                false, parallel,
+            );
+        }
+    });
+    black_box(&c);
+    2.0 * (n * n * n) as f64 / seconds
+}
+
+fn peak_bandwidth(cpu: &Cpu) -> f64 {
+    let n = 32 << 20;
+    let (from, mut to) = (vec![1u8; n], vec![0u8; n]);
+    let each = n / cpu.threads();
+    let seconds = best(|| {
+        std::thread::scope(|s| {
+            for (to, from) in to.chunks_mut(each).zip(from.chunks(each)) {
+                s.spawn(|| to.copy_from_slice(from));
+            }
+        });
+    });
+    black_box(&to);
+    2.0 * n as f64 / seconds
+}
+
+fn products(b: &mut Bench) {
+    let shapes = [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
+    for (n, k) in shapes {
+        let (x, w, mut y) = (b.floats(TOKENS, k), b.floats(n, k), b.floats(TOKENS, n));
+        let (mut dx, mut dw) = (b.floats(TOKENS, k), b.floats(n, k));
+        let what = |form, m, n, k| format!("{form} [{m} × {k}]·[{k} × {n}]");
+        time!(b, what("Nt", TOKENS, n, k), gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
+        time!(b, what("Nn", TOKENS, k, n), gemm: Gemm::new(Form::Nn, y.view(), w.view(), dx.view_mut()));
+        time!(b, what("Tn", n, k, TOKENS), gemm: Gemm::new(Form::Tn, y.view(), x.view(), dw.view_mut())
+            .map(|c| c.accumulating()));
+    }
+    let (x, w, mut y) = (b.floats(1024, 1024), b.floats(1024, 1024), b.floats(1024, 1024));
+    time!(b, "Nt [1024 × 1024]·[1024 × 1024]", gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
+    time!(b, "Tn [1024 × 1024]·[1024 × 1024]", gemm: Gemm::new(Form::Tn, x.view(), w.view(), y.view_mut()));
+    for (n, k) in [(256, 256), (4096, 256)] {
+        let (x, w, mut y) = (b.floats(1, k), b.floats(n, k), b.floats(1, n));
+        let what = format!("Nt [1 × {k}]·[{k} × {n}]");
+        time!(b, what, gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
+    }
+
+    let rows = TOKENS * TOP_K;
+    // Uneven groups: expert g gets about (g + 16)/32 of an even share.
+    let mut ends = vec![0usize];
+    for g in 0..EXPERTS {
+        ends.push(ends[g] + rows * (g + 16) / (EXPERTS * (EXPERTS + 31) / 2));
+    }
+    ends[EXPERTS] = rows;
+    let offsets = b.indices(1, EXPERTS + 1, |i| ends[i]);
+    for (n, k) in [(2 * INNER, HIDDEN), (HIDDEN, INNER)] {
+        let (x, w, mut y) = (b.floats(rows, k), b.floats(EXPERTS * n, k), b.floats(rows, n));
+        let (mut dx, mut dw) = (b.floats(rows, k), b.floats(EXPERTS * n, k));
+        let (o, e) = (offsets.view(), EXPERTS);
+        let what = |form| format!("{form} {e} × [~{} × {k}]·[{k} × {n}]", rows / e);
+        time!(b, what("Nt"), grouped_gemm: GroupedGemm::new(Form::Nt, e, x.view(), w.view(), o, y.view_mut()));
+        time!(b, what("Nn"), grouped_gemm: GroupedGemm::new(Form::Nn, e, y.view(), w.view(), o, dx.view_mut()));
+        time!(b, what("Tn"), grouped_gemm: GroupedGemm::new(Form::Tn, e, y.view(), x.view(), o, dw.view_mut()));
+    }
+}
+
+fn attention(b: &mut Bench) {
+    let wide = Heads { heads: 4, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1024 };
+    for h in [HEADS, wide] {
+        let t = TOKENS;
+        let what = format!("{} heads of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
+        let (q, kv, k_pe) = (
+            b.floats(t, h.heads * (h.nope + h.rope)),
+            b.floats(t, h.heads * (h.nope + h.value)),
+            b.floats(t, h.rope),
+        );
+        let starts = b.indices(t, 1, |r| r / h.sequence * h.sequence);
+        let (mut o, mut lse, d_o) =
+            (b.floats(t, h.heads * h.value), b.floats(t, h.heads), b.floats(t, h.heads * h.value));
+        let (mut dq, mut dkv, mut dk) = (
+            b.floats(t, h.heads * (h.nope + h.rope)),
+            b.floats(t, h.heads * (h.nope + h.value)),
+            b.floats(t, h.rope),
+        );
+        time!(b, what, attention: Attention::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view_mut(),
+            lse.view_mut()));
+        time!(b, what, attention_grad: AttentionGrad::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view(),
+            lse.view(), d_o.view(), dq.view_mut(), dkv.view_mut(), dk.view_mut()));
+    }
+}
+
+fn layers(b: &mut Bench) {
+    let (x, w, dy) = (b.floats(TOKENS, HIDDEN), b.floats(1, HIDDEN), b.floats(TOKENS, HIDDEN));
+    let (mut y, mut rstd) = (b.floats(TOKENS, HIDDEN), b.floats(TOKENS, 1));
+    let (mut dx, mut dw) = (b.floats(TOKENS, HIDDEN), b.floats(1, HIDDEN));
+    time!(b, "2048 × 256", rmsnorm: RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()));
+    time!(b, "2048 × 256", rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(),
+        true, dw.view_mut()));
+    let (head, table) = (HEADS.nope + HEADS.rope, b.floats(256, HEADS.rope));
+    let positions = b.indices(TOKENS, 1, |r| r % 256);
+    let mut q = b.floats(TOKENS, 8 * head);
+    time!(b, "2048 × 8 heads", rope: Rope::new(q.view_mut(), head, HEADS.nope, table.view(), positions.view(), false));
+    let rows = TOKENS * TOP_K;
+    let (x, scale, mut y) = (b.floats(rows, 2 * INNER), b.floats(rows, 1), b.floats(rows, INNER));
+    let (dy, mut dx, mut ds) = (b.floats(rows, INNER), b.floats(rows, 2 * INNER), b.floats(rows, 1));
+    time!(b, "8192 × 128", swiglu: Swiglu::new(x.view(), Some(scale.view()), y.view_mut()));
+    time!(b, "8192 × 128", swiglu_grad: SwigluGrad::new(x.view(), Some(scale.view()), dy.view(), dx.view_mut(),
+        Some(ds.view_mut()), y.view_mut()));
+    time!(b, "Add 8192 × 256", binary: Binary::new(BinaryOp::Add, x.view(), dx.view_mut()));
+}
+
+fn experts(b: &mut Bench) {
+    let config = RouteConfig {
+        experts: EXPERTS,
+        top_k: TOP_K,
+        groups: 4,
+        top_groups: 2,
+        score: Score::Sigmoid,
+        group_score: GroupScore::TopTwo,
+        normalize: true,
+        scale: 1.0,
+    };
+    let (t, e, k, rows) = (TOKENS, EXPERTS, TOP_K, TOKENS * TOP_K);
+    let (logits, mut scores, mut weights) = (b.floats(t, e), b.floats(t, e), b.floats(t, k));
+    let mut chosen = b.indices(t, k, |_| 0);
+    let (dw, mut ds, mut dx, mut loss) = (b.floats(t, k), b.floats(t, e), b.floats(t, e), b.floats(1, 1));
+    time!(b, "2048, 4 of 32", route: Route::new(config, logits.view(), None, scores.view_mut(), chosen.view_mut(),
+        weights.view_mut()));
+    time!(b, "2048, 4 of 32", route_grad: RouteGrad::new(config, scores.view(), chosen.view(), dw.view(),
+        Some(ds.view()), dx.view_mut()));
+    time!(b, "8 × 256, 4 of 32", balance: Balance::new(scores.view(), 256, k, 1e-4, loss.view_mut(), ds.view_mut()));
+    let (mut order, mut inverse) = (b.indices(rows, 1, |_| 0), b.indices(t, k, |_| 0));
+    let mut offsets = b.indices(1, e + 1, |_| 0);
+    time!(b, "8192 keys", sort_by_key: SortByKey::new(chosen.view(), e, order.view_mut(), inverse.view_mut(),
+        offsets.view_mut()));
+    let (x, mut y, mut sum) = (b.floats(t, HIDDEN), b.floats(rows, HIDDEN), b.floats(t, HIDDEN));
+    time!(b, "8192 × 256", gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
+    time!(b, "2048 × 4 × 256", combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
+}
+
+fn training(b: &mut Bench) {
+    let (mut x, mut nll) = (b.floats(TOKENS, VOCAB), b.floats(TOKENS, 1));
+    let targets = b.indices(TOKENS, 1, |i| i * 7 % VOCAB);
+    time!(b, "2048 × 4096", cross_entropy: CrossEntropy::new(x.view_mut(), targets.view(), Some(5e-4), nll.view_mut()));
+    let n = 20_000_000;
+    let (mut w, g, mut m, mut v) = (b.floats(1, n), b.floats(1, n), b.floats(1, n), b.floats(1, n));
+    let (clip, mut norm) = (b.floats(1, 1), b.floats(1, 1));
+    let rates = AdamRates { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
+    time!(b, "20 M", adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), v.view_mut(), clip.view(), rates));
+    time!(b, "SumSquares 20 M", reduce_rows: ReduceRows::new(Reduction::SumSquares, g.view(), norm.view_mut(), false));
+    time!(b, "20 M", fill: Some(Fill::new(w.view_mut(), 0.0)));
+    time!(b, "20 M", random_normal: RandomNormal::new(1, 2, 0.02, w.view_mut()));
+    let (rows, index) = (b.floats(TOKENS, HIDDEN), b.indices(TOKENS, 1, |i| i * 31 % VOCAB));
+    let mut table = b.floats(VOCAB, HIDDEN);
+    time!(b, "2048 × 256", scatter_add_rows: ScatterAddRows::new(rows.view(), index.view(), table.view_mut()));
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let filter = arguments.next().unwrap_or_default();
+    let mut bench = Bench::new(filter, arguments.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+    products(&mut bench);
+    attention(&mut bench);
+    layers(&mut bench);
+    experts(&mut bench);
+    training(&mut bench);
+}

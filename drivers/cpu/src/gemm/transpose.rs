@@ -1,0 +1,115 @@
+//! The transposition that packing the weights of a linear layer takes: sixteen rows at a time in registers where the
+//! processor can, one number at a time elsewhere.
+
+use super::NR;
+use crate::mat::Mat;
+use crate::simd::{Isa, Level};
+
+/// Writes rows `first..first + NR` of `b` (zeros where it has no more) as the columns of `panel`, of `b.cols()` lines.
+pub(super) fn transpose(isa: Isa, b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+    assert!(panel.len() >= b.cols() && first < b.rows(), "the panel holds a line for every column");
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on the
+        // panel was checked.
+        Level::Avx512 => unsafe { avx512(b, first, panel) },
+        _ => any(b, first, panel),
+    }
+}
+
+fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+    let width = NR.min(b.rows() - first);
+    for j in 0..width {
+        for (line, &v) in panel.iter_mut().zip(b.row(first + j)) {
+            line[j] = v;
+        }
+    }
+    for line in panel.iter_mut().take(b.cols()) {
+        line[width..].fill(0.0);
+    }
+}
+
+/// # Safety
+/// `panel` has at least `b.cols()` lines.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+    use std::arch::x86_64::*;
+    for half in (0..NR).step_by(16) {
+        let mut rows: [&[f32]; 16] = [&[]; 16];
+        for (i, row) in rows.iter_mut().enumerate().take(b.rows().saturating_sub(first + half)) {
+            *row = b.row(first + half + i);
+        }
+        for col in (0..b.cols()).step_by(16) {
+            let valid = (b.cols() - col).min(16);
+            let mask = ((1u32 << valid) - 1) as __mmask16;
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (x, row) in x.iter_mut().zip(&rows) {
+                let mask = if row.is_empty() { 0 } else { mask };
+                // SAFETY: the mask keeps to the columns that the row has.
+                *x = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col)) };
+            }
+            let y = transpose16(x);
+            for (i, &line) in y.iter().enumerate().take(valid) {
+                // SAFETY: line `col + i` is below `b.cols()`, and `half + 16` at most `NR`.
+                unsafe { _mm512_storeu_ps(panel.as_mut_ptr().add(col + i).cast::<f32>().add(half), line) };
+            }
+        }
+    }
+}
+
+/// Transposes 16 × 16 numbers: pairs of rows, then pairs of pairs inside 128-bit lanes, then the lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose16(x: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
+    use std::arch::x86_64::*;
+    // a[4g + c], lane l: column 4l + c of rows 4g .. 4g + 4.
+    let mut a = x;
+    for g in 0..4 {
+        let [r0, r1, r2, r3] = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+        let (lo01, hi01) = (_mm512_unpacklo_ps(r0, r1), _mm512_unpackhi_ps(r0, r1));
+        let (lo23, hi23) = (_mm512_unpacklo_ps(r2, r3), _mm512_unpackhi_ps(r2, r3));
+        a[4 * g] = _mm512_shuffle_ps::<0x44>(lo01, lo23);
+        a[4 * g + 1] = _mm512_shuffle_ps::<0xee>(lo01, lo23);
+        a[4 * g + 2] = _mm512_shuffle_ps::<0x44>(hi01, hi23);
+        a[4 * g + 3] = _mm512_shuffle_ps::<0xee>(hi01, hi23);
+    }
+    let mut y = a;
+    for c in 0..4 {
+        let [g0, g1, g2, g3] = [a[c], a[4 + c], a[8 + c], a[12 + c]];
+        // Lanes 0 and 1 of two groups, lanes 2 and 3 of two groups; then every other lane of both.
+        let (low01, high01) = (_mm512_shuffle_f32x4::<0x44>(g0, g1), _mm512_shuffle_f32x4::<0xee>(g0, g1));
+        let (low23, high23) = (_mm512_shuffle_f32x4::<0x44>(g2, g3), _mm512_shuffle_f32x4::<0xee>(g2, g3));
+        y[c] = _mm512_shuffle_f32x4::<0x88>(low01, low23);
+        y[4 + c] = _mm512_shuffle_f32x4::<0xdd>(low01, low23);
+        y[8 + c] = _mm512_shuffle_f32x4::<0x88>(high01, high23);
+        y[12 + c] = _mm512_shuffle_f32x4::<0xdd>(high01, high23);
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_become_lines() {
+        for (rows, cols) in [(32, 16), (5, 3), (17, 40), (64, 33)] {
+            let data: Vec<f32> = (0..rows * cols).map(|i| i as f32 + 1.0).collect();
+            let b = Mat::new(&data, rows, cols, cols);
+            for isa in Isa::all() {
+                for first in (0..rows).step_by(NR) {
+                    let mut panel = vec![[f32::NAN; NR]; cols];
+                    transpose(isa, &b, first, &mut panel);
+                    for (p, line) in panel.iter().enumerate() {
+                        for (j, &v) in line.iter().enumerate() {
+                            let want = if first + j < rows { b.row(first + j)[p] } else { 0.0 };
+                            assert_eq!(v, want, "{isa:?} {rows}x{cols} line {p} column {j}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The same bits: for any number of threads, run after run, and whatever else is in the batch.
+
+use fathom_core::comm::Solo;
+use fathom_core::config::ModelConfig;
+use fathom_core::layer::Precision;
+use fathom_core::model::{Batch, Model};
+use fathom_core::rng;
+use fathom_core::train::schedule::Rates;
+use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_cpu::Cpu;
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 300,
+        hidden_size: 96,
+        intermediate_size: 200,
+        moe_intermediate_size: 48,
+        num_hidden_layers: 3,
+        n_routed_experts: 16,
+        n_group: 4,
+        topk_group: 2,
+        num_experts_per_tok: 4,
+        initializer_range: 0.05,
+        ..ModelConfig::tiny()
+    }
+}
+
+fn tokens(n: usize, stream: u64) -> Vec<u32> {
+    (0..n as u64).map(|i| (rng::bits(3, stream, i) % 300) as u32).collect()
+}
+
+/// All weights, moments, biases and losses after a few steps, as bits.
+fn train(threads: usize) -> Vec<u64> {
+    let device = Cpu::with_threads(threads);
+    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    model.initialize(5).unwrap();
+    let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
+    let rates = Rates { lr: 1e-3, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-3 };
+    let mut bits = Vec::new();
+    for step in 0..3 {
+        let tokens = tokens(4 * 71, step);
+        let starts: Vec<u32> = (0..4 * 70).map(|i| if i % 70 < 33 { 0 } else { 33 }).collect();
+        let batch = Batch::new(&tokens, 70, Some(&starts), 300).unwrap();
+        let report = trainer.step(&batch, 2, &rates).unwrap();
+        bits.extend([report.loss.to_bits(), report.grad_norm.to_bits(), report.balance_loss.to_bits()]);
+        bits.push(report.mtp_loss.unwrap().to_bits());
+    }
+    for group in [&trainer.model.weights, &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups()) {
+        bits.extend(group.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
+    }
+    for router in &trainer.model.routers {
+        bits.extend(router.bias.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
+    }
+    bits
+}
+
+#[test]
+fn training_is_the_same_for_any_number_of_threads() {
+    let one = train(1);
+    assert!(one == train(2), "2 threads differ from 1");
+    assert!(one == train(5), "5 threads differ from 1");
+}
+
+#[test]
+fn logits_do_not_depend_on_what_else_is_in_the_batch() {
+    let device = Cpu::with_threads(2);
+    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    model.initialize(5).unwrap();
+    for length in [1, 2, 37, 70, 128] {
+        let many = tokens(5 * (length + 1), length as u64);
+        let batch = Batch::new(&many, length, None, 300).unwrap();
+        let together: Vec<u32> = model.logits(&batch).unwrap().download(&device).unwrap();
+        for i in 0..5 {
+            let alone: Vec<u32> = model.logits(&batch.slice(i..i + 1)).unwrap().download(&device).unwrap();
+            assert!(alone == together[i * length * 300..][..length * 300], "sequence {i} of length {length}");
+        }
+    }
+}
+
+#[test]
+fn documents_do_not_see_each_other() {
+    let device = Cpu::with_threads(2);
+    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    model.initialize(5).unwrap();
+    let starts: Vec<u32> = (0..40).map(|i| if i < 25 { 0 } else { 25 }).collect();
+    let mut logits = |first: u64| {
+        let mut both = tokens(25, first);
+        both.extend(tokens(16, 99));
+        let batch = Batch::new(&both, 40, Some(&starts), 300).unwrap();
+        model.logits(&batch).unwrap().download::<Cpu, u32>(&device).unwrap()
+    };
+    let (a, b) = (logits(1), logits(2));
+    assert!(a[..25 * 300] != b[..25 * 300]);
+    assert!(a[25 * 300..] == b[25 * 300..], "the second document depends on the first");
+}
+
+#[test]
+fn a_steady_step_takes_no_memory_from_the_system() {
+    use fathom_core::device::Device;
+    let device = Cpu::with_threads(2);
+    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    model.initialize(5).unwrap();
+    let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
+    let rates = Rates { lr: 1e-3, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-3 };
+    let mut taken = Vec::new();
+    for step in 0..4 {
+        let tokens = tokens(4 * 71, step);
+        trainer.step(&Batch::new(&tokens, 70, None, 300).unwrap(), 2, &rates).unwrap();
+        taken.push(device.memory().system_allocations);
+    }
+    assert_eq!(taken[1], taken[3], "the pool grew: {taken:?}");
+}
