@@ -256,7 +256,7 @@ fn a_model_folder_that_does_not_fit_is_refused_by_tensor() {
         ("model-00002-of-00003.safetensors", "../model-00002-of-00003.safetensors", "which is not a plain file name"),
         ("model-00002-of-00003.safetensors", "model-00009-of-00003.safetensors", "which is not there"),
         ("\"weight_map\"", "\"weights\"", "missing field `weight_map`"),
-        ("{", "", "line 1"),
+        ("weight_map\": {", "weight_map\": [", "line "),
         ("model.norm.weight", "model.norm.weights", "tensor `model.norm.weights` is missing"),
     ] {
         fs::write(&index, text.replace(from, to)).unwrap();
