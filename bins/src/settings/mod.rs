@@ -154,7 +154,7 @@ impl Settings {
         let train = Train::read(&mut reader, &model)?;
         let data = Data::read(&mut reader, train.seed);
         let rates = Rates::read(&mut reader, &train)?;
-        let settings = Settings {
+        let mut settings = Settings {
             data,
             rates,
             checkpoint: Checkpoint::read(&mut reader)?,
@@ -165,6 +165,12 @@ impl Settings {
             source,
         };
         settings.schedule()?;
+        if settings.rates.decays() {
+            // A run that goes on for longer keeps its rates unless it is told otherwise.
+            let (end, _) = settings.budget()?;
+            let end = Value::Integer(i64::try_from(end).unwrap_or(i64::MAX));
+            settings.resolved.entry("schedule.decay_tokens".into()).or_insert(end);
+        }
         Ok(settings)
     }
 

@@ -55,6 +55,11 @@ impl Rates {
         Ok(rates)
     }
 
+    /// Whether the learning rate falls after its warm-up.
+    pub(super) fn decays(&self) -> bool {
+        self.decay != "constant"
+    }
+
     /// `(tokens, steps)` of the whole run.
     pub(super) fn budget(&self, train: &Train) -> Keyed<(u64, u64)> {
         let step = train.batch_size as u64 * train.sequence_length as u64;

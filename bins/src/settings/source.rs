@@ -126,10 +126,22 @@ impl Source {
         Ok(())
     }
 
+    /// Of two keys that exclude each other, a `--set` takes the place of what the file says. Two in one place stay, to
+    /// be refused when they are read.
+    fn displace(&mut self, key: &str, place: &Place) {
+        let others = EXCLUSIVE.iter().filter(|pair| pair.contains(&key)).flatten().filter(|other| **other != key);
+        for other in others {
+            if matches!((place, self.place(other)), (Place::Set(_), Place::File { .. })) {
+                self.entries.remove(*other);
+            }
+        }
+    }
+
     /// Stores a value under a known key, or inside the table of a model field (`model.rope_scaling.factor`).
     fn insert(&mut self, key: &str, value: Value, place: Place) -> Result<(), SettingsError> {
         if let Some(found) = keys::find(key) {
             check_type(key, found.kind, &value, &place)?;
+            self.displace(key, &place);
             self.entries.insert(key.into(), Entry { value, place });
             return Ok(());
         }
@@ -159,6 +171,9 @@ impl Source {
         Ok(())
     }
 }
+
+/// Keys that say the same thing in two ways.
+const EXCLUSIVE: [[&str; 2]; 2] = [["train.steps", "train.tokens"], ["tokenizer.path", "tokenizer.vocab_size"]];
 
 /// Whether `key` holds other keys: `train`, `model`.
 fn is_section(key: &str) -> bool {

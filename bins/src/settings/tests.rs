@@ -65,6 +65,15 @@ fn a_later_set_wins_and_text_needs_no_quotes() {
 }
 
 #[test]
+fn a_set_takes_the_place_of_the_other_way_to_say_it_in_a_file() {
+    let text = "[train]\ntokens = 5\n[tokenizer]\npath = \"bytes\"\n";
+    let settings = parse(text, &["train.steps=7", "tokenizer.vocab_size=300"]).unwrap();
+    assert_eq!(settings.train.length, Length::Steps(7));
+    assert_eq!((settings.prep.tokenizer.path, settings.prep.tokenizer.vocab_size), (None, Some(300)));
+    assert!(fails("", &["train.steps=7", "train.tokens=5"]).contains("are both given"));
+}
+
+#[test]
 fn a_set_cannot_smuggle_in_a_second_key() {
     let settings = parse("", &["data.path=1\nvalue2 = 3"]).expect("a text with a line break is a text");
     assert_eq!(settings.data.path.as_deref(), Some(Path::new("1\nvalue2 = 3")));
@@ -97,6 +106,15 @@ fn the_resolved_configuration_resolves_to_itself() {
         assert_eq!(second.schedule().unwrap(), first.schedule().unwrap());
         assert_eq!(second.budget().unwrap(), first.budget().unwrap());
     }
+}
+
+#[test]
+fn where_the_decay_ends_is_part_of_what_a_run_resolved_to() {
+    let falling = parse("", &["schedule.decay=cosine", "train.steps=10"]).unwrap();
+    let longer = parse(&falling.to_toml(), &["train.steps=20"]).unwrap();
+    assert_eq!(longer.schedule().unwrap(), falling.schedule().unwrap());
+    let even = parse("", &["train.steps=10"]).unwrap();
+    assert!(even.resolved("schedule.decay_tokens").is_none(), "a constant rate has no end");
 }
 
 #[test]

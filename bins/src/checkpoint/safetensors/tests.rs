@@ -71,7 +71,7 @@ fn every_kind_of_damage_is_named_exactly() {
         (one(r#"{"dtype":"F32","shape":[0]}"#, 0), "byte 39: header: missing field `data_offsets` at line 1 column 32"),
         (
             one(r#"{"dtype":"F32","shape":[0],"data_offsets":[0,0],"x":1}"#, 0),
-            "byte 64: header: unknown field `x`, expected one of `dtype`, `shape`, `data_offsets` at line 1 column 57",
+            "byte 63: header: unknown field `x`, expected one of `dtype`, `shape`, `data_offsets` at line 1 column 56",
         ),
         (
             one(&f32("[-1]", "0", "4"), 4),
@@ -131,10 +131,10 @@ fn every_kind_of_damage_is_named_exactly() {
         (one(&f32("[1]", "4", "8"), 8), "byte 62: 4 bytes before tensor `a` belong to no tensor"),
         (
             two(&f32("[1]", "0", "4"), &f32("[1]", "8", "12"), 12),
-            "byte 119: 4 bytes before tensor `b` belong to no tensor",
+            "byte 120: 4 bytes before tensor `b` belong to no tensor",
         ),
-        (two(&f32("[2]", "0", "8"), &f32("[1]", "4", "8"), 8), "byte 118: tensor `b` begins before `a` ends"),
-        (two(&f32("[1]", "0", "4"), &f32("[1]", "0", "4"), 4), "byte 114: tensor `b` begins before `a` ends"),
+        (two(&f32("[2]", "0", "8"), &f32("[1]", "4", "8"), 8), "byte 119: tensor `b` begins before `a` ends"),
+        (two(&f32("[1]", "0", "4"), &f32("[1]", "0", "4"), 4), "byte 115: tensor `b` begins before `a` ends"),
         (good[..good.len() - 1].to_vec(), "byte 89: the tensors end here, the file at byte 88"),
         (one(GOOD, 0), "byte 89: the tensors end here, the file at byte 65"),
         (one(GOOD, 25), "byte 89: the tensors end here, the file at byte 90"),
