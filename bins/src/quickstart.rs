@@ -92,7 +92,8 @@ fn unfinished(folder: &Path, settings: &Settings) -> Result<bool> {
     }
     let (_, steps) = settings.budget()?;
     let newest = checkpoint::model_folder(folder).ok();
-    let done = newest.as_deref().and_then(Path::file_name).and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-"));
+    let done =
+        newest.as_deref().and_then(Path::file_name).and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-"));
     match done.and_then(|n| n.parse::<u64>().ok()) {
         Some(step) if step < steps => Ok(true),
         _ => {

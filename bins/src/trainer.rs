@@ -102,7 +102,19 @@ impl<D: Kernels> Run<D> {
         state.settings = matter;
         let validation = open_validation(&settings)?;
         let metrics = Metrics::open(output, state.step)?;
-        Ok(Self { schedule, steps, trainer, loader, validation, tokenizer, output: output.into(), metrics, state, settings, failed_saves: 0 })
+        Ok(Self {
+            schedule,
+            steps,
+            trainer,
+            loader,
+            validation,
+            tokenizer,
+            output: output.into(),
+            metrics,
+            state,
+            settings,
+            failed_saves: 0,
+        })
     }
 
     /// Steps taken so far.
@@ -270,9 +282,11 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, precision: Precision
 }
 
 fn data_path(settings: &Settings) -> Result<&Path> {
-    settings.data.path.as_deref().ok_or_else(|| {
-        settings.reject("data.path", "is not set: name a folder that `prep` wrote").into()
-    })
+    settings
+        .data
+        .path
+        .as_deref()
+        .ok_or_else(|| settings.reject("data.path", "is not set: name a folder that `prep` wrote").into())
 }
 
 fn open_data(settings: &Settings) -> Result<ShardSet> {
@@ -298,7 +312,9 @@ fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
         None => {
             let data = open_data(settings)?;
             match data.manifest() {
-                Some(manifest) if manifest.validation.is_some() => ShardSet::open(data_path(settings)?, Split::Validation)?,
+                Some(manifest) if manifest.validation.is_some() => {
+                    ShardSet::open(data_path(settings)?, Split::Validation)?
+                }
                 _ => return Ok(None),
             }
         }

@@ -213,7 +213,9 @@ pub enum Damage {
         shape: Vec<u64>,
     },
     /// Offsets that do not hold the shape.
-    #[error("tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape needs")]
+    #[error(
+        "tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape needs"
+    )]
     WrongSize {
         /// The tensor.
         tensor: String,
