@@ -24,6 +24,7 @@ pub struct Block {
 
 /// The second half of a layer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a few hundred bytes a layer, not worth a heap allocation a step
 enum FeedForward {
     Dense(Ffn),
     Experts(Moe),
@@ -41,6 +42,7 @@ pub struct Saved<D: Kernels> {
     feed_forward: SavedFeedForward<D>,
 }
 
+#[allow(clippy::large_enum_variant)] // a few hundred bytes a layer, not worth a heap allocation a step
 enum SavedFeedForward<D: Kernels> {
     Dense(ffn::Saved<D>),
     Experts(moe::Saved<D>),

@@ -52,7 +52,7 @@ impl RouteConfig {
     /// Whether the numbers fit each other.
     pub fn check(&self) -> Result<(), InvalidOp> {
         const OP: &str = "route";
-        ensure(OP, "experts must divide into the groups", self.groups > 0 && self.experts % self.groups == 0)?;
+        ensure(OP, "experts must divide into the groups", self.groups > 0 && self.experts.is_multiple_of(self.groups))?;
         let per_group = self.experts / self.groups;
         ensure(
             OP,
