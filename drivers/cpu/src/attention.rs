@@ -10,11 +10,11 @@ use std::ops::Range;
 use fathom_core::device::{Attention, Heads};
 
 use crate::error::CpuError;
-use crate::gemm::{Left, NR, multiply, pack_columns, pack_rows, packed};
+use crate::gemm::{Left, NR, left, left_size, multiply, pack_columns, pack_rows, packed};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
-use crate::simd::{LANES, exp, kernel, max, sum};
+use crate::simd::{LANES, exp_to_88, kernel, max, sum};
 use crate::{Cpu, Isa};
 
 /// Keys of a tile.
@@ -74,10 +74,37 @@ impl<'a> Inputs<'a> {
         rows.clone().map(|t| self.first_seen(t)).min().unwrap_or(rows.start)
     }
 
-    /// What row `t` sees of the tile of `n` keys from row `first` on, as columns of the tile.
-    pub(crate) fn window(&self, t: usize, first: usize, n: usize) -> Range<usize> {
-        let to = (t + 1).saturating_sub(first).min(n);
-        self.first_seen(t).saturating_sub(first).min(to)..to
+    /// What each of `rows`, at most [`QUERIES`], sees of the tile of `n` keys from row `first` on.
+    pub(crate) fn windows(&self, rows: Range<usize>, first: usize, n: usize) -> [Window; QUERIES] {
+        let mut windows = [Window { start: 0, len: 0 }; QUERIES];
+        for (t, window) in rows.zip(&mut windows) {
+            let end = (t + 1).saturating_sub(first).min(n);
+            let start = self.first_seen(t).saturating_sub(first).min(end);
+            *window = Window { start: start as u32, len: (end - start) as u32 };
+        }
+        windows
+    }
+}
+
+/// The columns of a tile that a row sees.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    start: u32,
+    len: u32,
+}
+
+impl Window {
+    /// The columns of all whole vectors of [`LANES`] that contain some of the window.
+    #[inline(always)]
+    pub(crate) fn vectors(self) -> Range<usize> {
+        let (start, end) = (self.start as usize, (self.start + self.len) as usize);
+        start / LANES * LANES..end.next_multiple_of(LANES)
+    }
+
+    /// Whether column `c` is one of them: one comparison, so that vectors of columns are tested at once.
+    #[inline(always)]
+    pub(crate) fn sees(self, c: usize) -> bool {
+        (c as u32).wrapping_sub(self.start) < self.len
     }
 }
 
@@ -88,48 +115,68 @@ pub(crate) fn take<'s>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [f32] {
     front
 }
 
-/// Masks a row of a tile: columns outside `window` become −∞, as far as whole vectors of [`LANES`] reach that contain
-/// some of it, and zeros beyond. Returns those vectors.
+/// The largest score that `window` sees.
 #[inline(always)]
-pub(crate) fn masked(scores: &mut [f32; KEYS], window: Range<usize>) -> &mut [[f32; LANES]] {
-    let (from, to) = (window.start / LANES * LANES, window.end.next_multiple_of(LANES));
-    scores[..from].fill(0.0);
-    scores[from..window.start].fill(f32::NEG_INFINITY);
-    scores[window.end..to].fill(f32::NEG_INFINITY);
-    scores[to..].fill(0.0);
-    scores[from..to].as_chunks_mut().0
+fn largest(scores: &[f32; KEYS], window: Window) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let vectors = window.vectors();
+    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks::<LANES>().0) {
+        for l in 0..LANES {
+            let s = if window.sees(first + l) { vector[l] } else { f32::NEG_INFINITY };
+            lanes[l] = if s > lanes[l] { s } else { lanes[l] };
+        }
+    }
+    max(&lanes)
+}
+
+/// Turns the scores that `window` sees into `e^(s − top)` and the others into zeros; returns their sum.
+#[inline(always)]
+fn weigh(scores: &mut [f32; KEYS], window: Window, top: f32) -> f32 {
+    let vectors = window.vectors();
+    scores[..vectors.start].fill(0.0);
+    scores[vectors.end..].fill(0.0);
+    let mut lanes = [0.0; LANES];
+    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks_mut::<LANES>().0) {
+        for l in 0..LANES {
+            let weight = exp_to_88(vector[l] - top);
+            vector[l] = if window.sees(first + l) { weight } else { 0.0 };
+            lanes[l] += vector[l];
+        }
+    }
+    sum(&lanes, |v| v)
 }
 
 kernel! {
-    /// One row of a tile of scores: turns the columns of `window` into weights relative to the running maximum `top`,
-    /// and the others to zeros; updates maximum and sum, and rescales what was gathered so far in `o`.
-    fn soften(scores: &mut [f32; KEYS], window: Range<usize>, top: &mut f32, total: &mut f32, o: &mut [f32]) {
-        if window.is_empty() {
-            scores.fill(0.0);
-            return;
+    /// Turns a tile of scores into weights relative to each row's running maximum `top`; updates maxima and sums.
+    /// Returns what all that was gathered before must be multiplied by, row by row.
+    ///
+    /// Goes over the tile three times, since the rows of one pass do not wait for each other.
+    fn soften(
+        scores: &mut [[f32; KEYS]],
+        windows: &[Window; QUERIES],
+        top: &mut [f32],
+        total: &mut [f32],
+    ) -> [f32; QUERIES] {
+        let (mut old, mut new) = ([f32::NEG_INFINITY; QUERIES], [f32::NEG_INFINITY; QUERIES]);
+        old[..top.len()].copy_from_slice(top);
+        for (i, row) in scores.iter().enumerate() {
+            // A NaN score need not be the maximum: it stays NaN as a weight, and so does the sum.
+            new[i] = old[i].max(largest(row, windows[i]));
         }
-        let seen = masked(scores, window);
-        // A NaN score need not be the maximum: it stays NaN below, and so does the sum.
-        let new = top.max(max(seen.as_flattened()));
-        let shrink = if new == *top { 1.0 } else { exp(*top - new) };
-        for vector in &mut *seen {
-            for s in vector {
-                *s = exp(*s - new);
-            }
+        let mut shrink = [1.0; QUERIES];
+        for i in 0..QUERIES {
+            shrink[i] = if new[i] == old[i] { 1.0 } else { exp_to_88(old[i] - new[i]) };
         }
-        *total = *total * shrink + sum(seen.as_flattened(), |s| s);
-        *top = new;
-        if shrink != 1.0 {
-            for o in o {
-                *o *= shrink;
-            }
+        for (i, row) in scores.iter_mut().enumerate() {
+            total[i] = total[i] * shrink[i] + weigh(row, windows[i], new[i]);
+            top[i] = new[i];
         }
+        shrink
     }
 }
 
 kernel! {
-    fn divide(o: &mut [f32], by: f32) {
-        let factor = 1.0 / by;
+    fn scale(o: &mut [f32], factor: f32) {
         for o in o {
             *o *= factor;
         }
@@ -143,6 +190,7 @@ fn attend(isa: Isa, x: &Inputs<'_>, j: usize, o: &mut Tile<'_, f32>, lse: &mut T
     let keys_packed = take(&mut scratch, packed(width, KEYS));
     let values_packed = take(&mut scratch, packed(KEYS, value));
     let scores = take(&mut scratch, QUERIES * KEYS);
+    let q_copy = take(&mut scratch, left_size(QUERIES, width));
     let top = take(&mut scratch, TASK);
     let total = take(&mut scratch, TASK);
     top.fill(f32::NEG_INFINITY);
@@ -162,12 +210,14 @@ fn attend(isa: Isa, x: &Inputs<'_>, j: usize, o: &mut Tile<'_, f32>, lse: &mut T
                 continue;
             }
             let n = rows.len().min(to - key);
-            let q = Left::new(isa, &x.queries(j, from..to));
+            let q = left(isa, &x.queries(j, from..to), q_copy);
             let mut tile = Tile::whole(MatMut::new(scores, to - from, n, KEYS));
             multiply(isa, &q, &k, &mut tile, x.heads.scale as f32, false);
-            for (t, row) in (from..to).zip(scores.as_chunks_mut().0) {
-                let at = t - first;
-                soften(isa, row, x.window(t, key, n), &mut top[at], &mut total[at], o.row(at));
+            let (rows, windows) = (&mut scores.as_chunks_mut().0[..to - from], x.windows(from..to, key, n));
+            let at = from - first..to - first;
+            let shrink = soften(isa, rows, &windows, &mut top[at.clone()], &mut total[at.clone()]);
+            for (i, &factor) in at.zip(&shrink).filter(|(_, f)| **f != 1.0) {
+                scale(isa, o.row(i), factor);
             }
             let weights = Left::new(isa, &Mat::new(scores, to - from, n, KEYS));
             let mut o = o.block(from - first, to - from, 0, value);
@@ -175,7 +225,7 @@ fn attend(isa: Isa, x: &Inputs<'_>, j: usize, o: &mut Tile<'_, f32>, lse: &mut T
         }
     }
     for i in 0..o.rows() {
-        divide(isa, o.row(i), total[i]);
+        scale(isa, o.row(i), 1.0 / total[i]);
         lse.row(i)[0] = top[i] + total[i].ln();
     }
 }
@@ -211,7 +261,12 @@ impl Cpu {
         // SAFETY: different tasks have different rows or different heads, and so do their blocks.
         let parts = unsafe { (Blocks::new(o, count, o_place), Blocks::new(lse, count, lse_place)) };
         let width = x.width();
-        let scratch = KEYS * width + packed(width, KEYS) + packed(KEYS, heads.value) + QUERIES * KEYS + 2 * TASK;
+        let scratch = KEYS * width
+            + packed(width, KEYS)
+            + packed(KEYS, heads.value)
+            + QUERIES * KEYS
+            + left_size(QUERIES, width)
+            + 2 * TASK;
         self.for_each_with((cost.flops / 16) as usize, scratch, parts, |i, (mut o, mut lse), scratch| {
             attend(isa, &x, place(i).2, &mut o, &mut lse, scratch);
         })

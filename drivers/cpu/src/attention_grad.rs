@@ -6,14 +6,14 @@
 
 use fathom_core::device::AttentionGrad;
 
-use crate::attention::{Inputs, KEYS, QUERIES, masked, take};
+use crate::attention::{Inputs, KEYS, QUERIES, Window, take};
 use crate::error::CpuError;
-use crate::gemm::{Left, multiply, pack_columns, pack_rows, packed};
+use crate::gemm::{Left, left, left_size, multiply, pack_columns, pack_rows, packed};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
 use crate::reduce::add;
-use crate::simd::{LANES, exp, kernel, sum2};
+use crate::simd::{LANES, exp_to_88, kernel, sum2};
 use crate::{Cpu, Isa};
 
 /// The most shares of the rotary gradient per sequence: bounds its memory where there are many heads.
@@ -27,32 +27,34 @@ struct Outputs<'a> {
 }
 
 kernel! {
-    /// One row of a tile: `scores` become weights, `slopes` (the gradient of the weights) become the gradient of the
-    /// scaled products of queries and keys. Columns outside `window` become zeros.
+    /// `scores` become weights; `slopes`, the gradient of the weights, become the gradient of the scaled products of
+    /// queries and keys. What a row does not see becomes zeros. `lse` and `means` have a number for every row.
     fn differentiate(
-        scores: &mut [f32; KEYS],
-        slopes: &mut [f32; KEYS],
-        window: std::ops::Range<usize>,
-        lse: f32,
-        mean: f32,
+        scores: &mut [[f32; KEYS]],
+        slopes: &mut [[f32; KEYS]],
+        windows: &[Window; QUERIES],
+        lse: &[f32],
+        means: &[f32],
         scale: f32,
     ) {
-        if window.is_empty() {
-            scores.fill(0.0);
-            slopes.fill(0.0);
-            return;
-        }
-        let from = window.start / LANES * LANES;
-        let seen = masked(scores, window.clone());
-        for (s, d) in seen.iter_mut().zip(slopes[from..].as_chunks_mut::<LANES>().0) {
-            for (s, d) in s.iter_mut().zip(d) {
-                let p = exp(*s - lse);
-                *s = p;
-                *d = p * (*d - mean) * scale;
+        for (i, (s, d)) in scores.iter_mut().zip(slopes).enumerate() {
+            let (window, vectors) = (windows[i], windows[i].vectors());
+            let (lse, mean) = (lse[i], means[i]);
+            for row in [&mut *s, &mut *d] {
+                row[..vectors.start].fill(0.0);
+                row[vectors.end..].fill(0.0);
+            }
+            let (s, d) = (&mut s[vectors.clone()], &mut d[vectors.clone()]);
+            let pairs = s.as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0);
+            for (first, (s, d)) in vectors.step_by(LANES).zip(pairs) {
+                for l in 0..LANES {
+                    let p = exp_to_88(s[l] - lse);
+                    let slope = p * (d[l] - mean) * scale;
+                    s[l] = if window.sees(first + l) { p } else { 0.0 };
+                    d[l] = if window.sees(first + l) { slope } else { 0.0 };
+                }
             }
         }
-        slopes[..window.start].fill(0.0);
-        slopes[window.end..].fill(0.0);
     }
 }
 
@@ -72,7 +74,8 @@ fn scratch_size(x: &Inputs<'_>) -> usize {
         + 2 * QUERIES * KEYS
         + packed(QUERIES, value)
         + packed(QUERIES, width)
-        + x.heads.sequence
+        + 2 * x.heads.sequence
+        + left_size(QUERIES, width.max(value))
 }
 
 /// Where the gradients of one head over one sequence go.
@@ -100,10 +103,13 @@ fn head(isa: Isa, x: &Inputs<'_>, y: &Outputs<'_>, j: usize, to: Gradients<'_>, 
     let d_o_packed = take(&mut scratch, packed(QUERIES, value));
     let q_packed = take(&mut scratch, packed(QUERIES, width));
     let means = take(&mut scratch, x.heads.sequence);
+    let lse = take(&mut scratch, x.heads.sequence);
+    let copy = take(&mut scratch, left_size(QUERIES, width.max(value)));
 
     let (first, end) = (dq.row, dq.row + dq.rows());
-    for (t, mean) in (first..end).zip(&mut *means) {
+    for ((t, mean), lse) in (first..end).zip(&mut *means).zip(&mut *lse) {
         let columns = j * value..(j + 1) * value;
+        *lse = y.lse.row(t)[j];
         *mean = dot(isa, &y.o.row(t)[columns.clone()], &y.d_o.row(t)[columns]);
     }
     dq.for_rows(|_, row| row.fill(0.0));
@@ -124,12 +130,12 @@ fn head(isa: Isa, x: &Inputs<'_>, y: &Outputs<'_>, j: usize, to: Gradients<'_>, 
             let (m, n) = (to - from, rows.len().min(to - key));
             let (q, d_o) = (x.queries(j, from..to), y.d_o.block(from, m, j * value, value));
             let mut s = Tile::whole(MatMut::new(scores, m, n, KEYS));
-            multiply(isa, &Left::new(isa, &q), &kt, &mut s, scale, false);
+            multiply(isa, &left(isa, &q, copy), &kt, &mut s, scale, false);
             let mut d = Tile::whole(MatMut::new(slopes, m, n, KEYS));
-            multiply(isa, &Left::new(isa, &d_o), &vt, &mut d, 1.0, false);
-            for ((t, s), d) in (from..to).zip(scores.as_chunks_mut().0).zip(slopes.as_chunks_mut().0) {
-                differentiate(isa, s, d, x.window(t, key, n), y.lse.row(t)[j], means[t - first], scale);
-            }
+            multiply(isa, &left(isa, &d_o, copy), &vt, &mut d, 1.0, false);
+            let (s, d) = (&mut scores.as_chunks_mut().0[..m], &mut slopes.as_chunks_mut().0[..m]);
+            let (lse, means) = (&lse[from - first..], &means[from - first..]);
+            differentiate(isa, s, d, &x.windows(from..to, key, n), lse, means, scale);
             let (p, ds) = (Mat::new(scores, m, n, KEYS), Mat::new(slopes, m, n, KEYS));
             let mut dv = dkv.block(key - first, n, nope, value);
             multiply(isa, &Left::transposed(isa, &p), &pack_rows(isa, &d_o, d_o_packed), &mut dv, 1.0, true);

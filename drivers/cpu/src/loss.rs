@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, out_of_range};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
-use crate::simd::{exp, kernel, max, sum};
+use crate::simd::{exp_to_88, kernel, max, sum};
 
 kernel! {
     /// `−ln softmax(x)[target]`; with a `scale`, `x` becomes `scale·(softmax(x) − onehot(target))`.
@@ -16,10 +16,10 @@ kernel! {
         let top = max(x);
         let below = x[target] - top;
         let total = match scale {
-            None => sum(x, |v| exp(v - top)),
+            None => sum(x, |v| exp_to_88(v - top)),
             Some(scale) => {
                 for v in &mut *x {
-                    *v = exp(*v - top);
+                    *v = exp_to_88(*v - top);
                 }
                 let total = sum(x, |v| v);
                 let factor = scale / total;

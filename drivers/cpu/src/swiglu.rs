@@ -7,13 +7,13 @@ use crate::error::CpuError;
 use crate::mat::{self, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
-use crate::simd::{kernel, sigmoid, sum2};
+use crate::simd::{kernel, quick_sigmoid, sum2};
 
 kernel! {
     fn forward(gate_up: &[f32], scale: f32, y: &mut [f32]) {
         let (gate, up) = gate_up.split_at(y.len());
         for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-            *y = g * sigmoid(g) * u * scale;
+            *y = g * quick_sigmoid(g) * u * scale;
         }
     }
 }
@@ -26,7 +26,7 @@ kernel! {
         let (d_gate, d_up) = d_gate_up.split_at_mut(n);
         let (up, d_gate, d_up, y) = (&up[..n], &mut d_gate[..n], &mut d_up[..n], &mut y[..n]);
         for i in 0..n {
-            let sigma = sigmoid(gate[i]);
+            let sigma = quick_sigmoid(gate[i]);
             let silu = gate[i] * sigma;
             d_gate[i] = dy[i] * scale * up[i] * (sigma + silu * (1.0 - sigma));
             d_up[i] = dy[i] * scale * silu;

@@ -19,7 +19,7 @@ use crate::mat::{self, Mat};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
 use crate::simd::{Isa, Level};
-pub(crate) use pack::{pack_columns, pack_rows};
+pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 pub(crate) use tile::NR;
 use tile::TileTable;
 
@@ -35,8 +35,7 @@ const MAX_ROWS: usize = 384;
 /// Tasks that a product is cut into where it is large enough: some for each core of a workstation.
 const TASKS: usize = 24;
 /// Scratch of a task: packed columns of `b`, packed rows of `a`.
-const SCRATCH: usize = DEPTH * COLS + PACKED_ROWS;
-const PACKED_ROWS: usize = ROWS * (DEPTH + 16);
+const SCRATCH: usize = DEPTH * COLS + left_size(ROWS, DEPTH);
 
 /// The rows of the left factor, as the tiles read it: row `i`, depth `p` at
 /// `(i / R)·panel + (i % R)·row + p·step`, with `R` rows to a tile.
@@ -177,7 +176,7 @@ fn block(
             let left = if form == Form::Tn {
                 pack::left_transposed(isa, &a.block(from, depth, row + top, height), a_scratch)
             } else {
-                pack::left(isa, &a.block(row + top, height, from, depth), a_scratch)
+                left(isa, &a.block(row + top, height, from, depth), a_scratch)
             };
             multiply(isa, &left, &right, &mut c.block(top, height, 0, cols), alpha, add || from > 0);
         }

@@ -38,17 +38,27 @@ kernel! {
 
 /// The left factor `a[m, k]`: as it lies, or copied to other distances where its rows would fall on each other in the
 /// cache.
-pub(super) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s> {
+pub(crate) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s> {
     const ALIAS: usize = 1024; // numbers in the 4 KiB after which addresses share a set of the L1 cache
     if !a.stride().is_multiple_of(ALIAS) || a.rows() < 8 {
         return Left::new(isa, a);
     }
-    let stride = a.cols().next_multiple_of(16) + 16;
+    let stride = left_stride(a.cols());
     let to = &mut to[..a.rows() * stride];
     for (r, line) in to.chunks_exact_mut(stride).enumerate() {
         line[..a.cols()].copy_from_slice(a.row(r));
     }
     Left::new(isa, &Mat::new(to, a.rows(), a.cols(), stride))
+}
+
+/// Numbers that [`left`] may need for `rows × depth`.
+pub(crate) const fn left_size(rows: usize, depth: usize) -> usize {
+    rows * left_stride(depth)
+}
+
+/// From row to row of a copy: an odd number of cache lines.
+const fn left_stride(depth: usize) -> usize {
+    (depth.div_ceil(16) | 1) * 16
 }
 
 /// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
