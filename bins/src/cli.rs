@@ -39,8 +39,8 @@ pub fn run<A: FromArgs>(body: impl FnOnce(A) -> Result<()>) -> ExitCode {
 /// # Errors
 /// A name that is none, or a device that this build or this machine does not have.
 pub fn device(name: &str, threads: usize) -> Result<Cpu> {
-    let is_cuda =
-        name == "cuda" || name.strip_prefix("cuda:").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_cuda = name == "cuda"
+        || name.strip_prefix("cuda:").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     match name {
         "auto" | "cpu" => Ok(Cpu::with_threads(threads)),
         _ if is_cuda => Err(Error::Run(format!("--device {name}: this build has no CUDA driver; use --device cpu"))),

@@ -123,8 +123,7 @@ pub fn score_lines<D: Kernels>(
             line: number,
             problem,
         })?;
-        let response =
-            Response { logprobs: &scores.logprobs, greedy: &scores.greedy, sum_logprob: scores.sum() };
+        let response = Response { logprobs: &scores.logprobs, greedy: &scores.greedy, sum_logprob: scores.sum() };
         let mut text = serde_json::to_string(&response).map_err(|e| Error::Run(e.to_string()))?;
         text.push('\n');
         output.write_all(text.as_bytes()).map_err(Error::io("write the scores of", path))?;

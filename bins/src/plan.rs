@@ -259,6 +259,9 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!((grouped(0).as_str(), grouped(999).as_str(), grouped(1_234_567).as_str()), ("0", "999", "1,234,567"));
+        assert_eq!(
+            (grouped(0).as_str(), grouped(999).as_str(), grouped(1_234_567).as_str()),
+            ("0", "999", "1,234,567")
+        );
     }
 }

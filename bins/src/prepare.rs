@@ -18,7 +18,8 @@ impl Progress for Bars {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let template = format!("{name}  {{wide_bar}} {{bytes}}/{{total_bytes}}  {{bytes_per_sec}}  {{msg}}  {{eta}} left");
+        let template =
+            format!("{name}  {{wide_bar}} {{bytes}}/{{total_bytes}}  {{bytes_per_sec}}  {{msg}}  {{eta}} left");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(total).with_style(style);
         if bar.is_hidden() {

@@ -104,7 +104,9 @@ impl<D: Kernels> Session<D> {
     pub fn score_tokens(&mut self, tokens: &[u32]) -> Result<TokenScores> {
         let (length, context, vocabulary) = (tokens.len(), self.context(), self.model.config().vocab_size);
         if length < 2 {
-            return Err(Error::Run(format!("{length} tokens: scoring needs at least 2, since the first has no context")));
+            return Err(Error::Run(format!(
+                "{length} tokens: scoring needs at least 2, since the first has no context"
+            )));
         }
         if length - 1 > context {
             return Err(Error::Run(format!(

@@ -258,9 +258,10 @@ fn lock(output: &Path) -> Result<File> {
     let file = File::create(&path).map_err(Error::io("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Run(format!("{}: another run is writing there; wait for it, or choose another --output", output.display())))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::Run(format!(
+            "{}: another run is writing there; wait for it, or choose another --output",
+            output.display()
+        ))),
         // A file system without locks: better to train without than not at all.
         Err(TryLockError::Error(_)) => Ok(file),
     }
@@ -322,9 +323,11 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, precision: Precision
 }
 
 fn data_path(settings: &Settings) -> Result<&Path> {
-    settings.data.path.as_deref().ok_or_else(|| {
-        settings.reject("data.path", "is not set: name a folder that `prep` wrote").into()
-    })
+    settings
+        .data
+        .path
+        .as_deref()
+        .ok_or_else(|| settings.reject("data.path", "is not set: name a folder that `prep` wrote").into())
 }
 
 fn open_data(settings: &Settings) -> Result<ShardSet> {
@@ -347,7 +350,9 @@ fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
         None => {
             let data = open_data(settings)?;
             match data.manifest() {
-                Some(manifest) if manifest.validation.is_some() => ShardSet::open(data_path(settings)?, Split::Validation)?,
+                Some(manifest) if manifest.validation.is_some() => {
+                    ShardSet::open(data_path(settings)?, Split::Validation)?
+                }
                 _ => return Ok(None),
             }
         }

@@ -327,6 +327,5 @@ fn entries(root: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     paths.map_err(failed)
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint: the file, the tensor, the byte, and what to do.
 
+use crate::error::remedy;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -147,13 +148,6 @@ pub enum CheckpointError {
     Tokenizer(#[from] fathom_dataprep::Error),
 }
 
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on that disk",
-        _ => "",
-    }
-}
-
 impl CheckpointError {
     /// Wraps a system error with what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + use<> {
@@ -213,7 +207,9 @@ pub enum Damage {
         shape: Vec<u64>,
     },
     /// Offsets that do not hold the shape.
-    #[error("tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape needs")]
+    #[error(
+        "tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape needs"
+    )]
     WrongSize {
         /// The tensor.
         tensor: String,

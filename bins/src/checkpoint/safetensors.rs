@@ -257,10 +257,8 @@ fn parse_header(header: &[u8], data: u64, bytes: u64) -> Result<Vec<TensorEntry>
         byte: 8 + offset_of(header, error.line(), error.column()),
         message: error.to_string(),
     })?;
-    let mut entries = stated
-        .into_iter()
-        .map(|(name, stated)| check_entry(name, &stated, data))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut entries =
+        stated.into_iter().map(|(name, stated)| check_entry(name, &stated, data)).collect::<Result<Vec<_>, _>>()?;
     check_cover(&mut entries, data, bytes)?;
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
@@ -345,7 +343,6 @@ pub fn header(tensors: &[TensorSpec]) -> Vec<u8> {
     bytes.append(&mut json);
     bytes
 }
-
 
 #[cfg(test)]
 mod tests;

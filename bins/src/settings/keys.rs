@@ -86,7 +86,12 @@ pub const KEYS: &[Key] = &[
     key("train.steps", Count, "1000", "steps to train for"),
     key("train.tokens", Count, "", "tokens to train for, in place of train.steps"),
     key("train.batch_size", Count, "32", "sequences a step"),
-    key("train.micro_batch_size", Count, "the largest divisor of train.batch_size up to 8", "sequences computed at once"),
+    key(
+        "train.micro_batch_size",
+        Count,
+        "the largest divisor of train.batch_size up to 8",
+        "sequences computed at once",
+    ),
     key("train.sequence_length", Count, "256, or the model's context if that is shorter", "tokens a sequence"),
     key("train.precision", Choice(&["f32", "bf16", "fp8"]), "f32", "what the matrix products compute in"),
     key("train.seed", Count, "0", "chooses the initial weights"),

@@ -89,8 +89,8 @@ impl Rates {
 
     fn batch_only(&self, train: &Train) -> Keyed<Schedule> {
         let key = |error| ("schedule.batch_start", error);
-        let mut schedule =
-            Schedule::constant(self.lr, train.batch_size, train.sequence_length).map_err(|error| ("schedule.lr", error))?;
+        let mut schedule = Schedule::constant(self.lr, train.batch_size, train.sequence_length)
+            .map_err(|error| ("schedule.lr", error))?;
         if self.batch_ramp_tokens > 0 {
             let ramp = Shape::Linear(self.batch_start as f64, train.batch_size as f64);
             schedule.batch_size = Curve::new(&[(self.batch_ramp_tokens, ramp)]).map_err(key)?;

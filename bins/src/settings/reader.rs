@@ -62,7 +62,9 @@ impl Reader<'_> {
     }
 
     pub(super) fn text_or(&mut self, key: &'static str, default: &str) -> String {
-        self.value(key, Some(Value::String(default.into()))).and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default()
+        self.value(key, Some(Value::String(default.into())))
+            .and_then(|v| v.as_str().map(str::to_string))
+            .unwrap_or_default()
     }
 
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {

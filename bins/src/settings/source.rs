@@ -145,11 +145,8 @@ impl Source {
             self.entries.insert(key.into(), Entry { value, place });
             return Ok(());
         }
-        let unknown = || SettingsError::UnknownKey {
-            key: key.into(),
-            place: place.clone(),
-            nearest: keys::nearest(key),
-        };
+        let unknown =
+            || SettingsError::UnknownKey { key: key.into(), place: place.clone(), nearest: keys::nearest(key) };
         let field = key.strip_prefix("model.").ok_or_else(unknown)?;
         let (field, inner) = field.split_once('.').map_or((field, None), |(field, inner)| (field, Some(inner)));
         if !fathom_core::config::FIELDS.contains(&field) {

@@ -20,9 +20,21 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
         ("train.steps = 5\n\nfoo.bar = 1\n", &[], "run.toml:3: unknown key `foo.bar`"),
         ("[nothing]\n", &[], "run.toml:1: unknown key `nothing`"),
         ("", &["schedule.warmup=3"], "--set schedule.warmup=3: unknown key `schedule.warmup`"),
-        ("", &["model.hiden_size=3"], "--set model.hiden_size=3: unknown key `model.hiden_size`; did you mean `model.hidden_size`?"),
-        ("[input]\ntext_feild = \"t\"\n", &[], "run.toml:2: unknown key `input.text_feild`; did you mean `input.text_field`?"),
-        ("[train]\n\nsteps = \"many\"\n", &[], "run.toml:3: `train.steps` must be a whole number, 0 or more, found \"many\" (string)"),
+        (
+            "",
+            &["model.hiden_size=3"],
+            "--set model.hiden_size=3: unknown key `model.hiden_size`; did you mean `model.hidden_size`?",
+        ),
+        (
+            "[input]\ntext_feild = \"t\"\n",
+            &[],
+            "run.toml:2: unknown key `input.text_feild`; did you mean `input.text_field`?",
+        ),
+        (
+            "[train]\n\nsteps = \"many\"\n",
+            &[],
+            "run.toml:3: `train.steps` must be a whole number, 0 or more, found \"many\" (string)",
+        ),
         ("", &["train.steps=-1"], "`train.steps` must be a whole number, 0 or more, found -1 (integer)"),
         ("", &["train.beta1=nan"], "`train.beta1` must be a number, 0 or more"),
         ("", &["train.beta1=1.0"], "`train.beta1` is 1: it must be below 1"),
@@ -36,17 +48,37 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
         ("", &["=3"], "--set =3: expected key=value"),
         ("", &["train.steps=0"], "`train.steps` is 0: it must be at least 1"),
         ("", &["train.batch_size=0"], "`train.batch_size` is 0: it must be between 1 and"),
-        ("[train]\nbatch_size = 12\nmicro_batch_size = 5\n", &[], "run.toml:3: `train.micro_batch_size` is 5, which does not divide train.batch_size = 12"),
-        ("", &["train.sequence_length=513"], "`train.sequence_length` is 513, longer than the model's context, model.max_position_embeddings = 512"),
+        (
+            "[train]\nbatch_size = 12\nmicro_batch_size = 5\n",
+            &[],
+            "run.toml:3: `train.micro_batch_size` is 5, which does not divide train.batch_size = 12",
+        ),
+        (
+            "",
+            &["train.sequence_length=513"],
+            "`train.sequence_length` is 513, longer than the model's context, model.max_position_embeddings = 512",
+        ),
         ("train.steps = 1\ntrain.tokens = 1\n", &[], "run.toml:2: `train.tokens` and train.steps are both given"),
         ("", &["model.preset=huge"], "`model.preset` is `huge`, which is no preset; use one of tiny, small"),
-        ("[model]\nhidden_size = 128\nn_group = 3\n", &[], "run.toml:3: model.n_routed_experts = 16: must be a multiple of n_group = 3"),
+        (
+            "[model]\nhidden_size = 128\nn_group = 3\n",
+            &[],
+            "run.toml:3: model.n_routed_experts = 16: must be a multiple of n_group = 3",
+        ),
         ("", &["model.hidden_size=wide"], "--set model.hidden_size=wide: model.hidden_size"),
         ("", &["train.init=/nowhere/at/all"], "--set train.init=/nowhere/at/all: `train.init` cannot be used"),
-        ("", &["schedule.warmup_tokens=100000000000", "schedule.decay=cosine"], "`schedule.warmup_tokens` does not fit"),
+        (
+            "",
+            &["schedule.warmup_tokens=100000000000", "schedule.decay=cosine"],
+            "`schedule.warmup_tokens` does not fit",
+        ),
         ("", &["schedule.batch_start=33"], "`schedule.batch_start` is 33: it must be at most train.batch_size = 32"),
         ("", &["output.validation_fraction=1"], "`output.validation_fraction` is 1: it must be below 1"),
-        ("", &["tokenizer.path=bytes", "tokenizer.vocab_size=300"], "`tokenizer.vocab_size` and tokenizer.path are both given"),
+        (
+            "",
+            &["tokenizer.path=bytes", "tokenizer.vocab_size=300"],
+            "`tokenizer.vocab_size` and tokenizer.path are both given",
+        ),
         ("", &["checkpoint.keep=0"], "`checkpoint.keep` is 0: it must be between 1"),
     ];
     for (text, sets, expected) in table {
@@ -58,7 +90,8 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
 #[test]
 fn a_later_set_wins_and_text_needs_no_quotes() {
     let text = "[train]\nsteps = 5\n[data]\npath = \"a\"\n";
-    let settings = parse(text, &["train.steps=6", "train.steps = 7", "data.path=some/where else", "schedule.lr=1"]).unwrap();
+    let settings =
+        parse(text, &["train.steps=6", "train.steps = 7", "data.path=some/where else", "schedule.lr=1"]).unwrap();
     assert_eq!(settings.train.length, Length::Steps(7));
     assert_eq!(settings.data.path.as_deref(), Some(Path::new("some/where else")));
     assert_eq!(settings.schedule().unwrap().at(0).lr, 1.0);
@@ -81,7 +114,8 @@ fn a_set_cannot_smuggle_in_a_second_key() {
 
 #[test]
 fn fields_of_the_model_are_laid_over_a_preset_and_heads_have_one_number() {
-    let sets = ["model.preset=tiny", "model.num_attention_heads=2", "model.hidden_size=64", "model.rope_scaling.factor=4"];
+    let sets =
+        ["model.preset=tiny", "model.num_attention_heads=2", "model.hidden_size=64", "model.rope_scaling.factor=4"];
     let text = "[model.rope_scaling]\ntype = \"yarn\"\noriginal_max_position_embeddings = 128\n";
     let model = parse(text, &sets).unwrap().model;
     assert_eq!((model.num_attention_heads, model.num_key_value_heads, model.hidden_size), (2, 2, 64));
@@ -95,7 +129,13 @@ fn fields_of_the_model_are_laid_over_a_preset_and_heads_have_one_number() {
 fn the_resolved_configuration_resolves_to_itself() {
     for sets in [
         &["train.tokens=100000", "schedule.decay=cosine", "model.preset=v3-671b"][..],
-        &["train.steps=3", "data.path=x", "train.batch_size=12", "schedule.batch_start=6", "schedule.batch_ramp_tokens=9000"],
+        &[
+            "train.steps=3",
+            "data.path=x",
+            "train.batch_size=12",
+            "schedule.batch_start=6",
+            "schedule.batch_ramp_tokens=9000",
+        ],
         &["model.q_lora_rank=0", "schedule.mtp_late_tokens=5", "schedule.mtp_weight_late=0.1"],
     ] {
         let first = parse("", sets).unwrap();
@@ -153,4 +193,25 @@ fn every_default_in_the_table_is_the_default_in_force() {
         let stated = &stated["v"];
         assert!(number(stated) == number(value) || stated == value, "{}: stated {stated}, is {value}", key.name);
     }
+}
+
+#[test]
+fn the_published_schedule_can_be_written_as_a_configuration() {
+    let text = include_str!("../../../configs/v3-671b.toml");
+    let settings = parse(text, &[]).unwrap();
+    let (ours, published) = (settings.schedule().unwrap(), Schedule::v3());
+    for at in
+        [0, 1_000_000_000, 27_800_000_000, 200_000_000_000, 469_000_000_000, 9_990_000_000_000, 12_000_000_000_000]
+    {
+        let (a, b) = (ours.at(at), published.at(at));
+        assert!((a.lr - b.lr).abs() <= 1e-3 * b.lr, "lr at {at}: {} and {}", a.lr, b.lr);
+        assert!(a.batch_size.abs_diff(b.batch_size) < 64, "batch at {at}: {} and {}", a.batch_size, b.batch_size);
+        assert_eq!(
+            (a.bias_speed, a.mtp_weight, a.balance_alpha),
+            (b.bias_speed, b.mtp_weight, b.balance_alpha),
+            "{at}"
+        );
+    }
+    let late = ours.at(14_500_000_000_000);
+    assert_eq!((late.bias_speed, late.mtp_weight), (0.0, 0.1));
 }

@@ -3,11 +3,11 @@
 
 use alloc::format;
 
+use super::Pass;
 use super::ffn::{self, Ffn};
 use super::mla::{self, Mla};
 use super::moe::{self, BalanceLoss, Moe, RouterState};
 use super::rmsnorm::{self, RmsNorm};
-use super::Pass;
 use crate::config::ModelConfig;
 use crate::device::{Cast, Kernels};
 use crate::model::{Layout, Parameters};

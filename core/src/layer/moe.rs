@@ -331,11 +331,7 @@ fn row_weights<D: Kernels>(
 }
 
 /// `load[e] += offsets[e + 1] − offsets[e]`.
-fn add_load<D: Kernels>(
-    pass: &Pass<'_, D>,
-    offsets: View<'_, D>,
-    mut load: ViewMut<'_, D>,
-) -> Result<(), D::Error> {
+fn add_load<D: Kernels>(pass: &Pass<'_, D>, offsets: View<'_, D>, mut load: ViewMut<'_, D>) -> Result<(), D::Error> {
     let n = load.cols();
     let mut bounds = pass.statistics(1, n + 1)?;
     pass.device.cast(Cast::new(offsets, bounds.view_mut())?)?;

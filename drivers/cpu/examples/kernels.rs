@@ -111,8 +111,25 @@ fn product_rate(cpu: &Cpu, n: usize) -> f64 {
         // SAFETY: three square matrices of n × n with these strides.
         unsafe {
             gemm::gemm(
-                n, n, n, c.as_mut_ptr(), 1, i, false, a.as_ptr(), 1, i, b.as_ptr(), 1, i, 0f32, 1f32, false, false,
-                false, parallel,
+                n,
+                n,
+                n,
+                c.as_mut_ptr(),
+                1,
+                i,
+                false,
+                a.as_ptr(),
+                1,
+                i,
+                b.as_ptr(),
+                1,
+                i,
+                0f32,
+                1f32,
+                false,
+                false,
+                false,
+                parallel,
             );
         }
     });
@@ -136,7 +153,8 @@ fn peak_bandwidth(cpu: &Cpu) -> f64 {
 }
 
 fn products(b: &mut Bench) {
-    let shapes = [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
+    let shapes =
+        [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
     for (n, k) in shapes {
         let (x, w, mut y) = (b.floats(TOKENS, k), b.floats(n, k), b.floats(TOKENS, n));
         let (mut dx, mut dw) = (b.floats(TOKENS, k), b.floats(n, k));
@@ -176,22 +194,16 @@ fn products(b: &mut Bench) {
 
 fn attention(b: &mut Bench) {
     let wide = Heads { heads: 4, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1024 };
-    for h in [HEADS, wide] {
-        let t = TOKENS;
-        let what = format!("{} heads of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
-        let (q, kv, k_pe) = (
-            b.floats(t, h.heads * (h.nope + h.rope)),
-            b.floats(t, h.heads * (h.nope + h.value)),
-            b.floats(t, h.rope),
-        );
+    for (h, t) in [(HEADS, TOKENS), (HEADS, HEADS.sequence), (wide, TOKENS)] {
+        let what =
+            format!("{} heads of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
+        let (q, kv, k_pe) =
+            (b.floats(t, h.heads * (h.nope + h.rope)), b.floats(t, h.heads * (h.nope + h.value)), b.floats(t, h.rope));
         let starts = b.indices(t, 1, |r| r / h.sequence * h.sequence);
         let (mut o, mut lse, d_o) =
             (b.floats(t, h.heads * h.value), b.floats(t, h.heads), b.floats(t, h.heads * h.value));
-        let (mut dq, mut dkv, mut dk) = (
-            b.floats(t, h.heads * (h.nope + h.rope)),
-            b.floats(t, h.heads * (h.nope + h.value)),
-            b.floats(t, h.rope),
-        );
+        let (mut dq, mut dkv, mut dk) =
+            (b.floats(t, h.heads * (h.nope + h.rope)), b.floats(t, h.heads * (h.nope + h.value)), b.floats(t, h.rope));
         time!(b, what, attention: Attention::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view_mut(),
             lse.view_mut()));
         time!(b, what, attention_grad: AttentionGrad::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view(),

@@ -84,8 +84,7 @@ fn steps<D: Kernels>(
     model.initialize(1)?;
     ready();
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
-    let rates =
-        Rates { lr: 1e-3, batch_size: batch, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
+    let rates = Rates { lr: 1e-3, batch_size: batch, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
     let mut seconds = Vec::new();
     let mut loss = 0.0;
     let mut before = (0, 0, 0);
@@ -103,7 +102,9 @@ fn steps<D: Kernels>(
     let calls = (CALLS.load(Ordering::Relaxed) - before.0) / steps as u64;
     let bytes = (BYTES.load(Ordering::Relaxed) - before.1) / steps as u64;
     let taken = device.memory().system_allocations - before.2;
-    println!("a steady step: {calls} small allocations of {bytes} bytes in all; the pool asked the system {taken} times");
+    println!(
+        "a steady step: {calls} small allocations of {bytes} bytes in all; the pool asked the system {taken} times"
+    );
     seconds.drain(..2);
     seconds.sort_by(f64::total_cmp);
     Ok((seconds[seconds.len() / 2], loss))

@@ -20,11 +20,11 @@ use crate::{Cpu, Isa};
 /// Keys of a tile.
 pub(crate) const KEYS: usize = 128;
 /// Queries of a tile.
-pub(crate) const QUERIES: usize = 64;
+pub(crate) const QUERIES: usize = 32;
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
 
-const _: () = assert!(KEYS % NR == 0 && KEYS % LANES == 0);
+const _: () = assert!(KEYS.is_multiple_of(NR) && KEYS.is_multiple_of(LANES));
 
 /// The inputs that both directions share.
 pub(crate) struct Inputs<'a> {
@@ -137,14 +137,7 @@ kernel! {
 }
 
 /// Attention of head `j` for the rows of `o`, at most [`TASK`] of one sequence.
-fn attend(
-    isa: Isa,
-    x: &Inputs<'_>,
-    j: usize,
-    o: &mut Tile<'_, f32>,
-    lse: &mut Tile<'_, f32>,
-    mut scratch: &mut [f32],
-) {
+fn attend(isa: Isa, x: &Inputs<'_>, j: usize, o: &mut Tile<'_, f32>, lse: &mut Tile<'_, f32>, mut scratch: &mut [f32]) {
     let (width, value) = (x.width(), x.heads.value);
     let keys = take(&mut scratch, KEYS * width);
     let keys_packed = take(&mut scratch, packed(width, KEYS));

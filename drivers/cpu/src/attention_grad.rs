@@ -75,17 +75,19 @@ fn scratch_size(x: &Inputs<'_>) -> usize {
         + x.heads.sequence
 }
 
-/// The gradients of one head over one sequence: `dq` and `dkv` are its blocks, to be replaced; `dk_pe` is added to.
-fn head(
-    isa: Isa,
-    x: &Inputs<'_>,
-    y: &Outputs<'_>,
-    j: usize,
-    dq: &mut Tile<'_, f32>,
-    dkv: &mut Tile<'_, f32>,
-    dk_pe: &mut Tile<'_, f32>,
-    mut scratch: &mut [f32],
-) {
+/// Where the gradients of one head over one sequence go.
+struct Gradients<'a> {
+    /// `[s, nope + rope]`, replaced.
+    dq: Tile<'a, f32>,
+    /// `[s, nope + value]`, replaced.
+    dkv: Tile<'a, f32>,
+    /// `[s, rope]`, added to.
+    dk_pe: Tile<'a, f32>,
+}
+
+/// The gradients of one head over one sequence.
+fn head(isa: Isa, x: &Inputs<'_>, y: &Outputs<'_>, j: usize, to: Gradients<'_>, mut scratch: &mut [f32]) {
+    let Gradients { mut dq, mut dkv, mut dk_pe } = to;
     let (nope, value, width) = (x.heads.nope, x.heads.value, x.width());
     let scale = x.heads.scale as f32;
     let keys = take(&mut scratch, KEYS * width);
@@ -175,9 +177,12 @@ impl Cpu {
             let first = i % shares * heads_each;
             for j in first..(first + heads_each).min(h.heads) {
                 let (at, rows) = (j - first, dq.rows());
-                let mut dq = dq.block(0, rows, at * width, width);
-                let mut dkv = dkv.block(0, rows, at * (h.nope + h.value), h.nope + h.value);
-                head(isa, &x, &y, j, &mut dq, &mut dkv, &mut dk_pe, scratch);
+                let to = Gradients {
+                    dq: dq.block(0, rows, at * width, width),
+                    dkv: dkv.block(0, rows, at * (h.nope + h.value), h.nope + h.value),
+                    dk_pe: dk_pe.block(0, rows, 0, pe),
+                };
+                head(isa, &x, &y, j, to, scratch);
             }
         })?;
         let shares = Mat::new(partial, rows, shares * pe, shares * pe);

@@ -16,11 +16,26 @@ use crate::simd::{self, kernel};
 macro_rules! with_type {
     ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
-            DType::F64 => { type $t = f64; $body }
-            DType::F32 => { type $t = f32; $body }
-            DType::BF16 => { type $t = bf16; $body }
-            DType::F16 => { type $t = f16; $body }
-            DType::U32 => { type $t = u32; $body }
+            DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            DType::BF16 => {
+                type $t = bf16;
+                $body
+            }
+            DType::F16 => {
+                type $t = f16;
+                $body
+            }
+            DType::U32 => {
+                type $t = u32;
+                $body
+            }
             other => Err(CpuError::new(ErrorKind::Unsupported, format!("{}: {other} is not supported", $op))),
         }
     };

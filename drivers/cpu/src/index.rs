@@ -1,9 +1,7 @@
 //! Kernels that move rows and elements by index. Every index is checked before anything is written.
 
 use fathom_core::DType;
-use fathom_core::device::{
-    Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows, SortByKey, TopK,
-};
+use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows, SortByKey, TopK};
 use fathom_core::error::ErrorKind;
 use fathom_core::layer::router;
 
@@ -63,7 +61,8 @@ impl Cpu {
 
     pub(crate) fn run_scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "scatter_add_columns";
-        let (x, index, y) = (mat::read::<f32>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<f32>(OP, call.y)?);
+        let (x, index, y) =
+            (mat::read::<f32>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<f32>(OP, call.y)?);
         check_index_or_none(OP, &index, y.cols())?;
         let repeated = x.rows() * x.cols() == 1;
         let height = rows_per_block(index.cols());

@@ -2,9 +2,9 @@
 
 use fathom_core::device::*;
 
+use crate::Cpu;
 use crate::error::CpuError;
 use crate::memory::Buffer;
-use crate::Cpu;
 
 macro_rules! forward {
     ($($name:ident: $call:ident => $run:ident),* $(,)?) => {

@@ -50,7 +50,7 @@ impl Memory {
         let reused = state.free.get_mut(&lines).and_then(Vec::pop);
         let data = match reused {
             Some(data) => data,
-            None => state.from_system(lines).ok_or_else(|| {
+            None => state.fresh(lines).ok_or_else(|| {
                 let message = format!(
                     "out of memory: no {bytes} bytes left beside the {} in use; use a smaller batch or model",
                     state.usage.in_use
@@ -65,7 +65,7 @@ impl Memory {
 }
 
 impl State {
-    fn from_system(&mut self, lines: usize) -> Option<Box<[Line]>> {
+    fn fresh(&mut self, lines: usize) -> Option<Box<[Line]>> {
         let size = (lines * size_of::<Line>()) as u64;
         let data = bytemuck::allocation::try_zeroed_slice_box(lines).or_else(|()| {
             // Give back what is kept for reuse, then try once more.

@@ -292,7 +292,7 @@ impl Cpu {
     fn share<T: Send>(&self, work: usize, tasks: usize, scratch: Chunks<'_, T>, f: impl Fn(usize, &mut [T]) + Sync) {
         let next = AtomicUsize::new(0);
         let run = |worker: usize| {
-            let mut scratch: &mut [T] = if worker < scratch.count() {
+            let scratch: &mut [T] = if worker < scratch.count() {
                 // SAFETY: every worker number occurs once.
                 unsafe { scratch.part(worker) }
             } else {
@@ -303,7 +303,7 @@ impl Cpu {
                 if i >= tasks {
                     break;
                 }
-                f(i, &mut scratch);
+                f(i, scratch);
             }
         };
         let workers = self.threads().min(tasks);

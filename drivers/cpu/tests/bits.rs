@@ -104,15 +104,8 @@ fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_
         let (mut y, mut rstd) = (input.zeros(t, n), input.zeros(t, 1));
         device.rmsnorm(RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()).unwrap()).unwrap();
         let (mut dx, mut dw) = (input.floats(t, n), input.floats(1, n));
-        let call = RmsNormGrad::new(
-            x.view(),
-            w.view(),
-            rstd.view(),
-            dy.view(),
-            dx.view_mut(),
-            accumulate,
-            dw.view_mut(),
-        );
+        let call =
+            RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), accumulate, dw.view_mut());
         device.rmsnorm_grad(call.unwrap()).unwrap();
         for (name, t) in [("rmsnorm", &y), ("rmsnorm", &rstd), ("rmsnorm_grad", &dx), ("rmsnorm_grad", &dw)] {
             out.keep(name, t);
@@ -131,8 +124,7 @@ fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_
         out.keep("swiglu", &y);
         let (mut dx, mut ds, mut again) = (input.zeros(t, 2 * n), input.zeros(t, 1), input.zeros(t, n));
         let ds_view = scaled.then(|| ds.view_mut());
-        let call =
-            SwigluGrad::new(x.view(), scale_view, dy.view(), dx.view_mut(), ds_view, again.view_mut()).unwrap();
+        let call = SwigluGrad::new(x.view(), scale_view, dy.view(), dx.view_mut(), ds_view, again.view_mut()).unwrap();
         device.swiglu_grad(call).unwrap();
         for t in [&dx, &ds, &again] {
             out.keep("swiglu_grad", t);

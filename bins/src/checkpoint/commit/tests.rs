@@ -132,7 +132,8 @@ fn step(trainer: &mut Trainer<Cpu, Solo>) -> f64 {
 
 fn state(step: u64) -> State {
     let fingerprint = Some("f".into());
-    let cursor = Cursor { epoch: 0, position: step, seed: 1, shuffle: true, sequence_length: 8, tokens: 99, fingerprint };
+    let cursor =
+        Cursor { epoch: 0, position: step, seed: 1, shuffle: true, sequence_length: 8, tokens: 99, fingerprint };
     State::new(step, 16 * step, 1, 0.5, cursor)
 }
 
@@ -240,7 +241,10 @@ fn a_model_folder_that_does_not_fit_is_refused_by_tensor() {
     let cases = [
         (ModelConfig { n_routed_experts: 8, ..config() }, "has shape [4, 16] where the model needs [8, 16]"),
         (ModelConfig { n_shared_experts: 0, ..config() }, "shared_experts.down_proj.weight` has no place in the model"),
-        (ModelConfig { vocab_size: 258, ..config() }, "tensor `model.embed_tokens.weight` has shape [257, 16] where the model needs [258, 16]"),
+        (
+            ModelConfig { vocab_size: 258, ..config() },
+            "tensor `model.embed_tokens.weight` has shape [257, 16] where the model needs [258, 16]",
+        ),
         (ModelConfig { q_lora_rank: None, ..config() }, "q_a_layernorm.weight` has no place in the model"),
     ];
     for (config, expected) in cases {

@@ -65,7 +65,7 @@ impl Cpu {
         let (a, b) = (mat::read::<f32>(OP, &call.a)?, mat::read::<f32>(OP, &call.b)?);
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
         let c = mat::write::<f32>(OP, call.c)?;
-        let (width, height) = (c.cols(), if form == Form::Tn { 96 } else { MAX_ROWS });
+        let (width, height) = (c.cols(), MAX_ROWS);
         let mut entries = self.alloc_f32(3 * (call.groups + 1))?;
         let entries = bytemuck::cast_slice_mut(entries.elements_mut::<u32>());
         let down = |rows: usize| if form == Form::Tn { if rows == 0 { 0 } else { n } } else { rows };

@@ -13,12 +13,12 @@ mod transpose;
 
 use fathom_core::device::{Form, Gemm};
 
+use crate::Cpu;
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
 use crate::simd::{Isa, Level};
-use crate::Cpu;
 pub(crate) use pack::{pack_columns, pack_rows};
 pub(crate) use tile::NR;
 use tile::TileTable;
@@ -127,13 +127,22 @@ pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
             let f = table[height - 1][usize::from(width > 16)];
-            let at = c.as_mut_ptr().wrapping_add(row * ldc + col);
+            let operands = tile::Operands {
+                k,
+                a: a.data.as_ptr().wrapping_add(i * a.panel),
+                row: a.row,
+                step: a.step,
+                b: panel,
+                c: c.as_mut_ptr().wrapping_add(row * ldc + col),
+                ldc,
+                n: width,
+                alpha,
+                add,
+            };
             // SAFETY: the table is for the instructions of `isa`. The tile's rows and depth of `a` end before
             // `a.end()`, which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows
             // `row..row + height` and columns `col..col + width` are inside `c`, whose memory is ours.
-            unsafe {
-                f(k, a.data.as_ptr().wrapping_add(i * a.panel), a.row, a.step, panel, at, ldc, width, alpha, add);
-            }
+            unsafe { f(&operands) };
         }
     }
 }
@@ -179,7 +188,7 @@ fn block(
 fn block_rows(m: usize, n: usize) -> usize {
     let across = n.div_ceil(COLS).max(1);
     let down = TASKS.div_ceil(across);
-    m.div_ceil(down).next_multiple_of(12).clamp(48, MAX_ROWS)
+    m.div_ceil(down).next_multiple_of(12).clamp(ROWS, MAX_ROWS)
 }
 
 /// Nanoseconds, roughly, that `flops` take on one core.

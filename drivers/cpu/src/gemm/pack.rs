@@ -40,7 +40,7 @@ kernel! {
 /// cache.
 pub(super) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s> {
     const ALIAS: usize = 1024; // numbers in the 4 KiB after which addresses share a set of the L1 cache
-    if a.stride() % ALIAS != 0 || a.rows() < 8 {
+    if !a.stride().is_multiple_of(ALIAS) || a.rows() < 8 {
         return Left::new(isa, a);
     }
     let stride = a.cols().next_multiple_of(16) + 16;

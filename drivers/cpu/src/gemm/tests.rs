@@ -25,7 +25,7 @@ fn shapes(form: Form, m: usize, n: usize, k: usize) -> ((usize, usize), (usize, 
     }
 }
 
-fn product(cpu: &Cpu, form: Form, m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &[f32]) -> Vec<f32> {
+fn product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], [a, b, c]: [&[f32]; 3]) -> Vec<f32> {
     let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
     let (a, b, mut c) = (tensor(cpu, ar, ac, a), tensor(cpu, br, bc, b), tensor(cpu, m, n, c));
     let call = Gemm::new(form, a.view(), b.view(), c.view_mut()).unwrap();
@@ -52,7 +52,7 @@ fn products_are_right_on_every_instruction_set() {
         let cpu = Cpu::with(2, isa);
         for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| SHAPES.map(|s| (f, s))) {
             let (a, b, c) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-            let got = product(&cpu, form, m, n, k, &a, &b, &c);
+            let got = product(&cpu, form, [m, n, k], [&a, &b, &c]);
             for (i, &got) in got.iter().enumerate() {
                 let (r, s) = (i / n, i % n);
                 let at = |x: &[f32], index: usize| f64::from(x[index]);
@@ -78,9 +78,9 @@ fn a_row_has_the_same_bits_alone() {
         for form in [Form::Nt, Form::Nn] {
             for (m, n, k) in SHAPES.into_iter().chain([(300, 256, 256), (29, 4096, 64)]) {
                 let (a, b, c) = (numbers(m * k, 4), numbers(n * k, 5), numbers(m * n, 6));
-                let together = product(&cpu, form, m, n, k, &a, &b, &c);
+                let together = product(&cpu, form, [m, n, k], [&a, &b, &c]);
                 for r in 0..m {
-                    let alone = product(&cpu, form, 1, n, k, &a[r * k..][..k], &b, &c[r * n..][..n]);
+                    let alone = product(&cpu, form, [1, n, k], [&a[r * k..][..k], &b, &c[r * n..][..n]]);
                     assert_eq!(alone, together[r * n..][..n], "{form:?} row {r} of {m}x{n}x{k}");
                 }
             }
@@ -92,9 +92,9 @@ fn a_row_has_the_same_bits_alone() {
 fn any_number_of_threads_gives_the_same_bits() {
     for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| [(300, 256, 700), (64, 1024, 96)].map(|s| (f, s))) {
         let (a, b, c) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-        let one = product(&Cpu::with_threads(1), form, m, n, k, &a, &b, &c);
+        let one = product(&Cpu::with_threads(1), form, [m, n, k], [&a, &b, &c]);
         for threads in [2, 5] {
-            assert_eq!(one, product(&Cpu::with_threads(threads), form, m, n, k, &a, &b, &c));
+            assert_eq!(one, product(&Cpu::with_threads(threads), form, [m, n, k], [&a, &b, &c]));
         }
     }
 }
@@ -132,7 +132,7 @@ fn a_group_is_a_product_of_its_own() {
                 Form::Nn => (end - start, k, n, rows(&a, n), b[weight].to_vec(), rows(&got, k)),
                 Form::Tn => (n, k, end - start, rows(&a, n), rows(&b, k), got[weight].to_vec()),
             };
-            let want = product(&cpu, form, m2, n2, k2, &a, &b, &vec![0.0; m2 * n2]);
+            let want = product(&cpu, form, [m2, n2, k2], [&a, &b, &vec![0.0; m2 * n2]]);
             let got: Vec<f32> = got.iter().map(|v| 0.5 * v).collect();
             assert_eq!(got, want, "{form:?} group {g}");
         }

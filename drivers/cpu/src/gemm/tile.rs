@@ -6,25 +6,34 @@
 /// Columns of a packed panel of `b`.
 pub(crate) const NR: usize = 32;
 
-/// One tile: depth, `a` with its row and depth strides, `b`, `c` with its row stride, valid columns (at most [`NR`]), α,
-/// and whether to add to `c`.
+/// What one tile multiplies: its rows of the left factor, a packed panel of the right one, and where the result goes.
+#[derive(Clone, Copy)]
+pub(super) struct Operands {
+    /// Depth.
+    pub k: usize,
+    /// Row `i`, depth `p` of the left factor at `a + i·row + p·step`.
+    pub a: *const f32,
+    pub row: usize,
+    pub step: usize,
+    /// `k` lines of [`NR`] numbers.
+    pub b: *const f32,
+    /// Row `i`, column `j` of the result at `c + i·ldc + j`.
+    pub c: *mut f32,
+    pub ldc: usize,
+    /// Columns of the result, at most [`NR`].
+    pub n: usize,
+    /// α.
+    pub alpha: f32,
+    /// Add to `c` instead of replacing it.
+    pub add: bool,
+}
+
+/// Multiplies one tile.
 ///
 /// # Safety
-/// The processor has the instructions the function was compiled for. For `i` below the tile's rows, `p` below the depth
-/// and `j` below the columns: `a + i·rs + p·cs` is readable, `b + p·NR ..+ NR` is readable, `c + i·ldc + j` is writable
-/// and nobody else's.
-pub(super) type TileFn = unsafe fn(
-    k: usize,
-    a: *const f32,
-    rs: usize,
-    cs: usize,
-    b: *const f32,
-    c: *mut f32,
-    ldc: usize,
-    n: usize,
-    alpha: f32,
-    add: bool,
-);
+/// The processor has the instructions the function was compiled for. All places of `a` and `b` that [`Operands`]
+/// describes for the tile's rows can be read, and those of `c` be written, and nobody else writes or reads `c`.
+pub(super) type TileFn = unsafe fn(&Operands);
 
 /// Tiles of 1, 2, … rows, as many as registers hold, and for each a narrow one (at most 16 columns) and a wide one.
 pub(super) type TileTable = &'static [[TileFn; 2]];
@@ -35,7 +44,7 @@ macro_rules! table {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{NR, TileTable};
+    use super::{NR, Operands, TileTable};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
@@ -45,19 +54,15 @@ pub(super) mod avx512 {
     /// # Safety
     /// That of [`TileFn`](super::TileFn).
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(
-        k: usize,
-        mut a: *const f32,
-        rs: usize,
-        cs: usize,
-        mut b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        n: usize,
-        alpha: f32,
-        add: bool,
-    ) {
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
+        let Operands { k, mut a, row: stride, step, mut b, c, ldc, n, alpha, add } = *x;
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+        for i in 0..ROWS {
+            for v in 0..WIDTH {
+                // Fetches what is written last while the sums are made. A prefetch of any address is harmless.
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ldc + 16 * v).cast());
+            }
+        }
         for _ in 0..k {
             // SAFETY: the caller's premise on `a` and `b` for this depth.
             unsafe {
@@ -66,13 +71,13 @@ pub(super) mod avx512 {
                     *b_v = _mm512_loadu_ps(b.add(16 * v));
                 }
                 for (i, row) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*a.add(i * rs));
+                    let x = _mm512_set1_ps(*a.add(i * stride));
                     for (sum, &b_v) in row.iter_mut().zip(&bs) {
                         *sum = _mm512_fmadd_ps(x, b_v, *sum);
                     }
                 }
             }
-            a = a.wrapping_add(cs);
+            a = a.wrapping_add(step);
             b = b.wrapping_add(NR);
         }
         let alpha = _mm512_set1_ps(alpha);
@@ -96,7 +101,7 @@ pub(super) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{NR, TileTable, store};
+    use super::{NR, Operands, TileTable, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4 5 6);
@@ -106,18 +111,8 @@ pub(super) mod avx2 {
     /// # Safety
     /// That of [`TileFn`](super::TileFn).
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(
-        k: usize,
-        a: *const f32,
-        rs: usize,
-        cs: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        n: usize,
-        alpha: f32,
-        add: bool,
-    ) {
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
+        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
         for half in 0..WIDTH {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (a, b.wrapping_add(16 * half));
@@ -126,12 +121,12 @@ pub(super) mod avx2 {
                 unsafe {
                     let bs = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                     for (i, row) in sums.iter_mut().enumerate() {
-                        let x = _mm256_set1_ps(*a.add(i * rs));
+                        let x = _mm256_set1_ps(*a.add(i * stride));
                         row[0] = _mm256_fmadd_ps(x, bs[0], row[0]);
                         row[1] = _mm256_fmadd_ps(x, bs[1], row[1]);
                     }
                 }
-                a = a.wrapping_add(cs);
+                a = a.wrapping_add(step);
                 b = b.wrapping_add(NR);
             }
             for (i, row) in sums.iter().enumerate() {
@@ -150,7 +145,7 @@ pub(super) mod avx2 {
 }
 
 pub(super) mod any {
-    use super::{NR, TileTable, store};
+    use super::{NR, Operands, TileTable, store};
 
     pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4);
 
@@ -158,25 +153,15 @@ pub(super) mod any {
     ///
     /// # Safety
     /// That of [`TileFn`](super::TileFn).
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(
-        k: usize,
-        a: *const f32,
-        rs: usize,
-        cs: usize,
-        b: *const f32,
-        c: *mut f32,
-        ldc: usize,
-        n: usize,
-        alpha: f32,
-        add: bool,
-    ) {
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
+        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
         for part in 0..4 * WIDTH {
             let mut sums = [[0.0f32; 4]; ROWS];
             for p in 0..k {
                 for (i, row) in sums.iter_mut().enumerate() {
                     for (j, sum) in row.iter_mut().enumerate() {
                         // SAFETY: the caller's premise on `a` and `b`.
-                        unsafe { *sum += *a.add(i * rs + p * cs) * *b.add(p * NR + 4 * part + j) };
+                        unsafe { *sum += *a.add(i * stride + p * step) * *b.add(p * NR + 4 * part + j) };
                     }
                 }
             }
