@@ -34,7 +34,7 @@ pub enum Error {
     },
 
     /// The operating system refused something.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
     Io {
         /// What was tried: "read", "create" and so on.
         action: &'static str,
@@ -62,6 +62,14 @@ pub enum Error {
     /// Anything else that stops a run; the text names what does not fit and the remedy.
     #[error("{0}")]
     Run(String),
+}
+
+/// What to do about a system error, where there is something to say.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on that disk",
+        _ => "",
+    }
 }
 
 impl Error {

@@ -49,6 +49,8 @@ pub struct StepMetrics {
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Lines, or the end of one, that the disk has not taken yet.
+    pending: Vec<u8>,
 }
 
 impl Metrics {
@@ -63,26 +65,45 @@ impl Metrics {
             truncate(&path, step)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, pending: Vec::new() })
     }
 
-    /// Appends a step as one line.
+    /// Appends a step as one line. What a full disk does not take is kept and tried again with the next step, so that a
+    /// disk that is full for a while leaves no gap; [`sync`](Self::sync) says when it still is.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Where the numbers cannot be written as JSON.
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
-        let mut line = serde_json::to_string(metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+        serde_json::to_writer(&mut self.pending, metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
+        self.pending.push(b'\n');
+        let _ = self.drain();
+        Ok(())
     }
 
     /// Brings what was written to the disk.
     ///
     /// # Errors
     /// Where the system cannot.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(Error::io("sync", &self.path))
+    pub fn sync(&mut self) -> Result<()> {
+        self.drain().and_then(|()| self.file.sync_data()).map_err(Error::io("write", &self.path))
     }
+
+    fn drain(&mut self) -> std::io::Result<()> {
+        drain(&mut self.file, &mut self.pending)
+    }
+}
+
+/// Writes `pending` and takes off its front what was written, even where the rest fails.
+fn drain(file: &mut impl Write, pending: &mut Vec<u8>) -> std::io::Result<()> {
+    while !pending.is_empty() {
+        match file.write(pending) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => drop(pending.drain(..written)),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the lines of steps up to `step`, by writing them to a new file that replaces the old one.
@@ -161,6 +182,27 @@ mod tests {
             metrics.write(&step(s)).unwrap();
         }
         assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_for_a_while_leaves_no_gap() {
+        struct Nearly(Vec<u8>, usize);
+        impl Write for Nearly {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let taken = bytes.len().min(self.1 - self.0.len());
+                self.0.extend(&bytes[..taken]);
+                if taken == 0 { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut disk, mut pending) = (Nearly(Vec::new(), 5), b"one\ntwo\n".to_vec());
+        assert_eq!(drain(&mut disk, &mut pending).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        pending.extend(b"three\n");
+        disk.1 = 100;
+        drain(&mut disk, &mut pending).unwrap();
+        assert_eq!((disk.0.as_slice(), pending.as_slice()), (&b"one\ntwo\nthree\n"[..], &b""[..]));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Data preparation with something to look at.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use fathom_dataprep::{PrepConfig, Progress, Summary, prep};
+use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, prep};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
@@ -56,6 +57,17 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
         bar.finish_and_clear();
     }
     Ok(summary)
+}
+
+/// The validation side of prepared data, or all of it where nothing was held out.
+///
+/// # Errors
+/// Those of [`ShardSet::open`]: a validation side that is there but damaged is not passed over.
+pub fn validation_or_train(path: &Path) -> Result<ShardSet> {
+    match ShardSet::open(path, Split::Validation) {
+        Err(fathom_dataprep::Error::NoShards { .. }) => Ok(ShardSet::open(path, Split::Train)?),
+        other => Ok(other?),
+    }
 }
 
 /// What was made, for a person to read.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fathom_core::device::Kernels;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, CheckpointError};
 use crate::error::{Error, Result};
 use crate::generate::Sampling;
 use crate::prepare;
@@ -47,9 +47,8 @@ pub fn run<D: Kernels>(device: &D, stop: &AtomicBool) -> Result<()> {
 
     settings.data.path = Some(prep.output.dir.clone());
     let model_folder = output.join("model");
-    let resume = unfinished(&model_folder, &settings)?;
-    eprintln!("\n2. Training{}", if resume { ", where the last run was stopped" } else { "" });
-    let mut run = Run::open(device, settings, &model_folder, resume)?;
+    eprintln!("\n2. Training");
+    let mut run = open(device, settings, &model_folder)?;
     let count = fathom_core::config::ParameterCount::of(run.config());
     eprintln!(
         "  {:.1} M parameters, {:.1} M active a token; latent attention, {} experts of which {} a token",
@@ -85,23 +84,26 @@ pub fn run<D: Kernels>(device: &D, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Whether `folder` holds a run that was stopped before its end. A finished one is removed: the quickstart starts over.
-fn unfinished(folder: &Path, settings: &Settings) -> Result<bool> {
-    if !folder.exists() {
-        return Ok(false);
-    }
+/// The run in `folder` where it was stopped. One that is finished, or was of another corpus or program, is removed: the
+/// quickstart starts over.
+fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run<D>> {
     let (_, steps) = settings.budget()?;
-    let newest = checkpoint::model_folder(folder).ok();
-    let done =
-        newest.as_deref().and_then(Path::file_name).and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-"));
-    match done.and_then(|n| n.parse::<u64>().ok()) {
-        Some(step) if step < steps => Ok(true),
-        _ => {
-            eprintln!("({}: starting over)", folder.display());
-            std::fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
-            Ok(false)
+    if let Some((step, _)) = checkpoint::latest(folder)?.filter(|(step, _)| *step < steps) {
+        match Run::open(device, settings.clone(), folder, true) {
+            Ok(run) => {
+                eprintln!("  going on after step {step}, where the last run was stopped");
+                return Ok(run);
+            }
+            Err(Error::Checkpoint(CheckpointError::ConfigDiffers { .. }))
+            | Err(Error::Data(fathom_dataprep::Error::CursorMismatch { .. })) => {}
+            Err(error) => return Err(error),
         }
     }
+    if folder.exists() {
+        eprintln!("  {} is of an earlier run: starting over", folder.display());
+        std::fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
+    }
+    Run::open(device, settings, folder, false)
 }
 
 /// Folders with text: this repository, and the sources of Rust crates that cargo has downloaded.

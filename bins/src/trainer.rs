@@ -1,5 +1,6 @@
 //! A training run: data, model, steps, checkpoints, and everything a person wants to see meanwhile.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,16 +8,18 @@ use std::time::{Duration, Instant};
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
+use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
 use fathom_dataprep::{Evaluation, Loader, LoaderOptions, ShardSet, Split, Tokenizer};
 
-use crate::checkpoint::{self, CheckpointError, Disk, Draft, State};
+use crate::checkpoint::{self, Disk, Draft, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::metrics::{Metrics, StepMetrics};
+use crate::prepare;
 use crate::progress::Progress;
 use crate::resolved;
 use crate::settings::{self, Settings};
@@ -51,7 +54,11 @@ pub struct Run<D: Kernels> {
     output: PathBuf,
     metrics: Metrics,
     state: State,
+    /// The newest checkpoint and its step.
+    saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
+    /// Held as long as the run may write into `output`.
+    _lock: File,
 }
 
 impl<D: Kernels> Run<D> {
@@ -65,27 +72,14 @@ impl<D: Kernels> Run<D> {
         let tokenizer = fit_vocabulary(&mut settings, &data)?;
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
-        std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-        checkpoint::clean(&Disk, output)?;
-        let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
-        match (&newest, resume) {
-            (Some(found), false) => {
-                return Err(Error::Run(format!(
-                    "{} already holds a run ({}): add --resume to go on with it, or choose another --output",
-                    output.display(),
-                    found.display()
-                )));
-            }
-            (Some(_), true) | (None, false) => {}
-            (None, true) => {
-                eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
-            }
-        }
+        let lock = lock(output)?;
+        let newest = newest(output, resume)?;
         let matter = resolved::that_matter(&settings);
         let saved = newest.as_deref().map(State::read).transpose()?;
         if let (Some(folder), Some(state)) = (&newest, &saved) {
             state.check(folder, &matter)?;
         }
+        checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
 
         let model = build_model(device, &settings, precision, newest.is_none())?;
@@ -103,17 +97,19 @@ impl<D: Kernels> Run<D> {
         let validation = open_validation(&settings)?;
         let metrics = Metrics::open(output, state.step)?;
         Ok(Self {
+            saved: newest.map(|folder| (state.step, folder)),
+            output: output.into(),
+            failed_saves: 0,
             schedule,
             steps,
             trainer,
             loader,
             validation,
             tokenizer,
-            output: output.into(),
             metrics,
             state,
             settings,
-            failed_saves: 0,
+            _lock: lock,
         })
     }
 
@@ -140,27 +136,29 @@ impl<D: Kernels> Run<D> {
         let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
         let mut progress = Progress::new(self.state.step, self.steps, interval);
         let mut batch = fathom_dataprep::Batch::default();
-        let mut checkpoint = None;
+        let mut measured = None;
         while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
             let mut metrics = self.one_step(&mut batch)?;
             let last = self.state.step == self.steps;
+            let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let every = self.settings.train.eval_every;
-            if every > 0 && (self.state.step.is_multiple_of(every) || last) {
-                metrics.validation_loss = self.validate(self.settings.train.eval_tokens)?.map(|v| v.loss);
+            if due(every, self.state.step) || (every > 0 && last) {
+                measured = self.validate(self.settings.train.eval_tokens)?;
+                metrics.validation_loss = measured.map(|v| v.loss);
             }
             self.metrics.write(&metrics)?;
             progress.step(&metrics);
-            let every = self.settings.checkpoint.every_steps;
-            if every > 0 && self.state.step.is_multiple_of(every) && !last {
-                checkpoint = self.try_save(&mut progress)?.or(checkpoint);
+            if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
+                self.try_save(&mut progress)?;
             }
         }
         progress.finish();
+        let checkpoint = self.save()?;
         let interrupted = self.state.step < self.steps;
-        let validation = if interrupted { None } else { self.validate(0)? };
-        let checkpoint = match checkpoint.filter(|(step, _)| *step == self.state.step) {
-            Some((_, folder)) => folder,
-            None => self.save()?,
+        let validation = match measured.filter(|_| self.settings.train.eval_tokens == 0) {
+            _ if interrupted => None,
+            None => self.validate(0)?,
+            whole => whole,
         };
         let State { step, tokens, .. } = self.state;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
@@ -175,8 +173,7 @@ impl<D: Kernels> Run<D> {
         let tokens = Batch::new(&batch.tokens, length, starts, self.config().vocab_size)
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
         let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
-        let doing = format!("training step {}", self.state.step + 1);
-        let report = self.trainer.step(&tokens, micro, &rates).map_err(Error::device(doing))?;
+        let report = self.trainer.step(&tokens, micro, &rates).map_err(|error| self.failed_step(error))?;
         let seconds = start.elapsed().as_secs_f64();
         let count = (rates.batch_size * length) as u64;
         self.state.step += 1;
@@ -202,6 +199,16 @@ impl<D: Kernels> Run<D> {
         })
     }
 
+    fn failed_step(&self, error: D::Error) -> Error {
+        let remedy = match error.kind() {
+            ErrorKind::NonFinite => "; nothing was updated: lower schedule.lr, or look at the data of this step",
+            ErrorKind::OutOfMemory => "; lower train.micro_batch_size or train.sequence_length",
+            _ => "",
+        };
+        let source = format!("{error}{remedy}; the last checkpoint in {} is untouched", self.output.display());
+        Error::Device { doing: format!("training step {}", self.state.step + 1), source: source.into() }
+    }
+
     /// The loss on validation data, over about `limit` tokens, or all of them for 0.
     fn validate(&mut self, limit: u64) -> Result<Option<Evaluated>> {
         let Some(data) = &mut self.validation else { return Ok(None) };
@@ -210,39 +217,73 @@ impl<D: Kernels> Run<D> {
         evaluate(&mut self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
     }
 
+    /// Writes a checkpoint of the present step, unless there is one.
     fn save(&mut self) -> Result<PathBuf> {
+        if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
+            return Ok(folder.clone());
+        }
         self.metrics.sync()?;
         let settings = &self.settings.checkpoint;
-        let save = || -> Result<PathBuf, CheckpointError> {
-            let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
-            checkpoint::save_model(&mut draft, &self.trainer.model, self.tokenizer.as_ref(), settings.shard_bytes)?;
-            checkpoint::save_trainer(&mut draft, &self.trainer, &self.state)?;
-            draft.commit(settings.keep)
-        };
-        Ok(save()?)
+        let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
+        checkpoint::save_model(&mut draft, &self.trainer.model, self.tokenizer.as_ref(), settings.shard_bytes)?;
+        checkpoint::save_trainer(&mut draft, &self.trainer, &self.state)?;
+        let folder = draft.commit(settings.keep)?;
+        self.saved = Some((self.state.step, folder.clone()));
+        Ok(folder)
     }
 
     /// Saves; a failure is reported and forgiven until there have been too many in a row.
-    fn try_save(&mut self, progress: &mut Progress) -> Result<Option<(u64, PathBuf)>> {
-        match self.save() {
-            Ok(folder) => {
-                self.failed_saves = 0;
-                Ok(Some((self.state.step, folder)))
-            }
-            Err(error) => {
-                self.failed_saves += 1;
-                if self.failed_saves >= FAILED_SAVES {
-                    return Err(error);
-                }
-                progress.message(&format!(
-                    "could not save step {} ({} of {FAILED_SAVES} failures before giving up); the last checkpoint is \
-                     untouched and training goes on: {error}",
-                    self.state.step, self.failed_saves
-                ));
-                Ok(None)
-            }
+    fn try_save(&mut self, progress: &mut Progress) -> Result<()> {
+        let Err(error) = self.save() else {
+            self.failed_saves = 0;
+            return Ok(());
+        };
+        self.failed_saves += 1;
+        if self.failed_saves >= FAILED_SAVES {
+            return Err(error);
         }
+        progress.message(&format!(
+            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); the last checkpoint is untouched \
+             and training goes on: {error}",
+            self.state.step, self.failed_saves
+        ));
+        Ok(())
     }
+}
+
+/// Keeps a second run out of `output` for as long as the file is open.
+fn lock(output: &Path) -> Result<File> {
+    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    let path = output.join("run.lock");
+    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Run(format!(
+            "{}: another run is writing there; wait for it, or choose another --output",
+            output.display()
+        ))),
+        // A file system without locks: better to train without than not at all.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// The checkpoint to go on from, if that is what is wanted.
+fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
+    let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
+    match &newest {
+        Some(found) if !resume => {
+            return Err(Error::Run(format!(
+                "{} already holds a run ({}): add --resume to go on with it, or choose another --output",
+                output.display(),
+                found.display()
+            )));
+        }
+        None if resume => {
+            eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
+        }
+        _ => {}
+    }
+    Ok(newest)
 }
 
 fn precision(settings: &Settings) -> Result<Precision> {
@@ -304,11 +345,8 @@ fn open_loader(settings: &Settings, data: ShardSet) -> Result<Loader> {
 }
 
 fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
-    let set = match &settings.data.validation_path {
-        Some(path) => match ShardSet::open(path, Split::Validation) {
-            Ok(set) => set,
-            Err(_) => ShardSet::open(path, Split::Train)?,
-        },
+    let mut set = match &settings.data.validation_path {
+        Some(path) => prepare::validation_or_train(path)?,
         None => {
             let data = open_data(settings)?;
             match data.manifest() {
@@ -319,7 +357,6 @@ fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
             }
         }
     };
-    let mut set = set;
     set.limit_vocabulary(u32::try_from(settings.model.vocab_size).unwrap_or(u32::MAX));
     Ok(Some(Evaluation::new(set, settings.train.sequence_length)?))
 }

@@ -9,6 +9,7 @@ use argh::FromArgs;
 use fathom::cli;
 use fathom::error::{Error, Result};
 use fathom::evaluate::{Evaluated, evaluate, score_lines};
+use fathom::prepare;
 use fathom::session::Session;
 use fathom_core::device::Kernels;
 use fathom_dataprep::{Evaluation, ShardSet, Split};
@@ -102,7 +103,7 @@ fn measure<D: Kernels>(session: &mut Session<D>, arguments: &Arguments, data: &P
         Some("validation") => ShardSet::open(data, Split::Validation)?,
         Some("train") => ShardSet::open(data, Split::Train)?,
         Some(other) => return Err(Error::Usage(format!("--split {other}: must be validation or train"))),
-        None => ShardSet::open(data, Split::Validation).or_else(|_| ShardSet::open(data, Split::Train))?,
+        None => prepare::validation_or_train(data)?,
     };
     shards.limit_vocabulary(session.model().config().vocab_size as u32);
     let tokenizer = session.tokenizer().clone();

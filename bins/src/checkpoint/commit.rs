@@ -236,7 +236,7 @@ impl<'a> Draft<'a> {
         }
         let target = self.root.join(name(self.step));
         if target.exists() {
-            // Not a complete checkpoint, or this step would not have been saved again.
+            // Not a complete checkpoint: a run does not save a step that it found saved.
             self.store.remove_dir(&target).map_err(CheckpointError::io("remove", &target))?;
         }
         self.store.rename(&self.aside, &target).map_err(CheckpointError::io("rename", &self.aside))?;

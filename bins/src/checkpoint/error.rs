@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint: the file, the tensor, the byte, and what to do.
 
+use crate::error::remedy;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -145,13 +146,6 @@ pub enum CheckpointError {
     /// The tokenizer beside the model cannot be read or written.
     #[error(transparent)]
     Tokenizer(#[from] fathom_dataprep::Error),
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on that disk",
-        _ => "",
-    }
 }
 
 impl CheckpointError {

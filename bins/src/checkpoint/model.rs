@@ -306,7 +306,8 @@ pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
     Err(CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
 }
 
-/// Builds the model that the checkpoint in `folder` describes and fills it. Warnings are given too.
+/// Builds the main model that the checkpoint in `folder` describes, without its multi-token-prediction modules, and fills
+/// it: what inference needs. Warnings are given too.
 ///
 /// # Errors
 /// Those of [`read_config`] and [`load_weights`].
@@ -315,7 +316,7 @@ pub fn load_model<D: Kernels>(
     folder: &Path,
     precision: Precision,
 ) -> Result<(Model<D>, Vec<String>), CheckpointError> {
-    let config = read_config(folder)?;
+    let config = ModelConfig { num_nextn_predict_layers: 0, ..read_config(folder)? };
     let mut model = Model::new(device, &config, precision).map_err(|error| CheckpointError::Device {
         tensor: "the whole model".into(),
         source: error.to_string().into(),

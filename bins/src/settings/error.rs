@@ -30,6 +30,16 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// What an error begins with: the place and a colon, or nothing for a default.
+    fn prefix(&self) -> String {
+        match self {
+            Place::Default => String::new(),
+            written => format!("{written}: "),
+        }
+    }
+}
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,7 +81,7 @@ pub enum SettingsError {
     },
 
     /// A value of the wrong type.
-    #[error("{place}: `{key}` must be {expected}, found {found}")]
+    #[error("{}`{key}` must be {expected}, found {found}", place.prefix())]
     Type {
         /// The key.
         key: String,
@@ -84,7 +94,7 @@ pub enum SettingsError {
     },
 
     /// A value of the right type that cannot be used.
-    #[error("{place}: `{key}` {problem}")]
+    #[error("{}`{key}` {problem}", place.prefix())]
     Value {
         /// The key.
         key: String,
@@ -95,7 +105,7 @@ pub enum SettingsError {
     },
 
     /// Fields of the model that do not fit together.
-    #[error("{place}: model.{message}")]
+    #[error("{}model.{message}", place.prefix())]
     Model {
         /// Where the field that is named stands.
         place: Place,

@@ -194,3 +194,24 @@ fn every_default_in_the_table_is_the_default_in_force() {
         assert!(number(stated) == number(value) || stated == value, "{}: stated {stated}, is {value}", key.name);
     }
 }
+
+#[test]
+fn the_published_schedule_can_be_written_as_a_configuration() {
+    let text = include_str!("../../../configs/v3-671b.toml");
+    let settings = parse(text, &[]).unwrap();
+    let (ours, published) = (settings.schedule().unwrap(), Schedule::v3());
+    for at in
+        [0, 1_000_000_000, 27_800_000_000, 200_000_000_000, 469_000_000_000, 9_990_000_000_000, 12_000_000_000_000]
+    {
+        let (a, b) = (ours.at(at), published.at(at));
+        assert!((a.lr - b.lr).abs() <= 1e-3 * b.lr, "lr at {at}: {} and {}", a.lr, b.lr);
+        assert!(a.batch_size.abs_diff(b.batch_size) < 64, "batch at {at}: {} and {}", a.batch_size, b.batch_size);
+        assert_eq!(
+            (a.bias_speed, a.mtp_weight, a.balance_alpha),
+            (b.bias_speed, b.mtp_weight, b.balance_alpha),
+            "{at}"
+        );
+    }
+    let late = ours.at(14_500_000_000_000);
+    assert_eq!((late.bias_speed, late.mtp_weight), (0.0, 0.1));
+}
