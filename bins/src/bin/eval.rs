@@ -30,13 +30,13 @@ struct Arguments {
     /// folder that `prep` wrote, or the prefix of a Megatron .bin/.idx pair
     #[argh(option)]
     data: Option<PathBuf>,
-    /// which side of the data: validation or train [validation if there is one]
+    /// which side of the data: validation or train (default: validation if there is one)
     #[argh(option)]
     split: Option<String>,
-    /// tokens a window [the model's context, at most 1024]
+    /// tokens a window (default: the model's context, at most 1024)
     #[argh(option, default = "0")]
     sequence_length: usize,
-    /// stop after about so many tokens; 0 for all [0]
+    /// stop after about so many tokens; 0 for all (default: 0)
     #[argh(option, default = "0")]
     limit: u64,
     /// let attention look across the boundaries of documents
@@ -45,16 +45,16 @@ struct Arguments {
     /// score each line of this JSON Lines file: {{"tokens": [...]}} or {{"context": "...", "continuation": "..."}}
     #[argh(option)]
     score: Option<PathBuf>,
-    /// where scores go [stdout]
+    /// where scores go (default: stdout)
     #[argh(option)]
     output: Option<PathBuf>,
     /// print results as JSON
     #[argh(switch)]
     json: bool,
-    /// auto, cpu, cuda or cuda:N [auto]
+    /// auto, cpu, cuda or cuda:N (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// threads of the CPU device; 0 for every core [0]
+    /// threads of the CPU device; 0 for every core (default: 0)
     #[argh(option, default = "0")]
     threads: usize,
 }
@@ -107,14 +107,13 @@ fn measure<D: Kernels>(session: &mut Session<D>, arguments: &Arguments, data: &P
     };
     shards.limit_vocabulary(session.model().config().vocab_size as u32);
     let tokenizer = session.tokenizer().clone();
-    if let Some(manifest) = shards.manifest() {
-        if manifest.tokenizer.fingerprint != tokenizer.fingerprint() {
-            return Err(Error::Run(format!(
-                "{}: was tokenised with another tokenizer than the checkpoint's: prepare it again with --tokenizer {}",
-                data.display(),
-                arguments.checkpoint.display()
-            )));
-        }
+    if let Some(manifest) = shards.manifest().filter(|m| m.tokenizer.fingerprint != tokenizer.fingerprint()) {
+        return Err(Error::Run(format!(
+            "{} was tokenised with another tokenizer ({}) than the checkpoint's: prepare it again with --tokenizer {}",
+            data.display(),
+            manifest.tokenizer.kind,
+            arguments.checkpoint.display()
+        )));
     }
     let context = session.context();
     let length = if arguments.sequence_length > 0 { arguments.sequence_length } else { context.min(1024) };

@@ -22,28 +22,28 @@ struct Arguments {
     /// model folder, or the output folder of a run (its newest checkpoint)
     #[argh(option)]
     checkpoint: PathBuf,
-    /// text to continue; `-` reads it from stdin [empty: from nothing]
+    /// text to continue; `-` reads it from stdin (default: empty: from nothing)
     #[argh(option, default = "String::new()")]
     prompt: String,
-    /// tokens to generate at most [128]
+    /// tokens to generate at most (default: 128)
     #[argh(option, default = "128")]
     max_new_tokens: usize,
-    /// how far to stray from the most probable token; 0 never does [1]
+    /// how far to stray from the most probable token; 0 never does (default: 1)
     #[argh(option, default = "1.0")]
     temperature: f64,
-    /// consider only so many of the most probable tokens; 0 for all [0]
+    /// consider only so many of the most probable tokens; 0 for all (default: 0)
     #[argh(option, default = "0")]
     top_k: usize,
-    /// consider only the most probable tokens that reach this probability together [1]
+    /// consider only the most probable tokens that reach this probability together (default: 1)
     #[argh(option, default = "1.0")]
     top_p: f64,
-    /// the same seed gives the same text [0]
+    /// the same seed gives the same text (default: 0)
     #[argh(option, default = "0")]
     seed: u64,
-    /// auto, cpu, cuda or cuda:N [auto]
+    /// auto, cpu, cuda or cuda:N (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// threads of the CPU device; 0 for every core [0]
+    /// threads of the CPU device; 0 for every core (default: 0)
     #[argh(option, default = "0")]
     threads: usize,
 }

@@ -31,7 +31,7 @@ struct Arguments {
     /// set a key over the file: --set train.steps=200 (may be repeated)
     #[argh(option)]
     set: Vec<String>,
-    /// folder for checkpoints, metrics.jsonl and the resolved configuration [runs/train]
+    /// folder for checkpoints, metrics.jsonl and the resolved configuration (default: runs/train)
     #[argh(option)]
     output: Option<PathBuf>,
     /// go on from the newest checkpoint in --output; its own configuration is used if no --config is given
@@ -43,7 +43,7 @@ struct Arguments {
     /// print the plan as JSON
     #[argh(switch)]
     json: bool,
-    /// auto, cpu, cuda or cuda:N [auto]
+    /// auto, cpu, cuda or cuda:N (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
 }

@@ -297,10 +297,10 @@ pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
         return Ok(folder.into());
     }
     for run in [folder.to_path_buf(), folder.join("model")] {
-        if run.is_dir() {
-            if let Some((_, newest)) = super::latest(&run)? {
-                return Ok(newest);
-            }
+        if run.is_dir()
+            && let Some((_, newest)) = super::latest(&run)?
+        {
+            return Ok(newest);
         }
     }
     Err(CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
