@@ -107,12 +107,11 @@ fn measure<D: Kernels>(session: &mut Session<D>, arguments: &Arguments, data: &P
     };
     shards.limit_vocabulary(session.model().config().vocab_size as u32);
     let tokenizer = session.tokenizer().clone();
-    if let Some(manifest) = shards.manifest()
-        && manifest.tokenizer.fingerprint != tokenizer.fingerprint()
-    {
+    if let Some(manifest) = shards.manifest().filter(|m| m.tokenizer.fingerprint != tokenizer.fingerprint()) {
         return Err(Error::Run(format!(
-            "{}: was tokenised with another tokenizer than the checkpoint's: prepare it again with --tokenizer {}",
+            "{} was tokenised with another tokenizer ({}) than the checkpoint's: prepare it again with --tokenizer {}",
             data.display(),
+            manifest.tokenizer.kind,
             arguments.checkpoint.display()
         )));
     }
