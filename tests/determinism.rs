@@ -45,7 +45,9 @@ fn train(threads: usize) -> Vec<u64> {
         bits.extend([report.loss.to_bits(), report.grad_norm.to_bits(), report.balance_loss.to_bits()]);
         bits.push(report.mtp_loss.unwrap().to_bits());
     }
-    for group in [&trainer.model.weights, &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups()) {
+    for group in
+        [&trainer.model.weights, &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups())
+    {
         bits.extend(group.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
     }
     for router in &trainer.model.routers {

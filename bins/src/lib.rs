@@ -1,1 +1,35 @@
-//! Placeholder, replaced within this first series of commits.
+//! The `std` runtime: everything between the core and a user, to embed or to run.
+//!
+//! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
+//! - [`trainer`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`metrics`]) and display
+//!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call.
+//! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
+//! - [`cli`]: what the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
+//!
+//! ```no_run
+//! use fathom::generate::Sampling;
+//! use fathom::session::Session;
+//!
+//! # fn main() -> fathom::error::Result<()> {
+//! let device = fathom_cpu::Cpu::new();
+//! let mut session = Session::load(&device, "runs/quickstart/model".as_ref())?;
+//! let text = session.generate("fn main", &Sampling::default(), |_| true)?.text;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod checkpoint;
+pub mod cli;
+pub mod error;
+pub mod evaluate;
+pub mod generate;
+pub mod metrics;
+pub mod plan;
+pub mod prepare;
+pub mod progress;
+pub mod quickstart;
+pub mod resolved;
+pub mod session;
+pub mod settings;
+pub mod trainer;

@@ -177,9 +177,7 @@ impl Family {
 
     /// The family of a `model_type`, if it is one of ours.
     pub fn from_model_type(name: &str) -> Option<Self> {
-        [Family::V2, Family::V3]
-            .into_iter()
-            .find(|family| family.model_type() == name)
+        [Family::V2, Family::V3].into_iter().find(|family| family.model_type() == name)
     }
 }
 
@@ -194,9 +192,7 @@ impl ScoringFunction {
 
     /// The function of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
-        [ScoringFunction::Sigmoid, ScoringFunction::Softmax]
-            .into_iter()
-            .find(|f| f.name() == name)
+        [ScoringFunction::Sigmoid, ScoringFunction::Softmax].into_iter().find(|f| f.name() == name)
     }
 }
 
@@ -212,13 +208,9 @@ impl TopkMethod {
 
     /// The method of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
-        [
-            TopkMethod::NoAuxTc,
-            TopkMethod::Greedy,
-            TopkMethod::GroupLimitedGreedy,
-        ]
-        .into_iter()
-        .find(|method| method.name() == name)
+        [TopkMethod::NoAuxTc, TopkMethod::Greedy, TopkMethod::GroupLimitedGreedy]
+            .into_iter()
+            .find(|method| method.name() == name)
     }
 }
 
@@ -237,9 +229,7 @@ impl ModelConfig {
     /// Whether layer `index` is a mixture of experts. Multi-token-prediction modules have the indices from
     /// `num_hidden_layers` on and follow the same rule, as in vLLM.
     pub const fn is_moe_layer(&self, index: usize) -> bool {
-        self.n_routed_experts > 0
-            && index >= self.first_k_dense_replace
-            && index.is_multiple_of(self.moe_layer_freq)
+        self.n_routed_experts > 0 && index >= self.first_k_dense_replace && index.is_multiple_of(self.moe_layer_freq)
     }
 
     /// Whether any layer, of the main model or of multi-token prediction, is a mixture of experts.

@@ -16,12 +16,7 @@ pub const fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     while round < 10 {
         let a = MULTIPLIER[0] as u64 * words[0] as u64;
         let b = MULTIPLIER[1] as u64 * words[2] as u64;
-        words = [
-            (b >> 32) as u32 ^ words[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ words[3] ^ key[1],
-            a as u32,
-        ];
+        words = [(b >> 32) as u32 ^ words[1] ^ key[0], b as u32, (a >> 32) as u32 ^ words[3] ^ key[1], a as u32];
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         round += 1;
     }
@@ -116,17 +111,8 @@ impl Permutation {
 
     /// The permutation of `0..len` that `seed` and `stream` (an epoch, say) name.
     pub const fn new(len: u64, seed: u64, stream: u64) -> Self {
-        let bits = if len <= 1 {
-            0
-        } else {
-            64 - (len - 1).leading_zeros()
-        };
-        Permutation {
-            len,
-            half_bits: bits.div_ceil(2),
-            key: halves(seed),
-            stream: halves(stream),
-        }
+        let bits = if len <= 1 { 0 } else { 64 - (len - 1).leading_zeros() };
+        Permutation { len, half_bits: bits.div_ceil(2), key: halves(seed), stream: halves(stream) }
     }
 
     /// Number of elements permuted.
@@ -175,16 +161,8 @@ mod tests {
     #[test]
     fn philox_known_answers() {
         let vectors = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd],
-            ),
+            ([0; 4], [0; 2], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]),
             (
                 [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
                 [0xa4093822, 0x299f31d0],
@@ -204,11 +182,8 @@ mod tests {
 
     #[test]
     fn uniform_is_in_range_and_spread() {
-        let mean = (0..10_000)
-            .map(|i| uniform(7, 3, i))
-            .inspect(|u| assert!((0.0..1.0).contains(u)))
-            .sum::<f64>()
-            / 1e4;
+        let mean =
+            (0..10_000).map(|i| uniform(7, 3, i)).inspect(|u| assert!((0.0..1.0).contains(u))).sum::<f64>() / 1e4;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
     }
 
@@ -224,9 +199,7 @@ mod tests {
         }
         // Four standard errors each.
         for (moment, (expected, error)) in
-            moments
-                .into_iter()
-                .zip([(0.0, 0.013), (1.0, 0.018), (0.0, 0.05), (3.0, 0.125)])
+            moments.into_iter().zip([(0.0, 0.013), (1.0, 0.018), (0.0, 0.05), (3.0, 0.125)])
         {
             assert!((moment - expected).abs() < error, "{moments:?}");
         }
@@ -242,12 +215,7 @@ mod tests {
         fill_normal(1, 2, 5, 0.006, a);
         assert_eq!(whole, pieces);
         fill_normal(1, 2, 5, 1.0, &mut whole);
-        assert!(
-            whole
-                .iter()
-                .enumerate()
-                .all(|(i, &z)| z == normal(1, 2, 5 + i as u64))
-        );
+        assert!(whole.iter().enumerate().all(|(i, &z)| z == normal(1, 2, 5 + i as u64)));
     }
 
     /// The bits that every platform must give; computed independently with numpy.

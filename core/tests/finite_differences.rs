@@ -58,12 +58,19 @@ impl Bench {
             weights.write(&device, p, bytemuck::cast_slice(&values)).unwrap();
         }
         let positions: Vec<u32> = (0..ROWS).map(|t| (t % LENGTH) as u32).collect();
-        let starts: Vec<u32> = (0..ROWS as u32).map(|t| if t < 6 { 0 } else if t < 9 { 6 } else { 9 }).collect();
-        let sequences = Sequences {
-            length: LENGTH,
-            positions: indices(&device, &positions),
-            starts: indices(&device, &starts),
-        };
+        let starts: Vec<u32> = (0..ROWS as u32)
+            .map(|t| {
+                if t < 6 {
+                    0
+                } else if t < 9 {
+                    6
+                } else {
+                    9
+                }
+            })
+            .collect();
+        let sequences =
+            Sequences { length: LENGTH, positions: indices(&device, &positions), starts: indices(&device, &starts) };
         let rope = rope::table(&device, &config, LENGTH, DType::F64).unwrap();
         Self { device, config, weights, sequences, rope }
     }
@@ -211,9 +218,7 @@ fn rmsnorm() {
     let mut y = HostTensor::empty(&bench.device, &[ROWS, 7], DType::F64).unwrap();
     let saved = layer.forward(&bench.pass(), input.view(), y.view_mut()).unwrap();
     let mut dx = y;
-    layer
-        .backward(&bench.pass(), &mut gradients, input.view(), &saved, dy.view(), dx.view_mut(), false)
-        .unwrap();
+    layer.backward(&bench.pass(), &mut gradients, input.view(), &saved, dy.view(), dx.view_mut(), false).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
@@ -250,9 +255,7 @@ fn head() {
     let input = tensor(&bench.device, ROWS, &x);
     let mut nll = HostTensor::empty(&bench.device, &[ROWS, 1], DType::F64).unwrap();
     let mut dx = HostTensor::empty(&bench.device, &[ROWS, 8], DType::F64).unwrap();
-    layer
-        .backward(&bench.pass(), &mut gradients, input.view(), targets.view(), scale, &mut nll, &mut dx)
-        .unwrap();
+    layer.backward(&bench.pass(), &mut gradients, input.view(), targets.view(), scale, &mut nll, &mut dx).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
@@ -437,9 +440,7 @@ fn multi_token_prediction() {
         )
         .unwrap();
     let dx = dx.download(&bench.device).unwrap();
-    bench.check(&mut [x], &[dx], &gradients, |b, x| {
-        dot(&b.device, &forward(b, &tensor(&b.device, ROWS, &x[0])).0, &r)
-    });
+    bench.check(&mut [x], &[dx], &gradients, |b, x| dot(&b.device, &forward(b, &tensor(&b.device, ROWS, &x[0])).0, &r));
 }
 
 /// The harness finds a gradient that is wrong by a thousandth.

@@ -119,13 +119,7 @@ impl Loader {
             data.limit_vocabulary(vocab_size);
         }
         let order = (0, Permutation::new(sequences, options.seed, 0));
-        Ok(Self {
-            data,
-            options,
-            sequences,
-            next: 0,
-            order,
-        })
+        Ok(Self { data, options, sequences, next: 0, order })
     }
 
     /// Sequences in an epoch, `n`.
@@ -161,11 +155,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`].
-    pub fn fill_sequences(
-        &self,
-        ks: impl ExactSizeIterator<Item = u64>,
-        batch: &mut Batch,
-    ) -> Result<()> {
+    pub fn fill_sequences(&self, ks: impl ExactSizeIterator<Item = u64>, batch: &mut Batch) -> Result<()> {
         batch.reshape(ks.len(), self.options.sequence_length);
         for (row, k) in ks.enumerate() {
             batch.fill_row(row, &self.data, self.start_of(k))?;
@@ -180,10 +170,7 @@ impl Loader {
     pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<()> {
         let epoch = self.next / self.sequences;
         if self.order.0 != epoch {
-            self.order = (
-                epoch,
-                Permutation::new(self.sequences, self.options.seed, epoch),
-            );
+            self.order = (epoch, Permutation::new(self.sequences, self.options.seed, epoch));
         }
         let first = self.next;
         self.fill_sequences((0..n).map(|i| first + i as u64), batch)?;
@@ -220,10 +207,7 @@ impl Loader {
             shuffle: self.options.shuffle,
             sequence_length: self.options.sequence_length as u64,
             tokens: self.data.tokens(),
-            fingerprint: self
-                .data
-                .manifest()
-                .map(|manifest| manifest.fingerprint.clone()),
+            fingerprint: self.data.manifest().map(|manifest| manifest.fingerprint.clone()),
         }
     }
 
@@ -234,45 +218,20 @@ impl Loader {
     pub fn seek(&mut self, cursor: &Cursor) -> Result<()> {
         let now = self.cursor();
         let check = |field, saved: String, current: String| {
-            if saved == current {
-                Ok(())
-            } else {
-                Err(Error::CursorMismatch {
-                    field,
-                    saved,
-                    current,
-                })
-            }
+            if saved == current { Ok(()) } else { Err(Error::CursorMismatch { field, saved, current }) }
         };
         let text = |f: &Option<String>| f.clone().unwrap_or_else(|| "none".into());
-        check(
-            "sequence length",
-            cursor.sequence_length.to_string(),
-            now.sequence_length.to_string(),
-        )?;
-        check(
-            "shuffle",
-            cursor.shuffle.to_string(),
-            now.shuffle.to_string(),
-        )?;
+        check("sequence length", cursor.sequence_length.to_string(), now.sequence_length.to_string())?;
+        check("shuffle", cursor.shuffle.to_string(), now.shuffle.to_string())?;
         check("seed", cursor.seed.to_string(), now.seed.to_string())?;
-        check(
-            "data fingerprint",
-            text(&cursor.fingerprint),
-            text(&now.fingerprint),
-        )?;
+        check("data fingerprint", text(&cursor.fingerprint), text(&now.fingerprint))?;
         check("tokens", cursor.tokens.to_string(), now.tokens.to_string())?;
-        let index = cursor
-            .epoch
-            .checked_mul(self.sequences)
-            .and_then(|k| k.checked_add(cursor.position));
-        self.next = index
-            .filter(|_| cursor.position < self.sequences)
-            .ok_or_else(|| Error::CursorMismatch {
-                field: "position",
-                saved: format!("{} of epoch {}", cursor.position, cursor.epoch),
-                current: format!("{} sequences an epoch", self.sequences),
-            })?;
+        let index = cursor.epoch.checked_mul(self.sequences).and_then(|k| k.checked_add(cursor.position));
+        self.next = index.filter(|_| cursor.position < self.sequences).ok_or_else(|| Error::CursorMismatch {
+            field: "position",
+            saved: format!("{} of epoch {}", cursor.position, cursor.epoch),
+            current: format!("{} sequences an epoch", self.sequences),
+        })?;
         Ok(())
     }
 }
@@ -314,11 +273,7 @@ impl Evaluation {
         if count(&data, sequence_length)? == 0 {
             return Err(too_long(&data, 1));
         }
-        Ok(Self {
-            data,
-            sequence_length,
-            next: 0,
-        })
+        Ok(Self { data, sequence_length, next: 0 })
     }
 
     /// Number of targets in all: every token but the first.
@@ -350,10 +305,7 @@ impl Evaluation {
         let s = self.sequence_length as u64;
         let full = self.targets() / s;
         let (rows, length) = if self.next < full {
-            (
-                (full - self.next).min(n as u64) as usize,
-                self.sequence_length,
-            )
+            ((full - self.next).min(n as u64) as usize, self.sequence_length)
         } else if self.next < self.windows() && n > 0 {
             (1, (self.targets() % s) as usize)
         } else {
@@ -372,20 +324,13 @@ impl Evaluation {
 fn count(data: &ShardSet, sequence_length: usize) -> Result<u64> {
     if sequence_length == 0 || u32::try_from(sequence_length).is_err() {
         let what = format!("{sequence_length} tokens; it must be between 1 and 4294967295");
-        return Err(Error::Config {
-            field: "train.sequence_length",
-            what,
-        });
+        return Err(Error::Config { field: "train.sequence_length", what });
     }
     Ok(data.tokens().saturating_sub(1))
 }
 
 fn too_long(data: &ShardSet, sequence_length: usize) -> Error {
-    Error::SequenceTooLong {
-        path: data.path().into(),
-        sequence_length,
-        tokens: data.tokens(),
-    }
+    Error::SequenceTooLong { path: data.path().into(), sequence_length, tokens: data.tokens() }
 }
 
 #[cfg(test)]

@@ -21,10 +21,7 @@ impl Map {
     /// [`Error::Io`] when the file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let length = file
-            .metadata()
-            .map_err(Error::io("read the size of", path))?
-            .len();
+        let length = file.metadata().map_err(Error::io("read the size of", path))?.len();
         if length == 0 {
             return Ok(Self { map: None });
         }

@@ -85,11 +85,7 @@ mod tests {
         assert_eq!(order(1, 0), order(1, 0));
         assert_ne!(order(1, 0), order(1, 1));
         assert_ne!(order(1, 0), order(2, 0));
-        let fixed = order(1, 0)
-            .iter()
-            .zip(0..)
-            .filter(|(a, b)| **a == *b)
-            .count();
+        let fixed = order(1, 0).iter().zip(0..).filter(|(a, b)| **a == *b).count();
         assert!(fixed < 10, "{fixed} of 500 elements stayed in place");
     }
 

@@ -67,25 +67,16 @@ pub struct Summary {
 /// whatever reading, tokenising and writing report.
 pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     config.validate()?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(config.threads)
-        .build();
-    let no_threads = |e: rayon::ThreadPoolBuildError| Error::Config {
-        field: "threads",
-        what: e.to_string(),
-    };
-    pool.map_err(no_threads)?
-        .install(|| run_here(config, progress))
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
+    let no_threads = |e: rayon::ThreadPoolBuildError| Error::Config { field: "threads", what: e.to_string() };
+    pool.map_err(no_threads)?.install(|| run_here(config, progress))
 }
 
 fn run_here(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     let files = source::walk(&config.input.paths)?;
     if files.is_empty() {
         let what = "no file with a known suffix; name files themselves, or give .txt, .md, .jsonl or source files";
-        return Err(Error::EmptyCorpus {
-            paths: config.input.paths.clone(),
-            what: what.into(),
-        });
+        return Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what: what.into() });
     }
     let loaded = config.tokenizer.load()?;
     let inputs = source::digest(&files)?;
@@ -111,18 +102,8 @@ fn run_here(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary>
         train: train.entry().clone(),
         validation: validation.as_ref().map(|shards| shards.entry().clone()),
     };
-    output::commit(
-        &config.output,
-        &tokenizer,
-        &manifest,
-        [Some(train), validation],
-    )?;
-    Ok(Summary {
-        dir: config.output.dir.clone(),
-        manifest,
-        tokenizer,
-        reused: false,
-    })
+    output::commit(&config.output, &tokenizer, &manifest, [Some(train), validation])?;
+    Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
 }
 
 /// Everything the shards' bytes depend on. Paths do not matter, contents do.
@@ -161,10 +142,7 @@ fn head_length(document: &[u8], tail: f64) -> usize {
 
 /// A number in [0, 1) drawn from seed and content.
 fn hash_fraction(document: &[u8], seed: u64) -> f64 {
-    let digest = Sha256::new()
-        .chain_update(seed.to_le_bytes())
-        .chain_update(document)
-        .finalize();
+    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(document).finalize();
     let first: [u8; 8] = digest[..8].try_into().expect("a digest has 32 bytes");
     // The upper 53 bits are exactly what an f64 holds.
     (u64::from_le_bytes(first) >> 11) as f64 / (1_u64 << 53) as f64
@@ -177,10 +155,7 @@ fn train_tokenizer(
     stages: &mut Vec<StageReport>,
     progress: &mut dyn Progress,
 ) -> Result<Tokenizer> {
-    let vocab_size = config
-        .tokenizer
-        .vocab_size
-        .expect("there is either a file or a size");
+    let vocab_size = config.tokenizer.vocab_size.expect("there is either a file or a size");
     progress.stage("train tokenizer", files.iter().map(|file| file.bytes).sum());
     let mut documents = Documents::new(files, &config.input);
     let mut counter = WordCounter::new(config.tokenizer.max_words);
@@ -214,9 +189,7 @@ fn train_tokenizer(
     let tokenizer = counter.train(vocab_size)?;
     if tokenizer.vocab_size() < vocab_size {
         let found = tokenizer.vocab_size();
-        progress.message(&format!(
-            "the text gives only {found} of the {vocab_size} tokens asked for"
-        ));
+        progress.message(&format!("the text gives only {found} of the {vocab_size} tokens asked for"));
     }
     Ok(tokenizer)
 }
@@ -229,10 +202,7 @@ struct Encoded {
     repaired: bool,
 }
 
-type Written = (
-    crate::shard::WrittenShards,
-    Option<crate::shard::WrittenShards>,
-);
+type Written = (crate::shard::WrittenShards, Option<crate::shard::WrittenShards>);
 
 /// Reads, encodes and writes everything: a batch is encoded while the next is read, and written in order.
 fn encode(
@@ -245,23 +215,15 @@ fn encode(
     progress.stage("tokenize", files.iter().map(|file| file.bytes).sum());
     let writer = |split: Split| {
         let dtype = Dtype::for_vocab(tokenizer.vocab_size());
-        ShardWriter::new(
-            &config.output.dir,
-            split.name(),
-            dtype,
-            tokenizer.eos_id(),
-            config.output.shard_bytes,
-        )
+        ShardWriter::new(&config.output.dir, split.name(), dtype, tokenizer.eos_id(), config.output.shard_bytes)
     };
     let (mut train, mut validation) = (writer(Split::Train), writer(Split::Validation));
     let mut documents = Documents::new(files, &config.input);
     let mut repaired = 0;
     let mut batch = documents.batch(BATCH_BYTES, BATCH_DOCUMENTS)?;
     while !batch.is_empty() {
-        let (encoded, next) = rayon::join(
-            || encode_batch(&batch, config, tokenizer),
-            || documents.batch(BATCH_BYTES, BATCH_DOCUMENTS),
-        );
+        let (encoded, next) =
+            rayon::join(|| encode_batch(&batch, config, tokenizer), || documents.batch(BATCH_BYTES, BATCH_DOCUMENTS));
         for document in encoded?.iter().flatten().flatten() {
             repaired += u64::from(document.repaired);
             match document.split {
@@ -270,34 +232,22 @@ fn encode(
             }
         }
         batch = next?;
-        documents
-            .take_warnings()
-            .iter()
-            .for_each(|warning| progress.message(warning));
+        documents.take_warnings().iter().for_each(|warning| progress.message(warning));
         progress.advance(documents.bytes_read(), documents.counts().documents);
     }
-    documents
-        .take_warnings()
-        .iter()
-        .for_each(|warning| progress.message(warning));
+    documents.take_warnings().iter().for_each(|warning| progress.message(warning));
     let (train, validation) = (train.finish()?, validation.finish()?);
     let counts = documents.counts();
     check_not_empty(config, counts, train.entry().documents)?;
     let held_out = validation.entry().documents;
-    if held_out == 0
-        && (config.output.validation_fraction > 0.0 || config.output.validation_tail > 0.0)
-    {
+    if held_out == 0 && (config.output.validation_fraction > 0.0 || config.output.validation_tail > 0.0) {
         progress.message("no document fell on the validation side; set output.validation_tail to hold out text anyway");
     }
     stages.extend(reports(counts, repaired, train.entry().documents, held_out));
     Ok((train, (held_out > 0).then_some(validation)))
 }
 
-fn encode_batch(
-    batch: &[Vec<u8>],
-    config: &PrepConfig,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<[Option<Encoded>; 2]>> {
+fn encode_batch(batch: &[Vec<u8>], config: &PrepConfig, tokenizer: &Tokenizer) -> Result<Vec<[Option<Encoded>; 2]>> {
     let encode_one = |encoder: &mut crate::tokenizer::Encoder<'_>, split, text: &[u8]| {
         if text.is_empty() {
             return Ok(None);
@@ -305,17 +255,8 @@ fn encode_batch(
         let mut tokens = Vec::new();
         let repaired = encoder.encode_ordinary(text, &mut tokens)?;
         // Replacement makes text longer; what the tokens stand for is what counts.
-        let text_bytes = if repaired {
-            String::from_utf8_lossy(text).len()
-        } else {
-            text.len()
-        } as u64;
-        Ok(Some(Encoded {
-            split,
-            tokens,
-            text_bytes,
-            repaired,
-        }))
+        let text_bytes = if repaired { String::from_utf8_lossy(text).len() } else { text.len() } as u64;
+        Ok(Some(Encoded { split, tokens, text_bytes, repaired }))
     };
     batch
         .par_iter()
@@ -323,29 +264,16 @@ fn encode_batch(
             || tokenizer.encoder(),
             |encoder, document| {
                 let [train, validation] = divide(document, config);
-                Ok([
-                    encode_one(encoder, train.0, train.1)?,
-                    encode_one(encoder, validation.0, validation.1)?,
-                ])
+                Ok([encode_one(encoder, train.0, train.1)?, encode_one(encoder, validation.0, validation.1)?])
             },
         )
         .collect()
 }
 
 fn check_not_empty(config: &PrepConfig, counts: ReadCounts, train: u64) -> Result<()> {
-    let empty = |what| {
-        Err(Error::EmptyCorpus {
-            paths: config.input.paths.clone(),
-            what,
-        })
-    };
+    let empty = |what| Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what });
     if counts.documents == 0 {
-        let ReadCounts {
-            empty: none,
-            too_large,
-            bad_records,
-            ..
-        } = counts;
+        let ReadCounts { empty: none, too_large, bad_records, .. } = counts;
         return empty(format!(
             "{none} empty, {too_large} larger than input.max_document_bytes, {bad_records} bad records, and nothing else"
         ));
@@ -361,11 +289,7 @@ fn check_not_empty(config: &PrepConfig, counts: ReadCounts, train: u64) -> Resul
 
 fn reports(counts: ReadCounts, repaired: u64, train: u64, validation: u64) -> [StageReport; 3] {
     let some = |entries: &[(&str, u64)]| {
-        entries
-            .iter()
-            .filter(|(_, n)| *n > 0)
-            .map(|(reason, n)| ((*reason).to_owned(), *n))
-            .collect()
+        entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
     };
     [
         StageReport {

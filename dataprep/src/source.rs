@@ -20,10 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Suffixes that are read as text when a folder is walked. A file named on its own is read whatever its suffix.
 const TEXT: [&str; 46] = [
-    "txt", "text", "md", "markdown", "rst", "tex", "html", "htm", "csv", "rs", "py", "pyi", "c",
-    "h", "cc", "cpp", "cxx", "hh", "hpp", "cu", "cuh", "js", "jsx", "mjs", "ts", "tsx", "go",
-    "java", "kt", "scala", "swift", "rb", "php", "pl", "lua", "sh", "jl", "r", "hs", "ml", "ex",
-    "sql", "toml", "yaml", "yml", "css",
+    "txt", "text", "md", "markdown", "rst", "tex", "html", "htm", "csv", "rs", "py", "pyi", "c", "h", "cc", "cpp",
+    "cxx", "hh", "hpp", "cu", "cuh", "js", "jsx", "mjs", "ts", "tsx", "go", "java", "kt", "scala", "swift", "rb",
+    "php", "pl", "lua", "sh", "jl", "r", "hs", "ml", "ex", "sql", "toml", "yaml", "yml", "css",
 ];
 /// Suffixes of files with a JSON object a line.
 const JSON_LINES: [&str; 2] = ["jsonl", "ndjson"];
@@ -80,22 +79,15 @@ pub fn walk(paths: &[PathBuf]) -> Result<Vec<InputFile>> {
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             let (format, compression) = kind(&name);
             let format = format.unwrap_or(Format::Text);
-            files.push(InputFile {
-                path: path.clone(),
-                name,
-                bytes: info.len(),
-                format,
-                compression,
-            });
+            files.push(InputFile { path: path.clone(), name, bytes: info.len(), format, compression });
         }
     }
     Ok(files)
 }
 
 fn walk_folder(folder: &Path, below: &Path, files: &mut Vec<InputFile>) -> Result<()> {
-    let mut entries = fs::read_dir(folder)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(Error::io("list", folder))?;
+    let mut entries =
+        fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(Error::io("list", folder))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, own) = (entry.path(), entry.file_name());
@@ -105,10 +97,7 @@ fn walk_folder(folder: &Path, below: &Path, files: &mut Vec<InputFile>) -> Resul
         }
         let file_type = entry.file_type().map_err(Error::io("read", &path))?;
         if file_type.is_dir() {
-            if !SKIPPED_FOLDERS
-                .iter()
-                .any(|skipped| own == OsStr::new(skipped))
-            {
+            if !SKIPPED_FOLDERS.iter().any(|skipped| own == OsStr::new(skipped)) {
                 walk_folder(&path, &name, files)?;
             }
             continue;
@@ -120,13 +109,7 @@ fn walk_folder(folder: &Path, below: &Path, files: &mut Vec<InputFile>) -> Resul
         if let Ok(info) = fs::metadata(&path)
             && info.is_file()
         {
-            files.push(InputFile {
-                path,
-                name,
-                bytes: info.len(),
-                format,
-                compression,
-            });
+            files.push(InputFile { path, name, bytes: info.len(), format, compression });
         }
     }
     Ok(())
@@ -134,10 +117,7 @@ fn walk_folder(folder: &Path, below: &Path, files: &mut Vec<InputFile>) -> Resul
 
 /// What the suffixes say: the format, if it is a known one, and the compression.
 fn kind(name: &Path) -> (Option<Format>, Compression) {
-    let lower = name
-        .file_name()
-        .map(|n| n.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
+    let lower = name.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let (stem, compression) = if let Some(stem) = lower.strip_suffix(".gz") {
         (stem, Compression::Gzip)
     } else if let Some(stem) = lower.strip_suffix(".zst") {
@@ -205,15 +185,7 @@ impl<'a> Documents<'a> {
     /// Will read `files` with the limits of `config`.
     pub fn new(files: &'a [InputFile], config: &'a InputConfig) -> Self {
         let (counts, read) = (ReadCounts::default(), Arc::default());
-        Self {
-            files,
-            config,
-            next: 0,
-            lines: None,
-            counts,
-            read,
-            warnings: Vec::new(),
-        }
+        Self { files, config, next: 0, lines: None, counts, read, warnings: Vec::new() }
     }
 
     /// What was read so far.
@@ -249,11 +221,7 @@ impl<'a> Documents<'a> {
 
     fn document(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
-            if self
-                .config
-                .max_bytes
-                .is_some_and(|most| self.counts.bytes >= most)
-            {
+            if self.config.max_bytes.is_some_and(|most| self.counts.bytes >= most) {
                 return Ok(None);
             }
             if let Some(text) = match &mut self.lines {
@@ -289,10 +257,8 @@ impl<'a> Documents<'a> {
         let text = reader.read_up_to(limit.saturating_add(1))?;
         if text.len() as u64 > limit {
             self.counts.too_large += 1;
-            self.warnings.push(format!(
-                "{}: larger than input.max_document_bytes = {limit}, left out",
-                file.path.display()
-            ));
+            self.warnings
+                .push(format!("{}: larger than input.max_document_bytes = {limit}, left out", file.path.display()));
             return Ok(Opened::Text(None));
         }
         Ok(Opened::Text(Some(text)))
@@ -312,9 +278,8 @@ impl<'a> Documents<'a> {
                 lines.line = number;
                 self.counts.too_large += 1;
                 let place = path.display();
-                self.warnings.push(format!(
-                    "{place}:{number}: larger than input.max_document_bytes = {limit}, left out"
-                ));
+                self.warnings
+                    .push(format!("{place}:{number}: larger than input.max_document_bytes = {limit}, left out"));
                 return Ok(None);
             }
             Line::Whole(line) => {
@@ -338,16 +303,9 @@ impl<'a> Documents<'a> {
         self.counts.bad_records += 1;
         let (count, limit) = (self.counts.bad_records, self.config.max_bad_records);
         if count > limit {
-            return Err(Error::TooManyBadRecords {
-                path,
-                line,
-                what,
-                count,
-                limit,
-            });
+            return Err(Error::TooManyBadRecords { path, line, what, count, limit });
         }
-        self.warnings
-            .push(format!("{}:{line}: {what}, left out", path.display()));
+        self.warnings.push(format!("{}:{line}: {what}, left out", path.display()));
         Ok(())
     }
 }
@@ -372,8 +330,7 @@ enum Line {
 
 /// The text in one line of JSON, or what is wrong with the line.
 fn text_of(line: &[u8], field: &str) -> std::result::Result<Vec<u8>, String> {
-    let mut record: Value =
-        serde_json::from_slice(line).map_err(|e| format!("not a JSON object: {e}"))?;
+    let mut record: Value = serde_json::from_slice(line).map_err(|e| format!("not a JSON object: {e}"))?;
     match record.get_mut(field).map(Value::take) {
         Some(Value::String(text)) => Ok(text.into_bytes()),
         Some(_) => Err(format!("field {field:?} is no string")),
@@ -394,20 +351,13 @@ impl<'a> Reader<'a> {
         let raw = Counted { inner: raw, read };
         let stream: Box<dyn BufRead + Send> = match file.compression {
             Compression::None => Box::new(BufReader::with_capacity(1 << 16, raw)),
-            Compression::Gzip => {
-                Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw)))
-            }
+            Compression::Gzip => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw))),
             Compression::Zstd => {
-                let decoder =
-                    zstd::Decoder::new(raw).map_err(Error::io("decompress", &file.path))?;
+                let decoder = zstd::Decoder::new(raw).map_err(Error::io("decompress", &file.path))?;
                 Box::new(BufReader::with_capacity(1 << 16, decoder))
             }
         };
-        Ok(Self {
-            file,
-            stream,
-            offset: 0,
-        })
+        Ok(Self { file, stream, offset: 0 })
     }
 
     /// Reads to the end, or `limit` bytes.
@@ -455,16 +405,8 @@ impl<'a> Reader<'a> {
     fn error(&self, source: io::Error) -> Error {
         let path = self.file.path.clone();
         match self.file.compression {
-            Compression::None => Error::Io {
-                action: "read",
-                path,
-                source,
-            },
-            Compression::Gzip | Compression::Zstd => Error::BadArchive {
-                path,
-                offset: self.offset,
-                source,
-            },
+            Compression::None => Error::Io { action: "read", path, source },
+            Compression::Gzip | Compression::Zstd => Error::BadArchive { path, offset: self.offset, source },
         }
     }
 }

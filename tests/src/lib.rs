@@ -66,10 +66,16 @@ pub fn golden_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
 
-type Floats = BTreeMap<String, Vec<f32>>;
-type Tokens = BTreeMap<String, (Vec<usize>, Vec<u32>)>;
+/// Values by name.
+pub type Floats = BTreeMap<String, Vec<f32>>;
+/// Shapes and token ids by name.
+pub type Tokens = BTreeMap<String, (Vec<usize>, Vec<u32>)>;
 
-fn tensors(path: &Path) -> (Floats, Tokens) {
+/// The float and integer tensors of a safetensors file.
+///
+/// # Panics
+/// Where it is not one.
+pub fn tensors(path: &Path) -> (Floats, Tokens) {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let (mut floats, mut tokens) = (BTreeMap::new(), BTreeMap::new());

@@ -5,9 +5,7 @@
 use super::ModelConfig;
 
 fn product(factors: &[usize]) -> u64 {
-    factors
-        .iter()
-        .fold(1, |product, &factor| product.saturating_mul(factor as u64))
+    factors.iter().fold(1, |product, &factor| product.saturating_mul(factor as u64))
 }
 
 fn sum(terms: &[u64]) -> u64 {
@@ -73,11 +71,7 @@ impl Block {
             block.chosen_experts = expert.saturating_mul(config.num_experts_per_tok as u64);
             block.shared_experts = expert.saturating_mul(config.n_shared_experts as u64);
             block.router = product(&[hidden, config.n_routed_experts]);
-            block.expert_bias = if config.has_expert_bias() {
-                config.n_routed_experts as u64
-            } else {
-                0
-            };
+            block.expert_bias = if config.has_expert_bias() { config.n_routed_experts as u64 } else { 0 };
         } else {
             block.dense_ffn = product(&[3, hidden, config.intermediate_size]);
         }
@@ -89,10 +83,7 @@ impl Block {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let query = product(&[heads, config.qk_head_dim()]);
         let (query_projection, query_rank) = match config.q_lora_rank {
-            Some(rank) => (
-                sum(&[product(&[hidden, rank]), query.saturating_mul(rank as u64)]),
-                rank,
-            ),
+            Some(rank) => (sum(&[product(&[hidden, rank]), query.saturating_mul(rank as u64)]), rank),
             None => (query.saturating_mul(hidden as u64), 0),
         };
         let kv_b = product(&[config.kv_lora_rank, heads]);
@@ -105,57 +96,24 @@ impl Block {
         let biases = query_rank + config.latent_dim() + hidden;
         Block {
             attention,
-            attention_bias: if config.attention_bias {
-                biases as u64
-            } else {
-                0
-            },
+            attention_bias: if config.attention_bias { biases as u64 } else { 0 },
             norms: (2 * hidden + query_rank + config.kv_lora_rank) as u64,
             ..Block::default()
         }
     }
 
     fn stored(&self) -> u64 {
-        let Block {
-            attention,
-            attention_bias,
-            dense_ffn,
-            routed_experts,
-            shared_experts,
-            router,
-            norms,
-            ..
-        } = *self;
-        sum(&[
-            attention,
-            attention_bias,
-            dense_ffn,
-            routed_experts,
-            shared_experts,
-            router,
-            self.expert_bias,
-            norms,
-        ])
+        let Block { attention, attention_bias, dense_ffn, routed_experts, shared_experts, router, norms, .. } = *self;
+        sum(&[attention, attention_bias, dense_ffn, routed_experts, shared_experts, router, self.expert_bias, norms])
     }
 
     /// Values a token is multiplied with.
     fn active_matmul(&self) -> u64 {
-        sum(&[
-            self.attention,
-            self.dense_ffn,
-            self.chosen_experts,
-            self.shared_experts,
-            self.router,
-        ])
+        sum(&[self.attention, self.dense_ffn, self.chosen_experts, self.shared_experts, self.router])
     }
 
     fn active(&self) -> u64 {
-        sum(&[
-            self.active_matmul(),
-            self.attention_bias,
-            self.expert_bias,
-            self.norms,
-        ])
+        sum(&[self.active_matmul(), self.attention_bias, self.expert_bias, self.norms])
     }
 }
 
@@ -164,18 +122,8 @@ impl ParameterCount {
     pub fn of(config: &ModelConfig) -> Self {
         let hidden = config.hidden_size as u64;
         let embedding = product(&[config.vocab_size, config.hidden_size]);
-        let head = if config.tie_word_embeddings {
-            0
-        } else {
-            embedding
-        };
-        let mut count = ParameterCount {
-            embedding,
-            head,
-            norms: hidden,
-            active: hidden,
-            ..ParameterCount::default()
-        };
+        let head = if config.tie_word_embeddings { 0 } else { embedding };
+        let mut count = ParameterCount { embedding, head, norms: hidden, active: hidden, ..ParameterCount::default() };
         for layer in 0..config.num_hidden_layers {
             count.add(&Block::of(config, layer));
         }
@@ -189,12 +137,7 @@ impl ParameterCount {
             let block = Block::of(config, layer);
             // enorm, hnorm, shared_head.norm.
             count.mtp = sum(&[count.mtp, block.stored(), eh_proj, 3 * hidden]);
-            count.mtp_active_matmul = sum(&[
-                count.mtp_active_matmul,
-                block.active_matmul(),
-                eh_proj,
-                embedding,
-            ]);
+            count.mtp_active_matmul = sum(&[count.mtp_active_matmul, block.active_matmul(), eh_proj, embedding]);
             count.mtp_copies = sum(&[count.mtp_copies, embedding, head]);
         }
         count
@@ -202,10 +145,7 @@ impl ParameterCount {
 
     fn add(&mut self, block: &Block) {
         let parts = [
-            (
-                &mut self.attention,
-                sum(&[block.attention, block.attention_bias]),
-            ),
+            (&mut self.attention, sum(&[block.attention, block.attention_bias])),
             (&mut self.dense_ffn, block.dense_ffn),
             (&mut self.routed_experts, block.routed_experts),
             (&mut self.shared_experts, block.shared_experts),
@@ -222,20 +162,8 @@ impl ParameterCount {
 
     /// Values of the main model, expert biases included: what "671B" counts.
     pub fn parameters(&self) -> u64 {
-        let experts = [
-            self.routed_experts,
-            self.shared_experts,
-            self.router,
-            self.expert_bias,
-        ];
-        sum(&[
-            self.embedding,
-            self.attention,
-            self.dense_ffn,
-            sum(&experts),
-            self.norms,
-            self.head,
-        ])
+        let experts = [self.routed_experts, self.shared_experts, self.router, self.expert_bias];
+        sum(&[self.embedding, self.attention, self.dense_ffn, sum(&experts), self.norms, self.head])
     }
 
     /// Values of a published checkpoint: the main model, the multi-token-prediction modules, and the modules' copies of
@@ -278,19 +206,13 @@ impl ModelConfig {
     /// norms, softmax and the optimiser are not counted. The forward pass alone is a third of it.
     pub fn flops_per_token(&self, sequence: usize) -> u64 {
         let weights = ParameterCount::of(self).active_matmul_parameters();
-        sum(&[
-            weights.saturating_mul(6),
-            self.attention_flops(self.num_hidden_layers, sequence),
-        ])
+        sum(&[weights.saturating_mul(6), self.attention_flops(self.num_hidden_layers, sequence)])
     }
 
     /// What the multi-token-prediction modules add to [`flops_per_token`](Self::flops_per_token).
     pub fn mtp_flops_per_token(&self, sequence: usize) -> u64 {
         let weights = ParameterCount::of(self).mtp_active_matmul_parameters();
-        sum(&[
-            weights.saturating_mul(6),
-            self.attention_flops(self.num_nextn_predict_layers, sequence),
-        ])
+        sum(&[weights.saturating_mul(6), self.attention_flops(self.num_nextn_predict_layers, sequence)])
     }
 
     fn attention_flops(&self, layers: usize, sequence: usize) -> u64 {

@@ -66,10 +66,7 @@ impl ModelConfig {
     /// The keys are the ones DeepSeek's own files have, which transformers 4 and 5, vLLM and llama.cpp's converter all
     /// read.
     pub fn hugging_face<'a>(&'a self, dtype: &'a str) -> HuggingFace<'a> {
-        HuggingFace {
-            config: self,
-            dtype,
-        }
+        HuggingFace { config: self, dtype }
     }
 }
 

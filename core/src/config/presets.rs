@@ -18,10 +18,7 @@ pub const PRESETS: &[Preset] = &[
 impl ModelConfig {
     /// The preset of that name, if there is one; [`PRESETS`] lists them.
     pub fn preset(name: &str) -> Option<Self> {
-        PRESETS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, build)| build())
+        PRESETS.iter().find(|(known, _)| *known == name).map(|(_, build)| build())
     }
 
     /// The V3 recipe in miniature: about 3 M parameters, one dense layer and three of 16 experts, with everything the
@@ -95,11 +92,7 @@ impl ModelConfig {
             routed_scaling_factor: 1.0,
             topk_method: TopkMethod::Greedy,
             q_lora_rank: None,
-            rope_scaling: Some(Yarn {
-                mscale: 0.707,
-                mscale_all_dim: 0.707,
-                ..YARN
-            }),
+            rope_scaling: Some(Yarn { mscale: 0.707, mscale_all_dim: 0.707, ..YARN }),
             ..Self::v2_236b()
         }
     }

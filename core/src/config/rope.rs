@@ -9,11 +9,7 @@ use core::f64::consts::TAU;
 
 /// YaRN's attention temperature: `0.1 · mscale · ln(factor) + 1`, and 1 where the context is not extended.
 pub fn mscale(factor: f64, mscale: f64) -> f64 {
-    if factor <= 1.0 {
-        1.0
-    } else {
-        0.1 * mscale * libm::log(factor) + 1.0
-    }
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * libm::log(factor) + 1.0 }
 }
 
 /// Radians a position that pair `pair < qk_rope_head_dim / 2` turns by.
@@ -46,8 +42,7 @@ pub fn fill_inv_freq(config: &ModelConfig, frequencies: &mut [f32]) {
 pub fn ramp_bounds(config: &ModelConfig, yarn: &Yarn) -> (f64, f64) {
     let dim = config.qk_rope_head_dim as f64;
     let length = yarn.original_max_position_embeddings as f64;
-    let pair_of =
-        |turns: f64| dim * libm::log(length / (turns * TAU)) / (2.0 * libm::log(config.rope_theta));
+    let pair_of = |turns: f64| dim * libm::log(length / (turns * TAU)) / (2.0 * libm::log(config.rope_theta));
     let low = libm::floor(pair_of(yarn.beta_fast));
     let high = libm::ceil(pair_of(yarn.beta_slow));
     (low.max(0.0), high.min(dim - 1.0))

@@ -12,11 +12,7 @@ fn parameters_are_as_published() {
     ];
     for (name, main, with_mtp) in cases {
         let count = ParameterCount::of(&ModelConfig::preset(name).unwrap());
-        assert_eq!(
-            (count.parameters(), count.parameters_with_mtp()),
-            (main, with_mtp),
-            "{name}"
-        );
+        assert_eq!((count.parameters(), count.parameters_with_mtp()), (main, with_mtp), "{name}");
     }
 }
 
@@ -34,8 +30,7 @@ fn active_parameters_are_as_published() {
 
 #[test]
 fn small_presets_have_the_promised_size() {
-    let parameters =
-        |name| ParameterCount::of(&ModelConfig::preset(name).unwrap()).parameters_in_training();
+    let parameters = |name| ParameterCount::of(&ModelConfig::preset(name).unwrap()).parameters_in_training();
     assert!((2_000_000..4_000_000).contains(&parameters("tiny")));
     assert!((90_000_000..115_000_000).contains(&parameters("small")));
     assert_eq!(ModelConfig::preset("large"), None);
@@ -81,38 +76,20 @@ fn parameters_add_up_in_a_model_counted_by_hand() {
     assert_eq!(count.head, 0);
     assert_eq!(count.parameters(), 40 + (attention + norms + 72) + moe + 4);
     // Three norms and eh_proj; the copy of the tied embedding is one tensor.
-    assert_eq!(
-        count.parameters_with_mtp(),
-        count.parameters() + moe + 12 + 32 + 40
-    );
+    assert_eq!(count.parameters_with_mtp(), count.parameters() + moe + 12 + 32 + 40);
     let matmul = 2 * (attention - 14) + 72 + 3 * expert + router + 40;
     assert_eq!(count.active_matmul_parameters(), matmul);
-    assert_eq!(
-        count.active_parameters(),
-        matmul + 2 * 14 + 2 * norms + 4 + 4
-    );
-    assert_eq!(
-        count.mtp_active_matmul_parameters(),
-        attention - 14 + 3 * expert + router + 32 + 40
-    );
+    assert_eq!(count.active_parameters(), matmul + 2 * 14 + 2 * norms + 4 + 4);
+    assert_eq!(count.mtp_active_matmul_parameters(), attention - 14 + 3 * expert + router + 32 + 40);
     // Two layers, two heads of width 4 + 1, seven tokens: (1 + … + 7) / 7 = 4 keys on average.
-    assert_eq!(
-        config.flops_per_token(7),
-        6 * matmul + 3 * 2 * (2 * 2 * 5) * 4
-    );
-    assert_eq!(
-        config.mtp_flops_per_token(7),
-        6 * count.mtp_active_matmul_parameters() + 3 * (2 * 2 * 5) * 4
-    );
+    assert_eq!(config.flops_per_token(7), 6 * matmul + 3 * 2 * (2 * 2 * 5) * 4);
+    assert_eq!(config.mtp_flops_per_token(7), 6 * count.mtp_active_matmul_parameters() + 3 * (2 * 2 * 5) * 4);
 }
 
 #[test]
 fn cache_is_as_published() {
     let cache = KvCache::of(&ModelConfig::v3_671b());
-    assert_eq!(
-        (cache.latent, cache.latent_per_layer, cache.mtp),
-        (70_272, 1_152, 1_152)
-    );
+    assert_eq!((cache.latent, cache.latent_per_layer, cache.mtp), (70_272, 1_152, 1_152));
     assert_eq!(cache.multi_head, 4_997_120);
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let (from, to, ratio) = cache.published_comparison();
@@ -141,10 +118,7 @@ fn softmax_scale_includes_yarn() {
 #[test]
 fn frequencies_match_transformers() {
     let v3 = ModelConfig::v3_671b();
-    assert_eq!(
-        rope::ramp_bounds(&v3, &v3.rope_scaling.unwrap()),
-        (10.0, 23.0)
-    );
+    assert_eq!(rope::ramp_bounds(&v3, &v3.rope_scaling.unwrap()), (10.0, 23.0));
     let expected = [
         (0, 1.0),
         (1, 0.7498942017555237),
@@ -157,52 +131,29 @@ fn frequencies_match_transformers() {
     ];
     for (pair, frequency) in expected {
         let got = rope::inv_freq(&v3, pair);
-        assert!(
-            (got / frequency - 1.0).abs() < 3e-7,
-            "pair {pair}: {got} against {frequency}"
-        );
+        assert!((got / frequency - 1.0).abs() < 3e-7, "pair {pair}: {got} against {frequency}");
     }
     assert_eq!(rope::attention_factor(&v3), 1.0);
 
-    let yarn = Yarn {
-        factor: 4.0,
-        original_max_position_embeddings: 64,
-        mscale_all_dim: 0.5,
-        ..v3.rope_scaling.unwrap()
-    };
-    let small = ModelConfig {
-        qk_rope_head_dim: 8,
-        rope_scaling: Some(yarn),
-        ..v3
-    };
+    let yarn =
+        Yarn { factor: 4.0, original_max_position_embeddings: 64, mscale_all_dim: 0.5, ..v3.rope_scaling.unwrap() };
+    let small = ModelConfig { qk_rope_head_dim: 8, rope_scaling: Some(yarn), ..v3 };
     let mut frequencies = [0.0; 4];
     rope::fill_inv_freq(&small, &mut frequencies);
     for (got, expected) in frequencies.into_iter().zip([1.0, 0.0625, 0.0025, 0.00025]) {
-        assert!(
-            (got / expected - 1.0f32).abs() < 3e-7,
-            "{got} against {expected}"
-        );
+        assert!((got / expected - 1.0f32).abs() < 3e-7, "{got} against {expected}");
     }
     assert!((rope::attention_factor(&small) - 1.0648216253695715).abs() < 1e-12);
-    let plain = ModelConfig {
-        rope_scaling: None,
-        ..small
-    };
+    let plain = ModelConfig { rope_scaling: None, ..small };
     assert!((rope::inv_freq(&plain, 3) - 0.001).abs() < 1e-12);
 }
 
 #[test]
 fn layers_alternate_by_first_dense_and_frequency() {
-    let every_second = ModelConfig {
-        moe_layer_freq: 2,
-        ..ModelConfig::tiny()
-    };
+    let every_second = ModelConfig { moe_layer_freq: 2, ..ModelConfig::tiny() };
     let layers: [bool; 5] = core::array::from_fn(|i| every_second.is_moe_layer(i));
     assert_eq!(layers, [false, false, true, false, true]);
-    let dense = ModelConfig {
-        n_routed_experts: 0,
-        ..ModelConfig::tiny()
-    };
+    let dense = ModelConfig { n_routed_experts: 0, ..ModelConfig::tiny() };
     assert!(!dense.has_moe_layers() && dense.validate().is_ok());
     assert_eq!(ParameterCount::of(&dense).routed_experts, 0);
 }
@@ -234,28 +185,11 @@ fn bad_fields_are_named() {
         ("topk_group", |c| c.topk_group = 0),
         ("n_shared_experts", |c| c.n_shared_experts = usize::MAX),
         ("routed_scaling_factor", |c| c.routed_scaling_factor = 0.0),
-        ("scoring_func", |c| {
-            c.scoring_func = ScoringFunction::Softmax
-        }),
-        ("scoring_func", |c| {
-            *c = ModelConfig {
-                scoring_func: ScoringFunction::Sigmoid,
-                ..ModelConfig::v2_lite()
-            }
-        }),
+        ("scoring_func", |c| c.scoring_func = ScoringFunction::Softmax),
+        ("scoring_func", |c| *c = ModelConfig { scoring_func: ScoringFunction::Sigmoid, ..ModelConfig::v2_lite() }),
         ("topk_method", |c| c.topk_method = TopkMethod::Greedy),
-        ("topk_method", |c| {
-            *c = ModelConfig {
-                topk_method: TopkMethod::NoAuxTc,
-                ..ModelConfig::v2_lite()
-            }
-        }),
-        ("norm_topk_prob", |c| {
-            *c = ModelConfig {
-                norm_topk_prob: true,
-                ..ModelConfig::v2_lite()
-            }
-        }),
+        ("topk_method", |c| *c = ModelConfig { topk_method: TopkMethod::NoAuxTc, ..ModelConfig::v2_lite() }),
+        ("norm_topk_prob", |c| *c = ModelConfig { norm_topk_prob: true, ..ModelConfig::v2_lite() }),
         ("q_lora_rank", |c| c.q_lora_rank = Some(0)),
         ("kv_lora_rank", |c| c.kv_lora_rank = 0),
         ("qk_nope_head_dim", |c| c.qk_nope_head_dim = 0),
@@ -266,37 +200,19 @@ fn bad_fields_are_named() {
         ("rope_theta", |c| c.rope_theta = 1.0),
         ("rms_norm_eps", |c| c.rms_norm_eps = 0.0),
         ("initializer_range", |c| c.initializer_range = -0.1),
-        ("num_nextn_predict_layers", |c| {
-            c.num_nextn_predict_layers = usize::MAX
-        }),
+        ("num_nextn_predict_layers", |c| c.num_nextn_predict_layers = usize::MAX),
         ("bos_token_id", |c| c.bos_token_id = Some(129280)),
         ("eos_token_id", |c| c.eos_token_id = Some(u32::MAX)),
-        ("rope_scaling.factor", |c| {
-            c.rope_scaling.as_mut().unwrap().factor = 0.5
-        }),
+        ("rope_scaling.factor", |c| c.rope_scaling.as_mut().unwrap().factor = 0.5),
         ("rope_scaling.original_max_position_embeddings", |c| {
-            c.rope_scaling
-                .as_mut()
-                .unwrap()
-                .original_max_position_embeddings = 0
+            c.rope_scaling.as_mut().unwrap().original_max_position_embeddings = 0
         }),
-        ("rope_scaling.beta_fast", |c| {
-            c.rope_scaling.as_mut().unwrap().beta_fast = 0.5
-        }),
-        ("rope_scaling.beta_slow", |c| {
-            c.rope_scaling.as_mut().unwrap().beta_slow = 0.0
-        }),
-        ("rope_scaling.mscale", |c| {
-            c.rope_scaling.as_mut().unwrap().mscale = f64::INFINITY
-        }),
-        ("rope_scaling.mscale_all_dim", |c| {
-            c.rope_scaling.as_mut().unwrap().mscale_all_dim = -1.0
-        }),
+        ("rope_scaling.beta_fast", |c| c.rope_scaling.as_mut().unwrap().beta_fast = 0.5),
+        ("rope_scaling.beta_slow", |c| c.rope_scaling.as_mut().unwrap().beta_slow = 0.0),
+        ("rope_scaling.mscale", |c| c.rope_scaling.as_mut().unwrap().mscale = f64::INFINITY),
+        ("rope_scaling.mscale_all_dim", |c| c.rope_scaling.as_mut().unwrap().mscale_all_dim = -1.0),
         ("quantization_config.weight_block_size", |c| {
-            c.quantization_config = Some(Quantization {
-                weight_block_size: [128, 0],
-                power_of_two_scales: false,
-            })
+            c.quantization_config = Some(Quantization { weight_block_size: [128, 0], power_of_two_scales: false })
         }),
     ];
     for (i, (field, change)) in cases.iter().enumerate() {

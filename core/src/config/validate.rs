@@ -78,40 +78,19 @@ impl fmt::Display for ConfigError {
         match self.problem {
             Problem::Zero => write!(f, " = 0: must be at least 1"),
             Problem::Odd { value } => {
-                write!(
-                    f,
-                    " = {value}: must be even, since it is rotated in pairs; use {} or {}",
-                    value - 1,
-                    value + 1
-                )
+                write!(f, " = {value}: must be even, since it is rotated in pairs; use {} or {}", value - 1, value + 1)
             }
             Problem::TooLarge { value, limit } => {
-                write!(
-                    f,
-                    " = {value}: more than {limit}, the most that is accepted; check the number"
-                )
+                write!(f, " = {value}: more than {limit}, the most that is accepted; check the number")
             }
             Problem::Exceeds { value, limit, what } => {
-                write!(
-                    f,
-                    " = {value}: more than {what}, {limit}; lower it or raise the other"
-                )
+                write!(f, " = {value}: more than {what}, {limit}; lower it or raise the other")
             }
             Problem::NotDivisible { value, by, divisor } => {
-                write!(
-                    f,
-                    " = {value}: must be a multiple of {divisor} = {by}; change one of the two"
-                )
+                write!(f, " = {value}: must be a multiple of {divisor} = {by}; change one of the two")
             }
-            Problem::Differs {
-                value,
-                expected,
-                other,
-            } => {
-                write!(
-                    f,
-                    " = {value}: must equal {other}; set it to {expected} or leave it out"
-                )
+            Problem::Differs { value, expected, other } => {
+                write!(f, " = {value}: must equal {other}; set it to {expected} or leave it out")
             }
             Problem::Number { value, rule } => write!(f, " = {value}: must be {rule}"),
             Problem::Unsupported { why, remedy } => write!(f, ": {why}; {remedy}"),
@@ -144,11 +123,7 @@ fn size(field: &'static str, value: usize, limit: usize) -> Check {
 }
 
 fn number(field: &'static str, value: f64, valid: bool, rule: &'static str) -> Check {
-    if valid && value.is_finite() {
-        Ok(())
-    } else {
-        fail(field, Problem::Number { value, rule })
-    }
+    if valid && value.is_finite() { Ok(()) } else { fail(field, Problem::Number { value, rule }) }
 }
 
 impl ModelConfig {
@@ -187,19 +162,11 @@ impl ModelConfig {
         size("hidden_size", self.hidden_size, MAX_SIZE)?;
         size("intermediate_size", self.intermediate_size, MAX_SIZE)?;
         size("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
-        size(
-            "max_position_embeddings",
-            self.max_position_embeddings,
-            1 << 30,
-        )?;
+        size("max_position_embeddings", self.max_position_embeddings, 1 << 30)?;
         // first_k_dense_replace may exceed the number of layers: the model is then dense.
         size("moe_layer_freq", self.moe_layer_freq, MAX_LAYERS)?;
         if self.num_nextn_predict_layers > MAX_LAYERS {
-            size(
-                "num_nextn_predict_layers",
-                self.num_nextn_predict_layers,
-                MAX_LAYERS,
-            )?;
+            size("num_nextn_predict_layers", self.num_nextn_predict_layers, MAX_LAYERS)?;
         }
         Ok(())
     }
@@ -208,11 +175,7 @@ impl ModelConfig {
         let (heads, key_value_heads) = (self.num_attention_heads, self.num_key_value_heads);
         size("num_attention_heads", heads, MAX_SIZE)?;
         if key_value_heads != heads {
-            let problem = Problem::Differs {
-                value: key_value_heads,
-                expected: heads,
-                other: "num_attention_heads",
-            };
+            let problem = Problem::Differs { value: key_value_heads, expected: heads, other: "num_attention_heads" };
             return fail("num_key_value_heads", problem);
         }
         if let Some(rank) = self.q_lora_rank {
@@ -222,44 +185,19 @@ impl ModelConfig {
         size("qk_nope_head_dim", self.qk_nope_head_dim, MAX_SIZE)?;
         size("qk_rope_head_dim", self.qk_rope_head_dim, MAX_SIZE)?;
         if !self.qk_rope_head_dim.is_multiple_of(2) {
-            return fail(
-                "qk_rope_head_dim",
-                Problem::Odd {
-                    value: self.qk_rope_head_dim,
-                },
-            );
+            return fail("qk_rope_head_dim", Problem::Odd { value: self.qk_rope_head_dim });
         }
         size("v_head_dim", self.v_head_dim, MAX_SIZE)
     }
 
     fn check_numbers(&self) -> Check {
-        number(
-            "rope_theta",
-            self.rope_theta,
-            self.rope_theta > 1.0,
-            "a number above 1",
-        )?;
+        number("rope_theta", self.rope_theta, self.rope_theta > 1.0, "a number above 1")?;
         let eps = self.rms_norm_eps;
-        number(
-            "rms_norm_eps",
-            eps,
-            eps > 0.0 && eps < 1.0,
-            "above 0 and below 1",
-        )?;
+        number("rms_norm_eps", eps, eps > 0.0 && eps < 1.0, "above 0 and below 1")?;
         let scale = self.routed_scaling_factor;
-        number(
-            "routed_scaling_factor",
-            scale,
-            scale > 0.0,
-            "a number above 0",
-        )?;
+        number("routed_scaling_factor", scale, scale > 0.0, "a number above 0")?;
         let range = self.initializer_range;
-        number(
-            "initializer_range",
-            range,
-            (0.0..=10.0).contains(&range),
-            "from 0 to 10",
-        )
+        number("initializer_range", range, (0.0..=10.0).contains(&range), "from 0 to 10")
     }
 
     /// The combinations the two families were published with; transformers, vLLM and llama.cpp know no others, so a
@@ -267,21 +205,17 @@ impl ModelConfig {
     fn check_router(&self) -> Check {
         let unsupported = |field, why, remedy| fail(field, Problem::Unsupported { why, remedy });
         match self.model_type {
-            Family::V3 if self.scoring_func != ScoringFunction::Sigmoid => unsupported(
-                "scoring_func",
-                "deepseek_v3 scores experts by sigmoid",
-                "use \"sigmoid\", or deepseek_v2",
-            ),
+            Family::V3 if self.scoring_func != ScoringFunction::Sigmoid => {
+                unsupported("scoring_func", "deepseek_v3 scores experts by sigmoid", "use \"sigmoid\", or deepseek_v2")
+            }
             Family::V3 if self.topk_method != TopkMethod::NoAuxTc => unsupported(
                 "topk_method",
                 "deepseek_v3 chooses experts by biased score",
                 "use \"noaux_tc\", or deepseek_v2",
             ),
-            Family::V2 if self.scoring_func != ScoringFunction::Softmax => unsupported(
-                "scoring_func",
-                "deepseek_v2 scores experts by softmax",
-                "use \"softmax\", or deepseek_v3",
-            ),
+            Family::V2 if self.scoring_func != ScoringFunction::Softmax => {
+                unsupported("scoring_func", "deepseek_v2 scores experts by softmax", "use \"softmax\", or deepseek_v3")
+            }
             Family::V2 if self.topk_method == TopkMethod::NoAuxTc => unsupported(
                 "topk_method",
                 "deepseek_v2 has no expert bias",
@@ -299,11 +233,7 @@ impl ModelConfig {
 
     fn check_experts(&self) -> Check {
         size("n_routed_experts", self.n_routed_experts, MAX_SIZE)?;
-        size(
-            "moe_intermediate_size",
-            self.moe_intermediate_size,
-            MAX_SIZE,
-        )?;
+        size("moe_intermediate_size", self.moe_intermediate_size, MAX_SIZE)?;
         size("num_experts_per_tok", self.num_experts_per_tok, MAX_SIZE)?;
         if self.n_shared_experts > MAX_SIZE {
             size("n_shared_experts", self.n_shared_experts, MAX_SIZE)?;
@@ -316,11 +246,7 @@ impl ModelConfig {
             what = "the experts in topk_group groups";
         }
         if self.num_experts_per_tok > choice {
-            let problem = Problem::Exceeds {
-                value: self.num_experts_per_tok,
-                limit: choice,
-                what,
-            };
+            let problem = Problem::Exceeds { value: self.num_experts_per_tok, limit: choice, what };
             return fail("num_experts_per_tok", problem);
         }
         Ok(())
@@ -330,19 +256,11 @@ impl ModelConfig {
         size("n_group", self.n_group, MAX_SIZE)?;
         size("topk_group", self.topk_group, MAX_SIZE)?;
         if !self.n_routed_experts.is_multiple_of(self.n_group) {
-            let problem = Problem::NotDivisible {
-                value: self.n_routed_experts,
-                by: self.n_group,
-                divisor: "n_group",
-            };
+            let problem = Problem::NotDivisible { value: self.n_routed_experts, by: self.n_group, divisor: "n_group" };
             return fail("n_routed_experts", problem);
         }
         if self.topk_group > self.n_group {
-            let problem = Problem::Exceeds {
-                value: self.topk_group,
-                limit: self.n_group,
-                what: "n_group",
-            };
+            let problem = Problem::Exceeds { value: self.topk_group, limit: self.n_group, what: "n_group" };
             return fail("topk_group", problem);
         }
         if self.topk_method == TopkMethod::NoAuxTc && self.experts_per_group() < 2 {
@@ -358,22 +276,12 @@ impl ModelConfig {
     }
 
     fn check_tokens(&self) -> Check {
-        for (field, id) in [
-            ("bos_token_id", self.bos_token_id),
-            ("eos_token_id", self.eos_token_id),
-        ] {
+        for (field, id) in [("bos_token_id", self.bos_token_id), ("eos_token_id", self.eos_token_id)] {
             if let Some(id) = id
                 && id as usize >= self.vocab_size
             {
                 let what = "the last id of the vocabulary";
-                return fail(
-                    field,
-                    Problem::Exceeds {
-                        value: id as usize,
-                        limit: self.vocab_size - 1,
-                        what,
-                    },
-                );
+                return fail(field, Problem::Exceeds { value: id as usize, limit: self.vocab_size - 1, what });
             }
         }
         Ok(())
@@ -382,38 +290,14 @@ impl ModelConfig {
 
 impl Yarn {
     fn check(&self) -> Check {
-        number(
-            "rope_scaling.factor",
-            self.factor,
-            self.factor >= 1.0,
-            "at least 1",
-        )?;
+        number("rope_scaling.factor", self.factor, self.factor >= 1.0, "at least 1")?;
         let original = self.original_max_position_embeddings;
-        size(
-            "rope_scaling.original_max_position_embeddings",
-            original,
-            1 << 30,
-        )?;
+        size("rope_scaling.original_max_position_embeddings", original, 1 << 30)?;
         let (fast, slow) = (self.beta_fast, self.beta_slow);
         number("rope_scaling.beta_slow", slow, slow > 0.0, "above 0")?;
-        number(
-            "rope_scaling.beta_fast",
-            fast,
-            fast >= slow,
-            "at least beta_slow",
-        )?;
-        number(
-            "rope_scaling.mscale",
-            self.mscale,
-            self.mscale > 0.0,
-            "above 0",
-        )?;
+        number("rope_scaling.beta_fast", fast, fast >= slow, "at least beta_slow")?;
+        number("rope_scaling.mscale", self.mscale, self.mscale > 0.0, "above 0")?;
         let all = self.mscale_all_dim;
-        number(
-            "rope_scaling.mscale_all_dim",
-            all,
-            all >= 0.0,
-            "0 (off) or above",
-        )
+        number("rope_scaling.mscale_all_dim", all, all >= 0.0, "0 (off) or above")
     }
 }

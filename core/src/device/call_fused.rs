@@ -728,7 +728,10 @@ impl<B> Call for AdamW<'_, B> {
     const NAME: &'static str = "adamw";
     fn cost(&self) -> Cost {
         let n = self.w.elements() as u64;
-        Cost::new(14 * n, 2 * (bytes_of_mut(&self.w) + bytes_of_mut(&self.m) + bytes_of_mut(&self.v)) + bytes_of(&self.g))
+        Cost::new(
+            14 * n,
+            2 * (bytes_of_mut(&self.w) + bytes_of_mut(&self.m) + bytes_of_mut(&self.v)) + bytes_of(&self.g),
+        )
     }
 }
 

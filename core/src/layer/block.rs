@@ -3,11 +3,11 @@
 
 use alloc::format;
 
+use super::Pass;
 use super::ffn::{self, Ffn};
 use super::mla::{self, Mla};
 use super::moe::{self, BalanceLoss, Moe, RouterState};
 use super::rmsnorm::{self, RmsNorm};
-use super::Pass;
 use crate::config::ModelConfig;
 use crate::device::{Cast, Kernels};
 use crate::model::{Layout, Parameters};
@@ -24,6 +24,7 @@ pub struct Block {
 
 /// The second half of a layer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a few hundred bytes a layer, not worth a heap allocation a step
 enum FeedForward {
     Dense(Ffn),
     Experts(Moe),
@@ -41,6 +42,7 @@ pub struct Saved<D: Kernels> {
     feed_forward: SavedFeedForward<D>,
 }
 
+#[allow(clippy::large_enum_variant)] // a few hundred bytes a layer, not worth a heap allocation a step
 enum SavedFeedForward<D: Kernels> {
     Dense(ffn::Saved<D>),
     Experts(moe::Saved<D>),

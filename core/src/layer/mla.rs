@@ -39,10 +39,15 @@ enum Query {
     Compressed { q_a_proj: Linear, q_a_layernorm: RmsNorm, q_b_proj: Linear },
 }
 
+/// Compressed queries `[t, q_lora_rank]` before their norm, and its statistics.
+type Compressed<D> = (Tensor<D>, rmsnorm::Saved<D>);
+/// Normed compressed queries and the gradient before their norm, both `[t, q_lora_rank]`.
+type CompressedGradient<D> = (Tensor<D>, Tensor<D>);
+
 /// What the backward pass needs beside the input. The norms' outputs are computed again.
 pub struct Saved<D: Kernels> {
     /// Compressed queries `[t, q_lora_rank]` before their norm, and its statistics.
-    pub q_a: Option<(Tensor<D>, rmsnorm::Saved<D>)>,
+    pub q_a: Option<Compressed<D>>,
     /// Rotated queries, `[t, h·(nope + rope)]`.
     pub q: Tensor<D>,
     /// `[t, kv_lora_rank + rope]`: the latent before its norm, and the rotated `k_pe`.
@@ -68,7 +73,7 @@ pub struct Pending<D: Kernels> {
     /// `[t, h·(nope + rope)]`.
     dq: Tensor<D>,
     /// Normed compressed queries and the gradient before their norm, both `[t, q_lora_rank]`.
-    q_a: Option<(Tensor<D>, Tensor<D>)>,
+    q_a: Option<CompressedGradient<D>>,
 }
 
 impl Mla {
@@ -228,7 +233,7 @@ impl Query {
         pass: &Pass<'_, D>,
         x: View<'_, D>,
         q: ViewMut<'_, D>,
-    ) -> Result<Option<(Tensor<D>, rmsnorm::Saved<D>)>, D::Error> {
+    ) -> Result<Option<Compressed<D>>, D::Error> {
         match self {
             Self::Direct(q_proj) => {
                 q_proj.forward(pass, x, q, false)?;
@@ -250,10 +255,10 @@ impl Query {
         &self,
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
-        saved: Option<&(Tensor<D>, rmsnorm::Saved<D>)>,
+        saved: Option<&Compressed<D>>,
         dq: View<'_, D>,
         dx: ViewMut<'_, D>,
-    ) -> Result<Option<(Tensor<D>, Tensor<D>)>, D::Error> {
+    ) -> Result<Option<CompressedGradient<D>>, D::Error> {
         match (self, saved) {
             (Self::Compressed { q_a_proj, q_a_layernorm, q_b_proj }, Some((q_a, norm))) => {
                 let mut d_normed = pass.activation(dq.rows(), q_b_proj.inputs())?;

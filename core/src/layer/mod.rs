@@ -8,8 +8,6 @@
 pub mod router;
 
 #[cfg(feature = "alloc")]
-mod pass;
-#[cfg(feature = "alloc")]
 pub mod block;
 #[cfg(feature = "alloc")]
 pub mod embedding;
@@ -25,6 +23,8 @@ pub mod mla;
 pub mod moe;
 #[cfg(feature = "alloc")]
 pub mod mtp;
+#[cfg(feature = "alloc")]
+mod pass;
 #[cfg(feature = "alloc")]
 pub mod rmsnorm;
 #[cfg(feature = "alloc")]

@@ -128,7 +128,7 @@ impl Moe {
         let (t, k, n, d) = (x.rows(), self.rule.top_k, self.rule.experts, x.cols());
         let device = pass.device;
         let router = &mut routers[self.index];
-        let (scores, experts, weights) = self.route(pass, router, x)?;
+        let [scores, experts, weights] = self.route(pass, router, x)?;
 
         let mut order = pass.indices(t * k, 1)?;
         let mut inverse = pass.indices(t, k)?;
@@ -156,12 +156,13 @@ impl Moe {
         Ok(Saved { scores, experts, weights, order, inverse, offsets, gate_up, shared })
     }
 
+    /// Scores `[t, N]`, experts `[t, K]` and weights `[t, K]`.
     fn route<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         router: &RouterState<D>,
         x: View<'_, D>,
-    ) -> Result<(Tensor<D>, Tensor<D>, Tensor<D>), D::Error> {
+    ) -> Result<[Tensor<D>; 3], D::Error> {
         let (t, k, n) = (x.rows(), self.rule.top_k, self.rule.experts);
         let mut logits = pass.statistics(t, n)?;
         self.gate.forward(pass, x, logits.view_mut(), false)?;
@@ -171,7 +172,7 @@ impl Moe {
         let bias = self.bias_name.is_some().then(|| router.bias.view());
         let (s, e, w) = (scores.view_mut(), experts.view_mut(), weights.view_mut());
         pass.device.route(Route::new(self.rule, logits.view(), bias, s, e, w)?)?;
-        Ok((scores, experts, weights))
+        Ok([scores, experts, weights])
     }
 
     /// Rows of `x` in the order of their experts, `[t·K, d]`.
@@ -331,11 +332,7 @@ fn row_weights<D: Kernels>(
 }
 
 /// `load[e] += offsets[e + 1] − offsets[e]`.
-fn add_load<D: Kernels>(
-    pass: &Pass<'_, D>,
-    offsets: View<'_, D>,
-    mut load: ViewMut<'_, D>,
-) -> Result<(), D::Error> {
+fn add_load<D: Kernels>(pass: &Pass<'_, D>, offsets: View<'_, D>, mut load: ViewMut<'_, D>) -> Result<(), D::Error> {
     let n = load.cols();
     let mut bounds = pass.statistics(1, n + 1)?;
     pass.device.cast(Cast::new(offsets, bounds.view_mut())?)?;

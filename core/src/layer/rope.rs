@@ -12,12 +12,7 @@ use crate::tensor::Tensor;
 /// YaRN's frequencies `θᵢ` and factor `m` (1 for the published models).
 ///
 /// Angles are products in f32, as PyTorch computes them; cosine and sine are then taken in f64.
-pub fn table<D: Kernels>(
-    device: &D,
-    config: &ModelConfig,
-    length: usize,
-    dtype: DType,
-) -> Result<Tensor<D>, D::Error> {
+pub fn table<D: Kernels>(device: &D, config: &ModelConfig, length: usize, dtype: DType) -> Result<Tensor<D>, D::Error> {
     let width = config.qk_rope_head_dim;
     let factor = rope::attention_factor(config);
     let mut frequencies = alloc::vec![0.0f32; width / 2];

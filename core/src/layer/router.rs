@@ -52,9 +52,13 @@ impl RouteConfig {
     /// Whether the numbers fit each other.
     pub fn check(&self) -> Result<(), InvalidOp> {
         const OP: &str = "route";
-        ensure(OP, "experts must divide into the groups", self.groups > 0 && self.experts % self.groups == 0)?;
+        ensure(OP, "experts must divide into the groups", self.groups > 0 && self.experts.is_multiple_of(self.groups))?;
         let per_group = self.experts / self.groups;
-        ensure(OP, "a group needs two experts", self.groups == 1 || self.group_score == GroupScore::Max || per_group > 1)?;
+        ensure(
+            OP,
+            "a group needs two experts",
+            self.groups == 1 || self.group_score == GroupScore::Max || per_group > 1,
+        )?;
         ensure(OP, "groups kept must be 1 to all", (1..=self.groups).contains(&self.top_groups))?;
         ensure(OP, "top-k must be 1 to the experts of the kept groups", {
             (1..=self.top_groups * per_group).contains(&self.top_k)

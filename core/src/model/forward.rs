@@ -153,7 +153,8 @@ impl<D: Kernels> Model<D> {
         }
         let mut normed = pass.activation(x.shape().rows(), x.shape().cols())?;
         let norm = a.norm.forward(&pass, x.view(), normed.view_mut())?;
-        let mut kept = Kept { blocks, output: x, norm, hidden: Vec::with_capacity(inputs.tokens.len()), mtp: Vec::new() };
+        let mut kept =
+            Kept { blocks, output: x, norm, hidden: Vec::with_capacity(inputs.tokens.len()), mtp: Vec::new() };
         kept.hidden.push(normed);
         for (module, tokens) in a.mtp.iter().zip(&inputs.tokens[1..]) {
             let before = &kept.hidden[kept.hidden.len() - 1];

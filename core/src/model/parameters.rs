@@ -161,8 +161,11 @@ pub struct Parameters<D: Device> {
 impl<D: Primitives> Parameters<D> {
     /// All zeros.
     pub fn zeros(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
-        let groups =
-            layout.groups.iter().map(|g| Tensor::<D>::zeros(device, &[g.elements()], dtype)).collect::<Result<_, _>>()?;
+        let groups = layout
+            .groups
+            .iter()
+            .map(|g| Tensor::<D>::zeros(device, &[g.elements()], dtype))
+            .collect::<Result<_, _>>()?;
         Ok(Self { layout: layout.clone(), groups })
     }
 

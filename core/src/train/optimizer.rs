@@ -55,9 +55,7 @@ impl<D: Kernels> Optimizer<D> {
     ) -> Result<(), D::Error> {
         self.step += 1;
         for (i, group) in weights.layout().clone().groups().iter().enumerate() {
-            for (start, len, decay) in
-                [(0, group.vectors, 0.0), (group.vectors, group.matrices, hyper.weight_decay)]
-            {
+            for (start, len, decay) in [(0, group.vectors, 0.0), (group.vectors, group.matrices, hyper.weight_decay)] {
                 if len == 0 {
                     continue;
                 }

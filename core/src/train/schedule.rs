@@ -62,10 +62,7 @@ pub struct Curve {
 impl Curve {
     /// One value for ever.
     pub const fn constant(value: f64) -> Self {
-        Curve {
-            pieces: Vec::new(),
-            last: value,
-        }
+        Curve { pieces: Vec::new(), last: value }
     }
 
     /// Pieces given by the token they end before (`u64::MAX` for ever) and their shape; after the last, the value it
@@ -83,10 +80,7 @@ impl Curve {
             for value in shape.ends() {
                 check("curve", value)?;
             }
-            curve
-                .pieces
-                .push(Piece { end, shape })
-                .map_err(|_| ScheduleError::TooManyPieces)?;
+            curve.pieces.push(Piece { end, shape }).map_err(|_| ScheduleError::TooManyPieces)?;
             curve.last = shape.ends()[1];
             start = end;
         }
@@ -103,9 +97,7 @@ impl Curve {
         let mut start = 0;
         for piece in &self.pieces {
             if before < piece.end {
-                return piece
-                    .shape
-                    .at((position - start) as f64 / (piece.end - start) as f64);
+                return piece.shape.at((position - start) as f64 / (piece.end - start) as f64);
             }
             start = piece.end;
         }
@@ -114,10 +106,7 @@ impl Curve {
 
     /// The tokens at which a new piece begins, after 0; what ends at `u64::MAX` does not end.
     fn breakpoints(&self) -> impl Iterator<Item = u64> + '_ {
-        self.pieces
-            .iter()
-            .map(|piece| piece.end)
-            .filter(|&end| end < u64::MAX)
+        self.pieces.iter().map(|piece| piece.end).filter(|&end| end < u64::MAX)
     }
 }
 
@@ -160,11 +149,7 @@ impl Schedule {
     ///
     /// # Errors
     /// A zero size, or a rate that is negative or not a number.
-    pub fn constant(
-        lr: f64,
-        batch_size: usize,
-        sequence_length: usize,
-    ) -> Result<Self, ScheduleError> {
+    pub fn constant(lr: f64, batch_size: usize, sequence_length: usize) -> Result<Self, ScheduleError> {
         let schedule = Schedule {
             sequence_length,
             learning_rate: Curve::constant(lr),
@@ -184,29 +169,18 @@ impl Schedule {
     /// # Errors
     /// A zero size, or a batch that is smaller somewhere than `batch_multiple`.
     pub fn validate(&self) -> Result<(), ScheduleError> {
-        for (field, value) in [
-            ("sequence_length", self.sequence_length),
-            ("batch_multiple", self.batch_multiple),
-        ] {
+        for (field, value) in [("sequence_length", self.sequence_length), ("batch_multiple", self.batch_multiple)] {
             if value == 0 {
                 return Err(ScheduleError::Zero { field });
             }
         }
-        let ends = self
-            .batch_size
-            .pieces
-            .iter()
-            .flat_map(|piece| piece.shape.ends());
+        let ends = self.batch_size.pieces.iter().flat_map(|piece| piece.shape.ends());
         let smallest = ends.fold(self.batch_size.last, f64::min);
         if smallest < 1.0 {
-            return Err(ScheduleError::Zero {
-                field: "batch_size",
-            });
+            return Err(ScheduleError::Zero { field: "batch_size" });
         }
         if smallest < self.batch_multiple as f64 {
-            return Err(ScheduleError::BatchBelowMultiple {
-                multiple: self.batch_multiple,
-            });
+            return Err(ScheduleError::BatchBelowMultiple { multiple: self.batch_multiple });
         }
         Ok(())
     }
@@ -237,20 +211,13 @@ impl Schedule {
     /// The schedule as a table: the tokens at which some rate begins a new piece, in order, and the rates there.
     pub fn table(&self) -> impl Iterator<Item = (u64, Rates)> + '_ {
         let next = move |after: u64| self.breakpoints().filter(|&tokens| tokens > after).min();
-        core::iter::successors(Some(0), move |&tokens| next(tokens))
-            .map(|tokens| (tokens, self.at(tokens)))
+        core::iter::successors(Some(0), move |&tokens| next(tokens)).map(|tokens| (tokens, self.at(tokens)))
     }
 
     fn breakpoints(&self) -> impl Iterator<Item = u64> + '_ {
-        [
-            &self.learning_rate,
-            &self.batch_size,
-            &self.bias_speed,
-            &self.mtp_weight,
-            &self.balance_alpha,
-        ]
-        .into_iter()
-        .flat_map(Curve::breakpoints)
+        [&self.learning_rate, &self.batch_size, &self.bias_speed, &self.mtp_weight, &self.balance_alpha]
+            .into_iter()
+            .flat_map(Curve::breakpoints)
     }
 
     /// DeepSeek-V3's schedule (V3 report, §4.2): 14.8 T tokens in sequences of 4K.
@@ -276,10 +243,7 @@ impl Schedule {
     ///
     /// Of the paper's balance losses only the expert-level one is here, with its α₁ = 0.001.
     pub fn v2_lite() -> Self {
-        let decay = Decay::Step {
-            factor: 0.316,
-            at: [0.8, 0.9],
-        };
+        let decay = Decay::Step { factor: 0.316, at: [0.8, 0.9] };
         Schedule {
             sequence_length: 4096,
             learning_rate: learning_rate(4.2e-4, 2000 * 4608 * 4096, 5_700 * BILLION, decay)
@@ -299,11 +263,8 @@ const V3_WARMUP: u64 = 27_800_000_000;
 
 /// `before` until `tokens`, then `after`.
 fn step_down(before: f64, tokens: u64, after: f64) -> Curve {
-    Curve::new(&[
-        (tokens, Shape::Constant(before)),
-        (u64::MAX, Shape::Constant(after)),
-    ])
-    .expect("two pieces in order are a curve")
+    Curve::new(&[(tokens, Shape::Constant(before)), (u64::MAX, Shape::Constant(after))])
+        .expect("two pieces in order are a curve")
 }
 
 /// What the learning rate does after its warm-up.
@@ -333,20 +294,11 @@ pub enum Decay {
 ///
 /// # Errors
 /// A rate that is negative or not a number, a warm-up that leaves no room for the decay, fractions out of order.
-pub fn learning_rate(
-    peak: f64,
-    warmup_tokens: u64,
-    total_tokens: u64,
-    decay: Decay,
-) -> Result<Curve, ScheduleError> {
+pub fn learning_rate(peak: f64, warmup_tokens: u64, total_tokens: u64, decay: Decay) -> Result<Curve, ScheduleError> {
     check("lr", peak)?;
     let part = |of_total: f64| libm::round(total_tokens as f64 * of_total) as u64;
     let mut pieces = Vec::<(u64, Shape), MAX_PIECES>::new();
-    let mut piece = |end: u64, shape: Shape| {
-        pieces
-            .push((end, shape))
-            .map_err(|_| ScheduleError::TooManyPieces)
-    };
+    let mut piece = |end: u64, shape: Shape| pieces.push((end, shape)).map_err(|_| ScheduleError::TooManyPieces);
     if warmup_tokens > 0 {
         piece(warmup_tokens, Shape::Linear(0.0, peak))?;
     }
@@ -379,10 +331,7 @@ pub fn learning_rate(
         }
     };
     if warmup_tokens >= first_end {
-        return Err(ScheduleError::WarmupTooLong {
-            warmup_tokens,
-            limit: first_end,
-        });
+        return Err(ScheduleError::WarmupTooLong { warmup_tokens, limit: first_end });
     }
     Curve::new(&pieces)
 }
@@ -433,28 +382,19 @@ impl fmt::Display for ScheduleError {
             ScheduleError::Rate { field, value } => {
                 write!(f, "{field} = {value}: must be 0 or a positive number")
             }
-            ScheduleError::WarmupTooLong {
-                warmup_tokens,
-                limit,
-            } => write!(
+            ScheduleError::WarmupTooLong { warmup_tokens, limit } => write!(
                 f,
                 "warmup_tokens = {warmup_tokens}: must be below {limit}, where the learning rate begins to fall or the \
                  run ends; shorten the warm-up or lengthen the run"
             ),
             ScheduleError::NotIncreasing { start, end } => {
-                write!(
-                    f,
-                    "a piece from token {start} to token {end} is empty; put the pieces in order"
-                )
+                write!(f, "a piece from token {start} to token {end} is empty; put the pieces in order")
             }
             ScheduleError::TooManyPieces => {
                 write!(f, "more than {MAX_PIECES} pieces; simplify the curve")
             }
             ScheduleError::BatchBelowMultiple { multiple } => {
-                write!(
-                    f,
-                    "batch_size: falls below batch_multiple = {multiple}; raise it or lower the multiple"
-                )
+                write!(f, "batch_size: falls below batch_multiple = {multiple}; raise it or lower the multiple")
             }
         }
     }
@@ -463,11 +403,7 @@ impl fmt::Display for ScheduleError {
 impl core::error::Error for ScheduleError {}
 
 fn check(field: &'static str, value: f64) -> Result<(), ScheduleError> {
-    if value >= 0.0 && value.is_finite() {
-        Ok(())
-    } else {
-        Err(ScheduleError::Rate { field, value })
-    }
+    if value >= 0.0 && value.is_finite() { Ok(()) } else { Err(ScheduleError::Rate { field, value }) }
 }
 
 #[cfg(test)]
@@ -492,17 +428,12 @@ mod tests {
     #[test]
     fn warmup_counts_the_step_itself() {
         let mut schedule = Schedule::constant(1e-3, 4, 25).unwrap();
-        schedule.learning_rate =
-            learning_rate(1e-3, 1000, 10_000, Decay::Cosine { floor: 0.1 }).unwrap();
+        schedule.learning_rate = learning_rate(1e-3, 1000, 10_000, Decay::Cosine { floor: 0.1 }).unwrap();
         let lr = |step: u64| schedule.at(step * 100).lr;
         assert_eq!(lr(0), 1e-3 * 0.1);
         assert_eq!(lr(9), 1e-3);
         assert!(lr(10) < 1e-3 && lr(10) > 0.999e-3);
-        assert!(
-            (lr(54) - 0.55e-3).abs() < 1e-12,
-            "halfway down at {}",
-            lr(54)
-        );
+        assert!((lr(54) - 0.55e-3).abs() < 1e-12, "halfway down at {}", lr(54));
         assert_eq!(lr(99), 1e-4);
         assert_eq!(lr(1000), 1e-4);
     }
@@ -532,12 +463,7 @@ mod tests {
         assert_eq!(schedule.validate(), Ok(()));
         let first = schedule.at(0);
         assert_eq!(
-            (
-                first.batch_size,
-                first.bias_speed,
-                first.mtp_weight,
-                first.balance_alpha
-            ),
+            (first.batch_size, first.bias_speed, first.mtp_weight, first.balance_alpha),
             (3072, 0.001, 0.3, 1e-4)
         );
         assert_eq!(schedule.at(469 * BILLION).batch_size, 15360);
@@ -546,12 +472,7 @@ mod tests {
         assert_eq!(schedule.at(10 * T).mtp_weight, 0.1);
         let middle = schedule.learning_rate.at(10 * T + 2_150 * BILLION);
         assert!((middle - 1.21e-4).abs() < 1e-9, "{middle}");
-        for (tokens, lr) in [
-            (14_301, 2.2e-5),
-            (14_632, 2.2e-5),
-            (14_634, 7.3e-6),
-            (14_800, 7.3e-6),
-        ] {
+        for (tokens, lr) in [(14_301, 2.2e-5), (14_632, 2.2e-5), (14_634, 7.3e-6), (14_800, 7.3e-6)] {
             let got = schedule.at(tokens * BILLION).lr;
             assert!((got / lr - 1.0).abs() < 1e-12, "{got} at {tokens}");
         }
@@ -573,10 +494,7 @@ mod tests {
 
     #[test]
     fn table_lists_every_change_once() {
-        let table: vec::Vec<_> = Schedule::v3()
-            .table()
-            .map(|(tokens, _)| tokens / BILLION)
-            .collect();
+        let table: vec::Vec<_> = Schedule::v3().table().map(|(tokens, _)| tokens / BILLION).collect();
         assert_eq!(table, [0, 27, 469, 10_000, 14_300, 14_633]);
     }
 
@@ -588,10 +506,7 @@ mod tests {
         let sizes = [0, 333, 334, 999, 1000].map(|tokens| schedule.at(tokens).batch_size);
         assert_eq!(sizes, [8, 8, 16, 24, 32]);
         schedule.batch_multiple = 9;
-        assert_eq!(
-            schedule.validate(),
-            Err(ScheduleError::BatchBelowMultiple { multiple: 9 })
-        );
+        assert_eq!(schedule.validate(), Err(ScheduleError::BatchBelowMultiple { multiple: 9 }));
     }
 
     #[test]
@@ -600,35 +515,11 @@ mod tests {
             (Schedule::constant(-1.0, 1, 1).map(|_| ()), "lr = -1"),
             (Schedule::constant(f64::NAN, 1, 1).map(|_| ()), "lr = NaN"),
             (Schedule::constant(1.0, 0, 1).map(|_| ()), "batch_size = 0"),
-            (
-                Schedule::constant(1.0, 1, 0).map(|_| ()),
-                "sequence_length = 0",
-            ),
-            (
-                learning_rate(1.0, 10, 10, Decay::Cosine { floor: 0.0 }).map(|_| ()),
-                "warmup_tokens = 10",
-            ),
-            (
-                learning_rate(
-                    1.0,
-                    0,
-                    10,
-                    Decay::Step {
-                        factor: 0.5,
-                        at: [0.9, 0.8],
-                    },
-                )
-                .map(|_| ()),
-                "a piece from",
-            ),
-            (
-                learning_rate(1.0, 0, 0, Decay::V3).map(|_| ()),
-                "warmup_tokens = 0",
-            ),
-            (
-                Curve::new(&[(1, Shape::Constant(f64::INFINITY))]).map(|_| ()),
-                "curve = inf",
-            ),
+            (Schedule::constant(1.0, 1, 0).map(|_| ()), "sequence_length = 0"),
+            (learning_rate(1.0, 10, 10, Decay::Cosine { floor: 0.0 }).map(|_| ()), "warmup_tokens = 10"),
+            (learning_rate(1.0, 0, 10, Decay::Step { factor: 0.5, at: [0.9, 0.8] }).map(|_| ()), "a piece from"),
+            (learning_rate(1.0, 0, 0, Decay::V3).map(|_| ()), "warmup_tokens = 0"),
+            (Curve::new(&[(1, Shape::Constant(f64::INFINITY))]).map(|_| ()), "curve = inf"),
         ];
         for (result, message) in cases {
             let error = result.expect_err(message).to_string();

@@ -94,7 +94,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
     /// Adds up the gradients, losses and loads of a batch over all ranks, without an update.
     pub fn accumulate(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<(), D::Error> {
         let n = batch.sequences();
-        ensure("step", "the batch must divide into micro-batches", micro_batch > 0 && n % micro_batch == 0)?;
+        ensure("step", "the batch must divide into micro-batches", micro_batch > 0 && n.is_multiple_of(micro_batch))?;
         let depths = self.model.config().num_nextn_predict_layers;
         ensure("step", "a sequence is too short for the prediction modules", batch.length > depths)?;
         let device = self.model.device().clone();

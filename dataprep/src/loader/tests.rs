@@ -6,21 +6,14 @@ fn data(tokens: u32, document: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = ShardWriter::new(dir.path(), "train", Dtype::I32, 999, 64);
     for first in (0..tokens).step_by(document as usize) {
-        writer
-            .push(&(first..first + document - 1).collect::<Vec<_>>(), 0)
-            .unwrap();
+        writer.push(&(first..first + document - 1).collect::<Vec<_>>(), 0).unwrap();
     }
     writer.finish().unwrap().commit().unwrap();
     dir
 }
 
 fn options(sequence_length: usize, shuffle: bool) -> LoaderOptions {
-    LoaderOptions {
-        sequence_length,
-        shuffle,
-        seed: 5,
-        vocab_size: None,
-    }
+    LoaderOptions { sequence_length, shuffle, seed: 5, vocab_size: None }
 }
 
 fn loader(dir: &tempfile::TempDir, options: LoaderOptions) -> Loader {
@@ -37,11 +30,7 @@ fn sequences_overlap_by_one_token_and_know_their_documents() {
     assert_eq!(batch.row(1), [999, 5, 6, 7, 8]);
     assert_eq!(batch.document_starts, [0, 0, 0, 0, 0, 1, 1, 1]);
     loader.next_batch(4).unwrap();
-    assert_eq!(
-        loader.next_batch(1).unwrap().row(0),
-        [0, 1, 2, 3, 999],
-        "the next epoch begins again"
-    );
+    assert_eq!(loader.next_batch(1).unwrap().row(0), [0, 1, 2, 3, 999], "the next epoch begins again");
     assert_eq!(loader.cursor().epoch, 1);
 }
 
@@ -51,9 +40,7 @@ fn every_epoch_has_every_sequence_in_another_order() {
     let mut loader = loader(&dir, options(7, true));
     let n = loader.sequences();
     let mut epoch = || -> Vec<u64> {
-        let order = (0..n)
-            .map(|i| loader.start_of(loader.next_index() + i))
-            .collect();
+        let order = (0..n).map(|i| loader.start_of(loader.next_index() + i)).collect();
         loader.set_next_index(loader.next_index() + n);
         order
     };
@@ -80,9 +67,7 @@ fn batches_do_not_depend_on_how_they_are_asked_for() {
     for rank in 0..3 {
         let mut batch = Batch::default();
         let mine: Vec<u64> = (0..100).filter(|k| k % 3 == rank).collect();
-        shared
-            .fill_sequences(mine.iter().copied(), &mut batch)
-            .unwrap();
+        shared.fill_sequences(mine.iter().copied(), &mut batch).unwrap();
         for (row, k) in mine.iter().enumerate() {
             assert_eq!(batch.row(row), expected.row(*k as usize));
         }
@@ -96,15 +81,10 @@ fn a_saved_cursor_continues_exactly() {
     straight.next_batch(50).unwrap();
     let saved = serde_json::to_string(&straight.cursor()).unwrap();
     let mut resumed = loader(&dir, options(8, true));
-    resumed
-        .seek(&serde_json::from_str(&saved).unwrap())
-        .unwrap();
+    resumed.seek(&serde_json::from_str(&saved).unwrap()).unwrap();
     assert_eq!(resumed.cursor(), straight.cursor());
     for _ in 0..10 {
-        assert_eq!(
-            resumed.next_batch(7).unwrap(),
-            straight.next_batch(7).unwrap()
-        );
+        assert_eq!(resumed.next_batch(7).unwrap(), straight.next_batch(7).unwrap());
     }
 }
 
@@ -114,81 +94,31 @@ fn a_cursor_of_other_data_or_order_is_refused() {
     let cursor = loader(&dir, options(8, true)).cursor();
     let refuse = |mut loader: Loader, field: &str, cursor: &Cursor| {
         let error = loader.seek(cursor).unwrap_err();
-        assert!(
-            matches!(&error, Error::CursorMismatch { field: f, .. } if *f == field),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::CursorMismatch { field: f, .. } if *f == field), "{error}");
     };
     refuse(loader(&dir, options(9, true)), "sequence length", &cursor);
     refuse(loader(&dir, options(8, false)), "shuffle", &cursor);
-    refuse(
-        loader(
-            &dir,
-            LoaderOptions {
-                seed: 6,
-                ..options(8, true)
-            },
-        ),
-        "seed",
-        &cursor,
-    );
+    refuse(loader(&dir, LoaderOptions { seed: 6, ..options(8, true) }), "seed", &cursor);
     refuse(loader(&other, options(8, true)), "tokens", &cursor);
-    let far = Cursor {
-        position: 1000,
-        ..cursor.clone()
-    };
+    let far = Cursor { position: 1000, ..cursor.clone() };
     refuse(loader(&dir, options(8, true)), "position", &far);
-    let overflow = Cursor {
-        epoch: u64::MAX,
-        ..cursor
-    };
+    let overflow = Cursor { epoch: u64::MAX, ..cursor };
     refuse(loader(&dir, options(8, true)), "position", &overflow);
 }
 
 #[test]
 fn what_cannot_be_is_an_error() {
     let dir = data(25, 5);
-    let open = |s| {
-        Loader::open(&[dir.path()], Split::Train, options(s, true)).map(|loader| loader.sequences())
-    };
+    let open = |s| Loader::open(&[dir.path()], Split::Train, options(s, true)).map(|loader| loader.sequences());
     assert_eq!(open(24).unwrap(), 1);
     let error = open(25).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::SequenceTooLong {
-                sequence_length: 25,
-                tokens: 25,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::SequenceTooLong { sequence_length: 25, tokens: 25, .. }), "{error}");
     assert!(matches!(open(0), Err(Error::Config { .. })));
     assert!(matches!(open(usize::MAX), Err(Error::Config { .. })));
-    let small = LoaderOptions {
-        vocab_size: Some(20),
-        ..options(4, false)
-    };
-    let error = Loader::open(&[dir.path()], Split::Train, small)
-        .unwrap()
-        .next_batch(1)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::TokenOutOfRange {
-                token: 999,
-                vocab_size: 20,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(matches!(
-        Loader::open::<&Path>(&[], Split::Train, options(4, true)),
-        Err(Error::Config { .. })
-    ));
+    let small = LoaderOptions { vocab_size: Some(20), ..options(4, false) };
+    let error = Loader::open(&[dir.path()], Split::Train, small).unwrap().next_batch(1).unwrap_err();
+    assert!(matches!(error, Error::TokenOutOfRange { token: 999, vocab_size: 20, .. }), "{error}");
+    assert!(matches!(Loader::open::<&Path>(&[], Split::Train, options(4, true)), Err(Error::Config { .. })));
 }
 
 #[test]
@@ -200,10 +130,7 @@ fn a_reused_batch_keeps_its_memory() {
     let place = (batch.tokens.as_ptr(), batch.document_starts.as_ptr());
     for n in [4, 2, 4] {
         loader.fill_batch(n, &mut batch).unwrap();
-        assert_eq!(
-            (batch.tokens.as_ptr(), batch.document_starts.as_ptr()),
-            place
-        );
+        assert_eq!((batch.tokens.as_ptr(), batch.document_starts.as_ptr()), place);
         assert_eq!(batch.tokens.len(), n * 9);
     }
 }
@@ -221,10 +148,7 @@ fn evaluation_has_every_target_once() {
             (0..batch.sequences).for_each(|b| targets.extend_from_slice(&batch.row(b)[1..]));
         }
         assert_eq!(targets, all[1..]);
-        assert_eq!(
-            (targets.len() as u64, windows),
-            (evaluation.targets(), evaluation.windows())
-        );
+        assert_eq!((targets.len() as u64, windows), (evaluation.targets(), evaluation.windows()));
         evaluation.restart();
         assert!(evaluation.fill_batch(1, &mut batch).unwrap() == 1 && batch.row(0)[0] == 0);
     }

@@ -69,13 +69,7 @@ pub struct TokenizerConfig {
 
 impl Default for TokenizerConfig {
     fn default() -> Self {
-        Self {
-            path: None,
-            vocab_size: None,
-            eos: None,
-            max_words: 4 << 20,
-            train_bytes: 1 << 30,
-        }
+        Self { path: None, vocab_size: None, eos: None, max_words: 4 << 20, train_bytes: 1 << 30 }
     }
 }
 
@@ -129,35 +123,21 @@ impl PrepConfig {
     pub fn validate(&self) -> Result<()> {
         let bad = |field, what: String| Err(Error::Config { field, what });
         if self.input.paths.is_empty() {
-            return bad(
-                "input.paths",
-                "empty; name files or folders with --input".into(),
-            );
+            return bad("input.paths", "empty; name files or folders with --input".into());
         }
         if self.output.dir.as_os_str().is_empty() {
             return bad("output.dir", "empty; name a folder with --output".into());
         }
         if self.tokenizer.path.is_some() && self.tokenizer.vocab_size.is_some() {
-            return bad(
-                "tokenizer.vocab_size",
-                "a tokenizer is either loaded (path) or trained, not both".into(),
-            );
+            return bad("tokenizer.vocab_size", "a tokenizer is either loaded (path) or trained, not both".into());
         }
-        if let Some(size) = self
-            .tokenizer
-            .vocab_size
-            .filter(|&size| !(SMALLEST_VOCABULARY..=1 << 24).contains(&size))
-        {
-            let what = format!(
-                "{size}; it must lie between {SMALLEST_VOCABULARY} (the bytes, 3 special tokens) and 2^24"
-            );
+        if let Some(size) = self.tokenizer.vocab_size.filter(|&size| !(SMALLEST_VOCABULARY..=1 << 24).contains(&size)) {
+            let what =
+                format!("{size}; it must lie between {SMALLEST_VOCABULARY} (the bytes, 3 special tokens) and 2^24");
             return bad("tokenizer.vocab_size", what);
         }
         let shares = [
-            (
-                "output.validation_fraction",
-                self.output.validation_fraction,
-            ),
+            ("output.validation_fraction", self.output.validation_fraction),
             ("output.validation_tail", self.output.validation_tail),
         ];
         for (field, share) in shares {
@@ -166,18 +146,14 @@ impl PrepConfig {
             }
         }
         if self.output.shard_bytes == 0 {
-            return bad(
-                "output.shard_bytes",
-                "0; a shard must hold something".into(),
-            );
+            return bad("output.shard_bytes", "0; a shard must hold something".into());
         }
         Ok(())
     }
 
     /// The configuration without what cannot change the result: threads, where the output goes, whether it may replace.
     pub fn recipe(&self) -> Value {
-        let mut recipe =
-            serde_json::to_value(self).expect("shares are finite and keys are strings");
+        let mut recipe = serde_json::to_value(self).expect("shares are finite and keys are strings");
         let take = |section: Option<&mut Value>, keys: &[&str]| {
             if let Some(map) = section.and_then(Value::as_object_mut) {
                 keys.iter().for_each(|key| drop(map.remove(*key)));

@@ -11,12 +11,7 @@ use std::path::{Path, PathBuf};
 /// What is already there, if it is complete and was made from the same inputs in the same way.
 pub(super) fn reuse(config: &PrepConfig, fingerprint: &str) -> Result<Option<Summary>> {
     let dir = &config.output.dir;
-    let exists = |what: String| {
-        Err(Error::OutputExists {
-            path: dir.clone(),
-            what,
-        })
-    };
+    let exists = |what: String| Err(Error::OutputExists { path: dir.clone(), what });
     let manifest = match Manifest::read(dir) {
         Ok(manifest) => manifest,
         Err(Error::ManifestMissing { .. }) => return Ok(None),
@@ -28,34 +23,22 @@ pub(super) fn reuse(config: &PrepConfig, fingerprint: &str) -> Result<Option<Sum
         return Ok(None);
     }
     if manifest.fingerprint != fingerprint {
-        return exists(format!(
-            "holds shards made from other text or settings ({})",
-            difference(config, &manifest)
-        ));
+        return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
     let whole = || {
         ShardSet::open(dir, Split::Train)?;
         if manifest.validation.is_some() {
             ShardSet::open(dir, Split::Validation)?;
         }
-        let tokenizer =
-            Tokenizer::load_with_eos(&dir.join(TOKENIZER), config.tokenizer.eos.as_deref())?;
+        let tokenizer = Tokenizer::load_with_eos(&dir.join(TOKENIZER), config.tokenizer.eos.as_deref())?;
         if tokenizer.fingerprint() != manifest.tokenizer.fingerprint {
             let what = "not the tokenizer of manifest.json; run prep again".to_owned();
-            return Err(Error::Tokenizer {
-                path: dir.join(TOKENIZER),
-                what,
-            });
+            return Err(Error::Tokenizer { path: dir.join(TOKENIZER), what });
         }
         Ok(tokenizer)
     };
     match whole() {
-        Ok(tokenizer) => Ok(Some(Summary {
-            dir: dir.clone(),
-            manifest,
-            tokenizer,
-            reused: true,
-        })),
+        Ok(tokenizer) => Ok(Some(Summary { dir: dir.clone(), manifest, tokenizer, reused: true })),
         Err(e) => exists(format!("is damaged ({e})")),
     }
 }
@@ -71,10 +54,7 @@ fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
             }
             continue;
         };
-        if let Some((key, value)) = fields
-            .iter()
-            .find(|(key, value)| then.get(key.as_str()) != Some(value))
-        {
+        if let Some((key, value)) = fields.iter().find(|(key, value)| then.get(key.as_str()) != Some(value)) {
             return format!("{section}.{key} was {} and is {value}", then[key]);
         }
     }
@@ -86,20 +66,12 @@ pub(super) fn prepare(output: &OutputConfig) -> Result<()> {
     let dir = &output.dir;
     fs::create_dir_all(dir).map_err(Error::io("create folder", dir))?;
     let probe = dir.join("manifest.json.tmp");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(Error::io("write to", &probe))?;
+    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(Error::io("write to", &probe))?;
     let (unfinished, shards) = shard_files(dir)?;
     let ours = dir.join(MANIFEST).exists() || dir.join(TOKENIZER).exists();
     if !shards.is_empty() && !ours && !output.overwrite {
-        let what = format!(
-            "holds shards that prep did not write ({})",
-            shards[0].display()
-        );
-        return Err(Error::OutputExists {
-            path: dir.clone(),
-            what,
-        });
+        let what = format!("holds shards that prep did not write ({})", shards[0].display());
+        return Err(Error::OutputExists { path: dir.clone(), what });
     }
     unfinished.iter().try_for_each(|path| remove(path))
 }
@@ -115,11 +87,7 @@ pub(super) fn commit(
     let dir = &output.dir;
     remove(&dir.join(MANIFEST))?;
     sync_folder(dir)?;
-    for path in shard_files(dir)?
-        .1
-        .iter()
-        .chain(&[dir.join(TOKENIZER_CONFIG)])
-    {
+    for path in shard_files(dir)?.1.iter().chain(&[dir.join(TOKENIZER_CONFIG)]) {
         remove(path)?;
     }
     tokenizer.save(dir)?;
@@ -134,22 +102,13 @@ fn shard_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut unfinished, mut finished) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let (base, list) = match name.strip_suffix(".tmp") {
             Some(base) => (base, &mut unfinished),
             None => (name.as_str(), &mut finished),
         };
-        let stem = base
-            .strip_suffix(".bin")
-            .or(base.strip_suffix(".idx"))
-            .unwrap_or_default();
-        let number = stem
-            .strip_prefix("train-")
-            .or(stem.strip_prefix("validation-"))
-            .unwrap_or_default();
+        let stem = base.strip_suffix(".bin").or(base.strip_suffix(".idx")).unwrap_or_default();
+        let number = stem.strip_prefix("train-").or(stem.strip_prefix("validation-")).unwrap_or_default();
         if number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit()) {
             list.push(path);
         }

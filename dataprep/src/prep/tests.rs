@@ -8,29 +8,20 @@ use std::path::Path;
 fn corpus() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let lines: String = (0..300)
-        .map(|i| json!({ "text": format!("document {i} {}", "the quick brown fox 今天 ".repeat(i % 17)) }).to_string() + "\n")
+        .map(|i| {
+            json!({ "text": format!("document {i} {}", "the quick brown fox 今天 ".repeat(i % 17)) }).to_string() + "\n"
+        })
         .collect();
     fs::write(dir.path().join("a.jsonl"), lines).unwrap();
-    fs::write(
-        dir.path().join("b.txt"),
-        "To be, or not to be, that is the question.\n".repeat(50),
-    )
-    .unwrap();
-    fs::write(
-        dir.path().join("c.rs"),
-        b"fn main() {}\n// \xff\xfe not UTF-8\n",
-    )
-    .unwrap();
+    fs::write(dir.path().join("b.txt"), "To be, or not to be, that is the question.\n".repeat(50)).unwrap();
+    fs::write(dir.path().join("c.rs"), b"fn main() {}\n// \xff\xfe not UTF-8\n").unwrap();
     fs::write(dir.path().join("d.md"), "").unwrap();
     dir
 }
 
 fn config(input: &Path, output: &Path) -> PrepConfig {
     PrepConfig {
-        input: InputConfig {
-            paths: vec![input.into()],
-            ..InputConfig::default()
-        },
+        input: InputConfig { paths: vec![input.into()], ..InputConfig::default() },
         output: OutputConfig {
             dir: output.into(),
             validation_fraction: 0.1,
@@ -44,25 +35,14 @@ fn config(input: &Path, output: &Path) -> PrepConfig {
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    entries
-        .map(|e| {
-            (
-                e.file_name().into_string().unwrap(),
-                fs::read(e.path()).unwrap(),
-            )
-        })
-        .collect()
+    entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
 }
 
 fn text(dir: &Path, split: Split) -> Vec<u8> {
     let set = ShardSet::open(dir, split).unwrap();
     let mut tokens = vec![0; set.tokens() as usize];
     set.read(0, &mut tokens).unwrap();
-    tokens
-        .iter()
-        .filter(|&&t| t < 256)
-        .map(|&t| t as u8)
-        .collect()
+    tokens.iter().filter(|&&t| t < 256).map(|&t| t as u8).collect()
 }
 
 #[derive(Default)]
@@ -81,27 +61,16 @@ impl Progress for Notes {
 #[test]
 fn output_is_the_same_for_any_number_of_threads() {
     let input = corpus();
-    for tokenizer in [
-        TokenizerConfig::default(),
-        TokenizerConfig {
-            vocab_size: Some(400),
-            ..TokenizerConfig::default()
-        },
-    ] {
+    for tokenizer in
+        [TokenizerConfig::default(), TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() }]
+    {
         let make = |threads| {
             let output = tempfile::tempdir().unwrap();
-            let config = PrepConfig {
-                threads,
-                tokenizer: tokenizer.clone(),
-                ..config(input.path(), output.path())
-            };
+            let config = PrepConfig { threads, tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
             let summary = run(&config, &mut Silent).unwrap();
             assert!(!summary.reused && summary.manifest.train.shards.len() > 2);
             for split in [Split::Train, Split::Validation] {
-                ShardSet::open(output.path(), split)
-                    .unwrap()
-                    .verify()
-                    .unwrap();
+                ShardSet::open(output.path(), split).unwrap().verify().unwrap();
             }
             contents(output.path())
         };
@@ -120,9 +89,7 @@ fn output_is_the_same_for_any_number_of_threads() {
 #[test]
 fn counts_add_up() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
-    let manifest = run(&config(input.path(), output.path()), &mut Silent)
-        .unwrap()
-        .manifest;
+    let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;
     let validation = manifest.validation.unwrap();
     assert_eq!(manifest.train.documents + validation.documents, 302);
     let bytes = manifest.train.text_bytes + validation.text_bytes;
@@ -130,71 +97,35 @@ fn counts_add_up() {
     assert_eq!(manifest.train.tokens + validation.tokens, bytes + 302);
     assert_eq!(manifest.stages[0].dropped["empty"], 1);
     assert!(text(output.path(), Split::Train).len() as u64 == manifest.train.text_bytes);
-    let all = [
-        text(output.path(), Split::Train),
-        text(output.path(), Split::Validation),
-    ]
-    .concat();
-    assert!(
-        all.windows(2).any(|pair| pair == b"\xff\xfe"),
-        "bytes stay as they are"
-    );
+    let all = [text(output.path(), Split::Train), text(output.path(), Split::Validation)].concat();
+    assert!(all.windows(2).any(|pair| pair == b"\xff\xfe"), "bytes stay as they are");
 }
 
 #[test]
 fn invalid_text_is_replaced_and_counted_for_other_tokenizers() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
-    let tokenizer = TokenizerConfig {
-        vocab_size: Some(400),
-        ..TokenizerConfig::default()
-    };
-    let config = PrepConfig {
-        tokenizer,
-        ..config(input.path(), output.path())
-    };
+    let tokenizer = TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() };
+    let config = PrepConfig { tokenizer, ..config(input.path(), output.path()) };
     let summary = run(&config, &mut Silent).unwrap();
-    let tokenize = summary
-        .manifest
-        .stages
-        .iter()
-        .find(|stage| stage.name == "tokenize")
-        .unwrap();
+    let tokenize = summary.manifest.stages.iter().find(|stage| stage.name == "tokenize").unwrap();
     assert_eq!(tokenize.changed["invalid UTF-8 replaced"], 1);
     let set = ShardSet::open(output.path(), Split::Train).unwrap();
     let mut tokens = vec![0; set.tokens() as usize];
     set.read(0, &mut tokens).unwrap();
-    assert_eq!(
-        summary.tokenizer.byte_len(&tokens),
-        summary.manifest.train.text_bytes
-    );
+    assert_eq!(summary.tokenizer.byte_len(&tokens), summary.manifest.train.text_bytes);
     let reloaded = Tokenizer::load(output.path()).unwrap();
-    assert_eq!(
-        reloaded.fingerprint(),
-        summary.manifest.tokenizer.fingerprint
-    );
+    assert_eq!(reloaded.fingerprint(), summary.manifest.tokenizer.fingerprint);
 }
 
 #[test]
 fn a_document_keeps_its_side_when_others_come_and_go() {
     let config = PrepConfig {
-        output: OutputConfig {
-            validation_fraction: 0.2,
-            ..OutputConfig::default()
-        },
+        output: OutputConfig { validation_fraction: 0.2, ..OutputConfig::default() },
         ..PrepConfig::default()
     };
-    let held_out = (0..1000)
-        .filter(|i| {
-            divide(format!("document {i}").as_bytes(), &config)[0]
-                .1
-                .is_empty()
-        })
-        .count();
+    let held_out = (0..1000).filter(|i| divide(format!("document {i}").as_bytes(), &config)[0].1.is_empty()).count();
     assert!((150..250).contains(&held_out), "{held_out} of 1000");
-    let other = PrepConfig {
-        seed: 1,
-        ..config.clone()
-    };
+    let other = PrepConfig { seed: 1, ..config.clone() };
     let moved = (0..1000).filter(|i| {
         let text = format!("document {i}");
         divide(text.as_bytes(), &config) != divide(text.as_bytes(), &other)
@@ -212,14 +143,8 @@ fn the_tail_of_one_document_can_be_held_out() {
     config.output.validation_tail = 0.1;
     config.output.shard_bytes = 1 << 20;
     let manifest = run(&config, &mut Silent).unwrap().manifest;
-    assert_eq!(
-        (manifest.train.text_bytes, manifest.train.tokens),
-        (9000, 9001)
-    );
-    assert_eq!(
-        text(output.path(), Split::Validation),
-        &play.as_bytes()[9000..]
-    );
+    assert_eq!((manifest.train.text_bytes, manifest.train.tokens), (9000, 9001));
+    assert_eq!(text(output.path(), Split::Validation), &play.as_bytes()[9000..]);
     // A cut never goes through a character.
     assert_eq!(head_length("今今今今".as_bytes(), 0.6), 3);
     assert_eq!(head_length("ab".as_bytes(), 0.5), 1);
@@ -232,16 +157,9 @@ fn no_validation_set_when_none_is_asked_for() {
     config.output.validation_fraction = 0.0;
     let summary = run(&config, &mut Silent).unwrap();
     assert!(summary.manifest.validation.is_none());
-    assert!(
-        !contents(output.path())
-            .keys()
-            .any(|name| name.starts_with("validation"))
-    );
+    assert!(!contents(output.path()).keys().any(|name| name.starts_with("validation")));
     let error = ShardSet::open(output.path(), Split::Validation).unwrap_err();
-    assert!(
-        error.to_string().contains("output.validation_fraction"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("output.validation_fraction"), "{error}");
 }
 
 #[test]
@@ -250,24 +168,14 @@ fn a_complete_output_is_reused_and_another_is_protected() {
     let config = config(input.path(), output.path());
     run(&config, &mut Silent).unwrap();
     let before = contents(output.path());
-    let again = PrepConfig {
-        threads: 5,
-        ..config.clone()
-    };
+    let again = PrepConfig { threads: 5, ..config.clone() };
     assert!(run(&again, &mut Silent).unwrap().reused);
     assert_eq!(contents(output.path()), before);
 
-    let other = PrepConfig {
-        seed: 9,
-        ..config.clone()
-    };
+    let other = PrepConfig { seed: 9, ..config.clone() };
     let error = run(&other, &mut Silent).unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
-    assert!(
-        error.to_string().contains("seed was 0 and is 9")
-            && error.to_string().contains("overwrite"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("seed was 0 and is 9") && error.to_string().contains("overwrite"), "{error}");
     assert_eq!(contents(output.path()), before);
 
     fs::write(input.path().join("b.txt"), "changed").unwrap();
@@ -277,12 +185,7 @@ fn a_complete_output_is_reused_and_another_is_protected() {
     replace.output.overwrite = true;
     replace.output.validation_fraction = 0.0;
     assert!(!run(&replace, &mut Silent).unwrap().reused);
-    assert!(
-        !contents(output.path())
-            .keys()
-            .any(|name| name.starts_with("validation")),
-        "old shards are gone"
-    );
+    assert!(!contents(output.path()).keys().any(|name| name.starts_with("validation")), "old shards are gone");
 }
 
 #[test]
@@ -309,10 +212,7 @@ fn shards_of_others_are_not_touched() {
     fs::write(output.path().join("train-00000.bin"), "someone's").unwrap();
     let error = run(&config(input.path(), output.path()), &mut Silent).unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
-    assert_eq!(
-        fs::read(output.path().join("train-00000.bin")).unwrap(),
-        b"someone's"
-    );
+    assert_eq!(fs::read(output.path().join("train-00000.bin")).unwrap(), b"someone's");
 }
 
 #[test]
@@ -331,29 +231,15 @@ fn settings_that_cannot_be_are_named() {
     assert!(error(|c| c.output.shard_bytes = 0).contains("output.shard_bytes"));
     assert!(error(|c| c.tokenizer.vocab_size = Some(10)).contains("tokenizer.vocab_size"));
     assert!(
-        error(|c| (c.tokenizer.vocab_size, c.tokenizer.path) = (Some(300), Some("bytes".into())))
-            .contains("not both")
+        error(|c| (c.tokenizer.vocab_size, c.tokenizer.path) = (Some(300), Some("bytes".into()))).contains("not both")
     );
-    assert!(
-        error(|c| c.tokenizer.path = Some("/no/such/tokenizer".into()))
-            .contains("/no/such/tokenizer")
-    );
+    assert!(error(|c| c.tokenizer.path = Some("/no/such/tokenizer".into())).contains("/no/such/tokenizer"));
     assert!(error(|c| c.input.paths = vec!["/no/such/input".into()]).contains("/no/such/input"));
     assert!(error(|c| c.output.dir = "/dev/null/x".into()).contains("/dev/null/x"));
-    assert!(
-        error(|c| c.input.max_document_bytes = 0).contains("larger than input.max_document_bytes")
-    );
-    assert!(
-        error(|c| c.output.validation_fraction = 0.999_999).contains("fell on the validation side")
-    );
-    let unknown =
-        serde_json::from_value::<PrepConfig>(json!({ "output": { "validation_fractoin": 0.1 } }));
-    assert!(
-        unknown
-            .unwrap_err()
-            .to_string()
-            .contains("validation_fractoin")
-    );
+    assert!(error(|c| c.input.max_document_bytes = 0).contains("larger than input.max_document_bytes"));
+    assert!(error(|c| c.output.validation_fraction = 0.999_999).contains("fell on the validation side"));
+    let unknown = serde_json::from_value::<PrepConfig>(json!({ "output": { "validation_fractoin": 0.1 } }));
+    assert!(unknown.unwrap_err().to_string().contains("validation_fractoin"));
     let empty = tempfile::tempdir().unwrap();
     let error = run(&config(empty.path(), output.path()), &mut Silent).unwrap_err();
     assert!(matches!(error, Error::EmptyCorpus { .. }), "{error}");
@@ -362,17 +248,9 @@ fn settings_that_cannot_be_are_named() {
 #[test]
 fn what_is_left_out_is_reported() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
-    fs::write(
-        input.path().join("e.jsonl"),
-        "{\"text\": \"fine\"}\nbroken\n",
-    )
-    .unwrap();
+    fs::write(input.path().join("e.jsonl"), "{\"text\": \"fine\"}\nbroken\n").unwrap();
     let mut notes = Notes::default();
     let summary = run(&config(input.path(), output.path()), &mut notes).unwrap();
-    assert!(
-        notes.0.iter().any(|note| note.contains("e.jsonl:2")),
-        "{:?}",
-        notes.0
-    );
+    assert!(notes.0.iter().any(|note| note.contains("e.jsonl:2")), "{:?}", notes.0);
     assert_eq!(summary.manifest.stages[0].dropped["bad record"], 1);
 }

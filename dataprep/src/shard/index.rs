@@ -21,11 +21,7 @@ pub enum Dtype {
 impl Dtype {
     /// The narrower type that holds ids below `vocab_size`.
     pub fn for_vocab(vocab_size: u32) -> Self {
-        if vocab_size <= 1 << 16 {
-            Self::U16
-        } else {
-            Self::I32
-        }
+        if vocab_size <= 1 << 16 { Self::U16 } else { Self::I32 }
     }
 
     /// Bytes a token takes.
@@ -79,30 +75,12 @@ impl ShardFile {
         let expected = tokens.saturating_mul(dtype.width());
         let found = bin.bytes().len() as u64;
         if found < expected {
-            return Err(Error::Truncated {
-                path: bin_path,
-                offset: found,
-                need: expected - found,
-                have: 0,
-            });
+            return Err(Error::Truncated { path: bin_path, offset: found, need: expected - found, have: 0 });
         }
         if found > expected {
-            return Err(Error::SizeMismatch {
-                path: bin_path,
-                by: "its .idx",
-                expected,
-                found,
-            });
+            return Err(Error::SizeMismatch { path: bin_path, by: "its .idx", expected, found });
         }
-        Ok(Self {
-            bin_path,
-            bin,
-            idx,
-            dtype,
-            sequences,
-            documents: entries - 1,
-            tokens,
-        })
+        Ok(Self { bin_path, bin, idx, dtype, sequences, documents: entries - 1, tokens })
     }
 
     /// Number of tokens, end-of-document tokens included.
@@ -137,8 +115,7 @@ impl ShardFile {
         if sequence == self.sequences {
             return self.tokens;
         }
-        read_i64(table, HEADER as usize + 4 * self.sequences + 8 * sequence) as u64
-            / self.dtype.width()
+        read_i64(table, HEADER as usize + 4 * self.sequences + 8 * sequence) as u64 / self.dtype.width()
     }
 
     /// The document that holds the token at `position`: the last one that starts there or before.
@@ -164,10 +141,7 @@ impl ShardFile {
     /// If the range does not lie inside the shard.
     pub fn read(&self, start: u64, vocab_size: u32, out: &mut [u32]) -> Result<()> {
         let width = self.dtype.width() as usize;
-        assert!(
-            start + out.len() as u64 <= self.tokens,
-            "tokens past the end of a shard"
-        );
+        assert!(start + out.len() as u64 <= self.tokens, "tokens past the end of a shard");
         let first = start as usize * width;
         let bytes = &self.bin.bytes()[first..first + out.len() * width];
         let mut largest = 0;
@@ -186,11 +160,7 @@ impl ShardFile {
                 }
             }
         }
-        if largest < vocab_size {
-            Ok(())
-        } else {
-            Err(self.out_of_range(start, vocab_size, out))
-        }
+        if largest < vocab_size { Ok(()) } else { Err(self.out_of_range(start, vocab_size, out)) }
     }
 
     #[cold]
@@ -201,12 +171,7 @@ impl ShardFile {
             Dtype::I32 => i64::from(tokens[at] as i32),
         };
         let offset = (start + at as u64) * self.dtype.width();
-        Error::TokenOutOfRange {
-            path: self.bin_path.clone(),
-            offset,
-            token,
-            vocab_size,
-        }
+        Error::TokenOutOfRange { path: self.bin_path.clone(), offset, token, vocab_size }
     }
 }
 
@@ -225,47 +190,24 @@ fn header(path: &Path, idx: &[u8]) -> Result<(Dtype, usize, usize)> {
     match magic {
         Some(MAGIC) => {}
         Some(found) => {
-            return Err(Error::BadMagic {
-                path: path.into(),
-                found,
-            });
+            return Err(Error::BadMagic { path: path.into(), found });
         }
         None => {
-            return Err(Error::Truncated {
-                path: path.into(),
-                offset: have,
-                need: HEADER - have,
-                have: 0,
-            });
+            return Err(Error::Truncated { path: path.into(), offset: have, need: HEADER - have, have: 0 });
         }
     }
     if have < HEADER {
-        return Err(Error::Truncated {
-            path: path.into(),
-            offset: have,
-            need: HEADER - have,
-            have: 0,
-        });
+        return Err(Error::Truncated { path: path.into(), offset: have, need: HEADER - have, have: 0 });
     }
     let version = read_i64(idx, 9) as u64;
     if version != 1 {
-        return Err(Error::BadVersion {
-            path: path.into(),
-            found: version,
-        });
+        return Err(Error::BadVersion { path: path.into(), found: version });
     }
-    let dtype = Dtype::from_code(idx[17]).ok_or(Error::UnknownDtype {
-        path: path.into(),
-        found: idx[17],
-    })?;
+    let dtype = Dtype::from_code(idx[17]).ok_or(Error::UnknownDtype { path: path.into(), found: idx[17] })?;
     let (sequences, entries) = (read_i64(idx, 18) as u64, read_i64(idx, 26) as u64);
     if entries == 0 {
         let what = "an empty document table, it must at least hold a 0".to_owned();
-        return Err(Error::CorruptIndex {
-            path: path.into(),
-            offset: 26,
-            what,
-        });
+        return Err(Error::CorruptIndex { path: path.into(), offset: 26, what });
     }
     let size = sequences
         .checked_mul(12)
@@ -277,38 +219,18 @@ fn header(path: &Path, idx: &[u8]) -> Result<(Dtype, usize, usize)> {
             what: format!("{sequences} sequences and {entries} document entries fit in no file"),
         })?;
     if have < size {
-        return Err(Error::Truncated {
-            path: path.into(),
-            offset: have,
-            need: size - have,
-            have: 0,
-        });
+        return Err(Error::Truncated { path: path.into(), offset: have, need: size - have, have: 0 });
     }
     if have > size {
-        return Err(Error::SizeMismatch {
-            path: path.into(),
-            by: "its header",
-            expected: size,
-            found: have,
-        });
+        return Err(Error::SizeMismatch { path: path.into(), by: "its header", expected: size, found: have });
     }
     // Both are below the file's length, and the file is mapped: they fit in usize.
     Ok((dtype, sequences as usize, entries as usize))
 }
 
 /// Checks lengths, offsets and document entries; gives the number of tokens.
-fn check_tables(
-    path: &Path,
-    idx: &[u8],
-    dtype: Dtype,
-    sequences: usize,
-    entries: usize,
-) -> Result<u64> {
-    let corrupt = |offset: usize, what: String| Error::CorruptIndex {
-        path: path.into(),
-        offset: offset as u64,
-        what,
-    };
+fn check_tables(path: &Path, idx: &[u8], dtype: Dtype, sequences: usize, entries: usize) -> Result<u64> {
+    let corrupt = |offset: usize, what: String| Error::CorruptIndex { path: path.into(), offset: offset as u64, what };
     let (lengths, offsets) = (HEADER as usize, HEADER as usize + 4 * sequences);
     let mut expected = 0_i64;
     for i in 0..sequences {
@@ -319,20 +241,12 @@ fn check_tables(
         }
         let offset = read_i64(idx, from);
         if offset != expected {
-            return Err(corrupt(
-                from,
-                format!("sequence {i} begins at {offset}, the one before ends at {expected}"),
-            ));
+            return Err(corrupt(from, format!("sequence {i} begins at {offset}, the one before ends at {expected}")));
         }
         expected = i64::from(length)
             .checked_mul(dtype.width() as i64)
             .and_then(|bytes| bytes.checked_add(expected))
-            .ok_or_else(|| {
-                corrupt(
-                    at,
-                    "the lengths add up to more than any file holds".to_owned(),
-                )
-            })?;
+            .ok_or_else(|| corrupt(at, "the lengths add up to more than any file holds".to_owned()))?;
     }
     let documents = offsets + 8 * sequences;
     let mut before = 0_i64;
@@ -340,14 +254,10 @@ fn check_tables(
         let (at, last) = (documents + 8 * d, d + 1 == entries);
         let entry = read_i64(idx, at);
         if d == 0 && entry != 0 {
-            return Err(corrupt(
-                at,
-                format!("the document table begins with {entry}, not 0"),
-            ));
+            return Err(corrupt(at, format!("the document table begins with {entry}, not 0")));
         }
         if entry < before || (last && entry != sequences as i64) || entry > sequences as i64 {
-            let what =
-                format!("document entry {d} is {entry}, after {before}, of {sequences} sequences");
+            let what = format!("document entry {d} is {entry}, after {before}, of {sequences} sequences");
             return Err(corrupt(at, what));
         }
         before = entry;

@@ -127,53 +127,36 @@ impl Manifest {
     /// [`Error::ManifestMissing`], [`Error::ManifestVersion`], [`Error::ManifestCorrupt`] or [`Error::Io`].
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let corrupt = |what: String| Error::ManifestCorrupt {
-            path: path.clone(),
-            what,
-        };
+        let corrupt = |what: String| Error::ManifestCorrupt { path: path.clone(), what };
         let bytes = match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::ManifestMissing {
-                    path: folder.into(),
-                });
+                return Err(Error::ManifestMissing { path: folder.into() });
             }
             other => other.map_err(Error::io("read", &path))?,
         };
-        let mut value: Value =
-            serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
         if value.get("format").and_then(Value::as_str) != Some(FORMAT) {
             return Err(corrupt(format!("field `format` is not \"{FORMAT}\"")));
         }
         match value.get("version").and_then(Value::as_u64) {
             Some(VERSION) => {}
             Some(found) => {
-                return Err(Error::ManifestVersion {
-                    path,
-                    found,
-                    known: VERSION,
-                });
+                return Err(Error::ManifestVersion { path, found, known: VERSION });
             }
             None => {
-                return Err(corrupt(
-                    "field `version` is missing or no number".to_owned(),
-                ));
+                return Err(corrupt("field `version` is missing or no number".to_owned()));
             }
         }
         let stated = value.as_object_mut().and_then(|map| map.remove("checksum"));
         let actual = hash::of_bytes(json::canonical(&value).as_bytes());
         if stated.as_ref().and_then(Value::as_str) != Some(actual.as_str()) {
-            return Err(corrupt(format!(
-                "field `checksum` is not {actual}, the checksum of the rest"
-            )));
+            return Err(corrupt(format!("field `checksum` is not {actual}, the checksum of the rest")));
         }
         let manifest: Self = serde_json::from_value(value).map_err(|e| corrupt(e.to_string()))?;
         let splits = std::iter::once(&manifest.train).chain(&manifest.validation);
         for shard in splits.flat_map(|split| &split.shards) {
             if shard.name.is_empty() || shard.name.contains(['/', '\\']) {
-                return Err(corrupt(format!(
-                    "shard name {:?} is not the name of a file here",
-                    shard.name
-                )));
+                return Err(corrupt(format!("shard name {:?} is not the name of a file here", shard.name)));
             }
         }
         Ok(manifest)
@@ -184,8 +167,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let mut value =
-            serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
+        let mut value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
         let checksum = hash::of_bytes(json::canonical(&value).as_bytes());
         value["checksum"] = checksum.into();
         let mut text = serde_json::to_string_pretty(&value).expect("a JSON value can be written");
@@ -209,9 +191,7 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let mut file = fs::File::create(&temporary).map_err(Error::io("create", &temporary))?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("write", &temporary))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(Error::io("write", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::io("rename a finished file to", path))
 }
 

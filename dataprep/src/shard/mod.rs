@@ -31,9 +31,7 @@ mod writer;
 
 pub use index::{Dtype, ShardFile};
 pub use manifest::{FORMAT, MANIFEST, VERSION};
-pub use manifest::{
-    FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry,
-};
+pub use manifest::{FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry};
 pub(crate) use manifest::{sync_folder, write_atomically};
 pub use set::{ShardSet, Split};
 pub use writer::{ShardWriter, WrittenShards};

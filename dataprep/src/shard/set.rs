@@ -75,13 +75,8 @@ impl ShardSet {
             _ => path.to_path_buf(),
         };
         if !with_suffix(&prefix, "bin").exists() && !with_suffix(&prefix, "idx").exists() {
-            let remedy =
-                "give a folder written by prep or the prefix PATH of PATH.bin and PATH.idx";
-            return Err(Error::NoShards {
-                path: path.into(),
-                split: split.name(),
-                remedy,
-            });
+            let remedy = "give a folder written by prep or the prefix PATH of PATH.bin and PATH.idx";
+            return Err(Error::NoShards { path: path.into(), split: split.name(), remedy });
         }
         Self::from_prefixes(path, &[prefix])
     }
@@ -92,10 +87,7 @@ impl ShardSet {
     /// Those of [`open`](Self::open); [`Error::ShardsDiffer`] when their tokenizers are not the same.
     pub fn open_all<P: AsRef<Path>>(paths: &[P], split: Split) -> Result<Self> {
         let mut sets = paths.iter().map(|path| Self::open(path.as_ref(), split));
-        let nowhere = || Error::Config {
-            field: "data.path",
-            what: "no path given; name a folder of shards".into(),
-        };
+        let nowhere = || Error::Config { field: "data.path", what: "no path given; name a folder of shards".into() };
         let mut all = sets.next().ok_or_else(nowhere)??;
         for set in sets {
             all.append(set?)?;
@@ -105,33 +97,18 @@ impl ShardSet {
 
     fn from_manifest(folder: &Path, split: Split) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
-        let Some(entry) = manifest
-            .split(split)
-            .filter(|entry| !entry.shards.is_empty())
-        else {
-            let remedy =
-                "prepare it with output.validation_fraction or output.validation_tail above 0";
-            return Err(Error::NoShards {
-                path: folder.into(),
-                split: split.name(),
-                remedy,
-            });
+        let Some(entry) = manifest.split(split).filter(|entry| !entry.shards.is_empty()) else {
+            let remedy = "prepare it with output.validation_fraction or output.validation_tail above 0";
+            return Err(Error::NoShards { path: folder.into(), split: split.name(), remedy });
         };
         let mut files = Vec::with_capacity(entry.shards.len());
         for shard in &entry.shards {
             let prefix = folder.join(&shard.name);
             for (suffix, stated) in [("bin", &shard.bin), ("idx", &shard.idx)] {
                 let path = with_suffix(&prefix, suffix);
-                let found = std::fs::metadata(&path)
-                    .map_err(Error::io("read the size of", &path))?
-                    .len();
+                let found = std::fs::metadata(&path).map_err(Error::io("read the size of", &path))?.len();
                 if found != stated.bytes {
-                    return Err(Error::SizeMismatch {
-                        path,
-                        by: MANIFEST,
-                        expected: stated.bytes,
-                        found,
-                    });
+                    return Err(Error::SizeMismatch { path, by: MANIFEST, expected: stated.bytes, found });
                 }
             }
             let file = ShardFile::open(&prefix)?;
@@ -144,10 +121,7 @@ impl ShardSet {
                     shard.documents,
                     shard.tokens
                 );
-                return Err(Error::ManifestCorrupt {
-                    path: folder.join(MANIFEST),
-                    what,
-                });
+                return Err(Error::ManifestCorrupt { path: folder.join(MANIFEST), what });
             }
             files.push(file);
         }
@@ -159,10 +133,7 @@ impl ShardSet {
     }
 
     fn from_prefixes(path: &Path, prefixes: &[PathBuf]) -> Result<Self> {
-        let files = prefixes
-            .iter()
-            .map(|prefix| ShardFile::open(prefix))
-            .collect::<Result<Vec<_>>>()?;
+        let files = prefixes.iter().map(|prefix| ShardFile::open(prefix)).collect::<Result<Vec<_>>>()?;
         Ok(Self::from_files(path, files))
     }
 
@@ -198,22 +169,13 @@ impl ShardSet {
             };
             let (a, b) = (&a.tokenizer, &b.tokenizer);
             if a.fingerprint != b.fingerprint {
-                return Err(differ(
-                    "tokenizer fingerprint",
-                    a.fingerprint.clone(),
-                    b.fingerprint.clone(),
-                ));
+                return Err(differ("tokenizer fingerprint", a.fingerprint.clone(), b.fingerprint.clone()));
             }
             if a.eos_id != b.eos_id {
-                return Err(differ(
-                    "end-of-document token",
-                    a.eos_id.to_string(),
-                    b.eos_id.to_string(),
-                ));
+                return Err(differ("end-of-document token", a.eos_id.to_string(), b.eos_id.to_string()));
             }
         }
-        self.starts
-            .extend(other.starts.iter().map(|start| start + self.tokens));
+        self.starts.extend(other.starts.iter().map(|start| start + self.tokens));
         self.tokens += other.tokens;
         self.files.extend(other.files);
         self.text_bytes = self.text_bytes.zip(other.text_bytes).map(|(a, b)| a + b);
@@ -263,19 +225,12 @@ impl ShardSet {
     /// [`Error::ChecksumMismatch`] for the first file that changed.
     pub fn verify(&self) -> Result<()> {
         for (folder, manifest) in &self.manifests {
-            for shard in std::iter::once(&manifest.train)
-                .chain(&manifest.validation)
-                .flat_map(|split| &split.shards)
-            {
+            for shard in std::iter::once(&manifest.train).chain(&manifest.validation).flat_map(|split| &split.shards) {
                 for (suffix, stated) in [("bin", &shard.bin), ("idx", &shard.idx)] {
                     let path = with_suffix(&folder.join(&shard.name), suffix);
                     let found = hash::of_file(&path)?;
                     if found != stated.sha256 {
-                        return Err(Error::ChecksumMismatch {
-                            path,
-                            expected: stated.sha256.clone(),
-                            found,
-                        });
+                        return Err(Error::ChecksumMismatch { path, expected: stated.sha256.clone(), found });
                     }
                 }
             }
@@ -291,10 +246,7 @@ impl ShardSet {
     /// # Panics
     /// If the range does not lie inside the stream.
     pub fn read(&self, start: u64, out: &mut [u32]) -> Result<()> {
-        assert!(
-            start + out.len() as u64 <= self.tokens,
-            "tokens past the end of the shards"
-        );
+        assert!(start + out.len() as u64 <= self.tokens, "tokens past the end of the shards");
         let mut rest = out;
         let mut position = start;
         let mut at = self.file_at(start);
@@ -342,9 +294,7 @@ impl ShardSet {
     /// The file that holds the token at `position`.
     fn file_at(&self, position: u64) -> usize {
         // Empty files share their start with the next one: take the last that begins here or before.
-        self.starts
-            .partition_point(|&start| start <= position)
-            .saturating_sub(1)
+        self.starts.partition_point(|&start| start <= position).saturating_sub(1)
     }
 }
 
@@ -359,34 +309,21 @@ fn plain_prefixes(folder: &Path, split: Split) -> Result<Vec<PathBuf>> {
     }
     if prefixes.is_empty() {
         let remedy = "run prep to make some";
-        return Err(Error::NoShards {
-            path: folder.into(),
-            split: split.name(),
-            remedy,
-        });
+        return Err(Error::NoShards { path: folder.into(), split: split.name(), remedy });
     }
     // Prep leaves a tokenizer beside its shards: then the manifest is not absent by nature but missing.
     let series: BTreeSet<_> = prefixes.iter().map(|prefix| series_name(prefix)).collect();
     if series.len() > 1 || folder.join("tokenizer.json").exists() {
-        return Err(Error::ManifestMissing {
-            path: folder.into(),
-        });
+        return Err(Error::ManifestMissing { path: folder.into() });
     }
     Ok(prefixes.into_iter().collect())
 }
 
 /// `NAME` of `NAME-00012`, and of `NAME`.
 fn series_name(prefix: &Path) -> String {
-    let name = prefix
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = prefix.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match name.rsplit_once('-') {
-        Some((base, number))
-            if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            base.to_owned()
-        }
+        Some((base, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => base.to_owned(),
         _ => name,
     }
 }

@@ -24,11 +24,7 @@ fn manifest(train: SplitEntry) -> Manifest {
             eos_id: 9,
             bos_id: None,
         },
-        inputs: InputsEntry {
-            files: 1,
-            bytes: 1,
-            sha256: String::new(),
-        },
+        inputs: InputsEntry { files: 1, bytes: 1, sha256: String::new() },
         pipeline: serde_json::json!({"output": {"validation_fraction": 0.1}}),
         stages: vec![],
         train,
@@ -74,10 +70,7 @@ fn bytes_are_exactly_megatrons() {
     let bin = [1, 0, 2, 0, 44, 1, 9, 0, 9, 0, 4, 0, 9, 0];
     assert_eq!(fs::read(dir.path().join("train-00000.bin")).unwrap(), bin);
     write(dir.path(), Dtype::I32, 1 << 20, &[&[70000]]);
-    assert_eq!(
-        fs::read(dir.path().join("train-00000.bin")).unwrap(),
-        [112, 17, 1, 0, 9, 0, 0, 0]
-    );
+    assert_eq!(fs::read(dir.path().join("train-00000.bin")).unwrap(), [112, 17, 1, 0, 9, 0, 0, 0]);
     assert_eq!(fs::read(dir.path().join("train-00000.idx")).unwrap()[17], 4);
 }
 
@@ -91,10 +84,7 @@ fn shards_open_as_folder_prefix_and_file() {
         (tokens, set.documents(), set.text_bytes())
     };
     assert_eq!(read(&dir), (vec![1, 2, 3, 9, 4, 9], 2, Some(4)));
-    assert_eq!(
-        read(&dir.join("train-00000")),
-        (vec![1, 2, 3, 9, 4, 9], 2, None)
-    );
+    assert_eq!(read(&dir.join("train-00000")), (vec![1, 2, 3, 9, 4, 9], 2, None));
     assert_eq!(read(&dir.join("train-00000.bin")).1, 2);
     fs::remove_file(dir.join(MANIFEST)).unwrap();
     assert_eq!(read(&dir).1, 2);
@@ -114,14 +104,7 @@ fn documents_of_several_sequences_are_documents() {
         b.extend(2_i64.to_le_bytes());
     });
     let file = ShardFile::open(&dir.join("train-00000")).unwrap();
-    assert_eq!(
-        (
-            file.documents(),
-            file.document_start(0),
-            file.document_start(1)
-        ),
-        (1, 0, 6)
-    );
+    assert_eq!((file.documents(), file.document_start(0), file.document_start(1)), (1, 0, 6));
 }
 
 #[test]
@@ -135,92 +118,25 @@ fn damage_is_named_with_its_place() {
         error
     };
     let idx = |f| damage("train-00000.idx", f);
-    assert!(matches!(
-        idx(|b| b.truncate(0)),
-        Error::Truncated {
-            offset: 0,
-            need: 34,
-            ..
-        }
-    ));
-    assert!(matches!(
-        idx(|b| b.truncate(20)),
-        Error::Truncated {
-            offset: 20,
-            need: 14,
-            ..
-        }
-    ));
-    assert!(matches!(
-        idx(|b| b.truncate(60)),
-        Error::Truncated {
-            offset: 60,
-            need: 22,
-            ..
-        }
-    ));
+    assert!(matches!(idx(|b| b.truncate(0)), Error::Truncated { offset: 0, need: 34, .. }));
+    assert!(matches!(idx(|b| b.truncate(20)), Error::Truncated { offset: 20, need: 14, .. }));
+    assert!(matches!(idx(|b| b.truncate(60)), Error::Truncated { offset: 60, need: 22, .. }));
     assert!(matches!(idx(|b| b[0] = b'X'), Error::BadMagic { .. }));
-    assert!(matches!(
-        idx(|b| b[9] = 2),
-        Error::BadVersion { found: 2, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[17] = 6),
-        Error::UnknownDtype { found: 6, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b.push(0)),
-        Error::SizeMismatch {
-            expected: 82,
-            found: 83,
-            ..
-        }
-    ));
-    assert!(matches!(
-        idx(|b| b[18..26].fill(0xff)),
-        Error::CorruptIndex { offset: 18, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[26..34].fill(0)),
-        Error::CorruptIndex { offset: 26, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[37] = 0x80),
-        Error::CorruptIndex { offset: 34, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[34] = 3),
-        Error::CorruptIndex { offset: 50, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[58] = 1),
-        Error::CorruptIndex { offset: 58, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[66] = 7),
-        Error::CorruptIndex { offset: 66, .. }
-    ));
-    assert!(matches!(
-        idx(|b| b[74] = 1),
-        Error::CorruptIndex { offset: 74, .. }
-    ));
+    assert!(matches!(idx(|b| b[9] = 2), Error::BadVersion { found: 2, .. }));
+    assert!(matches!(idx(|b| b[17] = 6), Error::UnknownDtype { found: 6, .. }));
+    assert!(matches!(idx(|b| b.push(0)), Error::SizeMismatch { expected: 82, found: 83, .. }));
+    assert!(matches!(idx(|b| b[18..26].fill(0xff)), Error::CorruptIndex { offset: 18, .. }));
+    assert!(matches!(idx(|b| b[26..34].fill(0)), Error::CorruptIndex { offset: 26, .. }));
+    assert!(matches!(idx(|b| b[37] = 0x80), Error::CorruptIndex { offset: 34, .. }));
+    assert!(matches!(idx(|b| b[34] = 3), Error::CorruptIndex { offset: 50, .. }));
+    assert!(matches!(idx(|b| b[58] = 1), Error::CorruptIndex { offset: 58, .. }));
+    assert!(matches!(idx(|b| b[66] = 7), Error::CorruptIndex { offset: 66, .. }));
+    assert!(matches!(idx(|b| b[74] = 1), Error::CorruptIndex { offset: 74, .. }));
     let bin = |f| damage("train-00000.bin", f);
-    assert!(matches!(
-        bin(|b| b.truncate(5)),
-        Error::Truncated {
-            offset: 5,
-            need: 7,
-            ..
-        }
-    ));
+    assert!(matches!(bin(|b| b.truncate(5)), Error::Truncated { offset: 5, need: 7, .. }));
     assert!(matches!(bin(|b| b.push(0)), Error::SizeMismatch { .. }));
     let text = idx(|b| b[66] = 7).to_string();
-    assert!(
-        text.contains("train-00000.idx")
-            && text.contains("byte 66")
-            && text.contains("run prep again"),
-        "{text}"
-    );
+    assert!(text.contains("train-00000.idx") && text.contains("byte 66") && text.contains("run prep again"), "{text}");
 }
 
 #[test]
@@ -228,17 +144,11 @@ fn the_manifest_guards_its_files() {
     let (_keep, dir) = folder();
     let set = ShardSet::open(&dir, Split::Train).unwrap();
     set.verify().unwrap();
-    assert!(matches!(
-        ShardSet::open(&dir, Split::Validation),
-        Err(Error::NoShards { .. })
-    ));
+    assert!(matches!(ShardSet::open(&dir, Split::Validation), Err(Error::NoShards { .. })));
     change(&dir.join("train-00000.bin"), |b| b[0] = 5);
     assert!(matches!(set.verify(), Err(Error::ChecksumMismatch { .. })));
     change(&dir.join("train-00000.bin"), |b| b.truncate(4));
-    assert!(matches!(
-        open_error(&dir),
-        Error::SizeMismatch { by: MANIFEST, .. }
-    ));
+    assert!(matches!(open_error(&dir), Error::SizeMismatch { by: MANIFEST, .. }));
     fs::remove_file(dir.join("train-00000.bin")).unwrap();
     assert!(matches!(open_error(&dir), Error::Io { .. }));
 }
@@ -262,10 +172,7 @@ fn every_damage_to_a_manifest_is_refused() {
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     assert!(matches!(open_error(&dir), Error::ManifestCorrupt { .. }));
     fs::write(&path, r#"{"format": "fathom-shards", "version": 2}"#).unwrap();
-    assert!(matches!(
-        open_error(&dir),
-        Error::ManifestVersion { found: 2, .. }
-    ));
+    assert!(matches!(open_error(&dir), Error::ManifestVersion { found: 2, .. }));
 }
 
 #[test]
@@ -283,47 +190,20 @@ fn tokens_outside_the_vocabulary_are_found_when_read() {
     change(&dir.join("train-00000.bin"), |b| b[4] = 10);
     let set = ShardSet::open(&dir, Split::Train).unwrap();
     let error = set.read(1, &mut [0; 3]).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::TokenOutOfRange {
-                offset: 4,
-                token: 10,
-                vocab_size: 10,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::TokenOutOfRange { offset: 4, token: 10, vocab_size: 10, .. }), "{error}");
     set.read(3, &mut [0; 3]).unwrap();
     let other = tempfile::tempdir().unwrap();
     write(other.path(), Dtype::I32, 1 << 20, &[&[5]]);
     change(&other.path().join("train-00000.bin"), |b| b[..4].fill(0xff));
-    let error = ShardSet::open(other.path(), Split::Train)
-        .unwrap()
-        .read(0, &mut [0; 2])
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::TokenOutOfRange {
-                offset: 0,
-                token: -1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = ShardSet::open(other.path(), Split::Train).unwrap().read(0, &mut [0; 2]).unwrap_err();
+    assert!(matches!(error, Error::TokenOutOfRange { offset: 0, token: -1, .. }), "{error}");
 }
 
 #[test]
 fn sets_with_other_tokenizers_do_not_mix() {
     let ((_a, one), (_b, two)) = (folder(), folder());
     let both = ShardSet::open_all(&[&one, &two], Split::Train).unwrap();
-    assert_eq!(
-        (both.tokens(), both.documents(), both.text_bytes()),
-        (12, 4, Some(8))
-    );
+    assert_eq!((both.tokens(), both.documents(), both.text_bytes()), (12, 4, Some(8)));
     let mut manifest = Manifest::read(&two).unwrap();
     manifest.tokenizer.fingerprint = "other".into();
     manifest.write(&two).unwrap();

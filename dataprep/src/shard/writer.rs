@@ -46,35 +46,19 @@ impl ShardWriter {
     /// [`Error::Io`] when the disk is full or the folder not writable; [`Error::Tokenize`] when a document has more tokens
     /// than the format can say (2³¹ − 1) or a token does not fit the element type.
     pub fn push(&mut self, tokens: &[u32], text_bytes: u64) -> Result<()> {
-        let too_long = || {
-            Error::Tokenize(format!(
-                "a document of {} tokens: shards hold at most 2^31 - 2",
-                tokens.len()
-            ))
-        };
-        let length = tokens
-            .len()
-            .checked_add(1)
-            .and_then(|n| i32::try_from(n).ok())
-            .ok_or_else(too_long)?;
+        let too_long =
+            || Error::Tokenize(format!("a document of {} tokens: shards hold at most 2^31 - 2", tokens.len()));
+        let length = tokens.len().checked_add(1).and_then(|n| i32::try_from(n).ok()).ok_or_else(too_long)?;
         self.bytes.clear();
         for &token in tokens.iter().chain([&self.eos]) {
             let misfit = || Error::Tokenize(format!("token {token} does not fit {:?}", self.dtype));
             match self.dtype {
-                Dtype::U16 => self
-                    .bytes
-                    .extend(u16::try_from(token).map_err(|_| misfit())?.to_le_bytes()),
-                Dtype::I32 => self
-                    .bytes
-                    .extend(i32::try_from(token).map_err(|_| misfit())?.to_le_bytes()),
+                Dtype::U16 => self.bytes.extend(u16::try_from(token).map_err(|_| misfit())?.to_le_bytes()),
+                Dtype::I32 => self.bytes.extend(i32::try_from(token).map_err(|_| misfit())?.to_le_bytes()),
             }
         }
         let size = self.bytes.len() as u64;
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.written.saturating_add(size) > self.limit)
-        {
+        if self.open.as_ref().is_some_and(|open| open.written.saturating_add(size) > self.limit) {
             self.close()?;
         }
         if self.open.is_none() {
@@ -95,10 +79,7 @@ impl ShardWriter {
     /// [`Error::Io`].
     pub fn finish(mut self) -> Result<WrittenShards> {
         self.close()?;
-        Ok(WrittenShards {
-            folder: self.folder,
-            entry: self.done,
-        })
+        Ok(WrittenShards { folder: self.folder, entry: self.done })
     }
 
     fn close(&mut self) -> Result<()> {
@@ -131,8 +112,7 @@ impl WrittenShards {
             for suffix in ["bin", "idx"] {
                 let path = self.folder.join(format!("{}.{suffix}", shard.name));
                 let temporary = self.folder.join(format!("{}.{suffix}.tmp", shard.name));
-                fs::rename(&temporary, &path)
-                    .map_err(Error::io("rename a finished file to", &path))?;
+                fs::rename(&temporary, &path).map_err(Error::io("rename a finished file to", &path))?;
             }
         }
         Ok(self.entry)
@@ -154,20 +134,11 @@ impl OpenShard {
         let path = folder.join(format!("{name}.bin.tmp"));
         let file = File::create(&path).map_err(Error::io("create", &path))?;
         let file = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self {
-            name,
-            path,
-            file,
-            hasher: Sha256::new(),
-            written: 0,
-            lengths: Vec::new(),
-        })
+        Ok(Self { name, path, file, hasher: Sha256::new(), written: 0, lengths: Vec::new() })
     }
 
     fn append(&mut self, bytes: &[u8], length: i32) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::io("write", &self.path))?;
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         self.lengths.push(length);
@@ -176,10 +147,7 @@ impl OpenShard {
 
     fn close(mut self, folder: &Path, dtype: Dtype) -> Result<ShardEntry> {
         self.file.flush().map_err(Error::io("write", &self.path))?;
-        self.file
-            .get_ref()
-            .sync_all()
-            .map_err(Error::io("sync", &self.path))?;
+        self.file.get_ref().sync_all().map_err(Error::io("sync", &self.path))?;
         let idx_path = folder.join(format!("{}.idx.tmp", self.name));
         let idx = index_bytes(&self.lengths, dtype);
         let write = || {
@@ -192,14 +160,8 @@ impl OpenShard {
             name: self.name,
             documents: self.lengths.len() as u64,
             tokens: self.written / dtype.width(),
-            bin: FileEntry {
-                bytes: self.written,
-                sha256: hash::hex(&self.hasher.finalize()),
-            },
-            idx: FileEntry {
-                bytes: idx.len() as u64,
-                sha256: hash::of_bytes(&idx),
-            },
+            bin: FileEntry { bytes: self.written, sha256: hash::hex(&self.hasher.finalize()) },
+            idx: FileEntry { bytes: idx.len() as u64, sha256: hash::of_bytes(&idx) },
         })
     }
 }

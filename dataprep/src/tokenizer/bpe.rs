@@ -63,9 +63,7 @@ impl Bpe {
         let off = |key: &str| model[key].is_null() || model[key] == false;
         let no_normalizer = json["normalizer"].is_null()
             || (json["normalizer"]["type"] == "Sequence"
-                && json["normalizer"]["normalizers"]
-                    .as_array()
-                    .is_some_and(Vec::is_empty));
+                && json["normalizer"]["normalizers"].as_array().is_some_and(Vec::is_empty));
         let plain = no_normalizer
             && model["type"] == "BPE"
             && (model["dropout"].is_null() || model["dropout"] == 0.0)
@@ -84,17 +82,10 @@ impl Bpe {
         for (id, c) in byte_ids.iter_mut().zip(byte_level::alphabet()) {
             *id = *vocab.get(c.encode_utf8(&mut [0; 4]) as &str)?;
         }
-        let whole_words = (model["ignore_merges"] == true).then(|| {
-            vocab
-                .iter()
-                .filter_map(|(token, &id)| Some((byte_level::to_bytes(token)?, id)))
-                .collect()
-        });
+        let whole_words = (model["ignore_merges"] == true)
+            .then(|| vocab.iter().filter_map(|(token, &id)| Some((byte_level::to_bytes(token)?, id))).collect());
         Some(Self {
-            added: [
-                added_tokens(json, ids, false)?,
-                added_tokens(json, ids, true)?,
-            ],
+            added: [added_tokens(json, ids, false)?, added_tokens(json, ids, true)?],
             splitter: Splitter::from_json(&json["pre_tokenizer"])?,
             byte_ids,
             merges: merges(model, &vocab)?,
@@ -103,13 +94,7 @@ impl Bpe {
     }
 
     /// Appends the ids of `text`. Special tokens written out in the text become their ids only when `specials` is true.
-    pub(super) fn encode(
-        &self,
-        text: &str,
-        specials: bool,
-        cache: &mut Cache,
-        out: &mut Vec<u32>,
-    ) -> Result<()> {
+    pub(super) fn encode(&self, text: &str, specials: bool, cache: &mut Cache, out: &mut Vec<u32>) -> Result<()> {
         self.encode_round(0, text, specials, cache, out)
     }
 
@@ -123,9 +108,7 @@ impl Bpe {
     ) -> Result<()> {
         let Some(added) = self.added.get(round) else {
             let Cache { split, words } = cache;
-            return self.splitter.split(text, split, &mut |word| {
-                self.encode_word(word.as_bytes(), words, out)
-            });
+            return self.splitter.split(text, split, &mut |word| self.encode_word(word.as_bytes(), words, out));
         };
         let mut done = 0;
         if let Some(added) = added {
@@ -170,9 +153,7 @@ impl Bpe {
             }
             let from = cache.ids.len() as u32;
             cache.ids.extend_from_slice(&out[start..]);
-            cache
-                .places
-                .insert(word.into(), (from, cache.ids.len() as u32));
+            cache.places.insert(word.into(), (from, cache.ids.len() as u32));
         }
     }
 
@@ -200,10 +181,7 @@ impl Bpe {
     /// What both ways of merging make of a word.
     #[cfg(test)]
     pub(super) fn merge_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
-        let ids: Vec<u32> = word
-            .iter()
-            .map(|&byte| self.byte_ids[usize::from(byte)])
-            .collect();
+        let ids: Vec<u32> = word.iter().map(|&byte| self.byte_ids[usize::from(byte)]).collect();
         let (mut short, mut long) = (ids.clone(), ids);
         let (n, m) = (self.merge_short(&mut short), self.merge_long(&mut long));
         (short[..n].to_vec(), long[..m].to_vec())
@@ -217,9 +195,7 @@ impl Bpe {
         let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
         let candidate = |ids: &[u32], left: usize, right: usize| {
             let pair = (ids[left], ids[right]);
-            self.merges
-                .get(&pair)
-                .map(|&(rank, id)| Reverse((rank, left, pair, id)))
+            self.merges.get(&pair).map(|&(rank, id)| Reverse((rank, left, pair, id)))
         };
         let mut heap: BinaryHeap<_> = (1..n).filter_map(|i| candidate(ids, i - 1, i)).collect();
         while let Some(Reverse((_, left, pair, id))) = heap.pop() {
@@ -251,24 +227,14 @@ impl Bpe {
 }
 
 /// The automaton of the added tokens with this `normalized` flag; `None` outside for flags it does not know.
-fn added_tokens(
-    json: &Value,
-    ids: &HashMap<String, u32>,
-    normalized: bool,
-) -> Option<Option<AddedTokens>> {
+fn added_tokens(json: &Value, ids: &HashMap<String, u32>, normalized: bool) -> Option<Option<AddedTokens>> {
     let (mut patterns, mut tokens) = (Vec::new(), Vec::new());
-    for token in json["added_tokens"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-    {
+    for token in json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default() {
         if token["single_word"] == true || token["lstrip"] == true || token["rstrip"] == true {
             return None;
         }
         if (token["normalized"] == true) == normalized {
-            let content = token["content"]
-                .as_str()
-                .filter(|content| !content.is_empty())?;
+            let content = token["content"].as_str().filter(|content| !content.is_empty())?;
             patterns.push(content);
             tokens.push((*ids.get(content)?, token["special"] == true));
         }
@@ -276,18 +242,12 @@ fn added_tokens(
     if patterns.is_empty() {
         return Some(None);
     }
-    let automaton = AhoCorasick::builder()
-        .match_kind(MatchKind::LeftmostLongest)
-        .build(patterns)
-        .ok()?;
+    let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns).ok()?;
     Some(Some(AddedTokens { automaton, tokens }))
 }
 
 /// Merge rules by pair; each is written "left right" or ["left", "right"].
-fn merges(
-    model: &Value,
-    vocab: &FxHashMap<&str, u32>,
-) -> Option<FxHashMap<(u32, u32), (u32, u32)>> {
+fn merges(model: &Value, vocab: &FxHashMap<&str, u32>) -> Option<FxHashMap<(u32, u32), (u32, u32)>> {
     let rules = model["merges"].as_array()?;
     let mut merges = FxHashMap::with_capacity_and_hasher(rules.len(), Default::default());
     let mut whole = String::new();
@@ -299,10 +259,7 @@ fn merges(
         whole.clear();
         whole.push_str(left);
         whole.push_str(right);
-        merges.insert(
-            (*vocab.get(left)?, *vocab.get(right)?),
-            (rank, *vocab.get(whole.as_str())?),
-        );
+        merges.insert((*vocab.get(left)?, *vocab.get(right)?), (rank, *vocab.get(whole.as_str())?));
     }
     Some(merges)
 }

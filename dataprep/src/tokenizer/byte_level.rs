@@ -45,11 +45,8 @@ fn byte_of(c: char) -> Option<u8> {
 
 /// The byte tokenizer as a `tokenizer.json`: a BPE model of 256 symbols and no merges.
 pub(super) fn byte_tokenizer_json() -> Value {
-    let vocab: serde_json::Map<String, Value> = alphabet()
-        .iter()
-        .zip(0..)
-        .map(|(c, id): (&char, u32)| (c.to_string(), id.into()))
-        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        alphabet().iter().zip(0..).map(|(c, id): (&char, u32)| (c.to_string(), id.into())).collect();
     json!({
         "version": "1.0",
         "truncation": null,
@@ -70,16 +67,12 @@ pub(super) fn is_byte_tokenizer(json: &Value) -> bool {
     let added = json["added_tokens"].as_array();
     same("/model/vocab")
         && json["model"]["type"] == "BPE"
-        && json["model"]["merges"]
-            .as_array()
-            .is_some_and(Vec::is_empty)
+        && json["model"]["merges"].as_array().is_some_and(Vec::is_empty)
         && json["normalizer"].is_null()
         && json["pre_tokenizer"]["type"] == "ByteLevel"
         && json["pre_tokenizer"]["add_prefix_space"] == false
         && json["decoder"]["type"] == "ByteLevel"
-        && added.is_some_and(|a| {
-            a.len() == 1 && a[0]["id"] == END_OF_TEXT_ID && a[0]["content"] == END_OF_TEXT
-        })
+        && added.is_some_and(|a| a.len() == 1 && a[0]["id"] == END_OF_TEXT_ID && a[0]["content"] == END_OF_TEXT)
 }
 
 /// An entry of `added_tokens`.

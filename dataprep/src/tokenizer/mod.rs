@@ -30,23 +30,10 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Names under which published tokenizers keep their end-of-document token, looked for in this order.
-const END_TOKENS: [&str; 7] = [
-    "<｜end▁of▁sentence｜>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "</s>",
-    "<eos>",
-    "<|eos|>",
-    "[EOS]",
-];
+const END_TOKENS: [&str; 7] =
+    ["<｜end▁of▁sentence｜>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"];
 /// And their begin-of-text token.
-const BEGIN_TOKENS: [&str; 5] = [
-    "<｜begin▁of▁sentence｜>",
-    "<|begin_of_text|>",
-    "<s>",
-    "<bos>",
-    "[BOS]",
-];
+const BEGIN_TOKENS: [&str; 5] = ["<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]"];
 
 /// A tokenizer. Cloning shares everything.
 #[derive(Clone)]
@@ -141,28 +128,18 @@ impl Tokenizer {
         if path == Path::new("bytes") && !path.exists() {
             let unknown = |eos: &&str| *eos != byte_level::END_OF_TEXT;
             return match eos.filter(unknown) {
-                Some(eos) => Err(Error::Tokenizer {
-                    path: path.into(),
-                    what: format!("it has no token {eos:?}"),
-                }),
+                Some(eos) => Err(Error::Tokenizer { path: path.into(), what: format!("it has no token {eos:?}") }),
                 None => Ok(Self::bytes()),
             };
         }
-        let file = if path.is_dir() {
-            path.join(TOKENIZER)
-        } else {
-            path.to_path_buf()
-        };
+        let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
         let beside = file.with_file_name(TOKENIZER_CONFIG);
         let config = match fs::read(&beside) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             other => {
                 let text = other.map_err(Error::io("read", &beside))?;
-                let bad = |e: serde_json::Error| Error::Tokenizer {
-                    path: beside.clone(),
-                    what: e.to_string(),
-                };
+                let bad = |e: serde_json::Error| Error::Tokenizer { path: beside.clone(), what: e.to_string() };
                 Some(serde_json::from_slice(&text).map_err(bad)?)
             }
         };
@@ -174,58 +151,35 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
-    pub fn from_json(
-        bytes: Vec<u8>,
-        beside: Option<Value>,
-        eos: Option<&str>,
-        origin: &Path,
-    ) -> Result<Self> {
-        let bad = |what: String| Error::Tokenizer {
-            path: origin.into(),
-            what,
-        };
+    pub fn from_json(bytes: Vec<u8>, beside: Option<Value>, eos: Option<&str>, origin: &Path) -> Result<Self> {
+        let bad = |what: String| Error::Tokenizer { path: origin.into(), what };
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if byte_level::is_byte_tokenizer(&value) {
             return Ok(Self::bytes());
         }
-        let mut general =
-            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
+        let mut general = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
         // Limits meant for inference; a corpus is neither cut nor padded.
-        general
-            .with_truncation(None)
-            .map_err(|e| bad(e.to_string()))?;
+        general.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         general.with_padding(None);
         let vocab = general.get_vocab(true);
-        let largest = vocab
-            .values()
-            .copied()
-            .max()
-            .ok_or_else(|| bad("it has no tokens".into()))?;
+        let largest = vocab.values().copied().max().ok_or_else(|| bad("it has no tokens".into()))?;
         let vocab_size = largest.checked_add(1).filter(|&n| n <= 1 << 24);
-        let vocab_size = vocab_size
-            .ok_or_else(|| bad(format!("token id {largest} is beyond any vocabulary")))?;
+        let vocab_size = vocab_size.ok_or_else(|| bad(format!("token id {largest} is beyond any vocabulary")))?;
         let id_of = |token: &str| vocab.get(token).copied();
         let named = |key: &str| beside.as_ref().and_then(|config| token_name(&config[key]));
         let pick = |asked: Option<&str>, usual: &[&str]| match asked {
             Some(name) => id_of(name).map(|id| (name.to_owned(), id)),
-            None => usual
-                .iter()
-                .find_map(|name| Some(((*name).to_owned(), id_of(name)?))),
+            None => usual.iter().find_map(|name| Some(((*name).to_owned(), id_of(name)?))),
         };
         let asked = eos.or(named("eos_token"));
         let (eos_name, eos) = pick(asked, &END_TOKENS).ok_or_else(|| match asked {
             Some(name) => bad(format!("it has no end-of-document token {name:?}")),
-            None => {
-                bad("which token ends a document is unknown; set tokenizer.eos to its text".into())
-            }
+            None => bad("which token ends a document is unknown; set tokenizer.eos to its text".into()),
         })?;
         let bos = pick(named("bos_token"), &BEGIN_TOKENS);
         let mut full = config(&eos_name, bos.as_ref().map(|(name, _)| name.as_str()), None);
         if let (Some(Value::Object(beside)), Some(full)) = (beside.as_ref(), full.as_object_mut()) {
-            let own = beside
-                .iter()
-                .filter(|(key, _)| *key != "eos_token")
-                .map(|(k, v)| (k.clone(), v.clone()));
+            let own = beside.iter().filter(|(key, _)| *key != "eos_token").map(|(k, v)| (k.clone(), v.clone()));
             full.extend(own);
         }
         let table = if value["decoder"]["type"] == "ByteLevel" {
@@ -235,10 +189,7 @@ impl Tokenizer {
         };
         let kind = match Bpe::from_json(&value, &vocab) {
             Some(bpe) if !table.ends.is_empty() => Kind::Bpe(Box::new(bpe)),
-            _ => Kind::Other(Box::new(Other {
-                tokenizer: general,
-                ordinary: OnceLock::new(),
-            })),
+            _ => Kind::Other(Box::new(Other { tokenizer: general, ordinary: OnceLock::new() })),
         };
         let fingerprint = hash::of_bytes(json::canonical(&value).as_bytes());
         let bos = bos.map(|(_, id)| id);
@@ -318,12 +269,7 @@ impl Tokenizer {
             }
             Kind::Bpe(bpe) => {
                 // Building the automata anew for every prompt would cost more than encoding it.
-                let idle = || {
-                    self.inner
-                        .idle
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                };
+                let idle = || self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut cache = idle().pop().unwrap_or_default();
                 bpe.encode(text, true, &mut cache, &mut out)?;
                 idle().push(cache);
@@ -346,28 +292,19 @@ impl Tokenizer {
 
     /// An encoder that remembers words between calls: faster for many texts.
     pub fn encoder(&self) -> Encoder<'_> {
-        Encoder {
-            tokenizer: self,
-            cache: Cache::default(),
-        }
+        Encoder { tokenizer: self, cache: Cache::default() }
     }
 
     /// The text of `ids`. Special tokens and ids outside the vocabulary give none; what is not UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         match &self.inner.kind {
-            Kind::Other(other) => other.tokenizer.decode(ids, true).unwrap_or_else(|_| {
-                ids.iter()
-                    .filter_map(|&id| other.tokenizer.id_to_token(id))
-                    .collect()
-            }),
+            Kind::Other(other) => other
+                .tokenizer
+                .decode(ids, true)
+                .unwrap_or_else(|_| ids.iter().filter_map(|&id| other.tokenizer.id_to_token(id)).collect()),
             Kind::Bytes | Kind::Bpe(_) => {
-                let bytes: Vec<u8> = ids
-                    .iter()
-                    .flat_map(|&id| self.inner.table.text(id))
-                    .copied()
-                    .collect();
-                String::from_utf8(bytes)
-                    .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+                let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.inner.table.text(id)).copied().collect();
+                String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
             }
         }
     }
@@ -377,10 +314,7 @@ impl Tokenizer {
     pub fn byte_len(&self, ids: &[u32]) -> u64 {
         match self.inner.kind {
             Kind::Other(_) => self.decode(ids).len() as u64,
-            Kind::Bytes | Kind::Bpe(_) => ids
-                .iter()
-                .map(|&id| self.inner.table.text(id).len() as u64)
-                .sum(),
+            Kind::Bytes | Kind::Bpe(_) => ids.iter().map(|&id| self.inner.table.text(id).len() as u64).sum(),
         }
     }
 
@@ -458,20 +392,11 @@ impl Table {
 
     /// What the `ByteLevel` decoder makes of each token.
     fn of_vocabulary(vocab: &HashMap<String, u32>, vocab_size: u32, json: &Value) -> Self {
-        let added = json["added_tokens"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let special: HashSet<&str> = added
-            .iter()
-            .filter(|t| t["special"] == true)
-            .filter_map(|t| t["content"].as_str())
-            .collect();
+        let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let special: HashSet<&str> =
+            added.iter().filter(|t| t["special"] == true).filter_map(|t| t["content"].as_str()).collect();
         let mut by_id = vec![""; vocab_size as usize];
-        for (token, &id) in vocab
-            .iter()
-            .filter(|(token, _)| !special.contains(token.as_str()))
-        {
+        for (token, &id) in vocab.iter().filter(|(token, _)| !special.contains(token.as_str())) {
             by_id[id as usize] = token;
         }
         let mut table = Self::default();
@@ -486,9 +411,7 @@ impl Table {
 }
 
 fn encode_general(tokenizer: &tokenizers::Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {
-    let encoding = tokenizer
-        .encode_fast(text, false)
-        .map_err(|e| Error::Tokenize(e.to_string()))?;
+    let encoding = tokenizer.encode_fast(text, false).map_err(|e| Error::Tokenize(e.to_string()))?;
     out.extend_from_slice(encoding.get_ids());
     Ok(())
 }

@@ -46,12 +46,9 @@ pub(super) struct Scratch {
 
 impl Splitter {
     pub(super) fn deepseek() -> Self {
-        let patterns = DEEPSEEK
-            .iter()
-            .map(|p| Pattern::compile(p).expect("DeepSeek's patterns are regular expressions"));
-        Self {
-            patterns: patterns.collect(),
-        }
+        let patterns =
+            DEEPSEEK.iter().map(|p| Pattern::compile(p).expect("DeepSeek's patterns are regular expressions"));
+        Self { patterns: patterns.collect() }
     }
 
     /// The pre-tokenizer of a `tokenizer.json`, if it is a row of isolating splits that ends in `ByteLevel` without a
@@ -67,16 +64,10 @@ impl Splitter {
         }
         let mut patterns = Vec::new();
         for split in splits {
-            if split["type"] != "Split"
-                || split["behavior"] != "Isolated"
-                || split["invert"] != false
-            {
+            if split["type"] != "Split" || split["behavior"] != "Isolated" || split["invert"] != false {
                 return None;
             }
-            let pattern = match (
-                split["pattern"]["Regex"].as_str(),
-                split["pattern"]["String"].as_str(),
-            ) {
+            let pattern = match (split["pattern"]["Regex"].as_str(), split["pattern"]["String"].as_str()) {
                 (Some(regex), _) => regex.to_owned(),
                 (None, Some(literal)) => fancy_regex::escape(literal).into_owned(),
                 (None, None) => return None,
@@ -91,16 +82,9 @@ impl Splitter {
 
     /// Calls `each` with every word of `text`, in order; together they are the whole text. `scratch` belongs to this
     /// splitter from the first call on.
-    pub(super) fn split<'t>(
-        &self,
-        text: &'t str,
-        scratch: &mut Scratch,
-        each: &mut impl FnMut(&'t str),
-    ) -> Result<()> {
+    pub(super) fn split<'t>(&self, text: &'t str, scratch: &mut Scratch, each: &mut impl FnMut(&'t str)) -> Result<()> {
         if scratch.caches.is_empty() {
-            scratch
-                .caches
-                .extend(self.patterns.iter().map(Pattern::cache));
+            scratch.caches.extend(self.patterns.iter().map(Pattern::cache));
         }
         split(&self.patterns, &mut scratch.caches, text, each)
     }
@@ -112,9 +96,7 @@ fn split<'t>(
     text: &'t str,
     each: &mut impl FnMut(&'t str),
 ) -> Result<()> {
-    let (Some((pattern, patterns)), Some((cache, caches))) =
-        (patterns.split_first(), caches.split_first_mut())
-    else {
+    let (Some((pattern, patterns)), Some((cache, caches))) = (patterns.split_first(), caches.split_first_mut()) else {
         if !text.is_empty() {
             each(text);
         }
@@ -128,11 +110,7 @@ fn split<'t>(
         split(patterns, caches, &text[start..end], each)?;
         done = end;
         // An empty match must not be found again for ever.
-        from = if end > start {
-            end
-        } else {
-            end + text[end..].chars().next().map_or(1, char::len_utf8)
-        };
+        from = if end > start { end } else { end + text[end..].chars().next().map_or(1, char::len_utf8) };
         if from > text.len() {
             break;
         }
@@ -150,9 +128,7 @@ impl Pattern {
         if let Ok(regex) = meta::Regex::new(pattern) {
             return Some(Self::Plain(regex));
         }
-        let fancy = fancy_regex::RegexBuilder::new(pattern)
-            .backtrack_limit(usize::MAX)
-            .build();
+        let fancy = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(usize::MAX).build();
         fancy.ok().map(|regex| Self::Fancy(Box::new(regex)))
     }
 
@@ -164,12 +140,7 @@ impl Pattern {
     }
 
     /// The first match at `from` or behind it.
-    fn find(
-        &self,
-        text: &str,
-        from: usize,
-        cache: &mut Option<meta::Cache>,
-    ) -> Result<Option<(usize, usize)>> {
+    fn find(&self, text: &str, from: usize, cache: &mut Option<meta::Cache>) -> Result<Option<(usize, usize)>> {
         let (regex, cache) = match (self, cache) {
             (Self::Plain(regex) | Self::Spaces(regex), Some(cache)) => (regex, cache),
             (Self::Fancy(regex), _) => {
@@ -191,10 +162,7 @@ impl Pattern {
         let (start, mut end) = (found.start(), found.end());
         if found.pattern().as_usize() == 1 && matches!(self, Self::Spaces(_)) && end < text.len() {
             // `\s+(?!\S)`: a word follows, so the last character is left to it, unless it is the only one.
-            let last = text[start..end]
-                .chars()
-                .next_back()
-                .map_or(0, char::len_utf8);
+            let last = text[start..end].chars().next_back().map_or(0, char::len_utf8);
             if end - last > start {
                 end -= last;
             }
@@ -219,23 +187,15 @@ mod tests {
 
     fn words<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
         let mut words = Vec::new();
-        splitter
-            .split(text, &mut Scratch::default(), &mut |w| words.push(w))
-            .unwrap();
+        splitter.split(text, &mut Scratch::default(), &mut |w| words.push(w)).unwrap();
         words
     }
 
     #[test]
     fn splits_as_deepseek_does() {
         let words = |text| words(&Splitter::deepseek(), text);
-        assert_eq!(
-            words("Hello world 12345!"),
-            ["Hello", " world", " ", "123", "45", "!"]
-        );
-        assert_eq!(
-            words("x = foo(bar);\n\n  y"),
-            ["x", " =", " foo", "(bar", ");\n\n", " ", " y"]
-        );
+        assert_eq!(words("Hello world 12345!"), ["Hello", " world", " ", "123", "45", "!"]);
+        assert_eq!(words("x = foo(bar);\n\n  y"), ["x", " =", " foo", "(bar", ");\n\n", " ", " y"]);
         assert_eq!(words("今天hi"), ["今天", "hi"]);
         assert_eq!(words("a   b"), ["a", "  ", " b"]);
         assert!(words("").is_empty());

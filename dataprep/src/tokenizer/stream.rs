@@ -16,12 +16,7 @@ pub struct StreamDecoder {
 
 impl StreamDecoder {
     pub(super) fn new(tokenizer: Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            pending: Vec::new(),
-            window: Vec::new(),
-            shown: 0,
-        }
+        Self { tokenizer, pending: Vec::new(), window: Vec::new(), shown: 0 }
     }
 
     /// The text that `id` completes; empty while a character is unfinished and for special tokens.
@@ -29,8 +24,7 @@ impl StreamDecoder {
         if let Kind::Other(_) = self.tokenizer.inner.kind {
             return self.push_window(id);
         }
-        self.pending
-            .extend_from_slice(self.tokenizer.inner.table.text(id));
+        self.pending.extend_from_slice(self.tokenizer.inner.table.text(id));
         let (text, used) = complete_text(&self.pending);
         self.pending.drain(..used);
         text

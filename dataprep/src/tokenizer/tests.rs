@@ -10,14 +10,7 @@ const MIXED: &str = "First Citizen:\nBefore we proceed any further, hear me spea
 
 /// A text with something of everything, and repeats to merge.
 fn corpus() -> Vec<String> {
-    (0..40)
-        .map(|i| {
-            format!(
-                "{MIXED} the theme of them, then there {i} {} ",
-                "anthem ".repeat(i % 5)
-            )
-        })
-        .collect()
+    (0..40).map(|i| format!("{MIXED} the theme of them, then there {i} {} ", "anthem ".repeat(i % 5))).collect()
 }
 
 fn trained() -> Tokenizer {
@@ -44,14 +37,9 @@ fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 
 /// A tokenizer the fast encoder does not cover: words and prefix spaces, as in SentencePiece models.
 fn metaspace() -> Tokenizer {
-    let pieces = [
-        "<unk>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab", "<0xE4>", "<0xBB>", "<0x8A>",
-    ];
-    let vocab: serde_json::Map<_, _> = pieces
-        .iter()
-        .zip(0..)
-        .map(|(p, id): (_, u32)| (p.to_string(), id.into()))
-        .collect();
+    let pieces = ["<unk>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab", "<0xE4>", "<0xBB>", "<0x8A>"];
+    let vocab: serde_json::Map<_, _> =
+        pieces.iter().zip(0..).map(|(p, id): (_, u32)| (p.to_string(), id.into())).collect();
     let json = serde_json::json!({
         "version": "1.0",
         "added_tokens": [byte_level::special_token(1, "</s>")],
@@ -72,10 +60,7 @@ fn metaspace() -> Tokenizer {
 fn bytes_are_their_own_ids() {
     let bytes = Tokenizer::bytes();
     assert_eq!((bytes.vocab_size(), bytes.eos_id()), (257, 256));
-    assert_eq!(
-        bytes.encode_ordinary(b"a\xff<|endoftext|>").unwrap()[..3],
-        [97, 255, 60]
-    );
+    assert_eq!(bytes.encode_ordinary(b"a\xff<|endoftext|>").unwrap()[..3], [97, 255, 60]);
     assert_eq!(bytes.encode("a<|endoftext|>b").unwrap(), [97, 256, 98]);
     assert_eq!(bytes.decode(&[104, 105, 256, 9999]), "hi");
     assert_eq!(bytes.byte_len(&[0xe4, 256, 1]), 2);
@@ -86,10 +71,7 @@ fn the_byte_tokenizer_is_a_tokenizer_json_too() {
     let bytes = Tokenizer::bytes();
     let general = oracle(&bytes);
     let text = format!("{MIXED}<|endoftext|>x");
-    assert_eq!(
-        general.encode_fast(text.as_str(), false).unwrap().get_ids(),
-        bytes.encode(&text).unwrap()
-    );
+    assert_eq!(general.encode_fast(text.as_str(), false).unwrap().get_ids(), bytes.encode(&text).unwrap());
     let dir = tempfile::tempdir().unwrap();
     bytes.save(dir.path()).unwrap();
     let loaded = Tokenizer::load(dir.path()).unwrap();
@@ -101,43 +83,21 @@ fn the_byte_tokenizer_is_a_tokenizer_json_too() {
 fn training_gives_what_the_general_implementation_reads_alike() {
     let ours = trained();
     let general = oracle(&ours);
-    assert_eq!(
-        (ours.vocab_size(), ours.eos_id(), ours.bos_id()),
-        (480, 1, Some(0))
-    );
-    assert!(
-        matches!(ours.inner.kind, Kind::Bpe(_)),
-        "trained tokenizers take the fast path"
-    );
+    assert_eq!((ours.vocab_size(), ours.eos_id(), ours.bos_id()), (480, 1, Some(0)));
+    assert!(matches!(ours.inner.kind, Kind::Bpe(_)), "trained tokenizers take the fast path");
     let long = format!("{MIXED}{}{}", "anthem".repeat(500), " ".repeat(3000));
-    let ids = general
-        .encode_fast(long.as_str(), false)
-        .unwrap()
-        .get_ids()
-        .to_vec();
+    let ids = general.encode_fast(long.as_str(), false).unwrap().get_ids().to_vec();
     assert_eq!(ours.encode(&long).unwrap(), ids);
     assert_eq!(ours.decode(&ids), long);
     assert_eq!(ours.byte_len(&ids), long.len() as u64);
-    assert!(
-        ids.len() * 2 < long.len(),
-        "{} tokens for {} bytes",
-        ids.len(),
-        long.len()
-    );
+    assert!(ids.len() * 2 < long.len(), "{} tokens for {} bytes", ids.len(), long.len());
 }
 
 #[test]
 fn special_tokens_count_in_prompts_and_not_in_documents() {
     let ours = trained();
     let text = "a<｜end▁of▁sentence｜>b";
-    assert_eq!(
-        ours.encode(text)
-            .unwrap()
-            .iter()
-            .filter(|&&id| id == 1)
-            .count(),
-        1
-    );
+    assert_eq!(ours.encode(text).unwrap().iter().filter(|&&id| id == 1).count(), 1);
     let ids = ours.encode_ordinary(text.as_bytes()).unwrap();
     assert!(!ids.contains(&1));
     assert_eq!(ours.decode(&ids), text);
@@ -149,21 +109,14 @@ fn special_tokens_count_in_prompts_and_not_in_documents() {
 #[test]
 fn training_does_not_depend_on_threads_or_order_of_equal_batches() {
     let make = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             // A limit below the number of distinct words, so that forgetting is part of what must agree.
             let mut counter = WordCounter::new(1);
-            let many: Vec<String> = (0..3000)
-                .map(|i| format!("word{} common rare{i}", (b'a' + (i % 26) as u8) as char))
-                .collect();
+            let many: Vec<String> =
+                (0..3000).map(|i| format!("word{} common rare{i}", (b'a' + (i % 26) as u8) as char)).collect();
             for part in many.chunks(700) {
-                let words: Vec<String> = part
-                    .iter()
-                    .map(|w| w.replace(|c: char| c.is_ascii_digit(), "q"))
-                    .collect();
+                let words: Vec<String> = part.iter().map(|w| w.replace(|c: char| c.is_ascii_digit(), "q")).collect();
                 counter.count(&words).unwrap();
                 counter.count(part).unwrap();
             }
@@ -192,19 +145,13 @@ fn memory_for_words_is_bounded() {
         .collect()
     };
     for batch in 0..20 {
-        let text: String = (0..1000)
-            .map(|i| format!(" {} often", letters(batch * 1000 + i)))
-            .collect();
+        let text: String = (0..1000).map(|i| format!(" {} often", letters(batch * 1000 + i))).collect();
         counter.count(&[text]).unwrap();
         assert!(counter.words() <= 2000);
     }
     assert!(counter.uncounted().0 > 10_000);
     let tokenizer = counter.train(300).unwrap();
-    assert_eq!(
-        tokenizer.encode(" often").unwrap().len(),
-        1,
-        "the frequent word survives"
-    );
+    assert_eq!(tokenizer.encode(" often").unwrap().len(), 1, "the frequent word survives");
 }
 
 #[test]
@@ -214,10 +161,7 @@ fn training_refuses_what_cannot_be() {
     let nothing = train_bpe([], 300, 100).unwrap_err();
     assert!(matches!(nothing, Error::Training(_)), "{nothing}");
     let all = train_bpe([Ok("ab ab".to_owned())], 5000, 100).unwrap();
-    assert!(
-        all.vocab_size() < 270,
-        "no more tokens than the text has pairs"
-    );
+    assert!(all.vocab_size() < 270, "no more tokens than the text has pairs");
 }
 
 #[test]
@@ -229,18 +173,13 @@ fn saving_and_loading_keeps_everything() {
     assert_eq!(loaded.fingerprint(), ours.fingerprint());
     assert_eq!(loaded.entry(), ours.entry());
     assert_eq!(loaded.encode(MIXED).unwrap(), ours.encode(MIXED).unwrap());
-    let config: Value =
-        serde_json::from_slice(&fs::read(dir.path().join(TOKENIZER_CONFIG)).unwrap()).unwrap();
+    let config: Value = serde_json::from_slice(&fs::read(dir.path().join(TOKENIZER_CONFIG)).unwrap()).unwrap();
     assert_eq!(config["tokenizer_class"], "PreTrainedTokenizerFast");
     assert_eq!(config["eos_token"], train::SPECIAL_TOKENS[1]);
     // Layout does not change the fingerprint.
-    let compact =
-        serde_json::to_vec(&serde_json::from_slice::<Value>(&ours.inner.json).unwrap()).unwrap();
+    let compact = serde_json::to_vec(&serde_json::from_slice::<Value>(&ours.inner.json).unwrap()).unwrap();
     fs::write(dir.path().join(TOKENIZER), compact).unwrap();
-    assert_eq!(
-        Tokenizer::load(dir.path()).unwrap().fingerprint(),
-        ours.fingerprint()
-    );
+    assert_eq!(Tokenizer::load(dir.path()).unwrap().fingerprint(), ours.fingerprint());
 }
 
 #[test]
@@ -255,19 +194,10 @@ fn the_end_token_is_found_or_asked_for() {
     fs::write(&file, json.to_string()).unwrap();
     let unknown = Tokenizer::load(&file).unwrap_err();
     assert!(unknown.to_string().contains("tokenizer.eos"), "{unknown}");
-    assert_eq!(
-        Tokenizer::load_with_eos(&file, Some("<done>"))
-            .unwrap()
-            .eos_id(),
-        1
-    );
+    assert_eq!(Tokenizer::load_with_eos(&file, Some("<done>")).unwrap().eos_id(), 1);
     let wrong = Tokenizer::load_with_eos(&file, Some("<none>")).unwrap_err();
     assert!(wrong.to_string().contains("<none>"), "{wrong}");
-    fs::write(
-        dir.path().join(TOKENIZER_CONFIG),
-        r#"{"eos_token": {"content": "<done>"}, "extra": 5}"#,
-    )
-    .unwrap();
+    fs::write(dir.path().join(TOKENIZER_CONFIG), r#"{"eos_token": {"content": "<done>"}, "extra": 5}"#).unwrap();
     let loaded = Tokenizer::load(dir.path()).unwrap();
     assert_eq!(loaded.eos_id(), 1);
     assert_eq!(loaded.inner.config["extra"], 5);
@@ -279,7 +209,8 @@ fn the_end_token_is_found_or_asked_for() {
 #[test]
 fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
     let base: Value = serde_json::from_slice(&trained().inner.json).unwrap();
-    let gpt2 = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let gpt2 =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let literal = serde_json::json!({"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"String": "the"}, "behavior": "Isolated", "invert": false}, gpt2.clone()]});
     // The general implementation gives a token it does not know the next free id, whatever the file says.
@@ -289,15 +220,7 @@ fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
         ("/pre_tokenizer", gpt2),
         ("/pre_tokenizer", literal),
         ("/model/ignore_merges", true.into()),
-        (
-            "/added_tokens",
-            [
-                base["added_tokens"].as_array().unwrap().as_slice(),
-                &[plain],
-            ]
-            .concat()
-            .into(),
-        ),
+        ("/added_tokens", [base["added_tokens"].as_array().unwrap().as_slice(), &[plain]].concat().into()),
     ];
     let text = format!("{MIXED} <tag>anthem anthem</tag> <｜end▁of▁sentence｜>");
     for (path, change) in changes {
@@ -306,28 +229,12 @@ fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
         let ours = from_value(&json).unwrap();
         assert!(matches!(ours.inner.kind, Kind::Bpe(_)), "{path}");
         let mut general = oracle(&ours);
-        let ids = general
-            .encode_fast(text.as_str(), false)
-            .unwrap()
-            .get_ids()
-            .to_vec();
+        let ids = general.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
         assert_eq!(ours.encode(&text).unwrap(), ids, "{path}");
-        assert_eq!(
-            ours.decode(&ids),
-            general.decode(&ids, true).unwrap(),
-            "{path}"
-        );
+        assert_eq!(ours.decode(&ids), general.decode(&ids, true).unwrap(), "{path}");
         general.set_encode_special_tokens(true);
-        let ids = general
-            .encode_fast(text.as_str(), false)
-            .unwrap()
-            .get_ids()
-            .to_vec();
-        assert_eq!(
-            ours.encode_ordinary(text.as_bytes()).unwrap(),
-            ids,
-            "{path}"
-        );
+        let ids = general.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
+        assert_eq!(ours.encode_ordinary(text.as_bytes()).unwrap(), ids, "{path}");
     }
 }
 
@@ -364,12 +271,7 @@ fn invalid_utf8_is_replaced_and_reported() {
     assert!(ours.encoder().encode_ordinary(b"a\xffb", &mut out).unwrap());
     assert_eq!(ours.decode(&out), "a\u{fffd}b");
     out.clear();
-    assert!(
-        !Tokenizer::bytes()
-            .encoder()
-            .encode_ordinary(b"a\xffb", &mut out)
-            .unwrap()
-    );
+    assert!(!Tokenizer::bytes().encoder().encode_ordinary(b"a\xffb", &mut out).unwrap());
     assert_eq!(out, [97, 255, 98]);
 }
 
@@ -379,17 +281,9 @@ fn damaged_files_are_refused_without_panic() {
     let load = |bytes: Vec<u8>| Tokenizer::from_json(bytes, None, None, Path::new("damaged.json"));
     for cut in [0, 1, json.len() / 2, json.len() - 3] {
         let error = load(json[..cut].to_vec()).unwrap_err();
-        assert!(
-            matches!(error, Error::Tokenizer { .. }) && error.to_string().contains("damaged.json"),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Tokenizer { .. }) && error.to_string().contains("damaged.json"), "{error}");
     }
-    for value in [
-        "null",
-        "[]",
-        "{}",
-        r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}}"#,
-    ] {
+    for value in ["null", "[]", "{}", r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}}"#] {
         assert!(load(value.into()).is_err(), "{value}");
     }
     for at in (0..json.len()).step_by(997) {

@@ -17,11 +17,7 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 
 /// DeepSeek's special tokens; their ids are 0, 1 and 2.
-pub const SPECIAL_TOKENS: [&str; 3] = [
-    "<｜begin▁of▁sentence｜>",
-    "<｜end▁of▁sentence｜>",
-    "<｜▁pad▁｜>",
-];
+pub const SPECIAL_TOKENS: [&str; 3] = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"];
 
 /// The smallest vocabulary: the special tokens and the bytes.
 pub const SMALLEST_VOCABULARY: u32 = SPECIAL_TOKENS.len() as u32 + 256;
@@ -62,15 +58,9 @@ impl WordCounter {
         let splitter = &self.splitter;
         let (counts, too_long) = texts
             .par_iter()
-            .try_fold(
-                Default::default,
-                |(counts, mut scratch): (Counts, Scratch), text| {
-                    Ok((
-                        count_words(splitter, &mut scratch, text.as_ref(), counts)?,
-                        scratch,
-                    ))
-                },
-            )
+            .try_fold(Default::default, |(counts, mut scratch): (Counts, Scratch), text| {
+                Ok((count_words(splitter, &mut scratch, text.as_ref(), counts)?, scratch))
+            })
             .map(|counted: Result<_>| counted.map(|(counts, _)| counts))
             .try_reduce(Default::default, |a, b| Ok(merge(a, b)))?;
         let before = std::mem::take(&mut self.counts);
@@ -108,9 +98,7 @@ impl WordCounter {
     /// [`Error::Training`] when there are no words, or when `vocab_size` is below [`SMALLEST_VOCABULARY`] or beyond 2²⁴.
     pub fn train(self, vocab_size: u32) -> Result<Tokenizer> {
         if !(SMALLEST_VOCABULARY..=1 << 24).contains(&vocab_size) {
-            let what = format!(
-                "a vocabulary of {vocab_size}; it must lie between {SMALLEST_VOCABULARY} and 16777216"
-            );
+            let what = format!("a vocabulary of {vocab_size}; it must lie between {SMALLEST_VOCABULARY} and 16777216");
             return Err(Error::Training(what));
         }
         if self.counts.is_empty() {
@@ -170,11 +158,7 @@ fn count_words(
 }
 
 fn merge(a: Counts, b: Counts) -> Counts {
-    let ((mut large, large_long), (small, small_long)) = if a.0.len() >= b.0.len() {
-        (a, b)
-    } else {
-        (b, a)
-    };
+    let ((mut large, large_long), (small, small_long)) = if a.0.len() >= b.0.len() { (a, b) } else { (b, a) };
     for (word, count) in small {
         *large.entry(word).or_insert(0) += count;
     }
@@ -208,17 +192,9 @@ impl Merger {
         }
         let words: Vec<_> = words
             .iter()
-            .map(|(word, count)| {
-                (
-                    word.iter()
-                        .map(|&b| u32::from(b) + specials)
-                        .collect::<Vec<_>>(),
-                    *count as i64,
-                )
-            })
+            .map(|(word, count)| (word.iter().map(|&b| u32::from(b) + specials).collect::<Vec<_>>(), *count as i64))
             .collect();
-        let (mut counts, mut places) =
-            (FxHashMap::default(), FxHashMap::<Pair, Vec<u32>>::default());
+        let (mut counts, mut places) = (FxHashMap::default(), FxHashMap::<Pair, Vec<u32>>::default());
         for ((word, count), at) in words.iter().zip(0..) {
             for pair in pairs(word) {
                 *counts.entry(pair).or_insert(0) += count;
@@ -228,19 +204,8 @@ impl Merger {
                 }
             }
         }
-        let heap = counts
-            .iter()
-            .map(|(&pair, &count)| (count, Reverse(pair)))
-            .collect();
-        Self {
-            tokens,
-            ids,
-            words,
-            counts,
-            places,
-            heap,
-            rules: Vec::new(),
-        }
+        let heap = counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
+        Self { tokens, ids, words, counts, places, heap, rules: Vec::new() }
     }
 
     fn run(mut self, vocab_size: u32) -> Self {
@@ -299,9 +264,7 @@ impl Merger {
 
     /// The token a pair becomes: a new one, or the one that other merges have already made of the same bytes.
     fn token_of(&mut self, (left, right): Pair) -> u32 {
-        let bytes: Box<[u8]> = [&*self.tokens[left as usize], &*self.tokens[right as usize]]
-            .concat()
-            .into();
+        let bytes: Box<[u8]> = [&*self.tokens[left as usize], &*self.tokens[right as usize]].concat().into();
         if let Some(&id) = self.ids.get(&bytes) {
             return id;
         }
@@ -338,18 +301,9 @@ fn tokenizer(merger: &Merger) -> Result<Tokenizer> {
         Some(special) => (*special).to_owned(),
         None => byte_level::to_text(&merger.tokens[id as usize], &alphabet),
     };
-    let vocab: serde_json::Map<_, _> = (0..merger.tokens.len() as u32)
-        .map(|id| (text(id), Value::from(id)))
-        .collect();
-    let merges = merger
-        .rules
-        .iter()
-        .map(|&(left, right)| json!([text(left), text(right)]))
-        .collect();
-    let added: Vec<_> = (0..)
-        .zip(SPECIAL_TOKENS)
-        .map(|(id, name)| byte_level::special_token(id, name))
-        .collect();
+    let vocab: serde_json::Map<_, _> = (0..merger.tokens.len() as u32).map(|id| (text(id), Value::from(id))).collect();
+    let merges = merger.rules.iter().map(|&(left, right)| json!([text(left), text(right)])).collect();
+    let added: Vec<_> = (0..).zip(SPECIAL_TOKENS).map(|(id, name)| byte_level::special_token(id, name)).collect();
     let json = json!({
         "version": "1.0",
         "truncation": null,
@@ -363,10 +317,5 @@ fn tokenizer(merger: &Merger) -> Result<Tokenizer> {
     });
     let [bos, eos, pad] = SPECIAL_TOKENS;
     let config = config(eos, Some(bos), Some(pad));
-    Tokenizer::from_json(
-        pretty(&json),
-        Some(config),
-        None,
-        Path::new("the trained tokenizer"),
-    )
+    Tokenizer::from_json(pretty(&json), Some(config), None, Path::new("the trained tokenizer"))
 }

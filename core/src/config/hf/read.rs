@@ -14,10 +14,7 @@ struct Slot<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Slot {
-            seen: false,
-            value: None,
-        }
+        Slot { seen: false, value: None }
     }
 }
 
@@ -65,10 +62,7 @@ trait ReadKeys<'de>: Default {
     fn read<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
-    key: &str,
-    map: &mut A,
-) -> Result<Option<T>, A::Error> {
+fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(key: &str, map: &mut A) -> Result<Option<T>, A::Error> {
     map.next_value().map_err(|error| {
         // Of a nested key: "rope_scaling: factor: ...".
         A::Error::custom(format_args!("{key}: {error}"))
@@ -186,8 +180,7 @@ impl<'de> Visitor<'de> for TokenIdVisitor {
     }
 
     fn visit_u64<E: Error>(self, id: u64) -> Result<TokenId, E> {
-        let id = u32::try_from(id)
-            .map_err(|_| E::custom(format_args!("{id} is not a token id; use -1 for none")))?;
+        let id = u32::try_from(id).map_err(|_| E::custom(format_args!("{id} is not a token id; use -1 for none")))?;
         Ok(TokenId(Some(id)))
     }
 
@@ -195,9 +188,7 @@ impl<'de> Visitor<'de> for TokenIdVisitor {
         match u64::try_from(id) {
             Ok(id) => self.visit_u64(id),
             Err(_) if id == -1 => Ok(TokenId(None)),
-            Err(_) => Err(E::custom(format_args!(
-                "{id} is not a token id; use -1 for none"
-            ))),
+            Err(_) => Err(E::custom(format_args!("{id} is not a token id; use -1 for none"))),
         }
     }
 
@@ -218,11 +209,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
 
 /// What transformers assumes for a key that `config.json` leaves out, by family.
 fn defaults(family: Family) -> ModelConfig {
-    let v3 = ModelConfig {
-        max_position_embeddings: 4096,
-        rope_scaling: None,
-        ..ModelConfig::v3_671b()
-    };
+    let v3 = ModelConfig { max_position_embeddings: 4096, rope_scaling: None, ..ModelConfig::v3_671b() };
     match family {
         Family::V3 => v3,
         Family::V2 => ModelConfig {
@@ -261,13 +248,8 @@ impl Keys {
         let rope = self.rope()?;
         let base = defaults(family);
         let heads = self.num_attention_heads.or(base.num_attention_heads);
-        let context = self
-            .max_position_embeddings
-            .or(base.max_position_embeddings);
-        let modules = match (
-            self.num_nextn_predict_layers.value,
-            self.num_mtp_layers.value,
-        ) {
+        let context = self.max_position_embeddings.or(base.max_position_embeddings);
+        let modules = match (self.num_nextn_predict_layers.value, self.num_mtp_layers.value) {
             (Some(a), Some(b)) if a != b => {
                 return Err(E::custom(format_args!(
                     "num_mtp_layers = {b}: differs from num_nextn_predict_layers = {a}, which means the same; keep one"
@@ -287,21 +269,11 @@ impl Keys {
             num_attention_heads: heads,
             num_key_value_heads: self.num_key_value_heads.or(heads),
             // DeepSeek's code takes a null in these two for "none".
-            n_shared_experts: self
-                .n_shared_experts
-                .or_null(Some(base.n_shared_experts))
-                .unwrap_or(0),
-            n_routed_experts: self
-                .n_routed_experts
-                .or_null(Some(base.n_routed_experts))
-                .unwrap_or(0),
+            n_shared_experts: self.n_shared_experts.or_null(Some(base.n_shared_experts)).unwrap_or(0),
+            n_routed_experts: self.n_routed_experts.or_null(Some(base.n_routed_experts)).unwrap_or(0),
             num_experts_per_tok: self.num_experts_per_tok.or(base.num_experts_per_tok),
             n_group: self.n_group.or_null(Some(base.n_group)).unwrap_or(1).max(1),
-            topk_group: self
-                .topk_group
-                .or_null(Some(base.topk_group))
-                .unwrap_or(1)
-                .max(1),
+            topk_group: self.topk_group.or_null(Some(base.topk_group)).unwrap_or(1).max(1),
             routed_scaling_factor: self.routed_scaling_factor.or(base.routed_scaling_factor),
             scoring_func: choice(
                 "scoring_func",
@@ -318,39 +290,22 @@ impl Keys {
                 "\"noaux_tc\", \"greedy\" or \"group_limited_greedy\"",
             )?,
             norm_topk_prob: self.norm_topk_prob.or(base.norm_topk_prob),
-            q_lora_rank: self
-                .q_lora_rank
-                .or_null(base.q_lora_rank)
-                .filter(|&rank| rank != 0),
+            q_lora_rank: self.q_lora_rank.or_null(base.q_lora_rank).filter(|&rank| rank != 0),
             kv_lora_rank: self.kv_lora_rank.or(base.kv_lora_rank),
             qk_nope_head_dim: self.qk_nope_head_dim.or(base.qk_nope_head_dim),
             qk_rope_head_dim: self.qk_rope_head_dim.or(base.qk_rope_head_dim),
             v_head_dim: self.v_head_dim.or(base.v_head_dim),
             max_position_embeddings: context,
-            rope_theta: self
-                .rope_theta
-                .value
-                .or(rope.theta)
-                .unwrap_or(base.rope_theta),
+            rope_theta: self.rope_theta.value.or(rope.theta).unwrap_or(base.rope_theta),
             rope_scaling: rope.yarn(context)?,
             rms_norm_eps: self.rms_norm_eps.or(base.rms_norm_eps),
             attention_bias: self.attention_bias.or(base.attention_bias),
             tie_word_embeddings: self.tie_word_embeddings.or(base.tie_word_embeddings),
             initializer_range: self.initializer_range.or(base.initializer_range),
             num_nextn_predict_layers: modules,
-            bos_token_id: self
-                .bos_token_id
-                .or_null(Some(TokenId(base.bos_token_id)))
-                .and_then(|id| id.0),
-            eos_token_id: self
-                .eos_token_id
-                .or_null(Some(TokenId(base.eos_token_id)))
-                .and_then(|id| id.0),
-            quantization_config: self
-                .quantization_config
-                .value
-                .map(QuantizationKeys::resolve)
-                .transpose()?,
+            bos_token_id: self.bos_token_id.or_null(Some(TokenId(base.bos_token_id))).and_then(|id| id.0),
+            eos_token_id: self.eos_token_id.or_null(Some(TokenId(base.eos_token_id))).and_then(|id| id.0),
+            quantization_config: self.quantization_config.value.map(QuantizationKeys::resolve).transpose()?,
         })
     }
 
@@ -358,11 +313,8 @@ impl Keys {
     fn family<E: Error>(&mut self) -> Result<Family, E> {
         let expected = "expected \"deepseek_v3\" or \"deepseek_v2\"";
         match self.model_type.value.take() {
-            Some(name) => Family::from_model_type(&name).ok_or_else(|| {
-                E::custom(format_args!(
-                    "model_type = \"{name}\": unknown family; {expected}"
-                ))
-            }),
+            Some(name) => Family::from_model_type(&name)
+                .ok_or_else(|| E::custom(format_args!("model_type = \"{name}\": unknown family; {expected}"))),
             None if self.kv_lora_rank.value.is_some() => Ok(Family::V3),
             None => Err(E::custom(format_args!("model_type: missing; {expected}"))),
         }
@@ -372,9 +324,7 @@ impl Keys {
         if let Some(act) = &self.hidden_act.value
             && act != "silu"
         {
-            return Err(E::custom(format_args!(
-                "hidden_act = \"{act}\": feed-forward layers use \"silu\" only"
-            )));
+            return Err(E::custom(format_args!("hidden_act = \"{act}\": feed-forward layers use \"silu\" only")));
         }
         if self.rope_interleave.value == Some(false) {
             return Err(E::custom(
@@ -382,33 +332,24 @@ impl Keys {
             ));
         }
         if self.mlp_bias.value == Some(true) {
-            return Err(E::custom(
-                "mlp_bias = true: feed-forward layers have no biases; set it to false",
-            ));
+            return Err(E::custom("mlp_bias = true: feed-forward layers have no biases; set it to false"));
         }
         match self.attention_dropout.value {
-            Some(rate) if rate != 0.0 => Err(E::custom(format_args!(
-                "attention_dropout = {rate}: there is no dropout; set it to 0"
-            ))),
+            Some(rate) if rate != 0.0 => {
+                Err(E::custom(format_args!("attention_dropout = {rate}: there is no dropout; set it to 0")))
+            }
             _ => Ok(()),
         }
     }
 
     fn rope<E: Error>(&mut self) -> Result<Rope, E> {
         // transformers 5 lets the older key win.
-        let (field, keys) = match (
-            self.rope_scaling.value.take(),
-            self.rope_parameters.value.take(),
-        ) {
+        let (field, keys) = match (self.rope_scaling.value.take(), self.rope_parameters.value.take()) {
             (Some(keys), _) => ("rope_scaling", keys),
             (None, Some(keys)) => ("rope_parameters", keys),
             (None, None) => ("rope_scaling", RopeKeys::default()),
         };
-        let kind = keys
-            .rope_type
-            .value
-            .as_deref()
-            .or(keys.legacy_type.value.as_deref());
+        let kind = keys.rope_type.value.as_deref().or(keys.legacy_type.value.as_deref());
         let scaled = match kind {
             Some("yarn") => true,
             Some("default") => false,
@@ -420,11 +361,7 @@ impl Keys {
                 )));
             }
         };
-        Ok(Rope {
-            field,
-            theta: keys.rope_theta.value,
-            keys: scaled.then_some(keys),
-        })
+        Ok(Rope { field, theta: keys.rope_theta.value, keys: scaled.then_some(keys) })
     }
 }
 
@@ -438,12 +375,7 @@ struct Rope {
 impl Rope {
     /// YaRN for a model of `context` tokens, with the defaults of DeepSeek's code.
     fn yarn<E: Error>(self, context: usize) -> Result<Option<Yarn>, E> {
-        let Rope {
-            field,
-            keys: Some(keys),
-            ..
-        } = self
-        else {
+        let Rope { field, keys: Some(keys), .. } = self else {
             return Ok(None);
         };
         if let Some(factor) = keys.attention_factor.value {
@@ -452,9 +384,7 @@ impl Rope {
             )));
         }
         if keys.truncate.value == Some(false) {
-            return Err(E::custom(format_args!(
-                "{field}.truncate = false: the ramp is always rounded; remove it"
-            )));
+            return Err(E::custom(format_args!("{field}.truncate = false: the ramp is always rounded; remove it")));
         }
         let Some(original) = keys.original_max_position_embeddings.value else {
             return Err(E::custom(format_args!(
@@ -462,10 +392,7 @@ impl Rope {
             )));
         };
         Ok(Some(Yarn {
-            factor: keys
-                .factor
-                .value
-                .unwrap_or(context as f64 / original as f64),
+            factor: keys.factor.value.unwrap_or(context as f64 / original as f64),
             original_max_position_embeddings: original,
             beta_fast: keys.beta_fast.or(32.0),
             beta_slow: keys.beta_slow.or(1.0),
@@ -478,9 +405,7 @@ impl Rope {
 impl QuantizationKeys {
     fn resolve<E: Error>(self) -> Result<Quantization, E> {
         let refuse = |key: &str, value: &str, expected: &str| {
-            Err(E::custom(format_args!(
-                "quantization_config.{key} = \"{value}\": expected {expected}"
-            )))
+            Err(E::custom(format_args!("quantization_config.{key} = \"{value}\": expected {expected}")))
         };
         match self.quant_method.value.as_deref() {
             Some("fp8") => {}
@@ -490,19 +415,14 @@ impl QuantizationKeys {
             return refuse("fmt", format, "\"e4m3\"");
         }
         let Some(weight_block_size) = self.weight_block_size.value else {
-            return Err(E::custom(
-                "quantization_config.weight_block_size: missing; weights must be scaled by blocks",
-            ));
+            return Err(E::custom("quantization_config.weight_block_size: missing; weights must be scaled by blocks"));
         };
         let power_of_two_scales = match self.scale_fmt.value.as_deref() {
             None | Some("float") => false,
             Some("ue8m0") => true,
             Some(other) => return refuse("scale_fmt", other, "\"ue8m0\" or none"),
         };
-        Ok(Quantization {
-            weight_block_size,
-            power_of_two_scales,
-        })
+        Ok(Quantization { weight_block_size, power_of_two_scales })
     }
 }
 
@@ -516,10 +436,8 @@ fn choice<T, E: Error>(
 ) -> Result<T, E> {
     match name {
         None => Ok(default),
-        Some(name) => from_name(&name).ok_or_else(|| {
-            E::custom(format_args!(
-                "{key} = \"{name}\": unknown; expected {expected}"
-            ))
-        }),
+        Some(name) => {
+            from_name(&name).ok_or_else(|| E::custom(format_args!("{key} = \"{name}\": unknown; expected {expected}")))
+        }
     }
 }

@@ -5,10 +5,7 @@ use std::string::{String, ToString};
 
 macro_rules! fixture {
     ($name:literal) => {
-        (
-            $name,
-            include_str!(concat!("../../../tests/fixtures/config/", $name, ".json")),
-        )
+        ($name, include_str!(concat!("../../../tests/fixtures/config/", $name, ".json")))
     };
 }
 
@@ -32,25 +29,13 @@ fn round_trip(config: &ModelConfig) {
     let file = to_string_pretty(&config.hugging_face("float32")).unwrap();
     assert_eq!(from_str::<ModelConfig>(&file).unwrap(), *config, "{file}");
     let settings = to_value(config).unwrap();
-    assert_eq!(
-        from_value::<ModelConfig>(settings.clone()).unwrap(),
-        *config
-    );
-    assert!(
-        settings
-            .as_object()
-            .unwrap()
-            .values()
-            .all(|value| !value.is_null()),
-        "{settings}"
-    );
+    assert_eq!(from_value::<ModelConfig>(settings.clone()).unwrap(), *config);
+    assert!(settings.as_object().unwrap().values().all(|value| !value.is_null()), "{settings}");
 }
 
 #[test]
 fn every_fixture_and_preset_survives() {
-    FIXTURES
-        .iter()
-        .for_each(|(name, _)| round_trip(&read(name)));
+    FIXTURES.iter().for_each(|(name, _)| round_trip(&read(name)));
     PRESETS.iter().for_each(|(_, build)| round_trip(&build()));
     let odd = ModelConfig {
         bos_token_id: None,
@@ -58,10 +43,7 @@ fn every_fixture_and_preset_survives() {
         n_shared_experts: 0,
         num_nextn_predict_layers: 0,
         rope_theta: 12345.678,
-        quantization_config: Some(Quantization {
-            weight_block_size: [64, 32],
-            power_of_two_scales: true,
-        }),
+        quantization_config: Some(Quantization { weight_block_size: [64, 32], power_of_two_scales: true }),
         ..ModelConfig::v3_671b()
     };
     round_trip(&odd);
@@ -70,10 +52,7 @@ fn every_fixture_and_preset_survives() {
 #[test]
 fn transformers_5_files_are_understood() {
     let yarn = read("v3_yarn");
-    assert_eq!(
-        (yarn.model_type, yarn.num_hidden_layers, yarn.q_lora_rank),
-        (Family::V3, 3, Some(20))
-    );
+    assert_eq!((yarn.model_type, yarn.num_hidden_layers, yarn.q_lora_rank), (Family::V3, 3, Some(20)));
     let expected = Yarn {
         factor: 4.0,
         original_max_position_embeddings: 64,
@@ -87,20 +66,11 @@ fn transformers_5_files_are_understood() {
     assert!(tied.attention_bias && tied.tie_word_embeddings && !tied.norm_topk_prob);
     assert_eq!((tied.first_k_dense_replace, tied.rope_scaling), (0, None));
     let moonlight = read("v3_no_q_lora");
-    assert_eq!(
-        (moonlight.q_lora_rank, moonlight.n_shared_experts),
-        (None, 2)
-    );
+    assert_eq!((moonlight.q_lora_rank, moonlight.n_shared_experts), (None, 2));
     let v2 = read("v2_lite");
-    assert_eq!(
-        (v2.model_type, v2.topk_method, v2.num_nextn_predict_layers),
-        (Family::V2, TopkMethod::Greedy, 0)
-    );
+    assert_eq!((v2.model_type, v2.topk_method, v2.num_nextn_predict_layers), (Family::V2, TopkMethod::Greedy, 0));
     assert_eq!(read("v3_mtp").num_nextn_predict_layers, 1);
-    let quantization = Quantization {
-        weight_block_size: [128, 128],
-        power_of_two_scales: false,
-    };
+    let quantization = Quantization { weight_block_size: [128, 128], power_of_two_scales: false };
     assert_eq!(read("v3_fp8").quantization_config, Some(quantization));
 }
 
@@ -130,78 +100,36 @@ fn deepseek_v3_is_read_as_published() {
     }"#,
     )
     .unwrap();
-    let fp8 = Some(Quantization {
-        weight_block_size: [128, 128],
-        power_of_two_scales: false,
-    });
-    assert_eq!(
-        config,
-        ModelConfig {
-            quantization_config: fp8,
-            initializer_range: 0.02,
-            ..ModelConfig::v3_671b()
-        }
-    );
-    assert_eq!(
-        ParameterCount::of(&config).parameters_with_mtp(),
-        684_489_845_504
-    );
+    let fp8 = Some(Quantization { weight_block_size: [128, 128], power_of_two_scales: false });
+    assert_eq!(config, ModelConfig { quantization_config: fp8, initializer_range: 0.02, ..ModelConfig::v3_671b() });
+    assert_eq!(ParameterCount::of(&config).parameters_with_mtp(), 684_489_845_504);
 }
 
 #[test]
 fn missing_keys_take_the_transformers_default() {
     let v3: ModelConfig = from_value(json!({"model_type": "deepseek_v3"})).unwrap();
-    let expected = ModelConfig {
-        max_position_embeddings: 4096,
-        rope_scaling: None,
-        ..ModelConfig::v3_671b()
-    };
+    let expected = ModelConfig { max_position_embeddings: 4096, rope_scaling: None, ..ModelConfig::v3_671b() };
     assert_eq!(v3, expected);
-    let v2: ModelConfig =
-        from_value(json!({"model_type": "deepseek_v2", "num_experts_per_tok": 6})).unwrap();
-    assert_eq!(
-        (
-            v2.vocab_size,
-            v2.moe_intermediate_size,
-            v2.n_group,
-            v2.bos_token_id
-        ),
-        (102400, 1407, 1, Some(1))
-    );
+    let v2: ModelConfig = from_value(json!({"model_type": "deepseek_v2", "num_experts_per_tok": 6})).unwrap();
+    assert_eq!((v2.vocab_size, v2.moe_intermediate_size, v2.n_group, v2.bos_token_id), (102400, 1407, 1, Some(1)));
     // Latent attention without a family is V3's.
-    let nameless: ModelConfig =
-        from_value(json!({"kv_lora_rank": 512, "n_group": null, "topk_group": 0})).unwrap();
-    assert_eq!(
-        (nameless.model_type, nameless.n_group, nameless.topk_group),
-        (Family::V3, 1, 1)
-    );
+    let nameless: ModelConfig = from_value(json!({"kv_lora_rank": 512, "n_group": null, "topk_group": 0})).unwrap();
+    assert_eq!((nameless.model_type, nameless.n_group, nameless.topk_group), (Family::V3, 1, 1));
 }
 
 #[test]
 fn aliases_and_absent_values() {
     let read = |mut extra: Value| -> ModelConfig {
-        extra
-            .as_object_mut()
-            .unwrap()
-            .insert("model_type".into(), "deepseek_v3".into());
+        extra.as_object_mut().unwrap().insert("model_type".into(), "deepseek_v3".into());
         from_value(extra).unwrap()
     };
-    assert_eq!(
-        read(json!({"num_mtp_layers": 2})).num_nextn_predict_layers,
-        2
-    );
-    assert_eq!(
-        read(json!({"num_mtp_layers": 2, "num_nextn_predict_layers": 2})).num_nextn_predict_layers,
-        2
-    );
+    assert_eq!(read(json!({"num_mtp_layers": 2})).num_nextn_predict_layers, 2);
+    assert_eq!(read(json!({"num_mtp_layers": 2, "num_nextn_predict_layers": 2})).num_nextn_predict_layers, 2);
     assert_eq!(read(json!({"q_lora_rank": null})).q_lora_rank, None);
     assert_eq!(read(json!({"q_lora_rank": 0})).q_lora_rank, None);
     assert_eq!(read(json!({"eos_token_id": [7, 8]})).eos_token_id, Some(7));
     assert_eq!(read(json!({"eos_token_id": null})).eos_token_id, None);
-    assert_eq!(
-        read(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}})).rope_theta,
-        5e4
-    );
+    assert_eq!(read(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}})).rope_theta, 5e4);
     assert_eq!(read(json!({"rope_scaling": {}})).rope_scaling, None);
     assert_eq!(read(json!({"n_shared_experts": null})).n_shared_experts, 0);
     let inferred = read(json!({
@@ -209,10 +137,7 @@ fn aliases_and_absent_values() {
         "rope_scaling": {"type": "yarn", "original_max_position_embeddings": 4096}
     }));
     let yarn = inferred.rope_scaling.unwrap();
-    assert_eq!(
-        (yarn.factor, yarn.mscale, yarn.mscale_all_dim),
-        (2.0, 1.0, 0.0)
-    );
+    assert_eq!((yarn.factor, yarn.mscale, yarn.mscale_all_dim), (2.0, 1.0, 0.0));
 }
 
 #[test]
@@ -221,25 +146,15 @@ fn one_key_can_be_overridden() {
     settings["hidden_size"] = json!(1024);
     settings["rope_scaling"]["factor"] = json!(8);
     let config: ModelConfig = from_value(settings).unwrap();
-    let yarn = Yarn {
-        factor: 8.0,
-        ..ModelConfig::v2_lite().rope_scaling.unwrap()
-    };
-    let expected = ModelConfig {
-        hidden_size: 1024,
-        rope_scaling: Some(yarn),
-        ..ModelConfig::v2_lite()
-    };
+    let yarn = Yarn { factor: 8.0, ..ModelConfig::v2_lite().rope_scaling.unwrap() };
+    let expected = ModelConfig { hidden_size: 1024, rope_scaling: Some(yarn), ..ModelConfig::v2_lite() };
     assert_eq!(config, expected);
 }
 
 #[test]
 fn written_keys_are_the_listed_ones() {
     let full = ModelConfig {
-        quantization_config: Some(Quantization {
-            weight_block_size: [128, 128],
-            power_of_two_scales: true,
-        }),
+        quantization_config: Some(Quantization { weight_block_size: [128, 128], power_of_two_scales: true }),
         ..ModelConfig::v3_671b()
     };
     let settings = to_string_pretty(&full).unwrap();
@@ -255,17 +170,8 @@ fn written_keys_are_the_listed_ones() {
     assert_eq!(file["architectures"], json!(["DeepseekV3ForCausalLM"]));
     assert_eq!(file["torch_dtype"], "bfloat16");
     assert_eq!(file["head_dim"], 64);
-    assert_eq!(
-        (
-            &file["rope_scaling"]["type"],
-            &file["rope_scaling"]["rope_type"]
-        ),
-        (&json!("yarn"), &json!("yarn"))
-    );
-    assert_eq!(
-        to_value(ModelConfig::v2_lite().hugging_face("float32")).unwrap()["q_lora_rank"],
-        Value::Null
-    );
+    assert_eq!((&file["rope_scaling"]["type"], &file["rope_scaling"]["rope_type"]), (&json!("yarn"), &json!("yarn")));
+    assert_eq!(to_value(ModelConfig::v2_lite().hugging_face("float32")).unwrap()["q_lora_rank"], Value::Null);
 }
 
 #[test]
@@ -274,59 +180,32 @@ fn bad_files_are_named_by_field() {
         (json!({"model_type": "llama"}), "model_type = \"llama\""),
         (json!({"hidden_size": 4096}), "model_type: missing"),
         (json!({"model_type": 3}), "model_type: invalid type"),
-        (
-            json!({"hidden_size": "wide"}),
-            "hidden_size: invalid type: string \"wide\"",
-        ),
+        (json!({"hidden_size": "wide"}), "hidden_size: invalid type: string \"wide\""),
         (json!({"hidden_size": -1}), "hidden_size: invalid value"),
         (json!({"hidden_size": 12.5}), "hidden_size: invalid type"),
         (json!({"hidden_size": 0}), "hidden_size = 0"),
-        (
-            json!({"vocab_size": 1_000_000_000}),
-            "vocab_size = 1000000000",
-        ),
+        (json!({"vocab_size": 1_000_000_000}), "vocab_size = 1000000000"),
         (json!({"qk_rope_head_dim": 63}), "qk_rope_head_dim = 63"),
-        (
-            json!({"norm_topk_prob": "yes"}),
-            "norm_topk_prob: invalid type",
-        ),
+        (json!({"norm_topk_prob": "yes"}), "norm_topk_prob: invalid type"),
         (json!({"scoring_func": "tanh"}), "scoring_func = \"tanh\""),
         (json!({"topk_method": "best"}), "topk_method = \"best\""),
         (json!({"hidden_act": "gelu"}), "hidden_act = \"gelu\""),
         (json!({"rope_interleave": false}), "rope_interleave = false"),
         (json!({"attention_dropout": 0.1}), "attention_dropout = 0.1"),
         (json!({"mlp_bias": true}), "mlp_bias = true"),
-        (
-            json!({"num_mtp_layers": 1, "num_nextn_predict_layers": 2}),
-            "num_mtp_layers = 1",
-        ),
+        (json!({"num_mtp_layers": 1, "num_nextn_predict_layers": 2}), "num_mtp_layers = 1"),
         (json!({"eos_token_id": -2}), "eos_token_id: -2"),
         (json!({"eos_token_id": "end"}), "eos_token_id: invalid type"),
         (json!({"eos_token_id": 200000}), "eos_token_id = 200000"),
-        (
-            json!({"rope_scaling": {"type": "linear", "factor": 2}}),
-            "rope_scaling.type = \"linear\"",
-        ),
-        (
-            json!({"rope_scaling": {"type": "yarn", "factor": "x"}}),
-            "rope_scaling: factor: invalid type",
-        ),
-        (
-            json!({"rope_scaling": {"type": "yarn"}}),
-            "rope_scaling.original_max_position_embeddings: missing",
-        ),
+        (json!({"rope_scaling": {"type": "linear", "factor": 2}}), "rope_scaling.type = \"linear\""),
+        (json!({"rope_scaling": {"type": "yarn", "factor": "x"}}), "rope_scaling: factor: invalid type"),
+        (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling.original_max_position_embeddings: missing"),
         (
             json!({"rope_parameters": {"rope_type": "yarn", "factor": 2, "attention_factor": 1.2}}),
             "rope_parameters.attention_factor = 1.2",
         ),
-        (
-            json!({"quantization_config": {"quant_method": "gptq"}}),
-            "quantization_config.quant_method = \"gptq\"",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "fp8"}}),
-            "quantization_config.weight_block_size: missing",
-        ),
+        (json!({"quantization_config": {"quant_method": "gptq"}}), "quantization_config.quant_method = \"gptq\""),
+        (json!({"quantization_config": {"quant_method": "fp8"}}), "quantization_config.weight_block_size: missing"),
         (
             json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}}),
             "quantization_config.weight_block_size = 0",
@@ -337,26 +216,11 @@ fn bad_files_are_named_by_field() {
         if !message.starts_with("model_type") {
             map.insert("model_type".into(), "deepseek_v3".into());
         }
-        let error = from_value::<ModelConfig>(keys)
-            .expect_err(message)
-            .to_string();
-        assert!(
-            error.starts_with(message),
-            "{error:?} should start with {message:?}"
-        );
+        let error = from_value::<ModelConfig>(keys).expect_err(message).to_string();
+        assert!(error.starts_with(message), "{error:?} should start with {message:?}");
     }
-    let error =
-        from_str::<ModelConfig>("{\"model_type\": \"deepseek_v3\",\n \"hidden_size\": \"x\"}")
-            .unwrap_err();
-    assert!(
-        error.to_string().starts_with("hidden_size: invalid type"),
-        "{error}"
-    );
+    let error = from_str::<ModelConfig>("{\"model_type\": \"deepseek_v3\",\n \"hidden_size\": \"x\"}").unwrap_err();
+    assert!(error.to_string().starts_with("hidden_size: invalid type"), "{error}");
     assert_eq!(error.line(), 2);
-    assert!(
-        from_str::<ModelConfig>("[1]")
-            .unwrap_err()
-            .to_string()
-            .contains("a map of configuration keys")
-    );
+    assert!(from_str::<ModelConfig>("[1]").unwrap_err().to_string().contains("a map of configuration keys"));
 }

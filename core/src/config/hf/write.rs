@@ -41,11 +41,7 @@ impl Serialize for HuggingFace<'_> {
 }
 
 /// Writes every key of [`FIELDS`], in that order.
-fn write_fields<S: SerializeStruct>(
-    config: &ModelConfig,
-    form: Form,
-    keys: &mut S,
-) -> Result<(), S::Error> {
+fn write_fields<S: SerializeStruct>(config: &ModelConfig, form: Form, keys: &mut S) -> Result<(), S::Error> {
     let c = config;
     keys.serialize_field("model_type", c.model_type.model_type())?;
     keys.serialize_field("vocab_size", &c.vocab_size)?;
@@ -86,9 +82,7 @@ fn write_fields<S: SerializeStruct>(
     optional(keys, "bos_token_id", c.bos_token_id.as_ref(), &-1, form)?;
     optional(keys, "eos_token_id", c.eos_token_id.as_ref(), &-1, form)?;
     match &c.quantization_config {
-        Some(quantization) => {
-            keys.serialize_field("quantization_config", &QuantizationKeys(quantization))
-        }
+        Some(quantization) => keys.serialize_field("quantization_config", &QuantizationKeys(quantization)),
         None => keys.skip_field("quantization_config"),
     }
 }
@@ -117,10 +111,7 @@ impl Serialize for YarnKeys<'_> {
         keys.serialize_field("type", "yarn")?;
         keys.serialize_field("rope_type", "yarn")?;
         keys.serialize_field("factor", &yarn.factor)?;
-        keys.serialize_field(
-            "original_max_position_embeddings",
-            &yarn.original_max_position_embeddings,
-        )?;
+        keys.serialize_field("original_max_position_embeddings", &yarn.original_max_position_embeddings)?;
         keys.serialize_field("beta_fast", &yarn.beta_fast)?;
         keys.serialize_field("beta_slow", &yarn.beta_slow)?;
         keys.serialize_field("mscale", &yarn.mscale)?;

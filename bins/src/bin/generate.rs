@@ -1,0 +1,86 @@
+//! Continues a prompt with a trained model.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use fathom::cli;
+use fathom::error::{Error, Result};
+use fathom::generate::{Sampling, Stop};
+use fathom::session::Session;
+
+/// Continue a prompt with a trained model. The text goes to stdout as it comes, prompt excluded.
+#[derive(FromArgs)]
+#[argh(
+    example = "generate --checkpoint runs/quickstart --prompt 'fn main() {{' --temperature 0.8 --top-p 0.95",
+    error_code(0, "done"),
+    error_code(1, "the checkpoint or the device failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// model folder, or the output folder of a run (its newest checkpoint)
+    #[argh(option)]
+    checkpoint: PathBuf,
+    /// text to continue; `-` reads it from stdin [empty: from nothing]
+    #[argh(option, default = "String::new()")]
+    prompt: String,
+    /// tokens to generate at most [128]
+    #[argh(option, default = "128")]
+    max_new_tokens: usize,
+    /// how far to stray from the most probable token; 0 never does [1]
+    #[argh(option, default = "1.0")]
+    temperature: f64,
+    /// consider only so many of the most probable tokens; 0 for all [0]
+    #[argh(option, default = "0")]
+    top_k: usize,
+    /// consider only the most probable tokens that reach this probability together [1]
+    #[argh(option, default = "1.0")]
+    top_p: f64,
+    /// the same seed gives the same text [0]
+    #[argh(option, default = "0")]
+    seed: u64,
+    /// auto, cpu, cuda or cuda:N [auto]
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+    /// threads of the CPU device; 0 for every core [0]
+    #[argh(option, default = "0")]
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    cli::run(|arguments: Arguments| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let sampling = Sampling {
+        max_new_tokens: arguments.max_new_tokens,
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        seed: arguments.seed,
+    };
+    sampling.validate()?;
+    let mut prompt = arguments.prompt.clone();
+    if prompt == "-" {
+        prompt.clear();
+        let read = std::io::stdin().read_to_string(&mut prompt);
+        read.map_err(|e| Error::Run(format!("cannot read the prompt from stdin: {e}")))?;
+    }
+    let device = cli::device(&arguments.device, arguments.threads)?;
+    let mut session = Session::load(&device, &arguments.checkpoint)?;
+    let mut out = std::io::stdout().lock();
+    // A closed pipe (`| head`) ends the generation quietly.
+    let mut open = true;
+    let generated = session.generate(&prompt, &sampling, |piece| {
+        open = out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok();
+        open
+    })?;
+    if open {
+        let _ = out.write_all(b"\n");
+    }
+    if generated.stop == Stop::Context {
+        eprintln!("stopped: the model's context of {} tokens is full", session.context());
+    }
+    Ok(())
+}

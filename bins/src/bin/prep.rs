@@ -1,0 +1,67 @@
+//! Turns text into token shards.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use fathom::cli;
+use fathom::error::Result;
+use fathom::prepare;
+use fathom::settings::{Settings, keys};
+
+/// Turn raw text into token shards: read files and folders, load or train a tokenizer, and write shards that train,
+/// Megatron and others read.
+#[derive(FromArgs)]
+#[argh(
+    example = "prep --input corpus/ --input notes.jsonl.zst --vocab-size 16384 --output data/corpus",
+    example = "prep --config configs/shakespeare.toml --input tinyshakespeare.txt --output data/shakespeare",
+    note = "`prep --keys` lists every key of the configuration file and of --set.",
+    error_code(0, "done"),
+    error_code(1, "the input could not be read or the output not written"),
+    error_code(2, "wrong arguments or settings")
+)]
+struct Arguments {
+    /// TOML file of settings
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// file or folder to read (may be repeated): .txt, .md, source code, .jsonl, each plain, .gz or .zst
+    #[argh(option)]
+    input: Vec<PathBuf>,
+    /// folder to write
+    #[argh(option)]
+    output: PathBuf,
+    /// name of a tokenizer: bytes, a Hugging Face tokenizer.json, or a folder that holds one
+    #[argh(option)]
+    tokenizer: Option<PathBuf>,
+    /// train a byte-level BPE tokenizer of this many tokens on the input instead
+    #[argh(option)]
+    vocab_size: Option<u32>,
+    /// set a key over the file: --set output.validation_fraction=0.05 (may be repeated)
+    #[argh(option)]
+    set: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    if std::env::args().any(|a| a == "--keys") {
+        print!("{}", keys::table(&["input", "tokenizer", "output", "prep"]));
+        return ExitCode::SUCCESS;
+    }
+    cli::run(|arguments: Arguments| run(arguments))
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let mut config = Settings::load(arguments.config.as_deref(), &arguments.set)?.prep;
+    config.input.paths.extend(arguments.input);
+    config.output.dir = arguments.output;
+    if let Some(path) = arguments.tokenizer {
+        config.tokenizer.path = Some(path);
+        config.tokenizer.vocab_size = None;
+    }
+    if let Some(size) = arguments.vocab_size {
+        config.tokenizer.vocab_size = Some(size);
+        config.tokenizer.path = None;
+    }
+    let summary = prepare::run(&config)?;
+    eprint!("{}", prepare::describe(&summary));
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Trains a model, from a configuration or, without arguments, from whatever text the machine has.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use fathom::cli;
+use fathom::error::{Error, Result};
+use fathom::plan;
+use fathom::settings::{Settings, keys};
+use fathom::trainer::{Outcome, Run};
+use fathom::{quickstart, resolved};
+
+/// Train a DeepSeek-V3-style model. Without arguments: prepare text that is on this machine, train a small model on it
+/// for a few minutes, measure it, and let it write.
+#[derive(FromArgs)]
+#[argh(
+    example = "train",
+    example = "train --config configs/shakespeare.toml --set data.path=data/shakespeare --output runs/shakespeare",
+    example = "train --plan --set model.preset=v3-671b",
+    note = "`train --keys` lists every key of the configuration file and of --set.",
+    error_code(0, "done, or stopped by Ctrl-C and saved"),
+    error_code(1, "training failed"),
+    error_code(2, "wrong arguments or settings")
+)]
+struct Arguments {
+    /// TOML file of settings
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// set a key over the file: --set train.steps=200 (may be repeated)
+    #[argh(option)]
+    set: Vec<String>,
+    /// folder for checkpoints, metrics.jsonl and the resolved configuration [runs/train]
+    #[argh(option)]
+    output: Option<PathBuf>,
+    /// go on from the newest checkpoint in --output; its own configuration is used if no --config is given
+    #[argh(switch)]
+    resume: bool,
+    /// print what the run would be and cost, and exit
+    #[argh(switch)]
+    plan: bool,
+    /// print the plan as JSON
+    #[argh(switch)]
+    json: bool,
+    /// auto, cpu, cuda or cuda:N [auto]
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+}
+
+fn main() -> ExitCode {
+    if std::env::args().any(|a| a == "--keys") {
+        print!("{}", keys::table(&["model", "data", "train", "schedule", "checkpoint"]));
+        println!("  model.FIELD                  any field of DeepSeek's config.json");
+        return ExitCode::SUCCESS;
+    }
+    cli::run(|arguments: Arguments| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let bare = arguments.config.is_none() && arguments.set.is_empty() && !arguments.plan;
+    if bare && arguments.output.is_none() && !arguments.resume {
+        return quickstart::run(&cli::device(&arguments.device, 0)?, cli::interrupts()?.as_ref());
+    }
+    let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from("runs/train"));
+    let mut config = arguments.config.clone();
+    if arguments.resume && config.is_none() {
+        config = Some(resolved::path(&output)).filter(|path| path.is_file());
+    }
+    let settings = Settings::load(config.as_deref(), &arguments.set)?;
+    if arguments.plan {
+        return print_plan(&settings, arguments.json);
+    }
+    if arguments.json {
+        return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
+    }
+    let device = cli::device(&arguments.device, settings.train.threads)?;
+    let stop = cli::interrupts()?;
+    let mut run = Run::open(&device, settings, &output, arguments.resume)?;
+    eprintln!("{} of {} steps done; writing to {}", run.step(), run.steps(), output.display());
+    let outcome = run.train(&stop)?;
+    report(&outcome, &output);
+    Ok(())
+}
+
+fn report(outcome: &Outcome, output: &std::path::Path) {
+    eprintln!("step {}, {} tokens; checkpoint {}", outcome.step, outcome.tokens, outcome.checkpoint.display());
+    if let Some(v) = &outcome.validation {
+        let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));
+        eprintln!("validation: loss {:.4}, perplexity {:.3}{bits} over {} tokens", v.loss, v.perplexity, v.tokens);
+    }
+    if outcome.interrupted {
+        eprintln!("stopped early; go on with: train --resume --output {}", output.display());
+    }
+}
+
+fn print_plan(settings: &Settings, json: bool) -> Result<()> {
+    let schedule = settings.schedule()?;
+    let (tokens, steps) = settings.budget()?;
+    let request = plan::Request {
+        model: &settings.model,
+        schedule: &schedule,
+        tokens,
+        steps,
+        micro_batch: settings.train.micro_batch_size,
+        length: settings.train.sequence_length,
+    };
+    let text = plan::report(&request, json)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end()).map_err(|e| Error::Run(format!("cannot write the plan: {e}")))
+}

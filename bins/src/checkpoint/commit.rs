@@ -1,0 +1,331 @@
+//! How a checkpoint becomes one: written aside, synced, renamed; only then is an old one removed.
+//!
+//! ```text
+//! OUTPUT/step-00001000.tmp-4711/...    1 every file is written and synced
+//!                         /manifest.json   2 sizes and SHA-256 of all of them, last; then the folders are synced
+//! OUTPUT/step-00001000/                3 renamed, and OUTPUT synced: from here on it counts
+//! OUTPUT/step-00000400/                4 removed, where there are more than are to be kept
+//! ```
+//!
+//! Whatever stops a save before 3 leaves the earlier checkpoints as they were. Nothing says which is the latest: it is the
+//! highest step whose folder has a manifest that its files agree with.
+
+use super::error::CheckpointError;
+use super::store::{Store, StoreFile};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// The manifest's name in a checkpoint.
+pub const MANIFEST: &str = "manifest.json";
+const FORMAT: &str = "fathom-checkpoint";
+const VERSION: u64 = 1;
+
+/// What a checkpoint consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: String,
+    version: u64,
+    /// Steps taken when it was written.
+    pub step: u64,
+    /// Its files.
+    pub files: Vec<FileEntry>,
+}
+
+/// A file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its path below the checkpoint's folder, parts divided by `/`.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of the checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; [`CheckpointError::Json`] where it is not one, or names files outside the folder.
+    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join(MANIFEST);
+        let bytes = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
+        let bad = |problem: String| CheckpointError::Json { path: path.clone(), problem };
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        if manifest.format != FORMAT || manifest.version != VERSION {
+            let (format, version) = (&manifest.format, manifest.version);
+            return Err(bad(format!("{format} {version}, where this program reads {FORMAT} {VERSION}")));
+        }
+        let plain = |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        match manifest.files.iter().find(|file| file.path.is_empty() || !plain(&file.path)) {
+            Some(file) => Err(bad(format!("`{}` is no path inside the checkpoint", file.path))),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Checks that every file has its size.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] names the first that has not, [`CheckpointError::Io`] one that cannot be found.
+    pub fn check_sizes(&self, folder: &Path) -> Result<(), CheckpointError> {
+        for file in &self.files {
+            let path = folder.join(&file.path);
+            let found = fs::metadata(&path).map_err(CheckpointError::io("find", &path))?.len();
+            if found != file.bytes {
+                let problem = format!("has {found} bytes where {MANIFEST} says {}", file.bytes);
+                return Err(CheckpointError::Changed { path, problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every file has its contents.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] names the first that has not.
+    pub fn check_contents(&self, folder: &Path) -> Result<(), CheckpointError> {
+        self.check_sizes(folder)?;
+        for file in &self.files {
+            let path = folder.join(&file.path);
+            let found = hash_file(&path).map_err(CheckpointError::io("read", &path))?;
+            if found != file.sha256 {
+                let problem = format!("has SHA-256 {found} where {MANIFEST} says {}", file.sha256);
+                return Err(CheckpointError::Changed { path, problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(hash)),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A checkpoint being written. Dropped without [`commit`](Self::commit), it leaves nothing.
+pub struct Draft<'a> {
+    store: &'a dyn Store,
+    root: PathBuf,
+    aside: PathBuf,
+    step: u64,
+    files: Vec<FileEntry>,
+    /// Folders below `aside` that hold files, to be synced.
+    folders: Vec<PathBuf>,
+    committed: bool,
+}
+
+/// A file of a draft, hashed as it is written.
+pub struct DraftFile {
+    file: Box<dyn StoreFile>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for DraftFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// Begins the checkpoint of `step` in the output folder `root`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn begin(store: &'a dyn Store, root: &Path, step: u64) -> Result<Self, CheckpointError> {
+        let aside = root.join(format!("{}.tmp-{}", name(step), std::process::id()));
+        store.create_dir(&aside).map_err(CheckpointError::io("create", &aside))?;
+        let root = root.to_path_buf();
+        Ok(Self { store, root, aside, step, files: Vec::new(), folders: Vec::new(), committed: false })
+    }
+
+    /// Where the checkpoint's files are until it is committed.
+    pub fn folder(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Writes the file at `path` (parts divided by `/`) with what `fill` puts into it, and syncs it.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`CheckpointError::Io`].
+    pub fn write(
+        &mut self,
+        path: &str,
+        fill: &mut dyn FnMut(&mut dyn Write, &Path) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        let target = self.target(path)?;
+        let file = self.store.create(&target).map_err(CheckpointError::io("create", &target))?;
+        let mut file = DraftFile { file, hash: Sha256::new(), bytes: 0 };
+        fill(&mut file, &target)?;
+        file.file.sync().map_err(CheckpointError::io("sync", &target))?;
+        self.files.push(FileEntry { path: path.into(), bytes: file.bytes, sha256: hex(file.hash) });
+        Ok(())
+    }
+
+    /// Writes `bytes` as the file at `path`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn write_bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
+        self.write(path, &mut |file, target| file.write_all(bytes).map_err(CheckpointError::io("write", target)))
+    }
+
+    /// Takes in the file at `path`, which something else has written below [`folder`](Self::folder).
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn adopt(&mut self, path: &str) -> Result<(), CheckpointError> {
+        let target = self.aside.join(path);
+        self.store.sync_file(&target).map_err(CheckpointError::io("sync", &target))?;
+        let bytes = fs::metadata(&target).map_err(CheckpointError::io("find", &target))?.len();
+        let sha256 = hash_file(&target).map_err(CheckpointError::io("read", &target))?;
+        self.files.push(FileEntry { path: path.into(), bytes, sha256 });
+        Ok(())
+    }
+
+    fn target(&mut self, path: &str) -> Result<PathBuf, CheckpointError> {
+        let target = self.aside.join(path);
+        if let Some(folder) = target.parent().filter(|folder| **folder != self.aside)
+            && !self.folders.iter().any(|known| known == folder)
+        {
+            self.store.create_dir(folder).map_err(CheckpointError::io("create", folder))?;
+            self.folders.push(folder.to_path_buf());
+        }
+        Ok(target)
+    }
+
+    /// Makes the draft a checkpoint, then removes the oldest beyond the newest `keep`. Gives its folder.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; unless it happened while an old one was removed, there is no new checkpoint then.
+    pub fn commit(mut self, keep: usize) -> Result<PathBuf, CheckpointError> {
+        let files = std::mem::take(&mut self.files);
+        let manifest = Manifest { format: FORMAT.into(), version: VERSION, step: self.step, files };
+        let json = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| CheckpointError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
+        self.write_bytes(MANIFEST, &json)?;
+        for folder in self.folders.iter().chain([&self.aside]) {
+            self.store.sync_dir(folder).map_err(CheckpointError::io("sync", folder))?;
+        }
+        let target = self.root.join(name(self.step));
+        if target.exists() {
+            // Not a complete checkpoint, or this step would not have been saved again.
+            self.store.remove_dir(&target).map_err(CheckpointError::io("remove", &target))?;
+        }
+        self.store.rename(&self.aside, &target).map_err(CheckpointError::io("rename", &self.aside))?;
+        self.committed = true;
+        self.store.sync_dir(&self.root).map_err(CheckpointError::io("sync", &self.root))?;
+        prune(self.store, &self.root, keep)?;
+        Ok(target)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What cannot be removed now is removed at the next start.
+            let _ = self.store.remove_dir(&self.aside);
+        }
+    }
+}
+
+/// The folder name of a step's checkpoint.
+pub fn name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn step_of(folder: &Path) -> Option<u64> {
+    let digits = folder.file_name()?.to_str()?.strip_prefix("step-")?;
+    let plain = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten()
+}
+
+/// The complete checkpoints in an output folder, newest first: `(step, folder)`.
+///
+/// # Errors
+/// [`CheckpointError::Io`] when the folder cannot be listed; a folder that does not exist holds none.
+pub fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    let mut found: Vec<(u64, PathBuf)> = entries(root)?
+        .into_iter()
+        .filter_map(|path| Some((step_of(&path)?, path)))
+        .filter(|(step, path)| {
+            let manifest = Manifest::read(path).ok().filter(|manifest| manifest.step == *step);
+            manifest.is_some_and(|manifest| manifest.check_sizes(path).is_ok())
+        })
+        .collect();
+    found.sort_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// The newest complete checkpoint in an output folder.
+///
+/// # Errors
+/// As [`list`].
+pub fn latest(root: &Path) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
+    Ok(list(root)?.into_iter().next())
+}
+
+fn prune(store: &dyn Store, root: &Path, keep: usize) -> Result<(), CheckpointError> {
+    for (_, old) in list(root)?.into_iter().skip(keep.max(1)) {
+        // First to a name that does not count: half a removed checkpoint must not look like one.
+        let aside = root.join(format!("{}.tmp-old", old.file_name().unwrap_or_default().to_string_lossy()));
+        store.rename(&old, &aside).map_err(CheckpointError::io("rename", &old))?;
+        store.remove_dir(&aside).map_err(CheckpointError::io("remove", &aside))?;
+    }
+    Ok(())
+}
+
+/// Removes what saves that were cut short left in an output folder.
+///
+/// # Errors
+/// [`CheckpointError::Io`].
+pub fn clean(store: &dyn Store, root: &Path) -> Result<(), CheckpointError> {
+    for path in entries(root)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("step-") && name.contains(".tmp-") {
+            store.remove_dir(&path).map_err(CheckpointError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(root: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let failed = CheckpointError::io("list", root);
+    let listing = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+        Ok(listing) => listing,
+    };
+    let paths: io::Result<Vec<PathBuf>> = listing.map(|entry| Ok(entry?.path())).collect();
+    paths.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests;

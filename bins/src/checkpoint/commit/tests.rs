@@ -1,0 +1,274 @@
+use super::super::model::{load_weights, read_config, save_model};
+use super::super::state::{State, load_trainer, save_trainer};
+use super::super::store::Disk;
+use super::*;
+use fathom_core::comm::Solo;
+use fathom_core::config::ModelConfig;
+use fathom_core::layer::Precision;
+use fathom_core::model::{Batch, Model};
+use fathom_core::train::schedule::Rates;
+use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_cpu::Cpu;
+use fathom_dataprep::{Cursor, Tokenizer};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A store whose `fail_at`-th call fails; every later one too when it `stays_down`, as if the process had been killed.
+struct Faulty {
+    calls: Rc<Cell<usize>>,
+    fail_at: usize,
+    stays_down: bool,
+}
+
+impl Faulty {
+    fn new(fail_at: usize, stays_down: bool) -> Self {
+        Self { calls: Rc::default(), fail_at, stays_down }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        check(&self.calls, self.fail_at, self.stays_down)
+    }
+}
+
+fn check(calls: &Cell<usize>, fail_at: usize, stays_down: bool) -> io::Result<()> {
+    let call = calls.replace(calls.get() + 1);
+    match call == fail_at || (stays_down && call > fail_at) {
+        true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+        false => Ok(()),
+    }
+}
+
+struct FaultyFile {
+    file: Box<dyn StoreFile>,
+    calls: Rc<Cell<usize>>,
+    fail_at: usize,
+    stays_down: bool,
+}
+
+impl Write for FaultyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Err(error) = check(&self.calls, self.fail_at, self.stays_down) {
+            // A full disk takes some of it first.
+            self.file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl StoreFile for FaultyFile {
+    fn sync(&mut self) -> io::Result<()> {
+        // Syncing for real would take most of the test's time and tell it nothing.
+        check(&self.calls, self.fail_at, self.stays_down)
+    }
+}
+
+impl Store for Faulty {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        Disk.create_dir(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StoreFile>> {
+        self.check()?;
+        let (calls, fail_at, stays_down) = (self.calls.clone(), self.fail_at, self.stays_down);
+        Ok(Box::new(FaultyFile { file: Disk.create(path)?, calls, fail_at, stays_down }))
+    }
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        fs::metadata(path).map(drop)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        fs::metadata(path).map(drop)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check()?;
+        Disk.rename(from, to)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        Disk.remove_dir(path)
+    }
+}
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 257,
+        hidden_size: 16,
+        intermediate_size: 16,
+        moe_intermediate_size: 8,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
+        n_routed_experts: 4,
+        num_experts_per_tok: 2,
+        n_group: 2,
+        topk_group: 1,
+        q_lora_rank: Some(8),
+        kv_lora_rank: 8,
+        qk_nope_head_dim: 8,
+        qk_rope_head_dim: 4,
+        v_head_dim: 8,
+        ..ModelConfig::tiny()
+    }
+}
+
+fn trainer(config: &ModelConfig, seed: u64) -> Trainer<Cpu, Solo> {
+    let mut model = Model::new(&Cpu::with_threads(1), config, Precision::F32).unwrap();
+    model.initialize(seed).unwrap();
+    Trainer::new(model, Solo, Hyperparameters::default()).unwrap()
+}
+
+fn step(trainer: &mut Trainer<Cpu, Solo>) -> f64 {
+    let tokens: Vec<u32> = (0..18).map(|i| i * 7 % 256).collect();
+    let rates = Rates { lr: 1e-2, batch_size: 2, bias_speed: 0.01, mtp_weight: 0.3, balance_alpha: 1e-4 };
+    let batch = Batch::new(&tokens, 8, None, 257).unwrap();
+    trainer.step(&batch, 1, &rates).unwrap().loss
+}
+
+fn state(step: u64) -> State {
+    let fingerprint = Some("f".into());
+    let cursor =
+        Cursor { epoch: 0, position: step, seed: 1, shuffle: true, sequence_length: 8, tokens: 99, fingerprint };
+    State::new(step, 16 * step, 1, 0.5, cursor)
+}
+
+fn save(
+    store: &dyn Store,
+    root: &Path,
+    trainer: &Trainer<Cpu, Solo>,
+    at: u64,
+    keep: usize,
+) -> Result<PathBuf, CheckpointError> {
+    let mut draft = Draft::begin(store, root, at)?;
+    save_model(&mut draft, &trainer.model, Some(&Tokenizer::bytes()), 50_000)?;
+    save_trainer(&mut draft, trainer, &state(at))?;
+    draft.commit(keep)
+}
+
+#[test]
+fn a_failure_at_any_call_leaves_the_old_checkpoint_or_the_new_one() {
+    let mut trained = trainer(&config(), 1);
+    step(&mut trained);
+    for stays_down in [false, true] {
+        let mut saved = false;
+        for fail_at in 0.. {
+            let root = tempfile::tempdir().unwrap();
+            save(&Faulty::new(usize::MAX, false), root.path(), &trained, 1, 1).unwrap();
+            let store = Faulty::new(fail_at, stays_down);
+            let result = save(&store, root.path(), &trained, 2, 1);
+            if store.calls.get() <= fail_at {
+                assert!(fail_at > 40, "a save makes more than {fail_at} calls");
+                assert!(result.is_ok());
+                break;
+            }
+            let (at, folder) = latest(root.path()).unwrap().expect("a checkpoint is left");
+            let message = result.as_ref().err().map(ToString::to_string);
+            if let Some(message) = &message {
+                assert!(message.contains("no storage space; free space on that disk"), "{message}");
+            }
+            saved |= at == 2;
+            assert!(at == 2 || message.is_some(), "call {fail_at}: neither saved nor refused");
+            let mut again = trainer(&config(), 9);
+            let loaded = State::read(&folder).unwrap();
+            load_trainer(&mut again, &folder, &loaded).unwrap_or_else(|e| panic!("call {fail_at}: {e}"));
+            clean(&Disk, root.path()).unwrap();
+            let left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert!(left.iter().all(|n| !n.to_string_lossy().contains("tmp")), "call {fail_at} left {left:?}");
+        }
+        assert!(saved, "failures after the rename keep the new checkpoint");
+    }
+}
+
+#[test]
+fn a_resumed_trainer_goes_on_with_the_same_bits() {
+    let root = tempfile::tempdir().unwrap();
+    let mut straight = trainer(&config(), 3);
+    step(&mut straight);
+    step(&mut straight);
+    let folder = save(&Disk, root.path(), &straight, 2, 2).unwrap();
+    assert!(folder.join("model-00001-of-00003.safetensors").exists(), "the model is in several files");
+    let (third, fourth) = (step(&mut straight), step(&mut straight));
+
+    let mut resumed = trainer(&config(), 4);
+    load_trainer(&mut resumed, &folder, &State::read(&folder).unwrap()).unwrap();
+    assert_eq!((step(&mut resumed), step(&mut resumed)), (third, fourth));
+    let groups = |t: &Trainer<Cpu, Solo>| -> Vec<Vec<f32>> {
+        let all = [&t.model.weights, &t.optimizer.m, &t.optimizer.v];
+        all.iter().flat_map(|p| p.groups()).map(|g| g.download(t.model.device()).unwrap()).collect()
+    };
+    assert_eq!(groups(&straight), groups(&resumed));
+}
+
+#[test]
+fn old_checkpoints_go_and_only_complete_ones_count() {
+    let root = tempfile::tempdir().unwrap();
+    let trained = trainer(&config(), 1);
+    for at in 1..=4 {
+        save(&Disk, root.path(), &trained, at, 2).unwrap();
+    }
+    let steps = || list(root.path()).unwrap().into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+    assert_eq!(steps(), [4, 3]);
+    fs::remove_file(root.path().join("step-00000004/config.json")).unwrap();
+    assert_eq!(steps(), [3], "a checkpoint that lacks a file does not count");
+    fs::write(root.path().join("step-00000003").join(MANIFEST), "{").unwrap();
+    assert_eq!(latest(root.path()).unwrap(), None);
+    assert_eq!(latest(&root.path().join("nowhere")).unwrap(), None);
+}
+
+#[test]
+fn a_changed_byte_is_found_when_training_resumes() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = save(&Disk, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
+    let path = folder.join("trainer/v.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = load_trainer(&mut trainer(&config(), 1), &folder, &State::read(&folder).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("v.safetensors: has SHA-256"), "{error}");
+}
+
+#[test]
+fn a_model_folder_that_does_not_fit_is_refused_by_tensor() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = save(&Disk, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
+    assert_eq!(read_config(&folder).unwrap(), config());
+    let refuse = |config: ModelConfig| load_weights(&mut trainer(&config, 1).model, &folder).unwrap_err().to_string();
+    let cases = [
+        (ModelConfig { n_routed_experts: 8, ..config() }, "has shape [4, 16] where the model needs [8, 16]"),
+        (ModelConfig { n_shared_experts: 0, ..config() }, "shared_experts.down_proj.weight` has no place in the model"),
+        (
+            ModelConfig { vocab_size: 258, ..config() },
+            "tensor `model.embed_tokens.weight` has shape [257, 16] where the model needs [258, 16]",
+        ),
+        (ModelConfig { q_lora_rank: None, ..config() }, "q_a_layernorm.weight` has no place in the model"),
+    ];
+    for (config, expected) in cases {
+        let message = refuse(config);
+        assert!(message.contains(expected), "said {message}, not {expected}");
+    }
+    let mut without = trainer(&ModelConfig { num_nextn_predict_layers: 0, ..config() }, 1);
+    assert_eq!(load_weights(&mut without.model, &folder).unwrap(), Vec::<String>::new());
+
+    let index = folder.join("model.safetensors.index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    for (from, to, expected) in [
+        ("model-00002-of-00003.safetensors", "../model-00002-of-00003.safetensors", "which is not a plain file name"),
+        ("model-00002-of-00003.safetensors", "model-00009-of-00003.safetensors", "which is not there"),
+        ("\"weight_map\"", "\"weights\"", "missing field `weight_map`"),
+        ("weight_map\": {", "weight_map\": [", "line "),
+        ("model.norm.weight", "model.norm.weights", "tensor `model.norm.weights` is missing"),
+    ] {
+        fs::write(&index, text.replace(from, to)).unwrap();
+        let message = refuse(config());
+        assert!(message.contains(expected), "said {message}, not {expected}");
+    }
+    fs::remove_file(&index).unwrap();
+    assert!(refuse(config()).contains("holds no model: model.safetensors is missing"));
+    fs::write(folder.join("config.json"), "{\"model_type\": 3}").unwrap();
+    assert!(read_config(&folder).unwrap_err().to_string().contains("config.json: model_type"));
+}

@@ -1,0 +1,74 @@
+//! What every program does alike: arguments, exit codes, the choice of a device, progress on a terminal.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use argh::FromArgs;
+use fathom_cpu::Cpu;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Result};
+
+/// Parses the arguments, runs `body`, prints its error, and gives the exit code: 0 done, 1 failed, 2 usage.
+pub fn run<A: FromArgs>(body: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let name = arguments.first().map_or("fathom", |path| path.rsplit('/').next().unwrap_or(path));
+    let rest: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    match A::from_args(&[name], &rest) {
+        Err(exit) if exit.status.is_ok() => {
+            println!("{}", exit.output.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(exit) => {
+            eprintln!("{}\nSee {name} --help.", exit.output.trim_end());
+            ExitCode::from(2)
+        }
+        Ok(parsed) => match body(parsed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        },
+    }
+}
+
+/// The device that `--device` names. `threads` is for the CPU; 0 for every core.
+///
+/// # Errors
+/// A name that is none, or a device that this build or this machine does not have.
+pub fn device(name: &str, threads: usize) -> Result<Cpu> {
+    let is_cuda = name == "cuda"
+        || name.strip_prefix("cuda:").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    match name {
+        "auto" | "cpu" => Ok(Cpu::with_threads(threads)),
+        _ if is_cuda => Err(Error::Run(format!("--device {name}: this build has no CUDA driver; use --device cpu"))),
+        _ => Err(Error::Usage(format!("--device {name}: must be auto, cpu, cuda or cuda:N"))),
+    }
+}
+
+/// A bar on stderr, drawn on a terminal only.
+pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+/// A flag that the first Ctrl-C (or SIGTERM) raises, so that work can be finished and saved. The second ends the program
+/// at once, with exit code 130.
+///
+/// # Errors
+/// Where the system does not let signals be handled.
+pub fn interrupts() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nfinishing the step and saving; once more to leave at once");
+    })
+    .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
+    Ok(flag)
+}

@@ -1,0 +1,87 @@
+//! What a run can fail with, and the exit code each failure has.
+
+use crate::checkpoint::CheckpointError;
+use crate::settings::SettingsError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate that is not about settings or checkpoints alone.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed run. The text is complete: it says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration file or `--set` that cannot be understood.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+
+    /// Data preparation, tokenizer or shards.
+    #[error(transparent)]
+    Data(#[from] fathom_dataprep::Error),
+
+    /// The device failed in the middle of something.
+    #[error("{doing}: {source}")]
+    Device {
+        /// What was being done: "training step 7".
+        doing: String,
+        /// The driver's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "create" and so on.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+
+    /// A line of a file that should be a record.
+    #[error("{}:{line}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+
+    /// Arguments that are not understood or do not go together.
+    #[error("{0}")]
+    Usage(String),
+
+    /// Anything else that stops a run; the text names what does not fit and the remedy.
+    #[error("{0}")]
+    Run(String),
+}
+
+impl Error {
+    /// The exit code of a program that fails with this: 2 for a call that was wrong, 1 for work that failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Settings(_) | Error::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Wraps a system error with what was tried on which path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// Wraps a driver's error with what was being done.
+    pub(crate) fn device<E: std::fmt::Display>(doing: impl Into<String>) -> impl FnOnce(E) -> Error {
+        let doing = doing.into();
+        move |source| Error::Device { doing, source: source.to_string().into() }
+    }
+}

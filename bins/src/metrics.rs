@@ -1,0 +1,173 @@
+//! `metrics.jsonl`: one JSON object a step, in the order of steps, without gaps or repeats even across resumes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The file's name in the output folder of a run.
+pub const FILE: &str = "metrics.jsonl";
+
+/// What is recorded of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Tokens trained on, this step included.
+    pub tokens: u64,
+    /// Mean cross entropy of the next token, nats.
+    pub loss: f64,
+    /// Mean cross entropy of the prediction modules, nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtp_loss: Option<f64>,
+    /// The sequence-wise balance loss, α included.
+    pub balance_loss: f64,
+    /// L2 norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Tokens a second of this step.
+    pub tokens_per_second: f64,
+    /// Load of the busiest expert over the mean, minus one, in the worst layer.
+    pub max_violation: f32,
+    /// Experts that no token of the step went to.
+    pub dead_experts: usize,
+    /// Tokens that an expert had no room for: always 0, since experts have no limit.
+    pub dropped: u64,
+    /// Seconds the step took.
+    pub seconds: f64,
+    /// Validation loss, if it was measured after this step, nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens the metrics of the run in `folder`, which goes on after step `step`: what was written of later steps, which
+    /// a crash lost, is removed, and so is a line that was cut off.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or rewritten, or holds something else.
+    pub fn open(folder: &Path, step: u64) -> Result<Self> {
+        let path = folder.join(FILE);
+        if path.exists() {
+            truncate(&path, step)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends a step as one line.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
+        let mut line = serde_json::to_string(metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    /// Where the system cannot.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io("sync", &self.path))
+    }
+}
+
+/// Keeps the lines of steps up to `step`, by writing them to a new file that replaces the old one.
+fn truncate(path: &Path, step: u64) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let fresh = path.with_extension("jsonl.tmp");
+    let mut out = File::create(&fresh).map_err(Error::io("create", &fresh))?;
+    let mut reader = BufReader::new(file);
+    let (mut line, mut number) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))? == 0 {
+            break;
+        }
+        number += 1;
+        if line.last() != Some(&b'\n') {
+            break; // cut off by a crash
+        }
+        let metrics: StepMetrics = serde_json::from_slice(&line).map_err(|e| Error::Line {
+            path: path.to_path_buf(),
+            line: number,
+            problem: format!("is not a step's metrics ({e}); move the file away to go on without it"),
+        })?;
+        if metrics.step > step {
+            break;
+        }
+        out.write_all(&line).map_err(Error::io("write", &fresh))?;
+    }
+    out.sync_all().map_err(Error::io("sync", &fresh))?;
+    std::fs::rename(&fresh, path).map_err(Error::io("replace", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64) -> StepMetrics {
+        StepMetrics {
+            step,
+            tokens: step * 10,
+            loss: 1.5,
+            mtp_loss: None,
+            balance_loss: 0.0,
+            grad_norm: 0.1,
+            lr: 1e-3,
+            tokens_per_second: 5.0,
+            max_violation: 0.25,
+            dead_experts: 0,
+            dropped: 0,
+            seconds: 2.0,
+            validation_loss: None,
+        }
+    }
+
+    fn steps(folder: &Path) -> Vec<u64> {
+        let text = std::fs::read_to_string(folder.join(FILE)).unwrap();
+        text.lines().map(|l| serde_json::from_str::<StepMetrics>(l).unwrap().step).collect()
+    }
+
+    #[test]
+    fn a_resumed_run_has_neither_gaps_nor_repeats() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        for s in 1..=7 {
+            metrics.write(&step(s)).unwrap();
+        }
+        drop(metrics);
+        // A crash cut the last line off.
+        let path = folder.path().join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 9);
+        std::fs::write(&path, bytes).unwrap();
+
+        let mut metrics = Metrics::open(folder.path(), 4).unwrap();
+        for s in 5..=6 {
+            metrics.write(&step(s)).unwrap();
+        }
+        assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), "hello\n").unwrap();
+        let error = Metrics::open(folder.path(), 3).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl:1:"), "{error}");
+    }
+}

@@ -1,0 +1,267 @@
+//! `train --plan`: what a run will be and cost, before it is run.
+
+use std::fmt::Write;
+
+use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
+use fathom_core::layer::Precision;
+use fathom_core::train::plan::{MemoryPlan, Plan};
+use fathom_core::train::schedule::Schedule;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+/// Kernels shown in the table of costs.
+const KERNELS: usize = 8;
+
+/// What is planned.
+pub struct Request<'a> {
+    /// The model.
+    pub model: &'a ModelConfig,
+    /// Its rates by tokens.
+    pub schedule: &'a Schedule,
+    /// Tokens of the whole run.
+    pub tokens: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Sequences computed at once.
+    pub micro_batch: usize,
+    /// Tokens a sequence.
+    pub length: usize,
+}
+
+/// The plan as a text for people, or as one JSON object.
+///
+/// The step itself is run on a device that counts and computes nothing, so memory and operations are those of the real
+/// code, for a model of any size in seconds.
+///
+/// # Errors
+/// Where a step of these sizes cannot be made.
+pub fn report(request: &Request<'_>, as_json: bool) -> Result<String> {
+    let plan = Plan::new(request.model, Precision::F32, request.micro_batch, request.length)
+        .map_err(Error::device("planning a step"))?;
+    if as_json { Ok(json(request, &plan).to_string()) } else { Ok(text(request, &plan)) }
+}
+
+fn json(request: &Request<'_>, plan: &Plan) -> Value {
+    let (count, kv, memory) = (&plan.parameters, &plan.kv_cache, &plan.memory);
+    let comparison = |(from, to, ratio): (u64, u64, f64)| json!({ "from": from, "to": to, "ratio": ratio });
+    let rates = request.schedule.table().take_while(|(at, _)| *at <= request.tokens).map(|(at, r)| {
+        json!({
+            "tokens": at, "lr": r.lr, "batch_size": r.batch_size, "bias_speed": r.bias_speed,
+            "mtp_weight": r.mtp_weight, "balance_alpha": r.balance_alpha,
+        })
+    });
+    json!({
+        "parameters": count.parameters(),
+        "parameters_with_mtp": count.parameters_with_mtp(),
+        "parameters_in_training": count.parameters_in_training(),
+        "active_parameters": count.active_parameters(),
+        "parameters_by_kind": by_kind(count).into_iter().map(|(k, n)| (k.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
+        "flops_per_token": request.model.flops_per_token(request.length) + request.model.mtp_flops_per_token(request.length),
+        "flops_per_token_counted": plan.flops_per_token,
+        "kv_cache_bytes_per_token": kv.latent,
+        "kv_cache": {
+            "context": KvCache::PUBLISHED_CONTEXT,
+            "bytes_at_context": kv.latent * KvCache::PUBLISHED_CONTEXT,
+            "published": comparison(kv.published_comparison()),
+            "with_rope_key": comparison(kv.comparison_with_rope_key()),
+            "multi_head": comparison(kv.comparison_with_multi_head()),
+        },
+        "memory": {
+            "weights": memory.weights, "gradients": memory.gradients, "moments": memory.moments,
+            "activations": memory.activations, "total": memory.total(),
+        },
+        "tokens": request.tokens,
+        "steps": request.steps,
+        "sequence_length": request.length,
+        "micro_batch_size": request.micro_batch,
+        "schedule": rates.collect::<Vec<_>>(),
+    })
+}
+
+fn by_kind(count: &ParameterCount) -> [(&'static str, u64); 10] {
+    [
+        ("embedding", count.embedding),
+        ("attention", count.attention),
+        ("dense_ffn", count.dense_ffn),
+        ("routed_experts", count.routed_experts),
+        ("shared_experts", count.shared_experts),
+        ("router", count.router),
+        ("expert_bias", count.expert_bias),
+        ("norms", count.norms),
+        ("head", count.head),
+        ("mtp", count.mtp),
+    ]
+}
+
+fn text(request: &Request<'_>, plan: &Plan) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = parameters(&mut out, request, &plan.parameters);
+    let _ = memory(&mut out, request, &plan.memory);
+    let _ = cache(&mut out, &plan.kv_cache);
+    let _ = work(&mut out, request, plan);
+    let _ = schedule(&mut out, request);
+    out
+}
+
+fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -> std::fmt::Result {
+    let total = count.parameters();
+    writeln!(out, "Parameters")?;
+    writeln!(out, "  {:<28}{:>22}", "main model", grouped(total))?;
+    if request.model.num_nextn_predict_layers > 0 {
+        let with = count.parameters_with_mtp();
+        writeln!(out, "  {:<28}{:>22}  with the prediction modules, as a checkpoint holds them", "", grouped(with))?;
+    }
+    let active = count.active_parameters();
+    let share = 100.0 * active as f64 / total as f64;
+    writeln!(out, "  {:<28}{:>22}  {share:.1} %", "active a token", grouped(active))?;
+    for (kind, n) in by_kind(count).into_iter().filter(|(_, n)| *n > 0) {
+        writeln!(out, "    {:<26}{:>22}", kind.replace('_', " "), grouped(n))?;
+    }
+    writeln!(out)
+}
+
+fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fmt::Result {
+    let (micro, length) = (request.micro_batch, request.length);
+    writeln!(out, "Memory of training in f32 on one device, micro-batch {micro} x {length} tokens")?;
+    let rows = [
+        ("weights", plan.weights),
+        ("gradients", plan.gradients),
+        ("moments of AdamW", plan.moments),
+        ("activations, at the peak", plan.activations),
+        ("total", plan.total()),
+    ];
+    for (kind, bytes) in rows {
+        writeln!(out, "  {kind:<28}{:>22}", size(bytes))?;
+    }
+    writeln!(out)
+}
+
+fn cache(out: &mut String, kv: &KvCache) -> std::fmt::Result {
+    writeln!(out, "Latent cache of inference, BF16")?;
+    writeln!(out, "  {:<28}{:>22}  latent and rotary key", "bytes a token", grouped(kv.latent))?;
+    writeln!(out, "  {:<28}{:>22}", "at 128K tokens", size(kv.latent * KvCache::PUBLISHED_CONTEXT))?;
+    let rows = [
+        ("published comparison", kv.published_comparison(), "keys and values of hidden width -> latent alone"),
+        ("with the rotary key", kv.comparison_with_rope_key(), "keys and values of hidden width -> what is cached"),
+        ("against its own heads", kv.comparison_with_multi_head(), "all heads uncompressed -> what is cached"),
+    ];
+    for (name, (from, to, ratio), what) in rows {
+        let line = format!("{} -> {}", size(from), size(to));
+        writeln!(out, "  {name:<22}{line:>28}  {ratio:.1}x smaller: {what}")?;
+    }
+    writeln!(out)
+}
+
+fn work(out: &mut String, request: &Request<'_>, plan: &Plan) -> std::fmt::Result {
+    let model = request.model;
+    let needed = model.flops_per_token(request.length) + model.mtp_flops_per_token(request.length);
+    writeln!(out, "Work of training a token, forward and backward")?;
+    writeln!(out, "  {:<28}{:>22}  6 x active matrix parameters, and attention", "needed", operations(needed))?;
+    let counted = operations(plan.flops_per_token);
+    writeln!(out, "  {:<28}{counted:>22}  every kernel of the real step", "counted")?;
+    let total = needed as f64 * request.tokens as f64;
+    writeln!(out, "  {:<28}{:>22}", "whole run", format!("{total:.3e} FLOP"))?;
+    let mut kernels = plan.tally.kernels.clone();
+    kernels.sort_by_key(|k| std::cmp::Reverse(k.cost.flops));
+    let all = plan.tally.cost().flops.max(1) as f64;
+    for k in kernels.iter().take(KERNELS).filter(|k| k.cost.flops > 0) {
+        let share = 100.0 * k.cost.flops as f64 / all;
+        writeln!(out, "    {:<26}{share:>20.1} %  {} calls", k.name, k.calls)?;
+    }
+    writeln!(out)
+}
+
+fn schedule(out: &mut String, request: &Request<'_>) -> std::fmt::Result {
+    let (steps, tokens) = (request.steps, request.tokens);
+    writeln!(out, "Schedule: {} steps, {} tokens", grouped(steps), grouped(tokens))?;
+    writeln!(out, "  {:>22} {:>11} {:>7} {:>9} {:>7} {:>9}", "from token", "lr", "batch", "gamma", "lambda", "alpha")?;
+    for (at, r) in request.schedule.table().take_while(|(at, _)| *at <= tokens) {
+        writeln!(
+            out,
+            "  {:>22} {:>11.3e} {:>7} {:>9} {:>7} {:>9}",
+            grouped(at),
+            r.lr,
+            r.batch_size,
+            r.bias_speed,
+            r.mtp_weight,
+            r.balance_alpha
+        )?;
+    }
+    Ok(())
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in binary units.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", units[unit])
+}
+
+fn operations(flops: u64) -> String {
+    let units = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"];
+    let mut value = flops as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request<'a>(model: &'a ModelConfig, schedule: &'a Schedule) -> Request<'a> {
+        Request { model, schedule, tokens: 14_800_000_000_000, steps: 1, micro_batch: 1, length: 4096 }
+    }
+
+    #[test]
+    fn v3_says_what_is_published() {
+        let (model, schedule) = (ModelConfig::v3_671b(), Schedule::v3());
+        let value: Value = serde_json::from_str(&report(&request(&model, &schedule), true).unwrap()).unwrap();
+        assert_eq!(value["parameters"], 671_026_419_200u64);
+        assert_eq!(value["parameters_with_mtp"], 684_489_845_504u64);
+        assert_eq!(value["kv_cache_bytes_per_token"], 70_272);
+        assert_eq!(value["kv_cache"]["published"]["ratio"], 28.0);
+        assert!(value["memory"]["weights"].as_u64() >= Some(4 * 671_000_000_000));
+        assert!(value["active_parameters"].as_u64().is_some() && value["flops_per_token"].as_u64().is_some());
+    }
+
+    #[test]
+    fn the_text_holds_the_published_comparison() {
+        let (model, schedule) = (ModelConfig::v3_671b(), Schedule::v3());
+        let text = report(&request(&model, &schedule), false).unwrap();
+        for needed in ["671,026,419,200", "684,489,845,504", "70,272", "213.50 GiB -> 7.62 GiB", "28.0x smaller"] {
+            assert!(text.contains(needed), "{needed} is missing from:\n{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(
+            (grouped(0).as_str(), grouped(999).as_str(), grouped(1_234_567).as_str()),
+            ("0", "999", "1,234,567")
+        );
+    }
+}

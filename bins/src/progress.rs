@@ -1,0 +1,85 @@
+//! What a person sees of a run: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::metrics::StepMetrics;
+
+/// Shows how a run gets on, on stderr.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    first: u64,
+    steps: u64,
+    interval: Duration,
+    printed: Option<Instant>,
+    /// Exponential mean of tokens a second, so that the number can be read.
+    rate: f64,
+    validation: Option<f64>,
+}
+
+impl Progress {
+    /// A run that has done `first` of `steps` steps. Without a terminal it prints a line every `interval`.
+    pub fn new(first: u64, steps: u64, interval: Duration) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{wide_bar} step {pos}/{len}  {msg}  {eta} left");
+            let bar = ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_position(first);
+            bar.reset_eta();
+            bar
+        });
+        Self { bar, started: Instant::now(), first, steps, interval, printed: None, rate: 0.0, validation: None }
+    }
+
+    /// A step was taken.
+    pub fn step(&mut self, m: &StepMetrics) {
+        self.rate = if self.rate == 0.0 { m.tokens_per_second } else { 0.9 * self.rate + 0.1 * m.tokens_per_second };
+        self.validation = m.validation_loss.or(self.validation);
+        let validation = self.validation.map_or(String::new(), |v| format!("  validation {v:.3}"));
+        let text = format!(
+            "loss {:.3}{validation}  lr {:.1e}  {:.0} tok/s  max violation {:.2}",
+            m.loss, m.lr, self.rate, m.max_violation
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(m.step);
+                bar.set_message(text);
+            }
+            None => {
+                let due = self.printed.is_none_or(|at| at.elapsed() >= self.interval);
+                if due || m.step == self.steps || m.validation_loss.is_some() {
+                    self.printed = Some(Instant::now());
+                    eprintln!("step {}/{}  {text}  {} left", m.step, self.steps, self.left(m.step));
+                }
+            }
+        }
+    }
+
+    /// Something the user should know.
+    pub fn message(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn left(&self, step: u64) -> String {
+        let done = step.saturating_sub(self.first).max(1) as f64;
+        let seconds = self.started.elapsed().as_secs_f64() / done * self.steps.saturating_sub(step) as f64;
+        let seconds = seconds.round() as u64;
+        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, s) => format!("{s} s"),
+            (0, m, s) => format!("{m} min {s:02} s"),
+            (h, m, _) => format!("{h} h {m:02} min"),
+        }
+    }
+}

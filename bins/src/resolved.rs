@@ -1,0 +1,66 @@
+//! `config.resolved.toml`: what the settings of a run resolved to, and which of them a resumed run must share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+
+/// Keys that may differ when a run goes on: how long it is, what it shows, where it runs and what it keeps.
+const MAY_CHANGE: &[&str] = &[
+    "data.path",
+    "data.validation_path",
+    "train.init",
+    "train.steps",
+    "train.tokens",
+    "train.micro_batch_size",
+    "train.eval_every",
+    "train.eval_tokens",
+    "train.threads",
+    "train.report_seconds",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "checkpoint.shard_bytes",
+    "model.preset",
+];
+
+/// The file in the output folder of a run.
+pub fn path(output: &Path) -> PathBuf {
+    output.join("config.resolved.toml")
+}
+
+/// Writes the resolved settings of a run.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write(output: &Path, settings: &Settings) -> Result<()> {
+    let path = path(output);
+    let fresh = path.with_extension("toml.tmp");
+    std::fs::write(&fresh, settings.to_toml()).map_err(Error::io("write", &fresh))?;
+    std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
+}
+
+/// What a run's numbers depend on, by key: kept with every checkpoint, and compared when a run goes on.
+pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
+    let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
+    let prep = |key: &str| ["input.", "tokenizer.", "output.", "prep."].iter().any(|section| key.starts_with(section));
+    let matters = |key: &str| !prep(key) && !MAY_CHANGE.contains(&key);
+    flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
+}
+
+fn flatten(table: toml::Table) -> BTreeMap<String, serde_json::Value> {
+    let mut out = BTreeMap::new();
+    let mut open = vec![(String::new(), table)];
+    while let Some((prefix, table)) = open.pop() {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(inner) => open.push((name, inner)),
+                value => {
+                    out.insert(name, serde_json::to_value(value).unwrap_or_default());
+                }
+            }
+        }
+    }
+    out
+}

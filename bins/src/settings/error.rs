@@ -1,0 +1,105 @@
+//! What can be wrong with a configuration, each with its key, its place and its remedy.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a configuration file, from 1.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+    /// A `--set`, as it was typed.
+    Set(String),
+    /// Nowhere: the key's default.
+    Default,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Place::Set(text) => write!(f, "--set {text}"),
+            Place::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+
+    /// The file is not TOML.
+    #[error("{place}: not valid TOML: {message}")]
+    Syntax {
+        /// The place of the mistake.
+        place: Place,
+        /// The parser's message.
+        message: String,
+    },
+
+    /// A `--set` without an equals sign or without a key.
+    #[error("--set {text}: expected key=value, as in --set train.steps=100")]
+    SetForm {
+        /// What was typed.
+        text: String,
+    },
+
+    /// A key no program knows.
+    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Where it stands.
+        place: Place,
+        /// The known key with the smallest edit distance.
+        nearest: String,
+    },
+
+    /// A value of the wrong type.
+    #[error("{place}: `{key}` must be {expected}, found {found}")]
+    Type {
+        /// The key.
+        key: String,
+        /// Where it stands.
+        place: Place,
+        /// What belongs there.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+
+    /// A value of the right type that cannot be used.
+    #[error("{place}: `{key}` {problem}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Where it stands.
+        place: Place,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+
+    /// Fields of the model that do not fit together.
+    #[error("{place}: model.{message}")]
+    Model {
+        /// Where the field that is named stands.
+        place: Place,
+        /// The field and what is wrong with it.
+        message: String,
+    },
+}

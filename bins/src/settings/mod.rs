@@ -1,0 +1,381 @@
+//! Configuration: TOML and `--set key=value` into typed settings, the same keys for every program.
+//!
+//! A file may hold the keys of several programs; each reads its own sections and still checks the others' (a slip in
+//! `[input]` stops `train` too). [`Settings::to_toml`] writes what a run resolved to; read back, it gives the same run.
+
+mod error;
+pub mod keys;
+mod model;
+mod rates;
+mod reader;
+mod source;
+
+pub use error::{Place, SettingsError};
+pub use rates::Rates;
+pub use source::{Entry, Source};
+
+use fathom_core::config::ModelConfig;
+use fathom_core::train::schedule::{Schedule, ScheduleError};
+use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+use reader::{Reader, SANE};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::Value;
+
+/// What training computes matrix products in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision throughout.
+    F32,
+    /// bfloat16 products, f32 elsewhere.
+    Bf16,
+    /// Block-scaled E4M3 products, f32 or bfloat16 elsewhere.
+    Fp8,
+}
+
+impl Precision {
+    /// The word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp8 => "fp8",
+        }
+    }
+}
+
+/// `data.*`
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Prepared folder or prefix.
+    pub path: Option<PathBuf>,
+    /// Other data to validate on.
+    pub validation_path: Option<PathBuf>,
+    /// Sequences in a new order every epoch.
+    pub shuffle: bool,
+    /// Chooses the order.
+    pub seed: u64,
+    /// Attention stops at the beginning of a document.
+    pub document_mask: bool,
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many steps.
+    Steps(u64),
+    /// Until so many tokens were seen.
+    Tokens(u64),
+}
+
+/// `train.*`
+#[derive(Clone, Debug)]
+pub struct Train {
+    /// Checkpoint the weights start from.
+    pub init: Option<PathBuf>,
+    /// How long.
+    pub length: Length,
+    /// Sequences a step, once the batch has grown.
+    pub batch_size: usize,
+    /// Sequences computed at once.
+    pub micro_batch_size: usize,
+    /// Tokens a sequence.
+    pub sequence_length: usize,
+    /// What matrix products compute in.
+    pub precision: Precision,
+    /// Chooses the initial weights.
+    pub seed: u64,
+    /// Longest gradient; 0 does not clip.
+    pub clip_norm: f64,
+    /// AdamW's decay of matrices.
+    pub weight_decay: f64,
+    /// AdamW's memory of gradients.
+    pub beta1: f64,
+    /// AdamW's memory of squared gradients.
+    pub beta2: f64,
+    /// AdamW's guard against division by zero.
+    pub eps: f64,
+    /// Steps between measurements of the validation loss; 0 for none.
+    pub eval_every: u64,
+    /// Tokens such a measurement reads; 0 for all.
+    pub eval_tokens: u64,
+    /// Threads; 0 for every core.
+    pub threads: usize,
+    /// Seconds between lines of progress where there is no terminal.
+    pub report_seconds: f64,
+}
+
+/// `checkpoint.*`
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Steps between checkpoints; 0 writes only the last.
+    pub every_steps: u64,
+    /// How many are kept.
+    pub keep: usize,
+    /// Most bytes in one model file.
+    pub shard_bytes: u64,
+}
+
+/// The settings of every program, checked one by one and against one another.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The model to build.
+    pub model: ModelConfig,
+    /// `data.*`
+    pub data: Data,
+    /// `train.*`
+    pub train: Train,
+    /// `schedule.*`
+    pub rates: Rates,
+    /// `checkpoint.*`
+    pub checkpoint: Checkpoint,
+    /// `input.*`, `tokenizer.*`, `output.*`, `prep.*`
+    pub prep: PrepConfig,
+    source: Source,
+    resolved: BTreeMap<String, Value>,
+}
+
+impl Settings {
+    /// Reads a file and `--set`s over it.
+    ///
+    /// # Errors
+    /// Unknown keys, wrong types, values that do not go together; each with its place.
+    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, SettingsError> {
+        Self::new(Source::read(file, sets)?)
+    }
+
+    /// Resolves what was written.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn new(source: Source) -> Result<Self, SettingsError> {
+        let mut reader = Reader { source: &source, resolved: BTreeMap::new() };
+        let model = model::resolve(&source)?;
+        let train = Train::read(&mut reader, &model)?;
+        let data = Data::read(&mut reader, train.seed);
+        let rates = Rates::read(&mut reader, &train)?;
+        let mut settings = Settings {
+            data,
+            rates,
+            checkpoint: Checkpoint::read(&mut reader)?,
+            prep: read_prep(&mut reader)?,
+            resolved: reader.resolved,
+            model,
+            train,
+            source,
+        };
+        settings.schedule()?;
+        if settings.rates.decays() {
+            // A run that goes on for longer keeps its rates unless it is told otherwise.
+            let (end, _) = settings.budget()?;
+            let end = Value::Integer(i64::try_from(end).unwrap_or(i64::MAX));
+            settings.resolved.entry("schedule.decay_tokens".into()).or_insert(end);
+        }
+        Ok(settings)
+    }
+
+    /// Where `key` was written, for an error about its value.
+    pub fn place(&self, key: &str) -> Place {
+        self.source.place(key)
+    }
+
+    /// Whether `key` was written at all.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.source.get(key).is_some()
+    }
+
+    /// An error about the value of `key`.
+    pub fn reject(&self, key: &str, problem: impl Into<String>) -> SettingsError {
+        SettingsError::Value { key: key.into(), place: self.place(key), problem: problem.into() }
+    }
+
+    /// The value `key` resolved to, as it would be written.
+    pub fn resolved(&self, key: &str) -> Option<&Value> {
+        self.resolved.get(key)
+    }
+
+    /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
+    pub fn to_toml(&self) -> String {
+        const TRAINING: [&str; 4] = ["data", "train", "schedule", "checkpoint"];
+        let mut sections: Vec<(&str, toml::Table)> = vec![("model", model::fields(&self.model))];
+        for key in keys::KEYS {
+            let (Some((section, name)), Some(value)) = (key.name.split_once('.'), self.resolved.get(key.name)) else {
+                continue;
+            };
+            if !TRAINING.contains(&section) {
+                continue;
+            }
+            match sections.iter_mut().find(|(known, _)| *known == section) {
+                Some((_, table)) => drop(table.insert(name.into(), value.clone())),
+                None => sections.push((section, toml::Table::from_iter([(name.into(), value.clone())]))),
+            }
+        }
+        let text = |(section, table): &(&str, toml::Table)| {
+            let nested = toml::Table::from_iter([((*section).to_string(), Value::Table(table.clone()))]);
+            toml::to_string(&nested).unwrap_or_default()
+        };
+        sections.iter().map(text).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Tokens and steps of the whole run.
+    ///
+    /// # Errors
+    /// A batch that cannot grow as `schedule.*` says.
+    pub fn budget(&self) -> Result<(u64, u64), SettingsError> {
+        self.rates.budget(&self.train).map_err(|error| self.misfit(error))
+    }
+
+    /// What training follows.
+    ///
+    /// # Errors
+    /// Rates that make no sense together, such as a warm-up longer than the run.
+    pub fn schedule(&self) -> Result<Schedule, SettingsError> {
+        let (tokens, _) = self.budget()?;
+        self.rates.schedule(&self.train, tokens).map_err(|error| self.misfit(error))
+    }
+
+    fn misfit(&self, (key, error): (&str, ScheduleError)) -> SettingsError {
+        self.reject(key, format!("does not fit: {error}"))
+    }
+}
+
+impl Data {
+    fn read(reader: &mut Reader<'_>, train_seed: u64) -> Self {
+        Data {
+            path: reader.path("data.path"),
+            validation_path: reader.path("data.validation_path"),
+            shuffle: reader.flag("data.shuffle", true),
+            seed: reader.count("data.seed", train_seed),
+            document_mask: reader.flag("data.document_mask", true),
+        }
+    }
+}
+
+impl Train {
+    fn read(reader: &mut Reader<'_>, model: &ModelConfig) -> Result<Self, SettingsError> {
+        let batch_size = reader.size("train.batch_size", 32, SANE)?;
+        let largest = (1..=batch_size.min(8)).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1);
+        let context = model.max_position_embeddings;
+        let train = Train {
+            init: reader.path("train.init"),
+            length: Self::length(reader)?,
+            batch_size,
+            micro_batch_size: reader.size("train.micro_batch_size", largest, SANE)?,
+            sequence_length: reader.size("train.sequence_length", context.min(256), SANE)?,
+            precision: match reader.text_or("train.precision", "f32").as_str() {
+                "bf16" => Precision::Bf16,
+                "fp8" => Precision::Fp8,
+                _ => Precision::F32,
+            },
+            seed: reader.count("train.seed", 0),
+            clip_norm: reader.number("train.clip_norm", 1.0),
+            weight_decay: reader.number("train.weight_decay", 0.1),
+            beta1: reader.number("train.beta1", 0.9),
+            beta2: reader.number("train.beta2", 0.95),
+            eps: reader.number("train.eps", 1e-8),
+            eval_every: reader.count("train.eval_every", 100),
+            eval_tokens: reader.count("train.eval_tokens", 65536),
+            threads: usize::try_from(reader.count("train.threads", 0)).unwrap_or(usize::MAX),
+            report_seconds: reader.number("train.report_seconds", 10.0),
+        };
+        train.check(reader, context)?;
+        Ok(train)
+    }
+
+    fn length(reader: &mut Reader<'_>) -> Result<Length, SettingsError> {
+        let tokens = reader.optional_count("train.tokens");
+        let length = match (reader.source.get("train.steps"), tokens) {
+            (Some(_), Some(_)) => {
+                let problem = "and train.steps are both given; leave one of them out".into();
+                return Err(reader.reject("train.tokens", problem));
+            }
+            (None, Some(tokens)) => Length::Tokens(tokens),
+            (_, None) => Length::Steps(reader.count("train.steps", 1000)),
+        };
+        match length {
+            Length::Steps(0) => Err(reader.reject("train.steps", "is 0: it must be at least 1".into())),
+            Length::Tokens(0) => Err(reader.reject("train.tokens", "is 0: it must be at least 1".into())),
+            length => Ok(length),
+        }
+    }
+
+    fn check(&self, reader: &Reader<'_>, context: usize) -> Result<(), SettingsError> {
+        let (batch, micro) = (self.batch_size, self.micro_batch_size);
+        if !batch.is_multiple_of(micro) {
+            let problem = format!("is {micro}, which does not divide train.batch_size = {batch}; use a divisor");
+            return Err(reader.reject("train.micro_batch_size", problem));
+        }
+        if self.sequence_length > context {
+            let length = self.sequence_length;
+            let problem = format!(
+                "is {length}, longer than the model's context, model.max_position_embeddings = {context}; \
+                 lower it or raise the context"
+            );
+            return Err(reader.reject("train.sequence_length", problem));
+        }
+        for (key, value) in [("train.beta1", self.beta1), ("train.beta2", self.beta2)] {
+            if value >= 1.0 {
+                return Err(reader.reject(key, format!("is {value}: it must be below 1")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Checkpoint {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, SettingsError> {
+        Ok(Checkpoint {
+            every_steps: reader.count("checkpoint.every_steps", 500),
+            keep: reader.size("checkpoint.keep", 2, SANE)?,
+            shard_bytes: reader.size("checkpoint.shard_bytes", 5_000_000_000, usize::MAX)? as u64,
+        })
+    }
+}
+
+/// `input.*`, `tokenizer.*`, `output.*` and `prep.*`; the folder to write to is no setting but an argument.
+fn read_prep(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError> {
+    let known = PrepConfig::default();
+    let vocab_size = reader.optional_count("tokenizer.vocab_size");
+    let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+    let config = PrepConfig {
+        input: InputConfig {
+            paths: reader.list("input.paths").into_iter().map(PathBuf::from).collect(),
+            text_field: reader.text_or("input.text_field", &known.input.text_field),
+            max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
+            max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
+            max_bytes: reader.optional_count("input.max_bytes"),
+        },
+        tokenizer: TokenizerConfig {
+            path: reader.path("tokenizer.path"),
+            vocab_size: vocab_size.map(narrow),
+            eos: reader.text("tokenizer.eos"),
+            max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
+            train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
+        },
+        output: OutputConfig {
+            dir: PathBuf::new(),
+            validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),
+            validation_tail: reader.number("output.validation_tail", known.output.validation_tail),
+            shard_bytes: reader.count("output.shard_bytes", known.output.shard_bytes),
+            overwrite: reader.flag("output.overwrite", known.output.overwrite),
+        },
+        threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
+        seed: reader.count("prep.seed", known.seed),
+    };
+    for (key, share) in [
+        ("output.validation_fraction", config.output.validation_fraction),
+        ("output.validation_tail", config.output.validation_tail),
+    ] {
+        if share >= 1.0 {
+            return Err(reader.reject(key, format!("is {share}: it must be below 1")));
+        }
+    }
+    if config.tokenizer.path.is_some() && vocab_size.is_some() {
+        let problem = "and tokenizer.path are both given; a tokenizer is either loaded or trained: leave one out";
+        return Err(reader.reject("tokenizer.vocab_size", problem.into()));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! `schedule.*`: what is scheduled by tokens seen.
+
+use super::reader::{Reader, SANE};
+use super::{Length, SettingsError, Train};
+use fathom_core::train::schedule::{Curve, Decay, Schedule, ScheduleError, Shape, learning_rate};
+
+/// `schedule.*`, as written; [`Settings::schedule`](super::Settings::schedule) is what training follows.
+#[derive(Clone, Debug)]
+pub struct Rates {
+    lr: f64,
+    warmup_tokens: u64,
+    decay: String,
+    lr_min: f64,
+    decay_tokens: Option<u64>,
+    batch_start: usize,
+    batch_ramp_tokens: u64,
+    bias_speed: f64,
+    bias_freeze_tokens: Option<u64>,
+    mtp_weight: f64,
+    mtp_weight_late: f64,
+    mtp_late_tokens: Option<u64>,
+    balance_alpha: f64,
+}
+
+/// The key an error of the schedule belongs to.
+type Keyed<T> = Result<T, (&'static str, ScheduleError)>;
+
+impl Rates {
+    pub(super) fn read(reader: &mut Reader<'_>, train: &Train) -> Result<Self, SettingsError> {
+        let lr = reader.number("schedule.lr", 4.2e-4);
+        let mtp_weight = reader.number("schedule.mtp_weight", 0.3);
+        let rates = Rates {
+            lr,
+            warmup_tokens: reader.count("schedule.warmup_tokens", 0),
+            decay: reader.text_or("schedule.decay", "constant"),
+            lr_min: reader.number("schedule.lr_min", lr * 0.1),
+            decay_tokens: reader.optional_count("schedule.decay_tokens"),
+            batch_start: reader.size("schedule.batch_start", train.batch_size, SANE)?,
+            batch_ramp_tokens: reader.count("schedule.batch_ramp_tokens", 0),
+            bias_speed: reader.number("schedule.bias_speed", 0.001),
+            bias_freeze_tokens: reader.optional_count("schedule.bias_freeze_tokens"),
+            mtp_weight,
+            mtp_weight_late: reader.number("schedule.mtp_weight_late", mtp_weight),
+            mtp_late_tokens: reader.optional_count("schedule.mtp_late_tokens"),
+            balance_alpha: reader.number("schedule.balance_alpha", 1e-4),
+        };
+        let (start, end) = (rates.batch_start, train.batch_size);
+        if start > end || !start.is_multiple_of(train.micro_batch_size) {
+            let problem = format!(
+                "is {start}: it must be at most train.batch_size = {end} and a multiple of train.micro_batch_size = {}",
+                train.micro_batch_size
+            );
+            return Err(reader.reject("schedule.batch_start", problem));
+        }
+        Ok(rates)
+    }
+
+    /// Whether the learning rate falls after its warm-up.
+    pub(super) fn decays(&self) -> bool {
+        self.decay != "constant"
+    }
+
+    /// `(tokens, steps)` of the whole run.
+    pub(super) fn budget(&self, train: &Train) -> Keyed<(u64, u64)> {
+        let step = train.batch_size as u64 * train.sequence_length as u64;
+        if self.batch_ramp_tokens == 0 {
+            return Ok(match train.length {
+                Length::Steps(steps) => (steps.saturating_mul(step), steps),
+                Length::Tokens(tokens) => (tokens.div_ceil(step).saturating_mul(step), tokens.div_ceil(step)),
+            });
+        }
+        // Only while the batch grows do steps differ; what follows is counted in one go.
+        let ramp = self.batch_only(train)?;
+        let (mut tokens, mut steps) = (0u64, 0u64);
+        let done = |tokens, steps| match train.length {
+            Length::Steps(limit) => steps >= limit,
+            Length::Tokens(limit) => tokens >= limit,
+        };
+        while tokens < self.batch_ramp_tokens && !done(tokens, steps) {
+            tokens += ramp.step_tokens(tokens);
+            steps += 1;
+        }
+        let left = match train.length {
+            Length::Steps(limit) => limit - steps,
+            Length::Tokens(limit) => limit.saturating_sub(tokens).div_ceil(step),
+        };
+        Ok((tokens.saturating_add(left.saturating_mul(step)), steps.saturating_add(left)))
+    }
+
+    fn batch_only(&self, train: &Train) -> Keyed<Schedule> {
+        let key = |error| ("schedule.batch_start", error);
+        let mut schedule = Schedule::constant(self.lr, train.batch_size, train.sequence_length)
+            .map_err(|error| ("schedule.lr", error))?;
+        if self.batch_ramp_tokens > 0 {
+            let ramp = Shape::Linear(self.batch_start as f64, train.batch_size as f64);
+            schedule.batch_size = Curve::new(&[(self.batch_ramp_tokens, ramp)]).map_err(key)?;
+            schedule.batch_multiple = train.micro_batch_size;
+        }
+        schedule.validate().map_err(key)?;
+        Ok(schedule)
+    }
+
+    /// The schedule of a run of `total` tokens.
+    pub(super) fn schedule(&self, train: &Train, total: u64) -> Keyed<Schedule> {
+        let end = self.decay_tokens.unwrap_or(total);
+        let decay = match self.decay.as_str() {
+            "cosine" => Decay::Cosine { floor: if self.lr > 0.0 { self.lr_min / self.lr } else { 0.0 } },
+            "v3" => Decay::V3,
+            "step" => Decay::Step { factor: 0.316, at: [0.8, 0.9] },
+            _ => Decay::Constant,
+        };
+        let rate = learning_rate(self.lr, self.warmup_tokens, end, decay);
+        Ok(Schedule {
+            learning_rate: rate.map_err(|error| ("schedule.warmup_tokens", error))?,
+            bias_speed: switch(self.bias_speed, self.bias_freeze_tokens, 0.0)
+                .map_err(|error| ("schedule.bias_freeze_tokens", error))?,
+            mtp_weight: switch(self.mtp_weight, self.mtp_late_tokens, self.mtp_weight_late)
+                .map_err(|error| ("schedule.mtp_late_tokens", error))?,
+            balance_alpha: Curve::constant(self.balance_alpha),
+            ..self.batch_only(train)?
+        })
+    }
+}
+
+/// `before` until `tokens`, then `after`; `before` for ever where there is no such moment.
+fn switch(before: f64, tokens: Option<u64>, after: f64) -> Result<Curve, ScheduleError> {
+    match tokens {
+        None => Ok(Curve::constant(before)),
+        Some(0) => Ok(Curve::constant(after)),
+        Some(at) => Curve::new(&[(at, Shape::Constant(before)), (u64::MAX, Shape::Constant(after))]),
+    }
+}

@@ -1,0 +1,368 @@
+//! A training run: data, model, steps, checkpoints, and everything a person wants to see meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fathom_core::comm::Solo;
+use fathom_core::config::ModelConfig;
+use fathom_core::device::Kernels;
+use fathom_core::layer::Precision;
+use fathom_core::model::{Batch, Model};
+use fathom_core::train::schedule::Schedule;
+use fathom_core::train::{Hyperparameters, StepReport, Trainer};
+use fathom_dataprep::{Evaluation, Loader, LoaderOptions, ShardSet, Split, Tokenizer};
+
+use crate::checkpoint::{self, CheckpointError, Disk, Draft, State};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluated, evaluate};
+use crate::metrics::{Metrics, StepMetrics};
+use crate::progress::Progress;
+use crate::resolved;
+use crate::settings::{self, Settings};
+
+/// Checkpoints that may fail to be written one after the other before the run gives up.
+const FAILED_SAVES: u32 = 3;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Steps taken in all, earlier sessions included.
+    pub step: u64,
+    /// Tokens trained on in all.
+    pub tokens: u64,
+    /// True when the run was asked to stop before its end.
+    pub interrupted: bool,
+    /// The newest checkpoint.
+    pub checkpoint: PathBuf,
+    /// The whole validation set at the end, where there is one and the end was reached.
+    pub validation: Option<Evaluated>,
+}
+
+/// A run that is ready to go, or to go on.
+pub struct Run<D: Kernels> {
+    settings: Settings,
+    schedule: Schedule,
+    steps: u64,
+    trainer: Trainer<D, Solo>,
+    loader: Loader,
+    validation: Option<Evaluation>,
+    tokenizer: Option<Tokenizer>,
+    output: PathBuf,
+    metrics: Metrics,
+    state: State,
+    failed_saves: u32,
+}
+
+impl<D: Kernels> Run<D> {
+    /// Opens the data, builds the model, and takes up the newest checkpoint in `output` if `resume` is set.
+    ///
+    /// # Errors
+    /// Settings, data, model and checkpoint that do not fit each other, by name.
+    pub fn open(device: &D, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
+        let precision = precision(&settings)?;
+        let data = open_data(&settings)?;
+        let tokenizer = fit_vocabulary(&mut settings, &data)?;
+        let schedule = settings.schedule()?;
+        let (_, steps) = settings.budget()?;
+        std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+        checkpoint::clean(&Disk, output)?;
+        let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
+        match (&newest, resume) {
+            (Some(found), false) => {
+                return Err(Error::Run(format!(
+                    "{} already holds a run ({}): add --resume to go on with it, or choose another --output",
+                    output.display(),
+                    found.display()
+                )));
+            }
+            (Some(_), true) | (None, false) => {}
+            (None, true) => {
+                eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
+            }
+        }
+        let matter = resolved::that_matter(&settings);
+        let saved = newest.as_deref().map(State::read).transpose()?;
+        if let (Some(folder), Some(state)) = (&newest, &saved) {
+            state.check(folder, &matter)?;
+        }
+        resolved::write(output, &settings)?;
+
+        let model = build_model(device, &settings, precision, newest.is_none())?;
+        let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
+        let mut loader = open_loader(&settings, data)?;
+        let mut state = match (&newest, saved) {
+            (Some(folder), Some(state)) => {
+                checkpoint::load_trainer(&mut trainer, folder, &state)?;
+                loader.seek(&state.cursor)?;
+                state
+            }
+            _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
+        };
+        state.settings = matter;
+        let validation = open_validation(&settings)?;
+        let metrics = Metrics::open(output, state.step)?;
+        Ok(Self {
+            schedule,
+            steps,
+            trainer,
+            loader,
+            validation,
+            tokenizer,
+            output: output.into(),
+            metrics,
+            state,
+            settings,
+            failed_saves: 0,
+        })
+    }
+
+    /// Steps taken so far.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.trainer.model.config()
+    }
+
+    /// Trains to the end, or until `stop` is set: the step under way is then finished and saved.
+    ///
+    /// # Errors
+    /// A loss that is not finite, data that cannot be read, or three checkpoints in a row that cannot be written.
+    pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome> {
+        let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
+        let mut progress = Progress::new(self.state.step, self.steps, interval);
+        let mut batch = fathom_dataprep::Batch::default();
+        let mut checkpoint = None;
+        while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
+            let mut metrics = self.one_step(&mut batch)?;
+            let last = self.state.step == self.steps;
+            let every = self.settings.train.eval_every;
+            if every > 0 && (self.state.step.is_multiple_of(every) || last) {
+                metrics.validation_loss = self.validate(self.settings.train.eval_tokens)?.map(|v| v.loss);
+            }
+            self.metrics.write(&metrics)?;
+            progress.step(&metrics);
+            let every = self.settings.checkpoint.every_steps;
+            if every > 0 && self.state.step.is_multiple_of(every) && !last {
+                checkpoint = self.try_save(&mut progress)?.or(checkpoint);
+            }
+        }
+        progress.finish();
+        let interrupted = self.state.step < self.steps;
+        let validation = if interrupted { None } else { self.validate(0)? };
+        let checkpoint = match checkpoint.filter(|(step, _)| *step == self.state.step) {
+            Some((_, folder)) => folder,
+            None => self.save()?,
+        };
+        let State { step, tokens, .. } = self.state;
+        Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
+    }
+
+    fn one_step(&mut self, batch: &mut fathom_dataprep::Batch) -> Result<StepMetrics> {
+        let rates = self.schedule.at(self.state.tokens);
+        let start = Instant::now();
+        self.loader.fill_batch(rates.batch_size, batch)?;
+        let length = batch.sequence_length;
+        let starts = self.settings.data.document_mask.then_some(batch.document_starts.as_slice());
+        let tokens = Batch::new(&batch.tokens, length, starts, self.config().vocab_size)
+            .map_err(|e| Error::Run(format!("training data: {e}")))?;
+        let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
+        let doing = format!("training step {}", self.state.step + 1);
+        let report = self.trainer.step(&tokens, micro, &rates).map_err(Error::device(doing))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let count = (rates.batch_size * length) as u64;
+        self.state.step += 1;
+        self.state.tokens += count;
+        self.state.seconds += seconds;
+        self.state.optimizer_step = self.trainer.optimizer.step;
+        self.state.cursor = self.loader.cursor();
+        let StepReport { loss, mtp_loss, balance_loss, grad_norm, load } = report;
+        Ok(StepMetrics {
+            step: self.state.step,
+            tokens: self.state.tokens,
+            loss,
+            mtp_loss,
+            balance_loss,
+            grad_norm,
+            lr: rates.lr,
+            tokens_per_second: count as f64 / seconds,
+            max_violation: load.max_violation(),
+            dead_experts: load.dead(),
+            dropped: 0,
+            seconds,
+            validation_loss: None,
+        })
+    }
+
+    /// The loss on validation data, over about `limit` tokens, or all of them for 0.
+    fn validate(&mut self, limit: u64) -> Result<Option<Evaluated>> {
+        let Some(data) = &mut self.validation else { return Ok(None) };
+        let mask = self.settings.data.document_mask;
+        let tokenizer = self.tokenizer.as_ref();
+        evaluate(&mut self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
+    }
+
+    fn save(&mut self) -> Result<PathBuf> {
+        self.metrics.sync()?;
+        let settings = &self.settings.checkpoint;
+        let save = || -> Result<PathBuf, CheckpointError> {
+            let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
+            checkpoint::save_model(&mut draft, &self.trainer.model, self.tokenizer.as_ref(), settings.shard_bytes)?;
+            checkpoint::save_trainer(&mut draft, &self.trainer, &self.state)?;
+            draft.commit(settings.keep)
+        };
+        Ok(save()?)
+    }
+
+    /// Saves; a failure is reported and forgiven until there have been too many in a row.
+    fn try_save(&mut self, progress: &mut Progress) -> Result<Option<(u64, PathBuf)>> {
+        match self.save() {
+            Ok(folder) => {
+                self.failed_saves = 0;
+                Ok(Some((self.state.step, folder)))
+            }
+            Err(error) => {
+                self.failed_saves += 1;
+                if self.failed_saves >= FAILED_SAVES {
+                    return Err(error);
+                }
+                progress.message(&format!(
+                    "could not save step {} ({} of {FAILED_SAVES} failures before giving up); the last checkpoint is \
+                     untouched and training goes on: {error}",
+                    self.state.step, self.failed_saves
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn precision(settings: &Settings) -> Result<Precision> {
+    match settings.train.precision {
+        settings::Precision::F32 => Ok(Precision::F32),
+        other => {
+            let problem = format!("is {:?}, which the cpu device does not compute in yet; use \"f32\"", other.name());
+            Err(settings.reject("train.precision", problem).into())
+        }
+    }
+}
+
+fn hyperparameters(settings: &Settings) -> Hyperparameters {
+    let train = &settings.train;
+    Hyperparameters {
+        beta1: train.beta1,
+        beta2: train.beta2,
+        eps: train.eps,
+        weight_decay: train.weight_decay,
+        clip_norm: if train.clip_norm > 0.0 { train.clip_norm } else { f64::INFINITY },
+    }
+}
+
+fn build_model<D: Kernels>(device: &D, settings: &Settings, precision: Precision, fresh: bool) -> Result<Model<D>> {
+    let mut model = Model::new(device, &settings.model, precision).map_err(Error::device("building the model"))?;
+    match &settings.train.init {
+        _ if !fresh => {} // the checkpoint brings the weights
+        Some(folder) => {
+            let folder = checkpoint::model_folder(folder)?;
+            for warning in checkpoint::load_weights(&mut model, &folder)? {
+                eprintln!("{}: {warning}", folder.display());
+            }
+        }
+        None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,
+    }
+    Ok(model)
+}
+
+fn data_path(settings: &Settings) -> Result<&Path> {
+    settings
+        .data
+        .path
+        .as_deref()
+        .ok_or_else(|| settings.reject("data.path", "is not set: name a folder that `prep` wrote").into())
+}
+
+fn open_data(settings: &Settings) -> Result<ShardSet> {
+    Ok(ShardSet::open(data_path(settings)?, Split::Train)?)
+}
+
+fn open_loader(settings: &Settings, data: ShardSet) -> Result<Loader> {
+    let options = LoaderOptions {
+        sequence_length: settings.train.sequence_length,
+        shuffle: settings.data.shuffle,
+        seed: settings.data.seed,
+        vocab_size: u32::try_from(settings.model.vocab_size).ok(),
+    };
+    Ok(Loader::new(data, options)?)
+}
+
+fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
+    let set = match &settings.data.validation_path {
+        Some(path) => match ShardSet::open(path, Split::Validation) {
+            Ok(set) => set,
+            Err(_) => ShardSet::open(path, Split::Train)?,
+        },
+        None => {
+            let data = open_data(settings)?;
+            match data.manifest() {
+                Some(manifest) if manifest.validation.is_some() => {
+                    ShardSet::open(data_path(settings)?, Split::Validation)?
+                }
+                _ => return Ok(None),
+            }
+        }
+    };
+    let mut set = set;
+    set.limit_vocabulary(u32::try_from(settings.model.vocab_size).unwrap_or(u32::MAX));
+    Ok(Some(Evaluation::new(set, settings.train.sequence_length)?))
+}
+
+/// Gives the model the vocabulary of the data where the settings leave it open, and refuses one that is too small.
+/// Returns the data's tokenizer, to go with the checkpoints.
+fn fit_vocabulary(settings: &mut Settings, data: &ShardSet) -> Result<Option<Tokenizer>> {
+    let Some(manifest) = data.manifest() else { return Ok(None) };
+    let entry = &manifest.tokenizer;
+    let needed = entry.vocab_size as usize;
+    if !settings.is_set("model.vocab_size") && settings.train.init.is_none() {
+        settings.model.vocab_size = needed;
+    }
+    if needed > settings.model.vocab_size {
+        return Err(settings
+            .reject(
+                "model.vocab_size",
+                format!(
+                    "is {}, but the data in {} was tokenised with {needed} tokens; raise it, or prepare the data with \
+                     the model's own tokenizer",
+                    settings.model.vocab_size,
+                    data.path().display()
+                ),
+            )
+            .into());
+    }
+    if !settings.is_set("model.eos_token_id") && settings.train.init.is_none() {
+        settings.model.eos_token_id = Some(entry.eos_id);
+        settings.model.bos_token_id = entry.bos_id;
+    }
+    let folder = data_path(settings)?;
+    if !folder.join("tokenizer.json").is_file() {
+        return Ok(None);
+    }
+    let tokenizer = Tokenizer::load(folder)?;
+    if tokenizer.fingerprint() != entry.fingerprint {
+        return Err(Error::Run(format!(
+            "{}: tokenizer.json is not the one the data was tokenised with (fingerprint {} against {} in \
+             manifest.json): prepare the data again",
+            folder.display(),
+            tokenizer.fingerprint(),
+            entry.fingerprint
+        )));
+    }
+    Ok(Some(tokenizer))
+}
