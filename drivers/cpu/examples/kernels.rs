@@ -1,9 +1,9 @@
 //! Times every kernel at the shapes of a small training step, against what the machine can do.
 //!
-//! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS]]` prints, for each kernel whose line contains
-//! `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process: for matrix
-//! products and attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that
-//! fits no cache.
+//! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS [ISA]]]` prints, for each kernel whose line
+//! contains `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process: for
+//! matrix products and attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory
+//! that fits no cache.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use fathom_core::DType;
 use fathom_core::device::*;
 use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
-use fathom_cpu::Cpu;
+use fathom_cpu::{Cpu, Isa};
 
 type T = Tensor<Cpu>;
 
@@ -47,12 +47,12 @@ fn best(mut f: impl FnMut()) -> f64 {
 }
 
 impl Bench {
-    fn new(filter: String, threads: usize) -> Self {
-        let cpu = Cpu::with_threads(threads);
+    fn new(filter: String, threads: usize, isa: Isa) -> Self {
+        let cpu = Cpu::with(threads, isa);
         let flops = [512, 768, 1024, 1536].map(|n| product_rate(&cpu, n)).into_iter().fold(0.0, f64::max);
         let bandwidth = peak_bandwidth(&cpu);
         println!(
-            "{} threads, {:?}: f32 product {:.0} GFLOP/s, memory copy {:.1} GB/s\n",
+            "{} threads, {}: f32 product {:.0} GFLOP/s, memory copy {:.1} GB/s\n",
             cpu.threads(),
             cpu.isa(),
             flops / 1e9,
@@ -280,7 +280,9 @@ fn training(b: &mut Bench) {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
-    let mut bench = Bench::new(filter, arguments.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+    let threads = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let isa = arguments.next().and_then(|name| Isa::all().find(|isa| isa.to_string() == name));
+    let mut bench = Bench::new(filter, threads, isa.unwrap_or_else(Isa::best));
     products(&mut bench);
     attention(&mut bench);
     layers(&mut bench);

@@ -155,3 +155,34 @@ impl Device for Cpu {
 fn outside(op: &'static str, end: usize, bytes: usize) -> CpuError {
     InvalidOp::new(op, "reaches past the end of the buffer", end, bytes).with_kind(ErrorKind::Shape).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fathom_core::error::DeviceError;
+
+    #[test]
+    fn copies_stay_inside_the_buffer() {
+        let cpu = Cpu::with_threads(1);
+        let mut buffer = cpu.alloc(10).unwrap();
+        cpu.upload(&mut buffer, 4, &[7; 6]).unwrap();
+        let mut back = [0; 6];
+        cpu.download(&buffer, 4, &mut back).unwrap();
+        assert_eq!(back, [7; 6]);
+        for offset in [5, 11, usize::MAX] {
+            assert_eq!(cpu.upload(&mut buffer, offset, &[0; 6]).unwrap_err().kind(), ErrorKind::Shape);
+            assert_eq!(cpu.download(&buffer, offset, &mut back).unwrap_err().kind(), ErrorKind::Shape);
+        }
+    }
+
+    #[test]
+    fn a_type_it_does_not_compute_in_is_refused_by_name() {
+        use fathom_core::DType;
+        use fathom_core::device::{Primitives, Unary, UnaryOp};
+        let cpu = Cpu::with_threads(1);
+        let mut y = fathom_core::tensor::Tensor::<Cpu>::zeros(&cpu, &[2, 2], DType::BF16).unwrap();
+        let error = cpu.unary(Unary::new(UnaryOp::Exp, y.view_mut()).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("BF16"), "{error}");
+    }
+}

@@ -4,7 +4,8 @@
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
 //! innermost tile ([`gemm::tile`](crate::gemm)) is written in intrinsics.
 //!
-//! Such loops never fuse a multiplication with an addition, so all three versions give the same bits.
+//! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
+//! where they can, so those differ between machines in the last bits; on one machine nothing does.
 
 /// Which instructions the processor has. Can only be made by asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,18 @@ impl Isa {
     /// The level. That it is above `Any` proves that the processor has the instructions.
     pub(crate) fn level(self) -> Level {
         self.0
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Level::Any => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        })
     }
 }
 

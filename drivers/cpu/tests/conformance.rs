@@ -8,3 +8,10 @@ fn every_kernel_conforms_on_every_instruction_set() {
         fathom_conformance::run(&Cpu::with(2, isa));
     }
 }
+
+#[test]
+fn every_kernel_conforms_on_one_thread_and_on_many() {
+    for threads in [1, 5] {
+        fathom_conformance::run(&Cpu::with_threads(threads));
+    }
+}
