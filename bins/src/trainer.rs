@@ -142,7 +142,7 @@ impl<D: Kernels> Run<D> {
             let last = self.state.step == self.steps;
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let every = self.settings.train.eval_every;
-            if due(every, self.state.step) || (every > 0 && last) {
+            if due(every, self.state.step) {
                 measured = self.validate(self.settings.train.eval_tokens)?;
                 metrics.validation_loss = measured.map(|v| v.loss);
             }
@@ -155,7 +155,9 @@ impl<D: Kernels> Run<D> {
         progress.finish();
         let checkpoint = self.save()?;
         let interrupted = self.state.step < self.steps;
-        let validation = match measured.filter(|_| self.settings.train.eval_tokens == 0) {
+        let whole = self.settings.train.eval_tokens == 0
+            && self.state.step.is_multiple_of(self.settings.train.eval_every.max(1));
+        let validation = match measured.filter(|_| whole) {
             _ if interrupted => None,
             None => self.validate(0)?,
             whole => whole,

@@ -1,0 +1,159 @@
+//! A run that is killed and resumed is the run that was not: bit for bit in weights, moments and metrics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const STEPS: usize = 40;
+
+fn program(name: &str) -> Command {
+    Command::new(match name {
+        "prep" => env!("CARGO_BIN_EXE_prep"),
+        "train" => env!("CARGO_BIN_EXE_train"),
+        other => panic!("no program {other}"),
+    })
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A corpus of several documents, prepared.
+fn prepare(folder: &Path) -> PathBuf {
+    let text = folder.join("text");
+    std::fs::create_dir(&text).unwrap();
+    for i in 0..12u32 {
+        let words: Vec<String> = (0..300u32).map(|j| format!("word{}", (i * 31 + j * j) % 97)).collect();
+        std::fs::write(text.join(format!("{i}.txt")), words.join(" ")).unwrap();
+    }
+    let data = folder.join("data");
+    let set = "output.validation_fraction=0.3";
+    succeeds(
+        program("prep").args(["--tokenizer", "bytes", "--set", set, "--input"]).arg(&text).arg("--output").arg(&data),
+    );
+    data
+}
+
+fn train(data: &Path, output: &Path, steps: usize, every: usize) -> Command {
+    let mut command = program("train");
+    for set in [
+        format!("data.path={}", data.display()),
+        format!("train.steps={steps}"),
+        format!("checkpoint.every_steps={every}"),
+        "schedule.decay_tokens=100000".into(),
+        "schedule.decay=cosine".into(),
+        "model.hidden_size=32".into(),
+        "model.num_hidden_layers=2".into(),
+        "model.n_routed_experts=8".into(),
+        "train.batch_size=4".into(),
+        "train.micro_batch_size=2".into(),
+        "train.sequence_length=48".into(),
+        "train.eval_every=7".into(),
+        "train.eval_tokens=500".into(),
+    ] {
+        command.arg("--set").arg(set);
+    }
+    command.arg("--output").arg(output).stderr(Stdio::piped());
+    command
+}
+
+/// Everything that must be equal: the checkpoint's files, and the metrics without times.
+fn result(output: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<serde_json::Value>) {
+    let folder = output.join(format!("step-{STEPS:08}"));
+    let mut files = BTreeMap::new();
+    for name in ["model.safetensors", "trainer/m.safetensors", "trainer/v.safetensors", "config.json"] {
+        files.insert(name.to_string(), std::fs::read(folder.join(name)).unwrap());
+    }
+    (files, metrics(output))
+}
+
+fn metrics(output: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap_or_default();
+    let complete = text.lines().filter(|line| line.ends_with('}'));
+    complete
+        .map(|line| {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            let object = value.as_object_mut().unwrap();
+            object.remove("seconds");
+            object.remove("tokens_per_second");
+            value
+        })
+        .collect()
+}
+
+fn assert_same(what: &str, a: &Path, b: &Path) {
+    let ((files, steps), (other_files, other_steps)) = (result(a), result(b));
+    assert_eq!(steps.len(), STEPS, "{what}");
+    for (step, other) in steps.iter().zip(&other_steps) {
+        assert_eq!(step, other, "{what}: metrics");
+    }
+    assert_eq!(other_steps.len(), STEPS, "{what}");
+    for (name, bytes) in files {
+        assert!(bytes == other_files[&name], "{what}: {name} differs");
+    }
+}
+
+fn wait_for_step(child: &mut Child, output: &Path, step: usize) {
+    let start = Instant::now();
+    while metrics(output).len() < step {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself before step {step}");
+        assert!(start.elapsed() < Duration::from_secs(120), "the run does not get to step {step}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn stopping_and_going_on_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let whole = folder.path().join("whole");
+    succeeds(&mut train(&data, &whole, STEPS, 0));
+
+    let halves = folder.path().join("halves");
+    succeeds(&mut train(&data, &halves, STEPS / 2, 0));
+    succeeds(train(&data, &halves, STEPS, 0).arg("--resume"));
+    assert_same("20 steps and 20 more", &whole, &halves);
+
+    // Killed without warning at three moments, two of them past the last checkpoint.
+    let killed = folder.path().join("killed");
+    for step in [9, 17, 33] {
+        let mut command = train(&data, &killed, STEPS, 8);
+        let mut child = command.arg("--resume").spawn().unwrap();
+        wait_for_step(&mut child, &killed, step);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    succeeds(train(&data, &killed, STEPS, 8).arg("--resume"));
+    assert_same("killed three times", &whole, &killed);
+
+    // A run is not begun anew over another by accident, and not resumed with other settings.
+    let refused = train(&data, &whole, STEPS, 0).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));
+    let refused = train(&data, &whole, STEPS, 0).args(["--resume", "--set", "schedule.lr=0.1"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("schedule.lr"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_saves() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    succeeds(&mut train(&data, &whole, STEPS, 0));
+
+    let mut child = train(&data, &stopped, STEPS, 0).spawn().unwrap();
+    wait_for_step(&mut child, &stopped, 5);
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(metrics(&stopped).len() < STEPS, "it stopped early");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--resume"));
+    succeeds(train(&data, &stopped, STEPS, 0).arg("--resume"));
+    assert_same("stopped by Ctrl-C", &whole, &stopped);
+}
