@@ -33,11 +33,12 @@ pub fn run<D: Kernels>(device: &D, stop: &AtomicBool) -> Result<()> {
     std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
     let config = output.join("quickstart.toml");
     std::fs::write(&config, CONFIG).map_err(Error::io("write", &config))?;
-    let mut settings = Settings::load(Some(&config), &[])?;
+    let data = output.join("data");
+    let settings = Settings::load(Some(&config), &[format!("data.path={}", data.display())])?;
 
     eprintln!("1. Text on this machine, into tokens");
     let mut prep = settings.prep.clone();
-    prep.output.dir = output.join("data");
+    prep.output.dir = data;
     prep.input.paths = corpus(output)?;
     for path in &prep.input.paths {
         eprintln!("  {}", path.display());
@@ -45,7 +46,6 @@ pub fn run<D: Kernels>(device: &D, stop: &AtomicBool) -> Result<()> {
     let summary = prepare::run(&prep)?;
     eprint!("{}", prepare::describe(&summary));
 
-    settings.data.path = Some(prep.output.dir.clone());
     let model_folder = output.join("model");
     eprintln!("\n2. Training");
     let mut run = open(device, settings, &model_folder)?;
@@ -88,7 +88,7 @@ pub fn run<D: Kernels>(device: &D, stop: &AtomicBool) -> Result<()> {
 /// quickstart starts over.
 fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run<D>> {
     let (_, steps) = settings.budget()?;
-    if let Some((step, _)) = checkpoint::latest(folder)?.filter(|(step, _)| *step < steps) {
+    if let Some((step, _)) = checkpoint::list(folder)?.into_iter().next().filter(|(step, _)| *step < steps) {
         match Run::open(device, settings.clone(), folder, true) {
             Ok(run) => {
                 eprintln!("  going on after step {step}, where the last run was stopped");

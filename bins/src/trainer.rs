@@ -271,19 +271,25 @@ fn lock(output: &Path) -> Result<File> {
 
 /// The checkpoint to go on from, if that is what is wanted.
 fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
-    let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
-    match &newest {
-        Some(found) if !resume => {
-            return Err(Error::Run(format!(
-                "{} already holds a run ({}): add --resume to go on with it, or choose another --output",
-                output.display(),
-                found.display()
-            )));
-        }
-        None if resume => {
+    let found = checkpoint::survey(output)?;
+    let Some(first) = found.first() else {
+        if resume {
             eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
         }
-        _ => {}
+        return Ok(None);
+    };
+    if !resume {
+        return Err(Error::Run(format!(
+            "{} already holds a run ({}): add --resume to go on with it, or choose another --output",
+            output.display(),
+            first.folder.display()
+        )));
+    }
+    let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
+    for damaged in found.iter().take_while(|found| newest.as_ref() != Some(&found.folder)) {
+        if let Some(damage) = &damaged.damage {
+            eprintln!("passing over {}: {damage}", damaged.folder.display());
+        }
     }
     Ok(newest)
 }

@@ -267,29 +267,63 @@ fn step_of(folder: &Path) -> Option<u64> {
     plain.then(|| digits.parse().ok()).flatten()
 }
 
-/// The complete checkpoints in an output folder, newest first: `(step, folder)`.
+/// A folder that is named like a checkpoint.
+#[derive(Debug)]
+pub struct Found {
+    /// Its step.
+    pub step: u64,
+    /// Where it is.
+    pub folder: PathBuf,
+    /// What keeps it from being a complete checkpoint, if anything.
+    pub damage: Option<CheckpointError>,
+}
+
+/// Every folder of an output folder that is named like a checkpoint, newest first.
 ///
 /// # Errors
 /// [`CheckpointError::Io`] when the folder cannot be listed; a folder that does not exist holds none.
-pub fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    let mut found: Vec<(u64, PathBuf)> = entries(root)?
+pub fn survey(root: &Path) -> Result<Vec<Found>, CheckpointError> {
+    let check = |step: u64, folder: &Path| {
+        let manifest = Manifest::read(folder)?;
+        if manifest.step != step {
+            let problem = format!("belongs to step {}, not to the folder it is in", manifest.step);
+            return Err(CheckpointError::Changed { path: folder.join(MANIFEST), problem });
+        }
+        manifest.check_sizes(folder)
+    };
+    let mut found: Vec<Found> = entries(root)?
         .into_iter()
-        .filter_map(|path| Some((step_of(&path)?, path)))
-        .filter(|(step, path)| {
-            let manifest = Manifest::read(path).ok().filter(|manifest| manifest.step == *step);
-            manifest.is_some_and(|manifest| manifest.check_sizes(path).is_ok())
+        .filter_map(|folder| {
+            let step = step_of(&folder)?;
+            Some(Found { step, damage: check(step, &folder).err(), folder })
         })
         .collect();
-    found.sort_by(|a, b| b.cmp(a));
+    found.sort_by_key(|found| std::cmp::Reverse(found.step));
     Ok(found)
 }
 
-/// The newest complete checkpoint in an output folder.
+/// The complete checkpoints in an output folder, newest first: `(step, folder)`.
 ///
 /// # Errors
-/// As [`list`].
+/// As [`survey`].
+pub fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    let complete = survey(root)?.into_iter().filter(|found| found.damage.is_none());
+    Ok(complete.map(|found| (found.step, found.folder)).collect())
+}
+
+/// The newest complete checkpoint in an output folder; `None` where there is not even a damaged one.
+///
+/// # Errors
+/// What is wrong with the newest where none is complete; those of [`survey`].
 pub fn latest(root: &Path) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
-    Ok(list(root)?.into_iter().next())
+    let mut damage = None;
+    for found in survey(root)? {
+        match found.damage {
+            None => return Ok(Some((found.step, found.folder))),
+            Some(error) => damage = damage.or(Some(error)),
+        }
+    }
+    damage.map_or(Ok(None), Err)
 }
 
 fn prune(store: &dyn Store, root: &Path, keep: usize) -> Result<(), CheckpointError> {

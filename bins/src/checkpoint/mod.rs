@@ -18,7 +18,7 @@ pub mod safetensors;
 mod state;
 pub mod store;
 
-pub use commit::{Draft, Manifest, clean, latest, list};
+pub use commit::{Draft, Found, Manifest, clean, latest, list, survey};
 pub use error::{CheckpointError, Damage};
 pub use model::{CONFIG, ModelFiles, load_model, load_weights, model_folder, read_config, read_tokenizer, save_model};
 pub use state::{State, load_trainer, save_trainer};

@@ -216,7 +216,9 @@ fn old_checkpoints_go_and_only_complete_ones_count() {
     fs::remove_file(root.path().join("step-00000004/config.json")).unwrap();
     assert_eq!(steps(), [3], "a checkpoint that lacks a file does not count");
     fs::write(root.path().join("step-00000003").join(MANIFEST), "{").unwrap();
-    assert_eq!(latest(root.path()).unwrap(), None);
+    assert_eq!(steps(), [0; 0]);
+    let error = latest(root.path()).unwrap_err().to_string();
+    assert!(error.contains("step-00000004/config.json"), "the newest damaged one is named: {error}");
     assert_eq!(latest(&root.path().join("nowhere")).unwrap(), None);
 }
 
