@@ -1,5 +1,6 @@
 //! What every program does alike: arguments, exit codes, the choice of a device, progress on a terminal.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,20 @@ pub fn device(name: &str, threads: usize) -> Result<Cpu> {
         "auto" | "cpu" => Ok(Cpu::with_threads(threads)),
         _ if is_cuda => Err(Error::Run(format!("--device {name}: this build has no CUDA driver; use --device cpu"))),
         _ => Err(Error::Usage(format!("--device {name}: must be auto, cpu, cuda or cuda:N"))),
+    }
+}
+
+/// Writes a result and a line's end to stdout. Whoever reads may have had enough (`| head`): that is no failure.
+///
+/// # Errors
+/// Where stdout cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Run(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -141,6 +141,5 @@ fn print(result: &Evaluated, json: bool) -> Result<()> {
             result.loss, result.perplexity, result.tokens
         )
     };
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").map_err(|e| Error::Run(format!("cannot write the result: {e}")))
+    cli::print(&text)
 }

@@ -1,6 +1,5 @@
 //! Trains a model, from a configuration or, without arguments, from whatever text the machine has.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -105,7 +104,5 @@ fn print_plan(settings: &Settings, json: bool) -> Result<()> {
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
     };
-    let text = plan::report(&request, json)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", text.trim_end()).map_err(|e| Error::Run(format!("cannot write the plan: {e}")))
+    cli::print(&plan::report(&request, json)?)
 }
