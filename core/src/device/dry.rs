@@ -12,7 +12,6 @@ use core::cell::RefCell;
 use super::pool::Pool;
 use super::reference::inside;
 use super::{Call, Capabilities, Cost, Device, HostError, Kernels, MemoryUse, Primitives};
-use super::{call, call_fused};
 use crate::error::ErrorKind;
 use crate::for_each_kernel;
 
@@ -179,7 +178,7 @@ macro_rules! count {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
         impl Primitives for Dry {
             $(
-                fn $p(&self, call: call::$P<'_, DryBuffer>) -> Result<(), HostError> {
+                fn $p(&self, call: super::$P<'_, DryBuffer>) -> Result<(), HostError> {
                     self.count(&call);
                     Ok(())
                 }
@@ -188,7 +187,7 @@ macro_rules! count {
 
         impl Kernels for Dry {
             $(
-                fn $f(&self, call: call_fused::$F<'_, DryBuffer>) -> Result<(), HostError> {
+                fn $f(&self, call: super::$F<'_, DryBuffer>) -> Result<(), HostError> {
                     self.count(&call);
                     Ok(())
                 }

@@ -10,6 +10,7 @@
 
 mod call;
 mod call_fused;
+mod call_train;
 mod default;
 mod dry;
 mod kernels;
@@ -19,6 +20,7 @@ mod trace;
 
 pub use call::*;
 pub use call_fused::*;
+pub use call_train::*;
 pub use dry::{Dry, DryBuffer, KernelCount, Tally};
 pub use kernels::{Kernels, Primitives};
 pub use reference::{Host, HostBuffer, HostError};

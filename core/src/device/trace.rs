@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::{Call, Capabilities, Cost, Device, Kernels, MemoryUse, Primitives};
-use super::{call, call_fused};
 use crate::error::{ErrorKind, InvalidOp};
 use crate::for_each_kernel;
 
@@ -127,16 +126,16 @@ macro_rules! trace {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
         impl<D: Primitives, C: Clock> Primitives for Trace<D, C> {
             $(
-                fn $p(&self, call: call::$P<'_, D::Buffer>) -> Result<(), D::Error> {
-                    self.timed(call::$P::<D::Buffer>::NAME, call.cost(), || self.inner.$p(call))
+                fn $p(&self, call: super::$P<'_, D::Buffer>) -> Result<(), D::Error> {
+                    self.timed(super::$P::<D::Buffer>::NAME, call.cost(), || self.inner.$p(call))
                 }
             )*
         }
 
         impl<D: Kernels, C: Clock> Kernels for Trace<D, C> {
             $(
-                fn $f(&self, call: call_fused::$F<'_, D::Buffer>) -> Result<(), D::Error> {
-                    self.timed(call_fused::$F::<D::Buffer>::NAME, call.cost(), || self.inner.$f(call))
+                fn $f(&self, call: super::$F<'_, D::Buffer>) -> Result<(), D::Error> {
+                    self.timed(super::$F::<D::Buffer>::NAME, call.cost(), || self.inner.$f(call))
                 }
             )*
         }
@@ -218,8 +217,8 @@ macro_rules! fault {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
         impl<D: Primitives> Primitives for Fault<D> {
             $(
-                fn $p(&self, call: call::$P<'_, D::Buffer>) -> Result<(), D::Error> {
-                    self.pass(call::$P::<D::Buffer>::NAME)?;
+                fn $p(&self, call: super::$P<'_, D::Buffer>) -> Result<(), D::Error> {
+                    self.pass(super::$P::<D::Buffer>::NAME)?;
                     self.inner.$p(call)
                 }
             )*
@@ -227,8 +226,8 @@ macro_rules! fault {
 
         impl<D: Kernels> Kernels for Fault<D> {
             $(
-                fn $f(&self, call: call_fused::$F<'_, D::Buffer>) -> Result<(), D::Error> {
-                    self.pass(call_fused::$F::<D::Buffer>::NAME)?;
+                fn $f(&self, call: super::$F<'_, D::Buffer>) -> Result<(), D::Error> {
+                    self.pass(super::$F::<D::Buffer>::NAME)?;
                     self.inner.$f(call)
                 }
             )*
