@@ -152,6 +152,7 @@ extern "C" fn _Unwind_Resume() -> ! {
 // their loops into calls of themselves.
 
 /// Copies `n` bytes between blocks that do not overlap.
+// SAFETY: the name and the signature are C's, and the caller keeps C's rules for it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller promises both blocks.
@@ -163,6 +164,7 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
 }
 
 /// Copies `n` bytes between blocks that may overlap.
+// SAFETY: the name and the signature are C's, and the caller keeps C's rules for it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= n {
@@ -179,6 +181,7 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
 }
 
 /// Fills `n` bytes.
+// SAFETY: the name and the signature are C's, and the caller keeps C's rules for it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
     // SAFETY: the caller promises the block.
@@ -190,6 +193,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
 }
 
 /// Compares `n` bytes.
+// SAFETY: the name and the signature are C's, and the caller keeps C's rules for it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
     for i in 0..n {
