@@ -21,6 +21,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod document;
 pub mod error;
 mod hash;
 mod json;
@@ -32,6 +33,7 @@ pub mod shard;
 pub mod source;
 pub mod tokenizer;
 
+pub use document::{Document, Dropped, Origin};
 pub use error::{Error, Result};
 pub use loader::{Batch, Cursor, Evaluation, Loader, LoaderOptions};
 pub use prep::{PrepConfig, Progress, Summary};
