@@ -46,7 +46,7 @@ fn train(threads: usize) -> Vec<u64> {
         bits.push(report.mtp_loss.unwrap().to_bits());
     }
     for group in
-        [&trainer.model.weights, &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups())
+        [trainer.model.weights(), &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups())
     {
         bits.extend(group.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
     }
