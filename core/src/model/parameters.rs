@@ -225,6 +225,11 @@ impl<D: Primitives> Parameters<D> {
         &self.layout
     }
 
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.groups.first().map_or(DType::F32, Tensor::<D>::dtype)
+    }
+
     /// The buffers of all groups.
     pub fn groups(&self) -> &[Tensor<D>] {
         &self.groups
