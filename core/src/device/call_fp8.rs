@@ -19,6 +19,7 @@ pub enum Tiles<'a, B> {
     Column,
     /// 128×1, starting anew at the first row of every group: group `g` is rows `offsets[g]..offsets[g + 1]`, and its
     /// tile `j` is row `⌊offsets[g]/128⌋ + g + j` of the scales `[⌊m/128⌋ + groups, n]`, of which not all are used.
+    /// Offsets must rise from 0 to `m`; a driver clamps others rather than leave its buffers.
     Groups {
         /// `[1, groups + 1]` u32.
         offsets: MatRef<'a, B>,
@@ -45,7 +46,7 @@ impl<B> Tiles<'_, B> {
         match *self {
             Self::Row { part } => [rows, cols / part.max(1) * part.div_ceil(TILE)],
             Self::Column => [rows.div_ceil(TILE), cols],
-            Self::Groups { offsets } => [rows / TILE + offsets.elements() - 1, cols],
+            Self::Groups { offsets } => [rows / TILE + offsets.elements().saturating_sub(1), cols],
             Self::Block { part } => [rows / part.max(1) * part.div_ceil(TILE), cols.div_ceil(TILE)],
         }
     }
@@ -151,8 +152,6 @@ impl<'a, B> ScaledMut<'a, B> {
 
 /// Encodes a matrix tile by tile ([`fp8::quantize`](crate::fp8::quantize)). The same bits on every device. An element
 /// that is NaN or infinite is an error of kind [`NonFinite`](crate::error::ErrorKind::NonFinite), at once or late.
-///
-/// Rows outside all groups of [`Tiles::Groups`] are not written.
 #[non_exhaustive]
 pub struct Quantize<'a, B> {
     /// `[m, n]` floating point.
@@ -181,9 +180,9 @@ impl<B> Call for Quantize<'_, B> {
     }
 }
 
-/// Decodes a matrix: `y = code · scale` in f32, rounded to the type of `y`.
+/// Decodes a matrix: `y = code · scale` in f32, rounded to the type of `y`. The same bits on every device.
 ///
-/// Rows outside all groups of [`Tiles::Groups`] are not written.
+/// What was quantised from a number within half a code of f32's largest may decode to infinity.
 #[non_exhaustive]
 pub struct Dequantize<'a, B> {
     /// `[m, n]`.

@@ -1,17 +1,12 @@
 //! Products of codes with scales: decoded to f32 and multiplied there.
 
-use crate::device::{
-    Dequantize, Fill, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Primitives, Quantize, Requantize, Scaled, Tiles,
-};
+use crate::device::{Dequantize, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Primitives, Quantize, Requantize, Scaled};
 use crate::dtype::DType;
 use crate::tensor::Tensor;
 
-/// The matrix in f32; zero where it has no scale.
+/// The matrix in f32.
 fn decoded<D: Primitives>(device: &D, x: Scaled<'_, D::Buffer>) -> Result<Tensor<D>, D::Error> {
     let mut y = Tensor::<D>::empty(device, &[x.rows(), x.cols()], DType::F32)?;
-    if matches!(x.tiles, Tiles::Groups { .. }) {
-        device.fill(Fill::new(y.view_mut(), 0.0))?;
-    }
     device.dequantize(Dequantize::new(x, y.view_mut())?)?;
     Ok(y)
 }

@@ -19,8 +19,13 @@ struct Tile {
     cols: core::ops::Range<usize>,
 }
 
-/// All tiles of a matrix. Elements outside all groups lie in none.
-fn tiles(tiles: &Tiles<'_, HostBuffer>, rows: usize, cols: usize) -> core::result::Result<Vec<Tile>, HostError> {
+/// All tiles of a matrix: every element lies in one.
+fn tiles(
+    kernel: &'static str,
+    tiles: &Tiles<'_, HostBuffer>,
+    rows: usize,
+    cols: usize,
+) -> core::result::Result<Vec<Tile>, HostError> {
     let cut = |start: usize, end: usize| (start..end).step_by(TILE).map(move |at| at..end.min(at + TILE));
     let parts = |total: usize, part: usize| {
         (0..total).step_by(part).flat_map(move |start| cut(start, start + part)).enumerate()
@@ -44,7 +49,7 @@ fn tiles(tiles: &Tiles<'_, HostBuffer>, rows: usize, cols: usize) -> core::resul
             }
         }
         Tiles::Groups { offsets } => {
-            for (g, group) in group_rows(&indices(&offsets), rows)?.enumerate() {
+            for (g, group) in group_rows(kernel, &indices(&offsets), rows)?.enumerate() {
                 let first = group.start / TILE + g;
                 for (j, rows) in cut(group.start, group.end).enumerate() {
                     all.extend((0..cols).map(|c| Tile { scale: (first + j, c), rows: rows.clone(), cols: c..c + 1 }));
@@ -92,7 +97,7 @@ struct Decoded {
     scales: Matrix,
 }
 
-fn decode(x: &Scaled<'_, HostBuffer>) -> core::result::Result<Decoded, HostError> {
+fn decode(kernel: &'static str, x: &Scaled<'_, HostBuffer>) -> core::result::Result<Decoded, HostError> {
     let (rows, cols) = (x.rows(), x.cols());
     let mut codes = Matrix::zeros(rows, cols);
     for r in 0..rows {
@@ -100,7 +105,7 @@ fn decode(x: &Scaled<'_, HostBuffer>) -> core::result::Result<Decoded, HostError
         codes.row_mut(r).iter_mut().zip(row).for_each(|(to, x)| *to = x.into());
     }
     let (mut scales, stored) = (Matrix::zeros(rows, cols), read(&x.scales));
-    for tile in tiles(&x.tiles, rows, cols)? {
+    for tile in tiles(kernel, &x.tiles, rows, cols)? {
         for r in tile.rows {
             scales.row_mut(r)[tile.cols.clone()].fill(stored[tile.scale]);
         }
@@ -116,11 +121,11 @@ impl Decoded {
 }
 
 /// Encodes `x [rows, cols]` into `y`.
-fn encode(kernel: &str, x: &[f32], y: &mut ScaledMut<'_, HostBuffer>, power_of_two: bool) -> Result {
+fn encode(kernel: &'static str, x: &[f32], y: &mut ScaledMut<'_, HostBuffer>, power_of_two: bool) -> Result {
     let (rows, cols, dtype) = (y.as_ref().rows(), y.as_ref().cols(), y.codes.dtype());
     let mut scales = read(&y.scales.as_ref());
     let (mut elements, mut codes) = (Vec::new(), Vec::new());
-    for tile in tiles(&y.tiles, rows, cols)? {
+    for tile in tiles(kernel, &y.tiles, rows, cols)? {
         elements.clear();
         elements.extend(tile.rows.clone().flat_map(|r| &x[r * cols..][tile.cols.clone()]));
         codes.resize(elements.len(), 0);
@@ -149,21 +154,13 @@ pub(super) fn quantize(mut call: Quantize<'_, HostBuffer>) -> Result {
 }
 
 pub(super) fn dequantize(mut call: Dequantize<'_, HostBuffer>) -> Result {
-    let decoded = decode(&call.x)?;
-    let mut y = read(&call.y.as_ref());
-    let values = decoded.values();
-    // A scale of zero marks an element outside all groups: no tile has one.
-    for ((y, value), &scale) in y.data.iter_mut().zip(values).zip(&decoded.scales.data) {
-        if scale != 0.0 {
-            *y = value.into();
-        }
-    }
-    write(&mut call.y, &y.data);
+    let y: Vec<f64> = decode("dequantize", &call.x)?.values().into_iter().map(f64::from).collect();
+    write(&mut call.y, &y);
     Ok(())
 }
 
 pub(super) fn requantize(mut call: Requantize<'_, HostBuffer>) -> Result {
-    let x = decode(&call.x)?.values();
+    let x = decode("requantize", &call.x)?.values();
     encode("requantize", &x, &mut call.y, call.power_of_two)
 }
 
@@ -176,20 +173,20 @@ fn sum(accumulation: Accumulation, ends: &[usize], element: impl Fn(usize) -> (f
         Accumulation::Exact => segments
             .map(|range| {
                 let (_, _, sa, sb) = element(range.start);
-                sa * sb * range.map(|l| element(l)).map(|(a, b, _, _)| a * b).sum::<f64>()
+                sa * sb * range.map(&element).map(|(a, b, _, _)| a * b).sum::<f64>()
             })
             .sum(),
         Accumulation::Hopper { promote: true } => segments
             .fold(0.0f32, |total, range| {
                 let (_, _, sa, sb) = element(range.start);
                 let mut partial = Hopper::default();
-                partial.add(range.map(|l| element(l)).map(|(a, b, _, _)| a * b));
+                partial.add(range.map(&element).map(|(a, b, _, _)| a * b));
                 libm::fmaf(partial.sum() as f32, (sa * sb) as f32, total)
             })
             .into(),
         Accumulation::Hopper { promote: false } => {
             let mut all = Hopper::default();
-            all.add((0..ends.last().copied().unwrap_or(0)).map(|l| element(l)).map(|(a, b, sa, sb)| a * sa * b * sb));
+            all.add((0..ends.last().copied().unwrap_or(0)).map(element).map(|(a, b, sa, sb)| a * sa * b * sb));
             all.sum()
         }
     }
@@ -214,8 +211,9 @@ fn inner_ends(form: Form, a: &Scaled<'_, HostBuffer>) -> Vec<usize> {
 }
 
 pub(super) fn gemm_fp8(host: &Host, mut call: GemmFp8<'_, HostBuffer>) -> Result {
+    const OP: &str = "gemm_fp8";
     let (m, n, _) = call.dimensions();
-    let (a, b, c) = (decode(&call.a)?, decode(&call.b)?, read(&call.c.as_ref()));
+    let (a, b, c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, read(&call.c.as_ref()));
     let ends = inner_ends(call.form, &call.a);
     let mut out = Matrix::zeros(m, n);
     for i in 0..m {
@@ -237,10 +235,11 @@ pub(super) fn gemm_fp8(host: &Host, mut call: GemmFp8<'_, HostBuffer>) -> Result
 }
 
 pub(super) fn grouped_gemm_fp8(host: &Host, mut call: GroupedGemmFp8<'_, HostBuffer>) -> Result {
+    const OP: &str = "grouped_gemm_fp8";
     let (n, k) = call.weight();
-    let (a, b, mut c) = (decode(&call.a)?, decode(&call.b)?, read(&call.c.as_ref()));
+    let (a, b, mut c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, read(&call.c.as_ref()));
     let inner = inner_ends(call.form, &call.a);
-    for (g, rows) in group_rows(&indices(&call.offsets), call.rows())?.enumerate() {
+    for (g, rows) in group_rows(OP, &indices(&call.offsets), call.rows())?.enumerate() {
         let weight = g * n;
         let start = rows.start;
         if call.form == Form::Tn {

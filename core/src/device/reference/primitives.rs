@@ -109,7 +109,7 @@ impl Primitives for Host {
     fn grouped_gemm(&self, mut call: GroupedGemm<'_, HostBuffer>) -> Result {
         let (n, k) = call.weight();
         let (a, b, mut c) = (read(&call.a), read(&call.b), read(&call.c.as_ref()));
-        for (g, rows) in group_rows(&indices(&call.offsets), call.rows())?.enumerate() {
+        for (g, rows) in group_rows("grouped_gemm", &indices(&call.offsets), call.rows())?.enumerate() {
             let weight_row = g * n;
             if call.form == Form::Tn {
                 // c[g] += a[rows]ᵀ · b[rows]
@@ -275,6 +275,7 @@ fn product(form: Form, a: &Matrix, b: &Matrix, (i, j, l): (usize, usize, usize))
 
 /// The row range of every group. Offsets that do not rise from 0 to `rows` are an error.
 pub(super) fn group_rows(
+    kernel: &'static str,
     offsets: &[u32],
     rows: usize,
 ) -> core::result::Result<impl Iterator<Item = core::ops::Range<usize>>, HostError> {
@@ -283,7 +284,7 @@ pub(super) fn group_rows(
     if !rising || ends != (Some(0), Some(rows)) {
         let problem = "offsets must rise from zero to the number of rows";
         let found = ends.1.unwrap_or(0);
-        return Err(crate::error::InvalidOp::new("grouped_gemm", problem, rows, found).into());
+        return Err(crate::error::InvalidOp::new(kernel, problem, rows, found).into());
     }
     Ok(offsets.windows(2).map(|w| w[0] as usize..w[1] as usize))
 }
