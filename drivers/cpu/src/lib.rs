@@ -8,6 +8,7 @@
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
+//! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
 //! | `attention`, `attention_grad` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
@@ -26,6 +27,7 @@ mod attention;
 mod attention_grad;
 mod elementwise;
 mod error;
+mod factor;
 mod gemm;
 mod index;
 mod kernels;
@@ -34,6 +36,7 @@ mod mat;
 mod memory;
 mod norm;
 mod optimizer;
+mod pairs;
 mod par;
 mod random;
 mod real;

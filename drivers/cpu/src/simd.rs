@@ -63,6 +63,12 @@ impl Isa {
             && is_x86_feature_detected!("avx512vl")
     }
 
+    /// Whether the processor multiplies pairs of BF16 numbers (`vdpbf16ps`) beside the rest of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_bf16(self) -> bool {
+        self.0 == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+
     /// The level. That it is above `Any` proves that the processor has the instructions.
     pub(crate) fn level(self) -> Level {
         self.0
