@@ -11,22 +11,16 @@ use fathom_core::device::{Attention, Heads};
 
 use crate::error::CpuError;
 use crate::factor::Factor;
-use crate::gemm::NR;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
 use crate::real::Real;
-use crate::simd::{LANES, exp_to_88, kernel, max, sum};
+use crate::scores::{KEYS, QUERIES, Window, soften};
+use crate::simd::kernel;
 use crate::{Cpu, Isa};
 
-/// Keys of a tile.
-pub(crate) const KEYS: usize = 128;
-/// Queries of a tile.
-pub(crate) const QUERIES: usize = 32;
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
-
-const _: () = assert!(KEYS.is_multiple_of(NR) && KEYS.is_multiple_of(LANES));
 
 /// The inputs that both directions share.
 pub(crate) struct Inputs<'a, T> {
@@ -79,35 +73,13 @@ impl<'a, T: Factor> Inputs<'a, T> {
 
     /// What each of `rows`, at most [`QUERIES`], sees of the tile of `n` keys from row `first` on.
     pub(crate) fn windows(&self, rows: Range<usize>, first: usize, n: usize) -> [Window; QUERIES] {
-        let mut windows = [Window { start: 0, len: 0 }; QUERIES];
+        let mut windows = [Window::new(0..0); QUERIES];
         for (t, window) in rows.zip(&mut windows) {
             let end = (t + 1).saturating_sub(first).min(n);
             let start = self.first_seen(t).saturating_sub(first).min(end);
-            *window = Window { start: start as u32, len: (end - start) as u32 };
+            *window = Window::new(start..end);
         }
         windows
-    }
-}
-
-/// The columns of a tile that a row sees.
-#[derive(Clone, Copy)]
-pub(crate) struct Window {
-    start: u32,
-    len: u32,
-}
-
-impl Window {
-    /// The columns of all whole vectors of [`LANES`] that contain some of the window.
-    #[inline(always)]
-    pub(crate) fn vectors(self) -> Range<usize> {
-        let (start, end) = (self.start as usize, (self.start + self.len) as usize);
-        start / LANES * LANES..end.next_multiple_of(LANES)
-    }
-
-    /// Whether column `c` is one of them: one comparison, so that vectors of columns are tested at once.
-    #[inline(always)]
-    pub(crate) fn sees(self, c: usize) -> bool {
-        (c as u32).wrapping_sub(self.start) < self.len
     }
 }
 
@@ -116,66 +88,6 @@ pub(crate) fn take<'s>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [f32] {
     let (front, rest) = std::mem::take(scratch).split_at_mut(n);
     *scratch = rest;
     front
-}
-
-/// The largest score that `window` sees.
-#[inline(always)]
-fn largest(scores: &[f32; KEYS], window: Window) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let vectors = window.vectors();
-    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks::<LANES>().0) {
-        for l in 0..LANES {
-            let s = if window.sees(first + l) { vector[l] } else { f32::NEG_INFINITY };
-            lanes[l] = if s > lanes[l] { s } else { lanes[l] };
-        }
-    }
-    max(&lanes)
-}
-
-/// Turns the scores that `window` sees into `e^(s − top)` and the others into zeros; returns their sum.
-#[inline(always)]
-fn weigh(scores: &mut [f32; KEYS], window: Window, top: f32) -> f32 {
-    let vectors = window.vectors();
-    scores[..vectors.start].fill(0.0);
-    scores[vectors.end..].fill(0.0);
-    let mut lanes = [0.0; LANES];
-    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks_mut::<LANES>().0) {
-        for l in 0..LANES {
-            let weight = exp_to_88(vector[l] - top);
-            vector[l] = if window.sees(first + l) { weight } else { 0.0 };
-            lanes[l] += vector[l];
-        }
-    }
-    sum(&lanes, |v| v)
-}
-
-kernel! {
-    /// Turns a tile of scores into weights relative to each row's running maximum `top`; updates maxima and sums.
-    /// Returns what all that was gathered before must be multiplied by, row by row.
-    ///
-    /// Goes over the tile three times, since the rows of one pass do not wait for each other.
-    fn soften(
-        scores: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
-        top: &mut [f32],
-        total: &mut [f32],
-    ) -> [f32; QUERIES] {
-        let (mut old, mut new) = ([f32::NEG_INFINITY; QUERIES], [f32::NEG_INFINITY; QUERIES]);
-        old[..top.len()].copy_from_slice(top);
-        for (i, row) in scores.iter().enumerate() {
-            // A NaN score need not be the maximum: it stays NaN as a weight, and so does the sum.
-            new[i] = old[i].max(largest(row, windows[i]));
-        }
-        let mut shrink = [1.0; QUERIES];
-        for i in 0..QUERIES {
-            shrink[i] = if new[i] == old[i] { 1.0 } else { exp_to_88(old[i] - new[i]) };
-        }
-        for (i, row) in scores.iter_mut().enumerate() {
-            total[i] = total[i] * shrink[i] + weigh(row, windows[i], new[i]);
-            top[i] = new[i];
-        }
-        shrink
-    }
 }
 
 kernel! {

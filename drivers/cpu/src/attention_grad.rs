@@ -6,7 +6,7 @@
 
 use fathom_core::device::{AttentionGrad, Heads};
 
-use crate::attention::{Inputs, KEYS, QUERIES, Window, take, tile};
+use crate::attention::{Inputs, take, tile};
 use crate::elementwise::convert;
 use crate::error::CpuError;
 use crate::factor::Factor;
@@ -15,7 +15,8 @@ use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
 use crate::real::Real;
 use crate::reduce::add;
-use crate::simd::{LANES, exp_to_88, kernel, sum2};
+use crate::scores::{KEYS, QUERIES, differentiate};
+use crate::simd::{kernel, sum2};
 use crate::{Cpu, Isa};
 
 /// The most shares of the rotary gradient per sequence: bounds its memory where there are many heads.
@@ -26,38 +27,6 @@ struct Outputs<'a, T> {
     o: Mat<'a, T>,
     lse: Mat<'a, f32>,
     d_o: Mat<'a, T>,
-}
-
-kernel! {
-    /// `scores` become weights; `slopes`, the gradient of the weights, become the gradient of the scaled products of
-    /// queries and keys. What a row does not see becomes zeros. `lse` and `means` have a number for every row.
-    fn differentiate(
-        scores: &mut [[f32; KEYS]],
-        slopes: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
-        lse: &[f32],
-        means: &[f32],
-        scale: f32,
-    ) {
-        for (i, (s, d)) in scores.iter_mut().zip(slopes).enumerate() {
-            let (window, vectors) = (windows[i], windows[i].vectors());
-            let (lse, mean) = (lse[i], means[i]);
-            for row in [&mut *s, &mut *d] {
-                row[..vectors.start].fill(0.0);
-                row[vectors.end..].fill(0.0);
-            }
-            let (s, d) = (&mut s[vectors.clone()], &mut d[vectors.clone()]);
-            let pairs = s.as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0);
-            for (first, (s, d)) in vectors.step_by(LANES).zip(pairs) {
-                for l in 0..LANES {
-                    let p = exp_to_88(s[l] - lse);
-                    let slope = p * (d[l] - mean) * scale;
-                    s[l] = if window.sees(first + l) { p } else { 0.0 };
-                    d[l] = if window.sees(first + l) { slope } else { 0.0 };
-                }
-            }
-        }
-    }
 }
 
 kernel! {

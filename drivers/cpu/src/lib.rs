@@ -9,7 +9,7 @@
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
 //! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
-//! | `attention`, `attention_grad` | tiles of scores, never the whole matrix |
+//! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
 //! Three promises hold by construction, and are tested:
@@ -43,6 +43,7 @@ mod real;
 mod reduce;
 mod rope;
 mod router;
+mod scores;
 mod simd;
 mod swiglu;
 

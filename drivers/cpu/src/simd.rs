@@ -196,20 +196,24 @@ pub(crate) fn max<T: Real>(x: &[T]) -> f32 {
 /// [`fathom_core::math::exp`].
 #[inline(always)]
 fn reduced_exp(x: f32) -> (f32, f32) {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = x * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_1e-4_f32;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+    let mut p = POLYNOMIAL[0];
+    for c in &POLYNOMIAL[1..] {
         p = p * r + c;
     }
     ((p * (r * r) + r) + 1.0, shifted)
 }
 
+/// ln 2 in two parts, and the polynomial, of [`fathom_core::math::exp`].
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+pub(crate) const POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+
 /// 1.5 · 2²³: adding it rounds to a whole number, which is then in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// `e^x`, the bits of [`fathom_core::math::exp`], without branches.
 #[inline(always)]
