@@ -7,6 +7,8 @@
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
 //! where they can, so those differ between machines in the last bits; on one machine nothing does.
 
+use crate::real::Real;
+
 /// Which instructions the processor has. Can only be made by asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
@@ -61,6 +63,12 @@ impl Isa {
             && is_x86_feature_detected!("avx512vl")
     }
 
+    /// Whether the processor multiplies pairs of BF16 numbers (`vdpbf16ps`) beside the rest of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_bf16(self) -> bool {
+        self.0 == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+
     /// The level. That it is above `Any` proves that the processor has the instructions.
     pub(crate) fn level(self) -> Level {
         self.0
@@ -81,22 +89,25 @@ impl std::fmt::Display for Isa {
 
 /// Defines a function that takes an [`Isa`] before its own arguments and runs the version compiled for it.
 macro_rules! kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($g: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn any($($arg: $ty),*) $(-> $ret)? $body
+            fn any $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
+            fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                 any($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
+            fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                 any($($arg),*)
             }
 
@@ -132,51 +143,51 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// `Σ f(x[i])`, the order fixed by the length.
 #[inline(always)]
-pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let (blocks, tail) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane += f(v);
+            *lane += f(v.load());
         }
     }
     for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane += f(v);
+        *lane += f(v.load());
     }
     fold(lanes, |a, b| a + b)
 }
 
 /// `Σ f(x[i], y[i])` over the shorter of both, the order fixed by the length.
 #[inline(always)]
-pub(crate) fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum2<X: Real, Y: Real>(x: &[X], y: &[Y], f: impl Fn(f32, f32) -> f32) -> f32 {
     let n = x.len().min(y.len());
     let mut lanes = [0.0; LANES];
     let (xs, x_tail) = x[..n].as_chunks::<LANES>();
     let (ys, y_tail) = y[..n].as_chunks::<LANES>();
     for (x, y) in xs.iter().zip(ys) {
         for i in 0..LANES {
-            lanes[i] += f(x[i], y[i]);
+            lanes[i] += f(x[i].load(), y[i].load());
         }
     }
     for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
-        *lane += f(x, y);
+        *lane += f(x.load(), y.load());
     }
     fold(lanes, |a, b| a + b)
 }
 
 /// The largest element, −∞ for none. Passes over NaN.
 #[inline(always)]
-pub(crate) fn max(x: &[f32]) -> f32 {
+pub(crate) fn max<T: Real>(x: &[T]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (blocks, tail) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane = larger(*lane, v);
+            *lane = larger(*lane, v.load());
         }
     }
     for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = larger(*lane, v);
+        *lane = larger(*lane, v.load());
     }
     fold(lanes, larger)
 }
@@ -185,20 +196,24 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// [`fathom_core::math::exp`].
 #[inline(always)]
 fn reduced_exp(x: f32) -> (f32, f32) {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = x * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_1e-4_f32;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+    let mut p = POLYNOMIAL[0];
+    for c in &POLYNOMIAL[1..] {
         p = p * r + c;
     }
     ((p * (r * r) + r) + 1.0, shifted)
 }
 
+/// ln 2 in two parts, and the polynomial, of [`fathom_core::math::exp`].
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+pub(crate) const POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+
 /// 1.5 · 2²³: adding it rounds to a whole number, which is then in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// `e^x`, the bits of [`fathom_core::math::exp`], without branches.
 #[inline(always)]

@@ -22,6 +22,7 @@ use crate::simd::{Isa, Level};
 pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 pub(crate) use tile::NR;
 use tile::TileTable;
+pub(crate) use transpose::transpose;
 
 /// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
 /// inside `DEPTH`, then added.
