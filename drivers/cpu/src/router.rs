@@ -293,7 +293,7 @@ kernel! {
 #[inline(always)]
 fn score_lanes(score: Score, x: &mut [Lane<f32>]) {
     if score == Score::Sigmoid {
-        for x in x.iter_mut().flatten() {
+        for x in x.as_flattened_mut() {
             *x = simd::sigmoid(*x);
         }
         return;

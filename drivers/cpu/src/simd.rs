@@ -130,15 +130,17 @@ pub(crate) const LANES: usize = 32;
 
 /// Folds `LANES` partial results into one, always in the same order.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    /// Arrays of their own for every width: the compiler keeps those in registers.
+    #[inline(always)]
+    fn halve<const N: usize, const HALF: usize>(x: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
+        std::array::from_fn(|i| f(x[i], x[i + HALF]))
     }
-    lanes[0]
+    let sixteen: [f32; 16] = halve(lanes, f);
+    let eight: [f32; 8] = halve(sixteen, f);
+    let four: [f32; 4] = halve(eight, f);
+    let two: [f32; 2] = halve(four, f);
+    f(two[0], two[1])
 }
 
 /// Numbers of a lane that are added up in a register before the lanes go back to memory: the compiler keeps an array of
