@@ -28,6 +28,7 @@ mod attention_grad;
 mod elementwise;
 mod error;
 mod factor;
+mod fp8;
 mod gemm;
 mod index;
 mod kernels;
