@@ -151,30 +151,27 @@ pub(crate) const LANES: usize = 32;
 
 /// Folds `LANES` partial results into one, always in the same order.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    /// Arrays of their own for every width: the compiler keeps those in registers.
+    #[inline(always)]
+    fn halve<const N: usize, const HALF: usize>(x: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
+        std::array::from_fn(|i| f(x[i], x[i + HALF]))
     }
-    lanes[0]
+    let sixteen: [f32; 16] = halve(lanes, f);
+    let eight: [f32; 8] = halve(sixteen, f);
+    let four: [f32; 4] = halve(eight, f);
+    let two: [f32; 2] = halve(four, f);
+    f(two[0], two[1])
 }
+
+/// Numbers of a lane that are added up in a register before the lanes go back to memory: the compiler keeps an array of
+/// lanes there, and to read what was just written takes as long as several additions.
+const DEPTH: usize = 8;
 
 /// `Σ f(x[i])`, the order fixed by the length.
 #[inline(always)]
 pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane += f(v.load());
-        }
-    }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane += f(v.load());
-    }
+    let lanes = accumulate([0.0; LANES], x, x, |sum, v, _| sum + f(v));
     fold(lanes, |a, b| a + b)
 }
 
@@ -182,17 +179,7 @@ pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f32) -> f32) -> f32 {
 #[inline(always)]
 pub(crate) fn sum2<X: Real, Y: Real>(x: &[X], y: &[Y], f: impl Fn(f32, f32) -> f32) -> f32 {
     let n = x.len().min(y.len());
-    let mut lanes = [0.0; LANES];
-    let (xs, x_tail) = x[..n].as_chunks::<LANES>();
-    let (ys, y_tail) = y[..n].as_chunks::<LANES>();
-    for (x, y) in xs.iter().zip(ys) {
-        for i in 0..LANES {
-            lanes[i] += f(x[i].load(), y[i].load());
-        }
-    }
-    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
-        *lane += f(x.load(), y.load());
-    }
+    let lanes = accumulate([0.0; LANES], &x[..n], &y[..n], |sum, x, y| sum + f(x, y));
     fold(lanes, |a, b| a + b)
 }
 
@@ -200,17 +187,38 @@ pub(crate) fn sum2<X: Real, Y: Real>(x: &[X], y: &[Y], f: impl Fn(f32, f32) -> f
 #[inline(always)]
 pub(crate) fn max<T: Real>(x: &[T]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane = larger(*lane, v.load());
+    let lanes = accumulate([f32::NEG_INFINITY; LANES], x, x, |most, v, _| larger(most, v));
+    fold(lanes, larger)
+}
+
+/// `lane[i % LANES] = f(lane[i % LANES], x[i], y[i])` for rising `i`. Both slices have one length.
+#[inline(always)]
+fn accumulate<X: Real, Y: Real>(
+    mut lanes: [f32; LANES],
+    x: &[X],
+    y: &[Y],
+    f: impl Fn(f32, f32, f32) -> f32,
+) -> [f32; LANES] {
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<{ DEPTH * LANES }>(), y.as_chunks::<{ DEPTH * LANES }>());
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            let mut lane = lanes[i];
+            for at in (i..DEPTH * LANES).step_by(LANES) {
+                lane = f(lane, x[at].load(), y[at].load());
+            }
+            lanes[i] = lane;
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = larger(*lane, v.load());
+    let ((xs, x_tail), (ys, y_tail)) = (x_rest.as_chunks::<LANES>(), y_rest.as_chunks::<LANES>());
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            lanes[i] = f(lanes[i], x[i].load(), y[i].load());
+        }
     }
-    fold(lanes, larger)
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
+        *lane = f(*lane, x.load(), y.load());
+    }
+    lanes
 }
 
 /// `(e^(x − n·ln 2), n + MAGIC)` with the whole number `n` nearest to `x/ln 2`, by the steps of
