@@ -7,13 +7,12 @@ use fathom_core::device::{Dequantize, Quantize, Tiles};
 use fathom_core::error::ErrorKind;
 use fathom_core::fp8::{self, Code, E4M3, E5M2, E5M6, NonFinite, TILE, pack_pair, unpack_pair};
 
-use half::{bf16, f16};
-
 use crate::Cpu;
-use crate::elementwise::{Convert, with_type};
+use crate::elementwise::Convert;
 use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
+use crate::real::with_real;
 
 /// Calls `tile` with the place of the scale, the rows and the columns of every tile.
 fn for_tiles(
@@ -135,7 +134,7 @@ impl Cpu {
         let (offset, stride, width) = (y.codes.offset() * size, y.codes.stride() * size, y.codes.cols() * size);
         let codes = Bytes { data: y.codes.into_buffer().elements_mut::<u8>(), offset, stride, width };
         let scales = mat::write::<f32>("quantize", y.scales)?;
-        with_type!("quantize", x.dtype(), T => {
+        with_real!("quantize", x.dtype(), T => {
             encode::<T>(&mat::read("quantize", &x)?, dtype, &tiles, codes, scales, power_of_two)
         })
     }
@@ -146,7 +145,7 @@ impl Cpu {
         let bytes = x.codes.buffer().elements::<u8>();
         let (offset, stride, width) = (x.codes.offset() * size, x.codes.stride() * size, x.codes.cols() * size);
         let scales = mat::read::<f32>("dequantize", &x.scales)?;
-        with_type!("dequantize", y.dtype(), T => {
+        with_real!("dequantize", y.dtype(), T => {
             let mut y = mat::write::<T>("dequantize", y)?;
             for_tiles(&x.tiles, (x.rows(), x.cols()), |place, rows, cols| {
                 let scale = scales.row(place.0)[place.1];

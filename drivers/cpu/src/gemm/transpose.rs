@@ -1,23 +1,23 @@
 //! The transposition that packing the weights of a linear layer takes: sixteen rows at a time in registers where the
 //! processor can, one number at a time elsewhere.
 
-use super::NR;
+use super::{NR, Word};
 use crate::mat::Mat;
 use crate::simd::{Isa, Level};
 
 /// Writes rows `first..first + NR` of `b` (zeros where it has no more) as the columns of `panel`, of `b.cols()` lines.
-pub(super) fn transpose(isa: Isa, b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+pub(crate) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     assert!(panel.len() >= b.cols() && first < b.rows(), "the panel holds a line for every column");
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on the
         // panel was checked.
-        Level::Avx512 => unsafe { avx512(b, first, panel) },
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(b, first, panel) },
         _ => any(b, first, panel),
     }
 }
 
-fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+fn any<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     let width = NR.min(b.rows() - first);
     for j in 0..width {
         for (line, &v) in panel.iter_mut().zip(b.row(first + j)) {
@@ -25,7 +25,7 @@ fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
         }
     }
     for line in panel.iter_mut().take(b.cols()) {
-        line[width..].fill(0.0);
+        line[width..].fill(W::zeroed());
     }
 }
 
@@ -33,10 +33,11 @@ fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
 /// `panel` has at least `b.cols()` lines.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+unsafe fn avx512<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     use std::arch::x86_64::*;
+    const { assert!(size_of::<W>() == size_of::<f32>()) };
     for half in (0..NR).step_by(16) {
-        let mut rows: [&[f32]; 16] = [&[]; 16];
+        let mut rows: [&[W]; 16] = [&[]; 16];
         for (i, row) in rows.iter_mut().enumerate().take(b.rows().saturating_sub(first + half)) {
             *row = b.row(first + half + i);
         }
@@ -46,8 +47,8 @@ unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
             let mut x = [_mm512_setzero_ps(); 16];
             for (x, row) in x.iter_mut().zip(&rows) {
                 let mask = if row.is_empty() { 0 } else { mask };
-                // SAFETY: the mask keeps to the columns that the row has.
-                *x = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col)) };
+                // SAFETY: the mask keeps to the columns that the row has; a word is moved as it is, whatever it means.
+                *x = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col).cast()) };
             }
             let y = transpose16(x);
             for (i, &line) in y.iter().enumerate().take(valid) {
