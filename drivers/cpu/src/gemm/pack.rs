@@ -11,7 +11,9 @@ use crate::simd::{Isa, kernel};
 pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
     let (depth, cols) = (b.rows().div_ceil(W::NUMBERS), b.cols());
     let to = &mut to[..packed(depth, cols)];
-    join_rows(isa, b, to);
+    if !W::join_rows::<NR>(isa, b, to) {
+        copy_rows(isa, b, to);
+    }
     Right { data: to, depth, pitch: depth, cols }
 }
 
@@ -42,7 +44,7 @@ fn transpose_numbers<W: Word>(b: &Mat<'_, W::Number>, first: usize, panel: &mut 
 }
 
 kernel! {
-    fn join_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
+    fn copy_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
         copy_columns::<W, NR>(b, to);
         let (depth, used) = (b.rows().div_ceil(W::NUMBERS), b.cols() % NR);
         if used > 0 {
@@ -91,6 +93,7 @@ pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to:
     let to = &mut to[..rows.next_multiple_of(most) * depth];
     // No tile reads the rows that the last panel lacks.
     match most {
+        12 if W::join_rows::<12>(isa, a, to) => {}
         12 => copy_columns_12(isa, a, to),
         6 => copy_columns::<W, 6>(a, to),
         _ => copy_columns::<W, 4>(a, to),
