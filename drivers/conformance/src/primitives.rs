@@ -159,7 +159,16 @@ kernel!(
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
-case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, accumulate: bool, wide: bool },
+/// Which of `a`, `b` and `c` are of the activations' type; the others are of the wide one.
+fn narrow() -> impl Strategy<Value = [bool; 3]> {
+    prop_oneof![1 => Just([true; 3]), 1 => Just([true, true, false]), 2 => any::<[bool; 3]>()]
+}
+
+fn types(d: &Draw, narrow: [bool; 3]) -> [DType; 3] {
+    narrow.map(|narrow| if narrow { d.dtype } else { d.wide() })
+}
+
+case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, accumulate: bool, narrow: [bool; 3] },
     |self| self.k + 1,
     operands {
         let (a, b) = match self.form {
@@ -167,12 +176,12 @@ case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, 
             Form::Nn => ((self.m, self.k), (self.k, self.n)),
             Form::Tn => ((self.k, self.m), (self.k, self.n)),
         };
-        let c = if self.wide { self.d.wide() } else { self.d.dtype };
+        let types = types(&self.d, self.narrow);
         // Signs cancel; the sum of absolute products is the magnitude.
         vec![
-            Operand::floats(self.d.dtype, a.0, a.1, self.d.floats(0, a.0 * a.1)).gaps(self.d.gaps),
-            Operand::floats(self.d.dtype, b.0, b.1, self.d.floats(1, b.0 * b.1)).gaps(self.d.gaps),
-            Operand::floats(c, self.m, self.n, self.d.floats(2, self.m * self.n))
+            Operand::floats(types[0], a.0, a.1, self.d.floats(0, a.0 * a.1)).gaps(self.d.gaps),
+            Operand::floats(types[1], b.0, b.1, self.d.floats(1, b.0 * b.1)).gaps(self.d.gaps),
+            Operand::floats(types[2], self.m, self.n, self.d.floats(2, self.m * self.n))
                 .gaps(!self.d.gaps)
                 .near(Magnitude::Absolute),
         ]
@@ -183,13 +192,13 @@ case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, 
     }
 );
 kernel!(
-    /// [`Gemm`] in its three forms.
+    /// [`Gemm`] in its three forms, types mixed.
     gemm, form: select(FORMS.to_vec()), m: size(70), n: size(70), k: size(70), alpha: select(vec![1.0, 0.125, 0.3]),
-        accumulate: any::<bool>(), wide: any::<bool>() =>
-    |(d, form, m, n, k, alpha, accumulate, wide)| GemmCase { d, form, m, n, k, alpha, accumulate, wide }
+        accumulate: any::<bool>(), narrow: narrow() =>
+    |(d, form, m, n, k, alpha, accumulate, narrow)| GemmCase { d, form, m, n, k, alpha, accumulate, narrow }
 );
 
-case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k: usize, wide: bool },
+case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k: usize, narrow: [bool; 3] },
     |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
     operands {
         let groups = self.sizes.len();
@@ -204,12 +213,12 @@ case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k:
             Form::Nn => (output, weight, input),
             Form::Tn => (output, input, weight),
         };
-        let result = if self.wide { self.d.wide() } else { self.d.dtype };
+        let types = types(&self.d, self.narrow);
         vec![
-            Operand::floats(self.d.dtype, a.0, a.1, self.d.floats(0, a.0 * a.1)).gaps(self.d.gaps),
-            Operand::floats(self.d.dtype, b.0, b.1, self.d.floats(1, b.0 * b.1)).gaps(self.d.gaps),
+            Operand::floats(types[0], a.0, a.1, self.d.floats(0, a.0 * a.1)).gaps(self.d.gaps),
+            Operand::floats(types[1], b.0, b.1, self.d.floats(1, b.0 * b.1)).gaps(self.d.gaps),
             Operand::indices(1, groups + 1, offsets),
-            Operand::floats(result, c.0, c.1, self.d.floats(2, c.0 * c.1))
+            Operand::floats(types[2], c.0, c.1, self.d.floats(2, c.0 * c.1))
                 .gaps(!self.d.gaps)
                 .near(Magnitude::Absolute),
         ]
@@ -220,10 +229,10 @@ case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k:
     }
 );
 kernel!(
-    /// [`GroupedGemm`] in its three forms, with empty groups.
+    /// [`GroupedGemm`] in its three forms, types mixed, with empty groups.
     grouped_gemm, form: select(FORMS.to_vec()), sizes: prop::collection::vec(size(33), 1..7), n: some(40), k: some(40),
-        wide: any::<bool>() =>
-    |(d, form, sizes, n, k, wide)| GroupedCase { d, form, sizes, n, k, wide }
+        narrow: narrow() =>
+    |(d, form, sizes, n, k, narrow)| GroupedCase { d, form, sizes, n, k, narrow }
 );
 
 case!(GatherRowsCase, "gather_rows", { rows: usize, cols: usize, picks: usize, divisor: usize }, |self| 1,
