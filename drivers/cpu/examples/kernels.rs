@@ -24,6 +24,15 @@ const INNER: usize = 128;
 const VOCAB: usize = 4096;
 const HEADS: Heads = Heads { heads: 8, nope: 32, rope: 16, value: 32, scale: 0.144, sequence: 256 };
 
+/// The kernels of each section below.
+const PRODUCT_KERNELS: &[&str] = &["gemm", "grouped_gemm"];
+const ATTENTION_KERNELS: &[&str] = &["attention", "attention_grad"];
+const LAYER_KERNELS: &[&str] = &["rmsnorm", "rmsnorm_grad", "rope", "swiglu", "swiglu_grad", "binary"];
+const EXPERT_KERNELS: &[&str] = &["gather_rows", "combine"];
+const ROUTER_KERNELS: &[&str] = &["route", "route_grad", "balance", "sort_by_key"];
+const TRAINING_KERNELS: &[&str] =
+    &["cross_entropy", "adamw", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
+
 struct Bench {
     cpu: Cpu,
     filter: String,
@@ -82,6 +91,16 @@ impl Bench {
     fn indices(&self, rows: usize, cols: usize, f: impl Fn(usize) -> usize) -> T {
         let values: Vec<u32> = (0..rows * cols).map(|i| f(i) as u32).collect();
         T::from_slice(&self.cpu, &[rows, cols], DType::U32, &values).expect("memory")
+    }
+
+    /// Whether the filter begins with the name of a kernel that is none of `kernels`: their operands need not be made.
+    fn skips(&self, kernels: &[&str]) -> bool {
+        let first = self.filter.split(' ').next().unwrap_or_default();
+        let known = |all: &[&str]| all.contains(&first);
+        !known(kernels)
+            && [PRODUCT_KERNELS, ATTENTION_KERNELS, LAYER_KERNELS, EXPERT_KERNELS, ROUTER_KERNELS, TRAINING_KERNELS]
+                .into_iter()
+                .any(known)
     }
 
     /// Times `f`, which makes and runs a call of `cost`.
@@ -160,6 +179,9 @@ fn peak_bandwidth(cpu: &Cpu) -> f64 {
 }
 
 fn products(b: &mut Bench) {
+    if b.skips(PRODUCT_KERNELS) {
+        return;
+    }
     let shapes =
         [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
     for (n, k) in shapes {
@@ -200,6 +222,9 @@ fn products(b: &mut Bench) {
 }
 
 fn attention(b: &mut Bench, of: DType) {
+    if b.skips(ATTENTION_KERNELS) {
+        return;
+    }
     let wide = Heads { heads: 4, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1024 };
     for (h, t) in [(HEADS, TOKENS), (HEADS, HEADS.sequence), (wide, TOKENS)] {
         let what =
@@ -217,6 +242,9 @@ fn attention(b: &mut Bench, of: DType) {
 }
 
 fn layers(b: &mut Bench, of: DType) {
+    if b.skips(LAYER_KERNELS) {
+        return;
+    }
     let (x, w, dy) = (b.reals(of, TOKENS, HIDDEN), b.floats(1, HIDDEN), b.reals(of, TOKENS, HIDDEN));
     let (mut y, mut rstd) = (b.reals(of, TOKENS, HIDDEN), b.floats(TOKENS, 1));
     let (mut dx, mut dw) = (b.reals(of, TOKENS, HIDDEN), b.floats(1, HIDDEN));
@@ -240,6 +268,9 @@ fn layers(b: &mut Bench, of: DType) {
 }
 
 fn experts(b: &mut Bench, of: DType) {
+    if b.skips(EXPERT_KERNELS) {
+        return;
+    }
     let (rows, k) = (TOKENS * TOP_K, TOP_K);
     // As a router that spreads tokens evenly would send them.
     let order = b.indices(rows, 1, |p| (p * 2053) % rows);
@@ -250,6 +281,9 @@ fn experts(b: &mut Bench, of: DType) {
 }
 
 fn router(b: &mut Bench) {
+    if b.skips(ROUTER_KERNELS) {
+        return;
+    }
     let config = RouteConfig {
         experts: EXPERTS,
         top_k: TOP_K,
@@ -276,6 +310,9 @@ fn router(b: &mut Bench) {
 }
 
 fn training(b: &mut Bench, of: DType) {
+    if b.skips(TRAINING_KERNELS) {
+        return;
+    }
     let (mut x, mut nll) = (b.reals(of, TOKENS, VOCAB), b.floats(TOKENS, 1));
     let targets = b.indices(TOKENS, 1, |i| i * 7 % VOCAB);
     time!(b, format!("{of} 2048 × 4096"), cross_entropy: CrossEntropy::new(x.view_mut(), targets.view(), Some(5e-4),

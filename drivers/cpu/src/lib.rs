@@ -8,7 +8,8 @@
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
-//! | `attention`, `attention_grad` | tiles of scores, never the whole matrix |
+//! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
+//! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
 //! Three promises hold by construction, and are tested:
@@ -26,6 +27,8 @@ mod attention;
 mod attention_grad;
 mod elementwise;
 mod error;
+mod factor;
+mod fp8;
 mod gemm;
 mod index;
 mod kernels;
@@ -34,12 +37,14 @@ mod mat;
 mod memory;
 mod norm;
 mod optimizer;
+mod pairs;
 mod par;
 mod random;
 mod real;
 mod reduce;
 mod rope;
 mod router;
+mod scores;
 mod simd;
 mod swiglu;
 
