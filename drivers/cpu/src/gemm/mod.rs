@@ -12,6 +12,8 @@
 
 mod block;
 mod grouped;
+#[cfg(target_arch = "x86_64")]
+mod join;
 mod pack;
 mod source;
 mod tile;
@@ -62,6 +64,21 @@ impl<'a, W: Word> Left<'a, W> {
     pub(crate) fn transposed(isa: Isa, a: &Mat<'a, W>) -> Self {
         let panel = tile_rows::<W>(isa);
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
+    }
+
+    /// Fetches the rows that the tile after this one reads for the first time, `rows` of panel `panel`.
+    fn fetch(&self, panel: usize, rows: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self.step == 1 {
+            for row in 0..rows {
+                let row = self.data.as_ptr().wrapping_add(panel * self.panel + row * self.row);
+                for p in (0..self.depth).step_by(16) {
+                    use std::arch::x86_64::*;
+                    // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(p).cast()) };
+                }
+            }
+        }
     }
 
     /// One past the largest index any tile reads.
@@ -126,6 +143,9 @@ pub(crate) fn multiply<W: Word, C: Output>(
         let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
+            if col == 0 {
+                a.fetch(i + 1, most.min(m - row - height));
+            }
             let f = table[height - 1][usize::from(width > 16)];
             let operands = tile::Operands {
                 k,

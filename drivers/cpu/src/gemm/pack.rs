@@ -11,7 +11,9 @@ use crate::simd::{Isa, kernel};
 pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
     let (depth, cols) = (b.rows().div_ceil(W::NUMBERS), b.cols());
     let to = &mut to[..packed(depth, cols)];
-    join_rows(isa, b, to);
+    if !W::join_rows::<NR>(isa, b, to) {
+        copy_rows(isa, b, to);
+    }
     Right { data: to, depth, pitch: depth, cols }
 }
 
@@ -42,7 +44,7 @@ fn transpose_numbers<W: Word>(b: &Mat<'_, W::Number>, first: usize, panel: &mut 
 }
 
 kernel! {
-    fn join_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
+    fn copy_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
         copy_columns::<W, NR>(b, to);
         let (depth, used) = (b.rows().div_ceil(W::NUMBERS), b.cols() % NR);
         if used > 0 {
@@ -91,7 +93,8 @@ pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to:
     let to = &mut to[..rows.next_multiple_of(most) * depth];
     // No tile reads the rows that the last panel lacks.
     match most {
-        12 => join_columns_12(isa, a, to),
+        12 if W::join_rows::<12>(isa, a, to) => {}
+        12 => copy_columns_12(isa, a, to),
         6 => copy_columns::<W, 6>(a, to),
         _ => copy_columns::<W, 4>(a, to),
     }
@@ -99,7 +102,7 @@ pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to:
 }
 
 kernel! {
-    fn join_columns_12<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
+    fn copy_columns_12<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
         copy_columns::<W, 12>(a, to);
     }
 }
@@ -109,40 +112,48 @@ kernel! {
 /// Each row is read from end to end, since rows may be far apart and panels are not.
 #[inline(always)]
 fn copy_columns<W: Word, const R: usize>(a: &Mat<'_, W::Number>, to: &mut [W]) {
+    const SPAN: usize = 384; // columns joined at once: whole panels of every width
+    const { assert!(SPAN.is_multiple_of(R)) };
+    let mut joined = [W::zeroed(); SPAN];
     let depth = a.rows().div_ceil(W::NUMBERS);
     for p in 0..depth {
         let (first, last) = (a.row(p * W::NUMBERS), (p + 1) * W::NUMBERS - 1);
-        if last < a.rows() {
-            copy_line::<W, R>(first, a.row(last), W::join, p, depth, to);
-        } else {
-            let alone = |x, _| W::join(x, W::Number::zeroed());
-            copy_line::<W, R>(first, first, alone, p, depth, to);
+        let second = (last < a.rows()).then(|| a.row(last));
+        for from in (0..a.cols()).step_by(SPAN) {
+            let span = from..(from + SPAN).min(a.cols());
+            let line = if W::NUMBERS == 1 {
+                bytemuck::cast_slice(&first[span])
+            } else {
+                let joined = &mut joined[..span.len()];
+                join_row(&first[span.clone()], second.map(|s| &s[span]), joined);
+                joined
+            };
+            let (whole, rest) = line.as_chunks::<R>();
+            let mut at = (from / R * depth + p) * R;
+            for chunk in whole {
+                to[at..at + R].copy_from_slice(chunk);
+                at += depth * R;
+            }
+            if !rest.is_empty() {
+                to[at..at + rest.len()].copy_from_slice(rest);
+            }
         }
     }
 }
 
-/// Line `p` of every panel of `depth` lines.
+/// Words of the numbers of two rows. A missing second row counts as zeros.
 #[inline(always)]
-fn copy_line<W: Word, const R: usize>(
-    first: &[W::Number],
-    second: &[W::Number],
-    join: impl Fn(W::Number, W::Number) -> W,
-    p: usize,
-    depth: usize,
-    to: &mut [W],
-) {
-    let ((whole, rest), (whole_2, rest_2)) = (first.as_chunks::<R>(), second.as_chunks::<R>());
-    let mut at = p * R;
-    for (x, y) in whole.iter().zip(whole_2) {
-        let line = &mut to[at..at + R];
-        for i in 0..R {
-            line[i] = join(x[i], y[i]);
+fn join_row<W: Word>(first: &[W::Number], second: Option<&[W::Number]>, to: &mut [W]) {
+    match second {
+        Some(second) => {
+            for ((to, &x), &y) in to.iter_mut().zip(first).zip(second) {
+                *to = W::join(x, y);
+            }
         }
-        at += depth * R;
-    }
-    if !rest.is_empty() {
-        for ((to, &x), &y) in to[at..at + rest.len()].iter_mut().zip(rest).zip(rest_2) {
-            *to = join(x, y);
+        None => {
+            for (to, &x) in to.iter_mut().zip(first) {
+                *to = W::join(x, W::Number::zeroed());
+            }
         }
     }
 }

@@ -78,15 +78,18 @@ pub(super) mod avx512 {
         }
     }
 
-    /// See [`TileFn`](super::TileFn). `ROWS × 16·WIDTH`: 24 of 32 registers are sums.
+    /// The sums of a tile, not scaled: 24 of 32 registers.
     ///
     /// # Safety
-    /// That of [`TileFn`](super::TileFn).
+    /// That of [`TileFn`](super::TileFn) on `a` and `b`.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
-        let Operands { k, mut a, row: stride, step, mut b, c, ldc, n, alpha, add } = *x;
+    unsafe fn sums<const ROWS: usize, const WIDTH: usize>(
+        k: usize,
+        (mut a, stride, step): (*const f32, usize, usize),
+        mut b: *const f32,
+    ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-        prefetch(c, ldc, ROWS, WIDTH);
         for _ in 0..k {
             // SAFETY: the caller's premise on `a` and `b` for this depth.
             unsafe {
@@ -104,21 +107,32 @@ pub(super) mod avx512 {
             a = a.wrapping_add(step);
             b = b.wrapping_add(NR);
         }
-        let alpha = _mm512_set1_ps(alpha);
+        sums
+    }
+
+    /// See [`TileFn`](super::TileFn).
+    ///
+    /// # Safety
+    /// That of [`TileFn`](super::TileFn).
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
+        prefetch(x.c, x.ldc, ROWS, WIDTH);
+        // SAFETY: the caller's premise.
+        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.b) };
+        let alpha = _mm512_set1_ps(x.alpha);
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
-                let valid = n.saturating_sub(16 * v).min(16);
-                let at = i * ldc + 16 * v;
+                let valid = x.n.saturating_sub(16 * v).min(16);
                 let y = _mm512_mul_ps(sum, alpha);
-                match c {
+                match x.c.add(i * x.ldc + 16 * v) {
                     // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                    Target::F32(c) => unsafe { store_f32(c.wrapping_add(at), valid, y, add) },
-                    Target::BF16(c) => {
+                    Target::F32(c) => unsafe { store_f32(c, valid, y, x.add) },
+                    c => {
                         let mut line = [0.0; 16];
                         // SAFETY: `line` holds 16 numbers; the rest as above.
                         unsafe {
                             _mm512_storeu_ps(line.as_mut_ptr(), y);
-                            store(&line[..valid], Target::BF16(c.wrapping_add(at)), 1.0, add);
+                            store(&line[..valid], c, 1.0, x.add);
                         }
                     }
                 }
@@ -172,23 +186,23 @@ pub(super) mod avx512 {
             for (v, &sum) in row.iter().enumerate() {
                 let valid = x.n.saturating_sub(16 * v).min(16);
                 // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                unsafe { store_any(x.c, i * x.ldc + 16 * v, valid, _mm512_mul_ps(sum, alpha), x.add) };
+                unsafe { store_any(x.c.add(i * x.ldc + 16 * v), valid, _mm512_mul_ps(sum, alpha), x.add) };
             }
         }
     }
 
-    /// Stores `valid` numbers `at` elements after `c`, or adds them.
+    /// Stores `valid` numbers from `c` on, or adds them.
     ///
     /// # Safety
-    /// `valid` numbers from there on may be written.
+    /// `valid` numbers from `c` on may be written.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
-    pub(in crate::gemm) unsafe fn store_any(c: Target, at: usize, valid: usize, y: __m512, add: bool) {
+    pub(in crate::gemm) unsafe fn store_any(c: Target, valid: usize, y: __m512, add: bool) {
         match c {
             // SAFETY: the caller's premise.
-            Target::F32(c) => unsafe { store_f32(c.wrapping_add(at), valid, y, add) },
+            Target::F32(c) => unsafe { store_f32(c, valid, y, add) },
             Target::BF16(c) => {
-                let (mask, at) = (((1u32 << valid) - 1) as __mmask16, c.wrapping_add(at).cast());
+                let (mask, at) = (((1u32 << valid) - 1) as __mmask16, c.cast());
                 // SAFETY: the mask keeps to the caller's premise; types of 256 bits are made into each other.
                 unsafe {
                     let old = _mm256_maskz_loadu_epi16(if add { mask } else { 0 }, at);

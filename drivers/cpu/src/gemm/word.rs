@@ -30,6 +30,12 @@ pub(crate) trait Word: Pod + Send + Sync {
     /// The rows of `a` as rows of words, where its memory can be read so.
     fn words<'a>(a: &Mat<'a, Self::Number>) -> Option<Mat<'a, Self>>;
 
+    /// Writes the rows of `a` as the lines of panels of `R` columns, zeros past the last, if there is a quicker way to
+    /// than joining words one by one; whether there was.
+    fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> bool {
+        false
+    }
+
     /// The tiles for a processor.
     fn tiles(isa: Isa) -> TileTable<Self>;
 }
@@ -86,6 +92,19 @@ impl Word for u32 {
         let numbers = a.as_slice();
         let words = bytemuck::try_cast_slice(&numbers[..numbers.len() & !1]).ok()?;
         even.then(|| Mat::new(words, a.rows(), a.cols() / 2, a.stride() / 2))
+    }
+
+    fn join_rows<const R: usize>(isa: Isa, a: &Mat<'_, bf16>, to: &mut [u32]) -> bool {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => {
+                assert!(to.len() >= a.cols().next_multiple_of(R) * a.rows().div_ceil(2), "panels for every column");
+                // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
+                unsafe { super::join::avx512::<R>(a, to) };
+                true
+            }
+            _ => false,
+        }
     }
 
     fn tiles(isa: Isa) -> TileTable<u32> {
