@@ -215,7 +215,10 @@ fn multiply<C: Output>(
     let table = codes_tiles(job.isa);
     let most = table.len();
     a.check(b, (m, n), most);
-    assert!(a_scales.len() >= count * ROWS && m <= ROWS && b_scales.len() >= count * padded, "scales for every segment");
+    assert!(
+        a_scales.len() >= count * ROWS && m <= ROWS && b_scales.len() >= count * padded,
+        "scales for every segment"
+    );
     for col in (0..n).step_by(NR) {
         let width = NR.min(n - col);
         for (i, row) in (0..m).step_by(most).enumerate() {
@@ -292,7 +295,8 @@ mod tests {
 
     #[test]
     fn spans_cover_the_inner_dimension_once() {
-        for (k, part) in [(0, 1), (1, 1), (128, 128), (700, 700), (512, 512), (99, 33), (300, 150), (40, 1), (1030, 515)]
+        for (k, part) in
+            [(0, 1), (1, 1), (128, 128), (700, 700), (512, 512), (99, 33), (300, 150), (40, 1), (1030, 515)]
         {
             let mut at = 0;
             for span in spans(k, part) {
