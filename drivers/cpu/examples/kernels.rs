@@ -30,6 +30,7 @@ const ATTENTION_KERNELS: &[&str] = &["attention", "attention_grad"];
 const LAYER_KERNELS: &[&str] = &["rmsnorm", "rmsnorm_grad", "rope", "swiglu", "swiglu_grad", "binary"];
 const EXPERT_KERNELS: &[&str] = &["gather_rows", "combine"];
 const ROUTER_KERNELS: &[&str] = &["route", "route_grad", "balance", "sort_by_key"];
+const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize"];
 const TRAINING_KERNELS: &[&str] =
     &["cross_entropy", "adamw", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
 
@@ -98,9 +99,17 @@ impl Bench {
         let first = self.filter.split(' ').next().unwrap_or_default();
         let known = |all: &[&str]| all.contains(&first);
         !known(kernels)
-            && [PRODUCT_KERNELS, ATTENTION_KERNELS, LAYER_KERNELS, EXPERT_KERNELS, ROUTER_KERNELS, TRAINING_KERNELS]
-                .into_iter()
-                .any(known)
+            && [
+                PRODUCT_KERNELS,
+                ATTENTION_KERNELS,
+                LAYER_KERNELS,
+                EXPERT_KERNELS,
+                ROUTER_KERNELS,
+                CODE_KERNELS,
+                TRAINING_KERNELS,
+            ]
+            .into_iter()
+            .any(known)
     }
 
     /// Times `f`, which makes and runs a call of `cost`.
@@ -280,6 +289,42 @@ fn experts(b: &mut Bench, of: DType) {
     time!(b, format!("{of} 2048 × 4 × 256"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
 }
 
+fn codes(b: &mut Bench, of: DType) {
+    if b.skips(CODE_KERNELS) {
+        return;
+    }
+    let (m, n) = (4096, 1024);
+    let offsets = b.indices(1, EXPERTS + 1, |g| m * g * (g + 31) / (EXPERTS * (EXPERTS + 31)));
+    let (x, mut y) = (b.reals(of, m, n), b.reals(of, m, n));
+    let (row, block) = (Tiles::Row { part: n }, Tiles::Block { part: m });
+    let groups = Tiles::Groups { offsets: offsets.view() };
+    let cases = [
+        ("1×128", DType::E4M3, row, false),
+        ("1×128 2ⁿ", DType::E4M3, row, true),
+        ("1×128 2ⁿ", DType::E5M6Pair, row, true),
+        ("128×1", DType::E4M3, Tiles::Column, false),
+        ("128×1 by group", DType::E4M3, groups, false),
+        ("128×128", DType::E4M3, block, false),
+    ];
+    for (name, format, tiles, power_of_two) in cases {
+        let what = format!("{format} {of} {m} × {n}, {name}");
+        let mut codes = T::empty(&b.cpu, &[m, n / format.numbers()], format).expect("memory");
+        let mut scales = T::empty(&b.cpu, &tiles.scales(m, n), DType::F32).expect("memory");
+        time!(b, what, quantize: ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles)
+            .and_then(|y| Quantize::new(x.view(), y, power_of_two)));
+        time!(b, what, dequantize: Scaled::new(codes.view(), scales.view(), tiles)
+            .and_then(|x| Dequantize::new(x, y.view_mut())));
+        if of == DType::F32 && matches!(tiles, Tiles::Row { .. }) {
+            let mut columns = T::empty(&b.cpu, &[m, n], DType::E4M3).expect("memory");
+            let mut again = T::empty(&b.cpu, &Tiles::<()>::Column.scales(m, n), DType::F32).expect("memory");
+            let from = || Scaled::new(codes.view(), scales.view(), tiles);
+            time!(b, format!("{format} {m} × {n}, {name} to 128×1"), requantize:
+                ScaledMut::new(columns.view_mut(), again.view_mut(), Tiles::Column)
+                    .and_then(|y| Requantize::new(from()?, y, power_of_two)));
+        }
+    }
+}
+
 fn router(b: &mut Bench) {
     if b.skips(ROUTER_KERNELS) {
         return;
@@ -346,6 +391,7 @@ fn main() {
     for of in [DType::F32, DType::BF16] {
         layers(&mut bench, of);
         experts(&mut bench, of);
+        codes(&mut bench, of);
         training(&mut bench, of);
         attention(&mut bench, of);
     }

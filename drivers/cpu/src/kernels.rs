@@ -29,25 +29,25 @@ macro_rules! forward {
 
 impl Primitives for Cpu {
     forward! {
-            fill: Fill => run_fill,
-            cast: Cast => run_cast,
-            unary: Unary[y] => run_unary,
-            binary: Binary[x, y] => run_binary,
-            reduce_rows: ReduceRows[x] => run_reduce_rows,
-            sum_columns: SumColumns[x] => run_sum_columns,
-            gemm: Gemm => run_gemm,
-            grouped_gemm: GroupedGemm => run_grouped_gemm,
-            gather_rows: GatherRows => run_gather_rows,
-            scatter_add_rows: ScatterAddRows[x] => run_scatter_add_rows,
-            gather_columns: GatherColumns[x] => run_gather_columns,
-            scatter_add_columns: ScatterAddColumns => run_scatter_add_columns,
-            top_k: TopK => run_top_k,
-            sort_by_key: SortByKey => run_sort_by_key,
-            mask_window: MaskWindow => run_mask_window,
-    random_normal: RandomNormal[y] => run_random_normal,
-            quantize: Quantize => run_quantize,
-            dequantize: Dequantize => run_dequantize,
-        }
+        fill: Fill => run_fill,
+        cast: Cast => run_cast,
+        unary: Unary[y] => run_unary,
+        binary: Binary[x, y] => run_binary,
+        reduce_rows: ReduceRows[x] => run_reduce_rows,
+        sum_columns: SumColumns[x] => run_sum_columns,
+        gemm: Gemm => run_gemm,
+        grouped_gemm: GroupedGemm => run_grouped_gemm,
+        gather_rows: GatherRows => run_gather_rows,
+        scatter_add_rows: ScatterAddRows[x] => run_scatter_add_rows,
+        gather_columns: GatherColumns[x] => run_gather_columns,
+        scatter_add_columns: ScatterAddColumns => run_scatter_add_columns,
+        top_k: TopK => run_top_k,
+        sort_by_key: SortByKey => run_sort_by_key,
+        mask_window: MaskWindow => run_mask_window,
+        random_normal: RandomNormal[y] => run_random_normal,
+        quantize: Quantize[x] => run_quantize,
+        dequantize: Dequantize[y] => run_dequantize,
+    }
 }
 
 impl Kernels for Cpu {
@@ -68,5 +68,6 @@ impl Kernels for Cpu {
         update_bias: UpdateBias => run_update_bias,
         gemm_fp8: GemmFp8 => run_gemm_fp8,
         grouped_gemm_fp8: GroupedGemmFp8 => run_grouped_gemm_fp8,
+        requantize: Requantize => run_requantize,
     }
 }

@@ -123,23 +123,25 @@ macro_rules! kernel {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
-                any($($arg),*)
+                any $(::<$($g),+>)? ($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
-                any($($arg),*)
+                any $(::<$($g),+>)? ($($arg),*)
             }
 
             match isa.level() {
-                $crate::simd::Level::Any => any($($arg),*),
+                $crate::simd::Level::Any => any $(::<$($g),+>)? ($($arg),*),
                 // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe {
+                    avx512 $(::<$($g),+>)? ($($arg),*)
+                },
             }
         }
     };
