@@ -12,7 +12,7 @@ use crate::memory::Buffer;
 use crate::par::rows_per_block;
 
 /// Columns that a task of 128×1 tiles takes: long enough rows to be fetched ahead, few enough for the L2 cache.
-pub(super) const STRIP: usize = 256;
+pub(super) const STRIP: usize = 1024;
 
 /// A group of rows: its first, one past its last, and the number of its first task.
 pub(super) type Group = [u32; 3];
