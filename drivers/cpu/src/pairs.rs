@@ -270,7 +270,7 @@ fn table(isa: Isa) -> TileTable {
     match isa.level() {
         Level::Any => slow::ANY,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if isa.has_bf16() => fast::TABLE,
+        Level::Avx512Bf16 => fast::TABLE,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 => slow::AVX2,
     }

@@ -54,7 +54,7 @@ pub(crate) fn soften(
     total: &mut [f32],
 ) -> [f32; QUERIES] {
     #[cfg(target_arch = "x86_64")]
-    if isa.level() == crate::simd::Level::Avx512 {
+    if isa.has_avx512() {
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::soften(scores, windows, top, total) };
     }
@@ -73,7 +73,7 @@ pub(crate) fn differentiate(
     scale: f32,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if isa.level() == crate::simd::Level::Avx512 {
+    if isa.has_avx512() {
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::differentiate(scores, slopes, windows, lse, means, scale) };
     }

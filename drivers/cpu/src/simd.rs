@@ -2,7 +2,7 @@
 //!
 //! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
-//! innermost tile ([`gemm::tile`](crate::gemm)) is written in intrinsics.
+//! innermost tiles and transposition ([`gemm`](crate::gemm)) are written in intrinsics.
 //!
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
 //! where they can, so those differ between machines in the last bits; on one machine nothing does.
@@ -20,6 +20,9 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with products of pairs of BF16 and permutations of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -27,10 +30,13 @@ impl Isa {
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if Self::has_avx512() {
+            if Self::finds_avx512_bf16() {
+                return Self(Level::Avx512Bf16);
+            }
+            if Self::finds_avx512() {
                 return Self(Level::Avx512);
             }
-            if Self::has_avx2() {
+            if Self::finds_avx2() {
                 return Self(Level::Avx2);
             }
         }
@@ -42,31 +48,44 @@ impl Isa {
         let levels = [
             Some(Level::Any),
             #[cfg(target_arch = "x86_64")]
-            Self::has_avx2().then_some(Level::Avx2),
+            Self::finds_avx2().then_some(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
-            Self::has_avx512().then_some(Level::Avx512),
+            Self::finds_avx512().then_some(Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
         ];
         levels.into_iter().flatten().map(Self)
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn has_avx2() -> bool {
+    fn finds_avx2() -> bool {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn has_avx512() -> bool {
-        Self::has_avx2()
+    fn finds_avx512() -> bool {
+        Self::finds_avx2()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
     }
 
+    /// Whether this is AVX-512, whatever else it is.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512(self) -> bool {
+        matches!(self.0, Level::Avx512 | Level::Avx512Bf16)
+    }
+
     /// Whether the processor multiplies pairs of BF16 numbers (`vdpbf16ps`) beside the rest of AVX-512.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_bf16(self) -> bool {
-        self.0 == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+        self.0 == Level::Avx512Bf16
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn finds_avx512_bf16() -> bool {
+        Self::finds_avx512() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
     }
 
     /// The level. That it is above `Any` proves that the processor has the instructions.
@@ -83,6 +102,8 @@ impl std::fmt::Display for Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512 with bf16",
         })
     }
 }
@@ -118,7 +139,9 @@ macro_rules! kernel {
                 $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$($g),+>)? ($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe {
+                    avx512 $(::<$($g),+>)? ($($arg),*)
+                },
             }
         }
     };
