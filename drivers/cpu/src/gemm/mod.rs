@@ -68,19 +68,10 @@ impl<'a, W: Word> Left<'a, W> {
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
     }
 
-    /// Fetches the rows that the tile after this one reads for the first time, `rows` of panel `panel`.
-    fn fetch(&self, panel: usize, rows: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if self.step == 1 {
-            for row in 0..rows {
-                let row = self.data.as_ptr().wrapping_add(panel * self.panel + row * self.row);
-                for p in (0..self.depth).step_by(16) {
-                    use std::arch::x86_64::*;
-                    // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(p).cast()) };
-                }
-            }
-        }
+    /// Where the words of panel `panel` start, and how far apart a tile fetches them ahead of their use: one line for
+    /// every word of depth if they follow one another, else nothing but what it has.
+    fn ahead(&self, panel: usize, tile_rows: usize) -> (*const W, usize) {
+        if self.panel == tile_rows * self.depth { (self.data.as_ptr().wrapping_add(panel * self.panel), 16) } else { (self.data.as_ptr(), 0) }
     }
 
     /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.
@@ -151,15 +142,14 @@ pub(crate) fn multiply<W: Word, C: Output>(
         let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
-            if col == 0 {
-                a.fetch(i + 1, most.min(m - row - height));
-            }
+            let next = if row + height < m { i + 1 } else { 0 };
             let f = table[height - 1][usize::from(width > 16)];
             let operands = tile::Operands {
                 k,
                 a: a.data.as_ptr().wrapping_add(i * a.panel),
                 row: a.row,
                 step: a.step,
+                ahead: a.ahead(next, most),
                 b: panel,
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,

@@ -229,6 +229,7 @@ fn multiply<C: Output>(
                 a: a.data.as_ptr().wrapping_add(i * a.panel),
                 row: a.row,
                 step: a.step,
+                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }, most),
                 b: b.data[col * b.pitch..].as_ptr(),
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
