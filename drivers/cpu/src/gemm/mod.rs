@@ -68,10 +68,11 @@ impl<'a, W: Word> Left<'a, W> {
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
     }
 
-    /// Where the words of panel `panel` start, and how far apart a tile fetches them ahead of their use: one line for
-    /// every word of depth if they follow one another, else nothing but what it has.
-    fn ahead(&self, panel: usize, tile_rows: usize) -> (*const W, usize) {
-        if self.panel == tile_rows * self.depth { (self.data.as_ptr().wrapping_add(panel * self.panel), 16) } else { (self.data.as_ptr(), 0) }
+    /// Where the words of panel `panel` start, and how far apart lines are fetched ahead of their use, one for every
+    /// word of depth: a line apart if the panel's words follow one another, else nowhere.
+    fn ahead(&self, panel: usize) -> (*const W, usize) {
+        let packed = self.panel == self.step * self.depth || self.step == 1 && self.row == self.depth;
+        (self.data.as_ptr().wrapping_add(panel * self.panel), if packed { 16 } else { 0 })
     }
 
     /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.
@@ -142,14 +143,13 @@ pub(crate) fn multiply<W: Word, C: Output>(
         let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
-            let next = if row + height < m { i + 1 } else { 0 };
             let f = table[height - 1][usize::from(width > 16)];
             let operands = tile::Operands {
                 k,
                 a: a.data.as_ptr().wrapping_add(i * a.panel),
                 row: a.row,
                 step: a.step,
-                ahead: a.ahead(next, most),
+                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
                 b: panel,
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
@@ -211,7 +211,7 @@ impl Cpu {
         add: bool,
     ) -> Result<(), CpuError> {
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let shape = Shape::new::<W>(c.rows(), c.cols(), self.parts());
+        let shape = Shape::new::<W>(c.rows(), c.cols(), self.threads());
         let job = Job { isa: self.isa(), form, alpha, add };
         self.blocks(2 * c.rows() * c.cols() * k, shape, shape.scratch::<W, A, B, C>(k), c, |at, c, scratch| {
             job.run::<W, A, B, C>(&a, &b, at, c, scratch);
@@ -229,12 +229,6 @@ impl Cpu {
     ) -> Result<(), CpuError> {
         let blocks = Tiles::new(c, shape.rows, shape.cols);
         self.for_each_with(work(flops), scratch, blocks, |_, mut c, scratch| f((c.row, c.col), &mut c, scratch))
-    }
-
-    /// Tasks to cut a product into, where it is large enough: some for each thread, so that one that is held up does
-    /// not keep the others waiting.
-    fn parts(&self) -> usize {
-        if self.threads() == 1 { 1 } else { 4 * self.threads() }
     }
 }
 
