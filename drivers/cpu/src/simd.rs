@@ -203,12 +203,12 @@ fn accumulate<X: Real, Y: Real>(
 ) -> [f32; LANES] {
     let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<{ DEPTH * LANES }>(), y.as_chunks::<{ DEPTH * LANES }>());
     for (x, y) in xs.iter().zip(ys) {
-        for i in 0..LANES {
-            let mut lane = lanes[i];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            let mut sum = *lane;
             for at in (i..DEPTH * LANES).step_by(LANES) {
-                lane = f(lane, x[at].load(), y[at].load());
+                sum = f(sum, x[at].load(), y[at].load());
             }
-            lanes[i] = lane;
+            *lane = sum;
         }
     }
     let ((xs, x_tail), (ys, y_tail)) = (x_rest.as_chunks::<LANES>(), y_rest.as_chunks::<LANES>());

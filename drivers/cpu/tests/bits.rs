@@ -62,6 +62,7 @@ impl<D: Kernels> Record<'_, D> {
     fn keep(&mut self, name: &'static str, t: &Tensor<D>) {
         let bits: Vec<u32> = match t.dtype() {
             DType::BF16 => t.download::<D, u16>(self.0).unwrap().into_iter().map(u32::from).collect(),
+            DType::E4M3 => t.download::<D, u8>(self.0).unwrap().into_iter().map(u32::from).collect(),
             _ => t.download(self.0).unwrap(),
         };
         let value = |&b: &u32| match t.dtype() {
@@ -81,6 +82,7 @@ fn run<D: Kernels>(device: &D, of: DType) -> Results {
     experts(device, &mut input, &mut out);
     attention(device, &mut input, &mut out);
     training(device, &mut input, &mut out);
+    codes(device, &mut input, &mut out);
     out.1
 }
 
@@ -287,6 +289,40 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     out.keep("scatter_add_rows", &table);
 }
 
+/// Matrices of several blocks and strips in every tiling, encoded, decoded, and encoded anew.
+fn codes<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
+    let (m, n) = (300, 1100);
+    let offsets = input.given(1, 4, &[0, 130, 131, m as u32]);
+    let every = [
+        Tiles::Row { part: 550 },
+        Tiles::Block { part: 150 },
+        Tiles::Column,
+        Tiles::Groups { offsets: offsets.view() },
+    ];
+    let blank = |tiles: &Tiles<'_, D::Buffer>| {
+        let scales = Tensor::<D>::zeros(device, &tiles.scales(m, n), DType::F32).unwrap();
+        (Tensor::<D>::empty(device, &[m, n], DType::E4M3).unwrap(), scales)
+    };
+    for (i, tiles) in every.into_iter().enumerate() {
+        let (x, mut y, power_of_two) = (input.reals(m, n), input.blank(m, n), i % 2 == 1);
+        let (mut codes, mut scales) = blank(&tiles);
+        let to = ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles).unwrap();
+        device.quantize(Quantize::new(x.view(), to, power_of_two).unwrap()).unwrap();
+        let from = Scaled::new(codes.view(), scales.view(), tiles).unwrap();
+        device.dequantize(Dequantize::new(from, y.view_mut()).unwrap()).unwrap();
+        let tiles = every[(i + 2) % 4];
+        let (mut new_codes, mut new_scales) = blank(&tiles);
+        let to = ScaledMut::new(new_codes.view_mut(), new_scales.view_mut(), tiles).unwrap();
+        device.requantize(Requantize::new(from, to, power_of_two).unwrap()).unwrap();
+        for t in [&codes, &scales, &y, &new_codes, &new_scales] {
+            out.keep(EXACT, t);
+        }
+    }
+}
+
+/// The name of results that have one right value.
+const EXACT: &str = "codes";
+
 /// The types of activations, and how far results over them may be from the reference, of the largest.
 const TYPES: [(DType, f64); 2] = [(DType::F32, 2e-5), (DType::BF16, 1e-2)];
 
@@ -297,7 +333,8 @@ fn near_the_reference_on_every_instruction_set() {
         for isa in Isa::all() {
             let got = run(&Cpu::with(2, isa), of);
             assert_eq!(got.len(), want.len());
-            for (i, ((name, got, _), (_, want, _))) in got.iter().zip(&want).enumerate() {
+            for (i, ((name, got, bits), (_, want, right))) in got.iter().zip(&want).enumerate() {
+                assert!(*name != EXACT || bits == right, "{of} {name} (result {i}) on {isa:?}");
                 let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
                 for (at, (got, want)) in got.iter().zip(want).enumerate() {
                     let off = (got - want).abs() / scale;

@@ -1,8 +1,46 @@
 //! Codes in vectors: the bits of [`fathom_core::fp8`] without branches.
 
-use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE};
+use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair, unpack_pair};
 
 use crate::real::Real;
+
+/// What numbers are multiplied with or divided by: one for all, or one for each.
+#[derive(Clone, Copy)]
+pub(super) enum Scale<'a> {
+    Times(f32),
+    TimesEach(&'a [f32]),
+    Over(f32),
+    OverEach(&'a [f32]),
+}
+
+impl<'a> Scale<'a> {
+    /// Those of the numbers from `at` on.
+    fn from(self, at: usize) -> Self {
+        match self {
+            Self::TimesEach(scales) => Self::TimesEach(&scales[at..]),
+            Self::OverEach(scales) => Self::OverEach(&scales[at..]),
+            one => one,
+        }
+    }
+
+    /// `f(x[i] scaled, y[i])` for every `i`.
+    ///
+    /// Slices are walked together and not indexed: where an index is checked, the compiler leaves the last vector to
+    /// be done one number at a time.
+    #[inline(always)]
+    fn apply<X: Copy, Y>(self, x: &[X], y: &mut [Y], load: impl Fn(X) -> f32, f: impl Fn(f32, &mut Y)) {
+        match self {
+            Self::Times(scale) => x.iter().zip(y).for_each(|(&x, y)| f(load(x) * scale, y)),
+            Self::Over(scale) => x.iter().zip(y).for_each(|(&x, y)| f(load(x) / scale, y)),
+            Self::TimesEach(scales) => {
+                x.iter().zip(y).zip(scales).for_each(|((&x, y), &scale)| f(load(x) * scale, y));
+            }
+            Self::OverEach(scales) => {
+                x.iter().zip(y).zip(scales).for_each(|((&x, y), &scale)| f(load(x) / scale, y));
+            }
+        }
+    }
+}
 
 /// A format as it lies in memory.
 pub(super) trait Format: Code {
@@ -11,11 +49,11 @@ pub(super) trait Format: Code {
     /// See [`NUMBERS`](Self::NUMBERS).
     const BYTES: usize;
 
-    /// Stores the code of `scaled(i, x[i])`, which must be finite, for every `i`.
-    fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]);
+    /// Stores the codes of `x` scaled, which must be finite.
+    fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]);
 
-    /// `y[i] = scaled(i, number of code i)`.
-    fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]);
+    /// The numbers of `codes`, scaled.
+    fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]);
 }
 
 macro_rules! bytes {
@@ -25,63 +63,56 @@ macro_rules! bytes {
             const BYTES: usize = 1;
 
             #[inline(always)]
-            fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]) {
-                for (i, (to, &x)) in to.iter_mut().zip(x).enumerate() {
-                    *to = encode::<Self>(scaled(i, x.load())) as u8;
-                }
+            fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]) {
+                scale.apply(x, to, X::load, |x, to| *to = encode::<Self>(x) as u8);
             }
 
             #[inline(always)]
-            fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]) {
-                for (i, (y, &code)) in y.iter_mut().zip(codes).enumerate() {
-                    *y = Y::store(scaled(i, decode::<Self>(code.into())));
-                }
+            fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+                scale.apply(codes, y, |code| decode::<Self>(code.into()), |x, y| *y = Y::store(x));
             }
         })*
     };
 }
 bytes!(E4M3, E5M2);
 
-/// Two numbers in three bytes; both slices hold whole pairs.
+/// Two numbers in three bytes; slices hold whole pairs.
 impl Format for E5M6 {
     const NUMBERS: usize = 2;
     const BYTES: usize = 3;
 
     #[inline(always)]
-    fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]) {
+    fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]) {
         let mut codes = [0u16; TILE];
-        for (at, (x, to)) in x.chunks(TILE).zip(to.chunks_mut(TILE / 2 * 3)).enumerate() {
-            for (i, (code, &x)) in codes.iter_mut().zip(x).enumerate() {
-                *code = encode::<Self>(scaled(at * TILE + i, x.load())) as u16;
-            }
+        for (i, (x, to)) in x.chunks(TILE).zip(to.chunks_mut(TILE / 2 * 3)).enumerate() {
+            scale.from(i * TILE).apply(x, &mut codes[..x.len()], X::load, |x, to| *to = encode::<Self>(x) as u16);
             let (twice, last) = to.as_chunks_mut::<6>();
             let (fours, rest) = codes[..x.len()].as_chunks::<4>();
             for (to, &[a, b, c, d]) in twice.iter_mut().zip(fours) {
                 let all = u64::from(a) | u64::from(b) << 12 | u64::from(c) << 24 | u64::from(d) << 36;
                 to.copy_from_slice(&all.to_le_bytes()[..6]);
             }
-            if let (&[a, b], [to @ ..]) = (rest, last) {
-                to.copy_from_slice(&fathom_core::fp8::pack_pair(a, b));
+            if let &[a, b] = rest {
+                last.copy_from_slice(&pack_pair(a, b));
             }
         }
     }
 
     #[inline(always)]
-    fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]) {
+    fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
         let mut unpacked = [0u16; TILE];
-        for (at, (from, y)) in codes.chunks(TILE / 2 * 3).zip(y.chunks_mut(TILE)).enumerate() {
+        for (i, (from, y)) in codes.chunks(TILE / 2 * 3).zip(y.chunks_mut(TILE)).enumerate() {
             let (twice, last) = from.as_chunks::<6>();
             for (to, &[a, b, c, d, e, f]) in unpacked.as_chunks_mut::<4>().0.iter_mut().zip(twice) {
                 let all = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
                 *to = [0, 12, 24, 36].map(|shift| (all >> shift & 0xfff) as u16);
             }
             if let &[a, b, c] = last {
-                let (first, second) = fathom_core::fp8::unpack_pair([a, b, c]);
+                let (first, second) = unpack_pair([a, b, c]);
                 unpacked[twice.len() * 4..][..2].copy_from_slice(&[first, second]);
             }
-            for (i, (y, &code)) in y.iter_mut().zip(&unpacked).enumerate() {
-                *y = Y::store(scaled(at * TILE + i, decode::<Self>(code.into())));
-            }
+            let unpacked = &unpacked[..y.len()];
+            scale.from(i * TILE).apply(unpacked, y, |code| decode::<Self>(code.into()), |x, y| *y = Y::store(x));
         }
     }
 }
@@ -129,13 +160,13 @@ mod tests {
 
     kernel! {
         fn put<C: Format>(x: &[f32], to: &mut [u8]) {
-            C::put(x, |_, x| x, to);
+            C::put(x, Scale::Over(1.0), to);
         }
     }
 
     kernel! {
         fn get<C: Format>(codes: &[u8], y: &mut [f32]) {
-            C::get(codes, |_, x| x, y);
+            C::get(codes, Scale::Times(1.0), y);
         }
     }
 
@@ -161,7 +192,7 @@ mod tests {
         let all: Vec<u16> = (0..2 * C::SIGN).collect();
         let pack = |codes: &[u16]| -> Vec<u8> {
             if pair {
-                codes.chunks(2).flat_map(|two| fathom_core::fp8::pack_pair(two[0], two[1])).collect()
+                codes.chunks(2).flat_map(|two| pack_pair(two[0], two[1])).collect()
             } else {
                 codes.iter().map(|&c| c as u8).collect()
             }

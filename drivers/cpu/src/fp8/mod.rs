@@ -22,8 +22,8 @@ use crate::par::{BLOCK, Blocks, Tile, Tiles};
 use crate::real::Real;
 use crate::simd::kernel;
 use crate::{Cpu, Isa};
-use codes::Format;
-use tiling::{Group, STRIP, Scales, Shape, Tiling};
+use codes::{Format, Scale};
+use tiling::{Group, STRIP, Shape, Tiling};
 
 /// `$body` with `$C` as the format of codes of type `$dtype`, which a call has checked.
 macro_rules! with_format {
@@ -59,16 +59,10 @@ fn largest<X: Real>(x: &[X]) -> u32 {
     x.iter().fold(0, |most, &x| most.max(magnitude(x)))
 }
 
-/// Stores the codes of `x / scale`.
+/// What numbers are divided by to be encoded. By a power of two they may be multiplied instead, which is as exact.
 #[inline(always)]
-fn put<C: Format, X: Real>(x: &[X], scale: f32, power_of_two: bool, to: &mut [u8]) {
-    if power_of_two {
-        // Exact, as the division is.
-        let inverse = 1.0 / scale;
-        C::put(x, |_, x| x * inverse, to);
-    } else {
-        C::put(x, |_, x| x / scale, to);
-    }
+fn over<'a>(scale: f32, power_of_two: bool) -> Scale<'a> {
+    if power_of_two { Scale::Times(1.0 / scale) } else { Scale::Over(scale) }
 }
 
 kernel! {
@@ -91,7 +85,7 @@ kernel! {
             let scale = scale_of(f32::from_bits(most), C::MAX, power_of_two);
             *to_scale = scale;
             let to = &mut to[columns.start / C::NUMBERS * C::BYTES..columns.end / C::NUMBERS * C::BYTES];
-            put::<C, X>(tile, scale, power_of_two, to);
+            C::put(tile, over(scale, power_of_two), to);
         }
         None
     }
@@ -111,7 +105,7 @@ kernel! {
         }
         *scale = scale_of(f32::from_bits(most), C::MAX, power_of_two);
         for r in 0..x.rows() {
-            put::<C, X>(x.row(r), *scale, power_of_two, to.row(r));
+            C::put(x.row(r), over(*scale, power_of_two), to.row(r));
         }
         true
     }
@@ -140,22 +134,15 @@ kernel! {
         }
         let scales = &scales[..x.cols()];
         for r in 0..x.rows() {
-            C::put(x.row(r), |c, x| x / scales[c], to.row(r));
+            C::put(x.row(r), Scale::OverEach(scales), to.row(r));
         }
         None
     }
 }
 
 kernel! {
-    fn decode_one<C: Format, Y: Real>(codes: &[u8], scale: f32, y: &mut [Y]) {
-        C::get(codes, |_, x| x * scale, y);
-    }
-}
-
-kernel! {
-    fn decode_each<C: Format, Y: Real>(codes: &[u8], scales: &[f32], y: &mut [Y]) {
-        let scales = &scales[..y.len()];
-        C::get(codes, |c, x| x * scales[c], y);
+    fn decode<C: Format, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        C::get(codes, scale, y);
     }
 }
 
@@ -179,13 +166,10 @@ impl<'a> Decoder<'a> {
     fn row<Y: Real>(&self, r: usize, cols: Range<usize>, y: &mut [Y]) {
         let (bytes, numbers) = (self.dtype.size(), self.dtype.numbers());
         let row = self.codes.row(r);
-        self.tiling.pieces(r, cols.clone(), &self.scales, |piece, scales| {
+        self.tiling.pieces(r, cols.clone(), &self.scales, |piece, scale| {
             let codes = &row[piece.start / numbers * bytes..piece.end / numbers * bytes];
             let y = &mut y[piece.start - cols.start..piece.end - cols.start];
-            with_format!(self.dtype, C => match scales {
-                Scales::One(scale) => decode_one::<C, Y>(self.isa, codes, scale, y),
-                Scales::Each(scales) => decode_each::<C, Y>(self.isa, codes, scales, y),
-            });
+            with_format!(self.dtype, C => decode::<C, Y>(self.isa, codes, scale, y));
         });
     }
 }
@@ -232,7 +216,7 @@ impl Cpu {
         const OP: &str = "requantize";
         let mut groups = self.alloc_f32(3 * Tiling::groups(&call.x.tiles))?;
         let x = Decoder::new(OP, self.isa(), &call.x, as_groups(&mut groups))?;
-        let scratch = BLOCK.max(call.x.cols());
+        let scratch = BLOCK.max(TILE * STRIP).max(call.x.cols());
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, scratch, &x))
     }
 

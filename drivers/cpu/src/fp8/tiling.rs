@@ -5,13 +5,14 @@ use std::ops::Range;
 use fathom_core::device::Tiles;
 use fathom_core::fp8::TILE;
 
+use super::codes::Scale;
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
 use crate::par::rows_per_block;
 
-/// Columns that a task of 128×1 tiles takes: a cache line of codes.
-pub(super) const STRIP: usize = 64;
+/// Columns that a task of 128×1 tiles takes: long enough rows to be fetched ahead, few enough for the L2 cache.
+pub(super) const STRIP: usize = 1024;
 
 /// A group of rows: its first, one past its last, and the number of its first task.
 pub(super) type Group = [u32; 3];
@@ -36,12 +37,6 @@ enum Kind<'a> {
     Column {
         groups: &'a [Group],
     },
-}
-
-/// The scales of some columns of a row.
-pub(super) enum Scales<'a> {
-    One(f32),
-    Each(&'a [f32]),
 }
 
 /// What one task encodes.
@@ -131,13 +126,13 @@ impl<'a> Tiling<'a> {
         }
     }
 
-    /// Calls `f` with pieces of the columns `cols` of row `r`, and their scales. A row of no group has none.
+    /// Calls `f` with pieces of the columns `cols` of row `r`, and what their codes are multiplied with. A row of no group has none.
     pub(super) fn pieces(
         &self,
         r: usize,
         cols: Range<usize>,
         scales: &Mat<'_, f32>,
-        mut f: impl FnMut(Range<usize>, Scales<'_>),
+        mut f: impl FnMut(Range<usize>, Scale<'_>),
     ) {
         match self.kind {
             Kind::Row { part } => {
@@ -145,7 +140,7 @@ impl<'a> Tiling<'a> {
                 while at < cols.end {
                     let (first, tile) = (at / part * part, at % part / TILE);
                     let end = cols.end.min(first + part.min((tile + 1) * TILE));
-                    f(at..end, Scales::One(scales.row(r)[at / part * part.div_ceil(TILE) + tile]));
+                    f(at..end, Scale::Times(scales.row(r)[at / part * part.div_ceil(TILE) + tile]));
                     at = end;
                 }
             }
@@ -154,7 +149,7 @@ impl<'a> Tiling<'a> {
                 let mut at = cols.start;
                 while at < cols.end {
                     let end = cols.end.min((at / TILE + 1) * TILE);
-                    f(at..end, Scales::One(scales.row(line)[at / TILE]));
+                    f(at..end, Scale::Times(scales.row(line)[at / TILE]));
                     at = end;
                 }
             }
@@ -164,7 +159,7 @@ impl<'a> Tiling<'a> {
                 let Some(group) = after.checked_sub(1) else { return };
                 let [start, end, _] = groups[group].map(|v| v as usize);
                 if r < end {
-                    f(cols.clone(), Scales::Each(&scales.row(start / TILE + group + (r - start) / TILE)[cols]));
+                    f(cols.clone(), Scale::TimesEach(&scales.row(start / TILE + group + (r - start) / TILE)[cols]));
                 }
             }
         }
