@@ -1,14 +1,14 @@
 //! Matrix products.
 //!
-//! Factors are F32 or BF16. Two BF16 factors are multiplied in pairs where the processor has an instruction for that;
-//! in every other case what is BF16 is made f32 first. Either way the product is over [`Word`]s, and sums are f32; a
-//! BF16 result is rounded once, at the end.
+//! Factors are F32, BF16, or E4M3 codes with scales. Two BF16 factors are multiplied in pairs where the processor has an
+//! instruction for that, and so are codes ([`scaled`]); in every other case what is not F32 is made so first. Either way
+//! the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
-//! The result is cut into blocks, one task each. A task packs its columns of `b` into panels ([`pack`]), [`DEPTH`] of
-//! the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing is shared
-//! between tasks and nothing is reduced across them, so an element of `c` is always the same chain of multiply-adds:
-//! rising `k`, a new chain every [`DEPTH`]. Which block it lies in, and how many rows or columns there are besides,
-//! does not matter to its bits.
+//! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
+//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing
+//! is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
+//! multiply-adds: rising `k`, a new chain every [`DEPTH`] (every segment, for codes). Which block it lies in, and how
+//! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
 mod block;
 mod codes;

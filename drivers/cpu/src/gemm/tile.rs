@@ -249,10 +249,10 @@ pub(super) mod avx512 {
         }
     }
 
-    /// See [`CodesFn`](super::CodesFn).
+    /// See [`CodesFn`].
     ///
     /// # Safety
-    /// That of [`CodesFn`](super::CodesFn).
+    /// That of [`CodesFn`].
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
     unsafe fn tile_of_codes<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>, scales: &Scales<'_>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
@@ -389,10 +389,10 @@ pub(super) mod any {
         ];
     }
 
-    /// See [`TileFn`](super::TileFn). Multiplies and adds without fusing: not every processor can.
+    /// See [`TileFn`]. Multiplies and adds without fusing: not every processor can.
     ///
     /// # Safety
-    /// That of [`TileFn`](super::TileFn).
+    /// That of [`TileFn`].
     unsafe fn tile<W: Word, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for part in 0..4 * WIDTH {
