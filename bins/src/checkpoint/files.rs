@@ -298,8 +298,8 @@ impl FoundTensor {
         self.scales.as_ref().map(|(_, scales)| scales.as_slice())
     }
 
-    /// The rows in pieces of about [`CHUNK`] elements, each of which begins where a block of this tensor does, and where one
-    /// of `block` rows does.
+    /// The rows in pieces of about a million elements, each of which begins where a block of this tensor does, and where
+    /// one of `block` rows does.
     pub fn chunks(&self, block: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, own) = (self.rows, self.scales.as_ref().map_or(1, |(block, _)| block[0]));
         let unit = match (own, block.max(1)) {
