@@ -1,6 +1,10 @@
+use std::ops::Range;
+use std::rc::Rc;
+
 use fathom_core::DType;
 use fathom_core::device::{
-    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, Kernels, Primitives, Quantize, Scaled, ScaledMut, Tiles,
+    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Primitives, Quantize, Scaled,
+    ScaledMut, Tiles,
 };
 use fathom_core::tensor::Tensor;
 use half::bf16;
@@ -249,19 +253,30 @@ struct Quantized {
     tiles: Kind,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Kind {
     Row(usize),
     Block(usize),
     Column,
+    Groups(Rc<Tensor<Cpu>>),
 }
 
 impl Kind {
-    fn tiles(self) -> Tiles<'static, crate::Buffer> {
+    fn tiles(&self) -> Tiles<'_, crate::Buffer> {
         match self {
-            Self::Row(part) => Tiles::Row { part },
-            Self::Block(part) => Tiles::Block { part },
+            Self::Row(part) => Tiles::Row { part: *part },
+            Self::Block(part) => Tiles::Block { part: *part },
             Self::Column => Tiles::Column,
+            Self::Groups(offsets) => Tiles::Groups { offsets: offsets.view() },
+        }
+    }
+
+    /// Those of both factors of a product whose weight has `n` rows.
+    fn of(form: Form, n: usize, k: usize) -> [Self; 2] {
+        match form {
+            Form::Nt => [Self::Row(k), Self::Block(n)],
+            Form::Nn => [Self::Row(n), Self::Block(n)],
+            Form::Tn => [Self::Column, Self::Column],
         }
     }
 }
@@ -270,7 +285,7 @@ impl Quantized {
     fn new(cpu: &Cpu, rows: usize, cols: usize, tiles: Kind, values: &[f32]) -> Self {
         let x = tensor(cpu, DType::F32, rows, cols, values);
         let mut codes = Tensor::<Cpu>::empty(cpu, &[rows, cols], DType::E4M3).unwrap();
-        let mut scales = Tensor::<Cpu>::empty(cpu, &tiles.tiles().scales(rows, cols), DType::F32).unwrap();
+        let mut scales = Tensor::<Cpu>::zeros(cpu, &tiles.tiles().scales(rows, cols), DType::F32).unwrap();
         let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles.tiles()).unwrap();
         cpu.quantize(Quantize::new(x.view(), y, false).unwrap()).unwrap();
         Self { codes, scales, tiles }
@@ -284,11 +299,8 @@ impl Quantized {
 /// The product, and what it should be: that of the decoded factors.
 fn scaled_product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], part: usize, to: DType) -> (Vec<f32>, Vec<f32>) {
     let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
-    let (of_a, of_b) = match form {
-        Form::Nt => (Kind::Row(k), Kind::Block(n)),
-        Form::Nn => (Kind::Row(part), Kind::Block(part)),
-        Form::Tn => (Kind::Column, Kind::Column),
-    };
+    // In `Nn` it is the inner dimension that falls into parts.
+    let [of_a, of_b] = if form == Form::Nn { Kind::of(form, part, n) } else { Kind::of(form, n, k) };
     let a = Quantized::new(cpu, ar, ac, of_a, &numbers(m * k, 1));
     let b = Quantized::new(cpu, br, bc, of_b, &numbers(n * k, 2));
     let [got, want] = [true, false].map(|codes| {
@@ -352,6 +364,76 @@ fn a_row_of_codes_has_the_same_bits_alone() {
         let together = product(m, &values);
         for r in (0..m).step_by(7) {
             assert_eq!(product(1, &values[r * k..][..k]), together[r * n..][..n], "{form:?} row {r} on {isa:?}");
+        }
+    }
+}
+
+/// Input rows, output rows and weights of some groups, and how many of each there are.
+struct Groups<'a> {
+    ends: &'a [usize],
+    n: usize,
+    k: usize,
+    values: [&'a [f32]; 3],
+}
+
+impl Groups<'_> {
+    /// Both factors of the product of groups `g`, their weights under one another, and the shape of the result.
+    #[allow(clippy::type_complexity)]
+    fn factors(&self, form: Form, g: Range<usize>) -> ([(usize, usize, Vec<f32>); 2], (usize, usize)) {
+        let Self { ends, n, k, values: [input, output, weight] } = *self;
+        let (rows, weights) = (ends[g.start]..ends[g.end], g.start * n..g.end * n);
+        let part = |x: &[f32], rows: &Range<usize>, cols: usize| {
+            (rows.len(), cols, x[rows.start * cols..rows.end * cols].to_vec())
+        };
+        let (x, y, w) = (part(input, &rows, k), part(output, &rows, n), part(weight, &weights, k));
+        match form {
+            Form::Nt => ([x, w], (rows.len(), n)),
+            Form::Nn => ([y, w], (rows.len(), k)),
+            Form::Tn => ([y, x], (weights.len(), k)),
+        }
+    }
+
+    /// The product of group `g`.
+    fn one(&self, cpu: &Cpu, form: Form, g: usize) -> Vec<f32> {
+        let ([a, b], c) = self.factors(form, g..g + 1);
+        let [of_a, of_b] = Kind::of(form, self.n, self.k);
+        let (a, b) = (Quantized::new(cpu, a.0, a.1, of_a, &a.2), Quantized::new(cpu, b.0, b.1, of_b, &b.2));
+        let mut c = Tensor::<Cpu>::zeros(cpu, &[c.0, c.1], DType::F32).unwrap();
+        cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), false).unwrap()).unwrap();
+        numbers_of(cpu, &c)
+    }
+
+    /// The products of all groups.
+    fn all(&self, cpu: &Cpu, form: Form) -> Vec<f32> {
+        let groups = self.ends.len() - 1;
+        let ([a, b], c) = self.factors(form, 0..groups);
+        let offsets: Vec<u32> = self.ends.iter().map(|&e| e as u32).collect();
+        let offsets = Rc::new(Tensor::<Cpu>::from_slice(cpu, &[1, groups + 1], DType::U32, &offsets).unwrap());
+        let [of_a, of_b] = match form {
+            Form::Tn => [Kind::Groups(offsets.clone()), Kind::Groups(offsets.clone())],
+            _ => Kind::of(form, self.n, self.k),
+        };
+        let (a, b) = (Quantized::new(cpu, a.0, a.1, of_a, &a.2), Quantized::new(cpu, b.0, b.1, of_b, &b.2));
+        let mut c = Tensor::<Cpu>::zeros(cpu, &[c.0, c.1], DType::F32).unwrap();
+        let call = GroupedGemmFp8::new(form, groups, a.scaled(), b.scaled(), offsets.view(), c.view_mut()).unwrap();
+        cpu.grouped_gemm_fp8(call).unwrap();
+        numbers_of(cpu, &c)
+    }
+}
+
+#[test]
+fn a_group_of_codes_is_a_product_of_its_own() {
+    let (ends, n, k) = ([0, 5, 5, 300, 431, 431], 40, 150);
+    let groups = ends.len() - 1;
+    let values = [numbers(431 * k, 1), numbers(431 * n, 2), numbers(groups * n * k, 3)];
+    let g = Groups { ends: &ends, n, k, values: values.each_ref().map(|v| &v[..]) };
+    for (isa, form) in Isa::all().flat_map(|isa| FORMS.map(|f| (isa, f))) {
+        let cpu = Cpu::with(1, isa);
+        let all = g.all(&cpu, form);
+        let alone: Vec<f32> = (0..groups).flat_map(|i| g.one(&cpu, form, i)).collect();
+        assert_eq!(all, alone, "{form:?} on {isa:?}");
+        for threads in [2, 5] {
+            assert_eq!(all, g.all(&Cpu::with(threads, isa), form), "{form:?} on {threads} threads");
         }
     }
 }
