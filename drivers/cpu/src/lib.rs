@@ -8,7 +8,7 @@
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
-//! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
+//! | `factor` | F32 and BF16 as factors of attention's products |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
@@ -37,7 +37,6 @@ mod mat;
 mod memory;
 mod norm;
 mod optimizer;
-mod pairs;
 mod par;
 mod random;
 mod real;

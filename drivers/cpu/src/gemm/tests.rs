@@ -189,13 +189,7 @@ fn views_of_any_start_and_stride_give_the_same_bits() {
     }
 }
 
-fn grouped(
-    cpu: &Cpu,
-    types: Types,
-    form: Form,
-    offsets: &[u32],
-    [r, n, k]: [usize; 3],
-) -> (Vec<f32>, [Vec<f32>; 2]) {
+fn grouped(cpu: &Cpu, types: Types, form: Form, offsets: &[u32], [r, n, k]: [usize; 3]) -> (Vec<f32>, [Vec<f32>; 2]) {
     let g = offsets.len() - 1;
     let (input, weights, output) = ((r, k), (g * n, k), (r, n));
     let (sa, sb, sc) = match form {
