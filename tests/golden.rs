@@ -5,7 +5,7 @@ use fathom_core::device::{Host, Kernels};
 use fathom_core::layer::Precision;
 use fathom_core::model::Batch;
 use fathom_core::train::schedule::Rates;
-use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_core::train::{Hyperparameters, StepReport, Trainer};
 use fathom_tests::Golden;
 
 /// λ with which the gradients of the multi-token-prediction case were made.
@@ -64,27 +64,49 @@ fn check_gradients<D: Kernels>(device: &D, case: &str, golden: &Golden, trainer:
     println!("{case}: {checked} gradients within {worst:.1e}");
 }
 
-fn check_trajectory<D: Kernels>(device: &D, case: &str) {
-    let golden = Golden::load(case);
+/// Twenty steps, and the expert bias at the end.
+fn trajectory<D: Kernels>(device: &D, golden: &Golden) -> (Vec<StepReport>, Vec<f32>) {
     let (shape, tokens) = &golden.tokens["train.tokens"];
     let model = golden.model(device, Precision::F32);
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
-    let (mut loss, mut norm) = (0.0f64, 0.0f64);
-    for (step, tokens) in tokens.chunks_exact(shape[1] * shape[2]).enumerate() {
+    let steps = tokens.chunks_exact(shape[1] * shape[2]).map(|tokens| {
         let batch = Batch::new(tokens, shape[2] - 1, None, golden.config.vocab_size).unwrap();
-        let report = trainer.step(&batch, 1, &rates()).unwrap();
-        loss = loss.max((report.loss - f64::from(golden.floats["train.loss"][step])).abs());
-        let want = f64::from(golden.floats["train.grad_norm"][step]);
-        norm = norm.max((report.grad_norm - want).abs() / want);
+        trainer.step(&batch, 1, &rates()).unwrap()
+    });
+    let reports = steps.collect();
+    let bias = trainer.model.routers.iter().flat_map(|router| router.bias.download::<D, f32>(device).unwrap());
+    (reports, bias.collect())
+}
+
+/// Compares a trajectory with transformers'. Which experts a token goes to can hang on the last bit of a score; a device
+/// whose sums round otherwise may then choose otherwise in a tie, and from there on its trajectory is another one. That
+/// shows in the loads: where a few differ from those of the reference device, the steps before are held to the bounds.
+fn check_trajectory<D: Kernels>(device: &D, case: &str) {
+    let golden = Golden::load(case);
+    let (reports, bias) = trajectory(device, &golden);
+    let (reference, _) = trajectory(&Host::new(), &golden);
+    let moved = |step: usize| -> f32 {
+        let loads = reports[step].load.layers.iter().flatten().zip(reference[step].load.layers.iter().flatten());
+        loads.map(|(a, b)| (a - b).abs()).sum()
+    };
+    let same = (0..reports.len()).position(|step| moved(step) > 0.0).unwrap_or(reports.len());
+    let (mut loss, mut norm) = (0.0f64, 0.0f64);
+    for (step, report) in reports.iter().enumerate() {
+        let off = (report.loss - f64::from(golden.floats["train.loss"][step])).abs();
+        assert!(off < 2e-2, "{case}: step {step}: the loss differs by {off}");
+        if step < same {
+            let want = f64::from(golden.floats["train.grad_norm"][step]);
+            loss = loss.max(off);
+            norm = norm.max((report.grad_norm - want).abs() / want);
+        }
     }
-    println!("{case}: losses within {loss:.1e}, gradient norms within {norm:.1e} relative");
+    println!("{case}: {same} steps: losses within {loss:.1e}, gradient norms within {norm:.1e} relative");
     assert!(loss < 2e-4, "{case}: a loss differs by {loss}");
     assert!(norm < 1e-3, "{case}: a gradient norm differs by {norm}");
-    if let Some(want) = golden.floats.get("train.bias") {
-        let mut bias: Vec<f32> = Vec::new();
-        for router in &trainer.model.routers {
-            bias.extend(router.bias.download::<D, f32>(device).unwrap());
-        }
+    if same < reports.len() {
+        println!("{case}: step {same}: {} choices differ from the reference device's", moved(same) / 2.0);
+        assert!(same >= 10 && moved(same) <= 4.0, "{case}: step {same}: more than a tie was chosen otherwise");
+    } else if let Some(want) = golden.floats.get("train.bias") {
         let worst = bias.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{case}: expert bias within {worst:.1e}");
         assert_eq!(bias.len(), want.len());

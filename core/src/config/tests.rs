@@ -211,6 +211,7 @@ fn bad_fields_are_named() {
         ("rope_scaling.beta_slow", |c| c.rope_scaling.as_mut().unwrap().beta_slow = 0.0),
         ("rope_scaling.mscale", |c| c.rope_scaling.as_mut().unwrap().mscale = f64::INFINITY),
         ("rope_scaling.mscale_all_dim", |c| c.rope_scaling.as_mut().unwrap().mscale_all_dim = -1.0),
+        ("rope_scaling.mscale_all_dim", |c| c.rope_scaling.as_mut().unwrap().mscale_all_dim = 1e200),
         ("quantization_config.weight_block_size", |c| {
             c.quantization_config = Some(Quantization { weight_block_size: [128, 0], power_of_two_scales: false })
         }),

@@ -296,8 +296,9 @@ impl Yarn {
         let (fast, slow) = (self.beta_fast, self.beta_slow);
         number("rope_scaling.beta_slow", slow, slow > 0.0, "above 0")?;
         number("rope_scaling.beta_fast", fast, fast >= slow, "at least beta_slow")?;
-        number("rope_scaling.mscale", self.mscale, self.mscale > 0.0, "above 0")?;
-        let all = self.mscale_all_dim;
-        number("rope_scaling.mscale_all_dim", all, all >= 0.0, "0 (off) or above")
+        // Their squares multiply scores, so that there is a limit to what makes sense, and to what stays finite.
+        let (scale, all) = (self.mscale, self.mscale_all_dim);
+        number("rope_scaling.mscale", scale, scale > 0.0 && scale <= 1e3, "above 0, at most 1000")?;
+        number("rope_scaling.mscale_all_dim", all, (0.0..=1e3).contains(&all), "from 0 (off) to 1000")
     }
 }

@@ -287,9 +287,10 @@ case!(GemmCase, "gemm_fp8", { form: Form, m: usize, n: usize, k: usize, part: us
 
 /// [`GemmFp8`] in its three forms, the weight in one part or in several, into F32 and into BF16.
 pub fn gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    let strategy =
-        (Draw::any(products(options)), select(FORMS.to_vec()), size(17), (side(), 0usize..3), side(), any::<bool>());
-    let cases = strategy.prop_map(|(d, form, m, (part, parts), other, accumulate)| {
+    // Many rows or long sides, not both: the host counts every product.
+    let sides = prop_oneof![(size(40), 1usize..20), (size(4), side())];
+    let strategy = (Draw::any(products(options)), select(FORMS.to_vec()), sides, (side(), 0usize..3), any::<bool>());
+    let cases = strategy.prop_map(|(d, form, (m, other), (part, parts), accumulate)| {
         let (n, k) = if form == Form::Nt { (part * parts, other) } else { (other, part * parts) };
         GemmCase { d, form, m, n, k, part, accumulate }
     });
@@ -337,15 +338,17 @@ impl GroupedCase {
 /// [`GroupedGemmFp8`] in its three forms, with empty groups, into F32 and into BF16.
 pub fn grouped_gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     // Long groups for sums over rows, short ones where the sums are long already.
-    let (few, many) = (prop::collection::vec(size(9), 1..5), prop::collection::vec(prop_oneof![size(9), side()], 1..5));
+    let groups = |rows| prop::collection::vec(rows, 1..5);
+    let sides = prop_oneof![(groups(size(40).boxed()), 1usize..20), (groups(size(3).boxed()), side())];
+    let many = groups(prop_oneof![size(9), side()].boxed());
     let strategy = (
         Draw::any(products(options)),
         select(FORMS.to_vec()),
-        (few, many),
-        (side(), 1usize..3, side()),
-        (1usize..10, 1usize..10),
+        sides,
+        (side(), 1usize..3),
+        (many, 1usize..10, 1usize..10),
     );
-    let cases = strategy.prop_map(|(d, form, (few, many), (part, parts, k), (short_n, short_k))| match form {
+    let cases = strategy.prop_map(|(d, form, (few, k), (part, parts), (many, short_n, short_k))| match form {
         Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1 },
         _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part },
     });

@@ -4,9 +4,9 @@
 //! cargo run --release -p fathom-cpu --example products [FILTER [THREADS]]
 //! ```
 //!
-//! For every shape whose line contains `FILTER`: GFLOP/s of an F32 product and of one of BF16 factors (with a BF16
-//! result, or for a weight gradient `Tn` an F32 one that is added to), and the latter as a share of the processor's BF16
-//! peak. The peak is that of multiply-adds in registers on as many threads, measured here and now; types are timed in
+//! For every shape whose line contains `FILTER`: GFLOP/s of a product of F32 factors, of BF16 factors and of E4M3 codes
+//! with scales (the latter two with a BF16 result, or for a weight gradient `Tn` an F32 one that is added to), and the
+//! latter two as a share of the processor's BF16 peak. The peak is that of multiply-adds in registers on as many threads, measured here and now; types are timed in
 //! turn, since machines are shared. The last lines sum the shapes up as a training step of `configs/train_small.json`
 //! has them.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fathom_core::DType;
 use fathom_core::device::*;
 use fathom_core::tensor::Tensor;
-use fathom_cpu::Cpu;
+use fathom_cpu::{Buffer, Cpu};
 
 type T = Tensor<Cpu>;
 
@@ -83,9 +83,58 @@ fn shapes() -> Vec<Shape> {
     all
 }
 
+/// What a product's factors are kept in.
+const KINDS: [DType; 3] = [DType::F32, DType::BF16, DType::E4M3];
+
+/// The tiles of a factor's scales.
+#[derive(Clone, Copy)]
+enum Kind {
+    Row(usize),
+    Column,
+    Groups,
+    Block(usize),
+}
+
+/// A factor, with scales if it is of codes.
+struct Factor {
+    x: T,
+    scales: Option<(T, Kind)>,
+}
+
+impl Factor {
+    fn new(cpu: &Cpu, dtype: DType, shape: [usize; 2], kind: Kind, offsets: &T, seed: u64) -> Self {
+        if dtype != DType::E4M3 {
+            return Self { x: matrix(cpu, dtype, shape, seed), scales: None };
+        }
+        let from = matrix(cpu, DType::F32, shape, seed);
+        let mut x = T::empty(cpu, &shape, dtype).expect("memory");
+        let tiles = kind.tiles(offsets);
+        let mut scales = T::zeros(cpu, &tiles.scales(shape[0], shape[1]), DType::F32).expect("memory");
+        let to = ScaledMut::new(x.view_mut(), scales.view_mut(), tiles).expect("scales of the tiles' shape");
+        cpu.quantize(Quantize::new(from.view(), to, false).expect("one shape")).expect("finite numbers");
+        Self { x, scales: Some((scales, kind)) }
+    }
+
+    fn scaled<'a>(&'a self, offsets: &'a T) -> Option<Scaled<'a, Buffer>> {
+        let (scales, kind) = self.scales.as_ref()?;
+        Some(Scaled::new(self.x.view(), scales.view(), kind.tiles(offsets)).expect("scales of the tiles' shape"))
+    }
+}
+
+impl Kind {
+    fn tiles(self, offsets: &T) -> Tiles<'_, Buffer> {
+        match self {
+            Self::Row(part) => Tiles::Row { part },
+            Self::Column => Tiles::Column,
+            Self::Groups => Tiles::Groups { offsets: offsets.view() },
+            Self::Block(part) => Tiles::Block { part },
+        }
+    }
+}
+
 struct Operands {
-    a: T,
-    b: T,
+    a: Factor,
+    b: Factor,
     c: T,
     offsets: T,
 }
@@ -115,25 +164,41 @@ impl Operands {
             ends.push(ends[g] + (rows * (g + 16) / (groups * (groups + 31) / 2)) as u32);
         }
         ends[groups] = rows as u32;
+        let offsets = T::from_slice(cpu, &[1, groups + 1], DType::U32, &ends).expect("memory");
+        let (of_a, of_b) = match form {
+            Form::Nt => (Kind::Row(k), Kind::Block(n)),
+            Form::Nn => (Kind::Row(n), Kind::Block(n)),
+            Form::Tn if groups > 0 => (Kind::Groups, Kind::Groups),
+            Form::Tn => (Kind::Column, Kind::Column),
+        };
+        let of_c = if form == Form::Tn || dtype == DType::F32 { DType::F32 } else { DType::BF16 };
         Self {
-            a: matrix(cpu, dtype, a, 1),
-            b: matrix(cpu, dtype, b, 2),
-            c: matrix(cpu, if form == Form::Tn { DType::F32 } else { dtype }, c, 3),
-            offsets: T::from_slice(cpu, &[1, groups + 1], DType::U32, &ends).expect("memory"),
+            a: Factor::new(cpu, dtype, a, of_a, &offsets, 1),
+            b: Factor::new(cpu, dtype, b, of_b, &offsets, 2),
+            c: matrix(cpu, of_c, c, 3),
+            offsets,
         }
     }
 
     fn run(&mut self, cpu: &Cpu, shape: &Shape) {
-        let (a, b, c) = (self.a.view(), self.b.view(), self.c.view_mut());
-        if shape.groups == 0 {
-            let mut call = Gemm::new(shape.form, a, b, c).expect("a valid call");
-            call.accumulate = shape.form == Form::Tn;
-            cpu.gemm(call).expect("a product");
-        } else {
-            let offsets = self.offsets.view();
-            let call = GroupedGemm::new(shape.form, shape.groups, a, b, offsets, c).expect("a valid call");
-            cpu.grouped_gemm(call).expect("a product");
-        }
+        let (form, groups, add) = (shape.form, shape.groups, shape.form == Form::Tn);
+        let (offsets, c) = (self.offsets.view(), self.c.view_mut());
+        let done = match (self.a.scaled(&self.offsets), self.b.scaled(&self.offsets)) {
+            (Some(a), Some(b)) if groups == 0 => cpu.gemm_fp8(GemmFp8::new(form, a, b, c, add).expect("a valid call")),
+            (Some(a), Some(b)) => {
+                cpu.grouped_gemm_fp8(GroupedGemmFp8::new(form, groups, a, b, offsets, c).expect("a valid call"))
+            }
+            _ if groups == 0 => {
+                let mut call = Gemm::new(form, self.a.x.view(), self.b.x.view(), c).expect("a valid call");
+                call.accumulate = add;
+                cpu.gemm(call)
+            }
+            _ => {
+                let (a, b) = (self.a.x.view(), self.b.x.view());
+                cpu.grouped_gemm(GroupedGemm::new(form, groups, a, b, offsets, c).expect("a valid call"))
+            }
+        };
+        done.expect("a product");
     }
 }
 
@@ -214,11 +279,11 @@ fn main() {
         peak.unwrap_or(f64::NAN) / 1e9,
         other / 1e9
     );
-    println!("{:<40} {:>9} {:>9} {:>8} {:>8}", "GFLOP/s", "F32", "BF16", "of peak", "to F32");
-    let (mut flops, mut total) = (0.0, [0.0; 2]);
+    println!("{:<40} {:>8} {:>8} {:>8} {:>15} {:>15}", "GFLOP/s", "F32", "BF16", "E4M3", "of peak", "to F32");
+    let (mut flops, mut total) = (0.0, [0.0; 3]);
     for shape in shapes().into_iter().filter(|s| s.to_string().contains(&filter)) {
-        let mut operands = [DType::F32, DType::BF16].map(|dtype| Operands::new(&cpu, &shape, dtype));
-        let seconds: [f64; 2] = fastest(|i| operands[i].run(&cpu, &shape));
+        let mut operands = KINDS.map(|dtype| Operands::new(&cpu, &shape, dtype));
+        let seconds: [f64; 3] = fastest(|i| operands[i].run(&cpu, &shape));
         flops += shape.flops() * shape.times as f64;
         for (total, seconds) in total.iter_mut().zip(seconds) {
             *total += seconds * shape.times as f64;
@@ -228,12 +293,17 @@ fn main() {
     print_line("a step", flops, total, peak);
 }
 
-fn print_line(name: &str, flops: f64, [f32_seconds, bf16_seconds]: [f64; 2], peak: Option<f64>) {
+fn print_line(name: &str, flops: f64, seconds: [f64; 3], peak: Option<f64>) {
+    let [wide, bf16, codes] = seconds.map(|s| flops / s);
+    let share = |rate: f64| 100.0 * rate / peak.unwrap_or(f64::NAN);
     println!(
-        "{name:<40} {:>9.1} {:>9.1} {:>6.0} % {:>7.2}x",
-        flops / f32_seconds / 1e9,
-        flops / bf16_seconds / 1e9,
-        100.0 * flops / bf16_seconds / peak.unwrap_or(f64::NAN),
-        f32_seconds / bf16_seconds
+        "{name:<40} {:>8.1} {:>8.1} {:>8.1} {:>5.0} % {:>5.0} % {:>6.2}x {:>6.2}x",
+        wide / 1e9,
+        bf16 / 1e9,
+        codes / 1e9,
+        share(bf16),
+        share(codes),
+        bf16 / wide,
+        codes / wide
     );
 }

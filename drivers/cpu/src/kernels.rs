@@ -66,6 +66,8 @@ impl Kernels for Cpu {
         cross_entropy: CrossEntropy[logits] => run_cross_entropy,
         adamw: AdamW[m] => run_adamw,
         update_bias: UpdateBias => run_update_bias,
+        gemm_fp8: GemmFp8 => run_gemm_fp8,
+        grouped_gemm_fp8: GroupedGemmFp8 => run_grouped_gemm_fp8,
         requantize: Requantize => run_requantize,
     }
 }

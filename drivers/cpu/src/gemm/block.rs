@@ -81,7 +81,12 @@ impl Job {
         }
         let (sums, scratch) = scratch.split_at_mut(rows * cols);
         self.sum::<W, A, B, f32>(a, b, at, &mut Tile::whole(MatMut::new(sums, rows, cols, cols)), false, scratch);
-        for (r, sums) in sums.chunks_exact(cols.max(1)).enumerate() {
+        self.round(sums, c);
+    }
+
+    /// Rounds the rows of `sums`, added to `c` if the product is, into `c`.
+    pub(super) fn round<C: Output>(&self, sums: &[f32], c: &mut Tile<'_, C>) {
+        for (r, sums) in sums.chunks_exact(c.cols().max(1)).enumerate() {
             if self.add {
                 add_rounded(self.isa, sums, c.row(r));
             } else {

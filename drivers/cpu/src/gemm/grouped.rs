@@ -9,7 +9,7 @@ use crate::Cpu;
 use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
-use crate::par::Blocks;
+use crate::par::{Blocks, Tile};
 
 /// Where the groups lie, and which tasks are whose.
 struct Plan<'a> {
@@ -69,15 +69,35 @@ impl Cpu {
         })
     }
 
-    /// `n` and `k` are the shape of a group's weight.
-    fn grouped_product<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+    pub(super) fn grouped_product<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
         &self,
         form: Form,
-        (n, k): (usize, usize),
+        weight: (usize, usize),
         offsets: &Mat<'_, u32>,
         a: A,
         b: B,
         c: MatMut<'_, C>,
+    ) -> Result<(), CpuError> {
+        let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
+        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        let scratch = |shape: Shape| shape.scratch::<W, A, B, C>(k);
+        self.grouped_blocks::<W, W::Number, A, B, C>(form, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
+            job.run::<W, A, B, C>(a, b, at, c, s);
+        })
+    }
+
+    /// Runs `f` for every block of every group: the group's factors, the place of the block in its product, the block
+    /// and scratch. `n` and `k` are the shape of a group's weight.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn grouped_blocks<W: Word, N, A: Source<N>, B: Source<N>, C: Output>(
+        &self,
+        form: Form,
+        (n, k): (usize, usize),
+        offsets: &Mat<'_, u32>,
+        (a, b): (A, B),
+        c: MatMut<'_, C>,
+        scratch: impl Fn(Shape) -> usize,
+        f: impl Fn(&A, &B, (usize, usize), &mut Tile<'_, C>, &mut [f32]) + Sync,
     ) -> Result<(), CpuError> {
         let (rows, groups) = (a.rows(), offsets.cols() - 1);
         let (width, tn) = (c.cols(), form == Form::Tn);
@@ -95,14 +115,11 @@ impl Cpu {
         };
         // SAFETY: see above: `Plan::new` makes the groups follow one another, and `place` cuts each into a grid.
         let blocks = unsafe { Blocks::new(c, plan.tasks(), place) };
-        let job = Job { isa: self.isa(), form, alpha: 1.0, add: tn };
-        let scratch = shape.scratch::<W, A, B, C>(if tn { rows } else { a.cols() });
-        self.for_each_with(work(2 * rows * n * k), scratch, blocks, |i, mut c, scratch| {
+        self.for_each_with(work(2 * rows * n * k), scratch(shape), blocks, |i, mut c, scratch| {
             let (group, members, row, col) = plan.task(i);
-            let (start, len) = (members.start, members.len());
-            let a = a.block(start, len, 0, a.cols());
-            let b = if tn { b.block(start, len, 0, k) } else { b.block(group * n, n, 0, k) };
-            job.run::<W, _, _, _>(&a, &b, (row, col), &mut c, scratch);
+            let a = a.group(group, members.clone());
+            let b = if tn { b.group(group, members) } else { b.block(group * n, n, 0, k) };
+            f(&a, &b, (row, col), &mut c, scratch);
         })
     }
 }

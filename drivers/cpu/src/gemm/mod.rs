@@ -11,10 +11,12 @@
 //! does not matter to its bits.
 
 mod block;
+mod codes;
 mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod join;
 mod pack;
+mod scaled;
 mod source;
 mod tile;
 mod transpose;
@@ -80,6 +82,13 @@ impl<'a, W: Word> Left<'a, W> {
         }
     }
 
+    /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.
+    fn check(&self, b: &Right<'_, W>, (m, n): (usize, usize), tile_rows: usize) {
+        assert!(self.rows >= m && self.depth == b.depth && b.cols >= n, "factors fit their product");
+        assert!(self.data.len() >= self.end(tile_rows), "the left factor lies inside its memory");
+        assert!(b.data.len() >= packed(b.pitch, b.cols), "the right factor lies inside its memory");
+    }
+
     /// One past the largest index any tile reads.
     fn end(&self, tile_rows: usize) -> usize {
         if self.rows * self.depth == 0 {
@@ -134,8 +143,7 @@ pub(crate) fn multiply<W: Word, C: Output>(
     let (m, n, k) = (c.rows(), c.cols(), b.depth);
     let table = W::tiles(isa);
     let most = table.len();
-    assert!(a.rows >= m && a.depth == k && b.cols >= n, "factors fit their product");
-    assert!(a.data.len() >= a.end(most) && b.data.len() >= packed(b.pitch, b.cols), "factors lie inside their memory");
+    a.check(b, (m, n), most);
     let ldc = c.stride();
     for col in (0..n).step_by(NR) {
         let width = NR.min(n - col);
@@ -211,14 +219,25 @@ impl Cpu {
         alpha: f32,
         add: bool,
     ) -> Result<(), CpuError> {
-        let (m, n) = (c.rows(), c.cols());
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let shape = Shape::new::<W>(m, n, self.parts());
-        let c = Tiles::new(c, shape.rows, shape.cols);
+        let shape = Shape::new::<W>(c.rows(), c.cols(), self.parts());
         let job = Job { isa: self.isa(), form, alpha, add };
-        self.for_each_with(work(2 * m * n * k), shape.scratch::<W, A, B, C>(k), c, |_, mut c, scratch| {
-            job.run::<W, _, _, _>(&a, &b, (c.row, c.col), &mut c, scratch);
+        self.blocks(2 * c.rows() * c.cols() * k, shape, shape.scratch::<W, A, B, C>(k), c, |at, c, scratch| {
+            job.run::<W, A, B, C>(&a, &b, at, c, scratch);
         })
+    }
+
+    /// Runs `f` for every block of `c`: its place, the block and `scratch` numbers.
+    fn blocks<C: Output>(
+        &self,
+        flops: usize,
+        shape: Shape,
+        scratch: usize,
+        c: MatMut<'_, C>,
+        f: impl Fn((usize, usize), &mut Tile<'_, C>, &mut [f32]) + Sync,
+    ) -> Result<(), CpuError> {
+        let blocks = Tiles::new(c, shape.rows, shape.cols);
+        self.for_each_with(work(flops), scratch, blocks, |_, mut c, scratch| f((c.row, c.col), &mut c, scratch))
     }
 
     /// Tasks to cut a product into, where it is large enough: some for each thread, so that one that is held up does

@@ -82,7 +82,7 @@ pub(crate) const fn left_size(rows: usize, depth: usize) -> usize {
 }
 
 /// From row to row of a copy: an odd number of cache lines.
-const fn left_stride(depth: usize) -> usize {
+pub(super) const fn left_stride(depth: usize) -> usize {
     (depth.div_ceil(16) | 1) * 16
 }
 

@@ -1,5 +1,7 @@
 //! Where the numbers of a factor come from.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use crate::mat::Mat;
@@ -17,6 +19,11 @@ pub(super) trait Source<N>: Copy + Sync {
 
     /// See [`Mat::block`].
     fn block(&self, row: usize, rows: usize, col: usize, cols: usize) -> Self;
+
+    /// Rows `rows`, which are all of group `group`.
+    fn group(&self, _group: usize, rows: Range<usize>) -> Self {
+        self.block(rows.start, rows.len(), 0, self.cols())
+    }
 
     /// The numbers: where they lie, or made in `to`, which then has room for them.
     fn numbers<'s>(&self, isa: Isa, to: &'s mut [N]) -> Mat<'s, N>

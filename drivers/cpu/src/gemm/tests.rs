@@ -1,5 +1,7 @@
 use fathom_core::DType;
-use fathom_core::device::{Cast, Form, Gemm, GroupedGemm, Primitives};
+use fathom_core::device::{
+    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, Kernels, Primitives, Quantize, Scaled, ScaledMut, Tiles,
+};
 use fathom_core::tensor::Tensor;
 use half::bf16;
 
@@ -236,6 +238,120 @@ fn wild_offsets_stay_inside() {
         for (types, form) in [F32, BF16].into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
             let (got, _) = grouped(&cpu, types, form, &offsets, [20, 3, 9]);
             assert!(got.iter().all(|v| v.is_finite()));
+        }
+    }
+}
+
+/// Codes with scales, and the tiles they were made with.
+struct Quantized {
+    codes: Tensor<Cpu>,
+    scales: Tensor<Cpu>,
+    tiles: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Row(usize),
+    Block(usize),
+    Column,
+}
+
+impl Kind {
+    fn tiles(self) -> Tiles<'static, crate::Buffer> {
+        match self {
+            Self::Row(part) => Tiles::Row { part },
+            Self::Block(part) => Tiles::Block { part },
+            Self::Column => Tiles::Column,
+        }
+    }
+}
+
+impl Quantized {
+    fn new(cpu: &Cpu, rows: usize, cols: usize, tiles: Kind, values: &[f32]) -> Self {
+        let x = tensor(cpu, DType::F32, rows, cols, values);
+        let mut codes = Tensor::<Cpu>::empty(cpu, &[rows, cols], DType::E4M3).unwrap();
+        let mut scales = Tensor::<Cpu>::empty(cpu, &tiles.tiles().scales(rows, cols), DType::F32).unwrap();
+        let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles.tiles()).unwrap();
+        cpu.quantize(Quantize::new(x.view(), y, false).unwrap()).unwrap();
+        Self { codes, scales, tiles }
+    }
+
+    fn scaled(&self) -> Scaled<'_, crate::Buffer> {
+        Scaled::new(self.codes.view(), self.scales.view(), self.tiles.tiles()).unwrap()
+    }
+}
+
+/// The product, and what it should be: that of the decoded factors.
+fn scaled_product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], part: usize, to: DType) -> (Vec<f32>, Vec<f32>) {
+    let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
+    let (of_a, of_b) = match form {
+        Form::Nt => (Kind::Row(k), Kind::Block(n)),
+        Form::Nn => (Kind::Row(part), Kind::Block(part)),
+        Form::Tn => (Kind::Column, Kind::Column),
+    };
+    let a = Quantized::new(cpu, ar, ac, of_a, &numbers(m * k, 1));
+    let b = Quantized::new(cpu, br, bc, of_b, &numbers(n * k, 2));
+    let [got, want] = [true, false].map(|codes| {
+        let mut c = tensor(cpu, to, m, n, &numbers(m * n, 3));
+        if codes {
+            let call = GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), true).unwrap();
+            cpu.gemm_fp8(call).unwrap();
+        } else {
+            let [x, y] = [(&a, ar, ac), (&b, br, bc)].map(|(x, rows, cols)| {
+                let mut y = Tensor::<Cpu>::empty(cpu, &[rows, cols], DType::F32).unwrap();
+                cpu.dequantize(Dequantize::new(x.scaled(), y.view_mut()).unwrap()).unwrap();
+                y
+            });
+            cpu.gemm(Gemm::new(form, x.view(), y.view(), c.view_mut()).unwrap().accumulating()).unwrap();
+        }
+        numbers_of(cpu, &c)
+    });
+    (got, want)
+}
+
+#[test]
+fn products_of_codes_are_those_of_their_numbers_for_any_number_of_threads() {
+    let shapes = [
+        (1, 1, 1, 1),
+        (13, 33, 7, 7),
+        (100, 130, 300, 150),
+        (97, 16, 99, 33),
+        (40, 70, 1030, 515),
+        (300, 256, 640, 128),
+        (5, 4, 60, 1),
+    ];
+    for (isa, form) in Isa::all().flat_map(|isa| FORMS.map(|f| (isa, f))) {
+        for ((m, n, k, part), to) in shapes.into_iter().flat_map(|s| [DType::F32, DType::BF16].map(|t| (s, t))) {
+            let (got, want) = scaled_product(&Cpu::with(1, isa), form, [m, n, k], part, to);
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let unit = if to == DType::BF16 { want.abs() / 100.0 } else { 0.0 };
+                let near = (got - want).abs() < 2e-6 * (1.0 + k as f32).sqrt() + unit;
+                assert!(near, "{form:?} {m}x{n}x{k} in {part} on {isa:?}, element {i}: {got} for {want}");
+            }
+            for threads in [2, 5] {
+                assert_eq!(got, scaled_product(&Cpu::with(threads, isa), form, [m, n, k], part, to).0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_codes_has_the_same_bits_alone() {
+    for (isa, form) in Isa::all().flat_map(|isa| [Form::Nt, Form::Nn].map(|f| (isa, f))) {
+        let cpu = Cpu::with(2, isa);
+        let (m, n, k) = (130, 200, 350);
+        let of_b = if form == Form::Nt { (n, k) } else { (k, n) };
+        let values = numbers(m * k, 1);
+        let b = Quantized::new(&cpu, of_b.0, of_b.1, Kind::Block(of_b.0), &numbers(n * k, 2));
+        let product = |rows: usize, values: &[f32]| {
+            let a = Quantized::new(&cpu, rows, k, Kind::Row(k), values);
+            let mut c = tensor(&cpu, DType::F32, rows, n, &vec![0.0; rows * n]);
+            cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), false).unwrap()).unwrap();
+            numbers_of(&cpu, &c)
+        };
+        let together = product(m, &values);
+        for r in (0..m).step_by(7) {
+            assert_eq!(product(1, &values[r * k..][..k]), together[r * n..][..n], "{form:?} row {r} on {isa:?}");
         }
     }
 }

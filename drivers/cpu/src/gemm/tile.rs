@@ -6,6 +6,7 @@
 use half::bf16;
 
 use super::Word;
+use crate::simd::{Isa, Level};
 
 /// Columns of a packed panel of `b`.
 pub(crate) const NR: usize = 32;
@@ -49,17 +50,64 @@ pub(crate) type TileFn<W> = unsafe fn(&Operands<W>);
 /// Tiles of 1, 2, … rows, as many as registers hold, and for each a narrow one (at most 16 columns) and a wide one.
 pub(crate) type TileTable<W> = &'static [[TileFn<W>; 2]];
 
+/// Part of the inner dimension in which an element has one scale, padded to whole pairs.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Segment {
+    pub start: usize,
+    pub len: usize,
+}
+
+impl Segment {
+    pub(super) fn words(&self) -> usize {
+        self.len.div_ceil(2)
+    }
+
+    pub(super) fn range(&self) -> std::ops::Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// The scales of what a tile multiplies.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<'a> {
+    /// Segments, which come one after the other in both factors.
+    pub segments: &'a [Segment],
+    /// Row `i` of segment `s` at `a + s·a_pitch + i`.
+    pub a: *const f32,
+    pub a_pitch: usize,
+    /// Column `j` of segment `s` at `b + s·b_pitch + j`; [`NR`] of them.
+    pub b: *const f32,
+    pub b_pitch: usize,
+}
+
+/// Multiplies one tile of codes with scales. α is not used.
+///
+/// # Safety
+/// That of [`TileFn`]; segments have `k` words, and all scales that [`Scales`] describes can be read.
+pub(super) type CodesFn = unsafe fn(&Operands<u32>, &Scales<'_>);
+
+/// As [`TileTable`], for codes with scales.
+pub(super) fn codes_tiles(isa: Isa) -> &'static [[CodesFn; 2]] {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => avx512::CODES,
+        _ => &[[any::tile_of_codes; 2]],
+    }
+}
+
 macro_rules! table {
     ($f:ident: $($rows:literal)*) => { &[$([$f::<$rows, 1>, $f::<$rows, 2>]),*] };
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{NR, Operands, Target, TileTable, store};
+    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
     pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
+
+    pub(in crate::gemm) static CODES: &[[CodesFn; 2]] = table!(tile_of_codes: 1 2 3 4 5 6 7 8 9 10 11 12);
 
     /// Fetches what is written last while the sums are made.
     #[inline]
@@ -191,6 +239,45 @@ pub(super) mod avx512 {
         }
     }
 
+    /// See [`CodesFn`](super::CodesFn).
+    ///
+    /// # Safety
+    /// That of [`CodesFn`](super::CodesFn).
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    unsafe fn tile_of_codes<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>, scales: &Scales<'_>) {
+        prefetch(x.c, x.ldc, ROWS, WIDTH);
+        // All registers hold the sums of a segment, so totals lie in the L1 cache.
+        let mut totals = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+        let mut at = 0;
+        for (s, segment) in scales.segments.iter().enumerate() {
+            // SAFETY: the caller's premise.
+            unsafe {
+                let a = x.a.wrapping_add(at * x.step);
+                let b = x.b.wrapping_add(at * NR);
+                let sums = sums_of_pairs::<ROWS, WIDTH>(segment.words(), (a, x.row, x.step), b);
+                let mut b_scale = [_mm512_setzero_ps(); WIDTH];
+                for (v, b_scale) in b_scale.iter_mut().enumerate() {
+                    *b_scale = _mm512_loadu_ps(scales.b.add(s * scales.b_pitch + 16 * v));
+                }
+                for (i, (totals, sums)) in totals.iter_mut().zip(&sums).enumerate() {
+                    let a_scale = _mm512_set1_ps(*scales.a.add(s * scales.a_pitch + i));
+                    for ((total, &sum), &b_scale) in totals.iter_mut().zip(sums).zip(&b_scale) {
+                        // The scales' product could be too large or too small where the sum's with each is not.
+                        *total = _mm512_fmadd_ps(_mm512_mul_ps(sum, a_scale), b_scale, *total);
+                    }
+                }
+            }
+            at += segment.words();
+        }
+        for (i, row) in totals.iter().enumerate() {
+            for (v, &total) in row.iter().enumerate() {
+                let valid = x.n.saturating_sub(16 * v).min(16);
+                // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
+                unsafe { store_any(x.c.add(i * x.ldc + 16 * v), valid, total, x.add) };
+            }
+        }
+    }
+
     /// Stores `valid` numbers from `c` on, or adds them.
     ///
     /// # Safety
@@ -277,7 +364,7 @@ pub(super) mod avx2 {
 }
 
 pub(super) mod any {
-    use super::{NR, Operands, TileFn, Word, store};
+    use super::{NR, Operands, Scales, TileFn, Word, store};
 
     /// [`TileTable`](super::TileTable) of tiles that any processor runs.
     pub(in crate::gemm) struct Tiles<W>(std::marker::PhantomData<W>);
@@ -314,6 +401,30 @@ pub(super) mod any {
                 unsafe { store(&row[..valid], c.add(i * ldc + 4 * part), alpha, add) };
             }
         }
+    }
+
+    /// See [`CodesFn`](super::CodesFn): one row.
+    ///
+    /// # Safety
+    /// That of [`CodesFn`](super::CodesFn).
+    pub(super) unsafe fn tile_of_codes(x: &Operands<u32>, scales: &Scales<'_>) {
+        let mut totals = [0.0f32; NR];
+        for (j, total) in totals.iter_mut().enumerate() {
+            let mut at = 0;
+            for (s, segment) in scales.segments.iter().enumerate() {
+                let mut sum = 0.0;
+                for p in at..at + segment.words() {
+                    // SAFETY: the caller's premise on `a` and `b`.
+                    let (a, b) = unsafe { (*x.a.add(p * x.step), *x.b.add(p * NR + j)) };
+                    sum = a.multiply_add(b, sum);
+                }
+                at += segment.words();
+                // SAFETY: the caller's premise on scales.
+                *total += unsafe { sum * *scales.a.add(s * scales.a_pitch) * *scales.b.add(s * scales.b_pitch + j) };
+            }
+        }
+        // SAFETY: the caller's premise on `c`.
+        unsafe { store(&totals[..x.n], x.c, 1.0, x.add) };
     }
 }
 
