@@ -47,6 +47,7 @@ impl World {
             "prep" => env!("CARGO_BIN_EXE_prep"),
             "train" => env!("CARGO_BIN_EXE_train"),
             "eval" => env!("CARGO_BIN_EXE_eval"),
+            "convert" => env!("CARGO_BIN_EXE_convert"),
             _ => env!("CARGO_BIN_EXE_generate"),
         };
         let output = Command::new(path).args(arguments).current_dir(&self.root).output().expect("the program starts");
@@ -97,7 +98,7 @@ fn wrong_arguments_and_settings_are_named() {
     );
     w.fails("train", &w.training("x", &["--set", "train.sequence_length=65"]), 2, &["max_position_embeddings", "64"]);
     w.fails("train", &w.training("x", &["--set", "model.vocab_size=100"]), 2, &["model.vocab_size", "257"]);
-    w.fails("train", &w.training("x", &["--set", "train.precision=fp8"]), 2, &["train.precision", "fp8"]);
+    w.fails("train", &w.training("x", &["--set", "train.precision=fp6"]), 2, &["train.precision", "fp6"]);
     w.fails("train", &w.training("x", &["--device", "cuda"]), 1, &["no CUDA driver"]);
     w.fails("train", &w.training("x", &["--device", "tpu"]), 2, &["auto, cpu, cuda"]);
     w.fails("train", &["--set", "train.steps=2", "--output", "x"], 2, &["data.path"]);
@@ -108,7 +109,7 @@ fn wrong_arguments_and_settings_are_named() {
     w.fails("prep", &["--input", "nothing-here", "--output", "y"], 1, &["nothing-here"]);
     w.fails("generate", &["--checkpoint", "run", "--top-p", "2"], 2, &["--top-p"]);
     w.fails("eval", &["--checkpoint", "run"], 2, &["--data", "--score"]);
-    for program in ["prep", "train", "eval", "generate"] {
+    for program in ["prep", "train", "eval", "generate", "convert"] {
         let help = w.ok(program, &["--help"]);
         assert!(help.contains("Examples:") && help.contains("Options:"), "{help}");
     }
@@ -196,4 +197,168 @@ fn generation_is_repeatable_and_evaluation_is_json() {
         .2;
     assert!(said.contains("already"), "{said}");
     assert!(Path::new(&w.root.join("run/config.resolved.toml")).is_file());
+}
+
+/// Tensors of a model folder by name: type, shape, bytes.
+type Tensors = std::collections::BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+
+fn tensors(folder: &Path) -> Tensors {
+    let mut all = Tensors::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let bytes = std::fs::read(&path).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            all.extend(file.iter().map(|(n, t)| (n.to_string(), (t.dtype(), t.shape().to_vec(), t.data().to_vec()))));
+        }
+    }
+    all
+}
+
+fn config(folder: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn conversions_lose_what_they_say_and_no_more() {
+    let w = World::new();
+    let convert = |from: &str, to: &str, more: &[&str]| {
+        let (code, _, said) = w.run("convert", &[&["--checkpoint", from, "--output", to], more].concat());
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    let said = convert("run", "fp8", &["--to", "fp8"]);
+    assert!(said.contains("in FP8") && said.contains(" -> ") && said.contains("largest relative error"), "{said}");
+    let (fp8, config_of) = (tensors(&w.root.join("fp8")), |name: &str| config(&w.root.join(name)));
+    assert_eq!(config_of("fp8")["quantization_config"]["weight_block_size"], serde_json::json!([128, 128]));
+    assert_eq!(config_of("fp8")["torch_dtype"], "bfloat16");
+    assert!(w.root.join("fp8/tokenizer.json").is_file() && !w.root.join("fp8/trainer").exists());
+    w.ok("eval", &["--checkpoint", "fp8", "--data", "data", "--limit", "200"]);
+    w.ok("train", &w.training("tuned", &["--set", "train.init=fp8"]));
+
+    // Through f32 and back, and through other files and back, it is the same to the last bit.
+    assert!(convert("fp8", "f32", &["--to", "f32"]).contains("no value changed"));
+    assert_eq!(config_of("f32").get("quantization_config"), None);
+    convert("f32", "again", &["--to", "fp8"]);
+    assert_eq!(tensors(&w.root.join("again")), fp8);
+    convert("fp8", "shards", &["--to", "fp8", "--shard-bytes", "60000"]);
+    assert!(w.root.join("shards/model.safetensors.index.json").is_file());
+    assert_eq!(tensors(&w.root.join("shards")), fp8);
+    w.ok("eval", &["--checkpoint", "shards", "--data", "data", "--limit", "200"]);
+    convert("shards", "bf16", &["--to", "bf16"]);
+    assert!(w.root.join("bf16/model.safetensors.index.json").is_file(), "as many files as before");
+
+    // Powers of two are exact in BF16 too.
+    convert("run", "ue8m0", &["--to", "fp8", "--scale", "ue8m0"]);
+    assert_eq!(config_of("ue8m0")["quantization_config"]["scale_fmt"], "ue8m0");
+    assert!(convert("ue8m0", "bf16-exact", &["--to", "bf16"]).contains("no value changed"));
+    let said = convert("fp8", "rescaled", &["--to", "fp8", "--scale", "ue8m0"]);
+    assert!(said.contains("largest relative error"), "{said}");
+
+    let tail = ["--checkpoint", "run", "--output"];
+    let fails = |more: &[&str], code, words: &[&str]| w.fails("convert", &[&tail, more].concat(), code, words);
+    fails(&["fp8", "--to", "f32"], 1, &["fp8", "exists already"]);
+    fails(&["x", "--to", "f16"], 2, &["f32, bf16 or fp8"]);
+    fails(&["x", "--to", "bf16", "--scale", "ue8m0"], 2, &["--to fp8"]);
+    fails(&["x", "--to", "fp8", "--scale", "e8"], 2, &["--scale"]);
+    fails(&["x", "--to", "f32", "--ema"], 1, &["train.ema_decay"]);
+    w.fails("convert", &["--checkpoint", "data", "--output", "x", "--to", "f32"], 1, &["config.json"]);
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1);
+    w.damaged("fp8/model.safetensors", cut, || {
+        w.fails(
+            "convert",
+            &["--checkpoint", "fp8", "--output", "x", "--to", "f32"],
+            1,
+            &["model.safetensors", "damaged"],
+        );
+    });
+    let codes: Vec<u8> = fp8["model.layers.1.self_attn.o_proj.weight"].2.clone();
+    let not_a_number = |bytes: &mut Vec<u8>| {
+        let at = bytes.windows(codes.len()).position(|window| window == codes).expect("the codes");
+        bytes[at + 5] = 0x7f;
+    };
+    w.damaged("fp8/model.safetensors", not_a_number, || {
+        let words = ["layers.1.self_attn.o_proj.weight", "row 0, column 5", "NaN"];
+        w.fails("convert", &["--checkpoint", "fp8", "--output", "x", "--to", "f32"], 1, &words);
+    });
+    assert!(!w.root.join("x").exists(), "a failure leaves nothing");
+    let left = std::fs::read_dir(&w.root)
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().path().display().to_string().contains(".tmp-"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn published_codes_survive_and_unknown_models_convert() {
+    let w = World::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/v3_fp8");
+    for (from, to, format) in [(golden.as_path(), "plain", "f32"), (Path::new("plain"), "codes", "fp8")] {
+        w.ok("convert", &["--checkpoint", from.to_str().unwrap(), "--output", to, "--to", format]);
+    }
+    let (before, after) = (tensors(&golden), tensors(&w.root.join("codes")));
+    let scaled: Vec<&String> = before.keys().filter(|name| name.ends_with("_scale_inv")).collect();
+    assert!(scaled.len() > 10);
+    for name in scaled {
+        let codes = name.trim_end_matches("_scale_inv");
+        assert_eq!((&after[name], &after[codes]), (&before[name], &before[codes]), "{name}");
+    }
+
+    // A model of another kind, in one file of an odd name.
+    let folder = w.root.join("v32");
+    std::fs::create_dir_all(folder.join("encoding")).unwrap();
+    std::fs::write(folder.join("config.json"), r#"{"model_type": "deepseek_v32", "dtype": "float32"}"#).unwrap();
+    std::fs::write(folder.join("encoding/chat.py"), "pass\n").unwrap();
+    let values: Vec<u8> = (0..200 * 130).flat_map(|i| ((i % 251) as f32 * 0.01 - 1.0).to_le_bytes()).collect();
+    let shapes: [(&str, Vec<usize>); 3] = [
+        ("model.layers.0.self_attn.indexer.wk.weight", vec![200, 130]),
+        ("model.layers.0.self_attn.indexer.weights_proj.weight", vec![200, 130]),
+        ("model.layers.0.self_attn.indexer.k_norm.bias", vec![26000]),
+    ];
+    let views = shapes.iter().map(|(name, shape)| {
+        (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), &values).unwrap())
+    });
+    std::fs::write(folder.join("model-00001-of-000001.safetensors"), safetensors::serialize(views, None).unwrap())
+        .unwrap();
+    let map: serde_json::Map<String, serde_json::Value> =
+        shapes.iter().map(|(name, _)| (name.to_string(), "model-00001-of-000001.safetensors".into())).collect();
+    std::fs::write(folder.join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string())
+        .unwrap();
+    w.ok("convert", &["--checkpoint", "v32", "--output", "v32-fp8", "--to", "fp8"]);
+    let types: Vec<String> =
+        tensors(&w.root.join("v32-fp8")).values().map(|t| format!("{:?} {:?}", t.0, t.1)).collect();
+    assert_eq!(types, ["BF16 [26000]", "BF16 [200, 130]", "F8_E4M3 [200, 130]", "F32 [2, 2]"]);
+    assert_eq!(config(&w.root.join("v32-fp8"))["dtype"], "bfloat16");
+    assert!(w.root.join("v32-fp8/encoding/chat.py").is_file());
+    assert!(w.root.join("v32-fp8/model-00001-of-000001.safetensors").is_file());
+}
+
+#[test]
+fn the_average_of_the_weights_is_kept_used_and_exported() {
+    let w = World::new();
+    let sets = ["--set", "train.ema_decay=0.5", "--set", "checkpoint.format=fp8"];
+    w.ok("train", &w.training("averaged", &sets));
+    let run = w.root.join("averaged/step-00000002");
+    let average = tensors(&run.join("trainer"));
+    assert!(run.join("trainer/ema.safetensors").is_file() && run.join("trainer/weights.safetensors").is_file());
+    assert_eq!(average["model.norm.weight"].0, safetensors::Dtype::F32);
+    w.ok("convert", &["--checkpoint", "averaged", "--output", "exported", "--to", "f32", "--ema"]);
+    w.ok("convert", &["--checkpoint", "averaged", "--output", "last", "--to", "f32"]);
+    let (exported, last) = (tensors(&w.root.join("exported")), tensors(&w.root.join("last")));
+    assert_eq!(exported.keys().collect::<Vec<_>>(), last.keys().collect::<Vec<_>>());
+    let ema = std::fs::read(run.join("trainer/ema.safetensors")).unwrap();
+    let ema = safetensors::SafeTensors::deserialize(&ema).unwrap();
+    for (name, view) in ema.iter() {
+        assert_eq!(exported[name].2, view.data(), "{name}");
+        assert_ne!(exported[name].2, last[name].2, "{name}: an average of two steps is not the second");
+    }
+    let copy = "model.layers.2.embed_tokens.weight";
+    assert_eq!(exported[copy], exported["model.embed_tokens.weight"]);
+    let eval = |arguments: &[&str]| w.ok("eval", &[arguments, &["--data", "data", "--json"]].concat());
+    let used = eval(&["--checkpoint", "averaged", "--ema"]);
+    assert_eq!(used, eval(&["--checkpoint", "exported"]));
+    assert_ne!(used, eval(&["--checkpoint", "last"]));
+    w.ok("generate", &["--checkpoint", "averaged", "--ema", "--max-new-tokens", "4"]);
+    w.fails("eval", &["--checkpoint", "run", "--ema", "--data", "data"], 1, &["no average", "train.ema_decay"]);
+    // Training goes on with and without it.
+    w.ok("train", &w.training("averaged", &["--resume", "--set", "train.steps=3"]));
 }

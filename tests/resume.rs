@@ -51,6 +51,7 @@ fn train(data: &Path, output: &Path, steps: usize, every: usize) -> Command {
         "train.batch_size=4".into(),
         "train.micro_batch_size=2".into(),
         "train.sequence_length=48".into(),
+        "train.ema_decay=0.9".into(),
         "train.eval_every=7".into(),
         "train.eval_tokens=500".into(),
     ] {
@@ -64,7 +65,13 @@ fn train(data: &Path, output: &Path, steps: usize, every: usize) -> Command {
 fn result(output: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<serde_json::Value>) {
     let folder = output.join(format!("step-{STEPS:08}"));
     let mut files = BTreeMap::new();
-    for name in ["model.safetensors", "trainer/m.safetensors", "trainer/v.safetensors", "config.json"] {
+    for name in [
+        "model.safetensors",
+        "trainer/ema.safetensors",
+        "trainer/m.safetensors",
+        "trainer/v.safetensors",
+        "config.json",
+    ] {
         files.insert(name.to_string(), std::fs::read(folder.join(name)).unwrap());
     }
     (files, metrics(output))

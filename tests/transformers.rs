@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom::checkpoint::{self, Disk, Draft};
+use fathom::checkpoint::{self, DEEPSEEK, Disk, Draft, Format};
+use fathom::convert::{Options, convert};
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
@@ -46,7 +47,7 @@ fn text(path: &Path) -> &str {
 
 fn save(model: &Model<Cpu>, folder: &Path, shard_bytes: u64) -> PathBuf {
     let mut draft = Draft::begin(&Disk, folder, 1).unwrap();
-    checkpoint::save_model(&mut draft, model, None, shard_bytes).unwrap();
+    checkpoint::save_model(&mut draft, model, None, Format::F32, shard_bytes).unwrap();
     draft.commit(1).unwrap()
 }
 
@@ -72,6 +73,37 @@ fn ours_opens_there(config: &ModelConfig, shard_bytes: u64) {
     let logits: Vec<f32> = model.logits(&batch).unwrap().download(&device).unwrap();
     let worst = worst(&logits, &floats["logits"]);
     println!("{}: logits within {worst:.1e} of the largest", config.model_type.model_type());
+    assert!(worst < 1e-4, "logits differ by {worst} of the largest");
+}
+
+/// What is converted here opens in transformers (FP8 after torch has dequantised it), with the logits it has here.
+fn converted_opens_there(to: Format) {
+    let (folder, device, config) = (tempfile::tempdir().unwrap(), Cpu::with_threads(2), small());
+    let mut model = Model::new(&device, &config, Precision::F32).unwrap();
+    model.initialize(12).unwrap();
+    let original = save(&model, folder.path(), 50_000);
+    let converted = folder.path().join("converted");
+    let options = Options { format: to, power_of_two_scales: None, shard_bytes: None, average: false };
+    convert(&original, &converted, &options, |_, _| ()).unwrap();
+    let mut opened = converted.clone();
+    if to.quantization().is_some() {
+        opened = folder.path().join("plain");
+        if script(&["dequantize", text(&converted), text(&opened)]).is_none() {
+            return;
+        }
+    }
+    let tokens: Vec<u32> = (0..34).map(|i| (i * 5 + i * i) % 90).collect();
+    let (asked, out) = (folder.path().join("tokens.json"), folder.path().join("out.json"));
+    std::fs::write(&asked, serde_json::json!({ "tokens": [tokens] }).to_string()).unwrap();
+    if script(&["load", text(&opened), text(&asked), text(&out)]).is_none() {
+        return;
+    }
+    let (floats, _) = tensors(&out.with_extension("safetensors"));
+    let (mut model, _) = checkpoint::load_model(&device, &converted, Precision::F32).unwrap();
+    let batch = Batch::new(&tokens, tokens.len() - 1, None, config.vocab_size).unwrap();
+    let logits: Vec<f32> = model.logits(&batch).unwrap().download(&device).unwrap();
+    let worst = worst(&logits, &floats["logits"]);
+    println!("converted to {}: logits within {worst:.1e} of the largest", to.name());
     assert!(worst < 1e-4, "logits differ by {worst} of the largest");
 }
 
@@ -139,6 +171,12 @@ fn checkpoints_open_in_transformers() {
 
 fn yarn() -> fathom_core::config::Yarn {
     ModelConfig::v3_671b().rope_scaling.expect("V3 scales its positions")
+}
+
+#[test]
+fn converted_checkpoints_open_in_transformers() {
+    converted_opens_there(Format::Bf16);
+    converted_opens_there(Format::Fp8(DEEPSEEK));
 }
 
 #[test]

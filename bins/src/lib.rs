@@ -3,6 +3,7 @@
 //! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
 //! - [`trainer`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`metrics`]) and display
 //!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call.
+//! - [`convert`]: a model folder from one format into another.
 //! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
 //! - [`cli`]: what the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
 //!
@@ -21,6 +22,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod convert;
 pub mod error;
 pub mod evaluate;
 pub mod generate;

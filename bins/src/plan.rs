@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub length: usize,
     /// The precision policy.
     pub precision: Precision,
+    /// Whether a moving average of the weights is kept.
+    pub average: bool,
 }
 
 /// The plan as a text for people, or as one JSON object.
@@ -73,12 +75,18 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "weights": memory.weights, "copies": memory.copies, "gradients": memory.gradients, "moments": memory.moments,
             "activations": memory.activations, "total": memory.total(),
         },
+        "host_memory": { "ema": average_bytes(request, memory) },
         "tokens": request.tokens,
         "steps": request.steps,
         "sequence_length": request.length,
         "micro_batch_size": request.micro_batch,
         "schedule": rates.collect::<Vec<_>>(),
     })
+}
+
+/// The moving average of the weights, on the host: as large as the master weights, f32 like them.
+fn average_bytes(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
+    if request.average { plan.weights } else { 0 }
 }
 
 fn by_kind(count: &ParameterCount) -> [(&'static str, u64); 10] {
@@ -141,6 +149,10 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
     ];
     for (kind, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
         writeln!(out, "  {kind:<28}{:>22}", size(bytes))?;
+    }
+    if request.average {
+        let average = size(average_bytes(request, plan));
+        writeln!(out, "  {:<28}{average:>22}  moving average of the weights", "and on the host")?;
     }
     writeln!(out)
 }
@@ -241,6 +253,7 @@ mod tests {
 
     fn request<'a>(model: &'a ModelConfig, schedule: &'a Schedule) -> Request<'a> {
         Request {
+            average: true,
             model,
             schedule,
             tokens: 14_800_000_000_000,
@@ -259,6 +272,7 @@ mod tests {
         assert_eq!(value["parameters_with_mtp"], 684_489_845_504u64);
         assert_eq!(value["kv_cache_bytes_per_token"], 70_272);
         assert_eq!(value["kv_cache"]["published"]["ratio"], 28.0);
+        assert_eq!(value["host_memory"]["ema"], value["memory"]["weights"]);
         assert!(value["memory"]["weights"].as_u64() >= Some(4 * 671_000_000_000));
         assert!(value["active_parameters"].as_u64().is_some() && value["flops_per_token"].as_u64().is_some());
     }
@@ -267,7 +281,14 @@ mod tests {
     fn the_text_holds_the_published_comparison() {
         let (model, schedule) = (ModelConfig::v3_671b(), Schedule::v3());
         let text = report(&request(&model, &schedule), false).unwrap();
-        for needed in ["671,026,419,200", "684,489,845,504", "70,272", "213.50 GiB -> 7.62 GiB", "28.0x smaller"] {
+        for needed in [
+            "671,026,419,200",
+            "684,489,845,504",
+            "70,272",
+            "213.50 GiB -> 7.62 GiB",
+            "28.0x smaller",
+            "moving average",
+        ] {
             assert!(text.contains(needed), "{needed} is missing from:\n{text}");
         }
     }

@@ -16,6 +16,9 @@ pub struct Session<D: Kernels> {
     tokenizer: Tokenizer,
 }
 
+/// Builds and fills the model of a folder, and gives warnings.
+type Load<D> = fn(&D, &Path, Precision) -> Result<(Model<D>, Vec<String>), checkpoint::CheckpointError>;
+
 /// How probable a text is to the model, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenScores {
@@ -39,8 +42,20 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where the checkpoint or its tokenizer cannot be read, or do not fit each other.
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
+        Self::load_with(device, folder, checkpoint::load_model)
+    }
+
+    /// As [`load`](Self::load), with the moving average of the weights that training kept in place of the last ones.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and where training kept none.
+    pub fn load_average(device: &D, folder: &Path) -> Result<Self> {
+        Self::load_with(device, folder, checkpoint::load_average_model)
+    }
+
+    fn load_with(device: &D, folder: &Path, load: Load<D>) -> Result<Self> {
         let folder = checkpoint::model_folder(folder)?;
-        let (model, warnings) = checkpoint::load_model(device, &folder, Precision::F32)?;
+        let (model, warnings) = load(device, &folder, Precision::F32)?;
         for warning in warnings {
             eprintln!("{}: {warning}", folder.display());
         }

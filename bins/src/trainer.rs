@@ -11,7 +11,7 @@ use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Schedule;
-use fathom_core::train::{Hyperparameters, StepReport, Trainer};
+use fathom_core::train::{Ema, Hyperparameters, StepReport, Trainer};
 use fathom_dataprep::{Evaluation, Loader, LoaderOptions, ShardSet, Split, Tokenizer};
 
 use crate::checkpoint::{self, Disk, Draft, State};
@@ -47,6 +47,7 @@ pub struct Run<D: Kernels> {
     schedule: Schedule,
     steps: u64,
     trainer: Trainer<D, Solo>,
+    average: Option<Ema>,
     loader: Loader,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
@@ -82,10 +83,15 @@ impl<D: Kernels> Run<D> {
 
         let model = build_model(device, &settings, newest.is_none())?;
         let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
+        let decay = settings.train.ema_decay;
+        let mut average = (decay > 0.0).then(|| Ema::new(decay, trainer.model.architecture().layout()));
         let mut loader = open_loader(&settings, data)?;
         let mut state = match (&newest, saved) {
             (Some(folder), Some(state)) => {
                 checkpoint::load_trainer(&mut trainer, folder, &state)?;
+                if let Some(average) = &mut average {
+                    checkpoint::load_average(average, folder, &state)?;
+                }
                 loader.seek(&state.cursor)?;
                 state
             }
@@ -101,6 +107,7 @@ impl<D: Kernels> Run<D> {
             schedule,
             steps,
             trainer,
+            average,
             loader,
             validation,
             tokenizer,
@@ -174,6 +181,10 @@ impl<D: Kernels> Run<D> {
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
         let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
         let report = self.trainer.step(&tokens, micro, &rates).map_err(|error| self.failed_step(error))?;
+        if let Some(average) = &mut self.average {
+            let model = &self.trainer.model;
+            average.update(model.device(), model.weights()).map_err(Error::device("averaging the weights"))?;
+        }
         let seconds = start.elapsed().as_secs_f64();
         let count = (rates.batch_size * length) as u64;
         self.state.step += 1;
@@ -225,8 +236,9 @@ impl<D: Kernels> Run<D> {
         self.metrics.sync()?;
         let settings = &self.settings.checkpoint;
         let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
-        checkpoint::save_model(&mut draft, &self.trainer.model, self.tokenizer.as_ref(), settings.shard_bytes)?;
-        checkpoint::save_trainer(&mut draft, &self.trainer, &self.state)?;
+        let (format, tokenizer) = (settings.format, self.tokenizer.as_ref());
+        checkpoint::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
+        checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &self.state)?;
         let folder = draft.commit(settings.keep)?;
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)

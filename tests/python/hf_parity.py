@@ -1,6 +1,7 @@
 """Exchange checkpoints with Hugging Face transformers, in both directions.
 
     hf_parity.py load CHECKPOINT_DIR TOKENS.json OUT.json   transformers opens a checkpoint written here
+    hf_parity.py dequantize CHECKPOINT_DIR OUT_DIR          an FP8 checkpoint as float32, computed by torch
     hf_parity.py make OUT_DIR --case NAME                   transformers writes one for us to open
     hf_parity.py tokenizer DIR TEXT_FILE                    transformers tokenises with a tokenizer written here
 
@@ -120,6 +121,32 @@ def load(args):
     return 0
 
 
+def dequantize(args):
+    """By the published rule alone: code * weight_scale_inv, block by block, in float32."""
+    config = json.loads((args.checkpoint / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    assert (quantization["quant_method"], quantization["fmt"]) == ("fp8", "e4m3"), quantization
+    rows, columns = quantization["weight_block_size"]
+    tensors = {}
+    for file in sorted(args.checkpoint.glob("*.safetensors")):
+        tensors |= load_file(file)
+    plain, codes = {}, 0
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float8_e4m3fn:
+            scales = tensors[name + "_scale_inv"]
+            assert scales.dtype == torch.float32, (name, scales.dtype)
+            spread = scales.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+            plain[name] = (tensor.float() * spread[: tensor.shape[0], : tensor.shape[1]]).contiguous()
+            codes += 1
+        elif not name.endswith("_scale_inv"):
+            plain[name] = tensor.float()
+    args.out_dir.mkdir()
+    save_file(plain, args.out_dir / "model.safetensors", metadata={"format": "pt"})
+    (args.out_dir / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32"}))
+    print(json.dumps(dict(tensors=len(plain), codes=codes)))
+    return 0
+
+
 def make(args):
     config_class, changes = CASES[args.case]
     # MTP weights are not part of transformers' causal model, so a V3 configuration must not announce any.
@@ -189,6 +216,11 @@ def arguments():
                      "a row is only a target")
     sub.add_argument("out", type=pathlib.Path, help="JSON report; logits go to the same name with .safetensors")
     sub.set_defaults(run=load)
+
+    sub = commands.add_parser("dequantize", help="write an FP8 checkpoint again in float32")
+    sub.add_argument("checkpoint", type=pathlib.Path, help="folder with config.json and model*.safetensors")
+    sub.add_argument("out_dir", type=pathlib.Path, help="folder to make")
+    sub.set_defaults(run=dequantize)
 
     sub = commands.add_parser("make", help="write a tiny random checkpoint and the logits expected of it")
     sub.add_argument("out_dir", type=pathlib.Path, help="folder to make; expected/expected.safetensors is put into it")

@@ -51,6 +51,9 @@ struct Arguments {
     /// print results as JSON
     #[argh(switch)]
     json: bool,
+    /// use the moving average of the weights that training kept (train.ema_decay)
+    #[argh(switch)]
+    ema: bool,
     /// auto, cpu, cuda or cuda:N (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
@@ -68,7 +71,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::Usage("nothing to do: give --data DIR, --score FILE, or both".into()));
     }
     let device = cli::device(&arguments.device, arguments.threads)?;
-    let mut session = Session::load(&device, &arguments.checkpoint)?;
+    let load = if arguments.ema { Session::load_average } else { Session::load };
+    let mut session = load(&device, &arguments.checkpoint)?;
     if let Some(file) = &arguments.score {
         score(&mut session, file, arguments.output.as_deref())?;
     }

@@ -40,6 +40,9 @@ struct Arguments {
     /// the same seed gives the same text (default: 0)
     #[argh(option, default = "0")]
     seed: u64,
+    /// use the moving average of the weights that training kept (train.ema_decay)
+    #[argh(switch)]
+    ema: bool,
     /// auto, cpu, cuda or cuda:N (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
@@ -68,7 +71,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         read.map_err(|e| Error::Run(format!("cannot read the prompt from stdin: {e}")))?;
     }
     let device = cli::device(&arguments.device, arguments.threads)?;
-    let mut session = Session::load(&device, &arguments.checkpoint)?;
+    let load = if arguments.ema { Session::load_average } else { Session::load };
+    let mut session = load(&device, &arguments.checkpoint)?;
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;

@@ -104,6 +104,7 @@ fn print_plan(settings: &Settings, json: bool) -> Result<()> {
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
         precision: settings.train.precision,
+        average: settings.train.ema_decay > 0.0,
     };
     cli::print(&plan::report(&request, json)?)
 }

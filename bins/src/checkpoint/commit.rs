@@ -122,12 +122,13 @@ fn hex(hash: Sha256) -> String {
     })
 }
 
-/// A checkpoint being written. Dropped without [`commit`](Self::commit), it leaves nothing.
+/// A checkpoint, or another folder, being written. Dropped without [`commit`](Self::commit), it leaves nothing.
 pub struct Draft<'a> {
     store: &'a dyn Store,
-    root: PathBuf,
+    target: PathBuf,
     aside: PathBuf,
-    step: u64,
+    /// Of a checkpoint. A plain folder gets no manifest, and its files are not hashed.
+    step: Option<u64>,
     files: Vec<FileEntry>,
     /// Folders below `aside` that hold files, to be synced.
     folders: Vec<PathBuf>,
@@ -137,14 +138,16 @@ pub struct Draft<'a> {
 /// A file of a draft, hashed as it is written.
 pub struct DraftFile {
     file: Box<dyn StoreFile>,
-    hash: Sha256,
+    hash: Option<Sha256>,
     bytes: u64,
 }
 
 impl Write for DraftFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&bytes[..written]);
+        }
         self.bytes += written as u64;
         Ok(written)
     }
@@ -160,10 +163,23 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn begin(store: &'a dyn Store, root: &Path, step: u64) -> Result<Self, CheckpointError> {
-        let aside = root.join(format!("{}.tmp-{}", name(step), std::process::id()));
+        Self::new(store, root.join(name(step)), Some(step))
+    }
+
+    /// Begins a folder that is no checkpoint. Nothing may be at `target` when it is committed.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn plain(store: &'a dyn Store, target: &Path) -> Result<Self, CheckpointError> {
+        Self::new(store, target.to_path_buf(), None)
+    }
+
+    fn new(store: &'a dyn Store, target: PathBuf, step: Option<u64>) -> Result<Self, CheckpointError> {
+        let mut aside = target.clone().into_os_string();
+        aside.push(format!(".tmp-{}", std::process::id()));
+        let aside = PathBuf::from(aside);
         store.create_dir(&aside).map_err(CheckpointError::io("create", &aside))?;
-        let root = root.to_path_buf();
-        Ok(Self { store, root, aside, step, files: Vec::new(), folders: Vec::new(), committed: false })
+        Ok(Self { store, target, aside, step, files: Vec::new(), folders: Vec::new(), committed: false })
     }
 
     /// Where the checkpoint's files are until it is committed.
@@ -182,10 +198,12 @@ impl<'a> Draft<'a> {
     ) -> Result<(), CheckpointError> {
         let target = self.target(path)?;
         let file = self.store.create(&target).map_err(CheckpointError::io("create", &target))?;
-        let mut file = DraftFile { file, hash: Sha256::new(), bytes: 0 };
+        let mut file = DraftFile { file, hash: self.step.map(|_| Sha256::new()), bytes: 0 };
         fill(&mut file, &target)?;
         file.file.sync().map_err(CheckpointError::io("sync", &target))?;
-        self.files.push(FileEntry { path: path.into(), bytes: file.bytes, sha256: hex(file.hash) });
+        if let Some(hash) = file.hash {
+            self.files.push(FileEntry { path: path.into(), bytes: file.bytes, sha256: hex(hash) });
+        }
         Ok(())
     }
 
@@ -221,29 +239,39 @@ impl<'a> Draft<'a> {
         Ok(target)
     }
 
-    /// Makes the draft a checkpoint, then removes the oldest beyond the newest `keep`. Gives its folder.
+    /// Makes the draft what it is to be. After a checkpoint the oldest beyond the newest `keep` are removed. Gives the
+    /// folder.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; unless it happened while an old one was removed, there is no new checkpoint then.
+    /// [`CheckpointError::Io`]; unless it happened while an old one was removed, there is no new folder then.
     pub fn commit(mut self, keep: usize) -> Result<PathBuf, CheckpointError> {
-        let files = std::mem::take(&mut self.files);
-        let manifest = Manifest { format: FORMAT.into(), version: VERSION, step: self.step, files };
-        let json = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| CheckpointError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
-        self.write_bytes(MANIFEST, &json)?;
+        if let Some(step) = self.step {
+            self.write_manifest(step)?;
+        }
         for folder in self.folders.iter().chain([&self.aside]) {
             self.store.sync_dir(folder).map_err(CheckpointError::io("sync", folder))?;
         }
-        let target = self.root.join(name(self.step));
-        if target.exists() {
+        let target = self.target.clone();
+        if self.step.is_some() && target.exists() {
             // Not a complete checkpoint: a run does not save a step that it found saved.
             self.store.remove_dir(&target).map_err(CheckpointError::io("remove", &target))?;
         }
         self.store.rename(&self.aside, &target).map_err(CheckpointError::io("rename", &self.aside))?;
         self.committed = true;
-        self.store.sync_dir(&self.root).map_err(CheckpointError::io("sync", &self.root))?;
-        prune(self.store, &self.root, keep)?;
+        let root = target.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.store.sync_dir(root).map_err(CheckpointError::io("sync", root))?;
+        if self.step.is_some() {
+            prune(self.store, root, keep)?;
+        }
         Ok(target)
+    }
+
+    fn write_manifest(&mut self, step: u64) -> Result<(), CheckpointError> {
+        let files = std::mem::take(&mut self.files);
+        let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, files };
+        let json = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| CheckpointError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
+        self.write_bytes(MANIFEST, &json)
     }
 }
 

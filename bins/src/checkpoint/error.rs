@@ -101,6 +101,48 @@ pub enum CheckpointError {
         remedy: &'static str,
     },
 
+    /// Codes without the scales that make numbers of them.
+    #[error(
+        "{}: tensor `{tensor}` is F8_E4M3, but its scales `{scales}` are missing; fetch the rest of the checkpoint",
+        path.display()
+    )]
+    MissingScale {
+        /// The file or folder.
+        path: PathBuf,
+        /// The codes.
+        tensor: String,
+        /// The name their scales should have.
+        scales: String,
+    },
+
+    /// Codes in a folder that does not say how they are scaled.
+    #[error(
+        "{}: tensor `{tensor}` is F8_E4M3, but config.json does not say how its scales apply; it needs \
+         quantization_config with weight_block_size",
+        path.display()
+    )]
+    UnknownBlocks {
+        /// The file.
+        path: PathBuf,
+        /// The codes.
+        tensor: String,
+    },
+
+    /// An element that cannot be meant.
+    #[error("{}: tensor `{tensor}`: row {row}, column {col}: {problem}", path.display())]
+    BadElement {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row, from 0.
+        row: usize,
+        /// Column, from 0.
+        col: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
     /// A file of a committed checkpoint is not what its manifest says.
     #[error("{}: {problem}; {}", path.display(), "remove this checkpoint and resume from an earlier one, or copy it again")]
     Changed {
@@ -114,6 +156,16 @@ pub enum CheckpointError {
     #[error("{} holds no complete checkpoint; leave out --resume to start, or name another --output", path.display())]
     NoCheckpoint {
         /// The output folder.
+        path: PathBuf,
+    },
+
+    /// A model folder without an average of the weights.
+    #[error(
+        "{} holds no average of the weights: train with --set train.ema_decay=0.999 to keep one, or leave out --ema",
+        path.display()
+    )]
+    NoAverage {
+        /// The folder.
         path: PathBuf,
     },
 

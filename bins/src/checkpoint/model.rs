@@ -1,23 +1,15 @@
-//! A Hugging Face model folder: which files it has, and how its tensors get to a device and back.
+//! A model from a Hugging Face model folder: what its tensors are called, and how they get to a device.
 
-use super::commit::Draft;
 use super::error::CheckpointError;
-use super::safetensors::{self, TensorFile, TensorSpec};
+use super::files::{CONFIG, ModelFiles};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::layer::Precision;
 use fathom_core::model::{Model, Parameter};
 use fathom_dataprep::Tokenizer;
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
-
-/// The model's description in a checkpoint.
-pub const CONFIG: &str = "config.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+use std::path::{Path, PathBuf};
 
 /// Reads `config.json` of the checkpoint in `folder`.
 ///
@@ -41,138 +33,36 @@ pub fn read_tokenizer(folder: &Path) -> Result<Option<Tokenizer>, CheckpointErro
     Ok(if path.exists() { Some(Tokenizer::load(&path)?) } else { None })
 }
 
-/// The tensors of a model folder, one file or many.
-pub struct ModelFiles {
-    folder: PathBuf,
-    files: Vec<TensorFile>,
+/// A tensor of a checkpoint of a model.
+pub(super) struct ModelTensor {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) place: Place,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-impl ModelFiles {
-    /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
-    ///
-    /// # Errors
-    /// [`CheckpointError::NoModel`], [`CheckpointError::BadIndex`], and those of [`TensorFile::open`].
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        let index = folder.join(INDEX);
-        let names = if index.exists() {
-            read_index(&index)?
-        } else if folder.join(SINGLE).exists() {
-            BTreeMap::from([(SINGLE.to_string(), None)])
-        } else {
-            return Err(CheckpointError::NoModel { path: folder.into(), missing: SINGLE });
-        };
-        let mut files = Vec::new();
-        let mut seen = BTreeSet::new();
-        for (name, tensors) in names {
-            let file = TensorFile::open(&folder.join(&name))?;
-            for tensor in tensors.into_iter().flatten() {
-                if file.entry(&tensor).is_none() {
-                    return Err(CheckpointError::MissingTensor { path: file.path().into(), tensor });
-                }
-            }
-            for entry in file.entries() {
-                if !seen.insert(entry.name.clone()) {
-                    return Err(CheckpointError::UnexpectedTensor {
-                        path: file.path().into(),
-                        tensor: format!("{} (a second time)", entry.name),
-                    });
-                }
-            }
-            files.push(file);
-        }
-        Ok(Self { folder: folder.into(), files })
-    }
-
-    fn file_of(&mut self, tensor: &str) -> Option<&mut TensorFile> {
-        self.files.iter_mut().find(|file| file.entry(tensor).is_some())
-    }
-
-    /// Whether there is a tensor of that name.
-    pub fn has(&self, tensor: &str) -> bool {
-        self.files.iter().any(|file| file.entry(tensor).is_some())
-    }
-
-    /// Whether any tensor belongs to transformer layer `index`.
-    pub fn has_layer(&self, index: usize) -> bool {
-        let prefix = format!("model.layers.{index}.");
-        self.files.iter().flat_map(TensorFile::entries).any(|entry| entry.name.starts_with(&prefix))
-    }
-
-    /// Reads a tensor of `shape` as f32.
-    ///
-    /// # Errors
-    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongShape`], [`CheckpointError::WrongType`].
-    pub fn read(&mut self, tensor: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<(), CheckpointError> {
-        let folder = self.folder.clone();
-        let Some(file) = self.file_of(tensor) else {
-            return Err(CheckpointError::MissingTensor { path: folder, tensor: tensor.into() });
-        };
-        let found = file.entry(tensor).map(|entry| entry.shape.clone()).unwrap_or_default();
-        if found != shape {
-            return Err(CheckpointError::WrongShape {
-                path: file.path().into(),
-                tensor: tensor.into(),
-                expected: shape.into(),
-                found,
-            });
-        }
-        file.read_f32(tensor, values)
-    }
-}
-
-/// The files an index names, each with its tensors.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, CheckpointError> {
-    let text = fs::read_to_string(path).map_err(CheckpointError::io("read", path))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|error| CheckpointError::Json { path: path.into(), problem: error.to_string() })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut files: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
-    for (tensor, file) in index.weight_map {
-        files.entry(file).or_default().get_or_insert_default().push(tensor);
-    }
-    for file in files.keys() {
-        let mut parts = Path::new(file).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        let problem = match plain {
-            false => "is not a plain file name",
-            true if !folder.join(file).exists() => "is not there",
-            true => continue,
-        };
-        return Err(CheckpointError::BadIndex { path: path.into(), file: file.clone(), problem });
-    }
-    Ok(files)
-}
-
-/// A tensor of a model: where it is written to, and what it is called.
-enum Place<'a> {
-    Weight(&'a Parameter),
+/// Where the tensor is in a model.
+pub(super) enum Place {
+    Weight(Parameter),
     /// The expert bias of a router, by its number.
     Bias(usize),
     /// The multi-token-prediction modules' copies, written for other programs and shared here.
-    Copy(&'a Parameter),
+    Copy(Parameter),
 }
 
 /// Every tensor of a checkpoint of `model`, in the order of its layers.
-fn tensors<D: Kernels>(model: &Model<D>) -> Vec<(TensorSpec, Place<'_>)> {
-    let layout = model.architecture().layout();
-    let mut all: Vec<(TensorSpec, Place<'_>)> = Vec::new();
-    for parameter in layout.parameters() {
-        all.push((TensorSpec { name: parameter.name.clone(), shape: parameter.shape() }, Place::Weight(parameter)));
-    }
+pub(super) fn tensors<D: Kernels>(model: &Model<D>) -> Vec<ModelTensor> {
+    let parameters = model.architecture().layout().parameters();
+    let weight =
+        |p: &Parameter| ModelTensor { name: p.name.clone(), shape: p.shape(), place: Place::Weight(p.clone()) };
+    let mut all: Vec<ModelTensor> = parameters.iter().map(weight).collect();
     for (number, router) in model.routers.iter().enumerate() {
-        if let Some(name) = &router.bias_name {
-            let spec = TensorSpec { name: name.clone(), shape: vec![router.bias.shape().elements()] };
-            all.push((spec, Place::Bias(number)));
+        if let Some(name) = router.bias_name.clone() {
+            all.push(ModelTensor { name, shape: vec![router.bias.shape().elements()], place: Place::Bias(number) });
         }
     }
     for (name, of) in copies(model.config()) {
-        if let Some(parameter) = layout.parameters().iter().find(|parameter| parameter.name == of) {
-            all.push((TensorSpec { name, shape: parameter.shape() }, Place::Copy(parameter)));
+        if let Some(p) = parameters.iter().find(|p| p.name == of) {
+            all.push(ModelTensor { name, shape: p.shape(), place: Place::Copy(p.clone()) });
         }
     }
     all
@@ -182,7 +72,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// `(copy, original)` of what published checkpoints hold twice.
-fn copies(config: &ModelConfig) -> Vec<(String, &'static str)> {
+pub(crate) fn copies(config: &ModelConfig) -> Vec<(String, &'static str)> {
     let head = if config.tie_word_embeddings { EMBEDDING } else { HEAD };
     let modules = config.num_hidden_layers..config.num_hidden_layers + config.num_nextn_predict_layers;
     let of_module = |index: usize| {
@@ -200,7 +90,14 @@ fn copies(config: &ModelConfig) -> Vec<(String, &'static str)> {
 /// # Errors
 /// A tensor that is missing, unexpected, or of the wrong shape or type; see [`CheckpointError`].
 pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<Vec<String>, CheckpointError> {
-    let mut files = ModelFiles::open(folder)?;
+    fill(model, folder, ModelFiles::open(folder)?)
+}
+
+fn fill<D: Kernels>(
+    model: &mut Model<D>,
+    folder: &Path,
+    mut files: ModelFiles,
+) -> Result<Vec<String>, CheckpointError> {
     let mut warnings = Vec::new();
     let config = *model.config();
     let layers = config.num_hidden_layers..config.num_hidden_layers + config.num_nextn_predict_layers;
@@ -210,24 +107,20 @@ pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<V
         warnings.push(format!("{}: no multi-token-prediction modules; they start untrained", folder.display()));
     }
     refuse_unexpected(model, &files)?;
-    let plan: Vec<(TensorSpec, Option<Parameter>, usize)> = tensors(model)
-        .into_iter()
-        .filter_map(|(spec, place)| match place {
-            Place::Weight(parameter) => Some((spec, Some(parameter.clone()), 0)),
-            Place::Bias(number) => Some((spec, None, number)),
-            Place::Copy(_) => None,
-        })
-        .filter(|(spec, ..)| !absent.iter().any(|prefix| spec.name.starts_with(prefix)))
-        .collect();
     let device = model.device().clone();
     let mut values = Vec::new();
-    for (spec, parameter, number) in plan {
-        files.read(&spec.name, &spec.shape, &mut values)?;
-        let written = match &parameter {
-            Some(parameter) => model.weights_mut().write(&device, parameter, bytemuck::cast_slice(&values)),
-            None => model.routers[number].bias.upload(&device, &values),
+    for ModelTensor { name, shape, place } in tensors(model) {
+        if absent.iter().any(|prefix| name.starts_with(prefix)) || matches!(place, Place::Copy(_)) {
+            continue;
+        }
+        files.read(&name, &shape, &mut values)?;
+        let written = match place {
+            Place::Bias(number) => model.routers[number].bias.upload(&device, &values),
+            Place::Weight(parameter) | Place::Copy(parameter) => {
+                model.weights_mut().write(&device, &parameter, bytemuck::cast_slice(&values))
+            }
         };
-        written.map_err(device_error(&spec.name))?;
+        written.map_err(device_error(&name))?;
     }
     compare_copies(&config, &mut files, &mut warnings)?;
     Ok(warnings)
@@ -235,7 +128,7 @@ pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<V
 
 /// A tensor of a name that no model of this kind has is a sign of the wrong config.json.
 fn refuse_unexpected<D: Kernels>(model: &Model<D>, files: &ModelFiles) -> Result<(), CheckpointError> {
-    let known: BTreeSet<String> = tensors(model).into_iter().map(|(spec, _)| spec.name).collect();
+    let known: BTreeSet<String> = tensors(model).into_iter().map(|tensor| tensor.name).collect();
     let config = model.config();
     let past = |name: &str| {
         let index = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -245,19 +138,12 @@ fn refuse_unexpected<D: Kernels>(model: &Model<D>, files: &ModelFiles) -> Result
         // The head of a tied model, frequencies that old releases stored, modules this model was built without.
         (name == HEAD && config.tie_word_embeddings) || name.ends_with(".rotary_emb.inv_freq") || past(name)
     };
-    for file in &files.files {
+    for file in files.files() {
         for entry in file.entries() {
-            let name = &entry.name;
-            if name.ends_with(".weight_scale_inv") || entry.dtype.name().starts_with("F8") {
-                return Err(CheckpointError::WrongType {
-                    path: file.path().into(),
-                    tensor: name.clone(),
-                    dtype: format!("{} with block scales", entry.dtype.name()),
-                    remedy: "FP8 weights are not read: dequantise the checkpoint to BF16 first",
-                });
-            }
+            // Scales belong where their codes do.
+            let name = files.scaled_by(&entry.name).unwrap_or(&entry.name);
             if !known.contains(name) && !harmless(name) {
-                return Err(CheckpointError::UnexpectedTensor { path: file.path().into(), tensor: name.clone() });
+                return Err(CheckpointError::UnexpectedTensor { path: file.path().into(), tensor: entry.name.clone() });
             }
         }
     }
@@ -316,122 +202,32 @@ pub fn load_model<D: Kernels>(
     folder: &Path,
     precision: Precision,
 ) -> Result<(Model<D>, Vec<String>), CheckpointError> {
-    let config = ModelConfig { num_nextn_predict_layers: 0, ..read_config(folder)? };
+    build(device, folder, precision, ModelFiles::open)
+}
+
+/// As [`load_model`], with the moving average of the weights in their place. The expert biases are the checkpoint's own.
+///
+/// # Errors
+/// Those of [`load_model`]; [`CheckpointError::NoAverage`].
+pub fn load_average_model<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+) -> Result<(Model<D>, Vec<String>), CheckpointError> {
+    build(device, folder, precision, ModelFiles::open_average)
+}
+
+fn build<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+    open: fn(&Path) -> Result<ModelFiles, CheckpointError>,
+) -> Result<(Model<D>, Vec<String>), CheckpointError> {
+    let config = ModelConfig { num_nextn_predict_layers: 0, quantization_config: None, ..read_config(folder)? };
     let mut model = Model::new(device, &config, precision).map_err(|error| CheckpointError::Device {
         tensor: "the whole model".into(),
         source: error.to_string().into(),
     })?;
-    let warnings = load_weights(&mut model, folder)?;
+    let warnings = fill(&mut model, folder, open(folder)?)?;
     Ok((model, warnings))
-}
-
-/// Writes `model` into a draft: `config.json`, `generation_config.json`, the weights in files of at most `shard_bytes`
-/// (but at least a tensor each), and the tokenizer.
-///
-/// # Errors
-/// [`CheckpointError::Io`], [`CheckpointError::Device`].
-pub fn save_model<D: Kernels>(
-    draft: &mut Draft<'_>,
-    model: &Model<D>,
-    tokenizer: Option<&Tokenizer>,
-    shard_bytes: u64,
-) -> Result<(), CheckpointError> {
-    write_json(draft, CONFIG, &model.config().hugging_face("float32"))?;
-    write_json(draft, GENERATION_CONFIG, &generation_config(model.config()))?;
-    if let Some(tokenizer) = tokenizer {
-        tokenizer.save(draft.folder())?;
-        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
-        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
-    }
-    let all = tensors(model);
-    let shards = divide(&all, shard_bytes);
-    let count = shards.len();
-    let name = |number: usize| match count {
-        1 => SINGLE.to_string(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
-    };
-    let mut weight_map = BTreeMap::new();
-    for (number, range) in shards.into_iter().enumerate() {
-        let (file, part) = (name(number), &all[range]);
-        weight_map.extend(part.iter().map(|(spec, _)| (spec.name.clone(), file.clone())));
-        let specs: Vec<TensorSpec> = part.iter().map(|(spec, _)| spec.clone()).collect();
-        write_tensors(draft, &file, &specs, |index, bytes| read_place(model, &part[index].1, bytes))?;
-    }
-    if count > 1 {
-        let total: u64 = all.iter().map(|(spec, _)| spec.bytes()).sum();
-        write_json(
-            draft,
-            INDEX,
-            &serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map }),
-        )?;
-    }
-    Ok(())
-}
-
-fn generation_config(config: &ModelConfig) -> serde_json::Value {
-    let mut json = serde_json::json!({ "_from_model_config": true });
-    for (key, id) in [("bos_token_id", config.bos_token_id), ("eos_token_id", config.eos_token_id)] {
-        if let Some(id) = id {
-            json[key] = id.into();
-        }
-    }
-    json
-}
-
-pub(super) fn write_json(
-    draft: &mut Draft<'_>,
-    path: &str,
-    value: &impl serde::Serialize,
-) -> Result<(), CheckpointError> {
-    let json = serde_json::to_vec_pretty(value)
-        .map_err(|error| CheckpointError::Json { path: draft.folder().join(path), problem: error.to_string() })?;
-    draft.write_bytes(path, &json)
-}
-
-/// Consecutive tensors of at most `limit` bytes together, or a single larger one.
-fn divide(all: &[(TensorSpec, Place<'_>)], limit: u64) -> Vec<std::ops::Range<usize>> {
-    let mut shards: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut filled = 0;
-    for (index, (spec, _)) in all.iter().enumerate() {
-        match shards.last_mut() {
-            Some(last) if filled + spec.bytes() <= limit => {
-                last.end = index + 1;
-                filled += spec.bytes();
-            }
-            _ => {
-                shards.push(index..index + 1);
-                filled = spec.bytes();
-            }
-        }
-    }
-    shards
-}
-
-fn read_place<D: Kernels>(model: &Model<D>, place: &Place<'_>, bytes: &mut [u8]) -> Result<(), D::Error> {
-    match place {
-        Place::Weight(parameter) | Place::Copy(parameter) => model.weights().read(model.device(), parameter, bytes),
-        Place::Bias(number) => {
-            let view = model.routers[*number].bias.view();
-            model.device().download(view.buffer(), view.offset() * 4, bytes)
-        }
-    }
-}
-
-/// Writes a safetensors file; `read` fetches the bytes of a tensor by its number. One tensor is in memory at a time.
-pub(super) fn write_tensors<E: std::fmt::Display>(
-    draft: &mut Draft<'_>,
-    path: &str,
-    specs: &[TensorSpec],
-    mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
-) -> Result<(), CheckpointError> {
-    let mut bytes = Vec::new();
-    draft.write(path, &mut |file, target| {
-        file.write_all(&safetensors::header(specs)).map_err(CheckpointError::io("write", target))?;
-        for (index, spec) in specs.iter().enumerate() {
-            bytes.resize(spec.bytes() as usize, 0);
-            read(index, &mut bytes).map_err(device_error(&spec.name))?;
-            file.write_all(&bytes).map_err(CheckpointError::io("write", target))?;
-        }
-        Ok(())
-    })
 }

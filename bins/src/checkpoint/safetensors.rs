@@ -6,10 +6,12 @@
 //! is replaced while it is read gives an error, not a signal.
 
 use super::error::{CheckpointError, Damage};
+use fathom_core::DType;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The longest header that is read, as in the reference implementation.
@@ -26,6 +28,10 @@ pub enum ElementType {
     BF16,
     /// Half precision.
     F16,
+    /// Codes with four exponent bits, which mean something with their scales only.
+    E4M3,
+    /// A power of two as its exponent: scales of codes.
+    E8M0,
     /// A type of the format that is not read as weights.
     Other {
         /// Its name in a header.
@@ -36,13 +42,11 @@ pub enum ElementType {
 }
 
 /// Every other type of the format: name and bits.
-const OTHER_TYPES: [(&str, u64); 17] = [
+const OTHER_TYPES: [(&str, u64); 15] = [
     ("BOOL", 8),
     ("U8", 8),
     ("I8", 8),
-    ("F8_E4M3", 8),
     ("F8_E5M2", 8),
-    ("F8_E8M0", 8),
     ("F8_E4M3FNUZ", 8),
     ("F8_E5M2FNUZ", 8),
     ("F4", 4),
@@ -62,11 +66,22 @@ impl ElementType {
             "F32" => Some(ElementType::F32),
             "BF16" => Some(ElementType::BF16),
             "F16" => Some(ElementType::F16),
+            "F8_E4M3" => Some(ElementType::E4M3),
+            "F8_E8M0" => Some(ElementType::E8M0),
             "U64" | "C64" => Some(ElementType::Other { name: if name == "U64" { "U64" } else { "C64" }, bits: 64 }),
             _ => OTHER_TYPES
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|&(name, bits)| ElementType::Other { name, bits }),
+        }
+    }
+
+    /// What a tensor on a device is stored as.
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => ElementType::F32,
+            DType::BF16 => ElementType::BF16,
+            other => ElementType::Other { name: other.name(), bits: 8 * other.size() as u64 },
         }
     }
 
@@ -76,6 +91,8 @@ impl ElementType {
             ElementType::F32 => "F32",
             ElementType::BF16 => "BF16",
             ElementType::F16 => "F16",
+            ElementType::E4M3 => "F8_E4M3",
+            ElementType::E8M0 => "F8_E8M0",
             ElementType::Other { name, .. } => name,
         }
     }
@@ -85,6 +102,7 @@ impl ElementType {
         match self {
             ElementType::F32 => 32,
             ElementType::BF16 | ElementType::F16 => 16,
+            ElementType::E4M3 | ElementType::E8M0 => 8,
             ElementType::Other { bits, .. } => bits,
         }
     }
@@ -103,6 +121,14 @@ pub struct TensorEntry {
     pub begin: u64,
     /// Byte after the last.
     pub end: u64,
+}
+
+impl TensorEntry {
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        // Their bytes were found to lie in the file.
+        self.shape.iter().product()
+    }
 }
 
 /// An open file whose header has been checked.
@@ -159,7 +185,8 @@ impl TensorFile {
         Some(&self.entries[at])
     }
 
-    /// Reads a whole tensor as f32 into `values`, which gets the tensor's length. BF16 and F16 widen exactly.
+    /// Reads a whole tensor as f32 into `values`, which gets the tensor's length. BF16, F16 and E8M0 widen exactly; codes
+    /// of E4M3 are no numbers without their scales and are refused.
     ///
     /// # Errors
     /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongType`], [`CheckpointError::Io`].
@@ -167,28 +194,59 @@ impl TensorFile {
         let Some(entry) = self.entry(name).cloned() else {
             return Err(CheckpointError::MissingTensor { path: self.path.clone(), tensor: name.into() });
         };
-        if let ElementType::Other { name: dtype, .. } = entry.dtype {
-            return Err(CheckpointError::WrongType {
-                path: self.path.clone(),
-                tensor: name.into(),
-                dtype: dtype.into(),
-                remedy: if dtype.starts_with("F8") {
-                    "FP8 weights are not read: dequantise the checkpoint to BF16 first"
-                } else {
-                    "weights are read in F32, BF16 or F16: convert it"
-                },
-            });
-        }
         values.clear();
-        values.reserve(entry.shape.iter().product());
-        let failed = CheckpointError::io("read", &self.path);
-        self.stream(&entry, |bytes| append_f32(entry.dtype, bytes, values)).map_err(failed)
+        self.read_elements(&entry, 0..entry.elements(), values)
     }
 
-    /// Hands the bytes of a tensor to `take`, a chunk of whole elements at a time.
-    fn stream(&mut self, entry: &TensorEntry, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
-        self.file.seek(SeekFrom::Start(entry.begin))?;
-        let mut left = entry.end - entry.begin;
+    /// Appends elements `range` of a tensor of this file as f32 to `values`.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32).
+    ///
+    /// # Panics
+    /// If the range is not inside the tensor.
+    pub fn read_elements(
+        &mut self,
+        entry: &TensorEntry,
+        range: Range<usize>,
+        values: &mut Vec<f32>,
+    ) -> Result<(), CheckpointError> {
+        if matches!(entry.dtype, ElementType::Other { .. } | ElementType::E4M3) {
+            return Err(CheckpointError::WrongType {
+                path: self.path.clone(),
+                tensor: entry.name.clone(),
+                dtype: entry.dtype.name().into(),
+                remedy: "weights are read in F32, BF16, F16, or F8_E4M3 with scales by blocks: convert it",
+            });
+        }
+        values.reserve(range.len());
+        let failed = CheckpointError::io("read", &self.path);
+        self.stream(entry, range, |bytes| append_f32(entry.dtype, bytes, values)).map_err(failed)
+    }
+
+    /// Appends the bytes of elements `range` of a tensor of this file, whose elements are whole bytes, to `bytes`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    ///
+    /// # Panics
+    /// If the range is not inside the tensor.
+    pub fn read_bytes(
+        &mut self,
+        entry: &TensorEntry,
+        range: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), CheckpointError> {
+        let failed = CheckpointError::io("read", &self.path);
+        self.stream(entry, range, |part| bytes.extend_from_slice(part)).map_err(failed)
+    }
+
+    /// Hands the bytes of elements `range` to `take`, a chunk of whole elements at a time.
+    fn stream(&mut self, entry: &TensorEntry, range: Range<usize>, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
+        let at = |element: usize| entry.begin + element as u64 * entry.dtype.bits() / 8;
+        assert!(range.start <= range.end && at(range.end) <= entry.end, "elements of the tensor");
+        self.file.seek(SeekFrom::Start(at(range.start)))?;
+        let mut left = at(range.end) - at(range.start);
         while left > 0 {
             let now = left.min(CHUNK_BYTES as u64) as usize;
             self.buffer.resize(now, 0);
@@ -206,7 +264,8 @@ fn append_f32(dtype: ElementType, bytes: &[u8], values: &mut Vec<f32>) {
         ElementType::F32 => values.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
         ElementType::BF16 => values.extend(pairs.map(|b| half::bf16::from_le_bytes(*b).to_f32())),
         ElementType::F16 => values.extend(pairs.map(|b| half::f16::from_le_bytes(*b).to_f32())),
-        ElementType::Other { .. } => {}
+        ElementType::E8M0 => values.extend(bytes.iter().map(|&code| fathom_core::fp8::ue8m0::decode(code))),
+        ElementType::E4M3 | ElementType::Other { .. } => {}
     }
 }
 
@@ -314,14 +373,16 @@ fn check_cover(entries: &mut [TensorEntry], data: u64, bytes: u64) -> Result<(),
 pub struct TensorSpec {
     /// Its name.
     pub name: String,
-    /// Its shape. Tensors are written in F32.
+    /// Its shape.
     pub shape: Vec<usize>,
+    /// Its type.
+    pub dtype: ElementType,
 }
 
 impl TensorSpec {
     /// Bytes it takes.
     pub fn bytes(&self) -> u64 {
-        4 * self.shape.iter().product::<usize>() as u64
+        (self.shape.iter().product::<usize>() as u64 * self.dtype.bits()).div_ceil(8)
     }
 }
 
@@ -333,7 +394,8 @@ pub fn header(tensors: &[TensorSpec]) -> Vec<u8> {
     let mut begin = 0u64;
     for tensor in tensors {
         let end = begin + tensor.bytes();
-        let entry = serde_json::json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [begin, end] });
+        let entry =
+            serde_json::json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [begin, end] });
         map.insert(tensor.name.clone(), entry);
         begin = end;
     }

@@ -2,24 +2,28 @@
 
 use super::commit::{Draft, Manifest};
 use super::error::CheckpointError;
-use super::model::{device_error, load_weights, write_json, write_tensors};
-use super::safetensors::{TensorFile, TensorSpec};
-use fathom_core::DType;
+use super::format::Format;
+use super::model::{device_error, load_weights};
+use super::safetensors::{ElementType, TensorFile, TensorSpec};
+use super::save::{write_json, write_tensors};
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 use fathom_core::model::{Parameter, Parameters};
-use fathom_core::train::Trainer;
+use fathom_core::train::{Ema, Trainer};
 use fathom_dataprep::Cursor;
-use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 const STATE: &str = "trainer/state.json";
-/// AdamW's moments, each a file of the model's tensors. The weights themselves are the model's: they are f32 there too.
+/// The weights in f32, where the model's own files are in a format that rounds them.
+const WEIGHTS: &str = "trainer/weights.safetensors";
+/// AdamW's moments, each a file of the model's tensors, in the type they have in training.
 const FIRST_MOMENTS: &str = "trainer/m.safetensors";
 const SECOND_MOMENTS: &str = "trainer/v.safetensors";
+/// The moving average of the weights, in f32, where one is kept.
+pub(super) const AVERAGE: &str = "trainer/ema.safetensors";
 const VERSION: u64 = 1;
 
 /// The counters of a training run. Random numbers are a function of seed and counter, so the seed is all there is to
@@ -34,6 +38,9 @@ pub struct State {
     pub tokens: u64,
     /// Updates of the optimiser.
     pub optimizer_step: u64,
+    /// Updates of the moving average of the weights; 0 where none is kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ema_updates: u64,
     /// `train.seed`.
     pub seed: u64,
     /// Seconds of training.
@@ -47,7 +54,8 @@ pub struct State {
 impl State {
     /// Counters as they are now.
     pub fn new(step: u64, tokens: u64, seed: u64, seconds: f64, cursor: Cursor) -> Self {
-        Self { version: VERSION, step, tokens, optimizer_step: step, seed, seconds, cursor, settings: BTreeMap::new() }
+        let (settings, ema_updates) = (BTreeMap::new(), 0);
+        Self { version: VERSION, step, tokens, optimizer_step: step, ema_updates, seed, seconds, cursor, settings }
     }
 
     /// Reads the counters of the checkpoint in `folder`.
@@ -83,24 +91,73 @@ impl State {
     }
 }
 
-/// Writes `trainer/` into a draft.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Writes `trainer/` into a draft whose model was written in `format`.
 ///
 /// # Errors
 /// [`CheckpointError::Io`], [`CheckpointError::Device`].
 pub fn save_trainer<D: Kernels, C: Comm<D>>(
     draft: &mut Draft<'_>,
     trainer: &Trainer<D, C>,
+    average: Option<&Ema>,
+    format: Format,
     state: &State,
 ) -> Result<(), CheckpointError> {
-    for (path, moments) in [(FIRST_MOMENTS, &trainer.optimizer.m), (SECOND_MOMENTS, &trainer.optimizer.v)] {
-        let parameters = moments.layout().parameters();
-        let specs: Vec<TensorSpec> =
-            parameters.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.shape() }).collect();
-        let device = trainer.model.device();
-        write_tensors(draft, path, &specs, |index, bytes| read_f32(device, moments, &parameters[index], bytes))?;
+    let device = trainer.model.device();
+    if format != Format::F32 {
+        save_parameters(draft, device, trainer.model.weights(), WEIGHTS)?;
     }
-    let state = State { optimizer_step: trainer.optimizer.step, ..state.clone() };
+    save_parameters(draft, device, &trainer.optimizer.m, FIRST_MOMENTS)?;
+    save_parameters(draft, device, &trainer.optimizer.v, SECOND_MOMENTS)?;
+    let average = average.filter(|average| average.updates() > 0);
+    if let Some(average) = average {
+        save_average(draft, average)?;
+    }
+    let ema_updates = average.map_or(0, Ema::updates);
+    let state = State { optimizer_step: trainer.optimizer.step, ema_updates, ..state.clone() };
     write_json(draft, STATE, &state)
+}
+
+fn save_parameters<D: Kernels>(
+    draft: &mut Draft<'_>,
+    device: &D,
+    values: &Parameters<D>,
+    path: &str,
+) -> Result<(), CheckpointError> {
+    let (parameters, dtype) = (values.layout().parameters(), ElementType::of(values.dtype()));
+    let specs: Vec<TensorSpec> =
+        parameters.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.shape(), dtype }).collect();
+    write_tensors(draft, path, &specs, |index, bytes| values.read(device, &parameters[index], bytes))
+}
+
+fn save_average(draft: &mut Draft<'_>, average: &Ema) -> Result<(), CheckpointError> {
+    let parameters = average.layout().parameters();
+    let spec = |p: &Parameter| TensorSpec { name: p.name.clone(), shape: p.shape(), dtype: ElementType::F32 };
+    let specs: Vec<TensorSpec> = parameters.iter().map(spec).collect();
+    write_tensors(draft, AVERAGE, &specs, |index, bytes| {
+        bytes.copy_from_slice(bytemuck::cast_slice(average.parameter(&parameters[index])));
+        Ok::<(), CheckpointError>(())
+    })
+}
+
+/// Fills `average` from the checkpoint in `folder`; it stays empty where the run kept none until then.
+///
+/// # Errors
+/// A tensor that is missing, or of the wrong shape or type.
+pub fn load_average(average: &mut Ema, folder: &Path, state: &State) -> Result<(), CheckpointError> {
+    if state.ema_updates == 0 {
+        return Ok(());
+    }
+    let path = folder.join(AVERAGE);
+    let (mut file, mut bytes) = (TensorFile::open(&path)?, Vec::new());
+    average.restore(state.ema_updates, |parameter, values| {
+        read_parameter(&mut file, parameter, ElementType::F32, &mut bytes)?;
+        bytemuck::cast_slice_mut(values).copy_from_slice(&bytes);
+        Ok(())
+    })
 }
 
 /// Fills `trainer` from the checkpoint in `folder`: weights, expert biases and moments, all verified by checksum.
@@ -115,58 +172,44 @@ pub fn load_trainer<D: Kernels, C: Comm<D>>(
     Manifest::read(folder)?.check_contents(folder)?;
     load_weights(&mut trainer.model, folder)?;
     let device = trainer.model.device().clone();
-    load_moments(&device, &mut trainer.optimizer.m, &folder.join(FIRST_MOMENTS))?;
-    load_moments(&device, &mut trainer.optimizer.v, &folder.join(SECOND_MOMENTS))?;
+    let weights = folder.join(WEIGHTS);
+    if weights.exists() {
+        load_parameters(&device, trainer.model.weights_mut(), &weights)?;
+    }
+    load_parameters(&device, &mut trainer.optimizer.m, &folder.join(FIRST_MOMENTS))?;
+    load_parameters(&device, &mut trainer.optimizer.v, &folder.join(SECOND_MOMENTS))?;
     trainer.optimizer.step = state.optimizer_step;
     Ok(())
 }
 
-fn load_moments<D: Kernels>(device: &D, moments: &mut Parameters<D>, path: &Path) -> Result<(), CheckpointError> {
+fn load_parameters<D: Kernels>(device: &D, values: &mut Parameters<D>, path: &Path) -> Result<(), CheckpointError> {
     let mut file = TensorFile::open(path)?;
-    let mut values = Vec::new();
-    for parameter in moments.layout().clone().parameters() {
-        let found = file.entry(&parameter.name).map(|entry| entry.shape.clone());
-        if let Some(found) = found.filter(|found| *found != parameter.shape()) {
-            return Err(CheckpointError::WrongShape {
-                path: path.into(),
-                tensor: parameter.name.clone(),
-                expected: parameter.shape(),
-                found,
-            });
-        }
-        file.read_f32(&parameter.name, &mut values)?;
-        write_f32(device, moments, parameter, &values).map_err(device_error(&parameter.name))?;
+    let (mut bytes, dtype) = (Vec::new(), ElementType::of(values.dtype()));
+    for parameter in values.layout().clone().parameters() {
+        read_parameter(&mut file, parameter, dtype, &mut bytes)?;
+        values.write(device, parameter, &bytes).map_err(device_error(&parameter.name))?;
     }
     Ok(())
 }
 
-/// A parameter's moments as f32, whatever they are kept in.
-fn read_f32<D: Kernels>(
-    device: &D,
-    moments: &Parameters<D>,
+/// Replaces `bytes` by those of a parameter, which must have its shape and be of `dtype`.
+fn read_parameter(
+    file: &mut TensorFile,
     parameter: &Parameter,
-    bytes: &mut [u8],
-) -> Result<(), D::Error> {
-    if moments.dtype() != DType::BF16 {
-        return moments.read(device, parameter, bytes);
+    dtype: ElementType,
+    bytes: &mut Vec<u8>,
+) -> Result<(), CheckpointError> {
+    let (path, tensor, expected) = (file.path().to_path_buf(), parameter.name.clone(), parameter.shape());
+    let Some(entry) = file.entry(&tensor).cloned() else {
+        return Err(CheckpointError::MissingTensor { path, tensor });
+    };
+    if entry.shape != expected {
+        return Err(CheckpointError::WrongShape { path, tensor, expected, found: entry.shape });
     }
-    let mut narrow = vec![bf16::ZERO; parameter.elements()];
-    moments.read(device, parameter, bytemuck::cast_slice_mut(&mut narrow))?;
-    for (to, x) in bytes.chunks_exact_mut(4).zip(narrow) {
-        to.copy_from_slice(&x.to_f32().to_le_bytes());
+    if entry.dtype != dtype {
+        let remedy = "training in this precision keeps it in another type: set train.precision back";
+        return Err(CheckpointError::WrongType { path, tensor, dtype: entry.dtype.name().into(), remedy });
     }
-    Ok(())
-}
-
-fn write_f32<D: Kernels>(
-    device: &D,
-    moments: &mut Parameters<D>,
-    parameter: &Parameter,
-    values: &[f32],
-) -> Result<(), D::Error> {
-    if moments.dtype() != DType::BF16 {
-        return moments.write(device, parameter, bytemuck::cast_slice(values));
-    }
-    let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
-    moments.write(device, parameter, bytemuck::cast_slice(&narrow))
+    bytes.clear();
+    file.read_bytes(&entry, 0..entry.elements(), bytes)
 }

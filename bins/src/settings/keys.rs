@@ -100,6 +100,12 @@ pub const KEYS: &[Key] = &[
     key("train.beta1", Number, "0.9", "AdamW's memory of gradients"),
     key("train.beta2", Number, "0.95", "AdamW's memory of squared gradients"),
     key("train.eps", Number, "1e-8", "AdamW's guard against division by zero"),
+    key(
+        "train.ema_decay",
+        Number,
+        "0.999 for train.precision = \"fp8\", else 0",
+        "decay of a moving average of the weights, kept in memory of the host; 0 keeps none",
+    ),
     key("train.eval_every", Count, "100", "steps between measurements of the validation loss; 0 for none"),
     key("train.eval_tokens", Count, "65536", "tokens such a measurement reads; 0 for the whole validation set"),
     key("train.threads", Count, "0", "threads to compute with; 0 for every core"),
@@ -147,6 +153,7 @@ pub const KEYS: &[Key] = &[
     // checkpoint
     key("checkpoint.every_steps", Count, "500", "steps between checkpoints; 0 writes only the last"),
     key("checkpoint.keep", Count, "2", "checkpoints kept, the newest; at least 1"),
+    key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "what the model's own files are stored in"),
     key("checkpoint.shard_bytes", Count, "5000000000", "most bytes in one model file before it is split"),
 ];
 

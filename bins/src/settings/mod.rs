@@ -15,8 +15,9 @@ pub use error::{Place, SettingsError};
 pub use rates::Rates;
 pub use source::{Entry, Source};
 
+use crate::checkpoint::Format;
 use fathom_core::config::ModelConfig;
-use fathom_core::layer::Precision;
+use fathom_core::layer::{Precision, Products};
 use fathom_core::train::schedule::{Schedule, ScheduleError};
 use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 use reader::{Reader, SANE};
@@ -75,6 +76,8 @@ pub struct Train {
     pub beta2: f64,
     /// AdamW's guard against division by zero.
     pub eps: f64,
+    /// Decay of the moving average of the weights; 0 keeps none.
+    pub ema_decay: f64,
     /// Steps between measurements of the validation loss; 0 for none.
     pub eval_every: u64,
     /// Tokens such a measurement reads; 0 for all.
@@ -92,6 +95,8 @@ pub struct Checkpoint {
     pub every_steps: u64,
     /// How many are kept.
     pub keep: usize,
+    /// What the model is stored in.
+    pub format: Format,
     /// Most bytes in one model file.
     pub shard_bytes: u64,
 }
@@ -236,19 +241,22 @@ impl Train {
         let batch_size = reader.size("train.batch_size", 32, SANE)?;
         let largest = (1..=batch_size.min(8)).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1);
         let context = model.max_position_embeddings;
+        let precision = precision::read(reader)?;
+        let ema_decay = if precision.products == Products::Fp8 { 0.999 } else { 0.0 };
         let train = Train {
             init: reader.path("train.init"),
             length: Self::length(reader)?,
             batch_size,
             micro_batch_size: reader.size("train.micro_batch_size", largest, SANE)?,
             sequence_length: reader.size("train.sequence_length", context.min(256), SANE)?,
-            precision: precision::read(reader)?,
+            precision,
             seed: reader.count("train.seed", 0),
             clip_norm: reader.number("train.clip_norm", 1.0),
             weight_decay: reader.number("train.weight_decay", 0.1),
             beta1: reader.number("train.beta1", 0.9),
             beta2: reader.number("train.beta2", 0.95),
             eps: reader.number("train.eps", 1e-8),
+            ema_decay: reader.number("train.ema_decay", ema_decay),
             eval_every: reader.count("train.eval_every", 100),
             eval_tokens: reader.count("train.eval_tokens", 65536),
             threads: usize::try_from(reader.count("train.threads", 0)).unwrap_or(usize::MAX),
@@ -289,7 +297,8 @@ impl Train {
             );
             return Err(reader.reject("train.sequence_length", problem));
         }
-        for (key, value) in [("train.beta1", self.beta1), ("train.beta2", self.beta2)] {
+        let below_one = [("train.beta1", self.beta1), ("train.beta2", self.beta2), ("train.ema_decay", self.ema_decay)];
+        for (key, value) in below_one {
             if value >= 1.0 {
                 return Err(reader.reject(key, format!("is {value}: it must be below 1")));
             }
@@ -303,6 +312,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             every_steps: reader.count("checkpoint.every_steps", 500),
             keep: reader.size("checkpoint.keep", 2, SANE)?,
+            format: Format::from_name(&reader.text_or("checkpoint.format", "f32")).unwrap_or(Format::F32),
             shard_bytes: reader.size("checkpoint.shard_bytes", 5_000_000_000, usize::MAX)? as u64,
         })
     }

@@ -11,7 +11,9 @@ mod codes;
 pub mod recipe;
 mod scale;
 pub mod ue8m0;
+mod weight;
 
 pub use codes::{Code, E4M3, E5M2, E5M6, NonFinite, pack_pair, unpack_pair};
 pub use recipe::Recipe;
 pub use scale::{TILE, quantize, scale_of};
+pub use weight::{Blocks, NotANumber, block_scale};

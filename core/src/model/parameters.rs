@@ -8,6 +8,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::DType;
 use crate::device::{Device, Primitives};
@@ -195,6 +196,12 @@ impl Layout {
         let slot = Slot { group, offset: *end, rows, cols, vector, part: rows, index: self.weights.len(), lowest };
         *end += slot.elements().next_multiple_of(ALIGN);
         slot
+    }
+
+    /// The group of a slot, and its elements from the start of the group's buffer.
+    pub(crate) fn extent(&self, slot: &Slot) -> (usize, Range<usize>) {
+        let start = self.start(slot);
+        (slot.group, start..start + slot.elements())
     }
 
     /// Elements from the start of the group's buffer.

@@ -3,6 +3,8 @@
 pub mod schedule;
 
 #[cfg(feature = "alloc")]
+mod ema;
+#[cfg(feature = "alloc")]
 mod health;
 #[cfg(feature = "alloc")]
 mod optimizer;
@@ -11,6 +13,8 @@ pub mod plan;
 #[cfg(feature = "alloc")]
 mod step;
 
+#[cfg(feature = "alloc")]
+pub use ema::Ema;
 #[cfg(feature = "alloc")]
 pub use health::ExpertLoad;
 #[cfg(feature = "alloc")]

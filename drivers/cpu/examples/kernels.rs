@@ -1,8 +1,8 @@
-//! Times every kernel at the shapes of a small training step, against what the machine can do.
+//! Times every kernel but matrix products (example `products`) at the shapes of a small training step, against what the machine can do.
 //!
 //! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS [ISA]]]` prints, for each kernel whose line
 //! contains `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process: for
-//! matrix products and attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory
+//! attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory
 //! that fits no cache.
 
 use std::hint::black_box;
@@ -118,7 +118,7 @@ impl Bench {
             return;
         }
         let seconds = best(f);
-        let products = name.contains("gemm") || name.contains("attention");
+        let products = name.contains("attention");
         let (rate, unit, peak) = if products {
             (cost.flops as f64 / seconds, "GFLOP/s", self.flops)
         } else {
@@ -185,49 +185,6 @@ fn peak_bandwidth(cpu: &Cpu) -> f64 {
     });
     black_box(&to);
     2.0 * n as f64 / seconds
-}
-
-fn products(b: &mut Bench) {
-    if b.skips(PRODUCT_KERNELS) {
-        return;
-    }
-    let shapes =
-        [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
-    for (n, k) in shapes {
-        let (x, w, mut y) = (b.floats(TOKENS, k), b.floats(n, k), b.floats(TOKENS, n));
-        let (mut dx, mut dw) = (b.floats(TOKENS, k), b.floats(n, k));
-        let what = |form, m, n, k| format!("{form} [{m} × {k}]·[{k} × {n}]");
-        time!(b, what("Nt", TOKENS, n, k), gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
-        time!(b, what("Nn", TOKENS, k, n), gemm: Gemm::new(Form::Nn, y.view(), w.view(), dx.view_mut()));
-        time!(b, what("Tn", n, k, TOKENS), gemm: Gemm::new(Form::Tn, y.view(), x.view(), dw.view_mut())
-            .map(|c| c.accumulating()));
-    }
-    let (x, w, mut y) = (b.floats(1024, 1024), b.floats(1024, 1024), b.floats(1024, 1024));
-    time!(b, "Nt [1024 × 1024]·[1024 × 1024]", gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
-    time!(b, "Tn [1024 × 1024]·[1024 × 1024]", gemm: Gemm::new(Form::Tn, x.view(), w.view(), y.view_mut()));
-    for (n, k) in [(256, 256), (4096, 256)] {
-        let (x, w, mut y) = (b.floats(1, k), b.floats(n, k), b.floats(1, n));
-        let what = format!("Nt [1 × {k}]·[{k} × {n}]");
-        time!(b, what, gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
-    }
-
-    let rows = TOKENS * TOP_K;
-    // Uneven groups: expert g gets about (g + 16)/32 of an even share.
-    let mut ends = vec![0usize];
-    for g in 0..EXPERTS {
-        ends.push(ends[g] + rows * (g + 16) / (EXPERTS * (EXPERTS + 31) / 2));
-    }
-    ends[EXPERTS] = rows;
-    let offsets = b.indices(1, EXPERTS + 1, |i| ends[i]);
-    for (n, k) in [(2 * INNER, HIDDEN), (HIDDEN, INNER)] {
-        let (x, w, mut y) = (b.floats(rows, k), b.floats(EXPERTS * n, k), b.floats(rows, n));
-        let (mut dx, mut dw) = (b.floats(rows, k), b.floats(EXPERTS * n, k));
-        let (o, e) = (offsets.view(), EXPERTS);
-        let what = |form| format!("{form} {e} × [~{} × {k}]·[{k} × {n}]", rows / e);
-        time!(b, what("Nt"), grouped_gemm: GroupedGemm::new(Form::Nt, e, x.view(), w.view(), o, y.view_mut()));
-        time!(b, what("Nn"), grouped_gemm: GroupedGemm::new(Form::Nn, e, y.view(), w.view(), o, dx.view_mut()));
-        time!(b, what("Tn"), grouped_gemm: GroupedGemm::new(Form::Tn, e, y.view(), x.view(), o, dw.view_mut()));
-    }
 }
 
 fn attention(b: &mut Bench, of: DType) {
@@ -386,7 +343,6 @@ fn main() {
     let threads = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let isa = arguments.next().and_then(|name| Isa::all().find(|isa| isa.to_string() == name));
     let mut bench = Bench::new(filter, threads, isa.unwrap_or_else(Isa::best));
-    products(&mut bench);
     router(&mut bench);
     for of in [DType::F32, DType::BF16] {
         layers(&mut bench, of);

@@ -7,15 +7,17 @@
 //! | `par` | work split into parts that do not overlap |
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
-//! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
+//! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
 //! | `factor` | F32 and BF16 as factors of attention's products |
+//! | `fp8` | codes with scales: encoding and decoding |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
 //! Three promises hold by construction, and are tested:
 //!
-//! - **The same bits for any number of threads.** Tasks are cut by shape alone (`par`), and no two tasks add to the same
-//!   number: partial sums go to places of their own and are added in order.
+//! - **The same bits for any number of threads.** Tasks are cut by shape alone (`par`), or where no result depends on
+//!   the cut (`gemm`), and no two tasks add to the same number: partial sums go to places of their own and are added in
+//!   order.
 //! - **A row does not feel its neighbours.** An element of a product is one chain of multiply-adds along the inner
 //!   dimension, cut at multiples of a constant; neither the number of rows nor the place in a tile changes it.
 //! - **Nothing outside its buffers is touched,** whatever index tensors hold.

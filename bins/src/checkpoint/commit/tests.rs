@@ -1,4 +1,6 @@
-use super::super::model::{load_weights, read_config, save_model};
+use super::super::format::Format;
+use super::super::model::{load_weights, read_config};
+use super::super::save::save_model;
 use super::super::state::{State, load_trainer, save_trainer};
 use super::super::store::Disk;
 use super::*;
@@ -145,8 +147,8 @@ fn save(
     keep: usize,
 ) -> Result<PathBuf, CheckpointError> {
     let mut draft = Draft::begin(store, root, at)?;
-    save_model(&mut draft, &trainer.model, Some(&Tokenizer::bytes()), 50_000)?;
-    save_trainer(&mut draft, trainer, &state(at))?;
+    save_model(&mut draft, &trainer.model, Some(&Tokenizer::bytes()), Format::F32, 50_000)?;
+    save_trainer(&mut draft, trainer, None, Format::F32, &state(at))?;
     draft.commit(keep)
 }
 

@@ -188,19 +188,25 @@ fn values_of_every_width_come_out_as_f32() {
     assert_eq!(read("b").unwrap(), [1.0, -3.0]);
     assert_eq!(read("h").unwrap(), [0.25]);
     assert!(read("e").unwrap().is_empty());
-    assert!(read("q").unwrap_err().to_string().contains("tensor `q` is F8_E4M3; FP8 weights are not read: dequantise"));
+    assert!(
+        read("q")
+            .unwrap_err()
+            .to_string()
+            .contains("tensor `q` is F8_E4M3; weights are read in F32, BF16, F16, or F8_E4M3 with scales")
+    );
     assert!(read("x").unwrap_err().to_string().contains("tensor `x` is missing"));
 }
 
 #[test]
 fn what_is_written_is_what_the_reference_implementation_reads() {
     let specs = [
-        TensorSpec { name: "a".into(), shape: vec![2, 3] },
-        TensorSpec { name: "z \"quoted\"".into(), shape: vec![1] },
+        TensorSpec { name: "a".into(), shape: vec![2, 3], dtype: ElementType::F32 },
+        TensorSpec { name: "z \"quoted\"".into(), shape: vec![1], dtype: ElementType::BF16 },
     ];
     let mut bytes = header(&specs);
     assert_eq!(bytes.len() % 8, 0);
-    bytes.extend((0..7).flat_map(|x| (x as f32).to_le_bytes()));
+    bytes.extend((0..6).flat_map(|x| (x as f32).to_le_bytes()));
+    bytes.extend(half::bf16::from_f32(6.0).to_le_bytes());
     let mut file = open(&bytes).unwrap();
     let mut values = Vec::new();
     file.read_f32("z \"quoted\"", &mut values).unwrap();

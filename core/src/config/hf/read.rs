@@ -155,6 +155,7 @@ keys! {
     QuantizationKeys {
         quant_method: String,
         fmt: String,
+        activation_scheme: String,
         weight_block_size: [usize; 2],
         scale_fmt: String,
     }
@@ -402,6 +403,17 @@ impl Rope {
     }
 }
 
+/// Reads the value of `quantization_config` by itself, for folders whose model is not one of ours.
+impl<'de> Deserialize<'de> for Quantization {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let quantization = QuantizationKeys::deserialize(deserializer)?.resolve::<D::Error>()?;
+        match quantization.weight_block_size {
+            [0, _] | [_, 0] => Err(D::Error::custom("quantization_config.weight_block_size = 0: must be at least 1")),
+            _ => Ok(quantization),
+        }
+    }
+}
+
 impl QuantizationKeys {
     fn resolve<E: Error>(self) -> Result<Quantization, E> {
         let refuse = |key: &str, value: &str, expected: &str| {
@@ -413,6 +425,9 @@ impl QuantizationKeys {
         }
         if let Some(format) = self.fmt.value.as_deref().filter(|&format| format != "e4m3") {
             return refuse("fmt", format, "\"e4m3\"");
+        }
+        if let Some(scheme) = self.activation_scheme.value.as_deref().filter(|&scheme| scheme != "dynamic") {
+            return refuse("activation_scheme", scheme, "\"dynamic\"");
         }
         let Some(weight_block_size) = self.weight_block_size.value else {
             return Err(E::custom("quantization_config.weight_block_size: missing; weights must be scaled by blocks"));

@@ -205,6 +205,14 @@ fn bad_files_are_named_by_field() {
             "rope_parameters.attention_factor = 1.2",
         ),
         (json!({"quantization_config": {"quant_method": "gptq"}}), "quantization_config.quant_method = \"gptq\""),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]}}),
+            "quantization_config.fmt = \"e5m2\"",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}),
+            "quantization_config.activation_scheme = \"static\"",
+        ),
         (json!({"quantization_config": {"quant_method": "fp8"}}), "quantization_config.weight_block_size: missing"),
         (
             json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}}),

@@ -2,17 +2,15 @@
 
 use fathom_core::device::Form;
 
-use super::pack::left_transposed;
-use super::{DEPTH, NR, Output, Source, Word, left, left_size, multiply, pack_columns, pack_rows, packed};
+use super::pack::{left_room, left_transposed};
+use super::{DEPTH, NR, Output, Source, Word, left, multiply, pack_columns, pack_rows, packed};
 use crate::mat::MatMut;
 use crate::par::Tile;
 use crate::simd::{Isa, kernel};
 
-/// Rows of `a` that are made or packed at once where they must be: a multiple of every tile's rows.
-const ROWS: usize = 96;
 /// The most rows of a block.
 const MAX_ROWS: usize = 384;
-/// Rows and columns below which a block is not cut further: packing would cost more than waiting.
+/// Rows and columns below which a block is not cut: packing would cost more than waiting.
 const LEAST: usize = 64;
 /// Every tile's rows divide it.
 const STRIP: usize = 12;
@@ -25,13 +23,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Blocks of an `m × n` product: as large as caches like them, but `parts` of them if there can be.
-    pub(super) fn new<W: Word>(m: usize, n: usize, parts: usize) -> Self {
+    /// Blocks of an `m × n` product for `threads` threads: as large as caches like them, but two for each thread if
+    /// there can be, and as many for one as for another.
+    pub(super) fn new<W: Word>(m: usize, n: usize, threads: usize) -> Self {
         let (mut down, mut across) = (m.div_ceil(MAX_ROWS).max(1), n.div_ceil(W::COLS).max(1));
-        while down * across < parts {
+        let enough = |blocks: usize| blocks.is_multiple_of(threads) && blocks >= 2 * threads || threads == 1;
+        while !enough(down * across) && down * across < 8 * threads {
             let (rows, cols) = (m / down, n / across);
-            // Rows first: cutting columns makes every row of `a` be read once more.
-            if rows >= 2 * LEAST && 2 * rows >= cols {
+            if rows >= cols.max(2 * LEAST) {
                 down += 1;
             } else if cols >= 2 * LEAST {
                 across += 1;
@@ -48,7 +47,7 @@ impl Shape {
         let words = DEPTH / W::NUMBERS;
         let sums = if sums_apart::<C>(k) { self.rows * self.cols } else { 0 };
         let made = |made: bool, rows: usize| if made { rows * words } else { 0 };
-        sums + packed(words, self.cols) + left_size(ROWS, words) + made(B::MADE, self.cols) + made(A::MADE, ROWS)
+        sums + packed(words, self.cols) + left_room(W::ROWS, words) + made(B::MADE, self.cols) + made(A::MADE, W::ROWS)
     }
 }
 
@@ -109,7 +108,7 @@ impl Job {
         let words = DEPTH / W::NUMBERS;
         let (b_packed, scratch) = scratch.split_at_mut(packed(words, cols));
         let (b_made, scratch) = scratch.split_at_mut(if B::MADE { words * cols } else { 0 });
-        let (a_packed, a_made) = scratch.split_at_mut(left_size(ROWS, words));
+        let (a_packed, a_made) = scratch.split_at_mut(left_room(W::ROWS, words));
         let (b_packed, b_made) = (bytemuck::cast_slice_mut(b_packed), bytemuck::cast_slice_mut(b_made));
         let (a_packed, a_made) = (bytemuck::cast_slice_mut(a_packed), bytemuck::cast_slice_mut(a_made));
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
@@ -122,8 +121,8 @@ impl Job {
                 Form::Nt => pack_columns(isa, &b.block(col, cols, from, depth).numbers(isa, b_made), b_packed),
                 Form::Nn | Form::Tn => pack_rows(isa, &b.block(from, depth, col, cols).numbers(isa, b_made), b_packed),
             };
-            for top in (0..rows).step_by(ROWS) {
-                let height = ROWS.min(rows - top);
+            for top in (0..rows).step_by(W::ROWS) {
+                let height = W::ROWS.min(rows - top);
                 let left = if form == Form::Tn {
                     left_transposed(isa, &a.block(from, depth, row + top, height).numbers(isa, a_made), a_packed)
                 } else {

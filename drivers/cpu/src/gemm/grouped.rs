@@ -101,7 +101,7 @@ impl Cpu {
     ) -> Result<(), CpuError> {
         let (rows, groups) = (a.rows(), offsets.cols() - 1);
         let (width, tn) = (c.cols(), form == Form::Tn);
-        let shape = Shape::new::<W>(if tn { n } else { rows.div_ceil(groups) }, width, self.parts().div_ceil(groups));
+        let shape = Shape::new::<W>(if tn { n } else { rows.div_ceil(groups) }, width, self.threads().div_ceil(groups));
         let mut entries = self.alloc_f32(3 * (groups + 1))?;
         let entries = bytemuck::cast_slice_mut(entries.elements_mut::<u32>());
         let down = |rows: usize| if tn { if rows == 0 { 0 } else { n } } else { rows };

@@ -5,13 +5,18 @@ use half::bf16;
 use crate::mat::Mat;
 
 /// Rows ahead of those being joined that are fetched: rows are far apart, which the processor does not foresee.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
+
+/// Words from line to line of a panel: whole cache lines, which no store crosses.
+pub(super) const fn pitch(columns: usize) -> usize {
+    columns.next_multiple_of(16)
+}
 
 /// Writes the rows of `a`, two by two, as the lines of panels of `R` columns, where `R` is 12 or 32. Columns past the
 /// last are zeros.
 ///
 /// # Safety
-/// The processor has the instructions, and `to` has room for `⌈cols/R⌉` panels of `⌈rows/2⌉` lines of `R` words.
+/// The processor has the instructions, and `to` has room for `⌈cols/R⌉` panels of `⌈rows/2⌉` lines, [`pitch`] apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn avx512<const R: usize>(a: &Mat<'_, bf16>, to: &mut [u32]) {
     const { assert!(R == 12 || R == 32) };
@@ -24,7 +29,7 @@ pub(super) unsafe fn avx512<const R: usize>(a: &Mat<'_, bf16>, to: &mut [u32]) {
             fetch(ahead.wrapping_add(from));
             fetch(ahead.wrapping_add(a.stride() + from));
             let valid = R.min(cols - from);
-            let to = to.as_mut_ptr().wrapping_add((panel * depth + p) * R);
+            let to = to.as_mut_ptr().wrapping_add((panel * depth + p) * pitch(R));
             let (x, y) = (first[from..].as_ptr(), if second.is_empty() { None } else { Some(second[from..].as_ptr()) });
             // SAFETY: `valid` numbers from `x` and `y` on are in their rows; line `p` of this panel is in `to`.
             unsafe { if R == 32 { join_32(x, y, valid, to) } else { join_12(x, y, valid, to) } }
@@ -69,17 +74,17 @@ unsafe fn join_32(x: *const bf16, y: Option<*const bf16>, valid: usize, to: *mut
 }
 
 /// # Safety
-/// `valid` numbers, at most 12, can be read from `x` and `y`, and 12 words be written from `to` on.
+/// `valid` numbers, at most 12, can be read from `x` and `y`, and 16 words be written from `to` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn join_12(x: *const bf16, y: Option<*const bf16>, valid: usize, to: *mut u32) {
     use std::arch::x86_64::*;
     let mask = ((1u32 << valid) - 1) as __mmask16;
-    // SAFETY: the masks keep to what can be read and written.
+    // SAFETY: the mask keeps to what can be read; 16 words are one register.
     unsafe {
         let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x.cast()));
         let y = y.map_or(_mm256_setzero_si256(), |y| _mm256_maskz_loadu_epi16(mask, y.cast()));
         let y = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(y));
-        _mm512_mask_storeu_epi32(to.cast(), 0x0fff, _mm512_or_si512(x, y));
+        _mm512_storeu_si512(to.cast(), _mm512_or_si512(x, y));
     }
 }

@@ -1,14 +1,14 @@
 //! Matrix products.
 //!
-//! Factors are F32 or BF16. Two BF16 factors are multiplied in pairs where the processor has an instruction for that;
-//! in every other case what is BF16 is made f32 first. Either way the product is over [`Word`]s, and sums are f32; a
-//! BF16 result is rounded once, at the end.
+//! Factors are F32, BF16, or E4M3 codes with scales. Two BF16 factors are multiplied in pairs where the processor has an
+//! instruction for that, and so are codes ([`scaled`]); in every other case what is not F32 is made so first. Either way
+//! the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
-//! The result is cut into blocks, one task each. A task packs its columns of `b` into panels ([`pack`]), [`DEPTH`] of
-//! the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing is shared
-//! between tasks and nothing is reduced across them, so an element of `c` is always the same chain of multiply-adds:
-//! rising `k`, a new chain every [`DEPTH`]. Which block it lies in, and how many rows or columns there are besides,
-//! does not matter to its bits.
+//! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
+//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing
+//! is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
+//! multiply-adds: rising `k`, a new chain every [`DEPTH`] (every segment, for codes). Which block it lies in, and how
+//! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
 mod block;
 mod codes;
@@ -67,19 +67,11 @@ impl<'a, W: Word> Left<'a, W> {
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
     }
 
-    /// Fetches the rows that the tile after this one reads for the first time, `rows` of panel `panel`.
-    fn fetch(&self, panel: usize, rows: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if self.step == 1 {
-            for row in 0..rows {
-                let row = self.data.as_ptr().wrapping_add(panel * self.panel + row * self.row);
-                for p in (0..self.depth).step_by(16) {
-                    use std::arch::x86_64::*;
-                    // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(p).cast()) };
-                }
-            }
-        }
+    /// Where the words of panel `panel` start, and how far apart lines are fetched ahead of their use, one for every
+    /// word of depth: a line apart if the panel's words follow one another, else nowhere.
+    fn ahead(&self, panel: usize) -> (*const W, usize) {
+        let packed = self.panel == self.step * self.depth || self.step == 1 && self.row == self.depth;
+        (self.data.as_ptr().wrapping_add(panel * self.panel), if packed { 16 } else { 0 })
     }
 
     /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.
@@ -150,15 +142,13 @@ pub(crate) fn multiply<W: Word, C: Output>(
         let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
-            if col == 0 {
-                a.fetch(i + 1, most.min(m - row - height));
-            }
             let f = table[height - 1][usize::from(width > 16)];
             let operands = tile::Operands {
                 k,
                 a: a.data.as_ptr().wrapping_add(i * a.panel),
                 row: a.row,
                 step: a.step,
+                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
                 b: panel,
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
@@ -220,7 +210,7 @@ impl Cpu {
         add: bool,
     ) -> Result<(), CpuError> {
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let shape = Shape::new::<W>(c.rows(), c.cols(), self.parts());
+        let shape = Shape::new::<W>(c.rows(), c.cols(), self.threads());
         let job = Job { isa: self.isa(), form, alpha, add };
         self.blocks(2 * c.rows() * c.cols() * k, shape, shape.scratch::<W, A, B, C>(k), c, |at, c, scratch| {
             job.run::<W, A, B, C>(&a, &b, at, c, scratch);
@@ -238,12 +228,6 @@ impl Cpu {
     ) -> Result<(), CpuError> {
         let blocks = Tiles::new(c, shape.rows, shape.cols);
         self.for_each_with(work(flops), scratch, blocks, |_, mut c, scratch| f((c.row, c.col), &mut c, scratch))
-    }
-
-    /// Tasks to cut a product into, where it is large enough: some for each thread, so that one that is held up does
-    /// not keep the others waiting.
-    fn parts(&self) -> usize {
-        if self.threads() == 1 { 1 } else { 4 * self.threads() }
     }
 }
 

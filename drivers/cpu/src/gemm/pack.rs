@@ -11,7 +11,7 @@ use crate::simd::{Isa, kernel};
 pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
     let (depth, cols) = (b.rows().div_ceil(W::NUMBERS), b.cols());
     let to = &mut to[..packed(depth, cols)];
-    if !W::join_rows::<NR>(isa, b, to) {
+    if W::join_rows::<NR>(isa, b, to).is_none() {
         copy_rows(isa, b, to);
     }
     Right { data: to, depth, pitch: depth, cols }
@@ -86,14 +86,24 @@ pub(super) const fn left_stride(depth: usize) -> usize {
     (depth.div_ceil(16) | 1) * 16
 }
 
+/// Words that [`left`] and [`left_transposed`] may need for `rows` of `depth` words.
+pub(super) const fn left_room(rows: usize, depth: usize) -> usize {
+    let (copied, panels) = (left_size(rows, depth), rows.div_ceil(12) * 16 * depth);
+    if copied > panels { copied } else { panels }
+}
+
 /// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
 pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to: &'s mut [W]) -> Left<'s, W> {
     let (depth, rows, most) = (a.rows().div_ceil(W::NUMBERS), a.cols(), tile_rows::<W>(isa));
     assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
+    if most == 12
+        && let Some(step) = W::join_rows::<12>(isa, a, to)
+    {
+        return Left { data: to, rows, depth, panel: depth * step, row: 1, step };
+    }
     let to = &mut to[..rows.next_multiple_of(most) * depth];
     // No tile reads the rows that the last panel lacks.
     match most {
-        12 if W::join_rows::<12>(isa, a, to) => {}
         12 => copy_columns_12(isa, a, to),
         6 => copy_columns::<W, 6>(a, to),
         _ => copy_columns::<W, 4>(a, to),

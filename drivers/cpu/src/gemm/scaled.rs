@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::block::{Job, Shape};
 use super::codes::{Codes, decode};
-use super::pack::{left_stride, left_transposed};
+use super::pack::{left_room, left_stride, left_transposed};
 use super::source::Source;
 use super::tile::{NR, Operands, Segment, codes_tiles};
 use super::word::{Output, has_pairs};
@@ -109,7 +109,7 @@ impl Shape {
     fn scratch_of_codes<C: Output>(&self) -> usize {
         let cols = self.cols.next_multiple_of(NR);
         let sums = if C::ROUNDS { self.rows * self.cols } else { 0 };
-        let kept = packed(WORDS, cols) + SEGMENTS * cols + SEGMENTS * ROWS + ROWS * left_stride(WORDS);
+        let kept = packed(WORDS, cols) + SEGMENTS * cols + SEGMENTS * ROWS + left_room(ROWS, WORDS);
         let decoded = [cols * left_stride(WORDS), 2 * WORDS * left_stride(cols.max(ROWS) / 2)];
         sums + kept + decoded[0].max(decoded[1])
     }
@@ -154,7 +154,7 @@ impl Job {
         let (b_packed, scratch) = scratch.split_at_mut(packed(WORDS, cols));
         let (b_scales, scratch) = scratch.split_at_mut(SEGMENTS * padded);
         let (a_scales, scratch) = scratch.split_at_mut(SEGMENTS * ROWS);
-        let (a_packed, scratch) = scratch.split_at_mut(ROWS * left_stride(WORDS));
+        let (a_packed, scratch) = scratch.split_at_mut(left_room(ROWS, WORDS));
         let (b_packed, a_packed) = (bytemuck::cast_slice_mut(b_packed), bytemuck::cast_slice_mut(a_packed));
         // Nothing is decoded for both factors at once.
         let decoded: &mut [u32] = bytemuck::cast_slice_mut(scratch);
@@ -229,6 +229,7 @@ fn multiply<C: Output>(
                 a: a.data.as_ptr().wrapping_add(i * a.panel),
                 row: a.row,
                 step: a.step,
+                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
                 b: b.data[col * b.pitch..].as_ptr(),
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
@@ -262,7 +263,7 @@ impl Cpu {
             if !has_pairs(self.isa()) {
                 return self.product::<f32, _, _, C>(form, a, b, c, 1.0, add);
             }
-            let shape = Shape::new::<u32>(m, n, self.parts());
+            let shape = Shape::new::<u32>(m, n, self.threads());
             let job = Job { isa: self.isa(), form, alpha: 1.0, add };
             self.blocks(2 * m * n * k, shape, shape.scratch_of_codes::<C>(), c, |at, c, scratch| {
                 job.run_codes(&a, &b, at, c, scratch);

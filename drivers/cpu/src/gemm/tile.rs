@@ -27,6 +27,8 @@ pub(crate) struct Operands<W> {
     pub a: *const W,
     pub row: usize,
     pub step: usize,
+    /// What is fetched while word `p` is multiplied: the line at `ahead.0 + p·ahead.1`, wherever that is.
+    pub ahead: (*const W, usize),
     /// `k` lines of [`NR`] words.
     pub b: *const W,
     /// Row `i`, column `j` of the result at `c + i·ldc + j`.
@@ -135,6 +137,7 @@ pub(super) mod avx512 {
     unsafe fn sums<const ROWS: usize, const WIDTH: usize>(
         k: usize,
         (mut a, stride, step): (*const f32, usize, usize),
+        (mut ahead, further): (*const f32, usize),
         mut b: *const f32,
     ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
@@ -152,6 +155,9 @@ pub(super) mod avx512 {
                     }
                 }
             }
+            // A prefetch of any address is harmless.
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            ahead = ahead.wrapping_add(further);
             a = a.wrapping_add(step);
             b = b.wrapping_add(NR);
         }
@@ -166,7 +172,7 @@ pub(super) mod avx512 {
     unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
         // SAFETY: the caller's premise.
-        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.b) };
+        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, x.b) };
         let alpha = _mm512_set1_ps(x.alpha);
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
@@ -197,6 +203,7 @@ pub(super) mod avx512 {
     pub(in crate::gemm) unsafe fn sums_of_pairs<const ROWS: usize, const WIDTH: usize>(
         k: usize,
         (mut a, stride, step): (*const u32, usize, usize),
+        (mut ahead, further): (*const u32, usize),
         mut b: *const u32,
     ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
@@ -214,6 +221,9 @@ pub(super) mod avx512 {
                     }
                 }
             }
+            // A prefetch of any address is harmless.
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            ahead = ahead.wrapping_add(further);
             a = a.wrapping_add(step);
             b = b.wrapping_add(NR);
         }
@@ -228,7 +238,7 @@ pub(super) mod avx512 {
     unsafe fn tile_of_pairs<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
         // SAFETY: the caller's premise.
-        let sums = unsafe { sums_of_pairs::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.b) };
+        let sums = unsafe { sums_of_pairs::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, x.b) };
         let alpha = _mm512_set1_ps(x.alpha);
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
@@ -239,10 +249,10 @@ pub(super) mod avx512 {
         }
     }
 
-    /// See [`CodesFn`](super::CodesFn).
+    /// See [`CodesFn`].
     ///
     /// # Safety
-    /// That of [`CodesFn`](super::CodesFn).
+    /// That of [`CodesFn`].
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
     unsafe fn tile_of_codes<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>, scales: &Scales<'_>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
@@ -254,7 +264,8 @@ pub(super) mod avx512 {
             unsafe {
                 let a = x.a.wrapping_add(at * x.step);
                 let b = x.b.wrapping_add(at * NR);
-                let sums = sums_of_pairs::<ROWS, WIDTH>(segment.words(), (a, x.row, x.step), b);
+                let ahead = (x.ahead.0.wrapping_add(at * x.ahead.1), x.ahead.1);
+                let sums = sums_of_pairs::<ROWS, WIDTH>(segment.words(), (a, x.row, x.step), ahead, b);
                 let mut b_scale = [_mm512_setzero_ps(); WIDTH];
                 for (v, b_scale) in b_scale.iter_mut().enumerate() {
                     *b_scale = _mm512_loadu_ps(scales.b.add(s * scales.b_pitch + 16 * v));
@@ -331,7 +342,7 @@ pub(super) mod avx2 {
     /// That of [`TileFn`](super::TileFn).
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
-        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
+        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for half in 0..WIDTH {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (a, b.wrapping_add(16 * half));
@@ -378,12 +389,12 @@ pub(super) mod any {
         ];
     }
 
-    /// See [`TileFn`](super::TileFn). Multiplies and adds without fusing: not every processor can.
+    /// See [`TileFn`]. Multiplies and adds without fusing: not every processor can.
     ///
     /// # Safety
-    /// That of [`TileFn`](super::TileFn).
+    /// That of [`TileFn`].
     unsafe fn tile<W: Word, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
-        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
+        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for part in 0..4 * WIDTH {
             let mut sums = [[0.0f32; 4]; ROWS];
             for p in 0..k {

@@ -17,6 +17,8 @@ pub(crate) trait Word: Pod + Send + Sync {
     type Number: Real;
     /// How many of them.
     const NUMBERS: usize;
+    /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
+    const ROWS: usize;
     /// Most columns of a task's block: so many that with [`DEPTH`](super::DEPTH) their packed numbers fill a quarter of
     /// an L2 cache.
     const COLS: usize;
@@ -31,9 +33,9 @@ pub(crate) trait Word: Pod + Send + Sync {
     fn words<'a>(a: &Mat<'a, Self::Number>) -> Option<Mat<'a, Self>>;
 
     /// Writes the rows of `a` as the lines of panels of `R` columns, zeros past the last, if there is a quicker way to
-    /// than joining words one by one; whether there was.
-    fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> bool {
-        false
+    /// than joining words one by one. Returns the distance of lines, at least `R`.
+    fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> Option<usize> {
+        None
     }
 
     /// The tiles for a processor.
@@ -43,6 +45,7 @@ pub(crate) trait Word: Pod + Send + Sync {
 impl Word for f32 {
     type Number = f32;
     const NUMBERS: usize = 1;
+    const ROWS: usize = 96;
     const COLS: usize = 128;
 
     #[inline(always)]
@@ -74,6 +77,7 @@ impl Word for f32 {
 impl Word for u32 {
     type Number = bf16;
     const NUMBERS: usize = 2;
+    const ROWS: usize = 192;
     const COLS: usize = 256;
 
     #[inline(always)]
@@ -94,16 +98,18 @@ impl Word for u32 {
         even.then(|| Mat::new(words, a.rows(), a.cols() / 2, a.stride() / 2))
     }
 
-    fn join_rows<const R: usize>(isa: Isa, a: &Mat<'_, bf16>, to: &mut [u32]) -> bool {
+    fn join_rows<const R: usize>(isa: Isa, a: &Mat<'_, bf16>, to: &mut [u32]) -> Option<usize> {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => {
-                assert!(to.len() >= a.cols().next_multiple_of(R) * a.rows().div_ceil(2), "panels for every column");
-                // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
+                let (panels, lines, pitch) = (a.cols().div_ceil(R), a.rows().div_ceil(2), super::join::pitch(R));
+                assert!(to.len() >= panels * lines * pitch, "panels for every column");
+                // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the
+                // premise on room was checked.
                 unsafe { super::join::avx512::<R>(a, to) };
-                true
+                Some(pitch)
             }
-            _ => false,
+            _ => None,
         }
     }
 

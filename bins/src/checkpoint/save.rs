@@ -1,0 +1,187 @@
+//! A model into a Hugging Face model folder, in any format.
+
+use super::commit::Draft;
+use super::error::CheckpointError;
+use super::files::{CONFIG, INDEX, SINGLE};
+use super::format::{Encoder, Format};
+use super::model::{ModelTensor, Place, device_error, tensors};
+use super::safetensors::{self, TensorSpec};
+use fathom_core::config::ModelConfig;
+use fathom_core::device::Kernels;
+use fathom_core::fp8::NotANumber;
+use fathom_core::model::Model;
+use fathom_dataprep::Tokenizer;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// Every tensor that [`save_model`] writes of `model`, scales among them, in its order.
+pub fn specs<D: Kernels>(model: &Model<D>, format: Format) -> Vec<TensorSpec> {
+    tensors(model).into_iter().flat_map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect()
+}
+
+/// Writes `model` into a draft: `config.json`, `generation_config.json`, the weights in `format` and in files of at most
+/// `shard_bytes` (but at least a tensor each), and the tokenizer.
+///
+/// # Errors
+/// [`CheckpointError::Io`], [`CheckpointError::Device`]; [`CheckpointError::BadElement`] for a weight that is no number and
+/// cannot be stored in FP8.
+pub fn save_model<D: Kernels>(
+    draft: &mut Draft<'_>,
+    model: &Model<D>,
+    tokenizer: Option<&Tokenizer>,
+    format: Format,
+    shard_bytes: u64,
+) -> Result<(), CheckpointError> {
+    let config = ModelConfig { quantization_config: format.quantization(), ..*model.config() };
+    write_json(draft, CONFIG, &config.hugging_face(format.torch_dtype()))?;
+    write_json(draft, GENERATION_CONFIG, &generation_config(&config))?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save(draft.folder())?;
+        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
+        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
+    }
+    let all = tensors(model);
+    let specs: Vec<Vec<TensorSpec>> =
+        all.iter().map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect();
+    let shards = divide(specs.iter().map(|specs| specs.iter().map(TensorSpec::bytes).sum()), shard_bytes);
+    let mut index = Index::default();
+    for (number, range) in shards.iter().enumerate() {
+        let file = shard_name(number, shards.len());
+        let specs: Vec<TensorSpec> = specs[range.clone()].iter().flatten().cloned().collect();
+        index.add(&file, &specs);
+        draft.write(&file, &mut |file, target| {
+            write(file, target, &safetensors::header(&specs))?;
+            all[range.clone()].iter().try_for_each(|tensor| write_tensor(file, target, model, tensor, format))
+        })?;
+    }
+    if shards.len() > 1 { index.write(draft) } else { Ok(()) }
+}
+
+fn write_tensor<D: Kernels>(
+    file: &mut dyn Write,
+    target: &Path,
+    model: &Model<D>,
+    tensor: &ModelTensor,
+    format: Format,
+) -> Result<(), CheckpointError> {
+    let mut values = vec![0.0f32; tensor.shape.iter().product()];
+    read_place(model, &tensor.place, bytemuck::cast_slice_mut(&mut values)).map_err(device_error(&tensor.name))?;
+    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let mut encoder = Encoder::new(format.of(&tensor.name, &tensor.shape), cols, false);
+    write(file, target, encoder.rows(&values).map_err(bad_element(target, &tensor.name))?)?;
+    write(file, target, &encoder.scales())
+}
+
+fn read_place<D: Kernels>(model: &Model<D>, place: &Place, bytes: &mut [u8]) -> Result<(), D::Error> {
+    match place {
+        Place::Weight(parameter) | Place::Copy(parameter) => model.weights().read(model.device(), parameter, bytes),
+        Place::Bias(number) => {
+            let view = model.routers[*number].bias.view();
+            model.device().download(view.buffer(), view.offset() * 4, bytes)
+        }
+    }
+}
+
+/// Wraps what cannot be encoded with where it would have gone.
+pub(crate) fn bad_element(target: &Path, tensor: &str) -> impl FnOnce(NotANumber) -> CheckpointError + use<> {
+    let (path, tensor) = (target.to_path_buf(), tensor.to_string());
+    move |NotANumber { row, col }| CheckpointError::BadElement {
+        path,
+        tensor,
+        row,
+        col,
+        problem: "is NaN or infinite, which FP8 cannot store; the model has diverged, take an earlier one",
+    }
+}
+
+fn generation_config(config: &ModelConfig) -> serde_json::Value {
+    let mut json = serde_json::json!({ "_from_model_config": true });
+    for (key, id) in [("bos_token_id", config.bos_token_id), ("eos_token_id", config.eos_token_id)] {
+        if let Some(id) = id {
+            json[key] = id.into();
+        }
+    }
+    json
+}
+
+pub(crate) fn write_json(
+    draft: &mut Draft<'_>,
+    path: &str,
+    value: &impl serde::Serialize,
+) -> Result<(), CheckpointError> {
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|error| CheckpointError::Json { path: draft.folder().join(path), problem: error.to_string() })?;
+    draft.write_bytes(path, &json)
+}
+
+pub(crate) fn write(file: &mut dyn Write, target: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    file.write_all(bytes).map_err(CheckpointError::io("write", target))
+}
+
+/// The name of a model file among `count`, as transformers names them.
+pub(crate) fn shard_name(number: usize, count: usize) -> String {
+    match count {
+        1 => SINGLE.to_string(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+    }
+}
+
+/// Which file every tensor is in, to be written beside them.
+#[derive(Default)]
+pub(crate) struct Index {
+    weight_map: BTreeMap<String, String>,
+    bytes: u64,
+}
+
+impl Index {
+    pub(crate) fn add(&mut self, file: &str, specs: &[TensorSpec]) {
+        self.weight_map.extend(specs.iter().map(|spec| (spec.name.clone(), file.to_string())));
+        self.bytes += specs.iter().map(TensorSpec::bytes).sum::<u64>();
+    }
+
+    pub(crate) fn write(&self, draft: &mut Draft<'_>) -> Result<(), CheckpointError> {
+        let (bytes, map) = (self.bytes, &self.weight_map);
+        write_json(draft, INDEX, &serde_json::json!({ "metadata": { "total_size": bytes }, "weight_map": map }))
+    }
+}
+
+/// Consecutive items of at most `limit` bytes together, or a single larger one.
+pub(crate) fn divide(bytes: impl IntoIterator<Item = u64>, limit: u64) -> Vec<std::ops::Range<usize>> {
+    let mut shards: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut filled = 0u64;
+    for (index, bytes) in bytes.into_iter().enumerate() {
+        match shards.last_mut() {
+            Some(last) if filled.saturating_add(bytes) <= limit => {
+                last.end = index + 1;
+                filled += bytes;
+            }
+            _ => {
+                shards.push(index..index + 1);
+                filled = bytes;
+            }
+        }
+    }
+    shards
+}
+
+/// Writes a safetensors file; `read` fetches the bytes of a tensor by its number. One tensor is in memory at a time.
+pub(super) fn write_tensors<E: std::fmt::Display>(
+    draft: &mut Draft<'_>,
+    path: &str,
+    specs: &[TensorSpec],
+    mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+) -> Result<(), CheckpointError> {
+    let mut bytes = Vec::new();
+    draft.write(path, &mut |file, target| {
+        write(file, target, &safetensors::header(specs))?;
+        for (index, spec) in specs.iter().enumerate() {
+            bytes.resize(spec.bytes() as usize, 0);
+            read(index, &mut bytes).map_err(device_error(&spec.name))?;
+            write(file, target, &bytes)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,294 @@
+//! A model folder into another format: f32, BF16, or DeepSeek's FP8.
+//!
+//! Works on any folder whose tensors have the names of DeepSeek's checkpoints, of models that are computed here or not. It
+//! goes tensor by tensor, a few rows at a time, so that memory does not depend on the model's size. FP8 to FP8 passes codes
+//! and scales on as they are; FP8 to f32 and back gives the same codes and scales
+//! ([`block_scale`](fathom_core::fp8::block_scale)).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use fathom_core::config::Quantization;
+use serde_json::Value;
+
+use crate::checkpoint::safetensors::{ElementType, TensorSpec, header};
+use crate::checkpoint::save::{Index, bad_element, divide, shard_name, write, write_json};
+use crate::checkpoint::{CONFIG, CheckpointError, DEEPSEEK, Disk, Draft, Encoder, Format, ModelFiles, Stored};
+use crate::error::{Error, Result};
+
+/// What is made of a model folder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// The format; of FP8, blocks are the input's where it has some.
+    pub format: Format,
+    /// Scales are powers of two (`scale_fmt: ue8m0`); `None` leaves the input's as they are, or as DeepSeek-V3's.
+    pub power_of_two_scales: Option<bool>,
+    /// Most bytes in one file; `None` divides the tensors among files as the input does.
+    pub shard_bytes: Option<u64>,
+    /// Take the moving average of the weights that training kept.
+    pub average: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// What the output is stored in.
+    pub format: Format,
+    /// Tensors of the input, scales not counted.
+    pub tensors: usize,
+    /// Tensors of the output in FP8.
+    pub quantized: usize,
+    /// Tensors whose bytes were passed on.
+    pub unchanged: usize,
+    /// Bytes of all tensors of the input.
+    pub bytes_before: u64,
+    /// Bytes of all tensors of the output.
+    pub bytes_after: u64,
+    /// The tensor that changed most, and by how much: the L2 norm of the difference over that of the tensor.
+    pub worst: Option<(String, f64)>,
+}
+
+/// How a tensor gets into the output.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    /// Its bytes, and those of its scales.
+    Pass,
+    /// Its numbers, stored anew.
+    Store(Stored),
+}
+
+struct Item {
+    name: String,
+    action: Action,
+    specs: Vec<TensorSpec>,
+}
+
+impl Item {
+    fn bytes(&self) -> u64 {
+        self.specs.iter().map(TensorSpec::bytes).sum()
+    }
+}
+
+/// Writes the model folder `input` to the new folder `output` in another format, its other files with it. Nothing is at
+/// `output` before all of it is. `progress` is told how many of how many bytes are written.
+///
+/// # Errors
+/// An output that exists; an input that is damaged, or holds weights in a type that is not read.
+pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: impl FnMut(u64, u64)) -> Result<Summary> {
+    if fs::symlink_metadata(output).is_ok() {
+        return Err(Error::Run(format!(
+            "{} exists already: name a folder that does not, or remove it",
+            output.display()
+        )));
+    }
+    let mut files = if options.average { ModelFiles::open_average(input)? } else { ModelFiles::open(input)? };
+    let known = files.quantization().unwrap_or(DEEPSEEK);
+    let power_of_two_scales = options.power_of_two_scales.unwrap_or(known.power_of_two_scales);
+    let format = options.format.with_quantization(Quantization { power_of_two_scales, ..known });
+    let plan = divided(plan(&mut files, format)?, options.shard_bytes);
+
+    let items = || plan.iter().flat_map(|(_, items)| items);
+    let mut summary = Summary {
+        format,
+        tensors: items().count(),
+        quantized: items().filter(|item| item.specs[0].dtype == ElementType::E4M3).count(),
+        unchanged: items().filter(|item| item.action == Action::Pass).count(),
+        bytes_before: files.files().iter().flat_map(|file| file.entries()).map(|entry| entry.end - entry.begin).sum(),
+        bytes_after: items().map(Item::bytes).sum(),
+        worst: None,
+    };
+    let config = convert_config(input, format)?;
+    let mut draft = Draft::plain(&Disk, output)?;
+    write_json(&mut draft, CONFIG, &config)?;
+    let (mut index, mut done) = (Index::default(), 0);
+    for (name, items) in &plan {
+        let specs: Vec<TensorSpec> = items.iter().flat_map(|item| &item.specs).cloned().collect();
+        index.add(name, &specs);
+        draft.write(name, &mut |file, target| {
+            write(file, target, &header(&specs))?;
+            for item in items {
+                if let Some(deviation) = write_item(file, target, &mut files, item)?
+                    && summary.worst.as_ref().is_none_or(|(_, worst)| deviation > *worst)
+                {
+                    summary.worst = Some((item.name.clone(), deviation));
+                }
+                done += item.bytes();
+                progress(done, summary.bytes_after);
+            }
+            Ok(())
+        })?;
+    }
+    if !matches!(plan.as_slice(), [(name, _)] if *name == shard_name(0, 1)) {
+        index.write(&mut draft)?;
+    }
+    carry_over(&mut draft, input)?;
+    draft.commit(0)?;
+    Ok(summary)
+}
+
+/// Every tensor of the input, by file, and what is to become of it.
+fn plan(files: &mut ModelFiles, format: Format) -> Result<Vec<(String, Vec<Item>)>> {
+    let mut plan = Vec::new();
+    for number in 0..files.files().len() {
+        let file = &files.files()[number];
+        let (path, mut entries) = (file.path().to_path_buf(), file.entries().to_vec());
+        // In the order in which they lie in the file.
+        entries.sort_by(|a, b| (a.begin, &a.name).cmp(&(b.begin, &b.name)));
+        let mut items = Vec::new();
+        for entry in entries {
+            if files.scaled_by(&entry.name).is_none() {
+                items.push(item(files, &path, &entry.name, format)?);
+            }
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !items.is_empty() {
+            plan.push((name, items));
+        }
+    }
+    Ok(plan)
+}
+
+fn item(files: &mut ModelFiles, path: &Path, name: &str, format: Format) -> Result<Item, CheckpointError> {
+    let found = files.find(name)?;
+    let (shape, dtype) = (&found.entry.shape, found.entry.dtype);
+    let as_it_is = || TensorSpec { name: name.into(), shape: shape.clone(), dtype };
+    let stored = format.of(name, shape);
+    let wrong = |remedy| {
+        let (path, tensor) = (path.to_path_buf(), name.to_string());
+        Err(CheckpointError::WrongType { path, tensor, dtype: dtype.name().into(), remedy })
+    };
+    let (action, specs) = match dtype {
+        ElementType::E4M3 if format.quantization().is_some() && format.quantization() == files.quantization() => {
+            let scales = files.find(&format!("{name}_scale_inv"))?.entry;
+            let scales = TensorSpec { name: scales.name, shape: scales.shape, dtype: scales.dtype };
+            (Action::Pass, vec![as_it_is(), scales])
+        }
+        ElementType::E8M0 => return wrong("these scales belong to no tensor; remove them"),
+        ElementType::Other { name, .. } if name.starts_with('F') => {
+            return wrong("weights are read in F32, BF16, F16, or F8_E4M3 with scales by blocks");
+        }
+        // Integers are no weights.
+        ElementType::Other { .. } => (Action::Pass, vec![as_it_is()]),
+        _ => {
+            let specs = stored.specs(name, shape);
+            let same = specs.len() == 1 && specs[0].dtype == dtype;
+            (if same { Action::Pass } else { Action::Store(stored) }, specs)
+        }
+    };
+    Ok(Item { name: name.into(), action, specs })
+}
+
+/// The plan with its items divided anew into files of at most `limit` bytes, if there is a limit.
+fn divided(plan: Vec<(String, Vec<Item>)>, limit: Option<u64>) -> Vec<(String, Vec<Item>)> {
+    let Some(limit) = limit else { return plan };
+    let items: Vec<Item> = plan.into_iter().flat_map(|(_, items)| items).collect();
+    let shards = divide(items.iter().map(Item::bytes), limit);
+    let mut items = items.into_iter();
+    let part = |(number, range): (usize, &std::ops::Range<usize>)| {
+        (shard_name(number, shards.len()), items.by_ref().take(range.len()).collect())
+    };
+    shards.iter().enumerate().map(part).collect()
+}
+
+/// Writes a tensor, and says how far it is from what it was, where it changed.
+fn write_item(
+    file: &mut dyn Write,
+    target: &Path,
+    files: &mut ModelFiles,
+    item: &Item,
+) -> Result<Option<f64>, CheckpointError> {
+    let found = files.find(&item.name)?;
+    let Action::Store(stored) = item.action else {
+        let mut bytes = Vec::new();
+        for spec in &item.specs {
+            let found = files.find(&spec.name)?;
+            for rows in found.chunks(1) {
+                files.read_stored(&found, rows, &mut bytes)?;
+                write(file, target, &bytes)?;
+            }
+        }
+        return Ok(None);
+    };
+    let block = if let Stored::Fp8(quantization) = stored { quantization.weight_block_size[0] } else { 1 };
+    let (mut encoder, mut values) = (Encoder::new(stored, found.cols, true), Vec::new());
+    for rows in found.chunks(block) {
+        files.read_rows(&found, rows, &mut values)?;
+        write(file, target, encoder.rows(&values).map_err(bad_element(target, &item.name))?)?;
+    }
+    write(file, target, &encoder.scales())?;
+    Ok(encoder.deviation().map(|deviation| deviation.relative()).filter(|&deviation| deviation > 0.0))
+}
+
+/// `config.json`, with what it says of how weights are stored put right.
+fn convert_config(input: &Path, format: Format) -> Result<Value> {
+    let path = input.join(CONFIG);
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let mut config: Value = serde_json::from_str(&text)
+        .map_err(|error| CheckpointError::Json { path: path.clone(), problem: error.to_string() })?;
+    let Some(keys) = config.as_object_mut() else {
+        return Err(CheckpointError::Json { path, problem: "is no JSON object".into() }.into());
+    };
+    keys.remove("quantization_config");
+    if let Some(Quantization { weight_block_size, power_of_two_scales }) = format.quantization() {
+        let mut quantization = serde_json::json!({
+            "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": weight_block_size,
+        });
+        if power_of_two_scales {
+            quantization["scale_fmt"] = "ue8m0".into();
+        }
+        keys.insert("quantization_config".into(), quantization);
+    }
+    // transformers 5 writes the second.
+    let key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    keys.insert(key.into(), format.torch_dtype().into());
+    Ok(config)
+}
+
+/// Copies what else is in the folder: tokenizer, generation settings, code, licence. Not what belongs to the weights as they
+/// were, not the state of training, and nothing hidden.
+fn carry_over(draft: &mut Draft<'_>, input: &Path) -> Result<()> {
+    let mut open = vec![(input.to_path_buf(), String::new())];
+    while let Some((folder, prefix)) = open.pop() {
+        let listing = fs::read_dir(&folder).map_err(Error::io("list", &folder))?;
+        let paths: BTreeSet<PathBuf> = listing
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::io("list", &folder))?;
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let relative = format!("{prefix}{name}");
+            if name.starts_with('.') || of_the_weights(&relative) {
+                continue;
+            }
+            // A link to a file is followed, as in the cache of Hugging Face; one to a folder could lead in a circle.
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                open.push((path, format!("{relative}/")));
+            } else if path.is_file() {
+                copy(draft, &path, &relative)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn of_the_weights(relative: &str) -> bool {
+    let endings = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth", ".pt", ".gguf"];
+    [CONFIG, "manifest.json", "trainer"].contains(&relative) || endings.iter().any(|ending| relative.ends_with(ending))
+}
+
+fn copy(draft: &mut Draft<'_>, from: &Path, to: &str) -> Result<()> {
+    let failed = |action| CheckpointError::io(action, from);
+    draft.write(to, &mut |file, target| {
+        let mut source = fs::File::open(from).map_err(failed("open"))?;
+        let mut bytes = vec![0; 1 << 16];
+        loop {
+            match source.read(&mut bytes).map_err(failed("read"))? {
+                0 => return Ok(()),
+                read => write(file, target, &bytes[..read])?,
+            }
+        }
+    })?;
+    Ok(())
+}
