@@ -9,8 +9,10 @@ use std::ops::Range;
 
 use fathom_core::device::{Attention, Heads};
 
+use crate::elementwise::convert;
 use crate::error::CpuError;
-use crate::factor::Factor;
+use crate::factor::{Computed, Factor, left_words, numbers, right_words};
+use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
@@ -22,6 +24,11 @@ use crate::{Cpu, Isa};
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
 
+/// As [`take`], as words.
+pub(crate) fn take_words<'s, W: Computed>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [W] {
+    bytemuck::cast_slice_mut(take(scratch, n))
+}
+
 /// The inputs that both directions share.
 pub(crate) struct Inputs<'a, T> {
     pub heads: Heads,
@@ -31,7 +38,7 @@ pub(crate) struct Inputs<'a, T> {
     pub starts: Mat<'a, u32>,
 }
 
-impl<'a, T: Factor> Inputs<'a, T> {
+impl<'a, T: Real> Inputs<'a, T> {
     /// Columns of a query or key.
     pub(crate) fn width(&self) -> usize {
         self.heads.nope + self.heads.rope
@@ -49,13 +56,14 @@ impl<'a, T: Factor> Inputs<'a, T> {
     }
 
     /// Copies rows `rows` of the keys of head `j`, both parts side by side, into `to`.
-    pub(crate) fn keys<'s>(&self, j: usize, rows: Range<usize>, to: &'s mut [f32]) -> Mat<'s, T> {
-        let to: &mut [T] = bytemuck::cast_slice_mut(to);
+    pub(crate) fn keys<'s, N: Real>(&self, isa: Isa, j: usize, rows: Range<usize>, to: &'s mut [f32]) -> Mat<'s, N> {
+        let to: &mut [N] = bytemuck::cast_slice_mut(to);
         let h = &self.heads;
         let first = j * (h.nope + h.value);
         for (r, line) in rows.clone().zip(to.chunks_exact_mut(self.width())) {
-            line[..h.nope].copy_from_slice(&self.kv.row(r)[first..first + h.nope]);
-            line[h.nope..].copy_from_slice(self.k_pe.row(r));
+            let (nope, pe) = line.split_at_mut(h.nope);
+            convert(isa, &self.kv.row(r)[first..first + h.nope], nope);
+            convert(isa, self.k_pe.row(r), pe);
         }
         Mat::new(to, rows.len(), self.width(), self.width())
     }
@@ -108,20 +116,26 @@ kernel! {
 }
 
 /// Numbers of scratch that [`attend`] needs.
-fn scratch_size<T: Factor>(h: &Heads) -> usize {
+fn scratch_size<W: Computed>(h: &Heads) -> usize {
     let (width, value) = (h.nope + h.rope, h.value);
     KEYS * width
-        + T::right_size(width, KEYS)
-        + T::right_size(KEYS, value)
+        + made_size(h)
+        + right_words::<W>(width, KEYS)
+        + right_words::<W>(KEYS, value)
         + QUERIES * KEYS
-        + T::left_size(QUERIES, width)
-        + T::left_size(QUERIES, KEYS)
+        + left_words::<W>(QUERIES, width)
+        + left_words::<W>(QUERIES, KEYS)
         + TASK * value
         + 2 * TASK
 }
 
+/// Numbers of scratch for the largest tile of queries, values or gradients of outputs whose type must be made.
+pub(crate) fn made_size(h: &Heads) -> usize {
+    KEYS * h.value.max(h.nope + h.rope)
+}
+
 /// Attention of head `j` for the rows of `o`, at most [`TASK`] of one sequence.
-fn attend<T: Factor>(
+fn attend<T: Real, W: Computed>(
     isa: Isa,
     x: &Inputs<'_, T>,
     j: usize,
@@ -131,11 +145,12 @@ fn attend<T: Factor>(
 ) {
     let (width, value) = (x.width(), x.heads.value);
     let keys = take(&mut scratch, KEYS * width);
-    let keys_packed = take(&mut scratch, T::right_size(width, KEYS));
-    let values_packed = take(&mut scratch, T::right_size(KEYS, value));
+    let made = take(&mut scratch, made_size(&x.heads));
+    let keys_packed = take_words::<W>(&mut scratch, right_words::<W>(width, KEYS));
+    let values_packed = take_words::<W>(&mut scratch, right_words::<W>(KEYS, value));
     let scores = take(&mut scratch, QUERIES * KEYS);
-    let q_copy = take(&mut scratch, T::left_size(QUERIES, width));
-    let weights_copy = take(&mut scratch, T::left_size(QUERIES, KEYS));
+    let q_copy = take_words::<W>(&mut scratch, left_words::<W>(QUERIES, width));
+    let weights_copy = take_words::<W>(&mut scratch, left_words::<W>(QUERIES, KEYS));
     let sums = take(&mut scratch, TASK * value);
     let top = take(&mut scratch, TASK);
     let total = take(&mut scratch, TASK);
@@ -148,16 +163,17 @@ fn attend<T: Factor>(
     let seen = x.first_seen_by_any(first..end) - sequence;
     for key in (sequence + seen / KEYS * KEYS..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(sequence + x.heads.sequence);
-        let k = T::pack_columns(isa, &x.keys(j, rows.clone(), keys), keys_packed);
-        let v = T::pack_rows(isa, &x.values(j, rows.clone()), values_packed);
+        let k = pack_columns::<W>(isa, &x.keys(isa, j, rows.clone(), keys), keys_packed);
+        let v = pack_rows::<W>(isa, &numbers(isa, &x.values(j, rows.clone()), made), values_packed);
         for from in (first..end).step_by(QUERIES) {
             let to = (from + QUERIES).min(end);
             if to <= key || x.first_seen_by_any(from..to) >= rows.end {
                 continue;
             }
             let (m, n) = (to - from, rows.len().min(to - key));
-            let q = T::left(isa, &x.queries(j, from..to), q_copy);
-            T::multiply(isa, &q, &k, &mut tile(scores, m, n, KEYS), x.heads.scale as f32, false);
+            let q = numbers(isa, &x.queries(j, from..to), made);
+            let q = left::<W>(isa, &q, q_copy);
+            multiply(isa, &q, &k, &mut tile(scores, m, n, KEYS), x.heads.scale as f32, false);
             let (rows, windows) = (&mut scores.as_chunks_mut().0[..m], x.windows(from..to, key, n));
             let at = from - first..to - first;
             let shrink = soften(isa, rows, &windows, &mut top[at.clone()], &mut total[at.clone()]);
@@ -165,8 +181,8 @@ fn attend<T: Factor>(
             for (row, &factor) in sums.chunks_exact_mut(value).zip(&shrink).filter(|(_, f)| **f != 1.0) {
                 scale(isa, row, factor);
             }
-            let weights = T::rounded(isa, &Mat::new(scores, m, n, KEYS), weights_copy);
-            T::multiply(isa, &weights, &T::shallow(v, n), &mut tile(sums, m, value, value), 1.0, true);
+            let weights = W::rounded(isa, &Mat::new(scores, m, n, KEYS), weights_copy);
+            multiply(isa, &weights, &v.shallow(n), &mut tile(sums, m, value, value), 1.0, true);
         }
     }
     for (i, sums) in sums.chunks_exact(value).enumerate().take(o.rows()) {
@@ -182,6 +198,10 @@ pub(crate) fn tile(scratch: &mut [f32], rows: usize, cols: usize, stride: usize)
 
 impl Cpu {
     pub(crate) fn run_attention<T: Factor>(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
+        if has_pairs(self.isa()) { self.attention_in::<T, T::Word>(call) } else { self.attention_in::<T, f32>(call) }
+    }
+
+    fn attention_in<T: Real, W: Computed>(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "attention";
         let (cost, heads, isa) = (fathom_core::device::Call::cost(&call), call.heads, self.isa());
         let x = Inputs::<T> {
@@ -212,10 +232,10 @@ impl Cpu {
         let parts = unsafe { (Blocks::new(o, count, o_place), Blocks::new(lse, count, lse_place)) };
         self.for_each_with(
             (cost.flops / 16) as usize,
-            scratch_size::<T>(&heads),
+            scratch_size::<W>(&heads),
             parts,
             |i, (mut o, mut lse), scratch| {
-                attend(isa, &x, place(i).2, &mut o, &mut lse, scratch);
+                attend::<T, W>(isa, &x, place(i).2, &mut o, &mut lse, scratch);
             },
         )
     }

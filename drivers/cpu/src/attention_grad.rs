@@ -6,10 +6,11 @@
 
 use fathom_core::device::{AttentionGrad, Heads};
 
-use crate::attention::{Inputs, take, tile};
+use crate::attention::{Inputs, made_size, take, take_words, tile};
 use crate::elementwise::convert;
 use crate::error::CpuError;
-use crate::factor::Factor;
+use crate::factor::{Computed, Factor, left_words, numbers, right_words};
+use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
@@ -45,25 +46,26 @@ kernel! {
 }
 
 /// Numbers of scratch that [`head`] needs.
-fn scratch_size<T: Factor>(h: &Heads) -> usize {
+fn scratch_size<W: Computed>(h: &Heads) -> usize {
     let (width, value) = (h.nope + h.rope, h.value);
     KEYS * width
         + KEYS * (width + value)
         + h.sequence * width
-        + T::right_size(width, KEYS)
-        + T::right_size(KEYS, width)
-        + T::right_size(value, KEYS)
+        + 2 * made_size(h)
+        + right_words::<W>(width, KEYS)
+        + right_words::<W>(KEYS, width)
+        + right_words::<W>(value, KEYS)
         + 2 * QUERIES * KEYS
-        + T::right_size(QUERIES, value)
-        + T::right_size(QUERIES, width)
+        + right_words::<W>(QUERIES, value)
+        + right_words::<W>(QUERIES, width)
         + 2 * h.sequence
-        + left_size::<T>(h)
+        + left_size::<W>(h)
 }
 
 /// Numbers of scratch for any left factor of [`head`].
-fn left_size<T: Factor>(h: &Heads) -> usize {
-    let inputs = T::left_size(QUERIES, (h.nope + h.rope).max(h.value));
-    inputs.max(T::left_size(QUERIES, KEYS)).max(T::left_size(KEYS, QUERIES))
+fn left_size<W: Computed>(h: &Heads) -> usize {
+    let inputs = left_words::<W>(QUERIES, (h.nope + h.rope).max(h.value));
+    inputs.max(left_words::<W>(QUERIES, KEYS)).max(left_words::<W>(KEYS, QUERIES))
 }
 
 /// Where the gradients of one head over one sequence go.
@@ -77,7 +79,7 @@ struct Gradients<'a, T> {
 }
 
 /// The gradients of one head over one sequence. They are added up in scratch and rounded once.
-fn head<T: Factor>(
+fn head<T: Real, W: Computed>(
     isa: Isa,
     x: &Inputs<'_, T>,
     y: &Outputs<'_, T>,
@@ -92,16 +94,18 @@ fn head<T: Factor>(
     let dk = take(&mut scratch, KEYS * width);
     let dv = take(&mut scratch, KEYS * value);
     let dq = take(&mut scratch, x.heads.sequence * width);
-    let k_by_columns = take(&mut scratch, T::right_size(width, KEYS));
-    let k_by_rows = take(&mut scratch, T::right_size(KEYS, width));
-    let v_by_columns = take(&mut scratch, T::right_size(value, KEYS));
+    let made = take(&mut scratch, made_size(&x.heads));
+    let made_too = take(&mut scratch, made_size(&x.heads));
+    let k_by_columns = take_words::<W>(&mut scratch, right_words::<W>(width, KEYS));
+    let k_by_rows = take_words::<W>(&mut scratch, right_words::<W>(KEYS, width));
+    let v_by_columns = take_words::<W>(&mut scratch, right_words::<W>(value, KEYS));
     let scores = take(&mut scratch, QUERIES * KEYS);
     let slopes = take(&mut scratch, QUERIES * KEYS);
-    let d_o_packed = take(&mut scratch, T::right_size(QUERIES, value));
-    let q_packed = take(&mut scratch, T::right_size(QUERIES, width));
+    let d_o_packed = take_words::<W>(&mut scratch, right_words::<W>(QUERIES, value));
+    let q_packed = take_words::<W>(&mut scratch, right_words::<W>(QUERIES, width));
     let means = take(&mut scratch, x.heads.sequence);
     let lse = take(&mut scratch, x.heads.sequence);
-    let copy = take(&mut scratch, left_size::<T>(&x.heads));
+    let copy = take_words::<W>(&mut scratch, left_size::<W>(&x.heads));
 
     let (first, end) = (dq_rows.row, dq_rows.row + dq_rows.rows());
     for ((t, mean), lse) in (first..end).zip(&mut *means).zip(&mut *lse) {
@@ -112,10 +116,10 @@ fn head<T: Factor>(
     dq.fill(0.0);
     for key in (first..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(end);
-        let k = x.keys(j, rows.clone(), keys);
-        let kt = T::pack_columns(isa, &k, k_by_columns);
-        let k = T::pack_rows(isa, &k, k_by_rows);
-        let vt = T::pack_columns(isa, &x.values(j, rows.clone()), v_by_columns);
+        let k = x.keys(isa, j, rows.clone(), keys);
+        let kt = pack_columns::<W>(isa, &k, k_by_columns);
+        let k = pack_rows::<W>(isa, &k, k_by_rows);
+        let vt = pack_columns::<W>(isa, &numbers(isa, &x.values(j, rows.clone()), made), v_by_columns);
         dk.fill(0.0);
         dv.fill(0.0);
         let start = first + (key - first) / QUERIES * QUERIES;
@@ -125,21 +129,22 @@ fn head<T: Factor>(
                 continue;
             }
             let (m, n) = (to - from, rows.len().min(to - key));
-            let (q, d_o) = (x.queries(j, from..to), y.d_o.block(from, m, j * value, value));
-            T::multiply(isa, &T::left(isa, &q, copy), &kt, &mut tile(scores, m, n, KEYS), scale, false);
-            T::multiply(isa, &T::left(isa, &d_o, copy), &vt, &mut tile(slopes, m, n, KEYS), 1.0, false);
+            let q = numbers(isa, &x.queries(j, from..to), made);
+            let d_o = numbers(isa, &y.d_o.block(from, m, j * value, value), made_too);
+            multiply(isa, &left::<W>(isa, &q, copy), &kt, &mut tile(scores, m, n, KEYS), scale, false);
+            multiply(isa, &left::<W>(isa, &d_o, copy), &vt, &mut tile(slopes, m, n, KEYS), 1.0, false);
             let (s, d) = (&mut scores.as_chunks_mut().0[..m], &mut slopes.as_chunks_mut().0[..m]);
             let (lse, means) = (&lse[from - first..], &means[from - first..]);
             differentiate(isa, s, d, &x.windows(from..to, key, n), lse, means, scale);
             let (p, ds) = (Mat::new(scores, m, n, KEYS), Mat::new(slopes, m, n, KEYS));
-            let (d_o, q) = (T::pack_rows(isa, &d_o, d_o_packed), T::pack_rows(isa, &q, q_packed));
-            let pt = T::rounded_transposed(isa, &p, copy);
-            T::multiply(isa, &pt, &d_o, &mut tile(dv, n, value, value), 1.0, true);
-            let dst = T::rounded_transposed(isa, &ds, copy);
-            T::multiply(isa, &dst, &q, &mut tile(dk, n, width, width), 1.0, true);
+            let (d_o, q) = (pack_rows::<W>(isa, &d_o, d_o_packed), pack_rows::<W>(isa, &q, q_packed));
+            let pt = W::rounded_transposed(isa, &p, copy);
+            multiply(isa, &pt, &d_o, &mut tile(dv, n, value, value), 1.0, true);
+            let dst = W::rounded_transposed(isa, &ds, copy);
+            multiply(isa, &dst, &q, &mut tile(dk, n, width, width), 1.0, true);
             let dq = &mut dq[(from - first) * width..];
-            let ds = T::rounded(isa, &ds, copy);
-            T::multiply(isa, &ds, &T::shallow(k, n), &mut tile(dq, m, width, width), 1.0, true);
+            let ds = W::rounded(isa, &ds, copy);
+            multiply(isa, &ds, &k.shallow(n), &mut tile(dq, m, width, width), 1.0, true);
         }
         for ((r, dk), dv) in rows.zip(dk.chunks_exact(width)).zip(dv.chunks_exact(value)) {
             let (to_k, to_v) = dkv.row(r - first).split_at_mut(nope);
@@ -153,6 +158,14 @@ fn head<T: Factor>(
 
 impl Cpu {
     pub(crate) fn run_attention_grad<T: Factor>(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
+        if has_pairs(self.isa()) {
+            self.attention_grad_in::<T, T::Word>(call)
+        } else {
+            self.attention_grad_in::<T, f32>(call)
+        }
+    }
+
+    fn attention_grad_in<T: Real, W: Computed>(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "attention_grad";
         let (cost, h, isa) = (fathom_core::device::Call::cost(&call), call.heads, self.isa());
         let x = Inputs::<T> {
@@ -179,7 +192,7 @@ impl Cpu {
             Tiles::new(MatMut::new(partial, rows, shares * pe, shares * pe), h.sequence, pe),
         );
         let work = (cost.flops / 16) as usize;
-        self.for_each_with(work, scratch_size::<T>(&h), parts, |i, (mut dq, mut dkv, mut dk_pe), scratch| {
+        self.for_each_with(work, scratch_size::<W>(&h), parts, |i, (mut dq, mut dkv, mut dk_pe), scratch| {
             dk_pe.for_rows(|_, row| row.fill(0.0));
             let first = i % shares * heads_each;
             for j in first..(first + heads_each).min(h.heads) {
@@ -189,7 +202,7 @@ impl Cpu {
                     dkv: dkv.block(0, rows, at * (h.nope + h.value), h.nope + h.value),
                     dk_pe: dk_pe.block(0, rows, 0, pe),
                 };
-                head(isa, &x, &y, j, to, scratch);
+                head::<T, W>(isa, &x, &y, j, to, scratch);
             }
         })?;
         let shares = Mat::new(partial, rows, shares * pe, shares * pe);

@@ -1,130 +1,249 @@
-//! What attention asks of small products, over either type of activations: F32 factors, or BF16 factors in pairs.
+//! Factors of attention's products: activations as they are stored, and what was computed from them in f32.
 //!
-//! Sums are f32 for both. Where both factors of a product were in memory as activations they are multiplied as stored;
-//! a factor that was computed in f32 (probabilities, their gradients) is rounded to the type of the other.
+//! Sums are f32 in any case. BF16 activations are multiplied in pairs where the processor does that, and a factor that
+//! was computed (probabilities, their gradients) is rounded to BF16 for it; elsewhere BF16 activations are made f32 as
+//! they are packed, and nothing is rounded.
 
 use half::bf16;
 
-use crate::gemm;
+use crate::Isa;
+use crate::elementwise::convert;
+use crate::gemm::{Left, Word, left_size, packed};
 use crate::mat::Mat;
-use crate::pairs;
-use crate::par::Tile;
 use crate::real::Real;
-use crate::simd::Isa;
+use crate::simd::kernel;
 
-/// A type of activations with products. Sizes are in numbers of f32 scratch.
+/// A type of activations.
 pub(crate) trait Factor: Real {
-    /// A left factor.
-    type Left<'a>: Copy;
-    /// A right factor, packed.
-    type Right<'a>: Copy;
-
-    /// Scratch for a left factor of `rows × depth`.
-    fn left_size(rows: usize, depth: usize) -> usize;
-
-    /// Scratch for a right factor of `depth × cols`.
-    fn right_size(depth: usize, cols: usize) -> usize;
-
-    /// `a[m, k]`.
-    fn left<'s>(isa: Isa, a: &Mat<'s, Self>, scratch: &'s mut [f32]) -> Self::Left<'s>;
-
-    /// `a[m, k]`, rounded.
-    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, scratch: &'s mut [f32]) -> Self::Left<'s>;
-
-    /// `a[k, m]ᵀ`, rounded.
-    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, scratch: &'s mut [f32]) -> Self::Left<'s>;
-
-    /// `b[k, n]`.
-    fn pack_rows<'s>(isa: Isa, b: &Mat<'_, Self>, scratch: &'s mut [f32]) -> Self::Right<'s>;
-
-    /// `b[n, k]ᵀ`.
-    fn pack_columns<'s>(isa: Isa, b: &Mat<'_, Self>, scratch: &'s mut [f32]) -> Self::Right<'s>;
-
-    /// The first `depth` rows of `b`.
-    fn shallow(b: Self::Right<'_>, depth: usize) -> Self::Right<'_>;
-
-    /// `c = α·a·b`, or `c += …` with `add`.
-    fn multiply(isa: Isa, a: &Self::Left<'_>, b: &Self::Right<'_>, c: &mut Tile<'_, f32>, alpha: f32, add: bool);
+    /// What it is multiplied as where the processor multiplies that.
+    type Word: Computed;
 }
 
 impl Factor for f32 {
-    type Left<'a> = gemm::Left<'a>;
-    type Right<'a> = gemm::Right<'a>;
-
-    fn left_size(rows: usize, depth: usize) -> usize {
-        gemm::left_size(rows, depth)
-    }
-
-    fn right_size(depth: usize, cols: usize) -> usize {
-        gemm::packed(depth, cols)
-    }
-
-    fn left<'s>(isa: Isa, a: &Mat<'s, f32>, scratch: &'s mut [f32]) -> gemm::Left<'s> {
-        gemm::left(isa, a, scratch)
-    }
-
-    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> gemm::Left<'s> {
-        gemm::Left::new(isa, a)
-    }
-
-    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> gemm::Left<'s> {
-        gemm::Left::transposed(isa, a)
-    }
-
-    fn pack_rows<'s>(isa: Isa, b: &Mat<'_, f32>, scratch: &'s mut [f32]) -> gemm::Right<'s> {
-        gemm::pack_rows(isa, b, scratch)
-    }
-
-    fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, scratch: &'s mut [f32]) -> gemm::Right<'s> {
-        gemm::pack_columns(isa, b, scratch)
-    }
-
-    fn shallow(b: Self::Right<'_>, depth: usize) -> Self::Right<'_> {
-        b.shallow(depth)
-    }
-
-    fn multiply(isa: Isa, a: &gemm::Left<'_>, b: &gemm::Right<'_>, c: &mut Tile<'_, f32>, alpha: f32, add: bool) {
-        gemm::multiply(isa, a, b, c, alpha, add);
-    }
+    type Word = f32;
 }
 
 impl Factor for bf16 {
-    type Left<'a> = pairs::Left<'a>;
-    type Right<'a> = pairs::Right<'a>;
+    type Word = u32;
+}
 
-    fn left_size(rows: usize, depth: usize) -> usize {
-        pairs::copied(rows, depth)
+/// Words that can be made of numbers computed in f32.
+pub(crate) trait Computed: Word {
+    /// `a[m, k]` as the left factor; `to` has room for [`left_words`].
+    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [Self]) -> Left<'s, Self>;
+
+    /// `a[k, m]ᵀ` as the left factor; `to` has room for [`left_words`]`(m, k)`.
+    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [Self]) -> Left<'s, Self>;
+}
+
+/// Words of scratch for any left factor of `rows × depth` numbers.
+pub(crate) fn left_words<W: Word>(rows: usize, depth: usize) -> usize {
+    left_size(rows, depth.div_ceil(W::NUMBERS))
+}
+
+/// Words of a packed right factor of `depth × cols` numbers.
+pub(crate) fn right_words<W: Word>(depth: usize, cols: usize) -> usize {
+    packed(depth.div_ceil(W::NUMBERS), cols)
+}
+
+/// The rows of `x` as numbers of type `N`: where they lie if they are, else in `to`.
+pub(crate) fn numbers<'s, T: Real, N: Real>(isa: Isa, x: &Mat<'s, T>, to: &'s mut [f32]) -> Mat<'s, N> {
+    let (rows, cols) = (x.rows(), x.cols());
+    if T::DTYPE == N::DTYPE {
+        return Mat::new(bytemuck::cast_slice(x.as_slice()), rows, cols, x.stride());
+    }
+    let to = &mut bytemuck::cast_slice_mut(to)[..rows * cols];
+    for (r, line) in to.chunks_exact_mut(cols.max(1)).enumerate() {
+        convert(isa, x.row(r), line);
+    }
+    Mat::new(to, rows, cols, cols)
+}
+
+impl Computed for f32 {
+    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> Left<'s> {
+        Left::new(isa, a)
     }
 
-    fn right_size(depth: usize, cols: usize) -> usize {
-        pairs::packed(depth, cols) + pairs::copied(cols, depth)
+    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> Left<'s> {
+        Left::transposed(isa, a)
+    }
+}
+
+/// Pairs of numbers of a row, or of two rows.
+impl Computed for u32 {
+    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [u32]) -> Left<'s, u32> {
+        let (rows, depth) = (a.rows(), a.cols().div_ceil(2));
+        let to = &mut to[..rows * depth];
+        for (r, line) in to.chunks_exact_mut(depth.max(1)).enumerate() {
+            round_row(isa, a.row(r), line);
+        }
+        Left::new(isa, &Mat::new(to, rows, depth, depth))
     }
 
-    fn left<'s>(_: Isa, a: &Mat<'s, bf16>, scratch: &'s mut [f32]) -> pairs::Left<'s> {
-        pairs::left(a, bytemuck::cast_slice_mut(scratch))
+    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [u32]) -> Left<'s, u32> {
+        let (depth, rows) = (a.rows().div_ceil(2), a.cols());
+        let to = &mut to[..rows * depth];
+        for (p, line) in to.chunks_exact_mut(rows.max(1)).enumerate() {
+            let second = if 2 * p + 1 < a.rows() { a.row(2 * p + 1) } else { &[] };
+            round_two_rows(isa, a.row(2 * p), second, line);
+        }
+        Left::transposed(isa, &Mat::new(to, depth, rows, rows))
+    }
+}
+
+fn round_row(isa: Isa, x: &[f32], to: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_bf16() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::round_row(x, to) };
+    }
+    round_row_anywhere(isa, x, to);
+}
+
+/// Pairs of the numbers of two rows. An empty `second` counts as zeros.
+fn round_two_rows(isa: Isa, first: &[f32], second: &[f32], to: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_bf16() && first.len() == second.len() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::round_two_rows(first, second, to) };
+    }
+    round_two_rows_anywhere(isa, first, second, to);
+}
+
+#[inline(always)]
+fn pair(first: f32, second: f32) -> u32 {
+    u32::join(bf16::store(first), bf16::store(second))
+}
+
+kernel! {
+    fn round_row_anywhere(x: &[f32], to: &mut [u32]) {
+        let (pairs, last) = x.as_chunks::<2>();
+        for (to, &[first, second]) in to.iter_mut().zip(pairs) {
+            *to = pair(first, second);
+        }
+        if let (&[one], Some(to)) = (last, to.last_mut()) {
+            *to = pair(one, 0.0);
+        }
+    }
+}
+
+kernel! {
+    fn round_two_rows_anywhere(first: &[f32], second: &[f32], to: &mut [u32]) {
+        if second.is_empty() {
+            to.iter_mut().zip(first).for_each(|(to, &x)| *to = pair(x, 0.0));
+        } else {
+            to.iter_mut().zip(first).zip(second).for_each(|((to, &x), &y)| *to = pair(x, y));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn bits(x: __m512bh) -> __m512i {
+        // SAFETY: both are 512 bits.
+        unsafe { std::mem::transmute(x) }
     }
 
-    fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, scratch: &'s mut [f32]) -> pairs::Left<'s> {
-        pairs::rounded(isa, a, bytemuck::cast_slice_mut(scratch))
+    /// See [`round_row`](super::round_row). Numbers below the normal range become zeros.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn round_row(x: &[f32], to: &mut [u32]) {
+        assert!(to.len() == x.len().div_ceil(2), "a pair for every two numbers");
+        for from in (0..x.len()).step_by(32) {
+            let valid = (x.len() - from).min(32);
+            let mask = (1u64 << valid) - 1;
+            // SAFETY: the masks keep to the numbers of `x` from `from` on, and to the pairs of `to` they make.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask as __mmask16, x.as_ptr().add(from));
+                let high = _mm512_maskz_loadu_ps((mask >> 16) as __mmask16, x.as_ptr().wrapping_add(from + 16));
+                let pairs = bits(_mm512_cvtne2ps_pbh(high, low));
+                let mask = ((1u32 << valid.div_ceil(2)) - 1) as __mmask16;
+                _mm512_mask_storeu_epi32(to.as_mut_ptr().add(from / 2).cast(), mask, pairs);
+            }
+        }
     }
 
-    fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, scratch: &'s mut [f32]) -> pairs::Left<'s> {
-        pairs::rounded_transposed(isa, a, bytemuck::cast_slice_mut(scratch))
+    /// See [`round_two_rows`](super::round_two_rows). Numbers below the normal range become zeros.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn round_two_rows(first: &[f32], second: &[f32], to: &mut [u32]) {
+        assert!(first.len() == second.len() && to.len() == first.len(), "rows are of one length");
+        let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+        // SAFETY: `order` is 64 bytes.
+        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+        for from in (0..to.len()).step_by(16) {
+            let mask = ((1u32 << (to.len() - from).min(16)) - 1) as __mmask16;
+            // SAFETY: the mask keeps to the numbers from `from` on.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask, first.as_ptr().add(from));
+                let high = _mm512_maskz_loadu_ps(mask, second.as_ptr().add(from));
+                let both = _mm512_permutexvar_epi16(order, bits(_mm512_cvtne2ps_pbh(high, low)));
+                _mm512_mask_storeu_epi32(to.as_mut_ptr().add(from).cast(), mask, both);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::{multiply, pack_rows};
+    use crate::mat::MatMut;
+    use crate::par::Tile;
+
+    #[test]
+    fn rounding_is_that_of_storing() {
+        for n in [1, 31, 32, 4099u32] {
+            let x: Vec<f32> = (0..n).map(|i| f32::from_bits(0x3f00_0000 + i * 4099)).collect();
+            let y: Vec<f32> = x.iter().map(|v| -v * 1.01).collect();
+            for isa in Isa::all() {
+                let (mut row, mut both, mut one) = (vec![0; x.len().div_ceil(2)], vec![0; x.len()], vec![0; x.len()]);
+                round_row(isa, &x, &mut row);
+                round_two_rows(isa, &x, &y, &mut both);
+                round_two_rows(isa, &x, &[], &mut one);
+                for (i, (&x, &y)) in x.iter().zip(&y).enumerate() {
+                    assert_eq!(row[i / 2] >> (i % 2 * 16) & 0xffff, u32::from(bf16::store(x).to_bits()), "{x}");
+                    assert_eq!((both[i], one[i]), (pair(x, y), pair(x, 0.0)), "{x} and {y} on {isa:?}");
+                }
+            }
+        }
     }
 
-    fn pack_rows<'s>(isa: Isa, b: &Mat<'_, bf16>, scratch: &'s mut [f32]) -> pairs::Right<'s> {
-        pairs::pack_rows(isa, b, bytemuck::cast_slice_mut(scratch))
+    /// Numbers that BF16 holds, and of which every sum below is exact.
+    fn integers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 37 + seed * 11) % 13) as f32 - 6.0).collect()
     }
 
-    fn pack_columns<'s>(isa: Isa, b: &Mat<'_, bf16>, scratch: &'s mut [f32]) -> pairs::Right<'s> {
-        pairs::pack_columns(isa, b, bytemuck::cast_slice_mut(scratch))
+    fn check<W: Computed>(m: usize, n: usize, k: usize, isa: Isa) {
+        let (a, b) = (integers(m * k, 1), integers(k * n, 2));
+        let a_turned: Vec<f32> = (0..m * k).map(|at| a[at % m * k + at / m]).collect();
+        let b_stored: Vec<W::Number> = b.iter().map(|&v| W::Number::store(v)).collect();
+        let want: Vec<f32> =
+            (0..m * n).map(|at| (0..k).map(|p| a[at / n * k + p] * b[p * n + at % n]).sum::<f32>()).collect();
+        let mut right = vec![W::zeroed(); right_words::<W>(k, n)];
+        let right = pack_rows(isa, &Mat::new(&b_stored, k, n, n), &mut right);
+        let mut lefts = [(); 2].map(|()| vec![W::zeroed(); left_words::<W>(m, k)]);
+        let [rows, columns] = &mut lefts;
+        let lefts = [
+            W::rounded(isa, &Mat::new(&a, m, k, k), rows),
+            W::rounded_transposed(isa, &Mat::new(&a_turned, k, m, m), columns),
+        ];
+        for left in &lefts {
+            let mut c = vec![0.0; m * n];
+            multiply(isa, left, &right, &mut Tile::whole(MatMut::new(&mut c, m, n, n)), 1.0, false);
+            assert_eq!(c, want, "{m}x{n}x{k} on {isa:?}");
+        }
     }
 
-    fn shallow(b: Self::Right<'_>, depth: usize) -> Self::Right<'_> {
-        b.shallow(depth)
-    }
-
-    fn multiply(isa: Isa, a: &pairs::Left<'_>, b: &pairs::Right<'_>, c: &mut Tile<'_, f32>, alpha: f32, add: bool) {
-        pairs::multiply(isa, a, b, c, alpha, add);
+    #[test]
+    fn computed_factors_give_the_product_either_way_round() {
+        for isa in Isa::all() {
+            for (m, n, k) in [(1, 1, 1), (12, 32, 16), (13, 33, 7), (32, 48, 31), (5, 17, 128)] {
+                check::<f32>(m, n, k, isa);
+                check::<u32>(m, n, k, isa);
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
-//! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
+//! | `factor` | F32 and BF16 as factors of attention's products |
+//! | `fp8` | codes with scales: encoding and decoding |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
@@ -38,7 +39,6 @@ mod mat;
 mod memory;
 mod norm;
 mod optimizer;
-mod pairs;
 mod par;
 mod random;
 mod real;

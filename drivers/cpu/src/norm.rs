@@ -4,9 +4,9 @@ use fathom_core::device::{RmsNorm, RmsNormGrad};
 
 use crate::Cpu;
 use crate::error::CpuError;
-use crate::mat::{self, MatMut};
+use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
-use crate::par::{Tiles, rows_per_block};
+use crate::par::{Tile, Tiles, rows_per_block};
 use crate::real::Real;
 use crate::reduce::add;
 use crate::simd::{kernel, sum, sum2};
@@ -15,13 +15,26 @@ use crate::simd::{kernel, sum, sum2};
 const ROWS: usize = 64;
 
 kernel! {
-    /// Writes the norm of `x` to `y`; gives `1 / rms(x)`.
-    fn normalize<T: Real>(x: &[T], weight: &[f32], eps: f32, y: &mut [T]) -> f32 {
-        let rstd = 1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt();
-        for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-            *y = T::store(x.load() * rstd * w);
+    /// Writes the norms of those rows of `x` that `y` is for, and `1 / rms(x)` of each to `rstd`.
+    ///
+    /// Goes over the rows twice, so that no row waits for its own root and quotient.
+    fn normalize<T: Real>(
+        x: &Mat<'_, T>,
+        weight: &[f32],
+        eps: f32,
+        y: &mut Tile<'_, T>,
+        rstd: &mut Tile<'_, f32>,
+    ) {
+        let (first, n) = (y.row, x.cols() as f32);
+        for i in 0..y.rows() {
+            rstd.row(i)[0] = 1.0 / (sum(x.row(first + i), |v| v * v) / n + eps).sqrt();
         }
-        rstd
+        for i in 0..y.rows() {
+            let rstd = rstd.row(i)[0];
+            for ((y, &x), &w) in y.row(i).iter_mut().zip(x.row(first + i)).zip(weight) {
+                *y = T::store(x.load() * rstd * w);
+            }
+        }
     }
 }
 
@@ -65,9 +78,7 @@ impl Cpu {
         let (isa, eps, height) = (self.isa(), call.eps as f32, rows_per_block(x.cols()));
         let parts = (Tiles::of_rows(y), Tiles::new(rstd, height, 1));
         self.for_each(x.rows() * x.cols() / 3, parts, |_, (mut y, mut rstd)| {
-            for i in 0..y.rows() {
-                rstd.row(i)[0] = normalize(isa, x.row(y.row + i), weight.row(0), eps, y.row(i));
-            }
+            normalize(isa, &x, weight.row(0), eps, &mut y, &mut rstd);
         });
         Ok(())
     }

@@ -195,6 +195,7 @@ pub(crate) fn max<T: Real>(x: &[T]) -> f32 {
 
 /// `lane[i % LANES] = f(lane[i % LANES], x[i], y[i])` for rising `i`. Both slices have one length.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // with an iterator over the lanes this does not become vectors
 fn accumulate<X: Real, Y: Real>(
     mut lanes: [f32; LANES],
     x: &[X],
@@ -203,12 +204,12 @@ fn accumulate<X: Real, Y: Real>(
 ) -> [f32; LANES] {
     let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<{ DEPTH * LANES }>(), y.as_chunks::<{ DEPTH * LANES }>());
     for (x, y) in xs.iter().zip(ys) {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            let mut sum = *lane;
+        for i in 0..LANES {
+            let mut lane = lanes[i];
             for at in (i..DEPTH * LANES).step_by(LANES) {
-                sum = f(sum, x[at].load(), y[at].load());
+                lane = f(lane, x[at].load(), y[at].load());
             }
-            *lane = sum;
+            lanes[i] = lane;
         }
     }
     let ((xs, x_tail), (ys, y_tail)) = (x_rest.as_chunks::<LANES>(), y_rest.as_chunks::<LANES>());

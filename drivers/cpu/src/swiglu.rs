@@ -4,18 +4,24 @@ use fathom_core::device::{Swiglu, SwigluGrad};
 
 use crate::Cpu;
 use crate::error::CpuError;
-use crate::mat::{self, MatMut};
+use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
-use crate::par::{Tiles, rows_per_block};
+use crate::par::{Tile, Tiles, rows_per_block};
 use crate::real::Real;
 use crate::simd::{LANES, kernel, quick_sigmoid, sum};
 
 kernel! {
-    fn forward<T: Real>(gate_up: &[T], scale: f32, y: &mut [T]) {
-        let (gate, up) = gate_up.split_at(y.len());
-        for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-            let g = g.load();
-            *y = T::store(g * quick_sigmoid(g) * u.load() * scale);
+    /// The gated products of those rows of `x` that `y` is for.
+    fn forward<T: Real>(x: &Mat<'_, T>, scale: Option<&Mat<'_, f32>>, y: &mut Tile<'_, T>) {
+        for i in 0..y.rows() {
+            let r = y.row + i;
+            let scale = scale.map_or(1.0, |s| s.row(r)[0]);
+            let y = y.row(i);
+            let (gate, up) = x.row(r).split_at(y.len());
+            for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+                let g = g.load();
+                *y = T::store(g * quick_sigmoid(g) * u.load() * scale);
+            }
         }
     }
 }
@@ -61,9 +67,7 @@ impl Cpu {
         let x = mat::read::<T>(OP, &call.gate_up)?;
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
         let (y, isa) = (mat::write::<T>(OP, call.y)?, self.isa());
-        self.for_each(2 * y.rows() * y.cols(), Tiles::of_rows(y), |_, mut y| {
-            y.for_rows(|r, y| forward(isa, x.row(r), scale.map_or(1.0, |s| s.row(r)[0]), y));
-        });
+        self.for_each(2 * y.rows() * y.cols(), Tiles::of_rows(y), |_, mut y| forward(isa, &x, scale.as_ref(), &mut y));
         Ok(())
     }
 

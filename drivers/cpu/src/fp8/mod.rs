@@ -14,6 +14,7 @@ use fathom_core::DType;
 use fathom_core::device::{Dequantize, Quantize, Requantize, Scaled, ScaledMut};
 use fathom_core::error::ErrorKind;
 use fathom_core::fp8::{E4M3, E5M2, E5M6, NonFinite, TILE, scale_of};
+use half::bf16;
 
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
@@ -45,18 +46,59 @@ macro_rules! with_format {
     };
 }
 
-/// The bits of infinity: the bits of a finite magnitude are below.
+/// The bits of infinity in f32: those of a finite magnitude are below.
 const INFINITE: u32 = 0x7f80_0000;
 
-#[inline(always)]
-fn magnitude<X: Real>(x: X) -> u32 {
-    x.load().to_bits() & 0x7fff_ffff
+/// A type of numbers to encode. Magnitudes are ordered like their bits, which a BF16 has half as many of.
+pub(crate) trait Magnitude: Real {
+    type Bits: Ord + Copy + Default;
+
+    /// Its bits but for the sign.
+    fn magnitude(self) -> Self::Bits;
+
+    /// The same in f32.
+    fn widen(bits: Self::Bits) -> u32;
 }
 
-/// The largest magnitude, as bits, which are ordered like the numbers.
+impl Magnitude for f32 {
+    type Bits = u32;
+
+    #[inline(always)]
+    fn magnitude(self) -> u32 {
+        self.to_bits() & 0x7fff_ffff
+    }
+
+    #[inline(always)]
+    fn widen(bits: u32) -> u32 {
+        bits
+    }
+}
+
+impl Magnitude for bf16 {
+    type Bits = u16;
+
+    #[inline(always)]
+    fn magnitude(self) -> u16 {
+        self.to_bits() & 0x7fff
+    }
+
+    #[inline(always)]
+    fn widen(bits: u16) -> u32 {
+        u32::from(bits) << 16
+    }
+}
+
+/// The largest magnitude, as bits of f32.
 #[inline(always)]
-fn largest<X: Real>(x: &[X]) -> u32 {
-    x.iter().fold(0, |most, &x| most.max(magnitude(x)))
+fn largest<X: Magnitude>(x: &[X]) -> u32 {
+    X::widen(x.iter().fold(X::Bits::default(), |most, &x| most.max(x.magnitude())))
+}
+
+/// Where the tiles of a row start and end.
+#[inline(always)]
+fn tiles(cols: usize, part: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = (0..cols).step_by(part);
+    parts.flat_map(move |first| (first..first + part).step_by(TILE).map(move |at| (at, (at + TILE).min(first + part))))
 }
 
 /// What numbers are divided by to be encoded. By a power of two they may be multiplied instead, which is as exact.
@@ -66,26 +108,37 @@ fn over<'a>(scale: f32, power_of_two: bool) -> Scale<'a> {
 }
 
 kernel! {
-    /// Encodes a row of tiles. Gives the first column of a tile that is not all finite, if there is one.
-    fn encode_row<C: Format, X: Real>(
-        x: &[X],
+    /// Encodes tiles along rows. Gives the place of the first that is not all finite, if there is one.
+    ///
+    /// Goes over the block once for the magnitudes and once for the codes, so that no tile waits for its own scale.
+    fn encode_rows<C: Format, X: Magnitude>(
+        x: &Mat<'_, X>,
         part: usize,
         power_of_two: bool,
-        scales: &mut [f32],
-        to: &mut [u8],
-    ) -> Option<usize> {
-        let starts = (0..x.len()).step_by(part).flat_map(|p| (p..p + part).step_by(TILE).map(move |at| (at, p + part)));
-        for ((at, end), to_scale) in starts.zip(scales) {
-            let columns = at..end.min(at + TILE);
-            let tile = &x[columns.clone()];
-            let most = largest(tile);
-            if most >= INFINITE {
-                return Some(at);
+        scales: &mut Tile<'_, f32>,
+        to: &mut Tile<'_, u8>,
+    ) -> Option<(usize, usize)> {
+        for r in 0..x.rows() {
+            let row = x.row(r);
+            for ((at, end), scale) in tiles(row.len(), part).zip(scales.row(r)) {
+                let most = largest(&row[at..end]);
+                if most >= INFINITE {
+                    return Some((r, at));
+                }
+                *scale = f32::from_bits(most);
             }
-            let scale = scale_of(f32::from_bits(most), C::MAX, power_of_two);
-            *to_scale = scale;
-            let to = &mut to[columns.start / C::NUMBERS * C::BYTES..columns.end / C::NUMBERS * C::BYTES];
-            C::put(tile, over(scale, power_of_two), to);
+        }
+        for r in 0..x.rows() {
+            for scale in scales.row(r) {
+                *scale = scale_of(*scale, C::MAX, power_of_two);
+            }
+        }
+        for r in 0..x.rows() {
+            let (row, to) = (x.row(r), to.row(r));
+            for ((at, end), &mut scale) in tiles(row.len(), part).zip(scales.row(r)) {
+                let to = &mut to[at / C::NUMBERS * C::BYTES..end / C::NUMBERS * C::BYTES];
+                C::put(&row[at..end], over(scale, power_of_two), to);
+            }
         }
         None
     }
@@ -93,7 +146,7 @@ kernel! {
 
 kernel! {
     /// Encodes a block with one scale; gives whether all of it was finite.
-    fn encode_whole<C: Format, X: Real>(
+    fn encode_whole<C: Format, X: Magnitude>(
         x: &Mat<'_, X>,
         power_of_two: bool,
         scale: &mut f32,
@@ -113,24 +166,24 @@ kernel! {
 
 kernel! {
     /// Encodes a block of at most [`STRIP`] columns with a scale for each. Gives the first that is not all finite.
-    fn encode_columns<C: Format, X: Real>(
+    fn encode_columns<C: Format, X: Magnitude>(
         x: &Mat<'_, X>,
         power_of_two: bool,
         scales: &mut [f32],
         to: &mut Tile<'_, u8>,
     ) -> Option<usize> {
-        let mut most = [0u32; STRIP];
+        let mut most = [X::Bits::default(); STRIP];
         for r in 0..x.rows() {
             for (most, &x) in most.iter_mut().zip(x.row(r)) {
-                *most = magnitude(x).max(*most);
+                *most = x.magnitude().max(*most);
             }
         }
         let most = &most[..x.cols()];
-        if let Some(bad) = most.iter().position(|&m| m >= INFINITE) {
+        if let Some(bad) = most.iter().position(|&m| X::widen(m) >= INFINITE) {
             return Some(bad);
         }
         for (scale, &most) in scales.iter_mut().zip(most) {
-            *scale = scale_of(f32::from_bits(most), C::MAX, power_of_two);
+            *scale = scale_of(f32::from_bits(X::widen(most)), C::MAX, power_of_two);
         }
         let scales = &scales[..x.cols()];
         for r in 0..x.rows() {
@@ -176,13 +229,13 @@ impl<'a> Decoder<'a> {
 
 /// A matrix that can be looked at a block at a time.
 trait Source: Sync {
-    type Number: Real;
+    type Number: Magnitude;
 
     /// A block, where it lies or in `scratch`.
     fn block<'s>(&'s self, rows: Range<usize>, cols: Range<usize>, scratch: &'s mut [f32]) -> Mat<'s, Self::Number>;
 }
 
-impl<X: Real> Source for Mat<'_, X> {
+impl<X: Magnitude> Source for Mat<'_, X> {
     type Number = X;
 
     fn block<'s>(&'s self, rows: Range<usize>, cols: Range<usize>, _: &'s mut [f32]) -> Mat<'s, X> {
@@ -206,7 +259,7 @@ impl Source for Decoder<'_> {
 }
 
 impl Cpu {
-    pub(crate) fn run_quantize<X: Real>(&self, call: Quantize<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_quantize<X: Magnitude>(&self, call: Quantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "quantize";
         let x = mat::read::<X>(OP, &call.x)?;
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, 0, &x))
@@ -262,11 +315,9 @@ impl Cpu {
             let (first, left) = (place.rows.start, place.cols.start);
             let x = x.block(place.rows, place.cols, scratch);
             let found = match place.shape {
-                Shape::Rows { part } => (0..x.rows()).find_map(|r| {
-                    let column =
-                        encode_row::<C, S::Number>(isa, x.row(r), part, power_of_two, scales.row(r), codes.row(r));
-                    Some((r, column?))
-                }),
+                Shape::Rows { part } => {
+                    encode_rows::<C, S::Number>(isa, &x, part, power_of_two, &mut scales, &mut codes)
+                }
                 Shape::Columns => encode_columns::<C, S::Number>(isa, &x, power_of_two, scales.row(0), &mut codes)
                     .map(|column| (0, column)),
                 Shape::Whole => {

@@ -36,8 +36,7 @@ use block::{Job, Shape};
 pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::NR;
-pub(crate) use transpose::transpose;
-pub(crate) use word::{Output, Word};
+pub(crate) use word::{Output, Word, has_pairs};
 
 /// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
 /// inside `DEPTH`, then added.

@@ -6,7 +6,7 @@ use crate::mat::Mat;
 use crate::simd::{Isa, Level};
 
 /// Writes rows `first..first + NR` of `b` (zeros where it has no more) as the columns of `panel`, of `b.cols()` lines.
-pub(crate) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
+pub(super) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     assert!(panel.len() >= b.cols() && first < b.rows(), "the panel holds a line for every column");
     match isa.level() {
         #[cfg(target_arch = "x86_64")]

@@ -123,7 +123,7 @@ impl Word for u32 {
 }
 
 /// Whether pairs are the fastest way to multiply BF16 here; elsewhere they are made f32 first.
-pub(super) fn has_pairs(isa: Isa) -> bool {
+pub(crate) fn has_pairs(isa: Isa) -> bool {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => true,
