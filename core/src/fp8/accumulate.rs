@@ -33,7 +33,7 @@ pub struct Hopper {
 }
 
 impl Hopper {
-    /// Adds products, [`GROUP`] at a time.
+    /// Adds products, 32 at a time.
     pub fn add(&mut self, products: impl IntoIterator<Item = f64>) {
         let mut group = [0.0; GROUP];
         let mut filled = 0;
