@@ -2,21 +2,52 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use fathom_dataprep::prep::Rank;
 use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, prep};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
 
-/// A bar on a terminal, a line a stage elsewhere.
+/// The sections of the configuration that preparation reads.
+pub const SECTIONS: &[&str] = &["input", "tokenizer", "output", "prep"];
+
+/// Time between lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A bar on a terminal, elsewhere a line when a stage begins and another now and then.
 struct Bars {
-    bar: Option<ProgressBar>,
+    stage: Option<Shown>,
+}
+
+struct Shown {
+    name: String,
+    bar: ProgressBar,
+    total: u64,
+    since: Instant,
+    line: Instant,
+}
+
+impl Shown {
+    /// Documents a second so far.
+    fn rate(&self, documents: u64) -> f64 {
+        documents as f64 / self.since.elapsed().as_secs_f64().max(1e-3)
+    }
+
+    /// How far it is, how fast, and how long the rest takes if it goes on like that.
+    fn line(&self, done: u64, documents: u64) -> String {
+        let share = done as f64 / self.total.max(1) as f64;
+        let left = self.since.elapsed().as_secs_f64() * (1.0 / share.max(1e-6) - 1.0).max(0.0);
+        let (name, rate) = (&self.name, self.rate(documents));
+        format!("{name}: {:.0} %, {documents} documents, {rate:.0} documents/s, {left:.0} s left", share * 100.0)
+    }
 }
 
 impl Progress for Bars {
     fn stage(&mut self, name: &str, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(shown) = &self.stage {
+            shown.bar.finish_and_clear();
         }
         let template =
             format!("{name}  {{wide_bar}} {{bytes}}/{{total_bytes}}  {{bytes_per_sec}}  {{msg}}  {{eta}} left");
@@ -25,21 +56,52 @@ impl Progress for Bars {
         if bar.is_hidden() {
             eprintln!("{name}: {:.1} MB", total as f64 / 1e6);
         }
-        self.bar = Some(bar);
+        let now = Instant::now();
+        self.stage = Some(Shown { name: name.into(), bar, total, since: now, line: now });
     }
 
     fn advance(&mut self, done: u64, documents: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(format!("{documents} documents"));
+        let Some(shown) = &mut self.stage else { return };
+        shown.bar.set_position(done);
+        if !shown.bar.is_hidden() {
+            shown.bar.set_message(format!("{documents} documents, {:.0}/s", shown.rate(documents)));
+        } else if shown.line.elapsed() >= LINE_EVERY {
+            shown.line = Instant::now();
+            eprintln!("{}", shown.line(done, documents));
         }
     }
 
     fn message(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) if !bar.is_hidden() => bar.suspend(|| eprintln!("{text}")),
+        match &self.stage {
+            Some(shown) if !shown.bar.is_hidden() => shown.bar.suspend(|| eprintln!("{text}")),
             _ => eprintln!("{text}"),
         }
+    }
+}
+
+/// Which of several processes this is: as `--rank` and `--world` say, or else as a launcher does.
+///
+/// # Errors
+/// One of them without the other where no launcher says it, and ranks that cannot be.
+pub fn rank(rank: Option<usize>, world: Option<usize>) -> Result<Rank> {
+    let usage = |error: fathom_dataprep::Error| Error::Usage(error.to_string());
+    if let (Some(rank), Some(world)) = (rank, world) {
+        return Rank::new(rank, world).map_err(usage);
+    }
+    if let Some(rank) = rank {
+        return Err(Error::Usage(format!("--rank {rank} without --world; give both")));
+    }
+    match Rank::detect(|name| std::env::var(name).ok(), world).map_err(usage)? {
+        Some((found, launcher)) => {
+            if let Some(world) = world.filter(|&world| world != found.world()) {
+                let known = found.world();
+                return Err(Error::Usage(format!("--world {world}, but {launcher} says {known}; leave it out")));
+            }
+            eprintln!("rank {} of {} ({launcher})", found.index(), found.world());
+            Ok(found)
+        }
+        None if world.is_none_or(|world| world == 1) => Ok(Rank::default()),
+        None => Err(Error::Usage("--world without --rank, and no launcher says which rank this is; give both".into())),
     }
 }
 
@@ -51,10 +113,10 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
     if config.input.paths.is_empty() {
         return Err(Error::Usage("nothing to read: give --input PATH, or input.paths in the configuration".into()));
     }
-    let mut bars = Bars { bar: None };
+    let mut bars = Bars { stage: None };
     let summary = prep::run(config, &mut bars)?;
-    if let Some(bar) = &bars.bar {
-        bar.finish_and_clear();
+    if let Some(shown) = &bars.stage {
+        shown.bar.finish_and_clear();
     }
     Ok(summary)
 }

@@ -286,6 +286,59 @@ pub enum Error {
         limit: u64,
     },
 
+    /// What a task of this preparation left for later ones is not what it wrote.
+    #[error("{} is damaged: {what}; remove {} and run prep again", path.display(), remove.display())]
+    Intermediate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to remove, so that the task is done again.
+        remove: PathBuf,
+    },
+
+    /// Tasks of other processes were waited for in vain.
+    #[error(
+        "{stage}: {missing} of {tasks} tasks are not done and none was for {seconds} s: the next is number {next}, \
+         of rank {rank}; start the ranks that ended again, all with the same inputs and settings, or run prep once \
+         without --rank to finish what they left"
+    )]
+    Stalled {
+        /// The stage.
+        stage: &'static str,
+        /// Tasks that are not done.
+        missing: usize,
+        /// Tasks there are.
+        tasks: usize,
+        /// How long nothing happened.
+        seconds: u64,
+        /// The first task that is not done.
+        next: usize,
+        /// Whose that is.
+        rank: usize,
+    },
+
+    /// The folder of intermediate results is gone while this process worked in it.
+    #[error("{} was removed meanwhile: another process ended this preparation, or someone cleared it; run prep again", path.display())]
+    WorkGone {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// More bad records in all inputs together than `input.max_bad_records` allows.
+    #[error(
+        "{count} bad records, more than input.max_bad_records = {limit}, such as {example}: \
+         correct the files, set input.text_field, or raise the limit"
+    )]
+    BadRecords {
+        /// One of them, with its place.
+        example: String,
+        /// How many there were.
+        count: u64,
+        /// The limit.
+        limit: u64,
+    },
+
     /// The output folder holds something this run must not overwrite.
     #[error("{} {what}; choose another --output, remove it, or set output.overwrite = true", path.display())]
     OutputExists {

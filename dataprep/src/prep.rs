@@ -1,28 +1,42 @@
 //! The whole preparation: read, split, tokenise, shard.
+//!
+//! It is a row of stages, each a list of tasks over storage that any number of processes share; see [`Rank`]. Every task's
+//! result depends on its number and the settings alone, is published by a rename and never made twice. So the output is
+//! the same bytes for any number of threads and processes, and a process that is killed, at any moment, only repeats what
+//! it had not published.
+//!
+//! Between stages lie files in `OUT/work/`, which the first process removes when it has written the manifest.
 
 mod config;
+mod flow;
+mod inputs;
 mod output;
+mod rank;
+mod read;
+mod records;
+mod shards;
+mod tokens;
+mod vocabulary;
+mod work;
 
 pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+pub use rank::Rank;
+pub use records::Provenance;
 
 use crate::error::{Error, Result};
-use crate::shard::{Dtype, InputsEntry, Manifest, ShardWriter, Split, StageReport};
+use crate::shard::{Dtype, InputsEntry, Manifest, Split, StageReport};
 use crate::shard::{FORMAT, VERSION};
-use crate::source::{self, Documents, InputFile, ReadCounts};
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::train::WordCounter;
 use crate::{hash, json};
-use rayon::prelude::*;
+use inputs::Inputs;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
+use tokens::{Tokens, TokensReport};
+use work::{Receipt, Work};
 
-/// Text in memory at a time: one batch being read, one being encoded.
-const BATCH_BYTES: u64 = 16 << 20;
-/// Documents in memory at a time.
-const BATCH_DOCUMENTS: usize = 8192;
 /// Part of the fingerprint: raised whenever the same input would give other shards than before.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 
 /// Where a preparation reports how far it is.
 pub trait Progress: Send {
@@ -57,57 +71,127 @@ pub struct Summary {
     pub reused: bool,
 }
 
-/// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads.
+/// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads and of processes.
 ///
 /// When the output folder already holds the result of this very preparation nothing is written. A run that is
-/// interrupted leaves no manifest, and the next one starts over.
+/// interrupted leaves no manifest; the next one goes on with the tasks that were not done. One of several processes
+/// returns when the whole preparation is complete.
 ///
 /// # Errors
-/// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`], and
-/// whatever reading, tokenising and writing report.
+/// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`],
+/// [`Error::Stalled`] when other processes do not get on, and whatever reading, tokenising and writing report.
 pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     config.validate()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
-    let no_threads = |e: rayon::ThreadPoolBuildError| Error::Config { field: "threads", what: e.to_string() };
-    pool.map_err(no_threads)?.install(|| run_here(config, progress))
-}
-
-fn run_here(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
-    let files = source::walk(&config.input.paths)?;
-    if files.is_empty() {
-        let what = "no file with a known suffix; name files themselves, or give .txt, .md, .jsonl or source files";
-        return Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what: what.into() });
-    }
+    let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
+    let inputs = Inputs::find(&config.input, config.split_bytes)?;
     let loaded = config.tokenizer.load()?;
-    let inputs = source::digest(&files)?;
-    let fingerprint = fingerprint(config, &inputs, loaded.as_ref());
-    if let Some(summary) = output::reuse(config, &fingerprint)? {
+    if let Some(summary) = output::reuse(config, &inputs, loaded.as_ref(), &pool)? {
         return Ok(summary);
     }
-    output::prepare(&config.output)?;
-    let mut stages = Vec::new();
-    let tokenizer = match loaded {
-        Some(tokenizer) => tokenizer,
-        None => train_tokenizer(config, &files, &mut stages, progress)?,
-    };
-    let (train, validation) = encode(config, &files, &tokenizer, &mut stages, progress)?;
-    let manifest = Manifest {
-        format: FORMAT.into(),
-        version: VERSION,
-        fingerprint,
-        tokenizer: tokenizer.entry(),
-        inputs,
-        pipeline: config.recipe(),
-        stages,
-        train: train.entry().clone(),
-        validation: validation.as_ref().map(|shards| shards.entry().clone()),
-    };
-    output::commit(&config.output, &tokenizer, &manifest, [Some(train), validation])?;
-    Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
+    output::prepare(config)?;
+    let folder = output::work_folder(config, &key(config, &inputs, loaded.as_ref())?);
+    let work = Work::new(folder, config, pool, progress);
+    let preparation = Preparation { config, inputs: &inputs, work: &work };
+    match preparation.run(loaded) {
+        Err(gone @ Error::WorkGone { .. }) => output::made_meanwhile(config)?.ok_or(gone),
+        other => other,
+    }
+}
+
+/// What the stages have in common.
+struct Preparation<'a, 'w> {
+    config: &'a PrepConfig,
+    inputs: &'a Inputs,
+    work: &'a Work<'w>,
+}
+
+impl Preparation<'_, '_> {
+    fn run(&self, loaded: Option<Tokenizer>) -> Result<Summary> {
+        let mut stages = Vec::new();
+        let tokenizer = match &loaded {
+            Some(tokenizer) => tokenizer.clone(),
+            None => {
+                let texts = vocabulary::of_inputs(self.work, self.inputs, self.config);
+                let size = self.inputs.sizes().iter().sum();
+                let (tokenizer, report) = vocabulary::run(self.work, self.config, size, texts)?;
+                stages.push(report);
+                tokenizer
+            }
+        };
+        let encoded = Tokens::new(self.config, &tokenizer).of_inputs(self.work, self.inputs)?;
+        stages.extend(self.reports(&encoded)?);
+        let dtype = Dtype::for_vocab(tokenizer.vocab_size());
+        let [train, validation] = shards::run(self.work, self.config, dtype, &encoded)?;
+        let mut moves = output::Moves::new();
+        for (entry, task) in
+            [&train, &validation].into_iter().flat_map(|side| side.entry.shards.iter().zip(&side.tasks))
+        {
+            let made = self.work.folder().join(shards::STAGE);
+            let file = |suffix: &&str| (work::file_path(&made, *task, suffix), format!("{}.{suffix}", entry.name));
+            moves.extend(shards::SUFFIXES.iter().map(file));
+        }
+        let inputs = self.inputs.entry(&read::digests(&encoded, |report| report.read.as_ref()));
+        let manifest = Manifest {
+            format: FORMAT.into(),
+            version: VERSION,
+            fingerprint: fingerprint(self.config, &inputs, loaded.as_ref()),
+            tokenizer: tokenizer.entry(),
+            inputs,
+            pipeline: self.config.recipe(),
+            stages,
+            train: train.entry,
+            validation: Some(validation.entry).filter(|entry| entry.documents > 0),
+        };
+        if self.config.rank.is_first() {
+            output::commit(self.config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+        } else {
+            output::await_manifest(self.config, &manifest.fingerprint)?;
+        }
+        Ok(Summary { dir: self.config.output.dir.clone(), manifest, tokenizer, reused: false })
+    }
+
+    /// What the stages did, after checking that something is left.
+    fn reports(&self, encoded: &[Receipt<TokensReport>]) -> Result<[StageReport; 3]> {
+        let reports = encoded.iter().filter_map(|receipt| receipt.report.read.as_ref());
+        let read = read::total(reports, &self.config.input)?;
+        let documents = |side: usize| encoded.iter().map(|receipt| receipt.report.sides[side].documents).sum::<u64>();
+        let (train, validation) = (documents(0), documents(1));
+        check_not_empty(self.config, &read.stage, train)?;
+        let output = &self.config.output;
+        if validation == 0 && (output.validation_fraction > 0.0 || output.validation_tail > 0.0) {
+            let what = "no document fell on the validation side; set output.validation_tail to hold out text anyway";
+            self.work.message(what);
+        }
+        let repaired = encoded.iter().map(|receipt| receipt.report.repaired).sum();
+        let changed = |entries: &[(&str, u64)]| {
+            entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+        };
+        let report = |name: &str, entries: &[(&str, u64)]| StageReport {
+            name: name.into(),
+            kept: train + validation,
+            changed: changed(entries),
+            ..StageReport::default()
+        };
+        Ok([
+            read.stage,
+            report("split", &[("to training", train), ("to validation", validation)]),
+            report("tokenize", &[("invalid UTF-8 replaced", repaired)]),
+        ])
+    }
+}
+
+/// What intermediate results belong to: everything they depend on that is known without reading the inputs.
+fn key(config: &PrepConfig, inputs: &Inputs, tokenizer: Option<&Tokenizer>) -> Result<String> {
+    Ok(hash_of(config, &json!(inputs.identity()?), tokenizer))
 }
 
 /// Everything the shards' bytes depend on. Paths do not matter, contents do.
 fn fingerprint(config: &PrepConfig, inputs: &InputsEntry, tokenizer: Option<&Tokenizer>) -> String {
+    hash_of(config, &json!(inputs), tokenizer)
+}
+
+fn hash_of(config: &PrepConfig, inputs: &serde_json::Value, tokenizer: Option<&Tokenizer>) -> String {
     let mut recipe = config.recipe();
     recipe["input"]["paths"] = json!(null);
     recipe["tokenizer"]["path"] = json!(tokenizer.map(Tokenizer::entry));
@@ -148,173 +232,24 @@ fn hash_fraction(document: &[u8], seed: u64) -> f64 {
     (u64::from_le_bytes(first) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Trains on the training side alone, up to `tokenizer.train_bytes` of it.
-fn train_tokenizer(
-    config: &PrepConfig,
-    files: &[InputFile],
-    stages: &mut Vec<StageReport>,
-    progress: &mut dyn Progress,
-) -> Result<Tokenizer> {
-    let vocab_size = config.tokenizer.vocab_size.expect("there is either a file or a size");
-    progress.stage("train tokenizer", files.iter().map(|file| file.bytes).sum());
-    let mut documents = Documents::new(files, &config.input);
-    let mut counter = WordCounter::new(config.tokenizer.max_words);
-    let (mut bytes, mut used) = (0, 0);
-    while bytes < config.tokenizer.train_bytes {
-        let batch = documents.batch(BATCH_BYTES, BATCH_DOCUMENTS)?;
-        if batch.is_empty() {
-            break;
-        }
-        let texts: Vec<_> = batch
-            .par_iter()
-            .map(|document| String::from_utf8_lossy(divide(document, config)[0].1))
-            .filter(|text| !text.is_empty())
-            .collect();
-        bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
-        used += texts.len() as u64;
-        counter.count(&texts)?;
-        progress.advance(documents.bytes_read(), used);
-    }
-    let (forgotten, too_long) = counter.uncounted();
-    stages.push(StageReport {
-        name: "train tokenizer".into(),
-        kept: used,
-        dropped: [("words forgotten", forgotten), ("words too long", too_long)]
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .collect(),
-        ..StageReport::default()
-    });
-    let tokenizer = counter.train(vocab_size)?;
-    if tokenizer.vocab_size() < vocab_size {
-        let found = tokenizer.vocab_size();
-        progress.message(&format!("the text gives only {found} of the {vocab_size} tokens asked for"));
-    }
-    Ok(tokenizer)
-}
-
-/// One document's tokens on one side, and how many bytes of text they stand for.
-struct Encoded {
-    split: Split,
-    tokens: Vec<u32>,
-    text_bytes: u64,
-    repaired: bool,
-}
-
-type Written = (crate::shard::WrittenShards, Option<crate::shard::WrittenShards>);
-
-/// Reads, encodes and writes everything: a batch is encoded while the next is read, and written in order.
-fn encode(
-    config: &PrepConfig,
-    files: &[InputFile],
-    tokenizer: &Tokenizer,
-    stages: &mut Vec<StageReport>,
-    progress: &mut dyn Progress,
-) -> Result<Written> {
-    progress.stage("tokenize", files.iter().map(|file| file.bytes).sum());
-    let writer = |split: Split| {
-        let dtype = Dtype::for_vocab(tokenizer.vocab_size());
-        ShardWriter::new(&config.output.dir, split.name(), dtype, tokenizer.eos_id(), config.output.shard_bytes)
-    };
-    let (mut train, mut validation) = (writer(Split::Train), writer(Split::Validation));
-    let mut documents = Documents::new(files, &config.input);
-    let mut repaired = 0;
-    let mut batch = documents.batch(BATCH_BYTES, BATCH_DOCUMENTS)?;
-    while !batch.is_empty() {
-        let (encoded, next) =
-            rayon::join(|| encode_batch(&batch, config, tokenizer), || documents.batch(BATCH_BYTES, BATCH_DOCUMENTS));
-        for document in encoded?.iter().flatten().flatten() {
-            repaired += u64::from(document.repaired);
-            match document.split {
-                Split::Train => train.push(&document.tokens, document.text_bytes)?,
-                Split::Validation => validation.push(&document.tokens, document.text_bytes)?,
-            }
-        }
-        batch = next?;
-        documents.take_warnings().iter().for_each(|warning| progress.message(warning));
-        progress.advance(documents.bytes_read(), documents.counts().documents);
-    }
-    documents.take_warnings().iter().for_each(|warning| progress.message(warning));
-    let (train, validation) = (train.finish()?, validation.finish()?);
-    let counts = documents.counts();
-    check_not_empty(config, counts, train.entry().documents)?;
-    let held_out = validation.entry().documents;
-    if held_out == 0 && (config.output.validation_fraction > 0.0 || config.output.validation_tail > 0.0) {
-        progress.message("no document fell on the validation side; set output.validation_tail to hold out text anyway");
-    }
-    stages.extend(reports(counts, repaired, train.entry().documents, held_out));
-    Ok((train, (held_out > 0).then_some(validation)))
-}
-
-fn encode_batch(batch: &[Vec<u8>], config: &PrepConfig, tokenizer: &Tokenizer) -> Result<Vec<[Option<Encoded>; 2]>> {
-    let encode_one = |encoder: &mut crate::tokenizer::Encoder<'_>, split, text: &[u8]| {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let mut tokens = Vec::new();
-        let repaired = encoder.encode_ordinary(text, &mut tokens)?;
-        // Replacement makes text longer; what the tokens stand for is what counts.
-        let text_bytes = if repaired { String::from_utf8_lossy(text).len() } else { text.len() } as u64;
-        Ok(Some(Encoded { split, tokens, text_bytes, repaired }))
-    };
-    batch
-        .par_iter()
-        .map_init(
-            || tokenizer.encoder(),
-            |encoder, document| {
-                let [train, validation] = divide(document, config);
-                Ok([encode_one(encoder, train.0, train.1)?, encode_one(encoder, validation.0, validation.1)?])
-            },
-        )
-        .collect()
-}
-
-fn check_not_empty(config: &PrepConfig, counts: ReadCounts, train: u64) -> Result<()> {
+fn check_not_empty(config: &PrepConfig, read: &StageReport, train: u64) -> Result<()> {
     let empty = |what| Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what });
-    if counts.documents == 0 {
-        let ReadCounts { empty: none, too_large, bad_records, .. } = counts;
+    if read.kept == 0 {
+        let dropped = |reason: &str| read.dropped.get(reason).copied().unwrap_or(0);
         return empty(format!(
-            "{none} empty, {too_large} larger than input.max_document_bytes, {bad_records} bad records, and nothing else"
+            "{} empty, {} larger than input.max_document_bytes, {} bad records, and nothing else",
+            dropped("empty"),
+            dropped("too large"),
+            dropped("bad record")
         ));
     }
     if train == 0 {
         return empty(format!(
             "all {} documents fell on the validation side; lower output.validation_fraction or change seed",
-            counts.documents
+            read.kept
         ));
     }
     Ok(())
-}
-
-fn reports(counts: ReadCounts, repaired: u64, train: u64, validation: u64) -> [StageReport; 3] {
-    let some = |entries: &[(&str, u64)]| {
-        entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
-    };
-    [
-        StageReport {
-            name: "read".into(),
-            kept: counts.documents,
-            dropped: some(&[
-                ("empty", counts.empty),
-                ("too large", counts.too_large),
-                ("bad record", counts.bad_records),
-            ]),
-            ..StageReport::default()
-        },
-        StageReport {
-            name: "split".into(),
-            kept: train + validation,
-            changed: some(&[("to training", train), ("to validation", validation)]),
-            ..StageReport::default()
-        },
-        StageReport {
-            name: "tokenize".into(),
-            kept: train + validation,
-            changed: some(&[("invalid UTF-8 replaced", repaired)]),
-            ..StageReport::default()
-        },
-    ]
 }
 
 #[cfg(test)]

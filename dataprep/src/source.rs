@@ -4,12 +4,10 @@
 //! compressed with gzip or zstd. Order is fixed by names alone: inputs as they are given, folders in the order of their
 //! entries' names.
 
+use crate::document::Origin;
 use crate::error::{Error, Result};
-use crate::hash;
 use crate::prep::InputConfig;
-use crate::shard::InputsEntry;
 use flate2::read::MultiGzDecoder;
-use rayon::prelude::*;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -135,25 +133,6 @@ fn kind(name: &Path) -> (Option<Format>, Compression) {
     (format, compression)
 }
 
-/// Fingerprint of the inputs: names, sizes and contents, in order. Reads every file once, in parallel.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn digest(files: &[InputFile]) -> Result<InputsEntry> {
-    let lines: Vec<String> = files
-        .par_iter()
-        .map(|file| {
-            let sum = hash::of_file(&file.path)?;
-            Ok(format!("{sum} {} {}\n", file.bytes, file.name.display()))
-        })
-        .collect::<Result<_>>()?;
-    Ok(InputsEntry {
-        files: files.len() as u64,
-        bytes: files.iter().map(|file| file.bytes).sum(),
-        sha256: hash::of_bytes(lines.concat().as_bytes()),
-    })
-}
-
 /// What reading passed on and what it dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadCounts {
@@ -172,20 +151,22 @@ pub struct ReadCounts {
 /// The documents of some files, one after the other.
 pub struct Documents<'a> {
     files: &'a [InputFile],
-    config: &'a InputConfig,
+    config: InputConfig,
     next: usize,
     lines: Option<Lines<'a>>,
     counts: ReadCounts,
     /// Bytes read from disk.
     read: Arc<AtomicU64>,
     warnings: Vec<String>,
+    /// Bytes of the last record in what its file decompresses to.
+    place: std::ops::Range<u64>,
 }
 
 impl<'a> Documents<'a> {
     /// Will read `files` with the limits of `config`.
-    pub fn new(files: &'a [InputFile], config: &'a InputConfig) -> Self {
+    pub fn new(files: &'a [InputFile], config: InputConfig) -> Self {
         let (counts, read) = (ReadCounts::default(), Arc::default());
-        Self { files, config, next: 0, lines: None, counts, read, warnings: Vec::new() }
+        Self { files, config, next: 0, lines: None, counts, read, warnings: Vec::new(), place: 0..0 }
     }
 
     /// What was read so far.
@@ -207,19 +188,19 @@ impl<'a> Documents<'a> {
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::BadArchive`], [`Error::TooManyBadRecords`].
-    pub fn batch(&mut self, bytes: u64, documents: usize) -> Result<Vec<Vec<u8>>> {
+    pub fn batch(&mut self, bytes: u64, documents: usize) -> Result<Vec<(Vec<u8>, Origin)>> {
         let (mut batch, mut total) = (Vec::new(), 0);
         while total < bytes && batch.len() < documents {
             let Some(document) = self.document()? else {
                 break;
             };
-            total += document.len() as u64;
+            total += document.0.len() as u64;
             batch.push(document);
         }
         Ok(batch)
     }
 
-    fn document(&mut self) -> Result<Option<Vec<u8>>> {
+    fn document(&mut self) -> Result<Option<(Vec<u8>, Origin)>> {
         loop {
             if self.config.max_bytes.is_some_and(|most| self.counts.bytes >= most) {
                 return Ok(None);
@@ -238,7 +219,8 @@ impl<'a> Documents<'a> {
                 }
                 self.counts.documents += 1;
                 self.counts.bytes += text.len() as u64;
-                return Ok(Some(text));
+                let file = self.next.saturating_sub(1) as u32;
+                return Ok(Some((text, Origin { file, bytes: self.place.clone(), id: None })));
             }
         }
     }
@@ -261,6 +243,7 @@ impl<'a> Documents<'a> {
                 .push(format!("{}: larger than input.max_document_bytes = {limit}, left out", file.path.display()));
             return Ok(Opened::Text(None));
         }
+        self.place = 0..text.len() as u64;
         Ok(Opened::Text(Some(text)))
     }
 
@@ -268,8 +251,10 @@ impl<'a> Documents<'a> {
     fn record(&mut self) -> Result<Option<Vec<u8>>> {
         let limit = self.config.max_document_bytes;
         let lines = self.lines.as_mut().expect("a file of records is open");
-        let (path, number) = (&lines.reader.file.path, lines.line + 1);
-        match lines.reader.read_line(limit)? {
+        let (path, number, from) = (&lines.reader.file.path, lines.line + 1, lines.reader.offset);
+        let line = lines.reader.read_line(limit)?;
+        self.place = from..lines.reader.offset;
+        match line {
             Line::End => {
                 self.lines = None;
                 return Ok(None);

@@ -75,6 +75,8 @@ pub const KEYS: &[Key] = &[
     key("output.overwrite", Flag, "false", "replace what an earlier run left in the output folder"),
     key("prep.threads", Count, "0", "threads to prepare with; 0 for every core"),
     key("prep.seed", Count, "0", "chooses, with its content, which side a document falls on"),
+    key("prep.split_bytes", Count, "67108864", "bytes of input that one task reads, about"),
+    key("prep.wait_seconds", Count, "3600", "how long to wait for other processes' tasks while none gets done"),
     // data
     key("data.path", Path, "", "a folder that prep wrote, or the prefix of one .bin/.idx pair"),
     key("data.validation_path", Path, "data.path's own validation split", "data to measure the validation loss on"),

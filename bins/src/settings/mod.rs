@@ -361,6 +361,9 @@ fn read_prep(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError> {
         },
         threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
         seed: reader.count("prep.seed", known.seed),
+        split_bytes: reader.size("prep.split_bytes", known.split_bytes as usize, usize::MAX)? as u64,
+        wait_seconds: reader.count("prep.wait_seconds", known.wait_seconds),
+        rank: known.rank,
     };
     for (key, share) in [
         ("output.validation_fraction", config.output.validation_fraction),

@@ -1,5 +1,6 @@
 //! The settings of a preparation.
 
+use super::Rank;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Everything there is to set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrepConfig {
     /// What to read.
@@ -21,6 +22,28 @@ pub struct PrepConfig {
     pub threads: usize,
     /// Decides, with its content, on which side of the split a document falls.
     pub seed: u64,
+    /// Bytes of input that one task reads, about: files are never divided by the number of workers.
+    pub split_bytes: u64,
+    /// How long to wait for tasks of other processes while none gets done.
+    pub wait_seconds: u64,
+    /// Which of several processes this is. Does not change the result.
+    #[serde(skip)]
+    pub rank: Rank,
+}
+
+impl Default for PrepConfig {
+    fn default() -> Self {
+        Self {
+            input: InputConfig::default(),
+            tokenizer: TokenizerConfig::default(),
+            output: OutputConfig::default(),
+            threads: 0,
+            seed: 0,
+            split_bytes: 64 << 20,
+            wait_seconds: 3600,
+            rank: Rank::default(),
+        }
+    }
 }
 
 /// What to read.
@@ -145,13 +168,17 @@ impl PrepConfig {
                 return bad(field, format!("{share}; it must be at least 0 and below 1"));
             }
         }
+        if self.split_bytes == 0 {
+            return bad("prep.split_bytes", "0; a task must read something".into());
+        }
         if self.output.shard_bytes == 0 {
             return bad("output.shard_bytes", "0; a shard must hold something".into());
         }
         Ok(())
     }
 
-    /// The configuration without what cannot change the result: threads, where the output goes, whether it may replace.
+    /// The configuration without what cannot change the result: threads, patience, where the output goes, whether it
+    /// may replace.
     pub fn recipe(&self) -> Value {
         let mut recipe = serde_json::to_value(self).expect("shares are finite and keys are strings");
         let take = |section: Option<&mut Value>, keys: &[&str]| {
@@ -160,7 +187,7 @@ impl PrepConfig {
             }
         };
         take(recipe.get_mut("output"), &["dir", "overwrite"]);
-        take(Some(&mut recipe), &["threads"]);
+        take(Some(&mut recipe), &["threads", "wait_seconds"]);
         recipe
     }
 }

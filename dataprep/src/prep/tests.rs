@@ -33,6 +33,7 @@ fn config(input: &Path, output: &Path) -> PrepConfig {
     }
 }
 
+/// Every file of an output folder; a folder in it is one that should have gone.
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
@@ -84,6 +85,81 @@ fn output_is_the_same_for_any_number_of_threads() {
         assert_eq!(one, make(2));
         assert_eq!(one, make(5));
     }
+}
+
+#[test]
+fn output_is_the_same_for_any_number_of_processes_and_the_same_as_in_one_task() {
+    let input = corpus();
+    for tokenizer in
+        [TokenizerConfig::default(), TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() }]
+    {
+        let make = |world: usize, max_bytes| {
+            let output = tempfile::tempdir().unwrap();
+            let mut config = PrepConfig { tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
+            (config.split_bytes, config.input.max_bytes) = (1, max_bytes);
+            let rank = |index| {
+                let config = PrepConfig { rank: Rank::new(index, world).unwrap(), ..config.clone() };
+                run(&config, &mut Silent).unwrap()
+            };
+            std::thread::scope(|scope| {
+                let ranks: Vec<_> = (0..world).map(|index| scope.spawn(move || rank(index))).collect();
+                ranks.into_iter().for_each(|rank| drop(rank.join().unwrap()));
+            });
+            contents(output.path())
+        };
+        for max_bytes in [None, Some(30_000), Some(40)] {
+            let one = make(1, max_bytes);
+            assert_eq!(one, make(3, max_bytes), "{max_bytes:?}");
+        }
+        let tokens = |files: &BTreeMap<String, Vec<u8>>| {
+            let of = |(name, bytes): (&String, &Vec<u8>)| name.ends_with(".bin").then(|| (name.clone(), bytes.clone()));
+            files.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let output = tempfile::tempdir().unwrap();
+        let config = PrepConfig { tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
+        run(&config, &mut Silent).unwrap();
+        assert_eq!(tokens(&contents(output.path())), tokens(&make(2, None)));
+    }
+}
+
+#[test]
+fn at_most_so_much_text_is_read() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let mut config = config(input.path(), output.path());
+    for split_bytes in [1, 1 << 20] {
+        (config.split_bytes, config.input.max_bytes, config.output.overwrite) = (split_bytes, Some(50_000), true);
+        let manifest = run(&config, &mut Silent).unwrap().manifest;
+        let bytes = manifest.train.text_bytes + manifest.validation.unwrap().text_bytes;
+        assert!((50_000..50_600).contains(&bytes), "{bytes}");
+        assert!(run(&config, &mut Silent).unwrap().reused);
+    }
+}
+
+#[test]
+fn every_document_has_its_line() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;
+    let sources = fs::read_to_string(output.path().join("sources.jsonl")).unwrap();
+    assert_eq!(sources.lines().count(), 4);
+    assert!(sources.lines().nth(1).unwrap().contains("b.txt"));
+    let mut places = Vec::new();
+    for shard in manifest.train.shards.iter().chain(manifest.validation.iter().flat_map(|side| &side.shards)) {
+        let path = output.path().join(format!("{}.docs.jsonl.zst", shard.name));
+        let lines = String::from_utf8(zstd::decode_all(fs::File::open(&path).unwrap()).unwrap()).unwrap();
+        assert_eq!(lines.lines().count() as u64, shard.documents);
+        assert_eq!(hash::of_file(&path).unwrap(), shard.docs.as_ref().unwrap().sha256);
+        places.extend(lines.lines().map(|line| {
+            let one: Provenance<'_> = serde_json::from_str(line).unwrap();
+            (one.file, one.bytes)
+        }));
+    }
+    places.sort();
+    let lines = fs::read(input.path().join("a.jsonl")).unwrap();
+    for (i, line) in lines.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let [from, to] = places[i].1;
+        assert_eq!((places[i].0, &lines[from as usize..to as usize]), (0, line));
+    }
+    assert_eq!(&places[300..], [(1, [0, 2150]), (2, [0, 29])]);
 }
 
 #[test]

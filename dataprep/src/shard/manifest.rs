@@ -66,7 +66,11 @@ pub struct InputsEntry {
     pub files: u64,
     /// Their size on disk in bytes.
     pub bytes: u64,
-    /// SHA-256 over the name, size and SHA-256 of each file, in order.
+    /// Parts that were read, of those the files were divided into by size; fewer than all where `input.max_bytes` was
+    /// reached.
+    #[serde(default)]
+    pub parts: u64,
+    /// SHA-256 over the name and size of each file, in order, and the SHA-256 of each part that was read.
     pub sha256: String,
 }
 
@@ -83,6 +87,16 @@ pub struct StageReport {
     pub changed: BTreeMap<String, u64>,
 }
 
+impl StageReport {
+    /// Adds the counts of `other`, of the same stage.
+    pub fn add(&mut self, other: &Self) {
+        self.kept += other.kept;
+        for (mine, theirs) in [(&mut self.dropped, &other.dropped), (&mut self.changed, &other.changed)] {
+            theirs.iter().for_each(|(reason, count)| *mine.entry(reason.clone()).or_insert(0) += count);
+        }
+    }
+}
+
 /// The shards of one side of the split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitEntry {
@@ -92,6 +106,9 @@ pub struct SplitEntry {
     pub tokens: u64,
     /// Bytes of UTF-8 text that were encoded, for bits per byte. End-of-document tokens stand for no bytes.
     pub text_bytes: u64,
+    /// How many documents have 2^i to 2^(i+1) − 1 tokens, for each i from 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<u64>,
     /// The shards in order.
     pub shards: Vec<ShardEntry>,
 }
@@ -109,6 +126,9 @@ pub struct ShardEntry {
     pub bin: FileEntry,
     /// The `.idx` file.
     pub idx: FileEntry,
+    /// The `.docs.jsonl.zst` file: a line of JSON on each document, with where it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docs: Option<FileEntry>,
 }
 
 /// Size and checksum of one file.

@@ -34,6 +34,7 @@ pub use manifest::{FORMAT, MANIFEST, VERSION};
 pub use manifest::{FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry};
 pub(crate) use manifest::{sync_folder, write_atomically};
 pub use set::{ShardSet, Split};
+pub(crate) use writer::index_bytes;
 pub use writer::{ShardWriter, WrittenShards};
 
 #[cfg(test)]
