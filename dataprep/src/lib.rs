@@ -23,6 +23,7 @@
 
 pub mod document;
 pub mod error;
+pub mod filter;
 mod hash;
 mod json;
 pub mod loader;
