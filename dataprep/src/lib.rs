@@ -21,8 +21,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod dedup;
 pub mod document;
 pub mod error;
+pub mod filter;
 mod hash;
 mod json;
 pub mod loader;
