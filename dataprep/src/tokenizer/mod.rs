@@ -6,9 +6,13 @@
 
 mod bpe;
 mod byte_level;
+mod classes;
+mod merges;
+mod scan;
 mod split;
 mod stream;
 pub mod train;
+mod words;
 
 pub use stream::StreamDecoder;
 
