@@ -1,13 +1,17 @@
 //! The same bits: for any number of threads, run after run, and whatever else is in the batch.
 
+use fathom_core::DType;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
+use fathom_core::device::Device;
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::rng;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
+
+const POLICIES: [Precision; 3] = [Precision::F32, Precision::BF16, Precision::FP8];
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -30,9 +34,9 @@ fn tokens(n: usize, stream: u64) -> Vec<u32> {
 }
 
 /// All weights, moments, biases and losses after a few steps, as bits.
-fn train(threads: usize) -> Vec<u64> {
+fn train(threads: usize, precision: Precision) -> Vec<u64> {
     let device = Cpu::with_threads(threads);
-    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    let mut model = Model::new(&device, &config(), precision).unwrap();
     model.initialize(5).unwrap();
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
     let rates = Rates { lr: 1e-3, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-3 };
@@ -46,9 +50,12 @@ fn train(threads: usize) -> Vec<u64> {
         bits.push(report.mtp_loss.unwrap().to_bits());
     }
     for group in
-        [&trainer.model.weights, &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups())
+        [trainer.model.weights(), &trainer.optimizer.m, &trainer.optimizer.v].into_iter().flat_map(|p| p.groups())
     {
-        bits.extend(group.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
+        match group.dtype() {
+            DType::BF16 => bits.extend(group.download::<Cpu, u16>(&device).unwrap().into_iter().map(u64::from)),
+            _ => bits.extend(group.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from)),
+        }
     }
     for router in &trainer.model.routers {
         bits.extend(router.bias.download::<Cpu, u32>(&device).unwrap().into_iter().map(u64::from));
@@ -58,15 +65,21 @@ fn train(threads: usize) -> Vec<u64> {
 
 #[test]
 fn training_is_the_same_for_any_number_of_threads() {
-    let one = train(1);
-    assert!(one == train(2), "2 threads differ from 1");
-    assert!(one == train(5), "5 threads differ from 1");
+    for precision in POLICIES {
+        let one = train(1, precision);
+        assert!(one == train(2, precision), "{}: 2 threads differ from 1", precision.name());
+        assert!(one == train(5, precision), "{}: 5 threads differ from 1", precision.name());
+    }
 }
 
 #[test]
 fn logits_do_not_depend_on_what_else_is_in_the_batch() {
+    POLICIES.into_iter().for_each(check_logits);
+}
+
+fn check_logits(precision: Precision) {
     let device = Cpu::with_threads(2);
-    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    let mut model = Model::new(&device, &config(), precision).unwrap();
     model.initialize(5).unwrap();
     for length in [1, 2, 37, 70, 128] {
         let many = tokens(5 * (length + 1), length as u64);
@@ -81,8 +94,12 @@ fn logits_do_not_depend_on_what_else_is_in_the_batch() {
 
 #[test]
 fn documents_do_not_see_each_other() {
+    POLICIES.into_iter().for_each(check_documents);
+}
+
+fn check_documents(precision: Precision) {
     let device = Cpu::with_threads(2);
-    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    let mut model = Model::new(&device, &config(), precision).unwrap();
     model.initialize(5).unwrap();
     let starts: Vec<u32> = (0..40).map(|i| if i < 25 { 0 } else { 25 }).collect();
     let mut logits = |first: u64| {
@@ -98,9 +115,12 @@ fn documents_do_not_see_each_other() {
 
 #[test]
 fn a_steady_step_takes_no_memory_from_the_system() {
-    use fathom_core::device::Device;
+    POLICIES.into_iter().for_each(check_memory);
+}
+
+fn check_memory(precision: Precision) {
     let device = Cpu::with_threads(2);
-    let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+    let mut model = Model::new(&device, &config(), precision).unwrap();
     model.initialize(5).unwrap();
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
     let rates = Rates { lr: 1e-3, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-3 };

@@ -27,6 +27,8 @@ pub struct Request<'a> {
     pub micro_batch: usize,
     /// Tokens a sequence.
     pub length: usize,
+    /// The precision policy.
+    pub precision: Precision,
 }
 
 /// The plan as a text for people, or as one JSON object.
@@ -37,7 +39,7 @@ pub struct Request<'a> {
 /// # Errors
 /// Where a step of these sizes cannot be made.
 pub fn report(request: &Request<'_>, as_json: bool) -> Result<String> {
-    let plan = Plan::new(request.model, Precision::F32, request.micro_batch, request.length)
+    let plan = Plan::new(request.model, request.precision, request.micro_batch, request.length)
         .map_err(Error::device("planning a step"))?;
     if as_json { Ok(json(request, &plan).to_string()) } else { Ok(text(request, &plan)) }
 }
@@ -68,7 +70,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "multi_head": comparison(kv.comparison_with_multi_head()),
         },
         "memory": {
-            "weights": memory.weights, "gradients": memory.gradients, "moments": memory.moments,
+            "weights": memory.weights, "copies": memory.copies, "gradients": memory.gradients, "moments": memory.moments,
             "activations": memory.activations, "total": memory.total(),
         },
         "tokens": request.tokens,
@@ -124,15 +126,20 @@ fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -
 
 fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fmt::Result {
     let (micro, length) = (request.micro_batch, request.length);
-    writeln!(out, "Memory of training in f32 on one device, micro-batch {micro} x {length} tokens")?;
+    writeln!(
+        out,
+        "Memory of training in {} on one device, micro-batch {micro} x {length} tokens",
+        request.precision.name()
+    )?;
     let rows = [
-        ("weights", plan.weights),
+        ("master weights", plan.weights),
+        ("the same for products", plan.copies),
         ("gradients", plan.gradients),
         ("moments of AdamW", plan.moments),
         ("activations, at the peak", plan.activations),
         ("total", plan.total()),
     ];
-    for (kind, bytes) in rows {
+    for (kind, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
         writeln!(out, "  {kind:<28}{:>22}", size(bytes))?;
     }
     writeln!(out)
@@ -233,7 +240,15 @@ mod tests {
     use super::*;
 
     fn request<'a>(model: &'a ModelConfig, schedule: &'a Schedule) -> Request<'a> {
-        Request { model, schedule, tokens: 14_800_000_000_000, steps: 1, micro_batch: 1, length: 4096 }
+        Request {
+            model,
+            schedule,
+            tokens: 14_800_000_000_000,
+            steps: 1,
+            micro_batch: 1,
+            length: 4096,
+            precision: Precision::F32,
+        }
     }
 
     #[test]

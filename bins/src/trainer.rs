@@ -9,7 +9,6 @@ use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
-use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
@@ -22,7 +21,7 @@ use crate::metrics::{Metrics, StepMetrics};
 use crate::prepare;
 use crate::progress::Progress;
 use crate::resolved;
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 
 /// Checkpoints that may fail to be written one after the other before the run gives up.
 const FAILED_SAVES: u32 = 3;
@@ -67,7 +66,6 @@ impl<D: Kernels> Run<D> {
     /// # Errors
     /// Settings, data, model and checkpoint that do not fit each other, by name.
     pub fn open(device: &D, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
-        let precision = precision(&settings)?;
         let data = open_data(&settings)?;
         let tokenizer = fit_vocabulary(&mut settings, &data)?;
         let schedule = settings.schedule()?;
@@ -82,7 +80,7 @@ impl<D: Kernels> Run<D> {
         checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
 
-        let model = build_model(device, &settings, precision, newest.is_none())?;
+        let model = build_model(device, &settings, newest.is_none())?;
         let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
         let mut loader = open_loader(&settings, data)?;
         let mut state = match (&newest, saved) {
@@ -294,16 +292,6 @@ fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
     Ok(newest)
 }
 
-fn precision(settings: &Settings) -> Result<Precision> {
-    match settings.train.precision {
-        settings::Precision::F32 => Ok(Precision::F32),
-        other => {
-            let problem = format!("is {:?}, which the cpu device does not compute in yet; use \"f32\"", other.name());
-            Err(settings.reject("train.precision", problem).into())
-        }
-    }
-}
-
 fn hyperparameters(settings: &Settings) -> Hyperparameters {
     let train = &settings.train;
     Hyperparameters {
@@ -315,8 +303,9 @@ fn hyperparameters(settings: &Settings) -> Hyperparameters {
     }
 }
 
-fn build_model<D: Kernels>(device: &D, settings: &Settings, precision: Precision, fresh: bool) -> Result<Model<D>> {
-    let mut model = Model::new(device, &settings.model, precision).map_err(Error::device("building the model"))?;
+fn build_model<D: Kernels>(device: &D, settings: &Settings, fresh: bool) -> Result<Model<D>> {
+    let mut model =
+        Model::new(device, &settings.model, settings.train.precision).map_err(Error::device("building the model"))?;
     match &settings.train.init {
         _ if !fresh => {} // the checkpoint brings the weights
         Some(folder) => {

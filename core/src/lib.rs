@@ -7,7 +7,8 @@
 //! - [`dtype`], [`math`], [`rng`]: element types; the one exponential whose bits every device agrees on; random numbers
 //!   that are a function of a seed, a name and a place.
 //! - [`tensor`]: buffers with a shape, and matrix views that cannot leave their buffer.
-//! - [`device`]: the ladder. A device has memory and order; *primitives* are the sixteen kernels that a driver must
+//! - [`fp8`]: eight-bit codes, the tiles that share a scale, and the recipe of mixed precision.
+//! - [`device`]: the ladder. A device has memory and order; *primitives* are the eighteen kernels that a driver must
 //!   write; *fused* kernels have default bodies in primitives, for a driver to override. A kernel is handed a call that
 //!   was checked when it was made. [`device::Host`] is the scalar reference, [`device::Dry`] only counts,
 //!   [`device::Trace`] and [`device::Fault`] wrap another device.
@@ -58,6 +59,7 @@ pub mod config;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod fp8;
 pub mod layer;
 pub mod math;
 #[cfg(feature = "alloc")]

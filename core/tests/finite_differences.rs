@@ -14,9 +14,10 @@ use fathom_core::layer::linear::Linear;
 use fathom_core::layer::mla::Mla;
 use fathom_core::layer::moe::{BalanceLoss, Moe, RouterState};
 use fathom_core::layer::mtp::Mtp;
+use fathom_core::layer::operand::Operand;
 use fathom_core::layer::rmsnorm::RmsNorm;
 use fathom_core::layer::{Pass, Precision, Sequences, rope};
-use fathom_core::model::{Layout, Parameters};
+use fathom_core::model::{Copies, Layout, Lowest, Parameters};
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 
@@ -44,6 +45,8 @@ struct Bench {
     device: Host,
     config: ModelConfig,
     weights: Parameters<Host>,
+    copies: Copies<Host>,
+    precision: Precision,
     sequences: Sequences<Host>,
     rope: HostTensor,
 }
@@ -72,16 +75,20 @@ impl Bench {
         let sequences =
             Sequences { length: LENGTH, positions: indices(&device, &positions), starts: indices(&device, &starts) };
         let rope = rope::table(&device, &config, LENGTH, DType::F64).unwrap();
-        Self { device, config, weights, sequences, rope }
+        let precision = Precision::F64;
+        let copies = Copies::new(&device, layout, &precision).unwrap();
+        Self { device, config, weights, copies, precision, sequences, rope }
     }
 
     fn pass(&self) -> Pass<'_, Host> {
         Pass {
             device: &self.device,
             weights: &self.weights,
+            copies: &self.copies,
             sequences: &self.sequences,
             rope: &self.rope,
-            precision: Precision::F64,
+            precision: self.precision,
+            training: true,
         }
     }
 
@@ -187,19 +194,20 @@ fn v2(config: ModelConfig) -> ModelConfig {
 #[test]
 fn linear() {
     let mut layout = Layout::default();
-    let layer = Linear::declare(&mut layout, "l", 7, 5, true);
+    let layer = Linear::declare(&mut layout, "l", 7, 5, true, Lowest::Fp8);
     let mut bench = Bench::new(config(), &layout);
     let (x, r) = (random(1, ROWS * 7), random(2, ROWS * 5));
     let run = |b: &Bench, x: &[Vec<f64>]| {
         let mut y = HostTensor::empty(&b.device, &[ROWS, 5], DType::F64).unwrap();
-        layer.forward(&b.pass(), tensor(&b.device, ROWS, &x[0]).view(), y.view_mut(), false).unwrap();
+        layer.forward(&b.pass(), &Operand::of(tensor(&b.device, ROWS, &x[0]).view()), y.view_mut(), false).unwrap();
         dot(&b.device, &y, &r)
     };
     let mut gradients = bench.zero_gradients();
     let (dy, input) = (tensor(&bench.device, ROWS, &r), tensor(&bench.device, ROWS, &x));
     let mut dx = HostTensor::empty(&bench.device, &[ROWS, 7], DType::F64).unwrap();
-    layer.backward_input(&bench.pass(), dy.view(), dx.view_mut(), false).unwrap();
-    layer.backward_weight(&bench.device, &mut gradients, input.view(), dy.view()).unwrap();
+    let (dy, x_operand) = (Operand::of(dy.view()), Operand::of(input.view()));
+    layer.backward_input(&bench.pass(), &dy, dx.view_mut(), false).unwrap();
+    layer.backward_weight(&bench.pass(), &mut gradients, &x_operand, &dy).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
@@ -211,7 +219,7 @@ fn rmsnorm() {
     let mut bench = Bench::new(config(), &layout);
     let (x, r) = (random(1, ROWS * 7), random(2, ROWS * 7));
     let run = |b: &Bench, x: &[Vec<f64>]| {
-        dot(&b.device, &layer.output(&b.pass(), tensor(&b.device, ROWS, &x[0]).view()).unwrap(), &r)
+        dot(&b.device, &layer.normed(&b.pass(), tensor(&b.device, ROWS, &x[0]).view()).unwrap().0, &r)
     };
     let mut gradients = bench.zero_gradients();
     let (dy, input) = (tensor(&bench.device, ROWS, &r), tensor(&bench.device, ROWS, &x));
@@ -226,7 +234,7 @@ fn rmsnorm() {
 #[test]
 fn embedding() {
     let mut layout = Layout::default();
-    let layer = Embedding::declare(&mut layout, "e.weight".into(), 17, 8);
+    let layer = Embedding::declare(&mut layout, "e.weight".into(), 17, 8, Lowest::Master);
     let mut bench = Bench::new(config(), &layout);
     let tokens = indices(&bench.device, &[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 16]);
     let r = random(2, ROWS * 8);
@@ -261,37 +269,59 @@ fn head() {
 }
 
 /// Tests a layer that adds to a residual stream: `y = y₀ + f(x)`.
-fn check_mla(config: ModelConfig) {
+fn check_mla(config: ModelConfig, precision: Precision) {
     let mut layout = Layout::default();
     let layer = Mla::declare(&mut layout, "l", &config);
-    let mut bench = Bench::new(config, &layout);
+    let mut bench = Bench { precision, ..Bench::new(config, &layout) };
     let d = bench.config.hidden_size;
     let (x, r) = (random(1, ROWS * d), random(2, ROWS * d));
     let run = |b: &Bench, x: &[Vec<f64>]| {
         let mut y = HostTensor::zeros(&b.device, &[ROWS, d], DType::F64).unwrap();
-        layer.forward(&b.pass(), tensor(&b.device, ROWS, &x[0]).view(), y.view_mut()).unwrap();
+        layer.forward(&b.pass(), &Operand::of(tensor(&b.device, ROWS, &x[0]).view()), y.view_mut()).unwrap();
         dot(&b.device, &y, &r)
     };
     let mut gradients = bench.zero_gradients();
     let (dy, input) = (tensor(&bench.device, ROWS, &r), tensor(&bench.device, ROWS, &x));
     let mut y = HostTensor::zeros(&bench.device, &[ROWS, d], DType::F64).unwrap();
-    let saved = layer.forward(&bench.pass(), input.view(), y.view_mut()).unwrap();
-    let mut dx = y;
+    let (dy, input) = (Operand::of(dy.view()), Operand::of(input.view()));
     let pass = bench.pass();
-    let pending = layer.backward_input(&pass, &mut gradients, &saved, dy.view(), dx.view_mut()).unwrap();
-    layer.backward_weight(pass.device, &mut gradients, &saved, &pending, input.view(), dy.view()).unwrap();
+    let saved = layer.forward(&pass, &input, y.view_mut()).unwrap();
+    let mut dx = y;
+    let pending = layer.backward_input(&pass, &mut gradients, &saved, &dy, dx.view_mut()).unwrap();
+    layer.backward_weight(&pass, &mut gradients, &pending, &input, &dy).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
 
 #[test]
 fn mla_with_compressed_queries_and_biases() {
-    check_mla(ModelConfig { attention_bias: true, ..config() });
+    check_mla(ModelConfig { attention_bias: true, ..config() }, Precision::F64);
+}
+
+/// Everything that can be is computed again.
+fn recomputing() -> Precision {
+    let mut precision = Precision::F64;
+    (precision.recompute_norms, precision.recompute_up_projections) = (true, true);
+    precision
+}
+
+/// Everything is kept.
+fn keeping() -> Precision {
+    let mut precision = Precision::F64;
+    (precision.recompute_norms, precision.recompute_up_projections) = (false, false);
+    precision
+}
+
+#[test]
+fn mla_that_keeps_everything_and_nothing() {
+    check_mla(config(), recomputing());
+    check_mla(config(), keeping());
 }
 
 #[test]
 fn mla_with_direct_queries() {
-    check_mla(ModelConfig { q_lora_rank: None, ..config() });
+    check_mla(ModelConfig { q_lora_rank: None, ..config() }, Precision::F64);
+    check_mla(ModelConfig { q_lora_rank: None, ..config() }, recomputing());
 }
 
 #[test]
@@ -302,17 +332,18 @@ fn dense_feed_forward() {
     let (x, r) = (random(1, ROWS * 8), random(2, ROWS * 8));
     let run = |b: &Bench, x: &[Vec<f64>]| {
         let mut y = HostTensor::zeros(&b.device, &[ROWS, 8], DType::F64).unwrap();
-        layer.forward(&b.pass(), tensor(&b.device, ROWS, &x[0]).view(), y.view_mut()).unwrap();
+        layer.forward(&b.pass(), &Operand::of(tensor(&b.device, ROWS, &x[0]).view()), y.view_mut()).unwrap();
         dot(&b.device, &y, &r)
     };
     let mut gradients = bench.zero_gradients();
     let (dy, input) = (tensor(&bench.device, ROWS, &r), tensor(&bench.device, ROWS, &x));
     let mut y = HostTensor::zeros(&bench.device, &[ROWS, 8], DType::F64).unwrap();
-    let saved = layer.forward(&bench.pass(), input.view(), y.view_mut()).unwrap();
-    let mut dx = y;
+    let (dy, input) = (Operand::of(dy.view()), Operand::of(input.view()));
     let pass = bench.pass();
-    let pending = layer.backward_input(&pass, &saved, dy.view(), dx.view_mut(), false).unwrap();
-    layer.backward_weight(pass.device, &mut gradients, &pending, input.view(), dy.view()).unwrap();
+    let saved = layer.forward(&pass, &input, y.view_mut()).unwrap();
+    let mut dx = y;
+    let pending = layer.backward_input(&pass, &saved, &dy, dx.view_mut(), false).unwrap();
+    layer.backward_weight(&pass, &mut gradients, &pending, &input, &dy).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
@@ -337,13 +368,14 @@ fn check_moe(config: ModelConfig, alpha: f64) {
         let pass = b.pass();
         let (input, dy) = (tensor(&b.device, ROWS, x), tensor(&b.device, ROWS, &r));
         let mut y = HostTensor::zeros(&b.device, &[ROWS, 8], DType::F64).unwrap();
-        let saved = layer.forward(&pass, &mut routers, input.view(), y.view_mut()).unwrap();
+        let (input, dy_operand) = (Operand::of(input.view()), Operand::of(dy.view()));
+        let saved = layer.forward(&pass, &mut routers, &input, y.view_mut()).unwrap();
         let mut balance = HostTensor::zeros(&b.device, &[1, 1], DType::F64).unwrap();
         let mut dx = HostTensor::empty(&b.device, &[ROWS, 8], DType::F64).unwrap();
         let loss = (alpha != 0.0).then_some(BalanceLoss { alpha, loss: &mut balance });
         let mut pending = layer.backward_input(&pass, &saved, loss, dy.view(), dx.view_mut()).unwrap();
-        layer.backward_shared(&pass, &saved, &mut pending, dy.view(), dx.view_mut()).unwrap();
-        layer.backward_weight(&pass, gradients, &saved, &pending, input.view(), dy.view()).unwrap();
+        layer.backward_shared(&pass, &saved, &mut pending, &dy_operand, dx.view_mut()).unwrap();
+        layer.backward_weight(&pass, gradients, &saved, &pending, &input, &dy_operand).unwrap();
         let load: Vec<f64> = routers[0].load.download(&b.device).unwrap();
         assert_eq!(load.iter().sum::<f64>(), (ROWS * b.config.num_experts_per_tok) as f64);
         (dot(&b.device, &y, &r) + dot(&b.device, &balance, &[1.0]), dx)
@@ -379,10 +411,10 @@ fn experts_with_unnormalised_weights_and_no_shared_ones() {
     check_moe(ModelConfig { norm_topk_prob: false, n_shared_experts: 0, ..config() }, 0.0);
 }
 
-fn check_block(experts: Option<usize>) {
+fn check_block(experts: Option<usize>, precision: Precision) {
     let mut layout = Layout::default();
     let layer = Block::declare(&mut layout, "l", &config(), experts);
-    let mut bench = Bench::new(config(), &layout);
+    let mut bench = Bench { precision, ..Bench::new(config(), &layout) };
     let (x, r) = (random(1, ROWS * 8), random(2, ROWS * 8));
     let forward = |b: &Bench, x: &[f64]| {
         let layers: Vec<_> = layer.experts().into_iter().collect();
@@ -399,19 +431,21 @@ fn check_block(experts: Option<usize>) {
 
 #[test]
 fn dense_block() {
-    check_block(None);
+    check_block(None, Precision::F64);
+    check_block(None, keeping());
 }
 
 #[test]
 fn block_with_experts() {
-    check_block(Some(0));
+    check_block(Some(0), Precision::F64);
+    check_block(Some(0), keeping());
 }
 
 #[test]
 fn multi_token_prediction() {
     let config = config();
     let mut layout = Layout::default();
-    let embedding = Embedding::declare(&mut layout, "e.weight".into(), 17, 8);
+    let embedding = Embedding::declare(&mut layout, "e.weight".into(), 17, 8, Lowest::Master);
     let layer = Mtp::declare(&mut layout, "l", &config, Some(0));
     let mut bench = Bench::new(config, &layout);
     let tokens = indices(&bench.device, &[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 16]);

@@ -46,11 +46,11 @@ impl Golden {
             let mut bytes = Vec::new();
             for &x in values {
                 match precision {
-                    Precision::F64 => bytes.extend(f64::from(x).to_le_bytes()),
+                    p if p == Precision::F64 => bytes.extend(f64::from(x).to_le_bytes()),
                     _ => bytes.extend(x.to_le_bytes()),
                 }
             }
-            model.weights.write(device, parameter, &bytes).expect("a parameter of the right size");
+            model.weights_mut().write(device, parameter, &bytes).expect("a parameter of the right size");
         }
         for router in &mut model.routers {
             if let Some(name) = &router.bias_name {

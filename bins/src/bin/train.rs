@@ -103,6 +103,7 @@ fn print_plan(settings: &Settings, json: bool) -> Result<()> {
         steps,
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
+        precision: settings.train.precision,
     };
     cli::print(&plan::report(&request, json)?)
 }

@@ -224,7 +224,7 @@ pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<V
     for (spec, parameter, number) in plan {
         files.read(&spec.name, &spec.shape, &mut values)?;
         let written = match &parameter {
-            Some(parameter) => model.weights.write(&device, parameter, bytemuck::cast_slice(&values)),
+            Some(parameter) => model.weights_mut().write(&device, parameter, bytemuck::cast_slice(&values)),
             None => model.routers[number].bias.upload(&device, &values),
         };
         written.map_err(device_error(&spec.name))?;
@@ -409,7 +409,7 @@ fn divide(all: &[(TensorSpec, Place<'_>)], limit: u64) -> Vec<std::ops::Range<us
 
 fn read_place<D: Kernels>(model: &Model<D>, place: &Place<'_>, bytes: &mut [u8]) -> Result<(), D::Error> {
     match place {
-        Place::Weight(parameter) | Place::Copy(parameter) => model.weights.read(model.device(), parameter, bytes),
+        Place::Weight(parameter) | Place::Copy(parameter) => model.weights().read(model.device(), parameter, bytes),
         Place::Bias(number) => {
             let view = model.routers[*number].bias.view();
             model.device().download(view.buffer(), view.offset() * 4, bytes)

@@ -4,11 +4,13 @@ use super::commit::{Draft, Manifest};
 use super::error::CheckpointError;
 use super::model::{device_error, load_weights, write_json, write_tensors};
 use super::safetensors::{TensorFile, TensorSpec};
+use fathom_core::DType;
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
-use fathom_core::model::Parameters;
+use fathom_core::model::{Parameter, Parameters};
 use fathom_core::train::Trainer;
 use fathom_dataprep::Cursor;
+use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,7 +97,7 @@ pub fn save_trainer<D: Kernels, C: Comm<D>>(
         let specs: Vec<TensorSpec> =
             parameters.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.shape() }).collect();
         let device = trainer.model.device();
-        write_tensors(draft, path, &specs, |index, bytes| moments.read(device, &parameters[index], bytes))?;
+        write_tensors(draft, path, &specs, |index, bytes| read_f32(device, moments, &parameters[index], bytes))?;
     }
     let state = State { optimizer_step: trainer.optimizer.step, ..state.clone() };
     write_json(draft, STATE, &state)
@@ -133,7 +135,38 @@ fn load_moments<D: Kernels>(device: &D, moments: &mut Parameters<D>, path: &Path
             });
         }
         file.read_f32(&parameter.name, &mut values)?;
-        moments.write(device, parameter, bytemuck::cast_slice(&values)).map_err(device_error(&parameter.name))?;
+        write_f32(device, moments, parameter, &values).map_err(device_error(&parameter.name))?;
     }
     Ok(())
+}
+
+/// A parameter's moments as f32, whatever they are kept in.
+fn read_f32<D: Kernels>(
+    device: &D,
+    moments: &Parameters<D>,
+    parameter: &Parameter,
+    bytes: &mut [u8],
+) -> Result<(), D::Error> {
+    if moments.dtype() != DType::BF16 {
+        return moments.read(device, parameter, bytes);
+    }
+    let mut narrow = vec![bf16::ZERO; parameter.elements()];
+    moments.read(device, parameter, bytemuck::cast_slice_mut(&mut narrow))?;
+    for (to, x) in bytes.chunks_exact_mut(4).zip(narrow) {
+        to.copy_from_slice(&x.to_f32().to_le_bytes());
+    }
+    Ok(())
+}
+
+fn write_f32<D: Kernels>(
+    device: &D,
+    moments: &mut Parameters<D>,
+    parameter: &Parameter,
+    values: &[f32],
+) -> Result<(), D::Error> {
+    if moments.dtype() != DType::BF16 {
+        return moments.write(device, parameter, bytemuck::cast_slice(values));
+    }
+    let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+    moments.write(device, parameter, bytemuck::cast_slice(&narrow))
 }

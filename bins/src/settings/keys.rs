@@ -104,6 +104,32 @@ pub const KEYS: &[Key] = &[
     key("train.eval_tokens", Count, "65536", "tokens such a measurement reads; 0 for the whole validation set"),
     key("train.threads", Count, "0", "threads to compute with; 0 for every core"),
     key("train.report_seconds", Number, "10", "seconds between lines of progress where there is no terminal"),
+    // precision
+    key("precision.bf16_moments", Flag, "true for bf16 and fp8", "AdamW's moments in BF16"),
+    key("precision.recompute_norms", Flag, "true", "compute RMSNorm again in the backward pass"),
+    key(
+        "precision.recompute_up_projections",
+        Flag,
+        "true for fp8",
+        "compute the up-projections of latent attention again in the backward pass",
+    ),
+    key("precision.power_of_two", Flag, "false", "fp8: scales are powers of two everywhere, as in V3.1"),
+    key(
+        "precision.power_of_two_attention_output",
+        Flag,
+        "true",
+        "fp8: ... for the input of the projection after attention",
+    ),
+    key("precision.power_of_two_dispatch", Flag, "true", "fp8: ... for what is dispatched to the experts"),
+    key(
+        "precision.power_of_two_down_gradient",
+        Flag,
+        "true",
+        "fp8: ... for the gradient before the experts' down projections",
+    ),
+    key("precision.fp8_dispatch", Flag, "true", "fp8: rows go to the experts as codes"),
+    key("precision.e5m6_attention_output", Flag, "true", "fp8: keep the output of attention as E5M6"),
+    key("precision.fp8_swiglu_input", Flag, "true", "fp8: keep the inputs of SwiGLU as codes"),
     // schedule
     key("schedule.lr", Number, "4.2e-4", "peak learning rate"),
     key("schedule.warmup_tokens", Count, "0", "tokens over which the learning rate rises from 0"),

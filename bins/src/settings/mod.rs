@@ -6,6 +6,7 @@
 mod error;
 pub mod keys;
 mod model;
+mod precision;
 mod rates;
 mod reader;
 mod source;
@@ -15,34 +16,13 @@ pub use rates::Rates;
 pub use source::{Entry, Source};
 
 use fathom_core::config::ModelConfig;
+use fathom_core::layer::Precision;
 use fathom_core::train::schedule::{Schedule, ScheduleError};
 use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 use reader::{Reader, SANE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Value;
-
-/// What training computes matrix products in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// Single precision throughout.
-    F32,
-    /// bfloat16 products, f32 elsewhere.
-    Bf16,
-    /// Block-scaled E4M3 products, f32 or bfloat16 elsewhere.
-    Fp8,
-}
-
-impl Precision {
-    /// The word in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Fp8 => "fp8",
-        }
-    }
-}
 
 /// `data.*`
 #[derive(Clone, Debug)]
@@ -81,7 +61,7 @@ pub struct Train {
     pub micro_batch_size: usize,
     /// Tokens a sequence.
     pub sequence_length: usize,
-    /// What matrix products compute in.
+    /// The precision policy: `train.precision` and `precision.*`.
     pub precision: Precision,
     /// Chooses the initial weights.
     pub seed: u64,
@@ -196,7 +176,7 @@ impl Settings {
 
     /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
     pub fn to_toml(&self) -> String {
-        const TRAINING: [&str; 4] = ["data", "train", "schedule", "checkpoint"];
+        const TRAINING: [&str; 5] = ["data", "train", "precision", "schedule", "checkpoint"];
         let mut sections: Vec<(&str, toml::Table)> = vec![("model", model::fields(&self.model))];
         for key in keys::KEYS {
             let (Some((section, name)), Some(value)) = (key.name.split_once('.'), self.resolved.get(key.name)) else {
@@ -262,11 +242,7 @@ impl Train {
             batch_size,
             micro_batch_size: reader.size("train.micro_batch_size", largest, SANE)?,
             sequence_length: reader.size("train.sequence_length", context.min(256), SANE)?,
-            precision: match reader.text_or("train.precision", "f32").as_str() {
-                "bf16" => Precision::Bf16,
-                "fp8" => Precision::Fp8,
-                _ => Precision::F32,
-            },
+            precision: precision::read(reader)?,
             seed: reader.count("train.seed", 0),
             clip_norm: reader.number("train.clip_norm", 1.0),
             weight_decay: reader.number("train.weight_decay", 0.1),

@@ -87,6 +87,8 @@ impl<'a, B> Cast<'a, B> {
     /// Copies `x` to `y`.
     pub fn new(x: MatRef<'a, B>, y: MatMut<'a, B>) -> Result<Self, InvalidOp> {
         same_shape("cast", &x, &y.as_ref())?;
+        let number = |d: DType| d.is_float() || d == DType::U32;
+        ensure("cast", "codes are made by quantize, not by a cast", number(x.dtype()) && number(y.dtype()))?;
         Ok(Self { x, y })
     }
 }
@@ -426,7 +428,7 @@ impl<B> Call for GroupedGemm<'_, B> {
     }
 }
 
-/// `y[r, :] = x[index[r] / divisor, :]`. An index outside `x` is an error, or reads as zeros on an asynchronous device.
+/// `y[r, :] = x[index[r] / divisor, :]`, rounded where `y` is of a narrower type. An index outside `x` is an error, or reads as zeros on an asynchronous device.
 #[non_exhaustive]
 pub struct GatherRows<'a, B> {
     /// `[n, c]` of any type.
@@ -435,7 +437,7 @@ pub struct GatherRows<'a, B> {
     pub index: MatRef<'a, B>,
     /// What an index is divided by: top-k, where indices count (token, choice) pairs and `x` holds tokens.
     pub divisor: usize,
-    /// `[m, c]`, of the type of `x`.
+    /// `[m, c]`, of the type of `x`, or both floating point.
     pub y: MatMut<'a, B>,
 }
 
@@ -447,7 +449,8 @@ impl<'a, B> GatherRows<'a, B> {
         same(OP, "columns of the index", 1, index.cols())?;
         same(OP, "rows of y", index.rows(), y.rows())?;
         same(OP, "columns of y", x.cols(), y.cols())?;
-        ensure(OP, "x and y must have one type", x.dtype() == y.dtype())?;
+        let floats = x.dtype().is_float() && y.dtype().is_float();
+        ensure(OP, "x and y must have one type, or both be floating point", floats || x.dtype() == y.dtype())?;
         ensure(OP, "needs a divisor above zero", divisor > 0)?;
         Ok(Self { x, index, divisor, y })
     }

@@ -2,9 +2,10 @@
 
 use super::default;
 use super::{
-    AdamW, Attention, AttentionGrad, Balance, Binary, Cast, Combine, CrossEntropy, Device, Fill, GatherColumns,
-    GatherRows, Gemm, GroupedGemm, MaskWindow, RandomNormal, ReduceRows, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad,
-    ScatterAddColumns, ScatterAddRows, SortByKey, SumColumns, Swiglu, SwigluGrad, TopK, Unary, UpdateBias,
+    AdamW, Attention, AttentionGrad, Balance, Binary, Cast, Combine, CrossEntropy, Dequantize, Device, Fill,
+    GatherColumns, GatherRows, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, MaskWindow, Quantize, RandomNormal,
+    ReduceRows, Requantize, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, ScatterAddColumns, ScatterAddRows, SortByKey,
+    SumColumns, Swiglu, SwigluGrad, TopK, Unary, UpdateBias,
 };
 
 /// Calls `$then!` with the list of all primitive kernels, as `method: Call`, and of all fused ones. What must treat
@@ -18,12 +19,13 @@ macro_rules! for_each_kernel {
                 sum_columns: SumColumns, gemm: Gemm, grouped_gemm: GroupedGemm, gather_rows: GatherRows,
                 scatter_add_rows: ScatterAddRows, gather_columns: GatherColumns,
                 scatter_add_columns: ScatterAddColumns, top_k: TopK, sort_by_key: SortByKey,
-                mask_window: MaskWindow, random_normal: RandomNormal,
+                mask_window: MaskWindow, random_normal: RandomNormal, quantize: Quantize, dequantize: Dequantize,
             }
             fused {
                 rmsnorm: RmsNorm, rmsnorm_grad: RmsNormGrad, rope: Rope, swiglu: Swiglu, swiglu_grad: SwigluGrad,
                 route: Route, route_grad: RouteGrad, balance: Balance, combine: Combine, attention: Attention,
                 attention_grad: AttentionGrad, cross_entropy: CrossEntropy, adamw: AdamW, update_bias: UpdateBias,
+                requantize: Requantize, gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8,
             }
         }
     };

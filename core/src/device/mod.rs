@@ -1,6 +1,6 @@
 //! The device ladder: memory, then primitive kernels, then fused ones.
 //!
-//! [`Device`] is memory and order, no maths. [`Primitives`] are the kernels a driver must write: sixteen, each small.
+//! [`Device`] is memory and order, no maths. [`Primitives`] are the kernels a driver must write: eighteen, each small.
 //! [`Kernels`] are the fused ones; each has a default body written in primitives, so `impl Kernels for MyDevice {}`
 //! trains a model, and a driver then overrides, one kernel at a time, whatever is slow.
 //!
@@ -9,6 +9,7 @@
 //! *contents* of index tensors, which are device data (see [`Primitives`]).
 
 mod call;
+mod call_fp8;
 mod call_fused;
 mod call_train;
 mod default;
@@ -19,6 +20,7 @@ mod reference;
 mod trace;
 
 pub use call::*;
+pub use call_fp8::*;
 pub use call_fused::*;
 pub use call_train::*;
 pub use dry::{Dry, DryBuffer, KernelCount, Tally};

@@ -7,6 +7,7 @@ use super::Pass;
 use super::ffn::{self, Ffn};
 use super::mla::{self, Mla};
 use super::moe::{self, BalanceLoss, Moe, RouterState};
+use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
 use crate::device::{Cast, Kernels};
@@ -84,20 +85,20 @@ impl Block {
         routers: &mut [RouterState<D>],
         input: Tensor<D>,
     ) -> Result<(Tensor<D>, Saved<D>), D::Error> {
-        let (t, d) = (input.shape().rows(), input.shape().cols());
-        let mut normed = pass.activation(t, d)?;
-        let input_norm = self.input_layernorm.forward(pass, input.view(), normed.view_mut())?;
+        let (normed, mut input_norm) = self.input_layernorm.normed(pass, input.view())?;
         let mut middle = copy(pass, &input)?;
-        let attention = self.attention.forward(pass, normed.view(), middle.view_mut())?;
+        let attention = self.attention.forward(pass, &Operand::of(normed.view()), middle.view_mut())?;
+        input_norm.keep(pass, normed);
 
-        let middle_norm = self.post_attention_layernorm.forward(pass, middle.view(), normed.view_mut())?;
+        let (normed, mut middle_norm) = self.post_attention_layernorm.normed(pass, middle.view())?;
         let mut output = copy(pass, &middle)?;
+        let x = Operand::of(normed.view());
         let feed_forward = match &self.feed_forward {
-            FeedForward::Dense(f) => SavedFeedForward::Dense(f.forward(pass, normed.view(), output.view_mut())?),
-            FeedForward::Experts(m) => {
-                SavedFeedForward::Experts(m.forward(pass, routers, normed.view(), output.view_mut())?)
-            }
+            FeedForward::Dense(f) => SavedFeedForward::Dense(f.forward(pass, &x, output.view_mut())?),
+            FeedForward::Experts(m) => SavedFeedForward::Experts(m.forward(pass, routers, &x, output.view_mut())?),
         };
+        drop(x);
+        middle_norm.keep(pass, normed);
         Ok((output, Saved { input, input_norm, attention, middle, middle_norm, feed_forward }))
     }
 
@@ -112,29 +113,47 @@ impl Block {
     ) -> Result<(), D::Error> {
         let Saved { input, input_norm, attention, middle, middle_norm, feed_forward } = saved;
         let mut dx = pass.activation(dy.shape().rows(), dy.shape().cols())?;
-        let x = self.post_attention_layernorm.output(pass, middle.view())?;
-        match (&self.feed_forward, &feed_forward) {
-            (FeedForward::Dense(f), SavedFeedForward::Dense(kept)) => {
-                let pending = f.backward_input(pass, kept, dy.view(), dx.view_mut(), false)?;
-                f.backward_weight(pass.device, gradients, &pending, x.view(), dy.view())?;
-            }
-            (FeedForward::Experts(m), SavedFeedForward::Experts(kept)) => {
-                let mut pending = m.backward_input(pass, kept, balance, dy.view(), dx.view_mut())?;
-                m.backward_shared(pass, kept, &mut pending, dy.view(), dx.view_mut())?;
-                m.backward_weight(pass, gradients, kept, &pending, x.view(), dy.view())?;
-            }
-            _ => unreachable!("a block keeps what its own kind of feed-forward part needs"),
-        }
+        self.feed_forward_backward(pass, gradients, &feed_forward, (&middle, &middle_norm), balance, dy, &mut dx)?;
         drop(feed_forward);
         let norm = &self.post_attention_layernorm;
         norm.backward(pass, gradients, middle.view(), &middle_norm, dx.view(), dy.view_mut(), true)?;
-        drop(middle);
+        drop((middle, middle_norm));
 
-        let pending = self.attention.backward_input(pass, gradients, &attention, dy.view(), dx.view_mut())?;
-        let x = self.input_layernorm.output(pass, input.view())?;
-        self.attention.backward_weight(pass.device, gradients, &attention, &pending, x.view(), dy.view())?;
-        drop((pending, attention));
+        let dy_operand = Operand::of(dy.view());
+        let pending = self.attention.backward_input(pass, gradients, &attention, &dy_operand, dx.view_mut())?;
+        let x = self.input_layernorm.output(pass, &input_norm, input.view())?;
+        self.attention.backward_weight(pass, gradients, &pending, &Operand::of(x.view()), &dy_operand)?;
+        drop((pending, dy_operand, x));
+        drop(attention);
         self.input_layernorm.backward(pass, gradients, input.view(), &input_norm, dx.view(), dy.view_mut(), true)
+    }
+
+    /// `dx = …`, the gradient of the feed-forward part's normed input, and the gradients of its parameters.
+    #[allow(clippy::too_many_arguments)]
+    fn feed_forward_backward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        gradients: &mut Parameters<D>,
+        kept: &SavedFeedForward<D>,
+        (middle, norm): (&Tensor<D>, &rmsnorm::Saved<D>),
+        balance: Option<BalanceLoss<'_, D>>,
+        dy: &Tensor<D>,
+        dx: &mut Tensor<D>,
+    ) -> Result<(), D::Error> {
+        let x = self.post_attention_layernorm.output(pass, norm, middle.view())?;
+        let (x, dy_operand) = (Operand::of(x.view()), Operand::of(dy.view()));
+        match (&self.feed_forward, kept) {
+            (FeedForward::Dense(f), SavedFeedForward::Dense(kept)) => {
+                let pending = f.backward_input(pass, kept, &dy_operand, dx.view_mut(), false)?;
+                f.backward_weight(pass, gradients, &pending, &x, &dy_operand)
+            }
+            (FeedForward::Experts(m), SavedFeedForward::Experts(kept)) => {
+                let mut pending = m.backward_input(pass, kept, balance, dy.view(), dx.view_mut())?;
+                m.backward_shared(pass, kept, &mut pending, &dy_operand, dx.view_mut())?;
+                m.backward_weight(pass, gradients, kept, &pending, &x, &dy_operand)
+            }
+            _ => unreachable!("a block keeps what its own kind of feed-forward part needs"),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use super::Pass;
 use crate::device::{GatherRows, Kernels, ScatterAddRows};
-use crate::model::{Layout, Parameters, Slot};
+use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
 
 /// A weight `[vocabulary, hidden]`.
@@ -14,9 +14,9 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Declares the embedding under its full name.
-    pub fn declare(layout: &mut Layout, name: String, vocabulary: usize, hidden: usize) -> Self {
-        Self { weight: layout.matrix(name, vocabulary, hidden) }
+    /// Declares the embedding under its full name; `lowest` is for the head that shares it, if one does.
+    pub fn declare(layout: &mut Layout, name: String, vocabulary: usize, hidden: usize, lowest: Lowest) -> Self {
+        Self { weight: layout.matrix(name, vocabulary, hidden, lowest) }
     }
 
     /// The weight, which a tied head shares.

@@ -5,9 +5,11 @@ use alloc::format;
 
 use super::Pass;
 use super::linear::Linear;
+use super::operand::{Kept, Operand};
+use crate::DType;
 use crate::device::{Kernels, Swiglu, SwigluGrad};
-use crate::model::{Layout, Parameters};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::model::{Layout, Lowest, Parameters};
+use crate::tensor::{Tensor, ViewMut};
 
 /// Gate and up projections stacked `[2i, d]`, and the down projection `[d, i]`.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +21,7 @@ pub struct Ffn {
 /// What the backward pass needs beside the input.
 pub struct Saved<D: Kernels> {
     /// The inputs of SwiGLU, `[t, 2i]`; its output is computed again.
-    pub gate_up: Tensor<D>,
+    pub gate_up: Kept<D>,
 }
 
 /// What the input's gradient leaves for the weights' gradients.
@@ -31,10 +33,10 @@ pub struct Pending<D: Kernels> {
 impl Ffn {
     /// Declares `NAME.{gate,up,down}_proj.weight` of inner width `inner`.
     pub fn declare(layout: &mut Layout, name: &str, hidden: usize, inner: usize) -> Self {
-        let parts = ["gate_proj", "up_proj"].map(|part| (format!("{name}.{part}.weight"), inner));
+        let parts = ["gate_proj", "up_proj"].map(|part| format!("{name}.{part}.weight"));
         Self {
-            gate_up: Linear::over(layout.stack(2 * inner, hidden, parts)),
-            down: Linear::declare(layout, &format!("{name}.down_proj"), inner, hidden, false),
+            gate_up: Linear::over(layout.stack(2 * inner, hidden, Lowest::Fp8, parts)),
+            down: Linear::declare(layout, &format!("{name}.down_proj"), inner, hidden, false, Lowest::Fp8),
         }
     }
 
@@ -42,15 +44,16 @@ impl Ffn {
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        x: View<'_, D>,
+        x: &Operand<'_, D>,
         y: ViewMut<'_, D>,
     ) -> Result<Saved<D>, D::Error> {
-        let mut gate_up = pass.activation(x.rows(), self.gate_up.outputs())?;
+        let t = y.rows();
+        let mut gate_up = pass.activation(t, self.gate_up.outputs())?;
         self.gate_up.forward(pass, x, gate_up.view_mut(), false)?;
-        let mut activated = pass.activation(x.rows(), self.down.inputs())?;
+        let mut activated = pass.activation(t, self.down.inputs())?;
         pass.device.swiglu(Swiglu::new(gate_up.view(), None, activated.view_mut())?)?;
-        self.down.forward(pass, activated.view(), y, true)?;
-        Ok(Saved { gate_up })
+        self.down.forward(pass, &Operand::of(activated.view()), y, true)?;
+        Ok(Saved { gate_up: keep_gate_up(pass, gate_up)? })
     }
 
     /// `dx = …`, or `dx += …` with `accumulate`, from the residual stream's gradient `dy [t, d]`.
@@ -58,37 +61,47 @@ impl Ffn {
         &self,
         pass: &Pass<'_, D>,
         saved: &Saved<D>,
-        dy: View<'_, D>,
+        dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
         accumulate: bool,
     ) -> Result<Pending<D>, D::Error> {
-        let (t, inner) = (dy.rows(), self.down.inputs());
+        let (t, inner) = (dx.rows(), self.down.inputs());
         let mut d_activated = pass.activation(t, inner)?;
         self.down.backward_input(pass, dy, d_activated.view_mut(), false)?;
         let mut d_gate_up = pass.activation(t, 2 * inner)?;
         let mut activated = pass.activation(t, inner)?;
         pass.device.swiglu_grad(SwigluGrad::new(
-            saved.gate_up.view(),
+            saved.gate_up.restore(pass)?.view(),
             None,
             d_activated.view(),
             d_gate_up.view_mut(),
             None,
             activated.view_mut(),
         )?)?;
-        self.gate_up.backward_input(pass, d_gate_up.view(), dx, accumulate)?;
+        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), dx, accumulate)?;
         Ok(Pending { d_gate_up, activated })
     }
 
     /// The weights' gradients, from the input `x` and the residual stream's gradient `dy`.
     pub fn backward_weight<D: Kernels>(
         &self,
-        device: &D,
+        pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
         pending: &Pending<D>,
-        x: View<'_, D>,
-        dy: View<'_, D>,
+        x: &Operand<'_, D>,
+        dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        self.down.backward_weight(device, gradients, pending.activated.view(), dy)?;
-        self.gate_up.backward_weight(device, gradients, x, pending.d_gate_up.view())
+        self.down.backward_weight(pass, gradients, &Operand::of(pending.activated.view()), dy)?;
+        self.gate_up.backward_weight(pass, gradients, x, &Operand::of(pending.d_gate_up.view()))
+    }
+}
+
+/// The inputs of SwiGLU `[t, 2i]` as the policy keeps them: gate and up are tiled each for itself.
+pub(super) fn keep_gate_up<D: Kernels>(pass: &Pass<'_, D>, gate_up: Tensor<D>) -> Result<Kept<D>, D::Error> {
+    if pass.training && pass.precision.keeps_swiglu_codes() {
+        let part = gate_up.shape().cols() / 2;
+        Kept::codes(pass, &gate_up, DType::E4M3, part, false)
+    } else {
+        Ok(Kept::Plain(gate_up))
     }
 }

@@ -7,8 +7,9 @@ use alloc::string::String;
 
 use super::Pass;
 use super::linear::Linear;
-use crate::device::{CrossEntropy, Kernels, TopK};
-use crate::model::{Layout, Parameters, Slot};
+use super::operand::Operand;
+use crate::device::{Cast, CrossEntropy, Kernels, TopK};
+use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
 
 /// Logits held at once, at most (but at least 64 rows of them).
@@ -23,7 +24,7 @@ pub struct Head {
 impl Head {
     /// Declares a head under its full name.
     pub fn declare(layout: &mut Layout, name: String, vocabulary: usize, hidden: usize) -> Self {
-        Self::tied(layout.matrix(name, vocabulary, hidden))
+        Self::tied(layout.matrix(name, vocabulary, hidden, Lowest::Bf16))
     }
 
     /// A head over a weight that is declared elsewhere.
@@ -34,7 +35,7 @@ impl Head {
     /// Logits `[t, vocabulary]` of hidden states `x [t, d]`, all at once.
     pub fn logits<D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut logits = pass.statistics(x.rows(), self.projection.outputs())?;
-        self.projection.forward(pass, x, logits.view_mut(), false)?;
+        self.projection.forward(pass, &Operand::of(x), logits.view_mut(), false)?;
         Ok(logits)
     }
 
@@ -50,7 +51,8 @@ impl Head {
     ) -> Result<(), D::Error> {
         for rows in self.chunks(x.rows()) {
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
-            self.projection.forward(pass, x.row_range(rows.clone())?, logits.view_mut(), false)?;
+            let x = Operand::of(x.row_range(rows.clone())?);
+            self.projection.forward(pass, &x, logits.view_mut(), false)?;
             if let Some(greedy) = greedy.as_deref_mut() {
                 pass.device.top_k(TopK::new(logits.view(), greedy.view_mut().row_range(rows.clone())?)?)?;
             }
@@ -73,13 +75,15 @@ impl Head {
         dx: &mut Tensor<D>,
     ) -> Result<(), D::Error> {
         for rows in self.chunks(x.rows()) {
-            let x = x.row_range(rows.clone())?;
+            let x = Operand::of(x.row_range(rows.clone())?);
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
-            self.projection.forward(pass, x, logits.view_mut(), false)?;
+            self.projection.forward(pass, &x, logits.view_mut(), false)?;
             let (targets, nll) = (targets.row_range(rows.clone())?, nll.view_mut().row_range(rows.clone())?);
             pass.device.cross_entropy(CrossEntropy::new(logits.view_mut(), targets, Some(scale), nll)?)?;
-            self.projection.backward_input(pass, logits.view(), dx.view_mut().row_range(rows)?, false)?;
-            self.projection.backward_weight(pass.device, gradients, x, logits.view())?;
+            let narrow = narrowed(pass, &logits)?;
+            let dlogits = Operand::of(narrow.as_ref().unwrap_or(&logits).view());
+            self.projection.backward_input(pass, &dlogits, dx.view_mut().row_range(rows)?, false)?;
+            self.projection.backward_weight(pass, gradients, &x, &dlogits)?;
         }
         Ok(())
     }
@@ -88,4 +92,14 @@ impl Head {
         let chunk = (CHUNK_ELEMENTS / self.projection.outputs()).max(64);
         (0..rows).step_by(chunk).map(move |start| start..rows.min(start + chunk))
     }
+}
+
+/// The logits' gradient in the type of activations, where that is another: a product in BF16 wants both factors so.
+fn narrowed<D: Kernels>(pass: &Pass<'_, D>, logits: &Tensor<D>) -> Result<Option<Tensor<D>>, D::Error> {
+    if pass.precision.activation() == logits.dtype() {
+        return Ok(None);
+    }
+    let mut narrow = pass.activation(logits.shape().rows(), logits.shape().cols())?;
+    pass.device.cast(Cast::new(logits.view(), narrow.view_mut())?)?;
+    Ok(Some(narrow))
 }

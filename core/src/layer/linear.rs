@@ -1,11 +1,12 @@
-//! A linear layer, `y = x·Wᵀ + b`: where every matrix product of a layer goes through, and so the one place that will
-//! know in which precision it runs.
+//! A linear layer, `y = x·Wᵀ + b`: where every matrix product of a layer goes through, and so the one place that knows
+//! in which precision it runs. The experts' products are here too, one weight a group of rows.
 
 use alloc::format;
 
 use super::Pass;
-use crate::device::{Binary, BinaryOp, Form, Gemm, Kernels, SumColumns};
-use crate::model::{Layout, Parameters, Slot};
+use super::operand::Operand;
+use crate::device::{Binary, BinaryOp, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, SumColumns};
+use crate::model::{Layout, Lowest, Parameters, Slot, Weight};
 use crate::tensor::{View, ViewMut};
 
 /// A weight `[outputs, inputs]` and, where the model has one, a bias `[outputs]`.
@@ -17,8 +18,8 @@ pub struct Linear {
 
 impl Linear {
     /// Declares `NAME.weight` and, where asked for, `NAME.bias`.
-    pub fn declare(layout: &mut Layout, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
-        let weight = layout.matrix(format!("{name}.weight"), outputs, inputs);
+    pub fn declare(layout: &mut Layout, name: &str, inputs: usize, outputs: usize, bias: bool, lowest: Lowest) -> Self {
+        let weight = layout.matrix(format!("{name}.weight"), outputs, inputs, lowest);
         Self { weight, bias: bias.then(|| layout.vector(format!("{name}.bias"), outputs)) }
     }
 
@@ -41,13 +42,11 @@ impl Linear {
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        x: View<'_, D>,
+        x: &Operand<'_, D>,
         mut y: ViewMut<'_, D>,
         accumulate: bool,
     ) -> Result<(), D::Error> {
-        let mut call = Gemm::new(Form::Nt, x, pass.weights.view(&self.weight)?, y.reborrow())?;
-        call.accumulate = accumulate;
-        pass.device.gemm(call)?;
+        self.product(pass, Form::Nt, x, y.reborrow(), accumulate)?;
         if let Some(bias) = &self.bias {
             pass.device.binary(Binary::new(BinaryOp::Add, pass.weights.view(bias)?, y)?)?;
         }
@@ -58,27 +57,146 @@ impl Linear {
     pub fn backward_input<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        dy: View<'_, D>,
+        dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
         accumulate: bool,
     ) -> Result<(), D::Error> {
-        let mut call = Gemm::new(Form::Nn, dy, pass.weights.view(&self.weight)?, dx)?;
-        call.accumulate = accumulate;
-        pass.device.gemm(call)
+        self.product(pass, Form::Nn, dy, dx, accumulate)
+    }
+
+    fn product<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        form: Form,
+        a: &Operand<'_, D>,
+        c: ViewMut<'_, D>,
+        accumulate: bool,
+    ) -> Result<(), D::Error> {
+        match pass.weight(&self.weight)? {
+            Weight::Float(w) => {
+                let mut call = Gemm::new(form, a.x()?, w, c)?;
+                call.accumulate = accumulate;
+                pass.device.gemm(call)
+            }
+            Weight::Fp8(w) => {
+                let a = a.rows(pass, inner_part(form, &self.weight))?;
+                pass.device.gemm_fp8(GemmFp8::new(form, a, w, c, accumulate)?)
+            }
+        }
     }
 
     /// `dW += dyᵀ·x`, `db += Σ_t dy`.
     pub fn backward_weight<D: Kernels>(
         &self,
-        device: &D,
+        pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
-        x: View<'_, D>,
-        dy: View<'_, D>,
+        x: &Operand<'_, D>,
+        dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        device.gemm(Gemm::new(Form::Tn, dy, x, gradients.view_mut(&self.weight)?)?.accumulating())?;
+        let dw = gradients.view_mut(&self.weight)?;
+        match pass.weight(&self.weight)? {
+            Weight::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.accumulating())?,
+            Weight::Fp8(_) => {
+                let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
+                pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, true)?)?;
+            }
+        }
         if let Some(bias) = &self.bias {
-            device.sum_columns(SumColumns::new(dy, gradients.view_mut(bias)?)?)?;
+            pass.device.sum_columns(SumColumns::new(dy.x()?, gradients.view_mut(bias)?)?)?;
         }
         Ok(())
     }
+}
+
+/// `N` weights `[outputs, inputs]` one under the other, each for its own group of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupedLinear {
+    weight: Slot,
+    groups: usize,
+}
+
+impl GroupedLinear {
+    /// A layer over `groups` weights that are declared as one stack.
+    pub fn over(weight: Slot, groups: usize) -> Self {
+        Self { weight, groups }
+    }
+
+    /// Columns of the output.
+    pub fn outputs(&self) -> usize {
+        self.weight.rows() / self.groups
+    }
+
+    /// Columns of the input.
+    pub fn inputs(&self) -> usize {
+        self.weight.cols()
+    }
+
+    /// Columns after which the tiles of the output's gradient start anew: those of one parameter.
+    pub fn part(&self) -> usize {
+        self.weight.part()
+    }
+
+    /// `y = x·W_gᵀ` for the rows of every group `g`.
+    pub fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: &Operand<'_, D>,
+        offsets: View<'_, D>,
+        y: ViewMut<'_, D>,
+    ) -> Result<(), D::Error> {
+        self.product(pass, Form::Nt, x, offsets, y)
+    }
+
+    /// `dx = dy·W_g` for the rows of every group `g`.
+    pub fn backward_input<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        dy: &Operand<'_, D>,
+        offsets: View<'_, D>,
+        dx: ViewMut<'_, D>,
+    ) -> Result<(), D::Error> {
+        self.product(pass, Form::Nn, dy, offsets, dx)
+    }
+
+    fn product<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        form: Form,
+        a: &Operand<'_, D>,
+        offsets: View<'_, D>,
+        c: ViewMut<'_, D>,
+    ) -> Result<(), D::Error> {
+        match pass.weight(&self.weight)? {
+            Weight::Float(w) => pass.device.grouped_gemm(GroupedGemm::new(form, self.groups, a.x()?, w, offsets, c)?),
+            Weight::Fp8(w) => {
+                let a = a.rows(pass, inner_part(form, &self.weight))?;
+                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(form, self.groups, a, w, offsets, c)?)
+            }
+        }
+    }
+
+    /// `dW_g += dyᵀ·x` over the rows of every group `g`. Both operands are grouped.
+    pub fn backward_weight<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        gradients: &mut Parameters<D>,
+        x: &Operand<'_, D>,
+        dy: &Operand<'_, D>,
+        offsets: View<'_, D>,
+    ) -> Result<(), D::Error> {
+        let (n, dw) = (self.groups, gradients.view_mut(&self.weight)?);
+        match pass.weight(&self.weight)? {
+            Weight::Float(_) => pass.device.grouped_gemm(GroupedGemm::new(Form::Tn, n, dy.x()?, x.x()?, offsets, dw)?),
+            Weight::Fp8(_) => {
+                let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
+                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(Form::Tn, n, dy, x, offsets, dw)?)
+            }
+        }
+    }
+}
+
+/// Where the tiles of the inner dimension start anew: it runs along a weight's columns in `Nt`, along its rows, part by
+/// part, in `Nn`.
+fn inner_part(form: Form, weight: &Slot) -> usize {
+    if form == Form::Nt { weight.cols() } else { weight.part() }
 }

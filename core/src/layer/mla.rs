@@ -13,11 +13,14 @@
 use alloc::format;
 
 use super::linear::Linear;
+use super::operand::{Kept, Operand, Restored};
 use super::rmsnorm::{self, RmsNorm};
 use super::{Pass, Sequences};
+use crate::DType;
 use crate::config::{LATENT_NORM_EPS, ModelConfig};
 use crate::device::{Attention, AttentionGrad, Heads, Kernels, Rope};
-use crate::model::{Layout, Parameters};
+use crate::error::InvalidOp;
+use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// The projections and norms of one attention layer.
@@ -41,39 +44,41 @@ enum Query {
 
 /// Compressed queries `[t, q_lora_rank]` before their norm, and its statistics.
 type Compressed<D> = (Tensor<D>, rmsnorm::Saved<D>);
-/// Normed compressed queries and the gradient before their norm, both `[t, q_lora_rank]`.
-type CompressedGradient<D> = (Tensor<D>, Tensor<D>);
 
-/// What the backward pass needs beside the input. The norms' outputs are computed again.
+/// What the backward pass needs beside the input.
 pub struct Saved<D: Kernels> {
     /// Compressed queries `[t, q_lora_rank]` before their norm, and its statistics.
     pub q_a: Option<Compressed<D>>,
-    /// Rotated queries, `[t, h·(nope + rope)]`.
-    pub q: Tensor<D>,
+    /// Rotated queries, `[t, h·(nope + rope)]`, unless they are projected up again.
+    pub q: Option<Tensor<D>>,
     /// `[t, kv_lora_rank + rope]`: the latent before its norm, and the rotated `k_pe`.
     pub kv_a: Tensor<D>,
     /// Statistics of the latent's norm.
     pub kv_norm: rmsnorm::Saved<D>,
-    /// `[t, h·(nope + value)]`.
-    pub kv: Tensor<D>,
+    /// `[t, h·(nope + value)]`, unless it is projected up again.
+    pub kv: Option<Tensor<D>>,
     /// Attention output, `[t, h·value]`.
-    pub o: Tensor<D>,
+    pub o: Kept<D>,
     /// `[t, h]`.
     pub lse: Tensor<D>,
 }
 
 /// What the input's gradient leaves for the weights' gradients.
-pub struct Pending<D: Kernels> {
+pub struct Pending<'a, D: Kernels> {
     /// Normed latent, `[t, kv_lora_rank]`.
-    latent: Tensor<D>,
+    latent: Restored<'a, D>,
+    /// Normed compressed queries, `[t, q_lora_rank]`.
+    queries: Option<Restored<'a, D>>,
+    /// Attention output, `[t, h·value]`.
+    o: Restored<'a, D>,
     /// `[t, h·(nope + value)]`.
     dkv: Tensor<D>,
     /// `[t, kv_lora_rank + rope]`.
     dkv_a: Tensor<D>,
     /// `[t, h·(nope + rope)]`.
     dq: Tensor<D>,
-    /// Normed compressed queries and the gradient before their norm, both `[t, q_lora_rank]`.
-    q_a: Option<CompressedGradient<D>>,
+    /// The gradient of the compressed queries before their norm, `[t, q_lora_rank]`.
+    dq_a: Option<Tensor<D>>,
 }
 
 impl Mla {
@@ -84,19 +89,26 @@ impl Mla {
         let (nope, rope, value) = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim);
         let latent = config.kv_lora_rank;
         let query = match config.q_lora_rank {
-            None => Query::Direct(Linear::declare(layout, &name("q_proj"), d, h * (nope + rope), false)),
+            None => Query::Direct(Linear::declare(layout, &name("q_proj"), d, h * (nope + rope), false, Lowest::Fp8)),
             Some(rank) => Query::Compressed {
-                q_a_proj: Linear::declare(layout, &name("q_a_proj"), d, rank, bias),
+                q_a_proj: Linear::declare(layout, &name("q_a_proj"), d, rank, bias, Lowest::Fp8),
                 q_a_layernorm: RmsNorm::declare(layout, name("q_a_layernorm.weight"), rank, LATENT_NORM_EPS),
-                q_b_proj: Linear::declare(layout, &name("q_b_proj"), rank, h * (nope + rope), false),
+                q_b_proj: Linear::declare(layout, &name("q_b_proj"), rank, h * (nope + rope), false, Lowest::Fp8),
             },
         };
         Self {
             query,
-            kv_a_proj_with_mqa: Linear::declare(layout, &name("kv_a_proj_with_mqa"), d, latent + rope, bias),
+            kv_a_proj_with_mqa: Linear::declare(
+                layout,
+                &name("kv_a_proj_with_mqa"),
+                d,
+                latent + rope,
+                bias,
+                Lowest::Fp8,
+            ),
             kv_a_layernorm: RmsNorm::declare(layout, name("kv_a_layernorm.weight"), latent, LATENT_NORM_EPS),
-            kv_b_proj: Linear::declare(layout, &name("kv_b_proj"), latent, h * (nope + value), false),
-            o_proj: Linear::declare(layout, &name("o_proj"), h * value, d, bias),
+            kv_b_proj: Linear::declare(layout, &name("kv_b_proj"), latent, h * (nope + value), false, Lowest::Fp8),
+            o_proj: Linear::declare(layout, &name("o_proj"), h * value, d, bias, Lowest::Fp8),
             heads: Heads { heads: h, nope, rope, value, scale: config.softmax_scale(), sequence: 1 },
             latent,
         }
@@ -114,28 +126,30 @@ impl Mla {
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        x: View<'_, D>,
+        x: &Operand<'_, D>,
         y: ViewMut<'_, D>,
     ) -> Result<Saved<D>, D::Error> {
-        let (t, h) = (x.rows(), self.heads.heads);
-        let (device, at) = (pass.device, pass.sequences);
-        let mut q = pass.activation(t, h * self.head())?;
-        let q_a = self.query.forward(pass, x, q.view_mut())?;
-        let rotate = |x, head, start| Rope::new(x, head, start, pass.rope.view(), at.positions.view(), false);
-        device.rope(rotate(q.view_mut(), self.head(), self.heads.nope)?)?;
-
+        let (t, at) = (y.rows(), pass.sequences);
+        let (q, q_a) = match self.query.compress(pass, x, t)? {
+            None => (self.queries(pass, x, t)?, None),
+            Some((q_a, normed, mut norm)) => {
+                let q = self.queries(pass, &Operand::of(normed.view()), t)?;
+                norm.keep(pass, normed);
+                (q, Some((q_a, norm)))
+            }
+        };
         let mut kv_a = pass.activation(t, self.kv_a_proj_with_mqa.outputs())?;
         self.kv_a_proj_with_mqa.forward(pass, x, kv_a.view_mut(), false)?;
         let width = self.latent..self.latent + self.heads.rope;
-        device.rope(rotate(kv_a.view_mut().columns(width.clone())?, self.heads.rope, 0)?)?;
-        let mut latent = pass.activation(t, self.latent)?;
-        let kv_norm = self.kv_a_layernorm.forward(pass, kv_a.view().columns(0..self.latent)?, latent.view_mut())?;
-        let mut kv = pass.activation(t, self.kv_b_proj.outputs())?;
-        self.kv_b_proj.forward(pass, latent.view(), kv.view_mut(), false)?;
+        let k_pe = kv_a.view_mut().columns(width.clone())?;
+        pass.device.rope(Rope::new(k_pe, self.heads.rope, 0, pass.rope.view(), at.positions.view(), false)?)?;
+        let (latent, mut kv_norm) = self.kv_a_layernorm.normed(pass, kv_a.view().columns(0..self.latent)?)?;
+        let kv = self.keys_values(pass, latent.view())?;
+        kv_norm.keep(pass, latent);
 
-        let mut o = pass.activation(t, h * self.heads.value)?;
-        let mut lse = pass.statistics(t, h)?;
-        device.attention(Attention::new(
+        let mut o = pass.activation(t, self.o_proj.inputs())?;
+        let mut lse = pass.statistics(t, self.heads.heads)?;
+        pass.device.attention(Attention::new(
             self.heads(at),
             q.view(),
             kv.view(),
@@ -144,20 +158,51 @@ impl Mla {
             o.view_mut(),
             lse.view_mut(),
         )?)?;
-        self.o_proj.forward(pass, o.view(), y, true)?;
-        Ok(Saved { q_a, q, kv_a, kv_norm, kv, o, lse })
+        self.o_proj.forward(pass, &output(pass, o.view()), y, true)?;
+        let again = pass.precision.recompute_up_projections;
+        let q = (!again || q_a.is_none()).then_some(q);
+        Ok(Saved { q_a, q, kv_a, kv_norm, kv: (!again).then_some(kv), o: keep_output(pass, o)?, lse })
+    }
+
+    /// Rotated queries `[t, h·(nope + rope)]` from what they are projected from.
+    fn queries<D: Kernels>(&self, pass: &Pass<'_, D>, x: &Operand<'_, D>, t: usize) -> Result<Tensor<D>, D::Error> {
+        let mut q = pass.activation(t, self.heads.heads * self.head())?;
+        self.query.up().forward(pass, x, q.view_mut(), false)?;
+        let (table, positions) = (pass.rope.view(), pass.sequences.positions.view());
+        pass.device.rope(Rope::new(q.view_mut(), self.head(), self.heads.nope, table, positions, false)?)?;
+        Ok(q)
+    }
+
+    /// Keys and values `[t, h·(nope + value)]` from the normed latent `[t, kv_lora_rank]`.
+    fn keys_values<D: Kernels>(&self, pass: &Pass<'_, D>, latent: View<'_, D>) -> Result<Tensor<D>, D::Error> {
+        let mut kv = pass.activation(latent.rows(), self.kv_b_proj.outputs())?;
+        self.kv_b_proj.forward(pass, &Operand::of(latent), kv.view_mut(), false)?;
+        Ok(kv)
     }
 
     /// `dx = …` from the residual stream's gradient `dy [t, d]`. The norms' gradients are added here too.
-    pub fn backward_input<D: Kernels>(
+    pub fn backward_input<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
-        saved: &Saved<D>,
-        dy: View<'_, D>,
+        saved: &'a Saved<D>,
+        dy: &Operand<'_, D>,
         mut dx: ViewMut<'_, D>,
-    ) -> Result<Pending<D>, D::Error> {
-        let (t, device, at) = (dy.rows(), pass.device, pass.sequences);
+    ) -> Result<Pending<'a, D>, D::Error> {
+        let (t, device, at) = (dx.rows(), pass.device, pass.sequences);
+        let before_norm = saved.kv_a.view().columns(0..self.latent)?;
+        let latent = self.kv_a_layernorm.output(pass, &saved.kv_norm, before_norm)?;
+        let queries = self.query.normed(pass, saved.q_a.as_ref())?;
+        let q = match (&saved.q, &queries) {
+            (Some(q), _) => Restored::<D>::Kept(q),
+            (None, Some(normed)) => Restored::Again(self.queries(pass, &Operand::of(normed.view()), t)?),
+            (None, None) => return Err(InvalidOp::new("attention", "kept no queries", 1, 0).into()),
+        };
+        let kv = match &saved.kv {
+            Some(kv) => Restored::<D>::Kept(kv),
+            None => Restored::Again(self.keys_values(pass, latent.view())?),
+        };
+        let o = saved.o.restore(pass)?;
         let mut d_o = pass.activation(t, self.o_proj.inputs())?;
         self.o_proj.backward_input(pass, dy, d_o.view_mut(), false)?;
 
@@ -167,25 +212,24 @@ impl Mla {
         let width = self.latent..self.latent + self.heads.rope;
         device.attention_grad(AttentionGrad::new(
             self.heads(at),
-            saved.q.view(),
-            saved.kv.view(),
+            q.view(),
+            kv.view(),
             saved.kv_a.view().columns(width.clone())?,
             at.starts.view(),
-            saved.o.view(),
+            o.view(),
             saved.lse.view(),
             d_o.view(),
             dq.view_mut(),
             dkv.view_mut(),
             dkv_a.view_mut().columns(width.clone())?,
         )?)?;
-        drop(d_o);
+        drop((d_o, q, kv));
         let rotate = |x, head, start| Rope::new(x, head, start, pass.rope.view(), at.positions.view(), true);
         device.rope(rotate(dq.view_mut(), self.head(), self.heads.nope)?)?;
         device.rope(rotate(dkv_a.view_mut().columns(width)?, self.heads.rope, 0)?)?;
 
-        let before_norm = saved.kv_a.view().columns(0..self.latent)?;
         let mut d_latent = pass.activation(t, self.latent)?;
-        self.kv_b_proj.backward_input(pass, dkv.view(), d_latent.view_mut(), false)?;
+        self.kv_b_proj.backward_input(pass, &Operand::of(dkv.view()), d_latent.view_mut(), false)?;
         self.kv_a_layernorm.backward(
             pass,
             gradients,
@@ -195,82 +239,113 @@ impl Mla {
             dkv_a.view_mut().columns(0..self.latent)?,
             false,
         )?;
-        self.kv_a_proj_with_mqa.backward_input(pass, dkv_a.view(), dx.reborrow(), false)?;
-        let q_a = self.query.backward_input(pass, gradients, saved.q_a.as_ref(), dq.view(), dx)?;
-        let latent = self.kv_a_layernorm.output(pass, before_norm)?;
-        Ok(Pending { latent, dkv, dkv_a, dq, q_a })
+        drop(d_latent);
+        self.kv_a_proj_with_mqa.backward_input(pass, &Operand::of(dkv_a.view()), dx.reborrow(), false)?;
+        let dq_a = self.query.backward_input(pass, gradients, saved.q_a.as_ref(), &Operand::of(dq.view()), dx)?;
+        Ok(Pending { latent, queries, o, dkv, dkv_a, dq, dq_a })
     }
 
     /// The projections' gradients, from the input `x` and the residual stream's gradient `dy`.
     pub fn backward_weight<D: Kernels>(
         &self,
-        device: &D,
+        pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
-        saved: &Saved<D>,
-        pending: &Pending<D>,
-        x: View<'_, D>,
-        dy: View<'_, D>,
+        pending: &Pending<'_, D>,
+        x: &Operand<'_, D>,
+        dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        self.o_proj.backward_weight(device, gradients, saved.o.view(), dy)?;
-        self.kv_b_proj.backward_weight(device, gradients, pending.latent.view(), pending.dkv.view())?;
-        self.kv_a_proj_with_mqa.backward_weight(device, gradients, x, pending.dkv_a.view())?;
-        match (&self.query, &pending.q_a) {
-            (Query::Compressed { q_a_proj, q_b_proj, .. }, Some((normed, dq_a))) => {
-                q_b_proj.backward_weight(device, gradients, normed.view(), pending.dq.view())?;
-                q_a_proj.backward_weight(device, gradients, x, dq_a.view())
+        self.o_proj.backward_weight(pass, gradients, &output(pass, pending.o.view()), dy)?;
+        let (latent, dkv) = (Operand::of(pending.latent.view()), Operand::of(pending.dkv.view()));
+        self.kv_b_proj.backward_weight(pass, gradients, &latent, &dkv)?;
+        drop((latent, dkv));
+        self.kv_a_proj_with_mqa.backward_weight(pass, gradients, x, &Operand::of(pending.dkv_a.view()))?;
+        let dq = Operand::of(pending.dq.view());
+        match (&self.query, &pending.queries, &pending.dq_a) {
+            (Query::Compressed { q_a_proj, q_b_proj, .. }, Some(normed), Some(dq_a)) => {
+                q_b_proj.backward_weight(pass, gradients, &Operand::of(normed.view()), &dq)?;
+                q_a_proj.backward_weight(pass, gradients, x, &Operand::of(dq_a.view()))
             }
-            (Query::Direct(q_proj) | Query::Compressed { q_b_proj: q_proj, .. }, _) => {
-                q_proj.backward_weight(device, gradients, x, pending.dq.view())
-            }
+            (query, ..) => query.up().backward_weight(pass, gradients, x, &dq),
         }
     }
 }
 
+/// The output of attention as its projection reads it.
+fn output<'a, D: Kernels>(pass: &Pass<'_, D>, o: View<'a, D>) -> Operand<'a, D> {
+    Operand::of(o).power_of_two(pass.precision.recipe.power_of_two_attention_output)
+}
+
+/// The output of attention as the policy keeps it. Attention's own gradient needs it too, which is why it is kept in
+/// more bits than other activations.
+fn keep_output<D: Kernels>(pass: &Pass<'_, D>, o: Tensor<D>) -> Result<Kept<D>, D::Error> {
+    let width = o.shape().cols();
+    if pass.training && pass.precision.keeps_attention_codes() && width.is_multiple_of(2) {
+        let power_of_two = pass.precision.recipe.power_of_two_attention_output;
+        Kept::codes(pass, &o, DType::E5M6Pair, width, power_of_two)
+    } else {
+        Ok(Kept::Plain(o))
+    }
+}
+
 impl Query {
-    /// `q [t, h·(nope + rope)]` from `x [t, d]`, not yet rotated.
-    fn forward<D: Kernels>(
-        &self,
-        pass: &Pass<'_, D>,
-        x: View<'_, D>,
-        q: ViewMut<'_, D>,
-    ) -> Result<Option<Compressed<D>>, D::Error> {
+    /// The projection to the queries of all heads.
+    fn up(&self) -> &Linear {
         match self {
-            Self::Direct(q_proj) => {
-                q_proj.forward(pass, x, q, false)?;
-                Ok(None)
-            }
-            Self::Compressed { q_a_proj, q_a_layernorm, q_b_proj } => {
-                let mut q_a = pass.activation(x.rows(), q_a_proj.outputs())?;
-                q_a_proj.forward(pass, x, q_a.view_mut(), false)?;
-                let mut normed = pass.activation(x.rows(), q_a_proj.outputs())?;
-                let norm = q_a_layernorm.forward(pass, q_a.view(), normed.view_mut())?;
-                q_b_proj.forward(pass, normed.view(), q, false)?;
-                Ok(Some((q_a, norm)))
-            }
+            Self::Direct(q_proj) => q_proj,
+            Self::Compressed { q_b_proj, .. } => q_b_proj,
         }
     }
 
-    /// `dx += …`; returns the normed compressed queries and the gradient before their norm.
+    /// Compressed queries `[t, q_lora_rank]`, the same normed, and the norm's statistics.
+    #[allow(clippy::type_complexity)]
+    fn compress<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: &Operand<'_, D>,
+        t: usize,
+    ) -> Result<Option<(Tensor<D>, Tensor<D>, rmsnorm::Saved<D>)>, D::Error> {
+        let Self::Compressed { q_a_proj, q_a_layernorm, .. } = self else { return Ok(None) };
+        let mut q_a = pass.activation(t, q_a_proj.outputs())?;
+        q_a_proj.forward(pass, x, q_a.view_mut(), false)?;
+        let (normed, norm) = q_a_layernorm.normed(pass, q_a.view())?;
+        Ok(Some((q_a, normed, norm)))
+    }
+
+    /// The normed compressed queries, kept or computed again.
+    fn normed<'a, D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: Option<&'a Compressed<D>>,
+    ) -> Result<Option<Restored<'a, D>>, D::Error> {
+        match (self, saved) {
+            (Self::Compressed { q_a_layernorm, .. }, Some((q_a, norm))) => {
+                Ok(Some(q_a_layernorm.output(pass, norm, q_a.view())?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `dx += …`; returns the gradient of the compressed queries before their norm.
     fn backward_input<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
         saved: Option<&Compressed<D>>,
-        dq: View<'_, D>,
+        dq: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
-    ) -> Result<Option<CompressedGradient<D>>, D::Error> {
+    ) -> Result<Option<Tensor<D>>, D::Error> {
         match (self, saved) {
             (Self::Compressed { q_a_proj, q_a_layernorm, q_b_proj }, Some((q_a, norm))) => {
-                let mut d_normed = pass.activation(dq.rows(), q_b_proj.inputs())?;
+                let mut d_normed = pass.activation(dx.rows(), q_b_proj.inputs())?;
                 q_b_proj.backward_input(pass, dq, d_normed.view_mut(), false)?;
-                let mut dq_a = pass.activation(dq.rows(), q_b_proj.inputs())?;
+                let mut dq_a = pass.activation(dx.rows(), q_b_proj.inputs())?;
                 let (x, dy) = (q_a.view(), d_normed.view());
                 q_a_layernorm.backward(pass, gradients, x, norm, dy, dq_a.view_mut(), false)?;
-                q_a_proj.backward_input(pass, dq_a.view(), dx, true)?;
-                Ok(Some((q_a_layernorm.output(pass, x)?, dq_a)))
+                q_a_proj.backward_input(pass, &Operand::of(dq_a.view()), dx, true)?;
+                Ok(Some(dq_a))
             }
-            (Self::Direct(q_proj) | Self::Compressed { q_b_proj: q_proj, .. }, _) => {
-                q_proj.backward_input(pass, dq, dx, true)?;
+            _ => {
+                self.up().backward_input(pass, dq, dx, true)?;
                 Ok(None)
             }
         }

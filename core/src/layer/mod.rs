@@ -24,11 +24,15 @@ pub mod moe;
 #[cfg(feature = "alloc")]
 pub mod mtp;
 #[cfg(feature = "alloc")]
+pub mod operand;
+#[cfg(feature = "alloc")]
 mod pass;
+mod precision;
 #[cfg(feature = "alloc")]
 pub mod rmsnorm;
 #[cfg(feature = "alloc")]
 pub mod rope;
 
 #[cfg(feature = "alloc")]
-pub use pass::{Pass, Precision, Sequences};
+pub use pass::{Pass, Sequences};
+pub use precision::{Precision, Products};

@@ -12,16 +12,16 @@ use alloc::format;
 use alloc::string::String;
 
 use super::Pass;
-use super::ffn::{self, Ffn};
-use super::linear::Linear;
+use super::ffn::{self, Ffn, keep_gate_up};
+use super::linear::{GroupedLinear, Linear};
+use super::operand::{Kept, Operand};
 use super::router::{GroupScore, RouteConfig, Score};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
-    Balance, Binary, BinaryOp, Cast, Combine, Form, GatherRows, GroupedGemm, Kernels, Route, RouteGrad, SortByKey,
-    Swiglu, SwigluGrad,
+    Balance, Binary, BinaryOp, Cast, Combine, GatherRows, Kernels, Route, RouteGrad, SortByKey, Swiglu, SwigluGrad,
 };
-use crate::model::{Layout, Parameters, Slot};
+use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// Router, routed experts and shared experts of one layer.
@@ -29,12 +29,11 @@ use crate::tensor::{Tensor, View, ViewMut};
 pub struct Moe {
     gate: Linear,
     /// `[N·2i, d]`: gate and up of every expert.
-    gate_up: Slot,
+    gate_up: GroupedLinear,
     /// `[N·d, i]`.
-    down: Slot,
+    down: GroupedLinear,
     shared: Option<Ffn>,
     rule: RouteConfig,
-    inner: usize,
     /// Which of the model's router states is this layer's.
     index: usize,
     bias_name: Option<String>,
@@ -65,15 +64,15 @@ pub struct Saved<D: Kernels> {
     /// `[1, N + 1]` u32.
     pub offsets: Tensor<D>,
     /// The inputs of SwiGLU, `[t·K, 2i]`.
-    pub gate_up: Tensor<D>,
+    pub gate_up: Kept<D>,
     /// The shared experts'.
     pub shared: Option<ffn::Saved<D>>,
 }
 
 /// What the input's gradient leaves for the weights' gradients.
-pub struct Pending<D: Kernels> {
+pub struct Pending<'a, D: Kernels> {
     /// Rows of the residual stream's gradient, `[t·K, d]`.
-    dy: Tensor<D>,
+    dy: Operand<'a, D>,
     /// `[t·K, 2i]`.
     d_gate_up: Tensor<D>,
     /// `[t·K, i]`.
@@ -97,14 +96,15 @@ impl Moe {
         let (d, i, n) = (config.hidden_size, config.moe_intermediate_size, config.n_routed_experts);
         let name = |part: &str| format!("{prefix}.mlp.{part}");
         let expert = |e: usize, part: &str| name(&format!("experts.{e}.{part}.weight"));
-        let gate = Linear::declare(layout, &name("gate"), d, n, false);
-        let gate_up = (0..n).flat_map(|e| [(expert(e, "gate_proj"), i), (expert(e, "up_proj"), i)]);
-        let gate_up = layout.stack(n * 2 * i, d, gate_up);
-        let down = layout.stack(n * d, i, (0..n).map(|e| (expert(e, "down_proj"), d)));
+        let gate = Linear::declare(layout, &name("gate"), d, n, false, Lowest::Master);
+        let gate_up = (0..n).flat_map(|e| [expert(e, "gate_proj"), expert(e, "up_proj")]);
+        let gate_up = GroupedLinear::over(layout.stack(n * 2 * i, d, Lowest::Fp8, gate_up), n);
+        let down = (0..n).map(|e| expert(e, "down_proj"));
+        let down = GroupedLinear::over(layout.stack(n * d, i, Lowest::Fp8, down), n);
         let shared = (config.n_shared_experts > 0)
             .then(|| Ffn::declare(layout, &name("shared_experts"), d, config.n_shared_experts * i));
         let bias_name = config.has_expert_bias().then(|| name("gate.e_score_correction_bias"));
-        Self { gate, gate_up, down, shared, rule: rule(config), inner: i, index, bias_name }
+        Self { gate, gate_up, down, shared, rule: rule(config), index, bias_name }
     }
 
     /// The state this layer needs: a bias of zeros and an empty load.
@@ -122,13 +122,13 @@ impl Moe {
         &self,
         pass: &Pass<'_, D>,
         routers: &mut [RouterState<D>],
-        x: View<'_, D>,
+        x: &Operand<'_, D>,
         mut y: ViewMut<'_, D>,
     ) -> Result<Saved<D>, D::Error> {
-        let (t, k, n, d) = (x.rows(), self.rule.top_k, self.rule.experts, x.cols());
+        let (t, k, n, d) = (y.rows(), self.rule.top_k, self.rule.experts, y.cols());
         let device = pass.device;
         let router = &mut routers[self.index];
-        let [scores, experts, weights] = self.route(pass, router, x)?;
+        let [scores, experts, weights] = self.route(pass, router, x, t)?;
 
         let mut order = pass.indices(t * k, 1)?;
         let mut inverse = pass.indices(t, k)?;
@@ -137,18 +137,19 @@ impl Moe {
         device.sort_by_key(SortByKey::new(experts.view(), n, o, i, f)?)?;
         add_load(pass, offsets.view(), router.load.view_mut())?;
 
-        let rows = self.dispatch(pass, x, order.view())?;
-        let mut gate_up = pass.activation(t * k, 2 * self.inner)?;
-        let w = pass.weights.view(&self.gate_up)?;
-        device.grouped_gemm(GroupedGemm::new(Form::Nt, n, rows.view(), w, offsets.view(), gate_up.view_mut())?)?;
+        let dispatched = self.dispatched(pass, x.x()?);
+        let rows = dispatched.gather(pass, d, order.view(), k, offsets.view())?;
+        drop(dispatched);
+        let mut gate_up = pass.activation(t * k, self.gate_up.outputs())?;
+        self.gate_up.forward(pass, &rows, offsets.view(), gate_up.view_mut())?;
         drop(rows);
 
         let scale = row_weights(pass, weights.view(), order.view())?;
-        let mut activated = pass.activation(t * k, self.inner)?;
+        let mut activated = pass.activation(t * k, self.down.inputs())?;
         device.swiglu(Swiglu::new(gate_up.view(), Some(scale.view()), activated.view_mut())?)?;
+        let gate_up = keep_gate_up(pass, gate_up)?;
         let mut out = pass.activation(t * k, d)?;
-        let w = pass.weights.view(&self.down)?;
-        device.grouped_gemm(GroupedGemm::new(Form::Nt, n, activated.view(), w, offsets.view(), out.view_mut())?)?;
+        self.down.forward(pass, &Operand::of(activated.view()), offsets.view(), out.view_mut())?;
         drop(activated);
         device.combine(Combine::new(out.view(), inverse.view(), y.reborrow(), true)?)?;
         drop(out);
@@ -161,9 +162,10 @@ impl Moe {
         &self,
         pass: &Pass<'_, D>,
         router: &RouterState<D>,
-        x: View<'_, D>,
+        x: &Operand<'_, D>,
+        t: usize,
     ) -> Result<[Tensor<D>; 3], D::Error> {
-        let (t, k, n) = (x.rows(), self.rule.top_k, self.rule.experts);
+        let (k, n) = (self.rule.top_k, self.rule.experts);
         let mut logits = pass.statistics(t, n)?;
         self.gate.forward(pass, x, logits.view_mut(), false)?;
         let mut scores = pass.statistics(t, n)?;
@@ -175,40 +177,34 @@ impl Moe {
         Ok([scores, experts, weights])
     }
 
-    /// Rows of `x` in the order of their experts, `[t·K, d]`.
-    fn dispatch<D: Kernels>(
-        &self,
-        pass: &Pass<'_, D>,
-        x: View<'_, D>,
-        order: View<'_, D>,
-    ) -> Result<Tensor<D>, D::Error> {
-        let mut rows = pass.activation(order.rows(), x.cols())?;
-        pass.device.gather_rows(GatherRows::new(x, order, self.rule.top_k, rows.view_mut())?)?;
-        Ok(rows)
+    /// The tokens' activations `x [t, d]` as they are dispatched.
+    fn dispatched<'a, D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'a, D>) -> Operand<'a, D> {
+        Operand::of(x).power_of_two(pass.precision.recipe.power_of_two_dispatch)
     }
 
     /// `dx = …` from the residual stream's gradient `dy [t, d]`.
-    pub fn backward_input<D: Kernels>(
+    pub fn backward_input<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        saved: &Saved<D>,
+        saved: &'a Saved<D>,
         balance: Option<BalanceLoss<'_, D>>,
         dy: View<'_, D>,
         mut dx: ViewMut<'_, D>,
-    ) -> Result<Pending<D>, D::Error> {
-        let (t, k, n) = (dy.rows(), self.rule.top_k, self.rule.experts);
+    ) -> Result<Pending<'a, D>, D::Error> {
+        let (t, k, inner) = (dy.rows(), self.rule.top_k, self.down.inputs());
         let (device, offsets) = (pass.device, saved.offsets.view());
-        let dy = self.dispatch(pass, dy, saved.order.view())?;
-        let mut d_activated = pass.activation(t * k, self.inner)?;
-        let w = pass.weights.view(&self.down)?;
-        device.grouped_gemm(GroupedGemm::new(Form::Nn, n, dy.view(), w, offsets, d_activated.view_mut())?)?;
+        let dispatched = Operand::of(dy).power_of_two(pass.precision.recipe.power_of_two_down_gradient);
+        let dy = dispatched.gather(pass, self.down.part(), saved.order.view(), k, offsets)?;
+        drop(dispatched);
+        let mut d_activated = pass.activation(t * k, inner)?;
+        self.down.backward_input(pass, &dy, offsets, d_activated.view_mut())?;
 
         let scale = row_weights(pass, saved.weights.view(), saved.order.view())?;
         let mut dscale = pass.statistics(t * k, 1)?;
-        let mut d_gate_up = pass.activation(t * k, 2 * self.inner)?;
-        let mut activated = pass.activation(t * k, self.inner)?;
+        let mut d_gate_up = pass.activation(t * k, 2 * inner)?;
+        let mut activated = pass.activation(t * k, inner)?;
         device.swiglu_grad(SwigluGrad::new(
-            saved.gate_up.view(),
+            saved.gate_up.restore(pass)?.view(),
             Some(scale.view()),
             d_activated.view(),
             d_gate_up.view_mut(),
@@ -218,13 +214,12 @@ impl Moe {
         drop(d_activated);
 
         let mut d_rows = pass.activation(t * k, dx.cols())?;
-        let w = pass.weights.view(&self.gate_up)?;
-        device.grouped_gemm(GroupedGemm::new(Form::Nn, n, d_gate_up.view(), w, offsets, d_rows.view_mut())?)?;
+        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), offsets, d_rows.view_mut())?;
         device.combine(Combine::new(d_rows.view(), saved.inverse.view(), dx.reborrow(), false)?)?;
         drop(d_rows);
 
         let dlogits = self.route_grad(pass, saved, balance, dscale.view())?;
-        self.gate.backward_input(pass, dlogits.view(), dx, true)?;
+        self.gate.backward_input(pass, &Operand::of(dlogits.view()), dx, true)?;
         Ok(Pending { dy, d_gate_up, activated, dlogits, shared: None })
     }
 
@@ -262,8 +257,8 @@ impl Moe {
         &self,
         pass: &Pass<'_, D>,
         saved: &Saved<D>,
-        pending: &mut Pending<D>,
-        dy: View<'_, D>,
+        pending: &mut Pending<'_, D>,
+        dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
         if let (Some(shared), Some(kept)) = (&self.shared, &saved.shared) {
@@ -278,21 +273,24 @@ impl Moe {
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
         saved: &Saved<D>,
-        pending: &Pending<D>,
-        x: View<'_, D>,
-        dy: View<'_, D>,
+        pending: &Pending<'_, D>,
+        x: &Operand<'_, D>,
+        dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        let (device, n, offsets) = (pass.device, self.rule.experts, saved.offsets.view());
-        let dw = gradients.view_mut(&self.down)?;
-        let (rows, inputs) = (pending.dy.view(), pending.activated.view());
-        device.grouped_gemm(GroupedGemm::new(Form::Tn, n, rows, inputs, offsets, dw)?)?;
-        let inputs = self.dispatch(pass, x, saved.order.view())?;
-        let dw = gradients.view_mut(&self.gate_up)?;
-        let rows = pending.d_gate_up.view();
-        device.grouped_gemm(GroupedGemm::new(Form::Tn, n, rows, inputs.view(), offsets, dw)?)?;
-        self.gate.backward_weight(device, gradients, x, pending.dlogits.view())?;
+        let offsets = saved.offsets.view();
+        let activated = Operand::of(pending.activated.view()).grouped(offsets);
+        self.down.backward_weight(pass, gradients, &activated, &pending.dy, offsets)?;
+        drop(activated);
+        let dispatched = self.dispatched(pass, x.x()?);
+        let (k, order) = (self.rule.top_k, saved.order.view());
+        let rows = dispatched.gather(pass, self.gate_up.inputs(), order, k, offsets)?;
+        drop(dispatched);
+        let d_gate_up = Operand::of(pending.d_gate_up.view()).grouped(offsets);
+        self.gate_up.backward_weight(pass, gradients, &rows, &d_gate_up, offsets)?;
+        drop((rows, d_gate_up));
+        self.gate.backward_weight(pass, gradients, x, &Operand::of(pending.dlogits.view()))?;
         match (&self.shared, &pending.shared) {
-            (Some(shared), Some(kept)) => shared.backward_weight(device, gradients, kept, x, dy),
+            (Some(shared), Some(kept)) => shared.backward_weight(pass, gradients, kept, x, dy),
             _ => Ok(()),
         }
     }

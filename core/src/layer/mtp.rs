@@ -11,11 +11,12 @@ use super::Pass;
 use super::block::{self, Block};
 use super::linear::Linear;
 use super::moe::{BalanceLoss, RouterState};
+use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
 use crate::device::Kernels;
 use crate::layer::embedding::Embedding;
-use crate::model::{Layout, Parameters};
+use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, View};
 
 /// One prediction module.
@@ -45,7 +46,7 @@ impl Mtp {
         Self {
             enorm: RmsNorm::declare(layout, format!("{prefix}.enorm.weight"), d, eps),
             hnorm: RmsNorm::declare(layout, format!("{prefix}.hnorm.weight"), d, eps),
-            eh_proj: Linear::declare(layout, &format!("{prefix}.eh_proj"), 2 * d, d, false),
+            eh_proj: Linear::declare(layout, &format!("{prefix}.eh_proj"), 2 * d, d, false, Lowest::Bf16),
             block: Block::declare(layout, prefix, config, experts),
             norm: RmsNorm::declare(layout, format!("{prefix}.shared_head.norm.weight"), d, eps),
         }
@@ -71,11 +72,10 @@ impl Mtp {
         let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
         drop(embedded);
         let mut x = pass.activation(t, d)?;
-        self.eh_proj.forward(pass, both.view(), x.view_mut(), false)?;
+        self.eh_proj.forward(pass, &Operand::of(both.view()), x.view_mut(), false)?;
         drop(both);
         let (output, block) = self.block.forward(pass, routers, x)?;
-        let mut normed = pass.activation(t, d)?;
-        let norm = self.norm.forward(pass, output.view(), normed.view_mut())?;
+        let (normed, norm) = self.norm.normed(pass, output.view())?;
         Ok((normed, Saved { enorm, hnorm, block, output, norm }))
     }
 
@@ -103,9 +103,11 @@ impl Mtp {
 
         let embedded = embedding.forward(pass, tokens)?;
         let (both, _, _) = self.concatenate(pass, embedded.view(), hidden)?;
-        self.eh_proj.backward_weight(pass.device, gradients, both.view(), dx.view())?;
+        let dy = Operand::of(dx.view());
+        self.eh_proj.backward_weight(pass, gradients, &Operand::of(both.view()), &dy)?;
         let mut dboth = both;
-        self.eh_proj.backward_input(pass, dx.view(), dboth.view_mut(), false)?;
+        self.eh_proj.backward_input(pass, &dy, dboth.view_mut(), false)?;
+        drop(dy);
         let (de, dh) = (dboth.view().columns(0..d)?, dboth.view().columns(d..2 * d)?);
         self.enorm.backward(pass, gradients, embedded.view(), &enorm, de, dx.view_mut(), false)?;
         self.hnorm.backward(pass, gradients, hidden, &hnorm, dh, dhidden.view_mut(), true)?;

@@ -1,39 +1,10 @@
 //! What every layer is handed: the device, the weights, the batch's positions, and the precision policy.
 
+use super::Precision;
 use crate::DType;
 use crate::device::{Device, Kernels};
-use crate::model::Parameters;
+use crate::model::{Copies, Parameters, Slot, Weight};
 use crate::tensor::Tensor;
-
-/// Which type each kind of tensor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Precision {
-    /// Everything in f32.
-    F32,
-    /// Everything in f64, for finite differences on the reference device.
-    F64,
-}
-
-impl Precision {
-    /// Master weights, gradients and moments.
-    pub fn master(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F64 => DType::F64,
-        }
-    }
-
-    /// Activations and their gradients.
-    pub fn activation(self) -> DType {
-        self.master()
-    }
-
-    /// Norm statistics, router logits and scores, softmax denominators, losses.
-    pub fn statistics(self) -> DType {
-        self.master()
-    }
-}
 
 /// The rows of a micro-batch: `rows` tokens in sequences of `length`.
 pub struct Sequences<D: Device> {
@@ -46,17 +17,21 @@ pub struct Sequences<D: Device> {
 }
 
 /// A pass over a micro-batch.
-pub struct Pass<'a, D: Device> {
+pub struct Pass<'a, D: Kernels> {
     /// Where it runs.
     pub device: &'a D,
-    /// The weights.
+    /// The master weights.
     pub weights: &'a Parameters<D>,
+    /// The weights as products read them, where that is not as they are.
+    pub copies: &'a Copies<D>,
     /// The rows.
     pub sequences: &'a Sequences<D>,
     /// `[positions, rope]`: cosines and sines, see [`Rope`](crate::device::Rope).
     pub rope: &'a Tensor<D>,
     /// The policy.
     pub precision: Precision,
+    /// A backward pass will follow: keep what it needs as the policy says.
+    pub training: bool,
 }
 
 impl<D: Kernels> Pass<'_, D> {
@@ -73,5 +48,10 @@ impl<D: Kernels> Pass<'_, D> {
     /// A new tensor of indices `[rows, cols]`.
     pub fn indices(&self, rows: usize, cols: usize) -> Result<Tensor<D>, D::Error> {
         Tensor::<D>::empty(self.device, &[rows, cols], DType::U32)
+    }
+
+    /// A weight as its products read it.
+    pub fn weight(&self, slot: &Slot) -> Result<Weight<'_, D>, D::Error> {
+        self.copies.weight(self.weights, slot)
     }
 }

@@ -1,11 +1,12 @@
 //! Root mean square normalisation, `y = x / √(mean(x²) + eps) · w` (Zhang and Sennrich, 2019).
 //!
-//! Only `1/rms` of every row is kept; the output is computed again where the backward pass needs it, as the V3 report
-//! does (§3.2.3).
+//! `1/rms` of every row is kept; the output is computed again where the backward pass needs it, as the V3 report does
+//! (§3.2.3), unless the policy keeps it.
 
 use alloc::string::String;
 
 use super::Pass;
+use super::operand::Restored;
 use crate::device::{Kernels, RmsNorm as Call, RmsNormGrad};
 use crate::model::{Layout, Parameters, Slot};
 use crate::tensor::{Tensor, View, ViewMut};
@@ -21,6 +22,15 @@ pub struct RmsNorm {
 pub struct Saved<D: Kernels> {
     /// `1 / rms(x)`, `[t, 1]`.
     pub rstd: Tensor<D>,
+    /// The output, `[t, n]`, where the policy keeps it.
+    pub output: Option<Tensor<D>>,
+}
+
+impl<D: Kernels> Saved<D> {
+    /// Keeps the output `y` if the policy does.
+    pub fn keep(&mut self, pass: &Pass<'_, D>, y: Tensor<D>) {
+        self.output = (pass.training && !pass.precision.recompute_norms).then_some(y);
+    }
 }
 
 impl RmsNorm {
@@ -43,14 +53,27 @@ impl RmsNorm {
     ) -> Result<Saved<D>, D::Error> {
         let mut rstd = pass.statistics(x.rows(), 1)?;
         pass.device.rmsnorm(Call::new(x, pass.weights.view(&self.weight)?, self.eps, y, rstd.view_mut())?)?;
-        Ok(Saved { rstd })
+        Ok(Saved { rstd, output: None })
     }
 
-    /// The output again, in a new tensor.
-    pub fn output<D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
+    /// Normalises `x [t, n]` into a new tensor.
+    pub fn normed<D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'_, D>) -> Result<(Tensor<D>, Saved<D>), D::Error> {
         let mut y = pass.activation(x.rows(), x.cols())?;
-        self.forward(pass, x, y.view_mut())?;
-        Ok(y)
+        let saved = self.forward(pass, x, y.view_mut())?;
+        Ok((y, saved))
+    }
+
+    /// The output, kept or computed again.
+    pub fn output<'a, D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        saved: &'a Saved<D>,
+        x: View<'_, D>,
+    ) -> Result<Restored<'a, D>, D::Error> {
+        match &saved.output {
+            Some(y) => Ok(Restored::Kept(y)),
+            None => Ok(Restored::Again(self.normed(pass, x)?.0)),
+        }
     }
 
     /// `dx = …` or, with `accumulate`, `dx += …`; the weight's gradient is added in the same pass over the data, since

@@ -142,8 +142,10 @@ impl<D: Kernels> Model<D> {
 
     /// Runs the main model and as many prediction modules as `inputs` holds tokens for.
     pub fn forward(&mut self, inputs: &Inputs<D>) -> Result<Kept<D>, D::Error> {
-        let Self { device, architecture: a, precision, weights, routers, rope } = self;
-        let pass = Pass { device, weights, sequences: &inputs.sequences, rope, precision: *precision };
+        self.refresh_copies()?;
+        let Self { device, architecture: a, precision, weights, copies, routers, rope, .. } = self;
+        let (sequences, precision) = (&inputs.sequences, *precision);
+        let pass = Pass { device, weights, copies, sequences, rope, precision, training: true };
         let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
         let mut blocks = Vec::with_capacity(a.blocks.len());
         for block in &a.blocks {
@@ -151,8 +153,7 @@ impl<D: Kernels> Model<D> {
             blocks.push(saved);
             x = y;
         }
-        let mut normed = pass.activation(x.shape().rows(), x.shape().cols())?;
-        let norm = a.norm.forward(&pass, x.view(), normed.view_mut())?;
+        let (normed, norm) = a.norm.normed(&pass, x.view())?;
         let mut kept =
             Kept { blocks, output: x, norm, hidden: Vec::with_capacity(inputs.tokens.len()), mtp: Vec::new() };
         kept.hidden.push(normed);
@@ -167,15 +168,15 @@ impl<D: Kernels> Model<D> {
 
     /// Hidden states after the final norm, `[t, d]`; nothing is kept on the way.
     fn hidden(&mut self, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
-        let Self { device, architecture: a, precision, weights, routers, rope } = self;
-        let pass = Pass { device, weights, sequences: &inputs.sequences, rope, precision: *precision };
+        self.refresh_copies()?;
+        let Self { device, architecture: a, precision, weights, copies, routers, rope, .. } = self;
+        let (sequences, precision) = (&inputs.sequences, *precision);
+        let pass = Pass { device, weights, copies, sequences, rope, precision, training: false };
         let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
         for block in &a.blocks {
             x = block.forward(&pass, routers, x)?.0;
         }
-        let mut normed = pass.activation(x.shape().rows(), x.shape().cols())?;
-        a.norm.forward(&pass, x.view(), normed.view_mut())?;
-        Ok(normed)
+        Ok(a.norm.normed(&pass, x.view())?.0)
     }
 
     /// Logits `[n·length, vocabulary]` of a batch, all at once: for short inputs.
@@ -214,9 +215,11 @@ impl<D: Kernels> Model<D> {
         Pass {
             device: &self.device,
             weights: &self.weights,
+            copies: &self.copies,
             sequences: &inputs.sequences,
             rope: &self.rope,
             precision: self.precision,
+            training: true,
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The whole model: which layers it has, where its parameters lie, and its forward and backward pass.
 
 mod backward;
+mod copies;
 mod forward;
 mod parameters;
 
 use alloc::vec::Vec;
 
 pub use backward::{LossScales, Losses};
+pub use copies::{Copies, Weight};
 pub use forward::{Batch, Inputs, Kept, Scores};
-pub use parameters::{Group, Layout, Parameter, Parameters, Slot};
+pub use parameters::{Group, Layout, Lowest, Parameter, Parameters, Slot};
 
 use crate::config::ModelConfig;
 use crate::device::{Fill, Kernels, RandomNormal};
@@ -48,7 +50,10 @@ impl Architecture {
             })
         };
         layout.open_group();
-        let embedding = Embedding::declare(&mut layout, "model.embed_tokens.weight".into(), v, d);
+        let embedding = {
+            let lowest = if config.tie_word_embeddings { Lowest::Bf16 } else { Lowest::Master };
+            Embedding::declare(&mut layout, "model.embed_tokens.weight".into(), v, d, lowest)
+        };
         let mut blocks = Vec::new();
         for index in 0..config.num_hidden_layers {
             layout.open_group();
@@ -90,8 +95,11 @@ pub struct Model<D: Kernels> {
     device: D,
     architecture: Architecture,
     precision: Precision,
-    /// The weights.
-    pub weights: Parameters<D>,
+    weights: Parameters<D>,
+    /// What low-precision products read in their place, if anything.
+    copies: Copies<D>,
+    /// The weights changed since the copies were made.
+    stale: bool,
     /// Expert bias and load of every layer with experts.
     pub routers: Vec<RouterState<D>>,
     /// Cosines and sines of every position used so far.
@@ -106,13 +114,39 @@ impl<D: Kernels> Model<D> {
         let routers =
             architecture.experts().map(|m| m.state(device, precision.statistics())).collect::<Result<_, _>>()?;
         let rope = rope::table(device, config, 1, precision.statistics())?;
-        Ok(Self { device: device.clone(), architecture, precision, weights, routers, rope })
+        let copies = Copies::new(device, architecture.layout(), &precision)?;
+        Ok(Self { device: device.clone(), architecture, precision, weights, copies, stale: true, routers, rope })
+    }
+
+    /// The master weights.
+    pub fn weights(&self) -> &Parameters<D> {
+        &self.weights
+    }
+
+    /// The master weights, to change. What low-precision products read is made anew before the next pass.
+    pub fn weights_mut(&mut self) -> &mut Parameters<D> {
+        self.stale = true;
+        &mut self.weights
+    }
+
+    /// Bytes of what low-precision products read in place of the master weights.
+    pub fn copied_bytes(&self) -> usize {
+        self.copies.bytes()
+    }
+
+    fn refresh_copies(&mut self) -> Result<(), D::Error> {
+        if self.stale {
+            self.copies.make(&self.device, &self.weights)?;
+            self.stale = false;
+        }
+        Ok(())
     }
 
     /// Random weights: matrices from a normal distribution of standard deviation `initializer_range` (0.006 in the V3
     /// report), norm weights one, biases zero. A weight depends on the seed and the parameter's name alone.
     pub fn initialize(&mut self, seed: u64) -> Result<(), D::Error> {
         let std = self.config().initializer_range;
+        self.stale = true;
         let layout = self.architecture.layout().clone();
         for parameter in layout.parameters() {
             let view = self.weights.view_mut(&parameter.slot)?;

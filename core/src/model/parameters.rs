@@ -26,6 +26,22 @@ pub struct Slot {
     rows: usize,
     cols: usize,
     vector: bool,
+    /// Rows of each of the parameters that lie one under the other here.
+    part: usize,
+    /// Which of the layout's [weights](Layout::weights) it is, or is a part of.
+    index: usize,
+    lowest: Lowest,
+}
+
+/// The narrowest type that a matrix is multiplied in, whatever the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lowest {
+    /// Linear layers and experts: what the published checkpoints hold in FP8.
+    Fp8,
+    /// Output head and `eh_proj`.
+    Bf16,
+    /// As the master weights are: embedding and router.
+    Master,
 }
 
 impl Slot {
@@ -37,6 +53,20 @@ impl Slot {
     /// Columns of the matrix.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Rows of each of the parameters that lie one under the other here; all rows for one.
+    pub fn part(&self) -> usize {
+        self.part
+    }
+
+    /// The narrowest type it is multiplied in.
+    pub fn lowest(&self) -> Lowest {
+        self.lowest
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
     }
 
     fn elements(&self) -> usize {
@@ -62,6 +92,11 @@ impl Parameter {
     /// True for matrices, which weight decay and random initialisation apply to.
     pub fn is_matrix(&self) -> bool {
         !self.slot.vector
+    }
+
+    /// True for what the published checkpoints hold in FP8.
+    pub fn is_fp8(&self) -> bool {
+        self.slot.lowest == Lowest::Fp8
     }
 
     /// Number of elements.
@@ -91,6 +126,7 @@ impl Group {
 pub struct Layout {
     groups: Vec<Group>,
     parameters: Vec<Parameter>,
+    weights: Vec<Slot>,
 }
 
 impl Layout {
@@ -104,6 +140,11 @@ impl Layout {
         &self.parameters
     }
 
+    /// The matrices as products see them: parameters that lie one under the other are one.
+    pub fn weights(&self) -> &[Slot] {
+        &self.weights
+    }
+
     /// Starts a group: what is declared next lies in it.
     pub(crate) fn open_group(&mut self) {
         self.groups.push(Group::default());
@@ -111,37 +152,47 @@ impl Layout {
 
     /// Declares a vector of `cols` elements.
     pub(crate) fn vector(&mut self, name: String, cols: usize) -> Slot {
-        let slot = self.place(1, cols, true);
+        let slot = self.place(1, cols, true, Lowest::Master);
         self.parameters.push(Parameter { name, slot });
         slot
     }
 
     /// Declares a matrix `[rows, cols]`.
-    pub(crate) fn matrix(&mut self, name: String, rows: usize, cols: usize) -> Slot {
-        self.stack(rows, cols, [(name, rows)])
+    pub(crate) fn matrix(&mut self, name: String, rows: usize, cols: usize, lowest: Lowest) -> Slot {
+        self.stack(rows, cols, lowest, [name])
     }
 
-    /// Declares matrices of `cols` columns that lie one under the other without gaps, as one slot of `rows` rows.
-    pub(crate) fn stack(&mut self, rows: usize, cols: usize, parts: impl IntoIterator<Item = (String, usize)>) -> Slot {
-        let slot = self.place(rows, cols, false);
-        let mut offset = slot.offset;
-        for (name, part) in parts {
-            let slot = Slot { offset, rows: part, ..slot };
-            offset += slot.elements();
-            self.parameters.push(Parameter { name, slot });
+    /// Declares matrices of `cols` columns and of equally many rows that lie one under the other without gaps, as one
+    /// slot of `rows` rows.
+    pub(crate) fn stack(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        lowest: Lowest,
+        names: impl IntoIterator<Item = String>,
+    ) -> Slot {
+        let mut slot = self.place(rows, cols, false, lowest);
+        let first = self.parameters.len();
+        self.parameters.extend(names.into_iter().map(|name| Parameter { name, slot }));
+        let parts = &mut self.parameters[first..];
+        slot.part = rows / parts.len().max(1);
+        debug_assert_eq!(slot.part * parts.len(), rows, "the parts fill the stack");
+        for (i, parameter) in parts.iter_mut().enumerate() {
+            let offset = slot.offset + i * slot.part * cols;
+            parameter.slot = Slot { offset, rows: slot.part, ..slot };
         }
-        debug_assert_eq!(offset, slot.offset + slot.elements(), "the parts fill the stack");
+        self.weights.push(slot);
         slot
     }
 
-    fn place(&mut self, rows: usize, cols: usize, vector: bool) -> Slot {
+    fn place(&mut self, rows: usize, cols: usize, vector: bool, lowest: Lowest) -> Slot {
         if self.groups.is_empty() {
             self.open_group();
         }
         let group = self.groups.len() - 1;
         let extent = &mut self.groups[group];
         let end = if vector { &mut extent.vectors } else { &mut extent.matrices };
-        let slot = Slot { group, offset: *end, rows, cols, vector };
+        let slot = Slot { group, offset: *end, rows, cols, vector, part: rows, index: self.weights.len(), lowest };
         *end += slot.elements().next_multiple_of(ALIGN);
         slot
     }
@@ -172,6 +223,11 @@ impl<D: Primitives> Parameters<D> {
     /// The layout.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.groups.first().map_or(DType::F32, Tensor::<D>::dtype)
     }
 
     /// The buffers of all groups.

@@ -11,8 +11,10 @@ use crate::train::{Hyperparameters, Trainer};
 /// Bytes on the device, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights.
+    /// Master weights.
     pub weights: u64,
+    /// The weights again as low-precision products read them.
+    pub copies: u64,
     /// Gradients.
     pub gradients: u64,
     /// Both moments of AdamW.
@@ -24,7 +26,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.activations
+        self.weights + self.copies + self.gradients + self.moments + self.activations
     }
 }
 
@@ -58,7 +60,7 @@ impl Plan {
     ) -> Result<Self, <Dry as Device>::Error> {
         let device = Dry::new();
         let model = Model::new(&device, config, precision)?;
-        let weights = model.weights.bytes() as u64;
+        let (weights, copies) = (model.weights().bytes() as u64, model.copied_bytes() as u64);
         let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
         let resident = device.memory().in_use;
         let tokens = alloc::vec![0u32; sequences * (length + 1)];
@@ -69,11 +71,11 @@ impl Plan {
         let tally = device.tally();
         let gradients = trainer.gradients().bytes() as u64;
         let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;
-        let activations = device.memory().peak.saturating_sub(weights + gradients + moments);
+        let activations = device.memory().peak.saturating_sub(weights + copies + gradients + moments);
         debug_assert!(device.memory().peak >= resident, "the peak includes what was there before");
         Ok(Self {
             parameters: ParameterCount::of(config),
-            memory: MemoryPlan { weights, gradients, moments, activations },
+            memory: MemoryPlan { weights, copies, gradients, moments, activations },
             flops_per_token: tally.cost().flops / (sequences * length) as u64,
             tally,
             kv_cache: KvCache::of(config),

@@ -50,10 +50,11 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
     pub fn new(model: Model<D>, comm: C, hyper: Hyperparameters) -> Result<Self, D::Error> {
         let (device, layout) = (model.device().clone(), model.architecture().layout().clone());
         let (master, dtype) = (model.precision().master(), model.precision().statistics());
+        let moments = model.precision().moments();
         let loads: usize = model.routers.iter().map(|r| r.load.shape().elements()).sum();
         let columns = 2 + model.config().num_nextn_predict_layers + loads;
         Ok(Self {
-            optimizer: Optimizer::new(&device, &layout, master)?,
+            optimizer: Optimizer::new(&device, &layout, moments)?,
             gradients: Parameters::zeros(&device, &layout, master)?,
             report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
             squared: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
@@ -79,7 +80,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let device = self.model.device().clone();
         let (squared, clip) = (&mut self.squared, &mut self.clip);
         optimizer::clip(&device, &self.gradients, self.hyper.clip_norm, squared, clip)?;
-        let weights = &mut self.model.weights;
+        let weights = self.model.weights_mut();
         self.optimizer.update(&device, weights, &self.gradients, clip.view(), rates.lr, &self.hyper)?;
         self.update_biases(rates.bias_speed)?;
 

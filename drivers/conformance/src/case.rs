@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use fathom_core::device::{Host, Kernels};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
+use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, pack_pair};
 use fathom_core::tensor::{Tensor, View, ViewMut};
 use half::{bf16, f16};
 use proptest::strategy::Strategy;
@@ -62,6 +63,12 @@ impl Operand {
         Self { rows, cols, dtype: DType::U32, bits, gaps: false, compare: Compare::Unchanged }
     }
 
+    /// A matrix of any type without gaps, to read.
+    pub(crate) fn bits(dtype: DType, rows: usize, cols: usize, bits: Vec<u64>) -> Self {
+        assert_eq!(bits.len(), rows * cols, "a case fills its operands");
+        Self { rows, cols, dtype, bits, gaps: false, compare: Compare::Unchanged }
+    }
+
     /// An index matrix to write.
     pub(crate) fn index_result(rows: usize, cols: usize) -> Self {
         Self::indices(rows, cols, vec![7; rows * cols]).exact()
@@ -101,11 +108,14 @@ impl Operand {
     }
 
     fn absolute(&self) -> Self {
-        if !self.dtype.is_float() {
-            return self.clone();
-        }
-        let bits = self.values().into_iter().map(|x| encode(self.dtype, x.abs())).collect();
-        Self { bits, ..self.clone() }
+        let bits = self.bits.iter().map(|&b| match self.dtype {
+            DType::E4M3 => b & !u64::from(E4M3::SIGN),
+            DType::E5M2 => b & !u64::from(E5M2::SIGN),
+            DType::E5M6Pair => b & !pair(E5M6::SIGN),
+            dtype if dtype.is_float() => encode(dtype, decode(dtype, b).abs()),
+            _ => b,
+        });
+        Self { bits: bits.collect(), ..self.clone() }
     }
 }
 
@@ -115,10 +125,20 @@ fn encode(dtype: DType, x: f64) -> u64 {
         DType::F32 => (x as f32).to_bits().into(),
         DType::BF16 => bf16::from_f64(x).to_bits().into(),
         DType::F16 => f16::from_f64(x).to_bits().into(),
+        DType::E4M3 => E4M3::encode_finite(x as f32).into(),
+        DType::E5M2 => E5M2::encode_finite(x as f32).into(),
+        DType::E5M6Pair => pair(E5M6::encode_finite(x as f32)),
         _ => x as u64,
     }
 }
 
+/// An E5M6 pair of twice the same code.
+fn pair(code: u16) -> u64 {
+    let [a, b, c] = pack_pair(code, code);
+    u32::from_le_bytes([a, b, c, 0]).into()
+}
+
+/// The number that `bits` stand for; of indices and codes the bits themselves.
 pub(crate) fn decode(dtype: DType, bits: u64) -> f64 {
     match dtype {
         DType::F64 => f64::from_bits(bits),
@@ -190,17 +210,33 @@ fn upload<D: Kernels>(device: &D, shape: &[usize], dtype: DType, bits: &[u64]) -
     match dtype.size() {
         8 => Tensor::<D>::from_slice(device, shape, dtype, bits),
         4 => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u32).collect::<Vec<_>>()),
-        _ => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u16).collect::<Vec<_>>()),
+        3 => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| three(b)).collect::<Vec<_>>()),
+        2 => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u16).collect::<Vec<_>>()),
+        _ => Tensor::<D>::from_slice(device, shape, dtype, &bits.iter().map(|&b| b as u8).collect::<Vec<_>>()),
     }
+}
+
+/// The three lowest bytes.
+fn three(bits: u64) -> [u8; 3] {
+    let [a, b, c, ..] = bits.to_le_bytes();
+    [a, b, c]
 }
 
 /// The bits of all elements, and those of [`RIM`] in this type.
 fn download<D: Kernels>(device: &D, t: &Tensor<D>) -> Result<(Vec<u64>, u64), D::Error> {
-    Ok(match t.dtype().size() {
-        8 => (t.download(device)?, RIM),
-        4 => (t.download::<D, u32>(device)?.into_iter().map(u64::from).collect(), RIM & 0xffff_ffff),
-        _ => (t.download::<D, u16>(device)?.into_iter().map(u64::from).collect(), RIM & 0xffff),
-    })
+    let size = t.dtype().size();
+    let bits = match size {
+        8 => t.download(device)?,
+        4 => t.download::<D, u32>(device)?.into_iter().map(u64::from).collect(),
+        3 => t
+            .download::<D, [u8; 3]>(device)?
+            .into_iter()
+            .map(|[a, b, c]| u64::from_le_bytes([a, b, c, 0, 0, 0, 0, 0]))
+            .collect(),
+        2 => t.download::<D, u16>(device)?.into_iter().map(u64::from).collect(),
+        _ => t.download::<D, u8>(device)?.into_iter().map(u64::from).collect(),
+    };
+    Ok((bits, RIM >> (64 - 8 * size)))
 }
 
 /// A kernel call over operands that are described apart from any device.

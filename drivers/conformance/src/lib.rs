@@ -10,7 +10,7 @@
 //! - no element outside a view is written: every operand lies in a larger buffer whose rim must not change.
 //!
 //! [`properties`] adds what a comparison with the host does not show: rows do not depend on other rows, indices out of
-//! range are errors, and a clip factor of NaN leaves an optimiser's state alone.
+//! range are errors, NaN is never quantised in silence, and a clip factor of NaN leaves an optimiser's state alone.
 //!
 //! # Tolerances
 //!
@@ -22,11 +22,11 @@
 //!
 //! | kernel | tolerance |
 //! |---|---|
-//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
+//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
 //! | `binary`, `update_bias` | 2 |
 //! | `unary`, `rope` | 8 |
 //! | `random_normal`, `swiglu`, `adamw` | 16 |
-//! | `gemm`, `grouped_gemm`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine` | 2 + k |
+//! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine` | 2 + k |
 //! | `rmsnorm`, `route` (scores, weights) | 8 + k |
 //! | `swiglu_grad`, `cross_entropy`, `attention` | 16 + k |
 //! | `rmsnorm_grad`, `route_grad`, `balance` | 16 + 2k |
@@ -39,6 +39,7 @@
 
 mod attention;
 mod case;
+mod fp8;
 mod ladder;
 mod layers;
 mod primitives;
@@ -52,6 +53,7 @@ use fathom_core::device::Kernels;
 use fathom_core::dtype::DType;
 
 pub use attention::{attention, attention_grad};
+pub use fp8::{dequantize, gemm_fp8, grouped_gemm_fp8, quantize, requantize};
 pub use ladder::Ladder;
 pub use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
 pub use primitives::{
@@ -122,6 +124,7 @@ macro_rules! all {
                 $($f(device, options),)*
                 properties::row_invariance(device, options),
                 properties::index_out_of_range(device, options),
+                properties::non_finite(device, options),
                 properties::nan_clip(device, options),
             ];
             for result in results {

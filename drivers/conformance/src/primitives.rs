@@ -103,11 +103,12 @@ kernel!(
     ]) => |(d, rows, cols, f)| UnaryCase { d, rows, cols, f }
 );
 
-case!(BinaryCase, "binary", { rows: usize, cols: usize, f: BinaryOp, repeat: (bool, bool) }, |self| 1,
+case!(BinaryCase, "binary", { rows: usize, cols: usize, f: BinaryOp, repeat: (bool, bool), wide: bool }, |self| 1,
     operands {
         let (m, n) = (if self.repeat.0 { 1 } else { self.rows }, if self.repeat.1 { 1 } else { self.cols });
+        let x = if self.wide { self.d.wide() } else { self.d.dtype };
         vec![
-            Operand::floats(self.d.dtype, m, n, self.d.floats(0, m * n)).gaps(self.d.gaps),
+            Operand::floats(x, m, n, self.d.floats(0, m * n)).gaps(self.d.gaps),
             Operand::floats(self.d.dtype, self.rows, self.cols, self.d.floats(1, self.rows * self.cols))
                 .gaps(!self.d.gaps)
                 .near(Magnitude::Result),
@@ -116,10 +117,10 @@ case!(BinaryCase, "binary", { rows: usize, cols: usize, f: BinaryOp, repeat: (bo
     call |device, x, y| device.binary(Binary::new(self.f, x.view(), y.view_mut())?)
 );
 kernel!(
-    /// [`Binary`], every function, with rows and columns repeated.
-    binary, rows: size(40), cols: size(70), repeat: any::<(bool, bool)>(),
+    /// [`Binary`], every function, with rows and columns repeated, of the type of `y` or onto a narrower one.
+    binary, rows: size(40), cols: size(70), repeat: any::<(bool, bool)>(), wide: any::<bool>(),
         f: select(vec![BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div]) =>
-    |(d, rows, cols, repeat, f)| BinaryCase { d, rows, cols, f, repeat }
+    |(d, rows, cols, repeat, wide, f)| BinaryCase { d, rows, cols, f, repeat, wide }
 );
 
 case!(ReduceCase, "reduce_rows", { rows: usize, cols: usize, f: Reduction, accumulate: bool }, |self| self.cols,
@@ -157,7 +158,7 @@ kernel!(
     sum_columns, rows: size(70), cols: size(70) => |(d, rows, cols)| SumColumnsCase { d, rows, cols }
 );
 
-const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
+pub(crate) const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
 case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, accumulate: bool, wide: bool },
     |self| self.k + 1,
@@ -189,15 +190,20 @@ kernel!(
     |(d, form, m, n, k, alpha, accumulate, wide)| GemmCase { d, form, m, n, k, alpha, accumulate, wide }
 );
 
+/// Where groups of these sizes start, and the last one ends.
+pub(crate) fn offsets(sizes: &[usize]) -> Operand {
+    let mut offsets = vec![0];
+    for &s in sizes {
+        offsets.push(offsets[offsets.len() - 1] + s as u32);
+    }
+    Operand::indices(1, offsets.len(), offsets)
+}
+
 case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k: usize, wide: bool },
     |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
     operands {
         let groups = self.sizes.len();
         let rows: usize = self.sizes.iter().sum();
-        let mut offsets = vec![0];
-        for &s in &self.sizes {
-            offsets.push(offsets[offsets.len() - 1] + s as u32);
-        }
         let (weight, input, output) = ((groups * self.n, self.k), (rows, self.k), (rows, self.n));
         let (a, b, c) = match self.form {
             Form::Nt => (input, weight, output),
@@ -208,7 +214,7 @@ case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k:
         vec![
             Operand::floats(self.d.dtype, a.0, a.1, self.d.floats(0, a.0 * a.1)).gaps(self.d.gaps),
             Operand::floats(self.d.dtype, b.0, b.1, self.d.floats(1, b.0 * b.1)).gaps(self.d.gaps),
-            Operand::indices(1, groups + 1, offsets),
+            offsets(&self.sizes),
             Operand::floats(result, c.0, c.1, self.d.floats(2, c.0 * c.1))
                 .gaps(!self.d.gaps)
                 .near(Magnitude::Absolute),
@@ -226,21 +232,46 @@ kernel!(
     |(d, form, sizes, n, k, wide)| GroupedCase { d, form, sizes, n, k, wide }
 );
 
-case!(GatherRowsCase, "gather_rows", { rows: usize, cols: usize, picks: usize, divisor: usize }, |self| 1,
+/// What `gather_rows` gathers from, where rows are of the type of a case.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Same,
+    /// Rounded on the way.
+    Wide,
+    /// Any bytes, of a type of indices or codes.
+    Bytes(DType),
+}
+
+case!(GatherRowsCase, "gather_rows", { from: Source, rows: usize, cols: usize, picks: usize, divisor: usize }, |self| 1,
     operands {
+        let n = self.rows * self.cols;
+        let floats = |dtype| Operand::floats(dtype, self.rows, self.cols, self.d.floats(0, n));
+        let (x, y) = match self.from {
+            Source::Same => (floats(self.d.dtype), self.d.dtype),
+            Source::Wide => (floats(self.d.wide()), self.d.dtype),
+            Source::Bytes(dtype) => {
+                let mut rng = self.d.rng(0);
+                let bits = (0..n).map(|_| rng.bits(8 * dtype.size() as u32)).collect();
+                (Operand::bits(dtype, self.rows, self.cols, bits), dtype)
+            }
+        };
         vec![
-            Operand::floats(self.d.dtype, self.rows, self.cols, self.d.floats(0, self.rows * self.cols))
-                .gaps(self.d.gaps),
+            x.gaps(self.d.gaps),
             Operand::indices(self.picks, 1, self.d.indices(1, self.picks, self.rows * self.divisor)),
-            Operand::result(self.d.dtype, self.picks, self.cols).gaps(!self.d.gaps).exact(),
+            Operand::result(y, self.picks, self.cols).gaps(!self.d.gaps).exact(),
         ]
     }
     call |device, x, i, y| device.gather_rows(GatherRows::new(x.view(), i.view(), self.divisor, y.view_mut())?)
 );
 kernel!(
-    /// [`GatherRows`]: bit for bit.
-    gather_rows, rows: some(40), cols: size(70), picks: size(70), divisor: 1usize..4 =>
-    |(d, rows, cols, picks, divisor)| GatherRowsCase { d, rows, cols, picks, divisor }
+    /// [`GatherRows`] of numbers, rounded or not, of indices and of codes: bit for bit.
+    gather_rows, from: prop_oneof![
+            2 => Just(Source::Same),
+            1 => Just(Source::Wide),
+            2 => select(vec![DType::U32, DType::E4M3, DType::E5M2, DType::E5M6Pair]).prop_map(Source::Bytes),
+        ],
+        rows: some(40), cols: size(70), picks: size(70), divisor: 1usize..4 =>
+    |(d, from, rows, cols, picks, divisor)| GatherRowsCase { d, from, rows, cols, picks, divisor }
 );
 
 case!(ScatterRowsCase, "scatter_add_rows", { rows: usize, cols: usize, adds: usize }, |self| self.adds + 1,

@@ -2,17 +2,21 @@
 
 use fathom_core::device::{
     AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Heads,
-    Kernels, RmsNorm, Rope, RouteGrad, ScatterAddColumns, ScatterAddRows, SortByKey,
+    Kernels, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows,
+    SortByKey, Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
+use fathom_core::fp8::TILE;
 use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
+use proptest::prelude::any;
 
 use crate::attention::inputs;
 use crate::case::{Operand, Placed, Trouble, draw};
+use crate::fp8::Tiling;
 use crate::train::rates;
-use crate::values::{Draw, some};
+use crate::values::{Draw, Style, some};
 use crate::{Failure, Options, Outcome};
 
 /// Bits of an operand after a call.
@@ -204,6 +208,83 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
             d.grouped_gemm(call)
         }),
     ]
+}
+
+/// NaN or infinity in what is to be quantised is an error of kind [`ErrorKind::NonFinite`], at the call or at the next
+/// flush, and nothing outside a view is written on the way. Of what is to be requantised it may come from a code or
+/// from a scale.
+pub fn non_finite<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    const NAME: &str = "NaN or infinity quantised";
+    let shape = (Draw::any(options.dtypes(device)), some(40), 1usize..200, any::<u64>(), 0usize..4);
+    draw(NAME, options.cases, shape, |(d, rows, cols, at, kind)| {
+        let d = Draw { style: Style::Normal, ..d };
+        let to =
+            [Tiling::Row(cols), Tiling::Column, Tiling::Groups(vec![rows / 2, rows - rows / 2]), Tiling::Block(rows)];
+        let to = &to[kind];
+        let mut x = Operand::floats(d.dtype, rows, cols, d.floats(0, rows * cols));
+        let at = at as usize % x.bits.len();
+        let bad = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][at % 3];
+        x.bits[at] = Operand::floats(d.dtype, 1, 1, vec![bad]).bits[0];
+        rejected(d.dtype, "quantize", quantize(device, &x, to))?;
+
+        let mut codes = Operand::floats(DType::E4M3, rows, cols, d.floats(0, rows * cols));
+        let mut scales = Operand::floats(DType::F32, rows, cols.div_ceil(TILE), vec![1.0; rows * cols.div_ceil(TILE)]);
+        if at.is_multiple_of(2) {
+            codes.bits[at] = 0x7f;
+        } else {
+            let tile = at / cols * scales.cols + at % cols / TILE;
+            codes.bits[at] = 0x38;
+            scales.bits[tile] = Operand::floats(DType::F32, 1, 1, vec![bad]).bits[0];
+        }
+        rejected(DType::F32, "requantize", requantize(device, &codes, &scales, to))
+    })?;
+    Ok(Outcome { name: NAME, cases: options.cases, unsupported: 0 })
+}
+
+/// Whether a call was refused as one that met NaN or infinity must be.
+fn rejected(dtype: DType, kernel: &str, result: Result<(), Trouble>) -> Result<(), String> {
+    match result {
+        Err(Trouble::Error(ErrorKind::NonFinite, _)) => Ok(()),
+        Err(Trouble::Unsupported(_)) if dtype != DType::F32 => Ok(()),
+        Ok(()) => Err(format!("{kernel}: NaN or infinity is not reported")),
+        Err(trouble) => Err(format!("{kernel}: {trouble:?}")),
+    }
+}
+
+/// Codes and scales of a matrix `[rows, cols]`, to write.
+fn results<D: Kernels>(device: &D, rows: usize, cols: usize, tiling: &Tiling) -> Result<[Placed<D>; 3], Trouble> {
+    let (r, c) = tiling.scales(rows, cols);
+    let (codes, scales) = (Operand::result(DType::E4M3, rows, cols), Operand::result(DType::F32, r, c));
+    place(device, [&codes.gaps(true), &scales, &tiling.offsets()])
+}
+
+/// Waits for the device, and looks whether it stayed inside its results.
+fn finish<D: Kernels>(device: &D, result: Result<(), D::Error>, written: [&Placed<D>; 2]) -> Result<(), Trouble> {
+    let result = result.and_then(|()| device.flush()).map_err(Trouble::of);
+    for placed in written {
+        if let Ok((_, false)) = placed.read(device) {
+            return Err(Trouble::Wrong("elements outside a view were written".into()));
+        }
+    }
+    result
+}
+
+fn quantize<D: Kernels>(device: &D, x: &Operand, to: &Tiling) -> Result<(), Trouble> {
+    let [x] = place(device, [x])?;
+    let [mut codes, mut scales, offsets] = results(device, x.view().rows(), x.view().cols(), to)?;
+    let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), to.tiles(offsets.view())).expect("the shapes fit");
+    let result = device.quantize(Quantize::new(x.view(), y, false).expect("the shapes fit"));
+    finish(device, result, [&codes, &scales])
+}
+
+fn requantize<D: Kernels>(device: &D, codes: &Operand, scales: &Operand, to: &Tiling) -> Result<(), Trouble> {
+    let [from, from_scales] = place(device, [codes, scales])?;
+    let [mut codes, mut scales, offsets] = results(device, codes.rows, codes.cols, to)?;
+    let part = from.view().cols();
+    let x = Scaled::new(from.view(), from_scales.view(), Tiles::Row { part }).expect("the shapes fit");
+    let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), to.tiles(offsets.view())).expect("the shapes fit");
+    let result = device.requantize(Requantize::new(x, y, false).expect("the shapes fit"));
+    finish(device, result, [&codes, &scales])
 }
 
 /// A clip factor of NaN leaves weights and moments with the bits they had, whatever the gradient holds.

@@ -12,6 +12,8 @@ pub fn tolerance(kernel: &str, k: usize) -> f64 {
         "random_normal" | "swiglu" | "adamw" => 16.0,
         "gemm"
         | "grouped_gemm"
+        | "gemm_fp8"
+        | "grouped_gemm_fp8"
         | "reduce_rows"
         | "sum_columns"
         | "scatter_add_rows"

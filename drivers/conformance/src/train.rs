@@ -44,13 +44,14 @@ kernel!(
     |(d, rows, cols, gradient)| LossCase { d, rows, cols, gradient }
 );
 
-case!(AdamCase, "adamw", { n: usize, clip: f64, rates: AdamRates }, |self| 1,
+case!(AdamCase, "adamw", { n: usize, clip: f64, rates: AdamRates, narrow: bool }, |self| 1,
     operands {
         let (n, wide) = (self.n, self.d.wide());
+        let moments = if self.narrow { self.d.dtype } else { wide };
         let w = Operand::floats(wide, 1, n, self.d.normals(0, n));
         let g = Operand::floats(wide, 1, n, self.d.floats(1, n));
-        let m = Operand::floats(wide, 1, n, self.d.normals(2, n));
-        let v = Operand::floats(wide, 1, n, self.d.normals(3, n).into_iter().map(|x| x * x).collect());
+        let m = Operand::floats(moments, 1, n, self.d.normals(2, n));
+        let v = Operand::floats(moments, 1, n, self.d.normals(3, n).into_iter().map(|x| x * x).collect());
         let AdamRates { lr, beta1, beta2, eps, .. } = self.rates;
         let (c1, c2) = self.rates.corrections();
         let (ws, gs, ms, vs) = (w.values(), g.values(), m.values(), v.values());
@@ -78,6 +79,7 @@ pub(crate) fn rates() -> impl Strategy<Value = AdamRates> {
 }
 
 kernel!(
-    /// [`AdamW`].
-    adamw, n: size(200), clip: 0.01f64..1.0, rates: rates() => |(d, n, clip, rates)| AdamCase { d, n, clip, rates }
+    /// [`AdamW`], with moments as wide as the weights or as narrow as activations.
+    adamw, n: size(200), clip: 0.01f64..1.0, rates: rates(), narrow: any::<bool>() =>
+    |(d, n, clip, rates, narrow)| AdamCase { d, n, clip, rates, narrow }
 );

@@ -123,6 +123,11 @@ impl Rng {
         x ^ (x >> 31)
     }
 
+    /// This many random bits.
+    pub(crate) fn bits(&mut self, bits: u32) -> u64 {
+        self.next() >> (64 - bits)
+    }
+
     /// From 0 to below 1.
     pub(crate) fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64

@@ -86,6 +86,9 @@ disturb! {
     CrossEntropy |c| c.gradient = c.gradient.map(|g| g * (1.0 + 1e-3));
     AdamW |c| c.rates.lr *= 1.0 + 1e-3;
     UpdateBias |c| c.speed *= 1.0 + 1e-3;
+    Quantize |c| c.power_of_two = !c.power_of_two;
+    Requantize |c| c.power_of_two = !c.power_of_two;
+    GemmFp8 |c| c.accumulate = !c.accumulate;
 }
 impl Disturb for Cast<'_, HostBuffer> {}
 impl Disturb for SumColumns<'_, HostBuffer> {}
@@ -97,6 +100,8 @@ impl Disturb for TopK<'_, HostBuffer> {}
 impl Disturb for SortByKey<'_, HostBuffer> {}
 impl Disturb for Swiglu<'_, HostBuffer> {}
 impl Disturb for SwigluGrad<'_, HostBuffer> {}
+impl Disturb for Dequantize<'_, HostBuffer> {}
+impl Disturb for GroupedGemmFp8<'_, HostBuffer> {}
 
 macro_rules! plant {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
@@ -154,6 +159,8 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
         "sort_by_key",
         "swiglu",
         "swiglu_grad",
+        "dequantize",
+        "grouped_gemm_fp8",
     ];
     for kernel in KERNELS.iter().filter(|k| !without_numbers.contains(k)) {
         let found = found(kernel, Fault::Off);
@@ -163,7 +170,7 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
 
 #[test]
 fn a_kernel_that_refuses_a_call_is_named() {
-    for kernel in ["gemm", "attention"] {
+    for kernel in ["gemm", "attention", "dequantize", "grouped_gemm_fp8"] {
         assert!(found(kernel, Fault::Refuses).contains(&kernel));
     }
 }

@@ -1,12 +1,12 @@
 //! How fast a training step is on this machine, and where its time goes.
 //!
 //! ```text
-//! cargo run --release -p fathom-cpu --example train_step -- CONFIG.json [BATCH] [LENGTH] [STEPS]
+//! cargo run --release -p fathom-cpu --example train_step -- CONFIG.json [BATCH] [LENGTH] [STEPS] [f32|bf16|fp8] [THREADS]
 //! ```
 //!
-//! Prints tokens a second (median of the steps after two for warming up), the share of the machine's f32 matrix rate
-//! that it comes to (both measured here, in one process, since machines are shared), peak memory, what a steady step asks
-//! of the system, and the time of every kernel.
+//! Prints tokens a second (median of the steps after two for warming up), the share of the machine's matrix rate that it
+//! comes to (both measured here, in one process, since machines are shared; BF16 products for bf16 and fp8), peak memory
+//! beside what the plan says, what a steady step asks of the system, and the time of every kernel.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
+use fathom_core::train::plan::Plan;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
@@ -59,13 +60,16 @@ impl Clock for Wall {
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The best GFLOP/s that the product of two square matrices of `n` rows reaches here: by this driver, or by the `gemm`
-/// crate, which none of the driver's own rules bind.
-fn gemm_rate(device: &Cpu, n: usize) -> Result<f64, Failure> {
-    let square = || Tensor::<Cpu>::zeros(device, &[n, n], DType::F32);
+/// The best GFLOP/s that the product of two square matrices of `n` rows reaches here: by this driver, or in f32 by the
+/// `gemm` crate, which none of the driver's own rules bind.
+fn gemm_rate(device: &Cpu, dtype: DType, n: usize) -> Result<f64, Failure> {
+    let square = || Tensor::<Cpu>::zeros(device, &[n, n], dtype);
     let (a, b, mut c) = (square()?, square()?, square()?);
     let own = || Ok::<_, Failure>(device.gemm(Gemm::new(Form::Nt, a.view(), b.view(), c.view_mut())?)?);
     let own = fastest(own)?;
+    if dtype != DType::F32 {
+        return Ok(2.0 * (n as f64).powi(3) / own / 1e9);
+    }
     let (x, y, mut z) = (vec![1.0f32; n * n], vec![1.0f32; n * n], vec![0.0f32; n * n]);
     let i = n as isize;
     let parallel = gemm::Parallelism::Rayon(device.threads());
@@ -115,11 +119,12 @@ fn fastest(mut run: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure>
 fn steps<D: Kernels>(
     device: &D,
     config: &ModelConfig,
+    precision: Precision,
     shape: [usize; 3],
     ready: impl Fn(),
 ) -> Result<(f64, f64), D::Error> {
     let [batch, length, steps] = shape;
-    let mut model = Model::new(device, config, Precision::F32)?;
+    let mut model = Model::new(device, config, precision)?;
     model.initialize(1)?;
     ready();
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
@@ -149,7 +154,7 @@ fn steps<D: Kernels>(
     Ok((seconds[seconds.len() / 2], loss))
 }
 
-fn peak_memory_mb() -> Option<f64> {
+fn peak_memory_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
@@ -157,32 +162,43 @@ fn peak_memory_mb() -> Option<f64> {
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let path = arguments.first().ok_or("usage: train_step CONFIG.json [BATCH] [LENGTH] [STEPS] [THREADS]")?;
+    let usage = "usage: train_step CONFIG.json [BATCH] [LENGTH] [STEPS] [f32|bf16|fp8] [THREADS]";
+    let path = arguments.first().ok_or(usage)?;
     let number = |i: usize, default: usize| arguments.get(i).map_or(Ok(default), |s| s.parse());
     let (batch, length, count) = (number(1, 8)?, number(2, 256)?, number(3, 6)?);
     let config: ModelConfig = serde_json::from_str(&std::fs::read_to_string(path)?)?;
-    let device = Cpu::with_threads(number(4, 0)?);
+    let precision = match arguments.get(4).map_or("f32", String::as_str) {
+        "f32" => Precision::F32,
+        "bf16" => Precision::BF16,
+        "fp8" => Precision::FP8,
+        _ => return Err(usage.into()),
+    };
+    let device = Cpu::with_threads(number(5, 0)?);
 
     let counted = ParameterCount::of(&config);
     let flops = config.flops_per_token(length) + config.mtp_flops_per_token(length);
-    let (step, loss) = steps(&device, &config, [batch, length, count], || ())?;
-    println!("peak memory {:.0} MB", peak_memory_mb().unwrap_or(f64::NAN));
-    let rate = gemm_rate(&device, 1024)?.max(gemm_rate(&device, 2048)?);
+    let (step, loss) = steps(&device, &config, precision, [batch, length, count], || ())?;
+    let planned = Plan::new(&config, precision, batch, length)?.memory.total() as f64 / f64::from(1 << 20);
+    let peak = peak_memory_mib().unwrap_or(f64::NAN);
+    println!("peak memory {peak:.0} MiB, {:.2} of the {planned:.0} MiB that were planned", peak / planned);
+    let wide = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
+    let rate = gemm_rate(&device, wide, 1024)?.max(gemm_rate(&device, wide, 2048)?);
     let tokens = (batch * length) as f64 / step;
     println!(
-        "{:.1} M parameters, {batch} x {length}: {tokens:.0} tokens/s, {:.0} ms a step, loss {loss:.3}",
+        "{}, {:.1} M parameters, {batch} x {length}: {tokens:.0} tokens/s, {:.0} ms a step, loss {loss:.3}",
+        precision.name(),
         counted.parameters() as f64 / 1e6,
         1e3 * step
     );
     println!(
-        "{:.1} MFLOP a token: {:.0} GFLOP/s, {:.0} % of the f32 matrix rate of {rate:.0} GFLOP/s",
+        "{:.1} MFLOP a token: {:.0} GFLOP/s, {:.0} % of the {wide} matrix rate of {rate:.0} GFLOP/s",
         flops as f64 / 1e6,
         tokens * flops as f64 / 1e9,
         tokens * flops as f64 / 1e7 / rate
     );
 
     let traced = Trace::new(device, Wall(Instant::now()));
-    steps(&traced, &config, [batch, length, 2], || traced.reset())?;
+    steps(&traced, &config, precision, [batch, length, 2], || traced.reset())?;
     let report = traced.report();
     let total: f64 = report.iter().map(|k| k.seconds).sum();
     println!("\n{:<20} {:>7} {:>9} {:>6} {:>9} {:>8}", "kernel", "calls", "ms/step", "%", "GFLOP/s", "GB/s");

@@ -32,6 +32,8 @@ impl Primitives for Cpu {
         sort_by_key: SortByKey => run_sort_by_key,
         mask_window: MaskWindow => run_mask_window,
         random_normal: RandomNormal => run_random_normal,
+        quantize: Quantize => run_quantize,
+        dequantize: Dequantize => run_dequantize,
     }
 }
 

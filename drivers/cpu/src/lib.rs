@@ -24,6 +24,7 @@ mod attention;
 mod attention_grad;
 mod elementwise;
 mod error;
+mod fp8;
 mod gemm;
 mod index;
 mod kernels;

@@ -198,7 +198,7 @@ fn a_resumed_trainer_goes_on_with_the_same_bits() {
     load_trainer(&mut resumed, &folder, &State::read(&folder).unwrap()).unwrap();
     assert_eq!((step(&mut resumed), step(&mut resumed)), (third, fourth));
     let groups = |t: &Trainer<Cpu, Solo>| -> Vec<Vec<f32>> {
-        let all = [&t.model.weights, &t.optimizer.m, &t.optimizer.v];
+        let all = [t.model.weights(), &t.optimizer.m, &t.optimizer.v];
         all.iter().flat_map(|p| p.groups()).map(|g| g.download(t.model.device()).unwrap()).collect()
     };
     assert_eq!(groups(&straight), groups(&resumed));

@@ -6,11 +6,13 @@
 //! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.
 
 mod attention;
+mod fp8;
 mod layers;
 mod router;
 mod train;
 
 pub(super) use attention::{attention, attention_grad};
+pub(super) use fp8::{gemm_fp8, grouped_gemm_fp8, requantize};
 pub(super) use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
 pub(super) use router::{balance, route, route_grad, update_bias};
 pub(super) use train::{adamw, cross_entropy};

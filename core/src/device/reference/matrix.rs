@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use super::{HostBuffer, HostError};
 use crate::dtype::DType;
 use crate::error::ErrorKind;
+use crate::fp8::{Code, E4M3, E5M2, ue8m0};
 use crate::tensor::{MatMut, MatRef};
 
 /// A dense row-major matrix of f64, indexed `[(row, column)]`.
@@ -54,6 +55,10 @@ pub(super) fn read(m: &MatRef<'_, HostBuffer>) -> Matrix {
         DType::BF16 => gather(m, |x: bf16| x.to_f64()),
         DType::F16 => gather(m, |x: f16| x.to_f64()),
         DType::U32 => gather(m, |x: u32| f64::from(x)),
+        DType::E4M3 => gather(m, |x: u8| E4M3::decode(x.into()).into()),
+        DType::E5M2 => gather(m, |x: u8| E5M2::decode(x.into()).into()),
+        DType::UE8M0 => gather(m, |x: u8| ue8m0::decode(x).into()),
+        DType::E5M6Pair => unreachable!("a pair of codes is not a number; calls that take it read bytes"),
     };
     Matrix { rows: m.rows(), cols: m.cols(), data }
 }
@@ -66,6 +71,20 @@ pub(super) fn indices(m: &MatRef<'_, HostBuffer>) -> Vec<u32> {
 /// The elements of `m` in f32, rounded where `m` is F64.
 pub(super) fn read_f32(m: &MatRef<'_, HostBuffer>) -> Vec<f32> {
     read(m).data.iter().map(|&x| x as f32).collect()
+}
+
+/// The bytes of row `r`, whatever its type.
+pub(super) fn row_bytes<'a>(m: &MatRef<'a, HostBuffer>, r: usize) -> &'a [u8] {
+    let size = m.dtype().size();
+    let bytes: &[u8] = bytemuck::cast_slice(&m.buffer().words);
+    if m.cols() == 0 { &[] } else { &bytes[(m.offset() + r * m.stride()) * size..][..m.cols() * size] }
+}
+
+/// As [`row_bytes`], to write.
+pub(super) fn row_bytes_mut<'a>(m: &'a mut MatMut<'_, HostBuffer>, r: usize) -> &'a mut [u8] {
+    let (size, start, cols) = (m.dtype().size(), m.offset() + r * m.stride(), m.cols());
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut m.buffer_mut().words);
+    if cols == 0 { &mut [] } else { &mut bytes[start * size..][..cols * size] }
 }
 
 fn gather<T: Pod, U>(m: &MatRef<'_, HostBuffer>, f: impl Fn(T) -> U) -> Vec<U> {
@@ -85,6 +104,9 @@ pub(super) fn write(m: &mut MatMut<'_, HostBuffer>, values: &[f64]) {
         DType::BF16 => scatter(m, values, |x| bf16::from_f32(round_to_odd(x))),
         DType::F16 => scatter(m, values, |x| f16::from_f32(round_to_odd(x))),
         DType::U32 => scatter(m, values, |x| libm::rint(x) as u32),
+        DType::E4M3 => scatter(m, values, |x| E4M3::encode_finite(round_to_odd(x)) as u8),
+        DType::E5M2 => scatter(m, values, |x| E5M2::encode_finite(round_to_odd(x)) as u8),
+        DType::UE8M0 | DType::E5M6Pair => unreachable!("no kernel rounds to these types"),
     }
 }
 

@@ -12,6 +12,7 @@
 //! so that reading an element that was never written shows.
 
 mod attention;
+mod fp8;
 mod layers;
 mod matrix;
 mod primitives;
@@ -25,21 +26,28 @@ use core::fmt;
 
 use super::pool::Pool;
 use super::{
-    AdamW, Attention, AttentionGrad, Balance, Capabilities, Combine, CrossEntropy, Device, Kernels, MemoryUse, RmsNorm,
-    RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad, UpdateBias,
+    AdamW, Attention, AttentionGrad, Balance, Capabilities, Combine, CrossEntropy, Device, GemmFp8, GroupedGemmFp8,
+    Kernels, MemoryUse, Requantize, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, Swiglu, SwigluGrad, UpdateBias,
 };
 use crate::error::{DeviceError, ErrorKind, InvalidOp};
+use crate::fp8::accumulate::Accumulation;
 
 /// The scalar reference device. Clones share one pool.
 #[derive(Clone)]
 pub struct Host {
     pool: Rc<RefCell<Pool<Vec<u64>>>>,
+    accumulation: Accumulation,
 }
 
 impl Host {
     /// A host device with an empty pool.
     pub fn new() -> Self {
-        Self { pool: Rc::new(RefCell::new(Pool::new())) }
+        Self::with_accumulation(Accumulation::Exact)
+    }
+
+    /// A host device that sums products of FP8 matrices as `accumulation` says.
+    pub fn with_accumulation(accumulation: Accumulation) -> Self {
+        Self { pool: Rc::new(RefCell::new(Pool::new())), accumulation }
     }
 }
 
@@ -185,6 +193,14 @@ macro_rules! forward {
                     $module::$method(call)
                 }
             )*
+
+            fn gemm_fp8(&self, call: GemmFp8<'_, HostBuffer>) -> Result {
+                fp8::gemm_fp8(self, call)
+            }
+
+            fn grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, HostBuffer>) -> Result {
+                fp8::grouped_gemm_fp8(self, call)
+            }
         }
     };
 }
@@ -193,6 +209,7 @@ forward! {
     layers::swiglu_grad: SwigluGrad, layers::route: Route, layers::route_grad: RouteGrad, layers::balance: Balance,
     layers::combine: Combine, attention::attention: Attention, attention::attention_grad: AttentionGrad,
     train::cross_entropy: CrossEntropy, train::adamw: AdamW, train::update_bias: UpdateBias,
+    fp8::requantize: Requantize,
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use super::matrix::{Matrix, checked, indices, read, write, write_indices};
-use super::{Host, HostBuffer, HostError, Result};
+use super::matrix::{Matrix, checked, indices, read, row_bytes, row_bytes_mut, write, write_indices};
+use super::{Host, HostBuffer, HostError, Result, fp8};
 use crate::device::{
-    Binary, BinaryOp, Cast, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, MaskWindow, Primitives,
-    RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey, SumColumns, TopK, Unary,
-    UnaryOp,
+    Binary, BinaryOp, Cast, Dequantize, Fill, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, MaskWindow,
+    Primitives, Quantize, RandomNormal, ReduceRows, Reduction, ScatterAddColumns, ScatterAddRows, SortByKey,
+    SumColumns, TopK, Unary, UnaryOp,
 };
 use crate::dtype::DType;
 use crate::layer::router;
@@ -109,7 +109,7 @@ impl Primitives for Host {
     fn grouped_gemm(&self, mut call: GroupedGemm<'_, HostBuffer>) -> Result {
         let (n, k) = call.weight();
         let (a, b, mut c) = (read(&call.a), read(&call.b), read(&call.c.as_ref()));
-        for (g, rows) in group_rows(&indices(&call.offsets), call.rows())?.enumerate() {
+        for (g, rows) in group_rows("grouped_gemm", &indices(&call.offsets), call.rows())?.enumerate() {
             let weight_row = g * n;
             if call.form == Form::Tn {
                 // c[g] += a[rows]ᵀ · b[rows]
@@ -133,12 +133,28 @@ impl Primitives for Host {
         Ok(())
     }
 
+    fn quantize(&self, call: Quantize<'_, HostBuffer>) -> Result {
+        fp8::quantize(call)
+    }
+
+    fn dequantize(&self, call: Dequantize<'_, HostBuffer>) -> Result {
+        fp8::dequantize(call)
+    }
+
     fn gather_rows(&self, mut call: GatherRows<'_, HostBuffer>) -> Result {
+        let index = indices(&call.index).into_iter();
+        let limit = call.x.rows().saturating_mul(call.divisor);
+        let from = index.map(|i| checked("gather_rows", i, limit).map(|i| i / call.divisor));
+        if call.x.dtype() == call.y.dtype() {
+            for (r, from) in from.enumerate() {
+                row_bytes_mut(&mut call.y, r).copy_from_slice(row_bytes(&call.x, from?));
+            }
+            return Ok(());
+        }
         let x = read(&call.x);
         let mut y = Matrix::zeros(call.y.rows(), call.y.cols());
-        for (r, index) in indices(&call.index).into_iter().enumerate() {
-            let from = checked("gather_rows", index, x.rows.saturating_mul(call.divisor))? / call.divisor;
-            y.row_mut(r).copy_from_slice(x.row(from));
+        for (r, from) in from.enumerate() {
+            y.row_mut(r).copy_from_slice(x.row(from?));
         }
         write(&mut call.y, &y.data);
         Ok(())
@@ -258,7 +274,8 @@ fn product(form: Form, a: &Matrix, b: &Matrix, (i, j, l): (usize, usize, usize))
 }
 
 /// The row range of every group. Offsets that do not rise from 0 to `rows` are an error.
-fn group_rows(
+pub(super) fn group_rows(
+    kernel: &'static str,
     offsets: &[u32],
     rows: usize,
 ) -> core::result::Result<impl Iterator<Item = core::ops::Range<usize>>, HostError> {
@@ -267,7 +284,7 @@ fn group_rows(
     if !rising || ends != (Some(0), Some(rows)) {
         let problem = "offsets must rise from zero to the number of rows";
         let found = ends.1.unwrap_or(0);
-        return Err(crate::error::InvalidOp::new("grouped_gemm", problem, rows, found).into());
+        return Err(crate::error::InvalidOp::new(kernel, problem, rows, found).into());
     }
     Ok(offsets.windows(2).map(|w| w[0] as usize..w[1] as usize))
 }

@@ -1,0 +1,258 @@
+//! What products read, and what the backward pass keeps: numbers, or codes with scales.
+//!
+//! A layer makes an [`Operand`] of every tensor that it multiplies and hands it to each product. Where a product runs in
+//! FP8, the operand encodes itself in the tiles that the product needs, once, however many products read it.
+
+use core::cell::OnceCell;
+
+use super::Pass;
+use crate::DType;
+use crate::device::{Dequantize, GatherRows, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles};
+use crate::error::InvalidOp;
+use crate::tensor::{Tensor, View};
+
+/// A matrix of codes with its scales.
+pub struct Quantized<D: Kernels> {
+    codes: Tensor<D>,
+    scales: Tensor<D>,
+    tiling: Tiling,
+}
+
+/// [`Tiles`] without the offsets of groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tiling {
+    Row { part: usize },
+    Column,
+    Groups,
+    Block { part: usize },
+}
+
+impl Tiling {
+    fn tiles<'a, B>(self, offsets: Option<crate::tensor::MatRef<'a, B>>) -> Result<Tiles<'a, B>, InvalidOp> {
+        Ok(match self {
+            Self::Row { part } => Tiles::Row { part },
+            Self::Column => Tiles::Column,
+            Self::Block { part } => Tiles::Block { part },
+            Self::Groups => {
+                Tiles::Groups { offsets: offsets.ok_or(InvalidOp::new("tiles", "lack their groups", 1, 0))? }
+            }
+        })
+    }
+}
+
+impl<D: Kernels> Quantized<D> {
+    fn empty(
+        device: &D,
+        (rows, cols): (usize, usize),
+        dtype: DType,
+        tiling: Tiling,
+        offsets: Option<View<'_, D>>,
+    ) -> Result<Self, D::Error> {
+        let shape = tiling.tiles(offsets)?.scales(rows, cols);
+        Ok(Self {
+            codes: Tensor::<D>::empty(device, &[rows, cols.div_ceil(dtype.numbers())], dtype)?,
+            scales: Tensor::<D>::empty(device, &shape, DType::F32)?,
+            tiling,
+        })
+    }
+
+    /// Room for the codes of a weight `[rows, cols]` in 128×128 blocks.
+    pub(crate) fn blocks(device: &D, rows: usize, cols: usize, part: usize) -> Result<Self, D::Error> {
+        Self::empty(device, (rows, cols), DType::E4M3, Tiling::Block { part }, None)
+    }
+
+    /// The codes and scales, to read. `offsets` are those of the groups where the tiles have them.
+    pub(crate) fn view<'a>(&'a self, offsets: Option<View<'a, D>>) -> Result<Scaled<'a, D::Buffer>, InvalidOp> {
+        Scaled::new(self.codes.view(), self.scales.view(), self.tiling.tiles(offsets)?)
+    }
+
+    pub(crate) fn view_mut<'a>(
+        &'a mut self,
+        offsets: Option<View<'a, D>>,
+    ) -> Result<ScaledMut<'a, D::Buffer>, InvalidOp> {
+        ScaledMut::new(self.codes.view_mut(), self.scales.view_mut(), self.tiling.tiles(offsets)?)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes() + self.scales.bytes()
+    }
+}
+
+/// A factor of products: activations, or the gradient of activations.
+pub struct Operand<'a, D: Kernels> {
+    source: Source<'a, D>,
+    power_of_two: bool,
+    /// Offsets of the groups its rows lie in, where they do.
+    groups: Option<View<'a, D>>,
+    /// Codes in 1×128 tiles, for the forward product or the input's gradient.
+    rows: OnceCell<Quantized<D>>,
+    /// Codes in 128×1 tiles, for the weight's gradient.
+    columns: OnceCell<Quantized<D>>,
+}
+
+/// The numbers of an operand, if it has them.
+enum Source<'a, D: Kernels> {
+    View(View<'a, D>),
+    Owned(Tensor<D>),
+    /// Only codes, in `rows`.
+    Codes,
+}
+
+impl<'a, D: Kernels> Operand<'a, D> {
+    /// The matrix `x`.
+    pub fn of(x: View<'a, D>) -> Self {
+        Self::new(Source::View(x))
+    }
+
+    fn new(source: Source<'a, D>) -> Self {
+        Self { source, power_of_two: false, groups: None, rows: OnceCell::new(), columns: OnceCell::new() }
+    }
+
+    /// The same with scales that are powers of two, if `power_of_two`.
+    pub fn power_of_two(mut self, power_of_two: bool) -> Self {
+        self.power_of_two = power_of_two;
+        self
+    }
+
+    /// The same with rows in groups.
+    pub fn grouped(mut self, offsets: View<'a, D>) -> Self {
+        self.groups = Some(offsets);
+        self
+    }
+
+    /// The numbers.
+    pub fn x(&self) -> Result<View<'_, D>, InvalidOp> {
+        match &self.source {
+            Source::View(x) => Ok(*x),
+            Source::Owned(x) => Ok(x.view()),
+            Source::Codes => Err(InvalidOp::new("operand", "was kept as codes only", 0, 0)),
+        }
+    }
+
+    /// Codes in 1×128 tiles, starting anew every `part` columns.
+    pub fn rows(&self, pass: &Pass<'_, D>, part: usize) -> Result<Scaled<'_, D::Buffer>, D::Error> {
+        if self.rows.get().is_none() {
+            let x = self.x()?;
+            let tiling = Tiling::Row { part };
+            let mut q = Quantized::empty(pass.device, (x.rows(), x.cols()), DType::E4M3, tiling, None)?;
+            pass.device.quantize(Quantize::new(x, q.view_mut(None)?, self.rounds_scales(pass))?)?;
+            let _ = self.rows.set(q);
+        }
+        Ok(made(&self.rows)?.view(None)?)
+    }
+
+    /// Codes in 128×1 tiles, by group where the rows are grouped. Made from the numbers, or where there are none from
+    /// the codes in 1×128 tiles.
+    pub fn columns(&self, pass: &Pass<'_, D>) -> Result<Scaled<'_, D::Buffer>, D::Error> {
+        if self.columns.get().is_none() {
+            let tiling = if self.groups.is_some() { Tiling::Groups } else { Tiling::Column };
+            let empty = |shape| Quantized::empty(pass.device, shape, DType::E4M3, tiling, self.groups);
+            let power_of_two = self.rounds_scales(pass);
+            let q = if let Source::Codes = self.source {
+                let rows = made(&self.rows)?.view(None)?;
+                let mut q = empty((rows.rows(), rows.cols()))?;
+                pass.device.requantize(Requantize::new(rows, q.view_mut(self.groups)?, power_of_two)?)?;
+                q
+            } else {
+                let x = self.x()?;
+                let mut q = empty((x.rows(), x.cols()))?;
+                pass.device.quantize(Quantize::new(x, q.view_mut(self.groups)?, power_of_two)?)?;
+                q
+            };
+            let _ = self.columns.set(q);
+        }
+        Ok(made(&self.columns)?.view(self.groups)?)
+    }
+
+    /// Row `order[r] / divisor` of this operand in row `r`, in groups of `offsets`: what goes to the experts. As codes
+    /// where the policy dispatches those (`part` as in [`rows`](Self::rows)), else as numbers.
+    pub fn gather<'b>(
+        &self,
+        pass: &Pass<'_, D>,
+        part: usize,
+        order: View<'_, D>,
+        divisor: usize,
+        offsets: View<'b, D>,
+    ) -> Result<Operand<'b, D>, D::Error> {
+        let gather = |x: View<'_, D>| {
+            let mut y = Tensor::<D>::empty(pass.device, &[order.rows(), x.cols()], x.dtype())?;
+            pass.device.gather_rows(GatherRows::new(x, order, divisor, y.view_mut())?)?;
+            Ok::<_, D::Error>(y)
+        };
+        let gathered = if pass.precision.dispatches_codes() {
+            let from = self.rows(pass, part)?;
+            let (codes, scales) = (gather(from.codes)?, gather(from.scales)?);
+            let operand = Operand::new(Source::Codes);
+            let _ = operand.rows.set(Quantized { codes, scales, tiling: Tiling::Row { part } });
+            operand
+        } else {
+            Operand::new(Source::Owned(gather(self.x()?)?))
+        };
+        Ok(gathered.power_of_two(self.power_of_two).grouped(offsets))
+    }
+
+    fn rounds_scales(&self, pass: &Pass<'_, D>) -> bool {
+        self.power_of_two || pass.precision.recipe.power_of_two
+    }
+}
+
+fn made<D: Kernels>(cell: &OnceCell<Quantized<D>>) -> Result<&Quantized<D>, InvalidOp> {
+    cell.get().ok_or(InvalidOp::new("operand", "has neither numbers nor codes", 0, 0))
+}
+
+/// A tensor that the backward pass will want again, as the policy keeps it.
+pub enum Kept<D: Kernels> {
+    /// As it was.
+    Plain(Tensor<D>),
+    /// As codes with scales.
+    Quantized(Quantized<D>),
+}
+
+/// A tensor that was kept or made again.
+pub enum Restored<'a, D: Kernels> {
+    /// As it was kept.
+    Kept(&'a Tensor<D>),
+    /// Made again.
+    Again(Tensor<D>),
+}
+
+impl<D: Kernels> Restored<'_, D> {
+    /// The whole tensor.
+    pub fn view(&self) -> View<'_, D> {
+        match self {
+            Self::Kept(x) => x.view(),
+            Self::Again(x) => x.view(),
+        }
+    }
+}
+
+impl<D: Kernels> Kept<D> {
+    /// Keeps `x` as codes of type `dtype` in 1×128 tiles, starting anew every `part` columns.
+    pub fn codes(
+        pass: &Pass<'_, D>,
+        x: &Tensor<D>,
+        dtype: DType,
+        part: usize,
+        power_of_two: bool,
+    ) -> Result<Self, D::Error> {
+        let shape = (x.shape().rows(), x.shape().cols());
+        let mut q = Quantized::empty(pass.device, shape, dtype, Tiling::Row { part }, None)?;
+        let power_of_two = power_of_two || pass.precision.recipe.power_of_two;
+        pass.device.quantize(Quantize::new(x.view(), q.view_mut(None)?, power_of_two)?)?;
+        Ok(Self::Quantized(q))
+    }
+
+    /// The tensor again, as an activation.
+    pub fn restore(&self, pass: &Pass<'_, D>) -> Result<Restored<'_, D>, D::Error> {
+        match self {
+            Self::Plain(x) => Ok(Restored::Kept(x)),
+            Self::Quantized(q) => {
+                let codes = q.view(None)?;
+                let mut x = pass.activation(codes.rows(), codes.cols())?;
+                pass.device.dequantize(Dequantize::new(codes, x.view_mut())?)?;
+                Ok(Restored::Again(x))
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Cases of codes with scales.
+
+use fathom_core::device::{
+    Dequantize, Form, GemmFp8, GroupedGemmFp8, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles,
+};
+use fathom_core::dtype::DType;
+use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair};
+use fathom_core::tensor::MatRef;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::case::{Case, Magnitude, Operand, Placed, sweep};
+use crate::primitives::{FORMS, case, offsets};
+use crate::values::{Draw, Rng, size};
+use crate::{Failure, Options, Outcome};
+
+/// [`Tiles`] apart from any device.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Tiling {
+    Row(usize),
+    Column,
+    Groups(Vec<usize>),
+    Block(usize),
+}
+
+impl Tiling {
+    /// Rows and columns of the scales of a matrix `[rows, cols]`.
+    pub(crate) fn scales(&self, rows: usize, cols: usize) -> (usize, usize) {
+        let whole = |total: usize, part: usize| total / part * part.div_ceil(TILE);
+        match self {
+            Self::Row(part) => (rows, whole(cols, *part)),
+            Self::Column => (rows.div_ceil(TILE), cols),
+            Self::Groups(sizes) => (rows / TILE + sizes.len(), cols),
+            Self::Block(part) => (whole(rows, *part), cols.div_ceil(TILE)),
+        }
+    }
+
+    /// The index operand that [`Tiling::tiles`] reads: where groups start.
+    pub(crate) fn offsets(&self) -> Operand {
+        match self {
+            Self::Groups(sizes) => offsets(sizes),
+            _ => offsets(&[]),
+        }
+    }
+
+    pub(crate) fn tiles<'a, B>(&self, offsets: MatRef<'a, B>) -> Tiles<'a, B> {
+        match *self {
+            Self::Row(part) => Tiles::Row { part },
+            Self::Column => Tiles::Column,
+            Self::Groups(_) => Tiles::Groups { offsets },
+            Self::Block(part) => Tiles::Block { part },
+        }
+    }
+}
+
+/// One code: three of four near a normal number times 64, the others any, of which all are finite if `finite`.
+fn code<C: Code>(rng: &mut Rng, x: f64, finite: bool) -> u16 {
+    if rng.below(4) > 0 {
+        return C::encode_finite((64.0 * x) as f32);
+    }
+    let code = rng.below(2 * usize::from(C::SIGN)) as u16;
+    if finite && !C::decode(code).is_finite() { C::MAX_CODE } else { code }
+}
+
+/// Codes of a matrix `[rows, cols]`, to read.
+fn codes(d: &Draw, i: u64, dtype: DType, (rows, cols): (usize, usize), finite: bool) -> Operand {
+    let (mut rng, numbers) = (d.rng(i + 100), d.floats(i, rows * cols));
+    let width = cols / dtype.numbers();
+    let bits = match dtype {
+        DType::E4M3 => numbers.iter().map(|&x| code::<E4M3>(&mut rng, x, finite).into()).collect(),
+        DType::E5M2 => numbers.iter().map(|&x| code::<E5M2>(&mut rng, x, finite).into()).collect(),
+        _ => {
+            let mut pair = |two: &[f64]| {
+                let [a, b] = [two[0], two[1]].map(|x| code::<E5M6>(&mut rng, x, finite));
+                let [a, b, c] = pack_pair(a, b);
+                u64::from(u32::from_le_bytes([a, b, c, 0]))
+            };
+            numbers.chunks_exact(2).map(&mut pair).collect()
+        }
+    };
+    Operand::bits(dtype, rows, width, bits)
+}
+
+/// Scales of a matrix `[rows, cols]`, to read. Some are zero in the styles that have zeros.
+fn scales(d: &Draw, i: u64, tiling: &Tiling, (rows, cols): (usize, usize)) -> Operand {
+    let (r, c) = tiling.scales(rows, cols);
+    let values = d.floats(i, r * c).into_iter().map(f64::abs).collect();
+    Operand::floats(DType::F32, r, c, values)
+}
+
+/// What numbers are multiplied by: mostly one, else what makes them subnormal in f32, or as large as it holds.
+fn stretch(rng: &mut Rng) -> f64 {
+    f64::powi(2.0, [-126, -140, 60, 90, 0, 0, 0, 0][rng.below(8) as usize])
+}
+
+/// The same numbers, rows or all of them stretched.
+fn stretched(d: &Draw, mut o: Operand) -> Operand {
+    let mut rng = d.rng(77);
+    let (together, all) = (rng.below(2) == 0, stretch(&mut rng));
+    let mut values = o.values();
+    if o.cols > 0 {
+        for row in values.chunks_exact_mut(o.cols) {
+            let by = if together { all } else { stretch(&mut rng) };
+            row.iter_mut().for_each(|x| *x *= by);
+        }
+    }
+    o.bits = Operand::floats(o.dtype, o.rows, o.cols, values).bits;
+    o
+}
+
+case!(QuantizeCase, "quantize",
+    { format: DType, tiling: Tiling, rows: usize, cols: usize, power_of_two: bool }, |self| 1,
+    operands {
+        let (m, n) = (self.rows, self.cols);
+        let (r, c) = self.tiling.scales(m, n);
+        let x = Operand::floats(self.d.dtype, m, n, self.d.floats(0, m * n));
+        vec![
+            stretched(&self.d, x).gaps(self.d.gaps),
+            Operand::result(self.format, m, n / self.format.numbers()).gaps(!self.d.gaps).exact(),
+            Operand::result(DType::F32, r, c).gaps(self.d.gaps).exact(),
+            self.tiling.offsets(),
+        ]
+    }
+    call |device, x, codes, scales, offsets| {
+        let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), self.tiling.tiles(offsets.view()))?;
+        device.quantize(Quantize::new(x.view(), y, self.power_of_two)?)
+    }
+);
+
+case!(DequantizeCase, "dequantize", { format: DType, tiling: Tiling, rows: usize, cols: usize }, |self| 1,
+    operands {
+        let shape = (self.rows, self.cols);
+        vec![
+            codes(&self.d, 0, self.format, shape, false).gaps(self.d.gaps),
+            stretched(&self.d, scales(&self.d, 1, &self.tiling, shape)).gaps(!self.d.gaps),
+            self.tiling.offsets(),
+            Operand::result(self.d.dtype, self.rows, self.cols).gaps(self.d.gaps).exact(),
+        ]
+    }
+    call |device, codes, scales, offsets, y| {
+        let x = Scaled::new(codes.view(), scales.view(), self.tiling.tiles(offsets.view()))?;
+        device.dequantize(Dequantize::new(x, y.view_mut())?)
+    }
+);
+
+case!(RequantizeCase, "requantize",
+    { from: (DType, Tiling), to: (DType, Tiling), rows: usize, cols: usize, power_of_two: bool }, |self| 1,
+    operands {
+        let shape = (self.rows, self.cols);
+        let (r, c) = self.to.1.scales(self.rows, self.cols);
+        vec![
+            codes(&self.d, 0, self.from.0, shape, true).gaps(self.d.gaps),
+            stretched(&self.d, scales(&self.d, 1, &self.from.1, shape)).gaps(!self.d.gaps),
+            self.from.1.offsets(),
+            Operand::result(self.to.0, self.rows, self.cols).gaps(!self.d.gaps).exact(),
+            Operand::result(DType::F32, r, c).gaps(self.d.gaps).exact(),
+            self.to.1.offsets(),
+        ]
+    }
+    call |device, codes, scales, offsets, new_codes, new_scales, new_offsets| {
+        let x = Scaled::new(codes.view(), scales.view(), self.from.1.tiles(offsets.view()))?;
+        let tiles = self.to.1.tiles(new_offsets.view());
+        let y = ScaledMut::new(new_codes.view_mut(), new_scales.view_mut(), tiles)?;
+        device.requantize(Requantize::new(x, y, self.power_of_two)?)
+    }
+);
+
+/// Length of a side: a few, or near one or two tiles.
+pub(crate) fn side() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 1usize..10, 3 => 126usize..131, 1 => 254usize..259]
+}
+
+/// A tiling that `format` can have, with a matrix it fits.
+fn tilings(format: DType) -> BoxedStrategy<(Tiling, usize, usize)> {
+    let even = format == DType::E5M6Pair;
+    let row = (size(9), side(), 0usize..4).prop_map(move |(rows, part, parts)| {
+        let part = if even { part + part % 2 } else { part };
+        (Tiling::Row(part), rows, parts * part)
+    });
+    if even {
+        return row.boxed();
+    }
+    let column = (prop_oneof![size(9), side()], size(9)).prop_map(|(rows, cols)| (Tiling::Column, rows, cols));
+    let groups = (prop::collection::vec(prop_oneof![size(9), side()], 1..5), size(9))
+        .prop_map(|(sizes, cols)| (Tiling::Groups(sizes.clone()), sizes.iter().sum(), cols));
+    let block = (side(), 0usize..3, prop_oneof![size(9), side()])
+        .prop_map(|(part, parts, cols)| (Tiling::Block(part), parts * part, cols));
+    prop_oneof![row, column, groups, block].boxed()
+}
+
+/// A format, a tiling, and a matrix that both fit.
+fn scaled() -> impl Strategy<Value = (DType, (Tiling, usize, usize))> {
+    let format = select(vec![DType::E4M3, DType::E4M3, DType::E5M2, DType::E5M6Pair]);
+    format.prop_flat_map(|format| (Just(format), tilings(format)))
+}
+
+/// [`Quantize`] in every format and tiling, subnormal and huge numbers among the others: bit for bit.
+pub fn quantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(options.dtypes(device)), scaled(), any::<bool>());
+    sweep(
+        device,
+        options.cases,
+        strategy.prop_map(|(d, (format, (tiling, rows, cols)), power_of_two)| QuantizeCase {
+            d,
+            format,
+            tiling,
+            rows,
+            cols,
+            power_of_two,
+        }),
+    )
+}
+
+/// [`Dequantize`] of every format and tiling, NaN among the codes and zero among the scales: bit for bit.
+pub fn dequantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(options.dtypes(device)), scaled());
+    sweep(
+        device,
+        options.cases,
+        strategy.prop_map(|(d, (format, (tiling, rows, cols)))| DequantizeCase { d, format, tiling, rows, cols }),
+    )
+}
+
+/// [`Requantize`] from rows or blocks to every tiling: bit for bit.
+pub fn requantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let groups = prop::collection::vec(prop_oneof![size(9), side()], 1..4);
+    let strategy = (
+        Draw::any(vec![DType::F32]),
+        (select(vec![DType::E4M3, DType::E5M2, DType::E5M6Pair]), any::<bool>()),
+        (select(vec![DType::E4M3, DType::E4M3, DType::E5M2]), 0..4),
+        (groups, side(), 1usize..3),
+        any::<bool>(),
+    );
+    let cases = strategy.prop_map(|(d, (format, blocks), (to, kind), (sizes, part, parts), power_of_two)| {
+        let part = if format == DType::E5M6Pair { part + part % 2 } else { part };
+        let (rows, cols): (usize, usize) = (sizes.iter().sum(), part * parts);
+        let blocks = blocks && format != DType::E5M6Pair;
+        let from = if blocks { Tiling::Block(rows.max(1)) } else { Tiling::Row(part) };
+        let tiling = match kind {
+            0 => Tiling::Row(cols),
+            1 => Tiling::Block(rows.max(1)),
+            2 => Tiling::Column,
+            _ => Tiling::Groups(sizes),
+        };
+        RequantizeCase { d, from: (format, from), to: (to, tiling), rows, cols, power_of_two }
+    });
+    sweep(device, options.cases, cases)
+}
+
+/// An E4M3 factor: codes and scales.
+fn factor(d: &Draw, i: u64, tiling: &Tiling, shape: (usize, usize)) -> [Operand; 2] {
+    let codes = codes(d, i, DType::E4M3, shape, true).gaps(d.gaps);
+    [codes, scales(d, i + 1, tiling, shape).gaps(!d.gaps)]
+}
+
+/// The tilings of the factors of a product of `form`: parts of `part`, inner dimension `k`.
+fn factors(form: Form, part: usize, k: usize) -> (Tiling, Tiling) {
+    match form {
+        Form::Nt => (Tiling::Row(k), Tiling::Block(part)),
+        Form::Nn => (Tiling::Row(part), Tiling::Block(part)),
+        Form::Tn => (Tiling::Column, Tiling::Column),
+    }
+}
+
+case!(GemmCase, "gemm_fp8", { form: Form, m: usize, n: usize, k: usize, part: usize, accumulate: bool },
+    |self| self.k + 1,
+    operands {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let (a, b) = match self.form {
+            Form::Nt => ((m, k), (n, k)),
+            Form::Nn => ((m, k), (k, n)),
+            Form::Tn => ((k, m), (k, n)),
+        };
+        let tilings = factors(self.form, self.part, k);
+        let [a, a_scales] = factor(&self.d, 0, &tilings.0, a);
+        let [b, b_scales] = factor(&self.d, 2, &tilings.1, b);
+        let c = Operand::floats(self.d.dtype, m, n, self.d.floats(4, m * n)).gaps(!self.d.gaps);
+        vec![a, a_scales, b, b_scales, c.near(Magnitude::Absolute), offsets(&[])]
+    }
+    call |device, a, a_scales, b, b_scales, c, none| {
+        let tilings = factors(self.form, self.part, self.k);
+        let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(none.view()))?;
+        let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(none.view()))?;
+        device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), self.accumulate)?)
+    }
+);
+
+/// [`GemmFp8`] in its three forms, the weight in one part or in several, into F32 and into BF16.
+pub fn gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy =
+        (Draw::any(products(options)), select(FORMS.to_vec()), size(17), (side(), 0usize..3), side(), any::<bool>());
+    let cases = strategy.prop_map(|(d, form, m, (part, parts), other, accumulate)| {
+        let (n, k) = if form == Form::Nt { (part * parts, other) } else { (other, part * parts) };
+        GemmCase { d, form, m, n, k, part, accumulate }
+    });
+    sweep(device, options.cases, cases)
+}
+
+/// Types that a product of codes is stored in.
+fn products(options: &Options) -> Vec<DType> {
+    options.dtypes.iter().copied().filter(|d| matches!(d, DType::F32 | DType::BF16)).collect()
+}
+
+case!(GroupedCase, "grouped_gemm_fp8", { form: Form, sizes: Vec<usize>, n: usize, k: usize, part: usize },
+    |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
+    operands {
+        let (rows, weights) = (self.sizes.iter().sum(), self.sizes.len() * self.n);
+        let (weight, input, output) = ((weights, self.k), (rows, self.k), (rows, self.n));
+        let (a, b, c) = match self.form {
+            Form::Nt => (input, weight, output),
+            Form::Nn => (output, weight, input),
+            Form::Tn => (output, input, weight),
+        };
+        let tilings = self.tilings();
+        let [a, a_scales] = factor(&self.d, 0, &tilings.0, a);
+        let [b, b_scales] = factor(&self.d, 2, &tilings.1, b);
+        let c = Operand::floats(self.d.dtype, c.0, c.1, self.d.floats(4, c.0 * c.1)).gaps(!self.d.gaps);
+        vec![a, a_scales, b, b_scales, offsets(&self.sizes), c.near(Magnitude::Absolute)]
+    }
+    call |device, a, a_scales, b, b_scales, offsets, c| {
+        let (tilings, groups) = (self.tilings(), self.sizes.len());
+        let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(offsets.view()))?;
+        let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(offsets.view()))?;
+        device.grouped_gemm_fp8(GroupedGemmFp8::new(self.form, groups, a, b, offsets.view(), c.view_mut())?)
+    }
+);
+
+impl GroupedCase {
+    fn tilings(&self) -> (Tiling, Tiling) {
+        match self.form {
+            Form::Tn => (Tiling::Groups(self.sizes.clone()), Tiling::Groups(self.sizes.clone())),
+            form => factors(form, self.part, self.k),
+        }
+    }
+}
+
+/// [`GroupedGemmFp8`] in its three forms, with empty groups, into F32 and into BF16.
+pub fn grouped_gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    // Long groups for sums over rows, short ones where the sums are long already.
+    let (few, many) = (prop::collection::vec(size(9), 1..5), prop::collection::vec(prop_oneof![size(9), side()], 1..5));
+    let strategy = (
+        Draw::any(products(options)),
+        select(FORMS.to_vec()),
+        (few, many),
+        (side(), 1usize..3, side()),
+        (1usize..10, 1usize..10),
+    );
+    let cases = strategy.prop_map(|(d, form, (few, many), (part, parts, k), (short_n, short_k))| match form {
+        Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1 },
+        _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part },
+    });
+    sweep(device, options.cases, cases)
+}
