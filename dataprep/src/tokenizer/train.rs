@@ -145,13 +145,14 @@ fn count_words(
     text: &str,
     (mut counts, mut too_long): Counts,
 ) -> Result<Counts> {
-    splitter.split(text, scratch, &mut |word| {
+    splitter.split(text, scratch, &mut |start, end| {
+        let word = &text.as_bytes()[start..end];
         if word.len() > LONGEST_WORD {
             too_long += 1;
-        } else if let Some(count) = counts.get_mut(word.as_bytes()) {
+        } else if let Some(count) = counts.get_mut(word) {
             *count += 1;
         } else {
-            counts.insert(word.as_bytes().into(), 1);
+            counts.insert(word.into(), 1);
         }
     })?;
     Ok((counts, too_long))
