@@ -8,10 +8,11 @@ use fathom_dataprep::prep::Rank;
 use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, prep};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli;
 use crate::error::{Error, Result};
 
 /// The sections of the configuration that preparation reads.
-pub const SECTIONS: &[&str] = &["input", "tokenizer", "output", "prep"];
+pub const SECTIONS: &[&str] = &["input", "filter", "dedup", "decontaminate", "tokenizer", "output", "prep"];
 
 /// Time between lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -159,6 +160,56 @@ pub fn describe(summary: &Summary) -> String {
         }
     }
     out
+}
+
+/// Prints what is in a prepared folder, and writes the same as a page.
+///
+/// # Errors
+/// A folder that cannot be read, a page that cannot be written.
+pub fn inspect(folder: &Path, html: Option<&Path>, json: bool) -> Result<()> {
+    let inspection = fathom_dataprep::inspect::inspect(folder)?;
+    let path = html.map_or_else(|| folder.join("report.html"), Path::to_path_buf);
+    std::fs::write(&path, inspection.html()).map_err(Error::io("write", &path))?;
+    eprintln!("{} has the plots", path.display());
+    cli::print(&if json { as_json(&inspection)? } else { inspection.text() })
+}
+
+/// Prints where a token of a prepared folder came from.
+///
+/// # Errors
+/// A folder that cannot be read, a token that is not there.
+pub fn trace(folder: &Path, split: &str, token: u64, around: u64, json: bool) -> Result<()> {
+    let split = match split {
+        "train" => Split::Train,
+        "validation" => Split::Validation,
+        other => return Err(Error::Usage(format!("--split {other}: must be train or validation"))),
+    };
+    let trace = prep::trace(folder, split, token, around)?;
+    if json {
+        return cli::print(&as_json(&trace)?);
+    }
+    let (document, from) = (&trace.provenance, trace.provenance.bytes);
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "token {token} of {split}: id {}, {:?}", trace.id, trace.text);
+    let (place, tokens, shard) = (trace.place, trace.tokens, &trace.shard);
+    let _ = writeln!(out, "  shard     {shard}, document {}, token {place} of its {tokens}", trace.document);
+    let _ = writeln!(out, "  source    {}, bytes {} to {}", trace.source.path, from[0], from[1]);
+    let known = [("record", document.id.as_deref()), ("address", document.url.as_deref())];
+    for (name, value) in known.into_iter().chain([("language", document.language.as_deref())]) {
+        if let Some(value) = value {
+            let _ = writeln!(out, "  {name:<9} {value}");
+        }
+    }
+    for (name, score) in &document.scores {
+        let _ = writeln!(out, "  {name:<42} {score:.4}");
+    }
+    let _ = writeln!(out, "\n{}[[{}]]{}", trace.before, trace.text, trace.after);
+    cli::print(&out)
+}
+
+fn as_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|e| Error::Run(format!("cannot be written as JSON: {e}")))
 }
 
 fn short(fingerprint: &str) -> &str {

@@ -297,6 +297,15 @@ pub enum Error {
         remove: PathBuf,
     },
 
+    /// A prepared folder does not say where a document came from.
+    #[error("{} does not say where the document came from: {what}; prepare the corpus again with this version of prep", path.display())]
+    NoProvenance {
+        /// The file that should say it.
+        path: PathBuf,
+        /// What is missing or wrong.
+        what: String,
+    },
+
     /// Tasks of other processes were waited for in vain.
     #[error(
         "{stage}: {missing} of {tasks} tasks are not done and none was for {seconds} s: the next is number {next}, \

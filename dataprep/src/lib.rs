@@ -26,6 +26,7 @@ pub mod document;
 pub mod error;
 pub mod filter;
 mod hash;
+pub mod inspect;
 mod json;
 pub mod loader;
 mod mmap;

@@ -7,7 +7,10 @@
 //!
 //! Between stages lie files in `OUT/work/`, which the first process removes when it has written the manifest.
 
+mod clean;
 mod config;
+mod dedup;
+mod documents;
 mod flow;
 mod inputs;
 mod output;
@@ -16,18 +19,25 @@ mod read;
 mod records;
 mod shards;
 mod tokens;
+mod trace;
 mod vocabulary;
 mod work;
 
 pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+pub(crate) use output::{DROPPED, SOURCES};
 pub use rank::Rank;
 pub use records::Provenance;
+pub(crate) use trace::Lines;
+pub use trace::{SourceFile, Trace, trace};
 
 use crate::error::{Error, Result};
 use crate::shard::{Dtype, InputsEntry, Manifest, Split, StageReport};
 use crate::shard::{FORMAT, VERSION};
 use crate::tokenizer::Tokenizer;
 use crate::{hash, json};
+use clean::{Account, Cleaner};
+use dedup::{Removed, Signer};
+use documents::{DocumentsReport, Stored};
 use inputs::Inputs;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -85,15 +95,15 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
     let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
     let inputs = Inputs::find(&config.input, config.split_bytes)?;
-    let loaded = config.tokenizer.load()?;
-    if let Some(summary) = output::reuse(config, &inputs, loaded.as_ref(), &pool)? {
+    let identity = Identity::new(config)?;
+    if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
         return Ok(summary);
     }
     output::prepare(config)?;
-    let folder = output::work_folder(config, &key(config, &inputs, loaded.as_ref())?);
+    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
     let work = Work::new(folder, config, pool, progress);
-    let preparation = Preparation { config, inputs: &inputs, work: &work };
-    match preparation.run(loaded) {
+    let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
+    match preparation.run() {
         Err(gone @ Error::WorkGone { .. }) => output::made_meanwhile(config)?.ok_or(gone),
         other => other,
     }
@@ -102,62 +112,118 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
 /// What the stages have in common.
 struct Preparation<'a, 'w> {
     config: &'a PrepConfig,
+    identity: &'a Identity<'a>,
     inputs: &'a Inputs,
     work: &'a Work<'w>,
 }
 
 impl Preparation<'_, '_> {
-    fn run(&self, loaded: Option<Tokenizer>) -> Result<Summary> {
-        let mut stages = Vec::new();
-        let tokenizer = match &loaded {
-            Some(tokenizer) => tokenizer.clone(),
-            None => {
-                let texts = vocabulary::of_inputs(self.work, self.inputs, self.config);
-                let size = self.inputs.sizes().iter().sum();
-                let (tokenizer, report) = vocabulary::run(self.work, self.config, size, texts)?;
-                stages.push(report);
-                tokenizer
-            }
+    fn run(&self) -> Result<Summary> {
+        let (config, work) = (self.config, self.work);
+        let loaded = self.identity.tokenizer.as_ref();
+        let cleaner = Cleaner::new(config)?;
+        let signer = Signer::new(&config.dedup)?;
+        // A tokenizer that is trained reads what it is trained on before that is encoded: cleaned once, not twice.
+        let written = (signer.is_some() || (cleaner.is_on() && loaded.is_none()))
+            .then(|| documents::run(work, config, self.inputs, &cleaner, signer.as_ref()))
+            .transpose()?;
+        let removed = match &written {
+            Some(documents) if signer.is_some() => dedup::run(work, &config.dedup, documents)?,
+            _ => Removed::default(),
         };
-        let encoded = Tokens::new(self.config, &tokenizer).of_inputs(self.work, self.inputs)?;
-        stages.extend(self.reports(&encoded)?);
-        let dtype = Dtype::for_vocab(tokenizer.vocab_size());
-        let [train, validation] = shards::run(self.work, self.config, dtype, &encoded)?;
-        let mut moves = output::Moves::new();
-        for (entry, task) in
-            [&train, &validation].into_iter().flat_map(|side| side.entry.shards.iter().zip(&side.tasks))
-        {
-            let made = self.work.folder().join(shards::STAGE);
-            let file = |suffix: &&str| (work::file_path(&made, *task, suffix), format!("{}.{suffix}", entry.name));
-            moves.extend(shards::SUFFIXES.iter().map(file));
-        }
-        let inputs = self.inputs.entry(&read::digests(&encoded, |report| report.read.as_ref()));
+        let stored = written.as_ref().map(|receipts| Stored::new(work, receipts, &removed));
+        let (tokenizer, trained) = match loaded {
+            Some(tokenizer) => (tokenizer.clone(), None),
+            None => self.train(stored.as_ref()).map(|(tokenizer, report)| (tokenizer, Some(report)))?,
+        };
+        let tokens = Tokens::new(config, &tokenizer);
+        let encoded = match &stored {
+            Some(stored) => tokens.of_stored(work, stored)?,
+            None => tokens.of_inputs(work, self.inputs, &cleaner)?,
+        };
+        drop(tokens);
+        let read: Vec<&DocumentsReport> = match &stored {
+            Some(stored) => stored.receipts.iter().map(|receipt| &receipt.report).collect(),
+            None => encoded.iter().filter_map(|receipt| receipt.report.documents.as_ref()).collect(),
+        };
+        let mut account = Account::default();
+        read.iter().for_each(|report| account.add(&report.account));
+        let bad = read::bad_records(read.iter().map(|report| &report.read), &config.input)?;
+        let mut stages = account.reports(bad, &cleaner);
+        stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
+        stages.extend(trained);
+        stages.extend(self.division(&stages, &encoded)?);
+        let [train, validation] = shards::run(work, config, Dtype::for_vocab(tokenizer.vocab_size()), &encoded)?;
+        let digests: Vec<String> = read.iter().map(|report| report.read.digest.clone()).collect();
+        let inputs = self.inputs.entry(&digests);
+        let moves = self.moves(&[&train, &validation], &encoded, stored.as_ref());
         let manifest = Manifest {
             format: FORMAT.into(),
             version: VERSION,
-            fingerprint: fingerprint(self.config, &inputs, loaded.as_ref()),
+            fingerprint: self.identity.fingerprint(&inputs),
             tokenizer: tokenizer.entry(),
             inputs,
-            pipeline: self.config.recipe(),
+            pipeline: config.recipe(),
             stages,
+            contaminated: cleaner.contaminated(&account),
+            languages: account.languages,
+            dedup: signer.map(|_| removed.entry.clone()),
             train: train.entry,
             validation: Some(validation.entry).filter(|entry| entry.documents > 0),
         };
-        if self.config.rank.is_first() {
-            output::commit(self.config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+        if config.rank.is_first() {
+            output::commit(config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
         } else {
-            output::await_manifest(self.config, &manifest.fingerprint)?;
+            output::await_manifest(config, &manifest.fingerprint)?;
         }
-        Ok(Summary { dir: self.config.output.dir.clone(), manifest, tokenizer, reused: false })
+        Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
     }
 
-    /// What the stages did, after checking that something is left.
-    fn reports(&self, encoded: &[Receipt<TokensReport>]) -> Result<[StageReport; 3]> {
-        let reports = encoded.iter().filter_map(|receipt| receipt.report.read.as_ref());
-        let read = read::total(reports, &self.config.input)?;
+    fn train(&self, stored: Option<&Stored<'_>>) -> Result<(Tokenizer, StageReport)> {
+        match stored {
+            Some(stored) => {
+                let texts = documents::texts(self.work, stored);
+                vocabulary::run(self.work, self.config, stored.sizes().iter().sum(), texts)
+            }
+            None => {
+                let texts = vocabulary::of_inputs(self.work, self.inputs, self.config);
+                vocabulary::run(self.work, self.config, self.inputs.sizes().iter().sum(), texts)
+            }
+        }
+    }
+
+    /// Which file of which task becomes which file of the output folder.
+    fn moves(
+        &self,
+        sides: &[&shards::Side],
+        encoded: &[Receipt<TokensReport>],
+        stored: Option<&Stored<'_>>,
+    ) -> output::Moves {
+        let folder = |stage: &str| self.work.folder().join(stage);
+        let mut moves = output::Moves::new();
+        for (entry, task) in sides.iter().flat_map(|side| side.entry.shards.iter().zip(&side.tasks)) {
+            let made = folder(shards::STAGE);
+            let file = |suffix: &&str| (work::file_path(&made, *task, suffix), format!("{}.{suffix}", entry.name));
+            moves.extend(shards::SUFFIXES.iter().map(file));
+        }
+        let dropped = clean::DROPPED;
+        let mut aside = |stage: &str, task: usize, files: &[work::Published]| {
+            if files.iter().any(|file| file.suffix == dropped) {
+                let name = format!("{}/{stage}-{task:05}.jsonl.zst", output::DROPPED);
+                moves.push((work::file_path(&folder(stage), task, dropped), name));
+            }
+        };
+        let stored = stored.iter().flat_map(|stored| stored.receipts);
+        stored.for_each(|receipt| aside(documents::STAGE, receipt.task, &receipt.files));
+        encoded.iter().for_each(|receipt| aside(tokens::STAGE, receipt.task, &receipt.files));
+        moves
+    }
+
+    /// What splitting and encoding did, after checking that something is left of what the stages before passed on.
+    fn division(&self, before: &[StageReport], encoded: &[Receipt<TokensReport>]) -> Result<[StageReport; 2]> {
         let documents = |side: usize| encoded.iter().map(|receipt| receipt.report.sides[side].documents).sum::<u64>();
         let (train, validation) = (documents(0), documents(1));
-        check_not_empty(self.config, &read.stage, train)?;
+        check_not_empty(self.config, before, train, train + validation)?;
         let output = &self.config.output;
         if validation == 0 && (output.validation_fraction > 0.0 || output.validation_tail > 0.0) {
             let what = "no document fell on the validation side; set output.validation_tail to hold out text anyway";
@@ -174,29 +240,50 @@ impl Preparation<'_, '_> {
             ..StageReport::default()
         };
         Ok([
-            read.stage,
             report("split", &[("to training", train), ("to validation", validation)]),
             report("tokenize", &[("invalid UTF-8 replaced", repaired)]),
         ])
     }
 }
 
-/// What intermediate results belong to: everything they depend on that is known without reading the inputs.
-fn key(config: &PrepConfig, inputs: &Inputs, tokenizer: Option<&Tokenizer>) -> Result<String> {
-    Ok(hash_of(config, &json!(inputs.identity()?), tokenizer))
+/// What deduplication removed.
+fn duplicates(encoded: &[Receipt<TokensReport>]) -> StageReport {
+    let mut all = StageReport { name: tokens::DEDUPLICATE.into(), ..StageReport::default() };
+    for report in encoded.iter().map(|receipt| &receipt.report) {
+        all.kept += report.documents_encoded;
+        report.duplicates.iter().for_each(|(rule, n)| *all.dropped.entry(rule.clone()).or_default() += n);
+    }
+    all
 }
 
-/// Everything the shards' bytes depend on. Paths do not matter, contents do.
-fn fingerprint(config: &PrepConfig, inputs: &InputsEntry, tokenizer: Option<&Tokenizer>) -> String {
-    hash_of(config, &json!(inputs), tokenizer)
+/// What a preparation's result depends on besides its inputs.
+struct Identity<'a> {
+    config: &'a PrepConfig,
+    /// The tokenizer, where it is not to be trained.
+    tokenizer: Option<Tokenizer>,
+    /// SHA-256 of the files that are part of the settings.
+    lists: Vec<String>,
 }
 
-fn hash_of(config: &PrepConfig, inputs: &serde_json::Value, tokenizer: Option<&Tokenizer>) -> String {
-    let mut recipe = config.recipe();
-    recipe["input"]["paths"] = json!(null);
-    recipe["tokenizer"]["path"] = json!(tokenizer.map(Tokenizer::entry));
-    let all = json!({ "revision": REVISION, "recipe": recipe, "inputs": inputs });
-    hash::of_bytes(json::canonical(&all).as_bytes())
+impl<'a> Identity<'a> {
+    fn new(config: &'a PrepConfig) -> Result<Self> {
+        let lists = config.lists().map(hash::of_file).collect::<Result<_>>()?;
+        Ok(Self { config, tokenizer: config.tokenizer.load()?, lists })
+    }
+
+    /// Everything the shards' bytes depend on. Paths do not matter, contents do.
+    fn fingerprint(&self, inputs: &InputsEntry) -> String {
+        self.of(&json!(inputs))
+    }
+
+    /// With the inputs as far as they are known.
+    fn of(&self, inputs: &serde_json::Value) -> String {
+        let mut recipe = self.config.recipe();
+        recipe["input"]["paths"] = json!(null);
+        recipe["tokenizer"]["path"] = json!(self.tokenizer.as_ref().map(Tokenizer::entry));
+        let all = json!({ "revision": REVISION, "recipe": recipe, "lists": self.lists, "inputs": inputs });
+        hash::of_bytes(json::canonical(&all).as_bytes())
+    }
 }
 
 /// Divides a document between the two sides. Its side depends on its content and the seed only: documents come and go
@@ -232,24 +319,20 @@ fn hash_fraction(document: &[u8], seed: u64) -> f64 {
     (u64::from_le_bytes(first) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-fn check_not_empty(config: &PrepConfig, read: &StageReport, train: u64) -> Result<()> {
-    let empty = |what| Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what });
-    if read.kept == 0 {
-        let dropped = |reason: &str| read.dropped.get(reason).copied().unwrap_or(0);
-        return empty(format!(
-            "{} empty, {} larger than input.max_document_bytes, {} bad records, and nothing else",
-            dropped("empty"),
-            dropped("too large"),
-            dropped("bad record")
-        ));
+fn check_not_empty(config: &PrepConfig, stages: &[StageReport], train: u64, all: u64) -> Result<()> {
+    if train > 0 {
+        return Ok(());
     }
-    if train == 0 {
-        return empty(format!(
-            "all {} documents fell on the validation side; lower output.validation_fraction or change seed",
-            read.kept
-        ));
-    }
-    Ok(())
+    let reasons = stages.iter().flat_map(|stage| &stage.dropped).map(|(reason, count)| format!("{count} {reason}"));
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let what = match (all, reasons.as_str()) {
+        (0, "") => "there are no records in them".to_owned(),
+        (0, reasons) => format!("every document was dropped: {reasons}"),
+        _ => {
+            format!("all {all} documents fell on the validation side; lower output.validation_fraction or change seed")
+        }
+    };
+    Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what })
 }
 
 #[cfg(test)]

@@ -51,8 +51,68 @@ struct Arguments {
     set: Vec<String>,
 }
 
+/// Report on a folder that prep wrote: documents, tokens, what each rule dropped, lengths, languages, scores, examples.
+#[derive(FromArgs)]
+#[argh(
+    example = "prep inspect data/corpus",
+    note = "A page with plots is written besides, to FOLDER/report.html unless --html says otherwise.",
+    error_code(0, "done"),
+    error_code(1, "the folder could not be read"),
+    error_code(2, "wrong arguments")
+)]
+struct Inspect {
+    /// the folder
+    #[argh(positional)]
+    folder: PathBuf,
+    /// where to write the page
+    #[argh(option)]
+    html: Option<PathBuf>,
+    /// print everything as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Say where a training token came from: its document's file and bytes, address, scores, and the text around it.
+#[derive(FromArgs)]
+#[argh(
+    example = "prep trace data/corpus --token 123456",
+    error_code(0, "done"),
+    error_code(1, "the folder could not be read, or there is no such token"),
+    error_code(2, "wrong arguments")
+)]
+struct Trace {
+    /// the folder
+    #[argh(positional)]
+    folder: PathBuf,
+    /// number of the token, from 0, over all shards of the split
+    #[argh(option)]
+    token: u64,
+    /// train or validation
+    #[argh(option, default = "String::from(\"train\")")]
+    split: String,
+    /// tokens of text to show before and after it
+    #[argh(option, default = "30")]
+    around: u64,
+    /// print it as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     let (name, rest) = cli::arguments();
+    match rest.first().map(String::as_str) {
+        Some("inspect") => {
+            return cli::run_with(&[&name, "inspect"], &rest[1..], |a: Inspect| {
+                prepare::inspect(&a.folder, a.html.as_deref(), a.json)
+            });
+        }
+        Some("trace") => {
+            return cli::run_with(&[&name, "trace"], &rest[1..], |a: Trace| {
+                prepare::trace(&a.folder, &a.split, a.token, a.around, a.json)
+            });
+        }
+        _ => {}
+    }
     if rest.iter().any(|a| a == "--keys") {
         print!("{}", keys::table(prepare::SECTIONS));
         return ExitCode::SUCCESS;

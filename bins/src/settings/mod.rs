@@ -7,6 +7,7 @@ mod error;
 pub mod keys;
 mod model;
 mod precision;
+mod prep;
 mod rates;
 mod reader;
 mod source;
@@ -18,7 +19,7 @@ pub use source::{Entry, Source};
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::Precision;
 use fathom_core::train::schedule::{Schedule, ScheduleError};
-use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+use fathom_dataprep::PrepConfig;
 use reader::{Reader, SANE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,7 @@ impl Settings {
             data,
             rates,
             checkpoint: Checkpoint::read(&mut reader)?,
-            prep: read_prep(&mut reader)?,
+            prep: prep::read(&mut reader)?,
             resolved: reader.resolved,
             model,
             train,
@@ -306,54 +307,6 @@ impl Checkpoint {
             shard_bytes: reader.size("checkpoint.shard_bytes", 5_000_000_000, usize::MAX)? as u64,
         })
     }
-}
-
-/// `input.*`, `tokenizer.*`, `output.*` and `prep.*`; the folder to write to is no setting but an argument.
-fn read_prep(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError> {
-    let known = PrepConfig::default();
-    let vocab_size = reader.optional_count("tokenizer.vocab_size");
-    let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
-    let config = PrepConfig {
-        input: InputConfig {
-            paths: reader.list("input.paths").into_iter().map(PathBuf::from).collect(),
-            text_field: reader.text_or("input.text_field", &known.input.text_field),
-            max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
-            max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
-            max_bytes: reader.optional_count("input.max_bytes"),
-        },
-        tokenizer: TokenizerConfig {
-            path: reader.path("tokenizer.path"),
-            vocab_size: vocab_size.map(narrow),
-            eos: reader.text("tokenizer.eos"),
-            max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
-            train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
-        },
-        output: OutputConfig {
-            dir: PathBuf::new(),
-            validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),
-            validation_tail: reader.number("output.validation_tail", known.output.validation_tail),
-            shard_bytes: reader.count("output.shard_bytes", known.output.shard_bytes),
-            overwrite: reader.flag("output.overwrite", known.output.overwrite),
-        },
-        threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
-        seed: reader.count("prep.seed", known.seed),
-        split_bytes: reader.size("prep.split_bytes", known.split_bytes as usize, usize::MAX)? as u64,
-        wait_seconds: reader.count("prep.wait_seconds", known.wait_seconds),
-        rank: known.rank,
-    };
-    for (key, share) in [
-        ("output.validation_fraction", config.output.validation_fraction),
-        ("output.validation_tail", config.output.validation_tail),
-    ] {
-        if share >= 1.0 {
-            return Err(reader.reject(key, format!("is {share}: it must be below 1")));
-        }
-    }
-    if config.tokenizer.path.is_some() && vocab_size.is_some() {
-        let problem = "and tokenizer.path are both given; a tokenizer is either loaded or trained: leave one out";
-        return Err(reader.reject("tokenizer.vocab_size", problem.into()));
-    }
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ fn for_each_line(path: &Path, reader: Box<dyn Read>, mut each: impl FnMut(u64, &
 pub struct ItemHits(BTreeMap<u32, u64>);
 
 /// An item that occurs in training data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContaminatedItem {
     /// Its evaluation file.
     pub file: PathBuf,

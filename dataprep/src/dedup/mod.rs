@@ -38,7 +38,7 @@ pub use decontaminate::{
 };
 pub use exact::{KeyWriter, exact, normalise_url};
 pub use minhash::{MinHashConfig, MinHashScratch, MinHasher};
-pub use removals::Removals;
+pub use removals::{Removals, union};
 pub use signatures::SignatureWriter;
 pub use sort::{Sorted, Sorter};
 pub use union_find::UnionFind;
@@ -73,6 +73,18 @@ pub struct DedupConfig {
     pub keep: Keep,
     /// Bytes of memory that sorting may take in one task.
     pub memory_bytes: usize,
+}
+
+impl DedupConfig {
+    /// Nothing is compared, until it is turned on.
+    pub fn off() -> Self {
+        Self { urls: false, exact: false, near: false, ..Self::default() }
+    }
+
+    /// Whether anything is compared.
+    pub fn is_on(&self) -> bool {
+        self.urls || self.exact || self.near
+    }
 }
 
 impl Default for DedupConfig {

@@ -3,7 +3,8 @@
 use super::records::{Kind, RecordFile, RecordWriter, Section};
 use crate::error::Result;
 use rustc_hash::FxHashSet;
-use std::path::Path;
+use std::iter::Peekable;
+use std::path::{Path, PathBuf};
 
 const REMOVALS: Kind = *b"removals";
 const BUFFER: usize = 1 << 16;
@@ -16,6 +17,28 @@ pub(super) fn write(path: &Path, records: impl Iterator<Item = Result<[u64; 2]>>
     }
     out.end_section()?;
     out.publish()
+}
+
+/// Writes the removals of several sets, which have no document in common, as one. Returns how many there were.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io), [`Error::CorruptIndex`](crate::Error::CorruptIndex).
+pub fn union(sets: &[PathBuf], out: &Path) -> Result<u64> {
+    let open = |path: &PathBuf| Ok(RecordFile::<2>::open(path, REMOVALS, None)?.section(0, BUFFER)?.peekable());
+    let mut sets = sets.iter().map(open).collect::<Result<Vec<_>>>()?;
+    // An error compares as the least, so that it is the next to come out.
+    let first =
+        |records: &mut Peekable<Section<2>>| records.peek().map(|next| next.as_ref().map_or([0, 0], |next| *next));
+    let next = std::iter::from_fn(|| {
+        let (least, _) = sets
+            .iter_mut()
+            .map(first)
+            .enumerate()
+            .filter_map(|(i, next)| Some((i, next?)))
+            .min_by_key(|(_, next)| *next)?;
+        sets[least].next()
+    });
+    write(out, next)
 }
 
 /// The removal set, read in the order of documents.

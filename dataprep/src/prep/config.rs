@@ -1,7 +1,9 @@
 //! The settings of a preparation.
 
 use super::Rank;
+use crate::dedup::{DecontaminateConfig, DedupConfig};
 use crate::error::{Error, Result};
+use crate::filter::FilterConfig;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,12 @@ use std::path::{Path, PathBuf};
 pub struct PrepConfig {
     /// What to read.
     pub input: InputConfig,
+    /// Which documents to keep.
+    pub filter: FilterConfig,
+    /// Which documents occur more than once.
+    pub dedup: DedupConfig,
+    /// Which documents hold evaluation data.
+    pub decontaminate: DecontaminateConfig,
     /// How to turn text into tokens.
     pub tokenizer: TokenizerConfig,
     /// What to write.
@@ -35,6 +43,9 @@ impl Default for PrepConfig {
     fn default() -> Self {
         Self {
             input: InputConfig::default(),
+            filter: FilterConfig::off(),
+            dedup: DedupConfig::off(),
+            decontaminate: DecontaminateConfig::default(),
             tokenizer: TokenizerConfig::default(),
             output: OutputConfig::default(),
             threads: 0,
@@ -122,6 +133,8 @@ pub struct OutputConfig {
     pub validation_tail: f64,
     /// Begin a new shard before its tokens take more than this.
     pub shard_bytes: u64,
+    /// Write documents that are dropped into `dropped/`, with the rule, what it measured, and its threshold.
+    pub dropped: bool,
     /// Replace what the folder holds.
     pub overwrite: bool,
 }
@@ -133,6 +146,7 @@ impl Default for OutputConfig {
             validation_fraction: 0.01,
             validation_tail: 0.0,
             shard_bytes: 512 << 20,
+            dropped: false,
             overwrite: false,
         }
     }
@@ -177,6 +191,13 @@ impl PrepConfig {
         Ok(())
     }
 
+    /// Files whose contents are part of the settings: lists of addresses and words, and evaluation data.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &Path> {
+        let url = &self.filter.url;
+        let lists = [&url.domains, &url.urls, &url.words, &url.soft_words, &url.subwords, &self.decontaminate.files];
+        lists.into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// The configuration without what cannot change the result: threads, patience, where the output goes, whether it
     /// may replace.
     pub fn recipe(&self) -> Value {
@@ -187,6 +208,7 @@ impl PrepConfig {
             }
         };
         take(recipe.get_mut("output"), &["dir", "overwrite"]);
+        take(recipe.get_mut("dedup"), &["memory_bytes"]);
         take(Some(&mut recipe), &["threads", "wait_seconds"]);
         recipe
     }

@@ -1,10 +1,10 @@
 //! What there is to read, divided into tasks by bytes alone, and the items in it.
 
 use super::InputConfig;
-use crate::document::{Document, Origin};
+use crate::document::{Document, Dropped, Origin};
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::shard::{InputsEntry, StageReport};
+use crate::shard::InputsEntry;
 use crate::source::{self, Documents, InputFile};
 use rayon::prelude::*;
 use serde_json::json;
@@ -108,6 +108,8 @@ pub(super) struct Item {
     pub document: Document,
     /// Its bytes where they are not UTF-8: some tokenizers take them as they are.
     pub raw: Option<Vec<u8>>,
+    /// Why its reader left it out, if it did.
+    pub dropped: Option<Dropped>,
 }
 
 /// The items of a task, one after the other.
@@ -124,10 +126,10 @@ impl Items<'_> {
         let item = |(text, mut origin): (Vec<u8>, Origin)| {
             origin.file += self.first;
             match String::from_utf8(text) {
-                Ok(text) => Item { document: Document::new(origin, text), raw: None },
+                Ok(text) => Item { document: Document::new(origin, text), raw: None, dropped: None },
                 Err(e) => {
                     let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
-                    Item { document: Document::new(origin, text), raw: Some(e.into_bytes()) }
+                    Item { document: Document::new(origin, text), raw: Some(e.into_bytes()), dropped: None }
                 }
             }
         };
@@ -153,17 +155,5 @@ impl Items<'_> {
     /// Records that were bad.
     pub fn bad_records(&self) -> u64 {
         self.documents.counts().bad_records
-    }
-
-    /// What was passed on and what was not.
-    pub fn report(&self) -> StageReport {
-        let counts = self.documents.counts();
-        let dropped = [("empty", counts.empty), ("too large", counts.too_large), ("bad record", counts.bad_records)];
-        StageReport {
-            name: "read".into(),
-            kept: counts.documents,
-            dropped: dropped.into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.to_owned(), n)).collect(),
-            ..StageReport::default()
-        }
     }
 }

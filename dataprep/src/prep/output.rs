@@ -2,7 +2,7 @@
 
 use super::inputs::Inputs;
 use super::shards::SUFFIXES;
-use super::{PrepConfig, Summary};
+use super::{Identity, PrepConfig, Summary};
 use crate::error::{Error, Result};
 use crate::shard::{MANIFEST, Manifest, ShardSet, Split, sync_folder, write_atomically};
 use crate::tokenizer::{TOKENIZER, Tokenizer};
@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 /// Folder of intermediate results below the output folder.
 const WORK: &str = "work";
 /// The list of input files.
-pub(super) const SOURCES: &str = "sources.jsonl";
+pub(crate) const SOURCES: &str = "sources.jsonl";
+
+/// Folder of dropped documents.
+pub(crate) const DROPPED: &str = "dropped";
 
 /// Where intermediate results of a preparation with this key lie.
 pub(super) fn work_folder(config: &PrepConfig, key: &str) -> PathBuf {
@@ -22,12 +25,8 @@ pub(super) fn work_folder(config: &PrepConfig, key: &str) -> PathBuf {
 }
 
 /// What is already there, if it is complete and was made from the same inputs in the same way.
-pub(super) fn reuse(
-    config: &PrepConfig,
-    inputs: &Inputs,
-    tokenizer: Option<&Tokenizer>,
-    pool: &rayon::ThreadPool,
-) -> Result<Option<Summary>> {
+pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool) -> Result<Option<Summary>> {
+    let config = identity.config;
     let dir = &config.output.dir;
     let exists = |what: String| match config.output.overwrite {
         true => Ok(None),
@@ -39,7 +38,7 @@ pub(super) fn reuse(
         Err(e @ Error::Io { .. }) => return Err(e),
         Err(e) => return exists(format!("cannot be reused ({e})")),
     };
-    if !is_same(config, inputs, tokenizer, pool, &manifest)? {
+    if !is_same(identity, inputs, pool, &manifest)? {
         return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
     match whole(config, manifest) {
@@ -55,13 +54,8 @@ pub(super) fn reuse(
 
 /// Whether what is there is what this preparation would make. The first process reads all inputs to be sure; the others
 /// go by what costs nothing.
-fn is_same(
-    config: &PrepConfig,
-    inputs: &Inputs,
-    tokenizer: Option<&Tokenizer>,
-    pool: &rayon::ThreadPool,
-    manifest: &Manifest,
-) -> Result<bool> {
+fn is_same(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool, manifest: &Manifest) -> Result<bool> {
+    let config = identity.config;
     if manifest.pipeline != config.recipe() {
         return Ok(false);
     }
@@ -70,7 +64,7 @@ fn is_same(
         return Ok((now.files, now.bytes) == (manifest.inputs.files, manifest.inputs.bytes));
     }
     let entry = pool.install(|| inputs.read_entry(manifest.inputs.parts))?;
-    Ok(entry.is_some_and(|entry| super::fingerprint(config, &entry, tokenizer) == manifest.fingerprint))
+    Ok(entry.is_some_and(|entry| identity.fingerprint(&entry) == manifest.fingerprint))
 }
 
 /// The folder as it is, with everything that its manifest names.
@@ -91,7 +85,7 @@ pub(super) fn whole(config: &PrepConfig, manifest: Manifest) -> Result<Summary> 
 /// The first setting that differs, for the message.
 fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
     let recipe = config.recipe();
-    for section in ["input", "tokenizer", "output", "seed"] {
+    for section in ["input", "filter", "dedup", "decontaminate", "tokenizer", "output", "seed", "split_bytes"] {
         let (now, then) = (&recipe[section], &manifest.pipeline[section]);
         let Some(fields) = now.as_object() else {
             if now != then {
@@ -149,6 +143,19 @@ pub(super) fn commit(
         if !moves.iter().any(|(_, name)| path.file_name().is_some_and(|found| found == name.as_str())) {
             remove(&path)?;
         }
+    }
+    let dropped = dir.join(DROPPED);
+    for path in entries(&dropped)? {
+        let name = format!("{DROPPED}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        if !moves.iter().any(|(_, kept)| *kept == name) {
+            remove(&path)?;
+        }
+    }
+    if moves.iter().any(|(_, name)| name.starts_with(DROPPED)) {
+        fs::create_dir_all(&dropped).map_err(Error::io("create folder", &dropped))?;
+    } else {
+        // Not empty, it is not ours alone.
+        let _ = fs::remove_dir(&dropped);
     }
     for (from, name) in moves {
         let to = dir.join(name);
@@ -212,6 +219,17 @@ fn shard_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     }
     finished.sort();
     Ok((unfinished, finished))
+}
+
+/// What is in a folder, if there is one.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => {
+            let entries = other.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+            entries.map_err(Error::io("list", folder))
+        }
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {

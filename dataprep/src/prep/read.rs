@@ -2,9 +2,9 @@
 
 use super::InputConfig;
 use super::inputs::{Inputs, Item, Items};
-use super::work::{Receipt, Work};
+use super::work::{Draft, Receipt, Stage, Work};
 use crate::error::{Error, Result};
-use crate::shard::StageReport;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -20,10 +20,8 @@ pub(super) struct ReadReport {
     pub text_bytes: u64,
     /// Records that were bad.
     pub bad_records: u64,
-    /// The first of them, and other things left out, each with its place.
+    /// The first of them, each with its place.
     pub complaints: Vec<String>,
-    /// What was passed on and what was not.
-    pub stage: StageReport,
 }
 
 /// A task's items on their way out of their files.
@@ -66,33 +64,42 @@ impl<'a, 'w> Reading<'a, 'w> {
         self.report.digest = (self.digest)()?;
         self.report.text_bytes = self.items.text_bytes();
         self.report.bad_records = self.items.bad_records();
-        self.report.stage = self.items.report();
         Ok(self.report)
     }
 }
 
-/// All tasks' reading: counts added up, after checking that no more was bad than may be.
-pub(super) fn total<'r>(reports: impl Iterator<Item = &'r ReadReport>, config: &InputConfig) -> Result<ReadReport> {
-    let mut all =
-        ReadReport { stage: StageReport { name: "read".into(), ..StageReport::default() }, ..ReadReport::default() };
+/// Runs a stage that reads inputs: its tasks one after the other, each with what is left of `input.max_bytes`, if that is
+/// set; else several at once. `read` finds a task's reading in its report.
+pub(super) fn in_order<R, F>(
+    work: &Work<'_>,
+    stage: &Stage,
+    config: &InputConfig,
+    read: impl Fn(&R) -> Option<&ReadReport>,
+    body: F,
+) -> Result<Vec<Receipt<R>>>
+where
+    R: Serialize + DeserializeOwned + Send,
+    F: Fn(usize, Option<u64>, &mut Draft) -> Result<R> + Sync,
+{
+    let Some(most) = config.max_bytes else {
+        return work.run(stage, |task, draft| body(task, None, draft));
+    };
+    let so_far = |before: &[Receipt<R>]| {
+        before.iter().filter_map(|receipt| read(&receipt.report)).map(|read| read.text_bytes).sum::<u64>()
+    };
+    let more = |before: &[Receipt<R>]| so_far(before) < most;
+    work.run_in_order(stage, more, |task, before, draft| body(task, Some(most.saturating_sub(so_far(before))), draft))
+}
+
+/// Bad records in all tasks' reading, after checking that there are no more than may be.
+pub(super) fn bad_records<'r>(reports: impl Iterator<Item = &'r ReadReport>, config: &InputConfig) -> Result<u64> {
+    let (mut count, limit) = (0, config.max_bad_records);
     for report in reports {
-        all.text_bytes += report.text_bytes;
-        all.bad_records += report.bad_records;
-        all.complaints.extend_from_slice(&report.complaints);
-        all.stage.add(&report.stage);
-        if all.bad_records > config.max_bad_records {
-            let example = report.complaints.first().map_or(Cow::Borrowed("no record named"), Cow::from);
-            let (count, limit) = (all.bad_records, config.max_bad_records);
+        count += report.bad_records;
+        if count > limit {
+            let example = report.complaints.first().map_or(Cow::Borrowed("one that was not noted"), Cow::from);
             return Err(Error::BadRecords { example: example.into_owned(), count, limit });
         }
     }
-    Ok(all)
-}
-
-/// The digests of all tasks that read.
-pub(super) fn digests<'r, R: 'r>(
-    receipts: &'r [Receipt<R>],
-    read: impl Fn(&'r R) -> Option<&'r ReadReport>,
-) -> Vec<String> {
-    receipts.iter().filter_map(|receipt| read(&receipt.report)).map(|report| report.digest.clone()).collect()
+    Ok(count)
 }

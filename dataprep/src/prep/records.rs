@@ -21,6 +21,9 @@ pub struct Provenance<'a> {
     pub file: u32,
     /// First byte of the record there, and the byte after its last.
     pub bytes: [u64; 2],
+    /// Its number in the order of the corpus, where documents were compared: its task's in the upper 32 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<u64>,
     /// The record's own identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
@@ -42,6 +45,7 @@ impl<'a> Provenance<'a> {
         Self {
             file: document.origin.file,
             bytes: [document.origin.bytes.start, document.origin.bytes.end],
+            document: None,
             id: document.origin.id.as_deref().map(Cow::Borrowed),
             url: document.url.as_deref().map(Cow::Borrowed),
             language: document.language.map(Cow::Borrowed),
@@ -162,13 +166,24 @@ impl Records {
     }
 }
 
-/// A document that was dropped, as a line of `dropped/*.jsonl.zst`.
+/// A document that was dropped, as a line of `dropped/*.jsonl.zst`: why, its [`Provenance`], its text.
 pub(super) fn dropped_line(stage: &str, header: &str, text: &str, why: &Dropped) -> String {
-    // The description is JSON already: its fields are put behind the reason's.
     let finite = |x: f64| if x.is_finite() { json!(x) } else { json!(x.to_string()) };
-    let rule =
-        json!({ "stage": stage, "rule": why.rule, "value": finite(why.value), "threshold": finite(why.threshold) });
-    let (rule, text) = (rule.to_string(), serde_json::Value::from(text));
+    joined(
+        &json!({ "stage": stage, "rule": why.rule, "value": finite(why.value), "threshold": finite(why.threshold) }),
+        header,
+        text,
+    )
+}
+
+/// The same of a document that another is kept in place of.
+pub(super) fn duplicate_line(stage: &str, header: &str, text: &str, rule: &str, kept: u64) -> String {
+    joined(&json!({ "stage": stage, "rule": rule, "duplicate_of": kept }), header, text)
+}
+
+/// Puts together what is JSON already.
+fn joined(why: &serde_json::Value, header: &str, text: &str) -> String {
+    let (why, text) = (why.to_string(), serde_json::Value::from(text));
     let inside = |object: &str| object.get(1..object.len().saturating_sub(1)).unwrap_or_default().to_owned();
-    format!("{{{},{},\"text\":{text}}}", inside(&rule), inside(header))
+    format!("{{{},{},\"text\":{text}}}", inside(&why), inside(header))
 }

@@ -330,3 +330,169 @@ fn what_is_left_out_is_reported() {
     assert!(notes.0.iter().any(|note| note.contains("e.jsonl:2")), "{:?}", notes.0);
     assert_eq!(summary.manifest.stages[0].dropped["bad record"], 1);
 }
+
+/// English sentences of words that occur in none of the others.
+fn prose(document: usize) -> String {
+    let sentence = |i: usize| {
+        let n = document * 100 + i;
+        format!("The {n} people of town{n} have told us that river{n} and hill{n} are to be seen with great care.")
+    };
+    (0..12).map(sentence).collect::<Vec<_>>().join("\n")
+}
+
+/// Forty good documents, and some of each kind that a rule should find.
+fn web_corpus() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |id: &str, url: String, text: String| json!({ "id": id, "url": url, "text": text }).to_string();
+    let address = |i: usize| format!("https://example.org/{i}");
+    let mut records: Vec<_> = (0..40).map(|i| record("good", address(i), prose(i))).collect();
+    records.push(record("same address", "http://Example.org/3#top".into(), prose(50)));
+    records.push(record("same text", address(51), prose(4)));
+    records.push(record("near", address(52), prose(5).replace("great care", "some care")));
+    records.push(record("near", address(53), prose(5) + "\nThis is the end of all that we have to say here."));
+    records.push(record("short", address(54), "The end of the story.".into()));
+    records.push(record("not prose", address(55), "{}\n".repeat(80)));
+    records.push(record(
+        "leaked",
+        address(56),
+        prose(60) + "\nHow many of the nine brave sailors came home that night with a golden fish in hand?",
+    ));
+    records.push(record(
+        "mail",
+        address(57),
+        prose(61) + "\nPlease write to someone@university.edu with all that you have to say.",
+    ));
+    // Several files, so that the originals and their duplicates are in different tasks.
+    for (i, part) in records.chunks(7).enumerate() {
+        fs::write(dir.path().join(format!("{i}.jsonl")), part.join("\n")).unwrap();
+    }
+    let evaluation = dir.path().join("evaluation");
+    let question = "How many of the nine brave sailors came home that night with a golden fish in hand?";
+    fs::write(&evaluation, format!("an item that is not in it\n{question}\n")).unwrap();
+    (dir, evaluation)
+}
+
+fn web_config(input: &Path, evaluation: &Path, output: &Path) -> PrepConfig {
+    let mut config = config(input, output);
+    config.filter = crate::filter::FilterConfig::default();
+    config.dedup = crate::dedup::DedupConfig::default();
+    config.decontaminate.files = vec![evaluation.into()];
+    config.output.dropped = true;
+    config.split_bytes = 4000;
+    config.dedup.memory_bytes = 1 << 20;
+    config
+}
+
+/// Everything below a folder.
+fn all_contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+        match entry.is_dir() {
+            true => files.extend(all_contents(&entry).into_iter().map(|(below, b)| (format!("{name}/{below}"), b))),
+            false => drop(files.insert(name, fs::read(&entry).unwrap())),
+        }
+    }
+    files
+}
+
+#[test]
+fn every_rule_finds_its_document_whoever_does_the_work() {
+    let (input, evaluation) = web_corpus();
+    let output = tempfile::tempdir().unwrap();
+    let make = |name: &str, tokenizer: &TokenizerConfig, threads, world: usize| {
+        let dir = output.path().join(name);
+        let rank = |index| {
+            let base = web_config(input.path(), &evaluation, &dir);
+            let rank = Rank::new(index, world).unwrap();
+            run(&PrepConfig { tokenizer: tokenizer.clone(), threads, rank, ..base }, &mut Silent).unwrap()
+        };
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0..world).map(|index| scope.spawn(move || rank(index))).collect();
+            let summaries: Vec<Summary> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+            (all_contents(&dir), summaries[0].manifest.clone())
+        })
+    };
+    let trained = TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() };
+    for (name, tokenizer) in [("bytes", TokenizerConfig::default()), ("trained", trained)] {
+        let (files, manifest) = make(&format!("{name}-1"), &tokenizer, 1, 1);
+        assert_eq!(files, make(&format!("{name}-5"), &tokenizer, 5, 1).0);
+        assert_eq!(files, make(&format!("{name}-ranks"), &tokenizer, 2, 3).0);
+
+        let stage = |name: &str| manifest.stages.iter().find(|stage| stage.name == name).unwrap();
+        let dropped = |name: &str| stage(name).dropped.iter().map(|(r, n)| (r.as_str(), *n)).collect::<Vec<_>>();
+        assert_eq!((stage("read").kept, dropped("read")), (48, vec![]));
+        assert_eq!(stage("filter").dropped.values().sum::<u64>(), 2, "{:?}", stage("filter"));
+        assert_eq!(stage("filter").changed["e-mail addresses masked"], 1);
+        assert_eq!(dropped("decontaminate"), [("decontaminate.min_matches", 1)]);
+        assert_eq!(dropped("deduplicate"), [("dedup.exact", 1), ("dedup.near", 2), ("dedup.urls", 1)]);
+        assert_eq!(stage("deduplicate").kept, 41);
+        assert_eq!(manifest.contaminated.len(), 1);
+        assert_eq!((manifest.contaminated[0].record, manifest.contaminated[0].documents), (2, 1));
+        assert_eq!(manifest.languages["eng"], 45);
+        let entry = manifest.dedup.as_ref().unwrap();
+        assert_eq!((entry.urls, entry.exact, entry.near, entry.clusters, entry.largest_cluster), (1, 1, 2, 1, 3));
+    }
+
+    let dir = output.path().join("bytes-1");
+    let aside = all_contents(&dir.join("dropped"));
+    let lines: String =
+        aside.values().map(|file| String::from_utf8(zstd::decode_all(&file[..]).unwrap()).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 7);
+    let same = lines.iter().find(|line| line["rule"] == "dedup.exact").unwrap();
+    assert_eq!((&same["id"], &same["text"]), (&json!("same text"), &json!(prose(4))));
+    assert_eq!(same["duplicate_of"], 4, "the fifth document of the first task");
+    let short = lines.iter().find(|line| line["id"] == "short").unwrap();
+    assert!(short["value"].is_number() && short["threshold"].is_number() && short["stage"] == "filter", "{short}");
+
+    let text = all_contents(&dir);
+    assert!(!text["train-00000.bin"].windows(19).any(|window| window == b"someone@university"));
+    let found = trace(&dir, Split::Train, 5000, 20).unwrap();
+    let number: usize = found.provenance.url.as_deref().unwrap().rsplit('/').next().unwrap().parse().unwrap();
+    let whole = prose(number);
+    let expected = whole.as_bytes()[found.place as usize];
+    assert_eq!((found.id, found.text.as_str()), (u32::from(expected), char::from(expected).to_string().as_str()));
+    assert!(whole.contains(&format!("{}{}{}", found.before, found.text, found.after)));
+    assert!(found.source.path.ends_with(".jsonl") && found.provenance.scores.len() > 10);
+    assert_eq!(found.provenance.language.as_deref(), Some("eng"));
+    assert!(trace(&dir, Split::Train, 1 << 40, 0).unwrap_err().to_string().contains("--token"));
+    let inspection = crate::inspect::inspect(&dir).unwrap();
+    assert!(inspection.dropped.len() >= 5 && inspection.scores.contains_key("gopher_quality.min_words"));
+    assert!(inspection.text().contains("eng") && inspection.html().contains("dedup.near"));
+}
+
+#[test]
+fn lists_are_part_of_the_settings() {
+    let (input, evaluation) = web_corpus();
+    let output = tempfile::tempdir().unwrap();
+    let config = web_config(input.path(), &evaluation, output.path());
+    run(&config, &mut Silent).unwrap();
+    assert!(run(&config, &mut Silent).unwrap().reused);
+    fs::write(&evaluation, "another question altogether that no one has ever put to any of the sailors of this town\n")
+        .unwrap();
+    let error = run(&config, &mut Silent).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+}
+
+#[test]
+fn a_commit_that_was_cut_short_is_taken_up_again() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let config = config(input.path(), output.path());
+    run(&config, &mut Silent).unwrap();
+    let whole = contents(output.path());
+
+    // Everything but the commit: a second process that stands for the first waits for its manifest in vain.
+    let other = tempfile::tempdir().unwrap();
+    let mut again = config.clone();
+    (again.output.dir, again.wait_seconds, again.rank) = (other.path().into(), 0, Rank::new(0, 1).unwrap());
+    fs::create_dir(other.path().join("manifest.json.tmp")).unwrap();
+    run(&again, &mut Silent).unwrap_err();
+    assert!(other.path().join("train-00000.bin").exists() && !other.path().join(MANIFEST).exists());
+    fs::remove_dir(other.path().join("manifest.json.tmp")).unwrap();
+    // Some files have their names already, one is still where it was made.
+    let work = fs::read_dir(other.path().join("work")).unwrap().next().unwrap().unwrap().path();
+    fs::rename(other.path().join("train-00000.bin"), work.join("shards/00000.bin")).unwrap();
+    run(&again, &mut Silent).unwrap();
+    assert_eq!(contents(other.path()), whole);
+}

@@ -1,20 +1,25 @@
 //! Text into tokens: each task writes, for each side of the split, the tokens of its documents in order, their lengths,
 //! and a line on each document.
 
+use super::clean::{Aside, Cleaner};
+use super::documents::{DocumentsReport, Stored, StoredItem};
 use super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
 use super::inputs::Inputs;
-use super::read::{ReadReport, Reading};
-use super::records::{Packed, Provenance};
+use super::read::{ReadReport, Reading, in_order};
+use super::records::{Packed, Provenance, Record, duplicate_line};
 use super::work::{Draft, DraftFile, Receipt, Stage, Work};
 use super::{PrepConfig, divide};
 use crate::error::{Error, Result};
 use crate::shard::{Dtype, Split};
 use crate::tokenizer::{Encoder, Tokenizer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Write;
 
 /// Name of the stage's folder.
 pub(super) const STAGE: &str = "tokens";
+/// Name of the stage that removes duplicates, as the manifest has it.
+pub(super) const DEDUPLICATE: &str = "deduplicate";
 /// Both sides, in the order of [`TokensReport::sides`].
 pub(super) const SPLITS: [Split; 2] = [Split::Train, Split::Validation];
 
@@ -34,8 +39,12 @@ pub(super) struct SideReport {
 /// What a task found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TokensReport {
-    /// What was read, where this is the stage that reads.
-    pub read: Option<ReadReport>,
+    /// What was read and cleaned, where this is the stage that does it.
+    pub documents: Option<DocumentsReport>,
+    /// Documents that were encoded, on either side.
+    pub documents_encoded: u64,
+    /// Documents that were left out because others are kept in their place, by rule.
+    pub duplicates: BTreeMap<String, u64>,
     /// Documents with bytes that had to be replaced because they were not UTF-8.
     pub repaired: u64,
     /// Training and validation.
@@ -55,6 +64,10 @@ impl SideReport {
     }
 }
 
+fn reading(report: &TokensReport) -> Option<&ReadReport> {
+    report.documents.as_ref().map(|documents| &documents.read)
+}
+
 /// What the stage works with.
 pub(super) struct Tokens<'a> {
     pub config: &'a PrepConfig,
@@ -72,48 +85,84 @@ impl<'a> Tokens<'a> {
         Dtype::for_vocab(self.tokenizer.vocab_size())
     }
 
-    /// Reads, encodes and writes in one go.
-    pub fn of_inputs(&self, work: &Work<'_>, inputs: &Inputs) -> Result<Vec<Receipt<TokensReport>>> {
+    /// Reads, cleans, encodes and writes in one go.
+    pub fn of_inputs(&self, work: &Work<'_>, inputs: &Inputs, cleaner: &Cleaner) -> Result<Vec<Receipt<TokensReport>>> {
         let stage = Stage { name: STAGE, title: "tokenize", sizes: inputs.sizes() };
-        let body = |task: usize, budget: Option<u64>, draft: &mut Draft| {
-            self.read_and_encode(work, inputs, task, budget, draft)
-        };
-        let Some(most) = self.config.input.max_bytes else {
-            return work.run(&stage, |task, draft| body(task, None, draft));
-        };
-        let read = |before: &[Receipt<TokensReport>]| {
-            before.iter().filter_map(|receipt| receipt.report.read.as_ref()).map(|read| read.text_bytes).sum::<u64>()
-        };
-        let more = |before: &[Receipt<TokensReport>]| read(before) < most;
-        work.run_in_order(&stage, more, |task, before, draft| {
-            body(task, Some(most.saturating_sub(read(before))), draft)
+        in_order(work, &stage, &self.config.input, reading, |task, budget, draft| {
+            let mut reading = Reading::new(work, inputs, task, &self.config.input, budget);
+            let mut report = DocumentsReport::default();
+            let (mut sides, mut repaired) = (self.writers(), 0);
+            let mut aside = Aside::new(self.config.output.dropped);
+            flow(
+                work,
+                || reading.batch(BATCH_BYTES, BATCH_ITEMS),
+                || self.encoders.lend(|| self.tokenizer.encoder()),
+                |encoder, item| {
+                    let cleaned = cleaner.clean(item);
+                    if cleaned.dropped.is_some() {
+                        return Ok((cleaned, None));
+                    }
+                    let header = Provenance::of(&cleaned.document).line();
+                    let text = cleaned.raw.as_deref().unwrap_or(cleaned.document.text.as_bytes());
+                    let encoded = self.encode(encoder, header, text)?;
+                    Ok((cleaned, Some(encoded)))
+                },
+                |(cleaned, encoded)| {
+                    report.account.enter(&cleaned);
+                    match (&cleaned.dropped, encoded) {
+                        (Some((stage, why)), _) => aside.push(draft, &cleaned.document, stage, why),
+                        (None, Some(encoded)) => write_document(encoded, draft, &mut sides, &mut repaired),
+                        (None, None) => Ok(()),
+                    }
+                },
+            )?;
+            aside.finish(draft)?;
+            report.read = reading.finish()?;
+            let documents_encoded = report.account.kept();
+            let (documents, duplicates) = (Some(report), BTreeMap::new());
+            let sides = finish(sides, draft)?;
+            Ok(TokensReport { documents, documents_encoded, duplicates, repaired, sides })
         })
     }
 
-    fn read_and_encode(
-        &self,
-        work: &Work<'_>,
-        inputs: &Inputs,
-        task: usize,
-        budget: Option<u64>,
-        draft: &mut Draft,
-    ) -> Result<TokensReport> {
-        let mut reading = Reading::new(work, inputs, task, &self.config.input, budget);
-        let mut sides = self.writers();
-        let mut repaired = 0;
-        flow(
-            work,
-            || reading.batch(BATCH_BYTES, BATCH_ITEMS),
-            || self.encoders.lend(|| self.tokenizer.encoder()),
-            |encoder, item| {
-                let header = Provenance::of(&item.document).line();
-                let text = item.raw.as_deref().unwrap_or(item.document.text.as_bytes());
-                self.encode(encoder, &header, text)
-            },
-            |document| write_document(document, draft, &mut sides, &mut repaired),
-        )?;
-        let read = Some(reading.finish()?);
-        Ok(TokensReport { read, repaired, sides: finish(sides, draft)? })
+    /// Encodes and writes what was written down before.
+    pub fn of_stored(&self, work: &Work<'_>, stored: &Stored<'_>) -> Result<Vec<Receipt<TokensReport>>> {
+        let stage = Stage { name: STAGE, title: "tokenize", sizes: stored.sizes() };
+        work.run(&stage, |task, draft| {
+            let mut items = stored.open(task)?;
+            let (mut sides, mut repaired, mut documents_encoded) = (self.writers(), 0, 0);
+            let mut duplicates = BTreeMap::<String, u64>::new();
+            let mut aside = Aside::new(self.config.output.dropped);
+            flow(
+                work,
+                || {
+                    let batch = items.batch(BATCH_BYTES, BATCH_ITEMS)?;
+                    work.advance(batch.iter().map(|item| item.record.text.len() as u64).sum(), batch.len() as u64);
+                    Ok(batch)
+                },
+                || self.encoders.lend(|| self.tokenizer.encoder()),
+                |encoder, StoredItem { record: Record { header, text }, removed }| match removed {
+                    Some((rule, kept)) => {
+                        let text = String::from_utf8_lossy(&text);
+                        Ok(Err((rule, duplicate_line(DEDUPLICATE, &header, &text, rule, kept))))
+                    }
+                    None => self.encode(encoder, header, &text).map(Ok),
+                },
+                |outcome| match outcome {
+                    Ok(encoded) => {
+                        documents_encoded += 1;
+                        write_document(encoded, draft, &mut sides, &mut repaired)
+                    }
+                    Err((rule, line)) => {
+                        *duplicates.entry(rule.to_owned()).or_default() += 1;
+                        aside.line(draft, &line)
+                    }
+                },
+            )?;
+            aside.finish(draft)?;
+            let sides = finish(sides, draft)?;
+            Ok(TokensReport { documents: None, documents_encoded, duplicates, repaired, sides })
+        })
     }
 
     fn writers(&self) -> [SideWriter; 2] {
@@ -121,7 +170,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Both sides of a document.
-    fn encode(&self, encoder: &mut Encoder<'_>, header: &str, text: &[u8]) -> Result<Encoded> {
+    fn encode(&self, encoder: &mut Encoder<'_>, header: String, text: &[u8]) -> Result<Encoded> {
         let mut sides = [None, None];
         let mut repaired = false;
         for ((_, part), side) in divide(text, self.config).into_iter().zip(&mut sides) {
@@ -136,7 +185,7 @@ impl<'a> Tokens<'a> {
             *side = Some(EncodedSide { tokens: tokens.len() as u64, bytes: self.to_bytes(&tokens)?, text_bytes });
             repaired |= changed;
         }
-        Ok(Encoded { header: header.to_owned(), sides, repaired })
+        Ok(Encoded { header, sides, repaired })
     }
 
     fn to_bytes(&self, tokens: &[u32]) -> Result<Vec<u8>> {

@@ -264,6 +264,18 @@ impl Draft {
         Ok(DraftFile { suffix, path, temporary, inner: BufWriter::with_capacity(1 << 18, inner) })
     }
 
+    /// The path of the file with this suffix, for what publishes itself and knows whether it is damaged.
+    pub fn path(&self, suffix: &str) -> PathBuf {
+        file_path(&self.folder, self.task, suffix)
+    }
+
+    /// A folder that no other task and no other process uses.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let path = file_path(&self.folder, self.task, &format!("{}.tmp", self.mark));
+        fs::create_dir_all(&path).map_err(Error::io("create folder", &path))?;
+        Ok(path)
+    }
+
     /// Syncs a file and gives it its name.
     pub fn publish(&mut self, mut file: DraftFile) -> Result<()> {
         file.inner.flush().map_err(Error::io("write", &file.temporary))?;

@@ -1,6 +1,7 @@
 //! `manifest.json`: what a folder of shards holds and how it was made.
 
 use super::Split;
+use crate::dedup::ContaminatedItem;
 use crate::error::{Error, Result};
 use crate::{hash, json};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,15 @@ pub struct Manifest {
     pub pipeline: Value,
     /// What each stage kept, and what it dropped and why, in the order of the stages.
     pub stages: Vec<StageReport>,
+    /// Documents that were kept by language (ISO 639-3), where languages were identified.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub languages: BTreeMap<String, u64>,
+    /// What deduplication found, where it was on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupEntry>,
+    /// Items of evaluation data that documents held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contaminated: Vec<ContaminatedItem>,
     /// The training shards.
     pub train: SplitEntry,
     /// The validation shards, if any were held out.
@@ -85,6 +95,21 @@ pub struct StageReport {
     pub dropped: BTreeMap<String, u64>,
     /// Documents it changed and passed on, by reason.
     pub changed: BTreeMap<String, u64>,
+}
+
+/// What deduplication found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupEntry {
+    /// Documents removed because an earlier one had their address.
+    pub urls: u64,
+    /// Of the rest, documents removed because an earlier one had their text.
+    pub exact: u64,
+    /// Of the rest, documents removed because another of their cluster was kept.
+    pub near: u64,
+    /// Clusters of near-duplicates.
+    pub clusters: u64,
+    /// Documents in the largest of them.
+    pub largest_cluster: u64,
 }
 
 impl StageReport {

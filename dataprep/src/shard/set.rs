@@ -50,6 +50,19 @@ pub struct ShardSet {
     manifests: Vec<(PathBuf, Manifest)>,
 }
 
+/// Where a token lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenPlace {
+    /// Which of [`ShardSet::files`].
+    pub file: usize,
+    /// Which document of that file.
+    pub document: u64,
+    /// Position in the stream of the document's first token.
+    pub start: u64,
+    /// Position behind its last.
+    pub end: u64,
+}
+
 /// Above every id an `i32` can hold: the limit when no vocabulary is known, which still finds negative ids.
 const NO_VOCABULARY: u32 = 1 << 31;
 
@@ -289,6 +302,18 @@ impl ShardSet {
                 document += 1;
             }
         }
+    }
+
+    /// The shard and the document that hold the token at `position`; `None` past the end.
+    pub fn locate(&self, position: u64) -> Option<TokenPlace> {
+        if position >= self.tokens {
+            return None;
+        }
+        let file = self.file_at(position);
+        let (shard, first) = (&self.files[file], self.starts[file]);
+        let document = shard.document_at(position - first);
+        let (start, end) = (shard.document_start(document), shard.document_start(document + 1));
+        Some(TokenPlace { file, document, start: first + start, end: first + end })
     }
 
     /// The file that holds the token at `position`.

@@ -27,6 +27,9 @@ fn manifest(train: SplitEntry) -> Manifest {
         inputs: InputsEntry { files: 1, bytes: 1, parts: 1, sha256: String::new() },
         pipeline: serde_json::json!({"output": {"validation_fraction": 0.1}}),
         stages: vec![],
+        languages: std::collections::BTreeMap::new(),
+        dedup: None,
+        contaminated: vec![],
         train,
         validation: None,
     }
