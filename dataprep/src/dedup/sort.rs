@@ -15,6 +15,8 @@ const RUN: Kind = *b"sort run";
 /// A smaller buffer would make a merge wait for the disk at every turn.
 const LEAST_BUFFER: usize = 1 << 16;
 const GREATEST_BUFFER: usize = 1 << 20;
+/// Systems let a process open about a thousand files.
+const MOST_FILES: usize = 256;
 
 /// Takes records in any order and gives them back sorted.
 pub struct Sorter<const N: usize> {
@@ -59,7 +61,7 @@ impl<const N: usize> Sorter<N> {
         }
         if self.buffer.len() == self.buffer.capacity() {
             // Doubles like `Vec`, but never past the limit.
-            self.buffer.reserve_exact(self.buffer.len().clamp(64, most).min(most - self.buffer.len()));
+            self.buffer.reserve_exact(self.buffer.len().max(64).min(most - self.buffer.len()));
             self.peak = self.peak.max(self.buffer.capacity() * N * 8);
         }
         self.buffer.push(record);
@@ -89,7 +91,7 @@ impl<const N: usize> Sorter<N> {
             self.spill()?;
         }
         self.buffer = Vec::new();
-        let fan_in = (self.limit / LEAST_BUFFER).max(2);
+        let fan_in = (self.limit / LEAST_BUFFER).clamp(2, MOST_FILES);
         while self.runs.len() > fan_in {
             let some = self.runs.drain(..fan_in).collect();
             let (mut merge, bytes) = Merge::new(some, self.limit)?;

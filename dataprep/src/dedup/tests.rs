@@ -172,7 +172,7 @@ proptest! {
         let path = folder.path().join("signatures-0");
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
-        bytes[at] ^= 1 << bit;
+        bytes[at] ^= 1_u8 << bit;
         fs::write(&path, bytes).unwrap();
         let runs = folder.path().join("runs");
         let config = MinHashConfig::default();
