@@ -12,7 +12,7 @@ use crate::cli;
 use crate::error::{Error, Result};
 
 /// The sections of the configuration that preparation reads.
-pub const SECTIONS: &[&str] = &["input", "filter", "dedup", "decontaminate", "tokenizer", "output", "prep"];
+pub const SECTIONS: &[&str] = &["input", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "prep"];
 
 /// Time between lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -136,7 +136,7 @@ impl Preparation<'_, '_> {
             Some(tokenizer) => (tokenizer.clone(), None),
             None => self.train(stored.as_ref()).map(|(tokenizer, report)| (tokenizer, Some(report)))?,
         };
-        let tokens = Tokens::new(config, &tokenizer);
+        let tokens = Tokens::new(config, &tokenizer)?;
         let encoded = match &stored {
             Some(stored) => tokens.of_stored(work, stored)?,
             None => tokens.of_inputs(work, self.inputs, &cleaner)?,
@@ -229,7 +229,7 @@ impl Preparation<'_, '_> {
             let what = "no document fell on the validation side; set output.validation_tail to hold out text anyway";
             self.work.message(what);
         }
-        let repaired = encoded.iter().map(|receipt| receipt.report.repaired).sum();
+        let sum = |count: fn(&TokensReport) -> u64| encoded.iter().map(|receipt| count(&receipt.report)).sum();
         let changed = |entries: &[(&str, u64)]| {
             entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
         };
@@ -241,7 +241,13 @@ impl Preparation<'_, '_> {
         };
         Ok([
             report("split", &[("to training", train), ("to validation", validation)]),
-            report("tokenize", &[("invalid UTF-8 replaced", repaired)]),
+            report(
+                "tokenize",
+                &[
+                    ("invalid UTF-8 replaced", sum(|report| report.repaired)),
+                    ("rearranged to fill in the middle", sum(|report| report.rearranged)),
+                ],
+            ),
         ])
     }
 }

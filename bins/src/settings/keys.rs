@@ -158,6 +158,15 @@ pub const KEYS: &[Key] = &[
     key("tokenizer.eos", Text, "", "the token that ends a document, where the tokenizer's files do not say"),
     key("tokenizer.max_words", Count, "4194304", "training: distinct words in memory, about 100 bytes each"),
     key("tokenizer.train_bytes", Count, "1073741824", "training: text to learn from, from the start of the corpus"),
+    key(
+        "fim.rate",
+        Number,
+        "0.0",
+        "share of the training documents rearranged to fill in the middle; DeepSeek has 0.1",
+    ),
+    key("fim.begin", Text, "<｜fim▁begin｜>", "token before the prefix"),
+    key("fim.hole", Text, "<｜fim▁hole｜>", "token before the suffix"),
+    key("fim.end", Text, "<｜fim▁end｜>", "token before the middle"),
     key("output.validation_fraction", Number, "0.01", "share of the documents held out for validation; 0 for none"),
     key("output.validation_tail", Number, "0.0", "if above 0, hold out this last share of every document instead"),
     key("output.shard_bytes", Count, "536870912", "most bytes of tokens in one shard"),
@@ -169,6 +178,25 @@ pub const KEYS: &[Key] = &[
     key("prep.wait_seconds", Count, "3600", "how long to wait for other processes' tasks while none gets done"),
     // data
     key("data.path", Path, "", "a folder that prep wrote, or the prefix of one .bin/.idx pair"),
+    key("data.sources.NAME.path", Path, "", "in place of data.path: one of several sources, by a name of your choice"),
+    key(
+        "data.sources.NAME.weight",
+        Number,
+        "its size times its epochs",
+        "the source's share of the sequences, in any unit; for all sources or none",
+    ),
+    key(
+        "data.sources.NAME.epochs",
+        Number,
+        "for ever",
+        "times the source may be gone through at most; may be a fraction",
+    ),
+    key(
+        "data.packing",
+        Choice(&["concatenate", "best_fit"]),
+        "concatenate",
+        "best_fit: documents whole where they fit",
+    ),
     key("data.validation_path", Path, "data.path's own validation split", "data to measure the validation loss on"),
     key("data.shuffle", Flag, "true", "false: take the sequences in order"),
     key("data.seed", Count, "train.seed", "chooses the order of the sequences"),
@@ -242,9 +270,13 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.shard_bytes", Count, "5000000000", "most bytes in one model file before it is split"),
 ];
 
-/// The key of that name.
+/// The key of that name. `NAME` in a key stands for any word.
 pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    let fits = |(known, word): (&str, &str)| known == word || (known == "NAME" && !word.is_empty());
+    let same = |key: &&Key| {
+        key.name.split('.').count() == name.split('.').count() && key.name.split('.').zip(name.split('.')).all(fits)
+    };
+    KEYS.iter().find(same)
 }
 
 /// Every name that can be written: [`KEYS`] and the model's fields.

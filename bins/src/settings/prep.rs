@@ -1,4 +1,5 @@
-//! The settings of a preparation: `input.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`, `output.*`, `prep.*`.
+//! The settings of a preparation: `input.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`, `fim.*`,
+//! `output.*`, `prep.*`.
 
 use super::SettingsError;
 use super::keys::{KEYS, Kind};
@@ -34,6 +35,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
             max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
             train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
         },
+        fim: overlay(reader, "fim", &known.fim)?,
         output: OutputConfig {
             dir: PathBuf::new(),
             validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),

@@ -27,9 +27,8 @@ pub fn union(sets: &[PathBuf], out: &Path) -> Result<u64> {
     let open = |path: &PathBuf| Ok(RecordFile::<2>::open(path, REMOVALS, None)?.section(0, BUFFER)?.peekable());
     let mut sets = sets.iter().map(open).collect::<Result<Vec<_>>>()?;
     // An error compares as the least, so that it is the next to come out.
-    let first = |records: &mut Peekable<Section<2>>| {
-        records.peek().map(|next| next.as_ref().map_or([0, 0], |next| *next))
-    };
+    let first =
+        |records: &mut Peekable<Section<2>>| records.peek().map(|next| next.as_ref().map_or([0, 0], |next| *next));
     let next = std::iter::from_fn(|| {
         let heads = sets.iter_mut().map(first).enumerate().filter_map(|(i, next)| Some((i, next?)));
         let (least, _) = heads.min_by_key(|(_, next)| *next)?;

@@ -4,6 +4,7 @@ use super::Rank;
 use crate::dedup::{DecontaminateConfig, DedupConfig};
 use crate::error::{Error, Result};
 use crate::filter::FilterConfig;
+use crate::fim::FimConfig;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct PrepConfig {
     pub decontaminate: DecontaminateConfig,
     /// How to turn text into tokens.
     pub tokenizer: TokenizerConfig,
+    /// Which training documents to rearrange.
+    pub fim: FimConfig,
     /// What to write.
     pub output: OutputConfig,
     /// Threads; 0 takes one a core. Does not change the result.
@@ -47,6 +50,7 @@ impl Default for PrepConfig {
             dedup: DedupConfig::off(),
             decontaminate: DecontaminateConfig::default(),
             tokenizer: TokenizerConfig::default(),
+            fim: FimConfig::default(),
             output: OutputConfig::default(),
             threads: 0,
             seed: 0,

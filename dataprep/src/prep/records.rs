@@ -33,6 +33,9 @@ pub struct Provenance<'a> {
     /// ISO 639-3 code of its language.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Cow<'a, str>>,
+    /// Whether its tokens were rearranged to fill in the middle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fim: bool,
     /// What was measured, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<Cow<'a, str>, f64>,
@@ -46,6 +49,7 @@ impl<'a> Provenance<'a> {
             file: document.origin.file,
             bytes: [document.origin.bytes.start, document.origin.bytes.end],
             document: None,
+            fim: false,
             id: document.origin.id.as_deref().map(Cow::Borrowed),
             url: document.url.as_deref().map(Cow::Borrowed),
             language: document.language.map(Cow::Borrowed),
@@ -164,6 +168,12 @@ impl Records {
         }
         Ok(bytes)
     }
+}
+
+/// The line of a document whose tokens were rearranged.
+pub(super) fn rearranged(mut line: String) -> String {
+    line.truncate(line.len().saturating_sub(1));
+    line + ",\"fim\":true}"
 }
 
 /// A document that was dropped, as a line of `dropped/*.jsonl.zst`: why, its [`Provenance`], its text.

@@ -6,10 +6,11 @@ use super::documents::{DocumentsReport, Stored, StoredItem};
 use super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
 use super::inputs::Inputs;
 use super::read::{ReadReport, Reading, in_order};
-use super::records::{Packed, Provenance, Record, duplicate_line};
+use super::records::{Packed, Provenance, Record, duplicate_line, rearranged};
 use super::work::{Draft, DraftFile, Receipt, Stage, Work};
 use super::{PrepConfig, divide};
 use crate::error::{Error, Result};
+use crate::fim::Fim;
 use crate::shard::{Dtype, Split};
 use crate::tokenizer::{Encoder, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub(super) struct TokensReport {
     pub duplicates: BTreeMap<String, u64>,
     /// Documents with bytes that had to be replaced because they were not UTF-8.
     pub repaired: u64,
+    /// Documents that were rearranged to fill in the middle.
+    pub rearranged: u64,
     /// Training and validation.
     pub sides: [SideReport; 2],
 }
@@ -70,15 +73,17 @@ fn reading(report: &TokensReport) -> Option<&ReadReport> {
 
 /// What the stage works with.
 pub(super) struct Tokens<'a> {
-    pub config: &'a PrepConfig,
-    pub tokenizer: &'a Tokenizer,
-    pub encoders: Stash<Encoder<'a>>,
+    config: &'a PrepConfig,
+    tokenizer: &'a Tokenizer,
+    fim: Option<Fim>,
+    encoders: Stash<Encoder<'a>>,
 }
 
 impl<'a> Tokens<'a> {
     /// Will encode with `tokenizer`.
-    pub fn new(config: &'a PrepConfig, tokenizer: &'a Tokenizer) -> Self {
-        Self { config, tokenizer, encoders: Stash::default() }
+    pub fn new(config: &'a PrepConfig, tokenizer: &'a Tokenizer) -> Result<Self> {
+        let fim = Fim::new(&config.fim, tokenizer, config.seed)?;
+        Ok(Self { config, tokenizer, fim, encoders: Stash::default() })
     }
 
     fn dtype(&self) -> Dtype {
@@ -91,7 +96,7 @@ impl<'a> Tokens<'a> {
         in_order(work, &stage, &self.config.input, reading, |task, budget, draft| {
             let mut reading = Reading::new(work, inputs, task, &self.config.input, budget);
             let mut report = DocumentsReport::default();
-            let (mut sides, mut repaired) = (self.writers(), 0);
+            let (mut sides, mut changed) = (self.writers(), [0; 2]);
             let mut aside = Aside::new(self.config.output.dropped);
             flow(
                 work,
@@ -111,7 +116,7 @@ impl<'a> Tokens<'a> {
                     report.account.enter(&cleaned);
                     match (&cleaned.dropped, encoded) {
                         (Some((stage, why)), _) => aside.push(draft, &cleaned.document, stage, why),
-                        (None, Some(encoded)) => write_document(encoded, draft, &mut sides, &mut repaired),
+                        (None, Some(encoded)) => write_document(encoded, draft, &mut sides, &mut changed),
                         (None, None) => Ok(()),
                     }
                 },
@@ -120,8 +125,8 @@ impl<'a> Tokens<'a> {
             report.read = reading.finish()?;
             let documents_encoded = report.account.kept();
             let (documents, duplicates) = (Some(report), BTreeMap::new());
-            let sides = finish(sides, draft)?;
-            Ok(TokensReport { documents, documents_encoded, duplicates, repaired, sides })
+            let ([repaired, rearranged], sides) = (changed, finish(sides, draft)?);
+            Ok(TokensReport { documents, documents_encoded, duplicates, repaired, rearranged, sides })
         })
     }
 
@@ -130,7 +135,7 @@ impl<'a> Tokens<'a> {
         let stage = Stage { name: STAGE, title: "tokenize", sizes: stored.sizes() };
         work.run(&stage, |task, draft| {
             let mut items = stored.open(task)?;
-            let (mut sides, mut repaired, mut documents_encoded) = (self.writers(), 0, 0);
+            let (mut sides, mut changed, mut documents_encoded) = (self.writers(), [0; 2], 0);
             let mut duplicates = BTreeMap::<String, u64>::new();
             let mut aside = Aside::new(self.config.output.dropped);
             flow(
@@ -151,7 +156,7 @@ impl<'a> Tokens<'a> {
                 |outcome| match outcome {
                     Ok(encoded) => {
                         documents_encoded += 1;
-                        write_document(encoded, draft, &mut sides, &mut repaired)
+                        write_document(encoded, draft, &mut sides, &mut changed)
                     }
                     Err((rule, line)) => {
                         *duplicates.entry(rule.to_owned()).or_default() += 1;
@@ -160,8 +165,8 @@ impl<'a> Tokens<'a> {
                 },
             )?;
             aside.finish(draft)?;
-            let sides = finish(sides, draft)?;
-            Ok(TokensReport { documents: None, documents_encoded, duplicates, repaired, sides })
+            let ([repaired, rearranged], sides) = (changed, finish(sides, draft)?);
+            Ok(TokensReport { documents: None, documents_encoded, duplicates, repaired, rearranged, sides })
         })
     }
 
@@ -169,23 +174,33 @@ impl<'a> Tokens<'a> {
         SPLITS.map(|split| SideWriter { split, open: None, lengths: Vec::new(), report: SideReport::default() })
     }
 
-    /// Both sides of a document.
+    /// Both sides of a document. Only what is trained on is rearranged: what it is measured on is text as it is.
     fn encode(&self, encoder: &mut Encoder<'_>, header: String, text: &[u8]) -> Result<Encoded> {
-        let mut sides = [None, None];
-        let mut repaired = false;
-        for ((_, part), side) in divide(text, self.config).into_iter().zip(&mut sides) {
+        let mut encoded = Encoded { header, sides: [None, None], repaired: false, rearranged: false };
+        for ((split, part), side) in divide(text, self.config).into_iter().zip(0..) {
             if part.is_empty() {
                 continue;
             }
             let mut tokens = Vec::new();
-            let changed = encoder.encode_ordinary(part, &mut tokens)?;
+            let repaired = match self.fim.as_ref().filter(|_| split == Split::Train) {
+                Some(fim) => {
+                    let done = fim.encode(encoder, part, &mut tokens)?;
+                    encoded.rearranged |= done.rearranged;
+                    done.repaired
+                }
+                None => encoder.encode_ordinary(part, &mut tokens)?,
+            };
             // Replacement makes text longer; what the tokens stand for is what counts.
-            let text_bytes = if changed { String::from_utf8_lossy(part).len() } else { part.len() } as u64;
+            let text_bytes = if repaired { String::from_utf8_lossy(part).len() } else { part.len() } as u64;
             tokens.push(self.tokenizer.eos_id());
-            *side = Some(EncodedSide { tokens: tokens.len() as u64, bytes: self.to_bytes(&tokens)?, text_bytes });
-            repaired |= changed;
+            let bytes = self.to_bytes(&tokens)?;
+            encoded.sides[side] = Some(EncodedSide { tokens: tokens.len() as u64, bytes, text_bytes });
+            encoded.repaired |= repaired;
         }
-        Ok(Encoded { header, sides, repaired })
+        if encoded.rearranged {
+            encoded.header = rearranged(encoded.header);
+        }
+        Ok(encoded)
     }
 
     fn to_bytes(&self, tokens: &[u32]) -> Result<Vec<u8>> {
@@ -215,6 +230,7 @@ struct Encoded {
     header: String,
     sides: [Option<EncodedSide>; 2],
     repaired: bool,
+    rearranged: bool,
 }
 
 /// The files of one side while a task writes them.
@@ -225,8 +241,15 @@ struct SideWriter {
     report: SideReport,
 }
 
-fn write_document(document: Encoded, draft: &Draft, sides: &mut [SideWriter; 2], repaired: &mut u64) -> Result<()> {
+/// Writes both sides of a document, and counts it among those that were repaired and rearranged.
+fn write_document(
+    document: Encoded,
+    draft: &Draft,
+    sides: &mut [SideWriter; 2],
+    [repaired, rearranged]: &mut [u64; 2],
+) -> Result<()> {
     *repaired += u64::from(document.repaired);
+    *rearranged += u64::from(document.rearranged);
     for (writer, side) in sides.iter_mut().zip(document.sides) {
         if let Some(side) = side {
             writer.push(&document.header, &side, draft)?;

@@ -54,6 +54,9 @@ fn train<T: AsRef<[u8]> + Sync>(
     texts: &mut (impl FnMut() -> Result<Vec<T>> + Send),
 ) -> Result<(Tokenizer, StageReport)> {
     let mut counter = WordCounter::new(config.tokenizer.max_words);
+    if config.fim.rate > 0.0 {
+        counter = counter.with_special_tokens(&[&config.fim.begin, &config.fim.hole, &config.fim.end]);
+    }
     let (mut bytes, mut used) = (0, 0);
     while bytes < config.tokenizer.train_bytes {
         let batch = texts()?;
