@@ -122,6 +122,7 @@ pub(super) struct Items<'a> {
 impl Items<'_> {
     /// Items until they hold `bytes` bytes of text or are `count` many; none at the end.
     pub fn batch(&mut self, bytes: u64, count: usize) -> Result<Vec<Item>> {
+        let before = self.documents.counts();
         let read = self.documents.batch(bytes, count)?;
         let item = |(text, mut origin): (Vec<u8>, Origin)| {
             origin.file += self.first;
@@ -133,7 +134,17 @@ impl Items<'_> {
                 }
             }
         };
-        Ok(read.into_iter().map(item).collect())
+        let mut items: Vec<Item> = read.into_iter().map(item).collect();
+        let now = self.documents.counts();
+        for (rule, n) in
+            [("input.empty", now.empty - before.empty), ("input.max_document_bytes", now.too_large - before.too_large)]
+        {
+            let origin = || Origin { file: self.first, bytes: 0..0, id: None };
+            let dropped = Some(Dropped { rule, value: 0.0, threshold: 0.0 });
+            let left_out = || Item { document: Document::new(origin(), String::new()), raw: None, dropped };
+            items.extend((0..n).map(|_| left_out()));
+        }
+        Ok(items)
     }
 
     /// Bytes read from disk since the last call.

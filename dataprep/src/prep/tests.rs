@@ -171,7 +171,7 @@ fn counts_add_up() {
     let bytes = manifest.train.text_bytes + validation.text_bytes;
     // With bytes as tokens, the only other tokens are the ends of documents.
     assert_eq!(manifest.train.tokens + validation.tokens, bytes + 302);
-    assert_eq!(manifest.stages[0].dropped["empty"], 1);
+    assert_eq!(manifest.stages[0].dropped["input.empty"], 1);
     assert!(text(output.path(), Split::Train).len() as u64 == manifest.train.text_bytes);
     let all = [text(output.path(), Split::Train), text(output.path(), Split::Validation)].concat();
     assert!(all.windows(2).any(|pair| pair == b"\xff\xfe"), "bytes stay as they are");
@@ -312,7 +312,7 @@ fn settings_that_cannot_be_are_named() {
     assert!(error(|c| c.tokenizer.path = Some("/no/such/tokenizer".into())).contains("/no/such/tokenizer"));
     assert!(error(|c| c.input.paths = vec!["/no/such/input".into()]).contains("/no/such/input"));
     assert!(error(|c| c.output.dir = "/dev/null/x".into()).contains("/dev/null/x"));
-    assert!(error(|c| c.input.max_document_bytes = 0).contains("larger than input.max_document_bytes"));
+    assert!(error(|c| c.input.max_document_bytes = 0).contains("input.max_document_bytes"));
     assert!(error(|c| c.output.validation_fraction = 0.999_999).contains("fell on the validation side"));
     let unknown = serde_json::from_value::<PrepConfig>(json!({ "output": { "validation_fractoin": 0.1 } }));
     assert!(unknown.unwrap_err().to_string().contains("validation_fractoin"));
