@@ -12,7 +12,8 @@ use crate::cli;
 use crate::error::{Error, Result};
 
 /// The sections of the configuration that preparation reads.
-pub const SECTIONS: &[&str] = &["input", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "prep"];
+pub const SECTIONS: &[&str] =
+    &["input", "extract", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "prep"];
 
 /// Time between lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -55,7 +56,9 @@ impl Progress for Bars {
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(total).with_style(style);
         if bar.is_hidden() {
-            eprintln!("{name}: {:.1} MB", total as f64 / 1e6);
+            // A stage that has little to read is over before a size tells anything.
+            let size = if total < 50_000 { String::new() } else { format!(": {:.1} MB", total as f64 / 1e6) };
+            eprintln!("{name}{size}");
         }
         let now = Instant::now();
         self.stage = Some(Shown { name: name.into(), bar, total, since: now, line: now });

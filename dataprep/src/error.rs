@@ -277,19 +277,45 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// More bad records than `input.max_bad_records` allows.
-    #[error(
-        "{}:{line}: {what}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
-         correct the file, set input.text_field, or raise the limit",
-        path.display()
-    )]
-    TooManyBadRecords {
-        /// The file of the record that went over the limit.
+    /// A file cannot be read as what its name says it is.
+    #[error("{}: {what}", path.display())]
+    UnsupportedInput {
+        /// The file.
         path: PathBuf,
-        /// Its line, from 1.
-        line: u64,
-        /// What is wrong with that record.
+        /// Why not, and what to do.
         what: String,
+    },
+
+    /// Too many pages hang in extraction.
+    #[error(
+        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files out \
+         whose pages are reported as dropped by it"
+    )]
+    ExtractionStuck {
+        /// How many pages.
+        pages: usize,
+    },
+
+    /// A record is no longer where it was read.
+    #[error(
+        "{}: bytes {} to {} are not there any more; the file changed after prep, run prep again",
+        path.display(), bytes.start, bytes.end
+    )]
+    RecordGone {
+        /// The file.
+        path: PathBuf,
+        /// Where the record was.
+        bytes: std::ops::Range<u64>,
+    },
+
+    /// More bad records in one task's files than `input.max_bad_records` allows.
+    #[error(
+        "{bad}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
+         correct the file, name its fields (input.text_field), or raise the limit"
+    )]
+    TooManyBad {
+        /// The record that went over the limit.
+        bad: Box<crate::read::Bad>,
         /// Bad records so far.
         count: u64,
         /// The limit.

@@ -2,8 +2,8 @@
 //!
 //! Text flows through this crate in one direction, and each module is one station on the way:
 //!
-//! 1. [`source`] finds files in a fixed order, cuts large ones into parts by bytes, and reads documents out of them, each with
-//!    the place it came from. What it cannot use it counts and names.
+//! 1. [`read`] finds files in a fixed order, cuts large ones into parts by bytes, and reads documents out of them, each with
+//!    the place it came from; [`extract`] finds the main text of web pages. What it cannot use it counts and names.
 //! 2. [`filter`] drops documents that are not worth training on and masks personal data, rule by rule; [`dedup`] finds
 //!    documents that occur twice, exactly or nearly, in bounded memory, and documents that hold evaluation data.
 //! 3. [`tokenizer`] turns text into ids and back: bytes, any Hugging Face `tokenizer.json`, or a byte-level BPE tokenizer
@@ -30,6 +30,7 @@
 pub mod dedup;
 pub mod document;
 pub mod error;
+pub mod extract;
 pub mod filter;
 pub mod fim;
 mod hash;
@@ -41,8 +42,8 @@ mod mmap;
 pub mod pack;
 pub mod permute;
 pub mod prep;
+pub mod read;
 pub mod shard;
-pub mod source;
 pub mod tokenizer;
 
 pub use document::{Document, Dropped, Origin};

@@ -121,7 +121,7 @@ impl Preparation<'_, '_> {
     fn run(&self) -> Result<Summary> {
         let (config, work) = (self.config, self.work);
         let loaded = self.identity.tokenizer.as_ref();
-        let cleaner = Cleaner::new(config)?;
+        let cleaner = Cleaner::new(config, self.inputs.have_pages())?;
         let signer = Signer::new(&config.dedup)?;
         // A tokenizer that is trained reads what it is trained on before that is encoded: cleaned once, not twice.
         let written = (signer.is_some() || (cleaner.is_on() && loaded.is_none()))

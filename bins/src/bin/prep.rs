@@ -28,7 +28,8 @@ struct Arguments {
     /// TOML file of settings
     #[argh(option)]
     config: Option<PathBuf>,
-    /// file, folder or glob to read (may be repeated): .txt, .md, source code, .jsonl, each plain, .gz or .zst
+    /// file, folder or glob to read (may be repeated): .warc, .wet, .html, .txt, .md, source code, .jsonl, .csv, each
+    /// plain, .gz or .zst; .parquet and .arrow where the program was built with them
     #[argh(option)]
     input: Vec<PathBuf>,
     /// folder to write

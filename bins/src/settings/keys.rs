@@ -65,11 +65,24 @@ use Kind::{Choice, Count, CountLimit, Flag, Limit, List, Number, Path, Text};
 pub const KEYS: &[Key] = &[
     key("model.preset", Text, "tiny", "the model to start from: tiny, small, v2-lite, v2-236b, moonlight-16b, v3-671b"),
     // prep
-    key("input.paths", List, "", "files and folders to read; --input adds to them"),
-    key("input.text_field", Text, "text", "the field of a .jsonl record that holds the text"),
-    key("input.max_bad_records", Count, "100", ".jsonl lines without such a text to pass over before giving up"),
+    key("input.paths", List, "", "files, folders and globs to read; --input adds to them"),
+    key(
+        "input.format",
+        Choice(&["suffix", "text", "lines", "html", "jsonlines", "csv", "tsv", "warc", "parquet", "arrow"]),
+        "suffix",
+        "what every file is, whatever its suffix",
+    ),
+    key("input.text_field", Text, "text", "the field or column of a record that holds the text; JSON keys by dots"),
+    key("input.id_field", Text, "id", "the field that holds its identifier"),
+    key("input.url_field", Text, "url", "the field that holds its address"),
+    key("input.max_bad_records", Count, "100", "records that cannot be read to pass over before giving up"),
     key("input.max_document_bytes", Count, "268435456", "larger documents are left out"),
     key("input.max_bytes", Count, "", "stop after about this much text"),
+    key("extract.enabled", Flag, "true", "find the main text of web pages; false keeps their markup"),
+    key("extract.seconds", Count, "60", "time limit a page, for what hangs"),
+    key("extract.max_page_bytes", Count, "10485760", "larger pages are dropped"),
+    key("extract.max_depth", Count, "512", "pages with deeper nesting are dropped"),
+    key("extract.max_elements", Count, "500000", "pages with more elements are dropped"),
     // prep: what is kept
     key(
         "filter.preset",

@@ -1,12 +1,14 @@
-//! The settings of a preparation: `input.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`, `fim.*`,
+//! The settings of a preparation: `input.*`, `extract.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`, `fim.*`,
 //! `output.*`, `prep.*`.
 
 use super::SettingsError;
 use super::keys::{KEYS, Kind};
 use super::reader::Reader;
 use fathom_dataprep::dedup::DedupConfig;
+use fathom_dataprep::extract::ExtractConfig;
 use fathom_dataprep::filter::FilterConfig;
 use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+use fathom_dataprep::read::Format;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -20,11 +22,15 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
     let config = PrepConfig {
         input: InputConfig {
             paths: reader.list("input.paths").into_iter().map(PathBuf::from).collect(),
+            format: format(reader)?,
             text_field: reader.text_or("input.text_field", &known.input.text_field),
+            id_field: reader.text_or("input.id_field", &known.input.id_field),
+            url_field: reader.text_or("input.url_field", &known.input.url_field),
             max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
             max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
             max_bytes: reader.optional_count("input.max_bytes"),
         },
+        extract: extract(reader)?,
         filter: filter(reader)?,
         dedup: overlay(reader, "dedup", &DedupConfig::off())?,
         decontaminate: overlay(reader, "decontaminate", &known.decontaminate)?,
@@ -63,6 +69,21 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
         return Err(reader.reject("tokenizer.vocab_size", problem.into()));
     }
     Ok(config)
+}
+
+fn format(reader: &mut Reader<'_>) -> Result<Option<Format>, SettingsError> {
+    let name = reader.text_or("input.format", "suffix");
+    if name == "suffix" {
+        return Ok(None);
+    }
+    let format = serde_json::from_value(serde_json::Value::from(name));
+    format.map(Some).map_err(|e| reader.reject("input.format", format!("does not fit: {e}")))
+}
+
+fn extract(reader: &mut Reader<'_>) -> Result<Option<ExtractConfig>, SettingsError> {
+    let enabled = reader.flag("extract.enabled", true);
+    let config = overlay(reader, "extract", &ExtractConfig::default())?;
+    Ok(enabled.then_some(config))
 }
 
 fn filter(reader: &mut Reader<'_>) -> Result<FilterConfig, SettingsError> {
@@ -120,6 +141,7 @@ mod tests {
     #[test]
     fn every_setting_has_a_key_that_states_its_default() {
         let mut fields = Vec::new();
+        leaves("extract", &json!(ExtractConfig::default()), &mut fields);
         leaves("filter", &json!(FilterConfig::default()), &mut fields);
         leaves("dedup", &json!(DedupConfig::off()), &mut fields);
         leaves("decontaminate", &json!(PrepConfig::default().decontaminate), &mut fields);
@@ -132,8 +154,9 @@ mod tests {
             assert_eq!(stated.as_f64(), value.as_f64(), "{name}");
             assert!(value.is_number() || stated == *value, "{name}: {stated}, is {value}");
         }
-        for section in ["filter.", "dedup.", "decontaminate."] {
-            let keys = KEYS.iter().filter(|key| key.name.starts_with(section) && key.name != "filter.preset");
+        for section in ["extract.", "filter.", "dedup.", "decontaminate."] {
+            let extra = ["extract.enabled", "filter.preset"];
+            let keys = KEYS.iter().filter(|key| key.name.starts_with(section) && !extra.contains(&key.name));
             keys.for_each(|key| assert!(fields.iter().any(|(name, _)| name == key.name), "{} sets nothing", key.name));
         }
     }

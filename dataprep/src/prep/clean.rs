@@ -8,16 +8,21 @@ use super::work::Draft;
 use crate::dedup::{ContaminatedItem, DecontaminateScratch, Decontaminator, ItemHits, Shared};
 use crate::document::{Document, Dropped};
 use crate::error::Result;
+use crate::extract::{ExtractConfig, Extractor};
 use crate::filter::{FilterConfig, Filters};
 use crate::shard::StageReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Suffix of the file with what a task dropped.
 pub(super) const DROPPED: &str = "dropped.jsonl.zst";
 
 /// Everything that looks at one document at a time.
 pub(super) struct Cleaner {
+    /// How pages become text, where there are pages.
+    extract: Option<ExtractConfig>,
+    extractors: Stash<Extractor>,
     filters: Option<Filters>,
     evaluations: Option<Decontaminator>,
     scratches: Stash<DecontaminateScratch>,
@@ -36,30 +41,60 @@ pub(super) struct Cleaned {
 }
 
 impl Cleaner {
-    /// With the rules that `config` turns on.
-    pub fn new(config: &PrepConfig) -> Result<Self> {
+    /// With the rules that `config` turns on, for inputs that may or may not have web pages among them.
+    pub fn new(config: &PrepConfig, have_pages: bool) -> Result<Self> {
         let filters = filters_on(&config.filter).then(|| Filters::new(&config.filter)).transpose()?;
         let compare = !config.decontaminate.files.is_empty();
         let evaluations = compare.then(|| Decontaminator::new(&config.decontaminate)).transpose()?;
-        Ok(Self { filters, evaluations, scratches: Stash::default() })
+        Ok(Self {
+            extract: config.extract.clone().filter(|_| have_pages),
+            extractors: Stash::default(),
+            filters,
+            evaluations,
+            scratches: Stash::default(),
+        })
     }
 
     /// Whether it does anything.
     pub fn is_on(&self) -> bool {
-        self.filters.is_some() || self.evaluations.is_some()
+        self.extract.is_some() || self.filters.is_some() || self.evaluations.is_some()
     }
 
     /// Looks at a document.
-    pub fn clean(&self, item: Item) -> Cleaned {
-        let Item { document, raw, dropped } = item;
+    ///
+    /// # Errors
+    /// Those of [`Extractor::extract`].
+    pub fn clean(&self, item: Item) -> Result<Cleaned> {
+        let Item { document, raw, is_page, dropped } = item;
         // What rules have looked at and changed is text.
         let raw = raw.filter(|_| !self.is_on());
         let dropped = dropped.map(|why| (READ, why));
         let mut cleaned = Cleaned { document, raw, dropped, shared: Shared::new() };
+        if is_page && cleaned.dropped.is_none() {
+            cleaned.dropped = self.extract(&mut cleaned.document)?.map(|why| (EXTRACT, why));
+        }
         if cleaned.dropped.is_none() {
             cleaned.dropped = self.judge(&mut cleaned.document, &mut cleaned.shared);
         }
-        cleaned
+        Ok(cleaned)
+    }
+
+    /// Puts a page's main text in the place of the page.
+    fn extract(&self, document: &mut Document) -> Result<Option<Dropped>> {
+        let Some(config) = &self.extract else {
+            return Ok(None);
+        };
+        let page: Arc<str> = std::mem::take(&mut document.text).into();
+        match self.extractors.lend(|| Extractor::new(config.clone())).extract(&page)? {
+            Ok(text) => {
+                document.text = text;
+                Ok(None)
+            }
+            Err(why) => {
+                document.text = page.as_ref().to_owned();
+                Ok(Some(why))
+            }
+        }
     }
 
     fn judge(&self, document: &mut Document, shared: &mut Shared) -> Option<(&'static str, Dropped)> {
@@ -96,6 +131,7 @@ fn filters_on(config: &FilterConfig) -> bool {
 
 /// Names of stages, as the manifest has them.
 pub(super) const READ: &str = "read";
+const EXTRACT: &str = "extract";
 const FILTER: &str = "filter";
 const DECONTAMINATE: &str = "decontaminate";
 
@@ -162,6 +198,7 @@ impl Account {
         }
         let mut reports = vec![StageReport { name: READ.into(), kept, dropped, ..StageReport::default() }];
         let stages = [
+            (EXTRACT, cleaner.extract.is_some(), BTreeMap::new()),
             (FILTER, cleaner.filters.is_some(), self.changed.clone()),
             (DECONTAMINATE, cleaner.evaluations.is_some(), BTreeMap::new()),
         ];

@@ -3,8 +3,10 @@
 use super::Rank;
 use crate::dedup::{DecontaminateConfig, DedupConfig};
 use crate::error::{Error, Result};
+use crate::extract::ExtractConfig;
 use crate::filter::FilterConfig;
 use crate::fim::FimConfig;
+use crate::read::{FieldNames, Format};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub struct PrepConfig {
     /// What to read.
     pub input: InputConfig,
+    /// How the main text of web pages is found; without it, a page with its markup is the document.
+    pub extract: Option<ExtractConfig>,
     /// Which documents to keep.
     pub filter: FilterConfig,
     /// Which documents occur more than once.
@@ -46,6 +50,7 @@ impl Default for PrepConfig {
     fn default() -> Self {
         Self {
             input: InputConfig::default(),
+            extract: Some(ExtractConfig::default()),
             filter: FilterConfig::off(),
             dedup: DedupConfig::off(),
             decontaminate: DecontaminateConfig::default(),
@@ -65,15 +70,21 @@ impl Default for PrepConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InputConfig {
-    /// Files and folders.
+    /// Files, folders and globs.
     pub paths: Vec<PathBuf>,
-    /// Field of a `.jsonl` record that holds the text.
+    /// How every file is read, whatever its suffix.
+    pub format: Option<Format>,
+    /// Field of a record that holds the text: a column, or a path of JSON keys with dots between.
     pub text_field: String,
-    /// `.jsonl` lines without such a text that are passed over before the preparation fails.
+    /// Field that holds a record's identifier, where it has one.
+    pub id_field: String,
+    /// Field that holds the address it came from, where it has one.
+    pub url_field: String,
+    /// Records that cannot be read that are passed over before the preparation fails.
     pub max_bad_records: u64,
     /// Larger documents are left out, which also bounds what a small compressed file can become.
     pub max_document_bytes: u64,
-    /// Stop after about this much text, at the end of a document.
+    /// Stop after about this much text, at the end of a document; of web pages, with their markup.
     pub max_bytes: Option<u64>,
 }
 
@@ -81,11 +92,22 @@ impl Default for InputConfig {
     fn default() -> Self {
         Self {
             paths: Vec::new(),
+            format: None,
             text_field: "text".into(),
+            id_field: "id".into(),
+            url_field: "url".into(),
             max_bad_records: 100,
             max_document_bytes: 256 << 20,
             max_bytes: None,
         }
+    }
+}
+
+impl InputConfig {
+    /// Where the parts of a document are in a record.
+    pub(super) fn fields(&self) -> FieldNames {
+        let optional = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        FieldNames { text: self.text_field.clone(), id: optional(&self.id_field), url: optional(&self.url_field) }
     }
 }
 

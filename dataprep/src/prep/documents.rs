@@ -56,7 +56,7 @@ pub(super) fn run(
                 || reading.batch(BATCH_BYTES, BATCH_ITEMS),
                 || scratches.lend(MinHashScratch::default),
                 |scratch, item| {
-                    let cleaned = cleaner.clean(item);
+                    let cleaned = cleaner.clean(item)?;
                     let signer = signer.filter(|_| cleaned.dropped.is_none());
                     let bands = signer.map(|signer| signer.bands(&cleaned.document.text, scratch));
                     Ok((cleaned, bands.unwrap_or_default()))

@@ -1,11 +1,11 @@
 //! What there is to read, divided into tasks by bytes alone, and the items in it.
 
 use super::InputConfig;
-use crate::document::{Document, Dropped, Origin};
+use crate::document::{Document, Dropped};
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::read::{self, Format, InputFile, ReadConfig, Reader, Record, Split};
 use crate::shard::InputsEntry;
-use crate::source::{self, Documents, InputFile};
 use rayon::prelude::*;
 use serde_json::json;
 use std::fs;
@@ -16,26 +16,38 @@ use std::time::UNIX_EPOCH;
 #[derive(Debug)]
 pub(super) struct Inputs {
     files: Vec<InputFile>,
+    /// Parts of files, in order.
+    splits: Vec<Split>,
+    /// The parts that each task reads.
     tasks: Vec<Range<usize>>,
 }
 
 impl Inputs {
-    /// Finds the files and divides them into tasks of about `task_bytes`.
+    /// Finds the files and divides them into tasks of about `task_bytes`: large files are cut, small ones taken together.
     pub fn find(config: &InputConfig, task_bytes: u64) -> Result<Self> {
-        let files = source::walk(&config.paths)?;
+        let files = read::walk(&config.paths, config.format)?;
         if files.is_empty() {
-            let what = "no file with a known suffix; name files themselves, or give .txt, .md, .jsonl or source files";
+            let what = "no file with a known suffix; name files themselves, or set input.format";
             return Err(Error::EmptyCorpus { paths: config.paths.clone(), what: what.into() });
         }
+        let splits = read::splits(&files, task_bytes)?;
         let (mut tasks, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
-        for (i, file) in files.iter().enumerate() {
-            bytes = bytes.saturating_add(file.bytes);
-            if bytes >= task_bytes || i + 1 == files.len() {
-                tasks.push(first..i + 1);
-                (first, bytes) = (i + 1, 0);
+        for (i, split) in splits.iter().enumerate() {
+            let size = split.bytes.end.saturating_sub(split.bytes.start);
+            // A part that is as large as a task is one of its own.
+            if i > first && bytes.saturating_add(size) > task_bytes {
+                tasks.push(first..i);
+                (first, bytes) = (i, 0);
             }
+            bytes = bytes.saturating_add(size);
         }
-        Ok(Self { files, tasks })
+        tasks.push(first..splits.len());
+        Ok(Self { files, splits, tasks })
+    }
+
+    /// Whether there may be web pages among the documents.
+    pub fn have_pages(&self) -> bool {
+        self.files.iter().any(|file| matches!(file.format, Format::Html | Format::Warc))
     }
 
     /// Number of tasks.
@@ -45,8 +57,8 @@ impl Inputs {
 
     /// Bytes on disk that each task reads.
     pub fn sizes(&self) -> Vec<u64> {
-        let size = |task: &Range<usize>| self.files[task.clone()].iter().map(|file| file.bytes).sum();
-        self.tasks.iter().map(size).collect()
+        let size = |split: &Split| split.bytes.end.saturating_sub(split.bytes.start);
+        self.tasks.iter().map(|task| self.splits[task.clone()].iter().map(size).sum()).collect()
     }
 
     /// What is known of the files without reading them: enough to tell one preparation's intermediate results from
@@ -64,7 +76,8 @@ impl Inputs {
 
     /// SHA-256 of the bytes that a task reads.
     pub fn digest(&self, task: usize) -> Result<String> {
-        let sums = self.files[self.tasks[task].clone()].iter().map(|file| hash::of_file(&file.path));
+        let sum = |split: &Split| hash::of_range(&self.files[split.file as usize].path, split.bytes.clone());
+        let sums = self.splits[self.tasks[task].clone()].iter().map(sum);
         Ok(hash::of_bytes(sums.collect::<Result<Vec<_>>>()?.concat().as_bytes()))
     }
 
@@ -88,16 +101,32 @@ impl Inputs {
         Ok(Some(self.entry(&digests)))
     }
 
-    /// A line of JSON a file, in the order of [`Origin::file`].
+    /// A line of JSON a file, in the order of [`Origin::file`](crate::document::Origin::file).
     pub fn listing(&self) -> String {
         let line = |file: &InputFile| json!({ "path": file.path.to_string_lossy(), "bytes": file.bytes }).to_string();
         self.files.iter().map(|file| line(file) + "\n").collect()
     }
 
-    /// The items of a task.
-    pub fn open(&self, task: usize, config: InputConfig) -> Items<'_> {
-        let range = self.tasks[task].clone();
-        Items { documents: Documents::new(&self.files[range.clone()], config), first: range.start as u32, before: 0 }
+    /// The items of a task, as far as they hold at most `budget` bytes of text, to the end of a document.
+    pub fn open<'a>(&'a self, task: usize, config: &'a InputConfig, budget: Option<u64>) -> Items<'a> {
+        Items {
+            inputs: self,
+            config,
+            // Pages become text where there are threads for it, not here.
+            reading: ReadConfig {
+                fields: config.fields(),
+                max_document_bytes: config.max_document_bytes,
+                extract: None,
+            },
+            left: self.tasks[task].clone(),
+            budget,
+            open: None,
+            bytes_read: 0,
+            reported: 0,
+            text_bytes: 0,
+            bad_records: 0,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -108,63 +137,112 @@ pub(super) struct Item {
     pub document: Document,
     /// Its bytes where they are not UTF-8: some tokenizers take them as they are.
     pub raw: Option<Vec<u8>>,
+    /// Whether the text is a web page.
+    pub is_page: bool,
     /// Why its reader left it out, if it did.
     pub dropped: Option<Dropped>,
 }
 
 /// The items of a task, one after the other.
 pub(super) struct Items<'a> {
-    documents: Documents<'a>,
-    first: u32,
-    before: u64,
+    inputs: &'a Inputs,
+    config: &'a InputConfig,
+    reading: ReadConfig,
+    /// Parts that are not open yet.
+    left: Range<usize>,
+    budget: Option<u64>,
+    open: Option<Reader>,
+    /// By readers that are done.
+    bytes_read: u64,
+    reported: u64,
+    text_bytes: u64,
+    bad_records: u64,
+    warnings: Vec<String>,
 }
 
 impl Items<'_> {
     /// Items until they hold `bytes` bytes of text or are `count` many; none at the end.
     pub fn batch(&mut self, bytes: u64, count: usize) -> Result<Vec<Item>> {
-        let before = self.documents.counts();
-        let read = self.documents.batch(bytes, count)?;
-        let item = |(text, mut origin): (Vec<u8>, Origin)| {
-            origin.file += self.first;
-            match String::from_utf8(text) {
-                Ok(text) => Item { document: Document::new(origin, text), raw: None, dropped: None },
-                Err(e) => {
-                    let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
-                    Item { document: Document::new(origin, text), raw: Some(e.into_bytes()), dropped: None }
+        let (mut batch, mut total) = (Vec::new(), 0);
+        while total < bytes && batch.len() < count {
+            let Some(item) = self.item()? else {
+                break;
+            };
+            total += item.document.text.len() as u64;
+            batch.push(item);
+        }
+        Ok(batch)
+    }
+
+    fn item(&mut self) -> Result<Option<Item>> {
+        loop {
+            if self.budget.is_some_and(|most| self.text_bytes >= most) {
+                return Ok(None);
+            }
+            let Some(record) = self.record()? else {
+                return Ok(None);
+            };
+            let item = |document| Item { document, raw: None, is_page: false, dropped: None };
+            let item = match record {
+                Record::Document(document) => item(document),
+                Record::Bytes(document, bytes) => Item { raw: Some(bytes), ..item(document) },
+                Record::Page(document) => Item { is_page: true, ..item(document) },
+                Record::Dropped(document, why) => Item { dropped: Some(why), ..item(document) },
+                Record::Bad(bad) => {
+                    self.bad_records += 1;
+                    let (count, limit) = (self.bad_records, self.config.max_bad_records);
+                    if count > limit {
+                        return Err(Error::TooManyBad { bad: Box::new(bad), count, limit });
+                    }
+                    self.warnings.push(format!("{bad}, left out"));
+                    continue;
+                }
+            };
+            if item.dropped.is_none() {
+                self.text_bytes += item.document.text.len() as u64;
+            }
+            return Ok(Some(item));
+        }
+    }
+
+    fn record(&mut self) -> Result<Option<Record>> {
+        loop {
+            if self.open.is_none() {
+                let Some(part) = self.left.next() else {
+                    return Ok(None);
+                };
+                let split = &self.inputs.splits[part];
+                self.open = Some(Reader::open(&self.inputs.files[split.file as usize], split, &self.reading)?);
+            }
+            let reader = self.open.as_mut().expect("opened above");
+            match reader.next() {
+                Some(record) => return record.map(Some),
+                None => {
+                    self.bytes_read += reader.bytes_read();
+                    self.open = None;
                 }
             }
-        };
-        let mut items: Vec<Item> = read.into_iter().map(item).collect();
-        let now = self.documents.counts();
-        for (rule, n) in
-            [("input.empty", now.empty - before.empty), ("input.max_document_bytes", now.too_large - before.too_large)]
-        {
-            let origin = || Origin { file: self.first, bytes: 0..0, id: None };
-            let dropped = Some(Dropped { rule, value: 0.0, threshold: 0.0 });
-            let left_out = || Item { document: Document::new(origin(), String::new()), raw: None, dropped };
-            items.extend((0..n).map(|_| left_out()));
         }
-        Ok(items)
     }
 
     /// Bytes read from disk since the last call.
     pub fn progress(&mut self) -> u64 {
-        let now = self.documents.bytes_read();
-        std::mem::replace(&mut self.before, now).abs_diff(now)
+        let now = self.bytes_read + self.open.as_ref().map_or(0, Reader::bytes_read);
+        std::mem::replace(&mut self.reported, now).abs_diff(now)
     }
 
-    /// What was left out since the last call, each with its place.
+    /// What was bad since the last call, each with its place.
     pub fn take_warnings(&mut self) -> Vec<String> {
-        self.documents.take_warnings()
+        std::mem::take(&mut self.warnings)
     }
 
     /// Bytes of text passed on.
     pub fn text_bytes(&self) -> u64 {
-        self.documents.counts().bytes
+        self.text_bytes
     }
 
     /// Records that were bad.
     pub fn bad_records(&self) -> u64 {
-        self.documents.counts().bad_records
+        self.bad_records
     }
 }

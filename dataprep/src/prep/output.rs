@@ -85,7 +85,9 @@ pub(super) fn whole(config: &PrepConfig, manifest: Manifest) -> Result<Summary> 
 /// The first setting that differs, for the message.
 fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
     let recipe = config.recipe();
-    for section in ["input", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "seed", "split_bytes"] {
+    for section in
+        ["input", "extract", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "seed", "split_bytes"]
+    {
         let (now, then) = (&recipe[section], &manifest.pipeline[section]);
         let Some(fields) = now.as_object() else {
             if now != then {

@@ -34,12 +34,16 @@ pub(super) struct Reading<'a, 'w> {
 
 impl<'a, 'w> Reading<'a, 'w> {
     /// Will read the items of `task`, at most `budget` bytes of text.
-    pub fn new(work: &'a Work<'w>, inputs: &'a Inputs, task: usize, config: &InputConfig, budget: Option<u64>) -> Self {
-        let mut config = config.clone();
-        config.max_bytes = budget;
+    pub fn new(
+        work: &'a Work<'w>,
+        inputs: &'a Inputs,
+        task: usize,
+        config: &'a InputConfig,
+        budget: Option<u64>,
+    ) -> Self {
         Self {
             work,
-            items: inputs.open(task, config),
+            items: inputs.open(task, config, budget),
             report: ReadReport::default(),
             digest: Box::new(move || inputs.digest(task)),
         }

@@ -103,7 +103,7 @@ impl<'a> Tokens<'a> {
                 || reading.batch(BATCH_BYTES, BATCH_ITEMS),
                 || self.encoders.lend(|| self.tokenizer.encoder()),
                 |encoder, item| {
-                    let cleaned = cleaner.clean(item);
+                    let cleaned = cleaner.clean(item)?;
                     if cleaned.dropped.is_some() {
                         return Ok((cleaned, None));
                     }

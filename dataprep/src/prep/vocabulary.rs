@@ -97,8 +97,7 @@ pub(super) fn of_inputs<'a>(
     let mut open = None;
     move || {
         while task < inputs.len() && left != Some(0) {
-            let input = super::InputConfig { max_bytes: left, ..config.input.clone() };
-            let items = open.get_or_insert_with(|| inputs.open(task, input));
+            let items = open.get_or_insert_with(|| inputs.open(task, &config.input, left));
             let batch = items.batch(BATCH_BYTES, BATCH_ITEMS)?;
             work.advance(items.progress(), batch.len() as u64);
             if batch.is_empty() {
@@ -106,8 +105,11 @@ pub(super) fn of_inputs<'a>(
                 (task, open) = (task + 1, None);
                 continue;
             }
-            let text = |item: super::inputs::Item| item.raw.unwrap_or_else(|| item.document.text.into_bytes());
-            return Ok(batch.into_iter().map(text).collect());
+            let kept = batch.into_iter().filter(|item| item.dropped.is_none());
+            let texts: Vec<_> = kept.map(|item| item.raw.unwrap_or_else(|| item.document.text.into_bytes())).collect();
+            if !texts.is_empty() {
+                return Ok(texts);
+            }
         }
         Ok(Vec::new())
     }
