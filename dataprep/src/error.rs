@@ -267,6 +267,37 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A file cannot be read as what its name says it is.
+    #[error("{}: {what}", path.display())]
+    UnsupportedInput {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        what: String,
+    },
+
+    /// Too many pages hang in extraction.
+    #[error(
+        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files out \
+         whose pages are reported as dropped by it"
+    )]
+    ExtractionStuck {
+        /// How many pages.
+        pages: usize,
+    },
+
+    /// A record is no longer where it was read.
+    #[error(
+        "{}: bytes {} to {} are not there any more; the file changed after prep, run prep again",
+        path.display(), bytes.start, bytes.end
+    )]
+    RecordGone {
+        /// The file.
+        path: PathBuf,
+        /// Where the record was.
+        bytes: std::ops::Range<u64>,
+    },
+
     /// More bad records than `input.max_bad_records` allows.
     #[error(
         "{}:{line}: {what}; that is bad record number {count}, more than input.max_bad_records = {limit}: \

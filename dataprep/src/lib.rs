@@ -23,12 +23,14 @@
 
 pub mod document;
 pub mod error;
+pub mod extract;
 mod hash;
 mod json;
 pub mod loader;
 mod mmap;
 pub mod permute;
 pub mod prep;
+pub mod read;
 pub mod shard;
 pub mod source;
 pub mod tokenizer;
