@@ -21,7 +21,8 @@ fn read(bytes: &[u8], format: Format, compression: Compression) -> Vec<Record> {
 /// One line a record: what it is, and its text, rule or reason.
 pub(super) fn shown(records: &[Record]) -> Vec<String> {
     let show = |record: &Record| match record {
-        Record::Document(document) => document.text.clone(),
+        Record::Document(document) | Record::Page(document) => document.text.clone(),
+        Record::Bytes(document, bytes) => format!("{} of {} bytes", document.text, bytes.len()),
         Record::Dropped(document, dropped) => {
             format!("dropped {} {} at {:?}", dropped.rule, dropped.value, document.origin.bytes)
         }
@@ -84,7 +85,7 @@ fn whole_files() {
     check(b"\xef\xbb\xbfone", Format::Text, |file| String::from_utf8(file.to_vec()).unwrap());
     let shown = |bytes| shown(&read(bytes, Format::Text, Compression::None));
     assert_eq!(shown(b""), ["dropped input.empty 0 at 0..0"]);
-    assert_eq!(shown(b"caf\xe9"), ["memory: byte 0: not UTF-8, from byte 3 of the text on"]);
+    assert_eq!(shown(b"caf\xe9"), ["caf\u{fffd} of 4 bytes"]);
 }
 
 #[test]
@@ -270,7 +271,7 @@ proptest! {
         let found: Vec<String> = records.iter().map(|record| match record {
             Record::Document(document) => document.text.clone(),
             Record::Dropped(..) => String::new(),
-            Record::Bad(bad) => panic!("{bad}"),
+            other => panic!("{other:?}"),
         }).collect();
         prop_assert_eq!(found, expected);
         fuzz(&bytes, Format::Csv, Compression::None);

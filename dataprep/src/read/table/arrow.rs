@@ -5,7 +5,7 @@ use super::super::stream::{Store, Stream};
 use super::{Batches, Step, guarded, wanted};
 use arrow_array::ArrayRef;
 use arrow_buffer::Buffer;
-use arrow_ipc::convert::fb_to_schema;
+use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use arrow_ipc::{Message, MessageHeader, RecordBatch as Header, root_as_message};
 use arrow_schema::{Schema, SchemaRef};
@@ -238,7 +238,7 @@ impl Open {
     /// Takes in a schema or a dictionary.
     fn other(&mut self, message: &Message<'_>, body: &Buffer, names: Option<&[String]>) -> Result<(), String> {
         if let Some(schema) = message.header_as_schema() {
-            self.schema = guarded(|| Ok::<_, String>(Arc::new(fb_to_schema(schema))))?;
+            self.schema = guarded(|| try_fb_to_schema(schema).map(Arc::new))?;
             self.wanted = wanted(&self.schema, names);
         } else if let Some(dictionary) = message.header_as_dictionary_batch() {
             if let Some(data) = dictionary.data() {
