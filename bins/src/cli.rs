@@ -13,16 +13,28 @@ use crate::error::{Error, Result};
 
 /// Parses the arguments, runs `body`, prints its error, and gives the exit code: 0 done, 1 failed, 2 usage.
 pub fn run<A: FromArgs>(body: impl FnOnce(A) -> Result<()>) -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-    let name = arguments.first().map_or("fathom", |path| path.rsplit('/').next().unwrap_or(path));
-    let rest: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
-    match A::from_args(&[name], &rest) {
+    let (name, rest) = arguments();
+    run_with(&[&name], &rest, body)
+}
+
+/// The program's name and its arguments.
+pub fn arguments() -> (String, Vec<String>) {
+    let mut arguments = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
+    let path = arguments.next().unwrap_or_default();
+    let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("fathom");
+    (name.to_owned(), arguments.collect())
+}
+
+/// As [`run`], for the command that `names` spell (`prep inspect`) with arguments of its own.
+pub fn run_with<A: FromArgs>(names: &[&str], rest: &[String], body: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    match A::from_args(names, &rest) {
         Err(exit) if exit.status.is_ok() => {
             println!("{}", exit.output.trim_end());
             ExitCode::SUCCESS
         }
         Err(exit) => {
-            eprintln!("{}\nSee {name} --help.", exit.output.trim_end());
+            eprintln!("{}\nSee {} --help.", exit.output.trim_end(), names.join(" "));
             ExitCode::from(2)
         }
         Ok(parsed) => match body(parsed) {

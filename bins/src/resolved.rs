@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::prepare;
 use crate::settings::Settings;
 
 /// Keys that may differ when a run goes on: how long it is, what it shows, where it runs and what it keeps.
@@ -45,8 +46,10 @@ pub fn write(output: &Path, settings: &Settings) -> Result<()> {
 /// What a run's numbers depend on, by key: kept with every checkpoint, and compared when a run goes on.
 pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
     let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
-    let prep = |key: &str| ["input.", "tokenizer.", "output.", "prep."].iter().any(|section| key.starts_with(section));
-    let matters = |key: &str| !prep(key) && !MAY_CHANGE.contains(&key);
+    let prep = |key: &str| prepare::SECTIONS.iter().any(|section| key.split('.').next() == Some(section));
+    // Data may move, as long as it is the same: the cursor knows its fingerprint.
+    let place = |key: &str| key.starts_with("data.sources.") && key.ends_with(".path");
+    let matters = |key: &str| !prep(key) && !place(key) && !MAY_CHANGE.contains(&key);
     flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
 }
 

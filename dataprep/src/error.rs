@@ -207,6 +207,16 @@ pub enum Error {
         tokens: u64,
     },
 
+    /// Every source has been gone through as often as it may be.
+    #[error(
+        "the data sources hold {total} sequences for the epochs they are given; \
+         train for fewer steps, or raise or leave out data.sources.NAME.epochs"
+    )]
+    MixExhausted {
+        /// Sequences there are.
+        total: u64,
+    },
+
     /// A saved position belongs to other data or another order.
     #[error(
         "cannot resume: the saved data position has {field} = {saved}, this run has {current}; \
@@ -267,20 +277,108 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// More bad records than `input.max_bad_records` allows.
-    #[error(
-        "{}:{line}: {what}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
-         correct the file, set input.text_field, or raise the limit",
-        path.display()
-    )]
-    TooManyBadRecords {
-        /// The file of the record that went over the limit.
+    /// A file cannot be read as what its name says it is.
+    #[error("{}: {what}", path.display())]
+    UnsupportedInput {
+        /// The file.
         path: PathBuf,
-        /// Its line, from 1.
-        line: u64,
-        /// What is wrong with that record.
+        /// Why not, and what to do.
         what: String,
+    },
+
+    /// Too many pages hang in extraction.
+    #[error(
+        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files out \
+         whose pages are reported as dropped by it"
+    )]
+    ExtractionStuck {
+        /// How many pages.
+        pages: usize,
+    },
+
+    /// A record is no longer where it was read.
+    #[error(
+        "{}: bytes {} to {} are not there any more; the file changed after prep, run prep again",
+        path.display(), bytes.start, bytes.end
+    )]
+    RecordGone {
+        /// The file.
+        path: PathBuf,
+        /// Where the record was.
+        bytes: std::ops::Range<u64>,
+    },
+
+    /// More bad records in one task's files than `input.max_bad_records` allows.
+    #[error(
+        "{bad}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
+         correct the file, name its fields (input.text_field), or raise the limit"
+    )]
+    TooManyBad {
+        /// The record that went over the limit.
+        bad: Box<crate::read::Bad>,
         /// Bad records so far.
+        count: u64,
+        /// The limit.
+        limit: u64,
+    },
+
+    /// What a task of this preparation left for later ones is not what it wrote.
+    #[error("{} is damaged: {what}; remove {} and run prep again", path.display(), remove.display())]
+    Intermediate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to remove, so that the task is done again.
+        remove: PathBuf,
+    },
+
+    /// A prepared folder does not say where a document came from.
+    #[error("{} does not say where the document came from: {what}; prepare the corpus again with this version of prep", path.display())]
+    NoProvenance {
+        /// The file that should say it.
+        path: PathBuf,
+        /// What is missing or wrong.
+        what: String,
+    },
+
+    /// Tasks of other processes were waited for in vain.
+    #[error(
+        "{stage}: {missing} of {tasks} tasks are not done and none was for {seconds} s: the next is number {next}, \
+         of rank {rank}; start the ranks that ended again, all with the same inputs and settings, or run prep once \
+         without --rank to finish what they left"
+    )]
+    Stalled {
+        /// The stage.
+        stage: &'static str,
+        /// Tasks that are not done.
+        missing: usize,
+        /// Tasks there are.
+        tasks: usize,
+        /// How long nothing happened.
+        seconds: u64,
+        /// The first task that is not done.
+        next: usize,
+        /// Whose that is.
+        rank: usize,
+    },
+
+    /// The folder of intermediate results is gone while this process worked in it.
+    #[error("{} was removed meanwhile: another process ended this preparation, or someone cleared it; run prep again", path.display())]
+    WorkGone {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// More bad records in all inputs together than `input.max_bad_records` allows.
+    #[error(
+        "{count} bad records, more than input.max_bad_records = {limit}, such as {example}: \
+         correct the files, set input.text_field, or raise the limit"
+    )]
+    BadRecords {
+        /// One of them, with its place.
+        example: String,
+        /// How many there were.
         count: u64,
         /// The limit.
         limit: u64,

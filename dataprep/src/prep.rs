@@ -1,28 +1,52 @@
 //! The whole preparation: read, split, tokenise, shard.
+//!
+//! It is a row of stages, each a list of tasks over storage that any number of processes share; see [`Rank`]. Every task's
+//! result depends on its number and the settings alone, is published by a rename and never made twice. So the output is
+//! the same bytes for any number of threads and processes, and a process that is killed, at any moment, only repeats what
+//! it had not published.
+//!
+//! Between stages lie files in `OUT/work/`, which the first process removes when it has written the manifest.
 
+mod clean;
 mod config;
+mod dedup;
+mod documents;
+mod flow;
+mod inputs;
 mod output;
+mod rank;
+mod read;
+mod records;
+mod shards;
+mod tokens;
+mod trace;
+mod vocabulary;
+mod work;
 
 pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+pub(crate) use output::{DROPPED, SOURCES};
+pub use rank::Rank;
+pub use records::Provenance;
+pub(crate) use trace::Lines;
+pub use trace::{SourceFile, Trace, trace};
 
 use crate::error::{Error, Result};
-use crate::shard::{Dtype, InputsEntry, Manifest, ShardWriter, Split, StageReport};
+use crate::shard::{Dtype, InputsEntry, Manifest, Split, StageReport};
 use crate::shard::{FORMAT, VERSION};
-use crate::source::{self, Documents, InputFile, ReadCounts};
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::train::WordCounter;
 use crate::{hash, json};
-use rayon::prelude::*;
+use clean::{Account, Cleaner};
+use dedup::{Removed, Signer};
+use documents::{DocumentsReport, Stored};
+use inputs::Inputs;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
+use tokens::{Tokens, TokensReport};
+use work::{Receipt, Work};
 
-/// Text in memory at a time: one batch being read, one being encoded.
-const BATCH_BYTES: u64 = 16 << 20;
-/// Documents in memory at a time.
-const BATCH_DOCUMENTS: usize = 8192;
 /// Part of the fingerprint: raised whenever the same input would give other shards than before.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 
 /// Where a preparation reports how far it is.
 pub trait Progress: Send {
@@ -57,62 +81,215 @@ pub struct Summary {
     pub reused: bool,
 }
 
-/// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads.
+/// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads and of processes.
 ///
 /// When the output folder already holds the result of this very preparation nothing is written. A run that is
-/// interrupted leaves no manifest, and the next one starts over.
+/// interrupted leaves no manifest; the next one goes on with the tasks that were not done. One of several processes
+/// returns when the whole preparation is complete.
 ///
 /// # Errors
-/// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`], and
-/// whatever reading, tokenising and writing report.
+/// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`],
+/// [`Error::Stalled`] when other processes do not get on, and whatever reading, tokenising and writing report.
 pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     config.validate()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
-    let no_threads = |e: rayon::ThreadPoolBuildError| Error::Config { field: "threads", what: e.to_string() };
-    pool.map_err(no_threads)?.install(|| run_here(config, progress))
-}
-
-fn run_here(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
-    let files = source::walk(&config.input.paths)?;
-    if files.is_empty() {
-        let what = "no file with a known suffix; name files themselves, or give .txt, .md, .jsonl or source files";
-        return Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what: what.into() });
-    }
-    let loaded = config.tokenizer.load()?;
-    let inputs = source::digest(&files)?;
-    let fingerprint = fingerprint(config, &inputs, loaded.as_ref());
-    if let Some(summary) = output::reuse(config, &fingerprint)? {
+    let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
+    let inputs = Inputs::find(&config.input, config.split_bytes)?;
+    let identity = Identity::new(config)?;
+    if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
         return Ok(summary);
     }
-    output::prepare(&config.output)?;
-    let mut stages = Vec::new();
-    let tokenizer = match loaded {
-        Some(tokenizer) => tokenizer,
-        None => train_tokenizer(config, &files, &mut stages, progress)?,
-    };
-    let (train, validation) = encode(config, &files, &tokenizer, &mut stages, progress)?;
-    let manifest = Manifest {
-        format: FORMAT.into(),
-        version: VERSION,
-        fingerprint,
-        tokenizer: tokenizer.entry(),
-        inputs,
-        pipeline: config.recipe(),
-        stages,
-        train: train.entry().clone(),
-        validation: validation.as_ref().map(|shards| shards.entry().clone()),
-    };
-    output::commit(&config.output, &tokenizer, &manifest, [Some(train), validation])?;
-    Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
+    output::prepare(config)?;
+    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
+    let work = Work::new(folder, config, pool, progress);
+    let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
+    match preparation.run() {
+        Err(gone @ Error::WorkGone { .. }) => output::made_meanwhile(config)?.ok_or(gone),
+        other => other,
+    }
 }
 
-/// Everything the shards' bytes depend on. Paths do not matter, contents do.
-fn fingerprint(config: &PrepConfig, inputs: &InputsEntry, tokenizer: Option<&Tokenizer>) -> String {
-    let mut recipe = config.recipe();
-    recipe["input"]["paths"] = json!(null);
-    recipe["tokenizer"]["path"] = json!(tokenizer.map(Tokenizer::entry));
-    let all = json!({ "revision": REVISION, "recipe": recipe, "inputs": inputs });
-    hash::of_bytes(json::canonical(&all).as_bytes())
+/// What the stages have in common.
+struct Preparation<'a, 'w> {
+    config: &'a PrepConfig,
+    identity: &'a Identity<'a>,
+    inputs: &'a Inputs,
+    work: &'a Work<'w>,
+}
+
+impl Preparation<'_, '_> {
+    fn run(&self) -> Result<Summary> {
+        let (config, work) = (self.config, self.work);
+        let loaded = self.identity.tokenizer.as_ref();
+        let cleaner = Cleaner::new(config, self.inputs.have_pages())?;
+        let signer = Signer::new(&config.dedup)?;
+        // A tokenizer that is trained reads what it is trained on before that is encoded: cleaned once, not twice.
+        let written = (signer.is_some() || (cleaner.is_on() && loaded.is_none()))
+            .then(|| documents::run(work, config, self.inputs, &cleaner, signer.as_ref()))
+            .transpose()?;
+        let removed = match &written {
+            Some(documents) if signer.is_some() => dedup::run(work, &config.dedup, documents)?,
+            _ => Removed::default(),
+        };
+        let stored = written.as_ref().map(|receipts| Stored::new(work, receipts, &removed));
+        let (tokenizer, trained) = match loaded {
+            Some(tokenizer) => (tokenizer.clone(), None),
+            None => self.train(stored.as_ref()).map(|(tokenizer, report)| (tokenizer, Some(report)))?,
+        };
+        let tokens = Tokens::new(config, &tokenizer)?;
+        let encoded = match &stored {
+            Some(stored) => tokens.of_stored(work, stored)?,
+            None => tokens.of_inputs(work, self.inputs, &cleaner)?,
+        };
+        drop(tokens);
+        let read: Vec<&DocumentsReport> = match &stored {
+            Some(stored) => stored.receipts.iter().map(|receipt| &receipt.report).collect(),
+            None => encoded.iter().filter_map(|receipt| receipt.report.documents.as_ref()).collect(),
+        };
+        let mut account = Account::default();
+        read.iter().for_each(|report| account.add(&report.account));
+        let bad = read::bad_records(read.iter().map(|report| &report.read), &config.input)?;
+        let mut stages = account.reports(bad, &cleaner);
+        stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
+        stages.extend(trained);
+        stages.extend(self.division(&stages, &encoded)?);
+        let [train, validation] = shards::run(work, config, Dtype::for_vocab(tokenizer.vocab_size()), &encoded)?;
+        let digests: Vec<String> = read.iter().map(|report| report.read.digest.clone()).collect();
+        let inputs = self.inputs.entry(&digests);
+        let moves = self.moves(&[&train, &validation], &encoded, stored.as_ref());
+        let manifest = Manifest {
+            format: FORMAT.into(),
+            version: VERSION,
+            fingerprint: self.identity.fingerprint(&inputs),
+            tokenizer: tokenizer.entry(),
+            inputs,
+            pipeline: config.recipe(),
+            stages,
+            contaminated: cleaner.contaminated(&account),
+            languages: account.languages,
+            dedup: signer.map(|_| removed.entry.clone()),
+            train: train.entry,
+            validation: Some(validation.entry).filter(|entry| entry.documents > 0),
+        };
+        if config.rank.is_first() {
+            output::commit(config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+        } else {
+            output::await_manifest(config, &manifest.fingerprint)?;
+        }
+        Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
+    }
+
+    fn train(&self, stored: Option<&Stored<'_>>) -> Result<(Tokenizer, StageReport)> {
+        match stored {
+            Some(stored) => {
+                let texts = documents::texts(self.work, stored);
+                vocabulary::run(self.work, self.config, stored.sizes().iter().sum(), texts)
+            }
+            None => {
+                let texts = vocabulary::of_inputs(self.work, self.inputs, self.config);
+                vocabulary::run(self.work, self.config, self.inputs.sizes().iter().sum(), texts)
+            }
+        }
+    }
+
+    /// Which file of which task becomes which file of the output folder.
+    fn moves(
+        &self,
+        sides: &[&shards::Side],
+        encoded: &[Receipt<TokensReport>],
+        stored: Option<&Stored<'_>>,
+    ) -> output::Moves {
+        let folder = |stage: &str| self.work.folder().join(stage);
+        let mut moves = output::Moves::new();
+        for (entry, task) in sides.iter().flat_map(|side| side.entry.shards.iter().zip(&side.tasks)) {
+            let made = folder(shards::STAGE);
+            let file = |suffix: &&str| (work::file_path(&made, *task, suffix), format!("{}.{suffix}", entry.name));
+            moves.extend(shards::SUFFIXES.iter().map(file));
+        }
+        let dropped = clean::DROPPED;
+        let mut aside = |stage: &str, task: usize, files: &[work::Published]| {
+            if files.iter().any(|file| file.suffix == dropped) {
+                let name = format!("{}/{stage}-{task:05}.jsonl.zst", output::DROPPED);
+                moves.push((work::file_path(&folder(stage), task, dropped), name));
+            }
+        };
+        let stored = stored.iter().flat_map(|stored| stored.receipts);
+        stored.for_each(|receipt| aside(documents::STAGE, receipt.task, &receipt.files));
+        encoded.iter().for_each(|receipt| aside(tokens::STAGE, receipt.task, &receipt.files));
+        moves
+    }
+
+    /// What splitting and encoding did, after checking that something is left of what the stages before passed on.
+    fn division(&self, before: &[StageReport], encoded: &[Receipt<TokensReport>]) -> Result<[StageReport; 2]> {
+        let documents = |side: usize| encoded.iter().map(|receipt| receipt.report.sides[side].documents).sum::<u64>();
+        let (train, validation) = (documents(0), documents(1));
+        check_not_empty(self.config, before, train, train + validation)?;
+        let output = &self.config.output;
+        if validation == 0 && (output.validation_fraction > 0.0 || output.validation_tail > 0.0) {
+            let what = "no document fell on the validation side; set output.validation_tail to hold out text anyway";
+            self.work.message(what);
+        }
+        let sum = |count: fn(&TokensReport) -> u64| encoded.iter().map(|receipt| count(&receipt.report)).sum();
+        let changed = |entries: &[(&str, u64)]| {
+            entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+        };
+        let report = |name: &str, entries: &[(&str, u64)]| StageReport {
+            name: name.into(),
+            kept: train + validation,
+            changed: changed(entries),
+            ..StageReport::default()
+        };
+        Ok([
+            report("split", &[("to training", train), ("to validation", validation)]),
+            report(
+                "tokenize",
+                &[
+                    ("invalid UTF-8 replaced", sum(|report| report.repaired)),
+                    ("rearranged to fill in the middle", sum(|report| report.rearranged)),
+                ],
+            ),
+        ])
+    }
+}
+
+/// What deduplication removed.
+fn duplicates(encoded: &[Receipt<TokensReport>]) -> StageReport {
+    let mut all = StageReport { name: tokens::DEDUPLICATE.into(), ..StageReport::default() };
+    for report in encoded.iter().map(|receipt| &receipt.report) {
+        all.kept += report.documents_encoded;
+        report.duplicates.iter().for_each(|(rule, n)| *all.dropped.entry(rule.clone()).or_default() += n);
+    }
+    all
+}
+
+/// What a preparation's result depends on besides its inputs.
+struct Identity<'a> {
+    config: &'a PrepConfig,
+    /// The tokenizer, where it is not to be trained.
+    tokenizer: Option<Tokenizer>,
+    /// SHA-256 of the files that are part of the settings.
+    lists: Vec<String>,
+}
+
+impl<'a> Identity<'a> {
+    fn new(config: &'a PrepConfig) -> Result<Self> {
+        let lists = config.lists().map(hash::of_file).collect::<Result<_>>()?;
+        Ok(Self { config, tokenizer: config.tokenizer.load()?, lists })
+    }
+
+    /// Everything the shards' bytes depend on. Paths do not matter, contents do.
+    fn fingerprint(&self, inputs: &InputsEntry) -> String {
+        self.of(&json!(inputs))
+    }
+
+    /// With the inputs as far as they are known.
+    fn of(&self, inputs: &serde_json::Value) -> String {
+        let mut recipe = self.config.recipe();
+        recipe["input"]["paths"] = json!(null);
+        recipe["tokenizer"]["path"] = json!(self.tokenizer.as_ref().map(Tokenizer::entry));
+        let all = json!({ "revision": REVISION, "recipe": recipe, "lists": self.lists, "inputs": inputs });
+        hash::of_bytes(json::canonical(&all).as_bytes())
+    }
 }
 
 /// Divides a document between the two sides. Its side depends on its content and the seed only: documents come and go
@@ -148,173 +325,20 @@ fn hash_fraction(document: &[u8], seed: u64) -> f64 {
     (u64::from_le_bytes(first) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Trains on the training side alone, up to `tokenizer.train_bytes` of it.
-fn train_tokenizer(
-    config: &PrepConfig,
-    files: &[InputFile],
-    stages: &mut Vec<StageReport>,
-    progress: &mut dyn Progress,
-) -> Result<Tokenizer> {
-    let vocab_size = config.tokenizer.vocab_size.expect("there is either a file or a size");
-    progress.stage("train tokenizer", files.iter().map(|file| file.bytes).sum());
-    let mut documents = Documents::new(files, &config.input);
-    let mut counter = WordCounter::new(config.tokenizer.max_words);
-    let (mut bytes, mut used) = (0, 0);
-    while bytes < config.tokenizer.train_bytes {
-        let batch = documents.batch(BATCH_BYTES, BATCH_DOCUMENTS)?;
-        if batch.is_empty() {
-            break;
+fn check_not_empty(config: &PrepConfig, stages: &[StageReport], train: u64, all: u64) -> Result<()> {
+    if train > 0 {
+        return Ok(());
+    }
+    let reasons = stages.iter().flat_map(|stage| &stage.dropped).map(|(reason, count)| format!("{count} {reason}"));
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let what = match (all, reasons.as_str()) {
+        (0, "") => "there are no records in them".to_owned(),
+        (0, reasons) => format!("every document was dropped: {reasons}"),
+        _ => {
+            format!("all {all} documents fell on the validation side; lower output.validation_fraction or change seed")
         }
-        let texts: Vec<_> = batch
-            .par_iter()
-            .map(|document| String::from_utf8_lossy(divide(document, config)[0].1))
-            .filter(|text| !text.is_empty())
-            .collect();
-        bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
-        used += texts.len() as u64;
-        counter.count(&texts)?;
-        progress.advance(documents.bytes_read(), used);
-    }
-    let (forgotten, too_long) = counter.uncounted();
-    stages.push(StageReport {
-        name: "train tokenizer".into(),
-        kept: used,
-        dropped: [("words forgotten", forgotten), ("words too long", too_long)]
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .collect(),
-        ..StageReport::default()
-    });
-    let tokenizer = counter.train(vocab_size)?;
-    if tokenizer.vocab_size() < vocab_size {
-        let found = tokenizer.vocab_size();
-        progress.message(&format!("the text gives only {found} of the {vocab_size} tokens asked for"));
-    }
-    Ok(tokenizer)
-}
-
-/// One document's tokens on one side, and how many bytes of text they stand for.
-struct Encoded {
-    split: Split,
-    tokens: Vec<u32>,
-    text_bytes: u64,
-    repaired: bool,
-}
-
-type Written = (crate::shard::WrittenShards, Option<crate::shard::WrittenShards>);
-
-/// Reads, encodes and writes everything: a batch is encoded while the next is read, and written in order.
-fn encode(
-    config: &PrepConfig,
-    files: &[InputFile],
-    tokenizer: &Tokenizer,
-    stages: &mut Vec<StageReport>,
-    progress: &mut dyn Progress,
-) -> Result<Written> {
-    progress.stage("tokenize", files.iter().map(|file| file.bytes).sum());
-    let writer = |split: Split| {
-        let dtype = Dtype::for_vocab(tokenizer.vocab_size());
-        ShardWriter::new(&config.output.dir, split.name(), dtype, tokenizer.eos_id(), config.output.shard_bytes)
     };
-    let (mut train, mut validation) = (writer(Split::Train), writer(Split::Validation));
-    let mut documents = Documents::new(files, &config.input);
-    let mut repaired = 0;
-    let mut batch = documents.batch(BATCH_BYTES, BATCH_DOCUMENTS)?;
-    while !batch.is_empty() {
-        let (encoded, next) =
-            rayon::join(|| encode_batch(&batch, config, tokenizer), || documents.batch(BATCH_BYTES, BATCH_DOCUMENTS));
-        for document in encoded?.iter().flatten().flatten() {
-            repaired += u64::from(document.repaired);
-            match document.split {
-                Split::Train => train.push(&document.tokens, document.text_bytes)?,
-                Split::Validation => validation.push(&document.tokens, document.text_bytes)?,
-            }
-        }
-        batch = next?;
-        documents.take_warnings().iter().for_each(|warning| progress.message(warning));
-        progress.advance(documents.bytes_read(), documents.counts().documents);
-    }
-    documents.take_warnings().iter().for_each(|warning| progress.message(warning));
-    let (train, validation) = (train.finish()?, validation.finish()?);
-    let counts = documents.counts();
-    check_not_empty(config, counts, train.entry().documents)?;
-    let held_out = validation.entry().documents;
-    if held_out == 0 && (config.output.validation_fraction > 0.0 || config.output.validation_tail > 0.0) {
-        progress.message("no document fell on the validation side; set output.validation_tail to hold out text anyway");
-    }
-    stages.extend(reports(counts, repaired, train.entry().documents, held_out));
-    Ok((train, (held_out > 0).then_some(validation)))
-}
-
-fn encode_batch(batch: &[Vec<u8>], config: &PrepConfig, tokenizer: &Tokenizer) -> Result<Vec<[Option<Encoded>; 2]>> {
-    let encode_one = |encoder: &mut crate::tokenizer::Encoder<'_>, split, text: &[u8]| {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let mut tokens = Vec::new();
-        let repaired = encoder.encode_ordinary(text, &mut tokens)?;
-        // Replacement makes text longer; what the tokens stand for is what counts.
-        let text_bytes = if repaired { String::from_utf8_lossy(text).len() } else { text.len() } as u64;
-        Ok(Some(Encoded { split, tokens, text_bytes, repaired }))
-    };
-    batch
-        .par_iter()
-        .map_init(
-            || tokenizer.encoder(),
-            |encoder, document| {
-                let [train, validation] = divide(document, config);
-                Ok([encode_one(encoder, train.0, train.1)?, encode_one(encoder, validation.0, validation.1)?])
-            },
-        )
-        .collect()
-}
-
-fn check_not_empty(config: &PrepConfig, counts: ReadCounts, train: u64) -> Result<()> {
-    let empty = |what| Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what });
-    if counts.documents == 0 {
-        let ReadCounts { empty: none, too_large, bad_records, .. } = counts;
-        return empty(format!(
-            "{none} empty, {too_large} larger than input.max_document_bytes, {bad_records} bad records, and nothing else"
-        ));
-    }
-    if train == 0 {
-        return empty(format!(
-            "all {} documents fell on the validation side; lower output.validation_fraction or change seed",
-            counts.documents
-        ));
-    }
-    Ok(())
-}
-
-fn reports(counts: ReadCounts, repaired: u64, train: u64, validation: u64) -> [StageReport; 3] {
-    let some = |entries: &[(&str, u64)]| {
-        entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
-    };
-    [
-        StageReport {
-            name: "read".into(),
-            kept: counts.documents,
-            dropped: some(&[
-                ("empty", counts.empty),
-                ("too large", counts.too_large),
-                ("bad record", counts.bad_records),
-            ]),
-            ..StageReport::default()
-        },
-        StageReport {
-            name: "split".into(),
-            kept: train + validation,
-            changed: some(&[("to training", train), ("to validation", validation)]),
-            ..StageReport::default()
-        },
-        StageReport {
-            name: "tokenize".into(),
-            kept: train + validation,
-            changed: some(&[("invalid UTF-8 replaced", repaired)]),
-            ..StageReport::default()
-        },
-    ]
+    Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what })
 }
 
 #[cfg(test)]

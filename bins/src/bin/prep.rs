@@ -1,4 +1,4 @@
-//! Turns text into token shards.
+//! Turns text into token shards, and looks into what became of it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,12 +10,16 @@ use fathom::prepare;
 use fathom::settings::{Settings, keys};
 
 /// Turn raw text into token shards: read files and folders, load or train a tokenizer, and write shards that train,
-/// Megatron and others read.
+/// Megatron and others read. `prep inspect DIR` reports on what was prepared, `prep trace DIR --token N` says where a
+/// token came from.
 #[derive(FromArgs)]
 #[argh(
     example = "prep --input corpus/ --input notes.jsonl.zst --vocab-size 16384 --output data/corpus",
     example = "prep --config configs/shakespeare.toml --input tinyshakespeare.txt --output data/shakespeare",
-    note = "`prep --keys` lists every key of the configuration file and of --set.",
+    example = "prep --input crawl/ --tokenizer tokenizer.json --output /shared/out --rank 3 --world 8",
+    note = "`prep --keys` lists every key of the configuration file and of --set. Several processes prepare one corpus \
+            together when they are given the same arguments and a folder that all can reach; each takes its rank from \
+            --rank and --world, or from Slurm, a Kubernetes Indexed Job (with --world) or MPI.",
     error_code(0, "done"),
     error_code(1, "the input could not be read or the output not written"),
     error_code(2, "wrong arguments or settings")
@@ -24,7 +28,8 @@ struct Arguments {
     /// TOML file of settings
     #[argh(option)]
     config: Option<PathBuf>,
-    /// file or folder to read (may be repeated): .txt, .md, source code, .jsonl, each plain, .gz or .zst
+    /// file, folder or glob to read (may be repeated): .warc, .wet, .html, .txt, .md, source code, .jsonl, .csv, each
+    /// plain, .gz or .zst; .parquet and .arrow where the program was built with them
     #[argh(option)]
     input: Vec<PathBuf>,
     /// folder to write
@@ -36,17 +41,84 @@ struct Arguments {
     /// train a byte-level BPE tokenizer of this many tokens on the input instead
     #[argh(option)]
     vocab_size: Option<u32>,
+    /// number of this process, from 0, of --world
+    #[argh(option)]
+    rank: Option<usize>,
+    /// number of processes that prepare this corpus together
+    #[argh(option)]
+    world: Option<usize>,
     /// set a key over the file: --set output.validation_fraction=0.05 (may be repeated)
     #[argh(option)]
     set: Vec<String>,
 }
 
+/// Report on a folder that prep wrote: documents, tokens, what each rule dropped, lengths, languages, scores, examples.
+#[derive(FromArgs)]
+#[argh(
+    example = "prep inspect data/corpus",
+    note = "A page with plots is written besides, to FOLDER/report.html unless --html says otherwise.",
+    error_code(0, "done"),
+    error_code(1, "the folder could not be read"),
+    error_code(2, "wrong arguments")
+)]
+struct Inspect {
+    /// the folder
+    #[argh(positional)]
+    folder: PathBuf,
+    /// where to write the page
+    #[argh(option)]
+    html: Option<PathBuf>,
+    /// print everything as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Say where a training token came from: its document's file and bytes, address, scores, and the text around it.
+#[derive(FromArgs)]
+#[argh(
+    example = "prep trace data/corpus --token 123456",
+    error_code(0, "done"),
+    error_code(1, "the folder could not be read, or there is no such token"),
+    error_code(2, "wrong arguments")
+)]
+struct Trace {
+    /// the folder
+    #[argh(positional)]
+    folder: PathBuf,
+    /// number of the token, from 0, over all shards of the split
+    #[argh(option)]
+    token: u64,
+    /// train or validation
+    #[argh(option, default = "String::from(\"train\")")]
+    split: String,
+    /// tokens of text to show before and after it
+    #[argh(option, default = "30")]
+    around: u64,
+    /// print it as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
-    if std::env::args().any(|a| a == "--keys") {
-        print!("{}", keys::table(&["input", "tokenizer", "output", "prep"]));
+    let (name, rest) = cli::arguments();
+    match rest.first().map(String::as_str) {
+        Some("inspect") => {
+            return cli::run_with(&[&name, "inspect"], &rest[1..], |a: Inspect| {
+                prepare::inspect(&a.folder, a.html.as_deref(), a.json)
+            });
+        }
+        Some("trace") => {
+            return cli::run_with(&[&name, "trace"], &rest[1..], |a: Trace| {
+                prepare::trace(&a.folder, &a.split, a.token, a.around, a.json)
+            });
+        }
+        _ => {}
+    }
+    if rest.iter().any(|a| a == "--keys") {
+        print!("{}", keys::table(prepare::SECTIONS));
         return ExitCode::SUCCESS;
     }
-    cli::run(|arguments: Arguments| run(arguments))
+    cli::run_with(&[&name], &rest, run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -61,6 +133,7 @@ fn run(arguments: Arguments) -> Result<()> {
         config.tokenizer.vocab_size = Some(size);
         config.tokenizer.path = None;
     }
+    config.rank = prepare::rank(arguments.rank, arguments.world)?;
     let summary = prepare::run(&config)?;
     eprint!("{}", prepare::describe(&summary));
     Ok(())

@@ -3,14 +3,17 @@
 //! A file may hold the keys of several programs; each reads its own sections and still checks the others' (a slip in
 //! `[input]` stops `train` too). [`Settings::to_toml`] writes what a run resolved to; read back, it gives the same run.
 
+mod data;
 mod error;
 pub mod keys;
 mod model;
 mod precision;
+mod prep;
 mod rates;
 mod reader;
 mod source;
 
+pub use data::DataSource;
 pub use error::{Place, SettingsError};
 pub use rates::Rates;
 pub use source::{Entry, Source};
@@ -19,7 +22,7 @@ use crate::checkpoint::Format;
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::{Precision, Products};
 use fathom_core::train::schedule::{Schedule, ScheduleError};
-use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+use fathom_dataprep::{Packing, PrepConfig};
 use reader::{Reader, SANE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +33,10 @@ use toml::Value;
 pub struct Data {
     /// Prepared folder or prefix.
     pub path: Option<PathBuf>,
+    /// Several of them to draw from, in place of `path`; in the order of their names.
+    pub sources: Vec<DataSource>,
+    /// How sequences are made of documents.
+    pub packing: Packing,
     /// Other data to validate on.
     pub validation_path: Option<PathBuf>,
     /// Sequences in a new order every epoch.
@@ -137,13 +144,13 @@ impl Settings {
         let mut reader = Reader { source: &source, resolved: BTreeMap::new() };
         let model = model::resolve(&source)?;
         let train = Train::read(&mut reader, &model)?;
-        let data = Data::read(&mut reader, train.seed);
+        let data = Data::read(&mut reader, train.seed)?;
         let rates = Rates::read(&mut reader, &train)?;
         let mut settings = Settings {
             data,
             rates,
             checkpoint: Checkpoint::read(&mut reader)?,
-            prep: read_prep(&mut reader)?,
+            prep: prep::read(&mut reader)?,
             resolved: reader.resolved,
             model,
             train,
@@ -195,6 +202,11 @@ impl Settings {
                 None => sections.push((section, toml::Table::from_iter([(name.into(), value.clone())]))),
             }
         }
+        if let Some((_, table)) =
+            sections.iter_mut().find(|(section, _)| *section == "data" && !self.data.sources.is_empty())
+        {
+            table.insert("sources".into(), Value::Table(data::table(&self.data.sources)));
+        }
         let text = |(section, table): &(&str, toml::Table)| {
             let nested = toml::Table::from_iter([((*section).to_string(), Value::Table(table.clone()))]);
             toml::to_string(&nested).unwrap_or_default()
@@ -225,14 +237,22 @@ impl Settings {
 }
 
 impl Data {
-    fn read(reader: &mut Reader<'_>, train_seed: u64) -> Self {
-        Data {
+    fn read(reader: &mut Reader<'_>, train_seed: u64) -> Result<Self, SettingsError> {
+        let best_fit = reader.text_or("data.packing", "concatenate") == "best_fit";
+        let data = Data {
             path: reader.path("data.path"),
+            sources: data::sources(reader)?,
+            packing: if best_fit { Packing::BestFit } else { Packing::Concatenate },
             validation_path: reader.path("data.validation_path"),
             shuffle: reader.flag("data.shuffle", true),
             seed: reader.count("data.seed", train_seed),
             document_mask: reader.flag("data.document_mask", true),
+        };
+        if data.path.is_some() && !data.sources.is_empty() {
+            let problem = "and data.sources are both given; data comes from one place or from several: leave one out";
+            return Err(reader.reject("data.path", problem.into()));
         }
+        Ok(data)
     }
 }
 
@@ -316,51 +336,6 @@ impl Checkpoint {
             shard_bytes: reader.size("checkpoint.shard_bytes", 5_000_000_000, usize::MAX)? as u64,
         })
     }
-}
-
-/// `input.*`, `tokenizer.*`, `output.*` and `prep.*`; the folder to write to is no setting but an argument.
-fn read_prep(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError> {
-    let known = PrepConfig::default();
-    let vocab_size = reader.optional_count("tokenizer.vocab_size");
-    let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
-    let config = PrepConfig {
-        input: InputConfig {
-            paths: reader.list("input.paths").into_iter().map(PathBuf::from).collect(),
-            text_field: reader.text_or("input.text_field", &known.input.text_field),
-            max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
-            max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
-            max_bytes: reader.optional_count("input.max_bytes"),
-        },
-        tokenizer: TokenizerConfig {
-            path: reader.path("tokenizer.path"),
-            vocab_size: vocab_size.map(narrow),
-            eos: reader.text("tokenizer.eos"),
-            max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
-            train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
-        },
-        output: OutputConfig {
-            dir: PathBuf::new(),
-            validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),
-            validation_tail: reader.number("output.validation_tail", known.output.validation_tail),
-            shard_bytes: reader.count("output.shard_bytes", known.output.shard_bytes),
-            overwrite: reader.flag("output.overwrite", known.output.overwrite),
-        },
-        threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
-        seed: reader.count("prep.seed", known.seed),
-    };
-    for (key, share) in [
-        ("output.validation_fraction", config.output.validation_fraction),
-        ("output.validation_tail", config.output.validation_tail),
-    ] {
-        if share >= 1.0 {
-            return Err(reader.reject(key, format!("is {share}: it must be below 1")));
-        }
-    }
-    if config.tokenizer.path.is_some() && vocab_size.is_some() {
-        let problem = "and tokenizer.path are both given; a tokenizer is either loaded or trained: leave one out";
-        return Err(reader.reject("tokenizer.vocab_size", problem.into()));
-    }
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -90,6 +90,11 @@ impl Source {
         self.entries.get(key)
     }
 
+    /// Every key that was written, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// Where `key` was written.
     pub fn place(&self, key: &str) -> Place {
         self.get(key).map_or(Place::Default, |entry| entry.place.clone())
@@ -189,6 +194,9 @@ fn check_type(key: &str, kind: Kind, value: &Value, place: &Place) -> Result<(),
         (Kind::Number, Value::Integer(n)) => *n >= 0,
         (Kind::Number, Value::Float(x)) => x.is_finite() && *x >= 0.0,
         (Kind::Choice(words), Value::String(text)) => words.contains(&text.as_str()),
+        (Kind::Limit | Kind::CountLimit, Value::Boolean(on)) => !on,
+        (Kind::Limit, Value::Float(x)) => x.is_finite() && *x >= 0.0,
+        (Kind::Limit | Kind::CountLimit, Value::Integer(n)) => *n >= 0,
         (Kind::List, Value::String(_)) => true,
         (Kind::List, Value::Array(items)) => items.iter().all(Value::is_str),
         _ => false,

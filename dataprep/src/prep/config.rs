@@ -1,6 +1,12 @@
 //! The settings of a preparation.
 
+use super::Rank;
+use crate::dedup::{DecontaminateConfig, DedupConfig};
 use crate::error::{Error, Result};
+use crate::extract::ExtractConfig;
+use crate::filter::FilterConfig;
+use crate::fim::FimConfig;
+use crate::read::{FieldNames, Format};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
 use serde::{Deserialize, Serialize};
@@ -8,34 +14,77 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Everything there is to set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrepConfig {
     /// What to read.
     pub input: InputConfig,
+    /// How the main text of web pages is found; without it, a page with its markup is the document.
+    pub extract: Option<ExtractConfig>,
+    /// Which documents to keep.
+    pub filter: FilterConfig,
+    /// Which documents occur more than once.
+    pub dedup: DedupConfig,
+    /// Which documents hold evaluation data.
+    pub decontaminate: DecontaminateConfig,
     /// How to turn text into tokens.
     pub tokenizer: TokenizerConfig,
+    /// Which training documents to rearrange.
+    pub fim: FimConfig,
     /// What to write.
     pub output: OutputConfig,
     /// Threads; 0 takes one a core. Does not change the result.
     pub threads: usize,
     /// Decides, with its content, on which side of the split a document falls.
     pub seed: u64,
+    /// Bytes of input that one task reads, about: files are never divided by the number of workers.
+    pub split_bytes: u64,
+    /// How long to wait for tasks of other processes while none gets done.
+    pub wait_seconds: u64,
+    /// Which of several processes this is. Does not change the result.
+    #[serde(skip)]
+    pub rank: Rank,
+}
+
+impl Default for PrepConfig {
+    fn default() -> Self {
+        Self {
+            input: InputConfig::default(),
+            extract: Some(ExtractConfig::default()),
+            filter: FilterConfig::off(),
+            dedup: DedupConfig::off(),
+            decontaminate: DecontaminateConfig::default(),
+            tokenizer: TokenizerConfig::default(),
+            fim: FimConfig::default(),
+            output: OutputConfig::default(),
+            threads: 0,
+            seed: 0,
+            split_bytes: 64 << 20,
+            wait_seconds: 3600,
+            rank: Rank::default(),
+        }
+    }
 }
 
 /// What to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InputConfig {
-    /// Files and folders.
+    /// Files, folders and globs.
     pub paths: Vec<PathBuf>,
-    /// Field of a `.jsonl` record that holds the text.
+    /// How every file is read, whatever its suffix.
+    pub format: Option<Format>,
+    /// Field of a record that holds the text: a column, or a path of JSON keys with dots between.
     pub text_field: String,
-    /// `.jsonl` lines without such a text that are passed over before the preparation fails.
+    /// Field that holds a record's identifier, where it has one.
+    pub id_field: String,
+    /// Field that holds the address it came from, where it has one.
+    pub url_field: String,
+    /// Records that cannot be read that are passed over before the preparation fails.
     pub max_bad_records: u64,
     /// Larger documents are left out, which also bounds what a small compressed file can become.
     pub max_document_bytes: u64,
-    /// Stop after about this much text, at the end of a document.
+    /// Stop after about this much text, at the end of a document; of web pages, with their markup.
     pub max_bytes: Option<u64>,
 }
 
@@ -43,11 +92,22 @@ impl Default for InputConfig {
     fn default() -> Self {
         Self {
             paths: Vec::new(),
+            format: None,
             text_field: "text".into(),
+            id_field: "id".into(),
+            url_field: "url".into(),
             max_bad_records: 100,
             max_document_bytes: 256 << 20,
             max_bytes: None,
         }
+    }
+}
+
+impl InputConfig {
+    /// Where the parts of a document are in a record.
+    pub(super) fn fields(&self) -> FieldNames {
+        let optional = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        FieldNames { text: self.text_field.clone(), id: optional(&self.id_field), url: optional(&self.url_field) }
     }
 }
 
@@ -99,6 +159,8 @@ pub struct OutputConfig {
     pub validation_tail: f64,
     /// Begin a new shard before its tokens take more than this.
     pub shard_bytes: u64,
+    /// Write documents that are dropped into `dropped/`, with the rule, what it measured, and its threshold.
+    pub dropped: bool,
     /// Replace what the folder holds.
     pub overwrite: bool,
 }
@@ -110,6 +172,7 @@ impl Default for OutputConfig {
             validation_fraction: 0.01,
             validation_tail: 0.0,
             shard_bytes: 512 << 20,
+            dropped: false,
             overwrite: false,
         }
     }
@@ -145,13 +208,24 @@ impl PrepConfig {
                 return bad(field, format!("{share}; it must be at least 0 and below 1"));
             }
         }
+        if self.split_bytes == 0 {
+            return bad("prep.split_bytes", "0; a task must read something".into());
+        }
         if self.output.shard_bytes == 0 {
             return bad("output.shard_bytes", "0; a shard must hold something".into());
         }
         Ok(())
     }
 
-    /// The configuration without what cannot change the result: threads, where the output goes, whether it may replace.
+    /// Files whose contents are part of the settings: lists of addresses and words, and evaluation data.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &Path> {
+        let url = &self.filter.url;
+        let lists = [&url.domains, &url.urls, &url.words, &url.soft_words, &url.subwords, &self.decontaminate.files];
+        lists.into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// The configuration without what cannot change the result: threads, patience, where the output goes, whether it
+    /// may replace.
     pub fn recipe(&self) -> Value {
         let mut recipe = serde_json::to_value(self).expect("shares are finite and keys are strings");
         let take = |section: Option<&mut Value>, keys: &[&str]| {
@@ -160,7 +234,8 @@ impl PrepConfig {
             }
         };
         take(recipe.get_mut("output"), &["dir", "overwrite"]);
-        take(Some(&mut recipe), &["threads"]);
+        take(recipe.get_mut("dedup"), &["memory_bytes"]);
+        take(Some(&mut recipe), &["threads", "wait_seconds"]);
         recipe
     }
 }

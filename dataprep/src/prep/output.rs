@@ -1,52 +1,93 @@
 //! The output folder: recognising what it already holds, and replacing it as a whole.
 
-use super::{OutputConfig, PrepConfig, Summary};
+use super::inputs::Inputs;
+use super::shards::SUFFIXES;
+use super::{Identity, PrepConfig, Summary};
 use crate::error::{Error, Result};
-use crate::shard::{MANIFEST, Manifest, ShardSet, Split, WrittenShards, sync_folder};
-use crate::tokenizer::{TOKENIZER, TOKENIZER_CONFIG, Tokenizer};
+use crate::shard::{MANIFEST, Manifest, ShardSet, Split, sync_folder, write_atomically};
+use crate::tokenizer::{TOKENIZER, Tokenizer};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Folder of intermediate results below the output folder.
+const WORK: &str = "work";
+/// The list of input files.
+pub(crate) const SOURCES: &str = "sources.jsonl";
+
+/// Folder of dropped documents.
+pub(crate) const DROPPED: &str = "dropped";
+
+/// Where intermediate results of a preparation with this key lie.
+pub(super) fn work_folder(config: &PrepConfig, key: &str) -> PathBuf {
+    config.output.dir.join(WORK).join(&key[..key.len().min(16)])
+}
 
 /// What is already there, if it is complete and was made from the same inputs in the same way.
-pub(super) fn reuse(config: &PrepConfig, fingerprint: &str) -> Result<Option<Summary>> {
+pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool) -> Result<Option<Summary>> {
+    let config = identity.config;
     let dir = &config.output.dir;
-    let exists = |what: String| Err(Error::OutputExists { path: dir.clone(), what });
+    let exists = |what: String| match config.output.overwrite {
+        true => Ok(None),
+        false => Err(Error::OutputExists { path: dir.clone(), what }),
+    };
     let manifest = match Manifest::read(dir) {
         Ok(manifest) => manifest,
         Err(Error::ManifestMissing { .. }) => return Ok(None),
-        Err(_) if config.output.overwrite => return Ok(None),
         Err(e @ Error::Io { .. }) => return Err(e),
         Err(e) => return exists(format!("cannot be reused ({e})")),
     };
-    if config.output.overwrite {
-        return Ok(None);
-    }
-    if manifest.fingerprint != fingerprint {
+    if !is_same(identity, inputs, pool, &manifest)? {
         return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
-    let whole = || {
-        ShardSet::open(dir, Split::Train)?;
-        if manifest.validation.is_some() {
-            ShardSet::open(dir, Split::Validation)?;
+    match whole(config, manifest) {
+        Ok(summary) => {
+            if config.rank.is_first() {
+                clear_work(dir)?;
+            }
+            Ok(Some(summary))
         }
-        let tokenizer = Tokenizer::load_with_eos(&dir.join(TOKENIZER), config.tokenizer.eos.as_deref())?;
-        if tokenizer.fingerprint() != manifest.tokenizer.fingerprint {
-            let what = "not the tokenizer of manifest.json; run prep again".to_owned();
-            return Err(Error::Tokenizer { path: dir.join(TOKENIZER), what });
-        }
-        Ok(tokenizer)
-    };
-    match whole() {
-        Ok(tokenizer) => Ok(Some(Summary { dir: dir.clone(), manifest, tokenizer, reused: true })),
         Err(e) => exists(format!("is damaged ({e})")),
     }
+}
+
+/// Whether what is there is what this preparation would make. The first process reads all inputs to be sure; the others
+/// go by what costs nothing.
+fn is_same(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool, manifest: &Manifest) -> Result<bool> {
+    let config = identity.config;
+    if manifest.pipeline != config.recipe() {
+        return Ok(false);
+    }
+    if !config.rank.is_first() {
+        let now = inputs.entry(&[]);
+        return Ok((now.files, now.bytes) == (manifest.inputs.files, manifest.inputs.bytes));
+    }
+    let entry = pool.install(|| inputs.read_entry(manifest.inputs.parts))?;
+    Ok(entry.is_some_and(|entry| identity.fingerprint(&entry) == manifest.fingerprint))
+}
+
+/// The folder as it is, with everything that its manifest names.
+pub(super) fn whole(config: &PrepConfig, manifest: Manifest) -> Result<Summary> {
+    let dir = &config.output.dir;
+    ShardSet::open(dir, Split::Train)?;
+    if manifest.validation.is_some() {
+        ShardSet::open(dir, Split::Validation)?;
+    }
+    let tokenizer = Tokenizer::load_with_eos(&dir.join(TOKENIZER), config.tokenizer.eos.as_deref())?;
+    if tokenizer.fingerprint() != manifest.tokenizer.fingerprint {
+        let what = "not the tokenizer of manifest.json; run prep again".to_owned();
+        return Err(Error::Tokenizer { path: dir.join(TOKENIZER), what });
+    }
+    Ok(Summary { dir: dir.clone(), manifest, tokenizer, reused: true })
 }
 
 /// The first setting that differs, for the message.
 fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
     let recipe = config.recipe();
-    for section in ["input", "tokenizer", "output", "seed"] {
+    for section in
+        ["input", "extract", "filter", "dedup", "decontaminate", "tokenizer", "fim", "output", "seed", "split_bytes"]
+    {
         let (now, then) = (&recipe[section], &manifest.pipeline[section]);
         let Some(fields) = now.as_object() else {
             if now != then {
@@ -61,40 +102,105 @@ fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
     "the inputs changed".into()
 }
 
-/// Makes the folder, checks that it can be written to, and clears what an interrupted run left.
-pub(super) fn prepare(output: &OutputConfig) -> Result<()> {
+/// Makes the folder, checks that it can be written to, and clears what an interrupted run of an older version left.
+pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
+    let output = &config.output;
     let dir = &output.dir;
     fs::create_dir_all(dir).map_err(Error::io("create folder", dir))?;
-    let probe = dir.join("manifest.json.tmp");
+    let probe = dir.join(format!("{}.tmp", super::work::mark()));
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(Error::io("write to", &probe))?;
     let (unfinished, shards) = shard_files(dir)?;
-    let ours = dir.join(MANIFEST).exists() || dir.join(TOKENIZER).exists();
-    if !shards.is_empty() && !ours && !output.overwrite {
-        let what = format!("holds shards that prep did not write ({})", shards[0].display());
+    let ours = [MANIFEST, TOKENIZER, WORK].iter().any(|name| dir.join(name).exists());
+    if let Some(shard) = shards.first()
+        && !ours
+        && !output.overwrite
+    {
+        let what = format!("holds shards that prep did not write ({})", shard.display());
         return Err(Error::OutputExists { path: dir.clone(), what });
     }
-    unfinished.iter().try_for_each(|path| remove(path))
+    if config.rank.is_first() {
+        unfinished.iter().try_for_each(|path| remove(path))?;
+    }
+    Ok(())
 }
 
-/// Replaces the folder's shards by new ones. From the first removal to the last write there is no manifest, so whoever
-/// looks meanwhile, or after a crash, sees that the folder is incomplete.
+/// Files to be given their names in the output folder: where they are, and the name.
+pub(super) type Moves = Vec<(PathBuf, String)>;
+
+/// Replaces what the folder holds by new files. From the first removal to the last write there is no manifest, so whoever
+/// looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is taken up where it
+/// ended: a file that is no longer where it was made has its name already.
 pub(super) fn commit(
-    output: &OutputConfig,
+    config: &PrepConfig,
     tokenizer: &Tokenizer,
     manifest: &Manifest,
-    shards: [Option<WrittenShards>; 2],
+    listing: &str,
+    moves: &Moves,
 ) -> Result<()> {
-    let dir = &output.dir;
+    let dir = &config.output.dir;
     remove(&dir.join(MANIFEST))?;
     sync_folder(dir)?;
-    for path in shard_files(dir)?.1.iter().chain(&[dir.join(TOKENIZER_CONFIG)]) {
-        remove(path)?;
-    }
     tokenizer.save(dir)?;
-    for written in shards.into_iter().flatten() {
-        written.commit()?;
+    for path in shard_files(dir)?.1 {
+        if !moves.iter().any(|(_, name)| path.file_name().is_some_and(|found| found == name.as_str())) {
+            remove(&path)?;
+        }
     }
-    manifest.write(dir)
+    let dropped = dir.join(DROPPED);
+    for path in entries(&dropped)? {
+        let name = format!("{DROPPED}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        if !moves.iter().any(|(_, kept)| *kept == name) {
+            remove(&path)?;
+        }
+    }
+    if moves.iter().any(|(_, name)| name.starts_with(DROPPED)) {
+        fs::create_dir_all(&dropped).map_err(Error::io("create folder", &dropped))?;
+    } else {
+        // Not empty, it is not ours alone.
+        let _ = fs::remove_dir(&dropped);
+    }
+    for (from, name) in moves {
+        let to = dir.join(name);
+        match fs::rename(from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => {}
+            other => other.map_err(Error::io("rename a finished file to", &to))?,
+        }
+    }
+    write_atomically(&dir.join(SOURCES), listing.as_bytes())?;
+    manifest.write(dir)?;
+    clear_work(dir)
+}
+
+/// Waits until the first process has written the manifest with this fingerprint.
+pub(super) fn await_manifest(config: &PrepConfig, fingerprint: &str) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        if Manifest::read(&config.output.dir).is_ok_and(|manifest| manifest.fingerprint == fingerprint) {
+            return Ok(());
+        }
+        let seconds = since.elapsed().as_secs();
+        if seconds > config.wait_seconds {
+            return Err(Error::Stalled { stage: "publish", missing: 1, tasks: 1, seconds, next: 0, rank: 0 });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What another process has made meanwhile, if it is what `config` describes.
+pub(super) fn made_meanwhile(config: &PrepConfig) -> Result<Option<Summary>> {
+    match Manifest::read(&config.output.dir) {
+        Ok(manifest) if manifest.pipeline == config.recipe() => whole(config, manifest).map(Some),
+        Ok(_) | Err(Error::ManifestMissing { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn clear_work(dir: &Path) -> Result<()> {
+    let work = dir.join(WORK);
+    match fs::remove_dir_all(&work) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::io("remove", &work)),
+    }
 }
 
 /// Files named as this crate names shards: unfinished ones, and finished ones.
@@ -107,7 +213,7 @@ fn shard_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
             Some(base) => (base, &mut unfinished),
             None => (name.as_str(), &mut finished),
         };
-        let stem = base.strip_suffix(".bin").or(base.strip_suffix(".idx")).unwrap_or_default();
+        let stem = SUFFIXES.iter().find_map(|suffix| base.strip_suffix(suffix)?.strip_suffix('.')).unwrap_or_default();
         let number = stem.strip_prefix("train-").or(stem.strip_prefix("validation-")).unwrap_or_default();
         if number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit()) {
             list.push(path);
@@ -115,6 +221,17 @@ fn shard_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     }
     finished.sort();
     Ok((unfinished, finished))
+}
+
+/// What is in a folder, if there is one.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => {
+            let entries = other.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+            entries.map_err(Error::io("list", folder))
+        }
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -33,6 +33,7 @@ fn config(input: &Path, output: &Path) -> PrepConfig {
     }
 }
 
+/// Every file of an output folder; a folder in it is one that should have gone.
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
@@ -87,6 +88,81 @@ fn output_is_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn output_is_the_same_for_any_number_of_processes_and_the_same_as_in_one_task() {
+    let input = corpus();
+    for tokenizer in
+        [TokenizerConfig::default(), TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() }]
+    {
+        let make = |world: usize, max_bytes| {
+            let output = tempfile::tempdir().unwrap();
+            let mut config = PrepConfig { tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
+            (config.split_bytes, config.input.max_bytes) = (1, max_bytes);
+            let rank = |index| {
+                let config = PrepConfig { rank: Rank::new(index, world).unwrap(), ..config.clone() };
+                run(&config, &mut Silent).unwrap()
+            };
+            std::thread::scope(|scope| {
+                let ranks: Vec<_> = (0..world).map(|index| scope.spawn(move || rank(index))).collect();
+                ranks.into_iter().for_each(|rank| drop(rank.join().unwrap()));
+            });
+            contents(output.path())
+        };
+        for max_bytes in [None, Some(30_000), Some(40)] {
+            let one = make(1, max_bytes);
+            assert_eq!(one, make(3, max_bytes), "{max_bytes:?}");
+        }
+        let tokens = |files: &BTreeMap<String, Vec<u8>>| {
+            let of = |(name, bytes): (&String, &Vec<u8>)| name.ends_with(".bin").then(|| (name.clone(), bytes.clone()));
+            files.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let output = tempfile::tempdir().unwrap();
+        let config = PrepConfig { tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
+        run(&config, &mut Silent).unwrap();
+        assert_eq!(tokens(&contents(output.path())), tokens(&make(2, None)));
+    }
+}
+
+#[test]
+fn at_most_so_much_text_is_read() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let mut config = config(input.path(), output.path());
+    for split_bytes in [1, 1 << 20] {
+        (config.split_bytes, config.input.max_bytes, config.output.overwrite) = (split_bytes, Some(50_000), true);
+        let manifest = run(&config, &mut Silent).unwrap().manifest;
+        let bytes = manifest.train.text_bytes + manifest.validation.unwrap().text_bytes;
+        assert!((50_000..50_600).contains(&bytes), "{bytes}");
+        assert!(run(&config, &mut Silent).unwrap().reused);
+    }
+}
+
+#[test]
+fn every_document_has_its_line() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;
+    let sources = fs::read_to_string(output.path().join("sources.jsonl")).unwrap();
+    assert_eq!(sources.lines().count(), 4);
+    assert!(sources.lines().nth(1).unwrap().contains("b.txt"));
+    let mut places = Vec::new();
+    for shard in manifest.train.shards.iter().chain(manifest.validation.iter().flat_map(|side| &side.shards)) {
+        let path = output.path().join(format!("{}.docs.jsonl.zst", shard.name));
+        let lines = String::from_utf8(zstd::decode_all(fs::File::open(&path).unwrap()).unwrap()).unwrap();
+        assert_eq!(lines.lines().count() as u64, shard.documents);
+        assert_eq!(hash::of_file(&path).unwrap(), shard.docs.as_ref().unwrap().sha256);
+        places.extend(lines.lines().map(|line| {
+            let one: Provenance<'_> = serde_json::from_str(line).unwrap();
+            (one.file, one.bytes)
+        }));
+    }
+    places.sort();
+    let lines = fs::read(input.path().join("a.jsonl")).unwrap();
+    for (i, line) in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
+        let [from, to] = places[i].1;
+        assert_eq!((places[i].0, &lines[from as usize..to as usize]), (0, line));
+    }
+    assert_eq!(&places[300..], [(1, [0, 2150]), (2, [0, 29])]);
+}
+
+#[test]
 fn counts_add_up() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
     let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;
@@ -95,7 +171,7 @@ fn counts_add_up() {
     let bytes = manifest.train.text_bytes + validation.text_bytes;
     // With bytes as tokens, the only other tokens are the ends of documents.
     assert_eq!(manifest.train.tokens + validation.tokens, bytes + 302);
-    assert_eq!(manifest.stages[0].dropped["empty"], 1);
+    assert_eq!(manifest.stages[0].dropped["input.empty"], 1);
     assert!(text(output.path(), Split::Train).len() as u64 == manifest.train.text_bytes);
     let all = [text(output.path(), Split::Train), text(output.path(), Split::Validation)].concat();
     assert!(all.windows(2).any(|pair| pair == b"\xff\xfe"), "bytes stay as they are");
@@ -236,7 +312,7 @@ fn settings_that_cannot_be_are_named() {
     assert!(error(|c| c.tokenizer.path = Some("/no/such/tokenizer".into())).contains("/no/such/tokenizer"));
     assert!(error(|c| c.input.paths = vec!["/no/such/input".into()]).contains("/no/such/input"));
     assert!(error(|c| c.output.dir = "/dev/null/x".into()).contains("/dev/null/x"));
-    assert!(error(|c| c.input.max_document_bytes = 0).contains("larger than input.max_document_bytes"));
+    assert!(error(|c| c.input.max_document_bytes = 0).contains("input.max_document_bytes"));
     assert!(error(|c| c.output.validation_fraction = 0.999_999).contains("fell on the validation side"));
     let unknown = serde_json::from_value::<PrepConfig>(json!({ "output": { "validation_fractoin": 0.1 } }));
     assert!(unknown.unwrap_err().to_string().contains("validation_fractoin"));
@@ -251,6 +327,187 @@ fn what_is_left_out_is_reported() {
     fs::write(input.path().join("e.jsonl"), "{\"text\": \"fine\"}\nbroken\n").unwrap();
     let mut notes = Notes::default();
     let summary = run(&config(input.path(), output.path()), &mut notes).unwrap();
-    assert!(notes.0.iter().any(|note| note.contains("e.jsonl:2")), "{:?}", notes.0);
+    assert!(notes.0.iter().any(|note| note.contains("e.jsonl: byte 17")), "{:?}", notes.0);
     assert_eq!(summary.manifest.stages[0].dropped["bad record"], 1);
+}
+
+/// English words in an order of their own for every document.
+fn prose(document: usize) -> String {
+    const WORDS: &str = "the of and to that have with people river mountain winter morning children answer question light \
+        between nothing something another against thought through country letter window because without garden \
+        remember strange village silence evening captain island weather journey beautiful believe yesterday together \
+        across always friend brother mother father water paper kitchen company history language machine music night \
+        picture power reason road school season secret shadow shoulder simple sister street summer teacher";
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut state = document as u64 + 1;
+    let mut word = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        words[(state >> 40) as usize % words.len()]
+    };
+    let mut sentence = || format!("The {}.", (0..14).map(|_| word()).collect::<Vec<_>>().join(" "));
+    (0..12).map(|_| sentence()).collect::<Vec<_>>().join("\n")
+}
+
+/// Forty good documents, and some of each kind that a rule should find.
+fn web_corpus() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |id: &str, url: String, text: String| json!({ "id": id, "url": url, "text": text }).to_string();
+    let address = |i: usize| format!("https://example.org/{i}");
+    let mut records: Vec<_> = (0..40).map(|i| record("good", address(i), prose(i))).collect();
+    records.push(record("same address", "http://Example.org/3#top".into(), prose(50)));
+    records.push(record("same text", address(51), prose(4)));
+    records.push(record("near", address(52), prose(5).replacen("The ", "Some ", 1)));
+    records.push(record("near", address(53), prose(5) + "\nThis is the end of all that we have to say here."));
+    records.push(record("short", address(54), "The end of the story.".into()));
+    records.push(record("not prose", address(55), "{}\n".repeat(80)));
+    records.push(record(
+        "leaked",
+        address(56),
+        prose(60) + "\nHow many of the nine brave sailors came home that night with a golden fish in hand?",
+    ));
+    records.push(record(
+        "mail",
+        address(57),
+        prose(61) + "\nPlease write to someone@university.edu with all that you have to say.",
+    ));
+    // Several files, so that the originals and their duplicates are in different tasks.
+    for (i, part) in records.chunks(7).enumerate() {
+        fs::write(dir.path().join(format!("{i}.jsonl")), part.join("\n")).unwrap();
+    }
+    let evaluation = dir.path().join("evaluation");
+    let question = "How many of the nine brave sailors came home that night with a golden fish in hand?";
+    fs::write(&evaluation, format!("an item that is not in it\n{question}\n")).unwrap();
+    (dir, evaluation)
+}
+
+fn web_config(input: &Path, evaluation: &Path, output: &Path) -> PrepConfig {
+    let mut config = config(input, output);
+    config.filter = crate::filter::FilterConfig::default();
+    config.dedup = crate::dedup::DedupConfig::default();
+    config.decontaminate.files = vec![evaluation.into()];
+    config.output.dropped = true;
+    config.split_bytes = 4000;
+    config.dedup.memory_bytes = 1 << 20;
+    config
+}
+
+/// Everything below a folder.
+fn all_contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+        match entry.is_dir() {
+            true => files.extend(all_contents(&entry).into_iter().map(|(below, b)| (format!("{name}/{below}"), b))),
+            false => drop(files.insert(name, fs::read(&entry).unwrap())),
+        }
+    }
+    files
+}
+
+#[test]
+fn every_rule_finds_its_document_whoever_does_the_work() {
+    let (input, evaluation) = web_corpus();
+    let output = tempfile::tempdir().unwrap();
+    let make = |name: &str, tokenizer: &TokenizerConfig, threads, world: usize| {
+        let dir = output.path().join(name);
+        let rank = |index| {
+            let base = web_config(input.path(), &evaluation, &dir);
+            let rank = Rank::new(index, world).unwrap();
+            run(&PrepConfig { tokenizer: tokenizer.clone(), threads, rank, ..base }, &mut Silent).unwrap()
+        };
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0..world).map(|index| scope.spawn(move || rank(index))).collect();
+            let summaries: Vec<Summary> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+            (all_contents(&dir), summaries[0].manifest.clone())
+        })
+    };
+    let trained = TokenizerConfig { vocab_size: Some(400), ..TokenizerConfig::default() };
+    for (name, tokenizer) in [("bytes", TokenizerConfig::default()), ("trained", trained)] {
+        let (files, manifest) = make(&format!("{name}-1"), &tokenizer, 1, 1);
+        assert_eq!(files, make(&format!("{name}-5"), &tokenizer, 5, 1).0);
+        assert_eq!(files, make(&format!("{name}-ranks"), &tokenizer, 2, 3).0);
+
+        let stage = |name: &str| manifest.stages.iter().find(|stage| stage.name == name).unwrap();
+        let dropped = |name: &str| stage(name).dropped.iter().map(|(r, n)| (r.as_str(), *n)).collect::<Vec<_>>();
+        assert_eq!((stage("read").kept, dropped("read")), (48, vec![]));
+        assert_eq!(stage("filter").dropped.values().sum::<u64>(), 2, "{:?}", stage("filter"));
+        assert_eq!(stage("filter").changed["e-mail addresses masked"], 1);
+        assert_eq!(dropped("decontaminate"), [("decontaminate.min_matches", 1)]);
+        assert_eq!(dropped("deduplicate"), [("dedup.exact", 1), ("dedup.near", 2), ("dedup.urls", 1)]);
+        assert_eq!(stage("deduplicate").kept, 41);
+        assert_eq!(manifest.contaminated.len(), 1);
+        assert_eq!((manifest.contaminated[0].record, manifest.contaminated[0].documents), (2, 1));
+        assert_eq!(manifest.languages["eng"], 45);
+        let entry = manifest.dedup.as_ref().unwrap();
+        assert_eq!((entry.urls, entry.exact, entry.near, entry.clusters, entry.largest_cluster), (1, 1, 2, 1, 3));
+    }
+
+    let dir = output.path().join("bytes-1");
+    let aside = all_contents(&dir.join("dropped"));
+    let lines: String =
+        aside.values().map(|file| String::from_utf8(zstd::decode_all(&file[..]).unwrap()).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 7);
+    let same = lines.iter().find(|line| line["rule"] == "dedup.exact").unwrap();
+    assert_eq!((&same["id"], &same["text"]), (&json!("same text"), &json!(prose(4))));
+    let kept: String = all_contents(&dir)
+        .iter()
+        .filter(|(name, _)| name.ends_with(".docs.jsonl.zst"))
+        .map(|(_, file)| String::from_utf8(zstd::decode_all(&file[..]).unwrap()).unwrap())
+        .collect();
+    let fourth = kept.lines().find(|line| line.contains("https://example.org/4\"")).unwrap();
+    let fourth: Provenance<'_> = serde_json::from_str(fourth).unwrap();
+    assert_eq!(same["duplicate_of"].as_u64(), fourth.document);
+    let short = lines.iter().find(|line| line["id"] == "short").unwrap();
+    assert!(short["value"].is_number() && short["threshold"].is_number() && short["stage"] == "filter", "{short}");
+
+    let text = all_contents(&dir);
+    assert!(!text["train-00000.bin"].windows(19).any(|window| window == b"someone@university"));
+    let found = trace(&dir, Split::Train, 5000, 20).unwrap();
+    let number: usize = found.provenance.url.as_deref().unwrap().rsplit('/').next().unwrap().parse().unwrap();
+    let whole = prose(number);
+    let expected = whole.as_bytes()[found.place as usize];
+    assert_eq!((found.id, found.text.as_str()), (u32::from(expected), char::from(expected).to_string().as_str()));
+    assert!(whole.contains(&format!("{}{}{}", found.before, found.text, found.after)));
+    assert!(found.source.path.ends_with(".jsonl") && found.provenance.scores.len() > 10);
+    assert_eq!(found.provenance.language.as_deref(), Some("eng"));
+    assert!(trace(&dir, Split::Train, 1 << 40, 0).unwrap_err().to_string().contains("--token"));
+    let inspection = crate::inspect::inspect(&dir).unwrap();
+    assert!(inspection.dropped.len() >= 5 && inspection.scores.contains_key("gopher_quality.min_words"));
+    assert!(inspection.text().contains("eng") && inspection.html().contains("dedup.near"));
+}
+
+#[test]
+fn lists_are_part_of_the_settings() {
+    let (input, evaluation) = web_corpus();
+    let output = tempfile::tempdir().unwrap();
+    let config = web_config(input.path(), &evaluation, output.path());
+    run(&config, &mut Silent).unwrap();
+    assert!(run(&config, &mut Silent).unwrap().reused);
+    fs::write(&evaluation, "another question altogether that no one has ever put to any of the sailors of this town\n")
+        .unwrap();
+    let error = run(&config, &mut Silent).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+}
+
+#[test]
+fn a_commit_that_was_cut_short_is_taken_up_again() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let config = config(input.path(), output.path());
+    run(&config, &mut Silent).unwrap();
+    let whole = contents(output.path());
+
+    // Everything but the commit: a second process that stands for the first waits for its manifest in vain.
+    let other = tempfile::tempdir().unwrap();
+    let mut again = config.clone();
+    (again.output.dir, again.wait_seconds, again.rank) = (other.path().into(), 0, Rank::new(0, 1).unwrap());
+    fs::create_dir(other.path().join("manifest.json.tmp")).unwrap();
+    run(&again, &mut Silent).unwrap_err();
+    assert!(other.path().join("train-00000.bin").exists() && !other.path().join(MANIFEST).exists());
+    fs::remove_dir(other.path().join("manifest.json.tmp")).unwrap();
+    // Some files have their names already, one is still where it was made.
+    let work = fs::read_dir(other.path().join("work")).unwrap().next().unwrap().unwrap().path();
+    fs::rename(other.path().join("train-00000.bin"), work.join("shards/00000.bin")).unwrap();
+    run(&again, &mut Silent).unwrap();
+    assert_eq!(contents(other.path()), whole);
 }

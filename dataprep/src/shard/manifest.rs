@@ -1,6 +1,7 @@
 //! `manifest.json`: what a folder of shards holds and how it was made.
 
 use super::Split;
+use crate::dedup::ContaminatedItem;
 use crate::error::{Error, Result};
 use crate::{hash, json};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,15 @@ pub struct Manifest {
     pub pipeline: Value,
     /// What each stage kept, and what it dropped and why, in the order of the stages.
     pub stages: Vec<StageReport>,
+    /// Documents that were kept by language (ISO 639-3), where languages were identified.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub languages: BTreeMap<String, u64>,
+    /// What deduplication found, where it was on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupEntry>,
+    /// Items of evaluation data that documents held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contaminated: Vec<ContaminatedItem>,
     /// The training shards.
     pub train: SplitEntry,
     /// The validation shards, if any were held out.
@@ -66,7 +76,11 @@ pub struct InputsEntry {
     pub files: u64,
     /// Their size on disk in bytes.
     pub bytes: u64,
-    /// SHA-256 over the name, size and SHA-256 of each file, in order.
+    /// Parts that were read, of those the files were divided into by size; fewer than all where `input.max_bytes` was
+    /// reached.
+    #[serde(default)]
+    pub parts: u64,
+    /// SHA-256 over the name and size of each file, in order, and the SHA-256 of each part that was read.
     pub sha256: String,
 }
 
@@ -83,6 +97,31 @@ pub struct StageReport {
     pub changed: BTreeMap<String, u64>,
 }
 
+/// What deduplication found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupEntry {
+    /// Documents removed because an earlier one had their address.
+    pub urls: u64,
+    /// Of the rest, documents removed because an earlier one had their text.
+    pub exact: u64,
+    /// Of the rest, documents removed because another of their cluster was kept.
+    pub near: u64,
+    /// Clusters of near-duplicates.
+    pub clusters: u64,
+    /// Documents in the largest of them.
+    pub largest_cluster: u64,
+}
+
+impl StageReport {
+    /// Adds the counts of `other`, of the same stage.
+    pub fn add(&mut self, other: &Self) {
+        self.kept += other.kept;
+        for (mine, theirs) in [(&mut self.dropped, &other.dropped), (&mut self.changed, &other.changed)] {
+            theirs.iter().for_each(|(reason, count)| *mine.entry(reason.clone()).or_insert(0) += count);
+        }
+    }
+}
+
 /// The shards of one side of the split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitEntry {
@@ -92,6 +131,9 @@ pub struct SplitEntry {
     pub tokens: u64,
     /// Bytes of UTF-8 text that were encoded, for bits per byte. End-of-document tokens stand for no bytes.
     pub text_bytes: u64,
+    /// How many documents have 2^i to 2^(i+1) − 1 tokens, for each i from 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<u64>,
     /// The shards in order.
     pub shards: Vec<ShardEntry>,
 }
@@ -109,6 +151,9 @@ pub struct ShardEntry {
     pub bin: FileEntry,
     /// The `.idx` file.
     pub idx: FileEntry,
+    /// The `.docs.jsonl.zst` file: a line of JSON on each document, with where it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docs: Option<FileEntry>,
 }
 
 /// Size and checksum of one file.

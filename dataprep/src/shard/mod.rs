@@ -30,10 +30,11 @@ mod set;
 mod writer;
 
 pub use index::{Dtype, ShardFile};
+pub use manifest::{DedupEntry, FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry};
 pub use manifest::{FORMAT, MANIFEST, VERSION};
-pub use manifest::{FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry};
 pub(crate) use manifest::{sync_folder, write_atomically};
-pub use set::{ShardSet, Split};
+pub use set::{ShardSet, Split, TokenPlace};
+pub(crate) use writer::index_bytes;
 pub use writer::{ShardWriter, WrittenShards};
 
 #[cfg(test)]

@@ -50,6 +50,19 @@ pub struct ShardSet {
     manifests: Vec<(PathBuf, Manifest)>,
 }
 
+/// Where a token lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenPlace {
+    /// Which of [`ShardSet::files`].
+    pub file: usize,
+    /// Which document of that file.
+    pub document: u64,
+    /// Position in the stream of the document's first token.
+    pub start: u64,
+    /// Position behind its last.
+    pub end: u64,
+}
+
 /// Above every id an `i32` can hold: the limit when no vocabulary is known, which still finds negative ids.
 const NO_VOCABULARY: u32 = 1 << 31;
 
@@ -158,7 +171,11 @@ impl ShardSet {
         }
     }
 
-    fn append(&mut self, other: Self) -> Result<()> {
+    /// Whether tokens of both mean the same, as far as manifests say.
+    ///
+    /// # Errors
+    /// [`Error::ShardsDiffer`] when their tokenizers are not the same.
+    pub fn check_same_tokenizer(&self, other: &Self) -> Result<()> {
         if let (Some(a), Some(b)) = (self.manifest(), other.manifest()) {
             let differ = |field, left: String, right: String| Error::ShardsDiffer {
                 first: self.path.clone(),
@@ -175,6 +192,11 @@ impl ShardSet {
                 return Err(differ("end-of-document token", a.eos_id.to_string(), b.eos_id.to_string()));
             }
         }
+        Ok(())
+    }
+
+    fn append(&mut self, other: Self) -> Result<()> {
+        self.check_same_tokenizer(&other)?;
         self.starts.extend(other.starts.iter().map(|start| start + self.tokens));
         self.tokens += other.tokens;
         self.files.extend(other.files);
@@ -217,6 +239,16 @@ impl ShardSet {
     /// The shards in order.
     pub fn files(&self) -> &[ShardFile] {
         &self.files
+    }
+
+    /// For each document, in order, the position of its first token in the stream and its number of tokens.
+    pub fn document_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.files.iter().zip(&self.starts).flat_map(|(file, first)| {
+            (0..file.documents()).map(move |document| {
+                let start = file.document_start(document);
+                (first + start, file.document_start(document + 1) - start)
+            })
+        })
     }
 
     /// Reads every shard that a manifest describes and compares its SHA-256.
@@ -289,6 +321,18 @@ impl ShardSet {
                 document += 1;
             }
         }
+    }
+
+    /// The shard and the document that hold the token at `position`; `None` past the end.
+    pub fn locate(&self, position: u64) -> Option<TokenPlace> {
+        if position >= self.tokens {
+            return None;
+        }
+        let file = self.file_at(position);
+        let (shard, first) = (&self.files[file], self.starts[file]);
+        let document = shard.document_at(position - first);
+        let (start, end) = (shard.document_start(document), shard.document_start(document + 1));
+        Some(TokenPlace { file, document, start: first + start, end: first + end })
     }
 
     /// The file that holds the token at `position`.

@@ -24,9 +24,12 @@ fn manifest(train: SplitEntry) -> Manifest {
             eos_id: 9,
             bos_id: None,
         },
-        inputs: InputsEntry { files: 1, bytes: 1, sha256: String::new() },
+        inputs: InputsEntry { files: 1, bytes: 1, parts: 1, sha256: String::new() },
         pipeline: serde_json::json!({"output": {"validation_fraction": 0.1}}),
         stages: vec![],
+        languages: std::collections::BTreeMap::new(),
+        dedup: None,
+        contaminated: vec![],
         train,
         validation: None,
     }

@@ -162,12 +162,13 @@ impl OpenShard {
             tokens: self.written / dtype.width(),
             bin: FileEntry { bytes: self.written, sha256: hash::hex(&self.hasher.finalize()) },
             idx: FileEntry { bytes: idx.len() as u64, sha256: hash::of_bytes(&idx) },
+            docs: None,
         })
     }
 }
 
 /// The whole `.idx` file for documents of these lengths, one sequence each.
-fn index_bytes(lengths: &[i32], dtype: Dtype) -> Vec<u8> {
+pub(crate) fn index_bytes(lengths: &[i32], dtype: Dtype) -> Vec<u8> {
     let n = lengths.len();
     let mut out = Vec::with_capacity(HEADER as usize + 20 * n + 8);
     out.extend(MAGIC);

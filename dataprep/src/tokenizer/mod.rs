@@ -6,9 +6,13 @@
 
 mod bpe;
 mod byte_level;
+mod classes;
+mod merges;
+mod scan;
 mod split;
 mod stream;
 pub mod train;
+mod words;
 
 pub use stream::StreamDecoder;
 
@@ -22,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// File name of a tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -47,7 +51,9 @@ struct Inner {
     eos: u32,
     bos: Option<u32>,
     table: Table,
-    /// What past calls of `encode` have worked in, for the next ones.
+    /// Ids of the tokens that were added to the model's own.
+    added: HashMap<String, u32>,
+    /// What past encoders have worked in, for the next ones.
     idle: Mutex<Vec<Cache>>,
     fingerprint: String,
     /// `tokenizer.json` as it was read or made.
@@ -102,6 +108,7 @@ impl Tokenizer {
                 eos: byte_level::END_OF_TEXT_ID,
                 bos: None,
                 table,
+                added: [(byte_level::END_OF_TEXT.to_owned(), byte_level::END_OF_TEXT_ID)].into(),
                 idle: Mutex::default(),
                 fingerprint: hash::of_bytes(json::canonical(&json).as_bytes()),
                 json: pretty(&json),
@@ -191,6 +198,10 @@ impl Tokenizer {
             Some(bpe) if !table.ends.is_empty() => Kind::Bpe(Box::new(bpe)),
             _ => Kind::Other(Box::new(Other { tokenizer: general, ordinary: OnceLock::new() })),
         };
+        let added = value["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let added =
+            added.filter_map(|token| token["content"].as_str().and_then(|name| Some((name.into(), id_of(name)?))));
+        let added = added.collect();
         let fingerprint = hash::of_bytes(json::canonical(&value).as_bytes());
         let bos = bos.map(|(_, id)| id);
         Ok(Self {
@@ -200,6 +211,7 @@ impl Tokenizer {
                 eos,
                 bos,
                 table,
+                added,
                 idle: Mutex::default(),
                 fingerprint,
                 json: bytes,
@@ -221,6 +233,11 @@ impl Tokenizer {
     /// The token that begins a text, if there is one.
     pub fn bos_id(&self) -> Option<u32> {
         self.inner.bos
+    }
+
+    /// The id of an added token, special or not, such as `<｜fim▁hole｜>`; words of the model's own vocabulary are none.
+    pub fn added_token(&self, content: &str) -> Option<u32> {
+        self.inner.added.get(content).copied()
     }
 
     /// SHA-256 of the canonical `tokenizer.json`: equal for equal tokenizers however their files are laid out.
@@ -257,6 +274,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        check_length(text.len())?;
         let mut out = Vec::new();
         match &self.inner.kind {
             Kind::Bytes => {
@@ -267,13 +285,7 @@ impl Tokenizer {
                     out.extend(part.bytes().map(u32::from));
                 }
             }
-            Kind::Bpe(bpe) => {
-                // Building the automata anew for every prompt would cost more than encoding it.
-                let idle = || self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut cache = idle().pop().unwrap_or_default();
-                bpe.encode(text, true, &mut cache, &mut out)?;
-                idle().push(cache);
-            }
+            Kind::Bpe(bpe) => bpe.encode(text, true, &mut self.encoder().cache, &mut out)?,
             Kind::Other(other) => encode_general(&other.tokenizer, text, &mut out)?,
         }
         Ok(out)
@@ -292,7 +304,13 @@ impl Tokenizer {
 
     /// An encoder that remembers words between calls: faster for many texts.
     pub fn encoder(&self) -> Encoder<'_> {
-        Encoder { tokenizer: self, cache: Cache::default() }
+        Encoder { tokenizer: self, cache: self.idle().pop().unwrap_or_default() }
+    }
+
+    /// Caches that no encoder holds. Building automata and learning words anew for every text would cost more than
+    /// encoding it.
+    fn idle(&self) -> MutexGuard<'_, Vec<Cache>> {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The text of `ids`. Special tokens and ids outside the vocabulary give none; what is not UTF-8 gives U+FFFD.
@@ -345,7 +363,18 @@ pub struct Encoder<'t> {
     cache: Cache,
 }
 
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        self.tokenizer.idle().push(std::mem::take(&mut self.cache));
+    }
+}
+
 impl Encoder<'_> {
+    /// [`Tokenizer::is_bytes`] of its tokenizer.
+    pub fn takes_bytes(&self) -> bool {
+        self.tokenizer.is_bytes()
+    }
+
     /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be replaced
     /// because they were not UTF-8.
     ///
@@ -357,7 +386,9 @@ impl Encoder<'_> {
             out.extend(text.iter().map(|&byte| u32::from(byte)));
             return Ok(false);
         }
-        let text = String::from_utf8_lossy(text);
+        check_length(text.len())?;
+        // Text that is UTF-8 throughout, as nearly all is, is known to be so more quickly.
+        let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         match kind {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
@@ -408,6 +439,12 @@ impl Table {
         }
         table
     }
+}
+
+/// Places in a text are kept in 32 bits.
+fn check_length(bytes: usize) -> Result<()> {
+    let too_long = || Error::Tokenize(format!("a text of {bytes} bytes: at most 2^32 - 2 can be encoded at once"));
+    if bytes < u32::MAX as usize { Ok(()) } else { Err(too_long()) }
 }
 
 fn encode_general(tokenizer: &tokenizers::Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {

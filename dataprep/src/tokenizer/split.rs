@@ -1,5 +1,6 @@
 //! Pre-tokenisation: cutting text into words that byte-pair encoding never looks across.
 
+use super::scan::Scanner;
 use crate::error::{Error, Result};
 use regex_automata::{Anchored, Input, meta};
 use serde_json::{Value, json};
@@ -16,20 +17,31 @@ pub(super) const DEEPSEEK: [&str; 3] = [
 ];
 
 /// What `ByteLevel` does with `use_regex` (GPT-2's `encoder.py`).
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Llama 3's pattern, which is GPT-4's, with digits in groups of up to three; Qwen 2 has them one by one.
+pub(super) fn llama3(digits: usize) -> String {
+    let digits = if digits == 1 { r"\p{N}".to_owned() } else { format!(r"\p{{N}}{{1,{digits}}}") };
+    format!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+{TRAILING_SPACE}"
+    )
+}
 
 /// The end of GPT-2's and every later pattern: white space gives its last character to the word behind it.
 const TRAILING_SPACE: &str = r"|\s+(?!\S)|\s+";
 
-/// A sequence of patterns; each cuts the pieces of the one before into matches and what lies between them.
+/// Cuts text into words.
 #[derive(Debug)]
-pub(super) struct Splitter {
-    patterns: Vec<Pattern>,
+pub(super) enum Splitter {
+    /// Patterns that most tokenizers have, by hand.
+    Known(Scanner),
+    /// Any other sequence of patterns; each cuts the pieces of the one before into matches and what lies between them.
+    Patterns(Vec<Pattern>),
 }
 
 /// A regular expression, in the engine that is fastest for it.
 #[derive(Debug)]
-enum Pattern {
+pub(super) enum Pattern {
     /// No look-around: an automaton, linear in the text.
     Plain(meta::Regex),
     /// What stands before [`TRAILING_SPACE`], and `\s+` with its look-ahead done by hand.
@@ -46,9 +58,7 @@ pub(super) struct Scratch {
 
 impl Splitter {
     pub(super) fn deepseek() -> Self {
-        let patterns =
-            DEEPSEEK.iter().map(|p| Pattern::compile(p).expect("DeepSeek's patterns are regular expressions"));
-        Self { patterns: patterns.collect() }
+        Self::Known(Scanner::DeepSeek)
     }
 
     /// The pre-tokenizer of a `tokenizer.json`, if it is a row of isolating splits that ends in `ByteLevel` without a
@@ -67,47 +77,70 @@ impl Splitter {
             if split["type"] != "Split" || split["behavior"] != "Isolated" || split["invert"] != false {
                 return None;
             }
-            let pattern = match (split["pattern"]["Regex"].as_str(), split["pattern"]["String"].as_str()) {
+            patterns.push(match (split["pattern"]["Regex"].as_str(), split["pattern"]["String"].as_str()) {
                 (Some(regex), _) => regex.to_owned(),
                 (None, Some(literal)) => fancy_regex::escape(literal).into_owned(),
                 (None, None) => return None,
-            };
-            patterns.push(Pattern::compile(&pattern)?);
+            });
         }
         if last["use_regex"] != false {
-            patterns.push(Pattern::compile(GPT2)?);
+            patterns.push(GPT2.to_owned());
         }
-        Some(Self { patterns })
+        if let Some(scanner) = known(&patterns) {
+            return Some(Self::Known(scanner));
+        }
+        patterns.iter().map(|pattern| Pattern::compile(pattern)).collect::<Option<_>>().map(Self::Patterns)
     }
 
-    /// Calls `each` with every word of `text`, in order; together they are the whole text. `scratch` belongs to this
-    /// splitter from the first call on.
-    pub(super) fn split<'t>(&self, text: &'t str, scratch: &mut Scratch, each: &mut impl FnMut(&'t str)) -> Result<()> {
-        if scratch.caches.is_empty() {
-            scratch.caches.extend(self.patterns.iter().map(Pattern::cache));
+    /// Calls `each` with the beginning and end of every word of `text`, in order; together they are the whole text.
+    /// `scratch` belongs to this splitter from the first call on.
+    #[inline]
+    pub(super) fn split(&self, text: &str, scratch: &mut Scratch, each: &mut impl FnMut(usize, usize)) -> Result<()> {
+        match self {
+            Self::Known(scanner) => {
+                scanner.split(text, each);
+                Ok(())
+            }
+            Self::Patterns(patterns) => {
+                if scratch.caches.is_empty() {
+                    scratch.caches.extend(patterns.iter().map(Pattern::cache));
+                }
+                split(patterns, &mut scratch.caches, text, 0, each)
+            }
         }
-        split(&self.patterns, &mut scratch.caches, text, each)
     }
 }
 
-fn split<'t>(
+/// The scanner that does what these patterns do.
+fn known(patterns: &[String]) -> Option<Scanner> {
+    match patterns {
+        [one] if one == GPT2 => Some(Scanner::Gpt2),
+        [one] => [1, 3].into_iter().find(|&n| *one == llama3(n)).map(|digits| Scanner::Llama3 { digits }),
+        three if *three == DEEPSEEK => Some(Scanner::DeepSeek),
+        _ => None,
+    }
+}
+
+/// Cuts `text`, which begins at `base`, with the first of the patterns and each piece with the others.
+fn split(
     patterns: &[Pattern],
     caches: &mut [Option<meta::Cache>],
-    text: &'t str,
-    each: &mut impl FnMut(&'t str),
+    text: &str,
+    base: usize,
+    each: &mut impl FnMut(usize, usize),
 ) -> Result<()> {
     let (Some((pattern, patterns)), Some((cache, caches))) = (patterns.split_first(), caches.split_first_mut()) else {
         if !text.is_empty() {
-            each(text);
+            each(base, base + text.len());
         }
         return Ok(());
     };
     let (mut done, mut from) = (0, 0);
     while let Some((start, end)) = pattern.find(text, from, cache)? {
         if done < start {
-            split(patterns, caches, &text[done..start], each)?;
+            split(patterns, caches, &text[done..start], base + done, each)?;
         }
-        split(patterns, caches, &text[start..end], each)?;
+        split(patterns, caches, &text[start..end], base + start, each)?;
         done = end;
         // An empty match must not be found again for ever.
         from = if end > start { end } else { end + text[end..].chars().next().map_or(1, char::len_utf8) };
@@ -115,7 +148,7 @@ fn split<'t>(
             break;
         }
     }
-    split(patterns, caches, &text[done..], each)
+    split(patterns, caches, &text[done..], base + done, each)
 }
 
 impl Pattern {
@@ -184,11 +217,19 @@ pub(super) fn deepseek_json() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     fn words<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
         let mut words = Vec::new();
-        splitter.split(text, &mut Scratch::default(), &mut |w| words.push(w)).unwrap();
+        splitter.split(text, &mut Scratch::default(), &mut |start, end| words.push(&text[start..end])).unwrap();
         words
+    }
+
+    /// The patterns as they stand, in a backtracking engine that knows every one of their signs.
+    fn backtracking(patterns: &[&str]) -> Splitter {
+        let fancy = |pattern: &&str| Pattern::Fancy(Box::new(fancy_regex::Regex::new(pattern).unwrap()));
+        Splitter::Patterns(patterns.iter().map(fancy).collect())
     }
 
     #[test]
@@ -197,6 +238,7 @@ mod tests {
         assert_eq!(words("Hello world 12345!"), ["Hello", " world", " ", "123", "45", "!"]);
         assert_eq!(words("x = foo(bar);\n\n  y"), ["x", " =", " foo", "(bar", ");\n\n", " ", " y"]);
         assert_eq!(words("今天hi"), ["今天", "hi"]);
+        assert_eq!(words("カ・タ"), ["カ", "・", "タ"]);
         assert_eq!(words("a   b"), ["a", "  ", " b"]);
         assert!(words("").is_empty());
     }
@@ -205,18 +247,51 @@ mod tests {
     fn a_run_of_ten_million_spaces_is_one_word() {
         let text = " ".repeat(10_000_000);
         assert_eq!(words(&Splitter::deepseek(), &text).len(), 1);
+        assert_eq!(words(&Splitter::Known(Scanner::Gpt2), &text).len(), 1);
+        assert_eq!(words(&Splitter::Known(Scanner::Llama3 { digits: 3 }), &text).len(), 1);
     }
 
-    proptest::proptest! {
+    #[test]
+    fn known_patterns_are_recognised() {
+        let (three, one) = (llama3(3), llama3(1));
+        let owned = |patterns: &[&str]| patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+        assert_eq!(known(&owned(&[GPT2])), Some(Scanner::Gpt2));
+        assert_eq!(known(&owned(&[&three])), Some(Scanner::Llama3 { digits: 3 }));
+        assert_eq!(known(&owned(&[&one])), Some(Scanner::Llama3 { digits: 1 }));
+        assert_eq!(known(&owned(&DEEPSEEK)), Some(Scanner::DeepSeek));
+        assert_eq!(known(&owned(&DEEPSEEK[..2])), None);
+        assert!(three.contains(r"\p{N}{1,3}| ?"));
+    }
+
+    /// Characters of every kind that a pattern names, and those that are easily got wrong.
+    const HARD: &str = "[ \\t\\r\\n\u{b}\u{85}\u{a0}\u{2028}\u{3000}aAzZsStTrReEvVmMlLdDſßéÀ今日ひカ・゠\u{3040}\u{3099}゛한Жع\u{301}\u{93f}\
+        0179٣Ⅷ½²४'’\"#$%&()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~€…“\u{200b}\u{feff}\0\u{1f}\u{e000}\u{378}🙂\u{1f3fb}\u{fe0f}𝒳𠀀\u{10ffff}]{0,60}";
+
+    static ROWS: LazyLock<[(Scanner, Splitter); 4]> = LazyLock::new(|| {
+        [
+            (Scanner::Gpt2, backtracking(&[GPT2])),
+            (Scanner::Llama3 { digits: 3 }, backtracking(&[&llama3(3)])),
+            (Scanner::Llama3 { digits: 1 }, backtracking(&[&llama3(1)])),
+            (Scanner::DeepSeek, backtracking(&DEEPSEEK)),
+        ]
+    });
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+
         /// The look-ahead done by hand finds what a backtracking engine finds.
         #[test]
         fn spaces_split_as_the_pattern_says(text in "[ \\t\\r\\n\u{a0}\u{3000}aé1.'s]*") {
             for pattern in [DEEPSEEK[2], GPT2] {
-                let fast = Splitter { patterns: vec![Pattern::compile(pattern).unwrap()] };
-                let fancy = fancy_regex::Regex::new(pattern).unwrap();
-                let slow = Splitter { patterns: vec![Pattern::Fancy(Box::new(fancy))] };
-                proptest::prop_assert!(matches!(fast.patterns[0], Pattern::Spaces(_)));
-                proptest::prop_assert_eq!(words(&fast, &text), words(&slow, &text));
+                let fast = Splitter::Patterns(vec![Pattern::compile(pattern).unwrap()]);
+                prop_assert_eq!(words(&fast, &text), words(&backtracking(&[pattern]), &text));
+            }
+        }
+
+        #[test]
+        fn scanners_split_as_their_patterns_say(text in HARD) {
+            for (scanner, slow) in &*ROWS {
+                prop_assert_eq!(words(&Splitter::Known(*scanner), &text), words(slow, &text), "{:?}", scanner);
             }
         }
     }

@@ -1,0 +1,335 @@
+//! A look at a prepared corpus: how much of what is there, what was dropped and why, and examples of both.
+//!
+//! Counts come from `manifest.json`; what was measured of documents and the examples from the files beside it.
+
+mod html;
+
+use crate::error::{Error, Result};
+use crate::prep::{Lines, Provenance};
+use crate::shard::{Manifest, ShardSet, Split, StageReport};
+use crate::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Documents whose scores are looked at: enough for quantiles, few enough to read in a second.
+const SAMPLED: usize = 200_000;
+/// Examples of kept documents, and of dropped ones for each rule.
+const EXAMPLES: usize = 4;
+/// Characters of an example.
+const EXCERPT: usize = 600;
+
+/// What [`inspect`] found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Every score of the training documents that was measured, by name.
+    pub scores: BTreeMap<String, Distribution>,
+    /// Documents that were kept, from all over the training side.
+    pub kept: Vec<Example>,
+    /// Documents that were dropped, the first of every rule.
+    pub dropped: BTreeMap<String, Vec<Example>>,
+}
+
+/// How a score is distributed over documents.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Distribution {
+    /// Documents that have it.
+    pub documents: usize,
+    /// The least, the 5th, 25th, 50th, 75th and 95th percentile, and the greatest.
+    pub quantiles: [f64; 7],
+    /// Documents in 24 intervals of equal width between the 1st and the 99th percentile, those beyond in the outermost.
+    pub histogram: Vec<usize>,
+    /// Where the first interval begins and the last ends.
+    pub range: [f64; 2],
+}
+
+/// A document to look at.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Example {
+    /// Where it came from.
+    pub origin: String,
+    /// What is known of it, or what dropped it.
+    pub note: String,
+    /// The beginning of its text.
+    pub text: String,
+}
+
+/// A line of `dropped/*.jsonl.zst`.
+#[derive(Deserialize)]
+struct DroppedLine {
+    stage: String,
+    rule: String,
+    value: Option<serde_json::Value>,
+    threshold: Option<serde_json::Value>,
+    duplicate_of: Option<u64>,
+    #[serde(flatten)]
+    provenance: Provenance<'static>,
+    text: String,
+}
+
+/// Looks at what `folder` holds.
+///
+/// # Errors
+/// Those of reading it.
+pub fn inspect(folder: &Path) -> Result<Inspection> {
+    let manifest = Manifest::read(folder)?;
+    let sources = fs::read_to_string(folder.join(crate::prep::SOURCES)).unwrap_or_default();
+    let sources: Vec<&str> = sources.lines().collect();
+    let mut inspection = Inspection {
+        folder: folder.into(),
+        scores: scores(folder, &manifest)?,
+        kept: kept(folder, &manifest, &sources)?,
+        dropped: dropped(folder, &sources)?,
+        manifest,
+    };
+    // A document's lengths in tokens are in the manifest in full; they need no sample.
+    inspection.scores.retain(|_, distribution| distribution.documents > 0);
+    Ok(inspection)
+}
+
+fn scores(folder: &Path, manifest: &Manifest) -> Result<BTreeMap<String, Distribution>> {
+    let shards: Vec<_> = manifest.train.shards.iter().filter(|shard| shard.docs.is_some()).collect();
+    let each = SAMPLED.div_ceil(shards.len().max(1));
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for shard in shards {
+        let path = folder.join(format!("{}.docs.jsonl.zst", shard.name));
+        let mut lines = Lines::open(&path)?;
+        for _ in 0..each {
+            let Some(line) = lines.next_line()? else { break };
+            let document: Provenance<'static> = serde_json::from_str(&line)
+                .map_err(|e| Error::NoProvenance { path: path.clone(), what: e.to_string() })?;
+            for (name, score) in document.scores {
+                values.entry(name.into_owned()).or_default().push(score);
+            }
+        }
+    }
+    Ok(values.into_iter().map(|(name, values)| (name, Distribution::of(values))).collect())
+}
+
+impl Distribution {
+    /// Of these values, of which none is NaN.
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let Some(last) = values.len().checked_sub(1) else { return Self::default() };
+        let at = |share: f64| values[((last as f64 * share).round() as usize).min(last)];
+        let quantiles = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(at);
+        let range = [at(0.01), at(0.99)];
+        let mut histogram = vec![0; 24];
+        let width = (range[1] - range[0]).max(f64::MIN_POSITIVE);
+        for value in &values {
+            let interval = ((value - range[0]) / width * 24.0).clamp(0.0, 23.0);
+            histogram[interval as usize] += 1;
+        }
+        Self { documents: values.len(), quantiles, histogram, range }
+    }
+}
+
+fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Example>> {
+    let set = ShardSet::open(folder, Split::Train)?;
+    let tokenizer = Tokenizer::load(folder)?;
+    let mut examples = Vec::new();
+    for i in 0..EXAMPLES.min(manifest.train.documents as usize) as u64 {
+        let Some(place) = set.locate(set.tokens() / EXAMPLES as u64 * i) else { continue };
+        // A token stands for no more than a few characters, mostly; a few more do no harm.
+        let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
+        set.read(place.start, &mut tokens)?;
+        let found = crate::prep::trace(folder, Split::Train, place.start, 0);
+        let (origin, note) = match found {
+            Ok(trace) => (origin(&trace.provenance, sources), known(&trace.provenance)),
+            Err(Error::Io { .. } | Error::NoProvenance { .. }) => Default::default(),
+            Err(e) => return Err(e),
+        };
+        examples.push(Example { origin, note, text: excerpt(&tokenizer.decode(&tokens)) });
+    }
+    Ok(examples)
+}
+
+fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Example>>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder.join(crate::prep::DROPPED))
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    files.sort();
+    let mut examples: BTreeMap<String, Vec<Example>> = BTreeMap::new();
+    for path in files {
+        let mut lines = Lines::open(&path)?;
+        // A task's first documents are as good as any.
+        for _ in 0..2000 {
+            let Some(line) = lines.next_line()? else { break };
+            let line: DroppedLine = serde_json::from_str(&line)
+                .map_err(|e| Error::NoProvenance { path: path.clone(), what: e.to_string() })?;
+            let of_rule = examples.entry(format!("{}: {}", line.stage, line.rule)).or_default();
+            if of_rule.len() < EXAMPLES {
+                let note = match (&line.value, &line.threshold, line.duplicate_of) {
+                    (.., Some(kept)) => {
+                        format!("document {:?} is kept in place of this, {:?}", kept, line.provenance.document)
+                    }
+                    (Some(value), Some(threshold), _) => format!("{} = {value}, threshold {threshold}", line.rule),
+                    _ => line.rule.clone(),
+                };
+                of_rule.push(Example { origin: origin(&line.provenance, sources), note, text: excerpt(&line.text) });
+            }
+        }
+    }
+    Ok(examples)
+}
+
+/// Its address, or its file and where in it.
+fn origin(provenance: &Provenance<'_>, sources: &[&str]) -> String {
+    if let Some(url) = &provenance.url {
+        return url.to_string();
+    }
+    let source = sources.get(provenance.file as usize).and_then(|line| serde_json::from_str(line).ok());
+    let path =
+        source.map_or_else(|| format!("file {}", provenance.file), |source: crate::prep::SourceFile| source.path);
+    format!("{path}, from byte {}", provenance.bytes[0])
+}
+
+fn known(provenance: &Provenance<'_>) -> String {
+    let mut note: Vec<String> = provenance.language.iter().map(|language| format!("language {language}")).collect();
+    note.extend(provenance.scores.iter().map(|(name, score)| format!("{name} {score:.3}")));
+    note.join(", ")
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(EXCERPT).collect()
+}
+
+/// The share of its documents that a stage dropped.
+fn drop_rate(stage: &StageReport) -> f64 {
+    let dropped: u64 = stage.dropped.values().sum();
+    dropped as f64 / (dropped + stage.kept).max(1) as f64
+}
+
+impl Inspection {
+    /// How many documents have so many tokens: the first and last length of each interval, and the documents.
+    pub fn lengths(&self) -> Vec<(u64, u64, u64)> {
+        let sides = [Some(&self.manifest.train), self.manifest.validation.as_ref()];
+        let mut all: Vec<u64> = Vec::new();
+        for lengths in sides.into_iter().flatten().map(|side| &side.lengths) {
+            all.resize(all.len().max(lengths.len()), 0);
+            all.iter_mut().zip(lengths).for_each(|(sum, n)| *sum += n);
+        }
+        let interval = |(i, n)| (1_u64 << i, (1_u64 << (i + 1)) - 1, n);
+        (0..63_u32).zip(all).map(interval).skip_while(|(_, _, n)| *n == 0).collect()
+    }
+
+    /// For a person to read on a terminal.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let manifest = &self.manifest;
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}", self.folder.display());
+        for (name, side) in [("train", Some(&manifest.train)), ("validation", manifest.validation.as_ref())] {
+            if let Some(side) = side {
+                let (documents, tokens, megabytes) = (side.documents, side.tokens, side.text_bytes as f64 / 1e6);
+                let shards = side.shards.len();
+                let _ = writeln!(
+                    out,
+                    "  {name:<11} {documents:>10} documents  {tokens:>13} tokens  {megabytes:>10.1} MB  {shards:>5} shards"
+                );
+            }
+        }
+        out += "\nStages\n";
+        for stage in &manifest.stages {
+            let _ = writeln!(
+                out,
+                "  {:<16} {:>10} kept, {:.1} % dropped",
+                stage.name,
+                stage.kept,
+                100.0 * drop_rate(stage)
+            );
+            let all = (stage.kept + stage.dropped.values().sum::<u64>()).max(1) as f64;
+            for (rule, n) in by_count(&stage.dropped) {
+                let _ = writeln!(out, "    - {n:>10}  {:>5.1} %  {rule}", 100.0 * n as f64 / all);
+            }
+            for (what, n) in &stage.changed {
+                let _ = writeln!(out, "    ~ {n:>10}           {what}");
+            }
+        }
+        out += "\nTokens a document\n";
+        let lengths = self.lengths();
+        let most = lengths.iter().map(|(_, _, n)| *n).max().unwrap_or(1).max(1);
+        for (from, to, n) in lengths {
+            let bar = "#".repeat((n * 40).div_ceil(most) as usize);
+            let _ = writeln!(out, "  {from:>9} to {to:<9} {n:>10}  {bar}");
+        }
+        if !manifest.languages.is_empty() {
+            out += "\nLanguages\n";
+            for (language, n) in by_count(&manifest.languages).into_iter().take(20) {
+                let _ = writeln!(out, "  {language:<9} {n:>10}");
+            }
+        }
+        if !self.scores.is_empty() {
+            out += "\nScores (least, 5 %, 25 %, median, 75 %, 95 %, greatest)\n";
+            for (name, distribution) in &self.scores {
+                let quantiles = distribution.quantiles.map(|q| format!("{q:>10.4}")).join(" ");
+                let _ = writeln!(out, "  {name:<42} {quantiles}");
+            }
+        }
+        let line = |out: &mut String, example: &Example| {
+            let text: String =
+                example.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
+            let _ = writeln!(out, "  {}\n    {}\n    {text}", example.origin, example.note);
+        };
+        out += "\nKept, for example\n";
+        self.kept.iter().for_each(|example| line(&mut out, example));
+        if !self.dropped.is_empty() {
+            out += "\nDropped, for example\n";
+            self.dropped.values().filter_map(|examples| examples.first()).for_each(|example| line(&mut out, example));
+        }
+        out
+    }
+
+    /// A page that needs nothing else, with plots.
+    pub fn html(&self) -> String {
+        html::page(self)
+    }
+}
+
+/// Entries by count, the greatest first, and by name among equals.
+fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let mut entries: Vec<(&str, u64)> = counts.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    entries.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_are_what_they_say() {
+        let distribution = Distribution::of((0..=1000).map(f64::from).rev().collect());
+        assert_eq!(distribution.quantiles, [0.0, 50.0, 250.0, 500.0, 750.0, 950.0, 1000.0]);
+        assert_eq!((distribution.documents, distribution.range), (1001, [10.0, 990.0]));
+        assert_eq!(distribution.histogram.iter().sum::<usize>(), 1001);
+        assert!(distribution.histogram[5].abs_diff(41) <= 1, "{:?}", distribution.histogram);
+        assert_eq!(Distribution::of(vec![2.0; 5]).histogram[0], 5);
+        assert_eq!(Distribution::of(Vec::new()), Distribution::default());
+    }
+
+    #[test]
+    fn a_plain_corpus_can_be_looked_at() {
+        let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let record = |i: usize| serde_json::json!({ "text": format!("<b>{i}</b> ").repeat(1 + i) }).to_string() + "\n";
+        fs::write(input.path().join("a.jsonl"), (0..40).map(record).collect::<String>() + "bad\n").unwrap();
+        let mut config = crate::PrepConfig::default();
+        (config.input.paths, config.output.dir) = (vec![input.path().into()], output.path().into());
+        config.output.validation_fraction = 0.2;
+        crate::prep::run(&config, &mut crate::prep::Silent).unwrap();
+        let inspection = inspect(output.path()).unwrap();
+        assert_eq!(inspection.lengths().iter().map(|(_, _, n)| n).sum::<u64>(), 40);
+        assert_eq!(inspection.kept.len(), 4);
+        assert!(inspection.kept[0].text.starts_with("<b>"));
+        let (text, html) = (inspection.text(), inspection.html());
+        assert!(text.contains("2.4 % dropped") && text.contains("bad record"), "{text}");
+        assert!(html.contains("&lt;b&gt;") && !html.contains("<b>0"), "text is text");
+        assert!(html.contains("<svg") && html.trim_end().ends_with("</html>"));
+    }
+}

@@ -1,0 +1,109 @@
+//! The reading of one task, with its counts and complaints.
+
+use super::InputConfig;
+use super::inputs::{Inputs, Item, Items};
+use super::work::{Draft, Receipt, Stage, Work};
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// Complaints that a receipt keeps, so that one process can name what another met.
+const KEPT_COMPLAINTS: usize = 20;
+
+/// What a task read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct ReadReport {
+    /// SHA-256 of the bytes that were there to read.
+    pub digest: String,
+    /// Bytes of text that were read.
+    pub text_bytes: u64,
+    /// Records that were bad.
+    pub bad_records: u64,
+    /// The first of them, each with its place.
+    pub complaints: Vec<String>,
+}
+
+/// A task's items on their way out of their files.
+pub(super) struct Reading<'a, 'w> {
+    work: &'a Work<'w>,
+    items: Items<'a>,
+    report: ReadReport,
+    digest: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
+}
+
+impl<'a, 'w> Reading<'a, 'w> {
+    /// Will read the items of `task`, at most `budget` bytes of text.
+    pub fn new(
+        work: &'a Work<'w>,
+        inputs: &'a Inputs,
+        task: usize,
+        config: &'a InputConfig,
+        budget: Option<u64>,
+    ) -> Self {
+        Self {
+            work,
+            items: inputs.open(task, config, budget),
+            report: ReadReport::default(),
+            digest: Box::new(move || inputs.digest(task)),
+        }
+    }
+
+    /// As [`Items::batch`], telling the user how far it is and what was left out.
+    pub fn batch(&mut self, bytes: u64, count: usize) -> Result<Vec<Item>> {
+        let batch = self.items.batch(bytes, count)?;
+        for warning in self.items.take_warnings() {
+            self.work.message(&warning);
+            if self.report.complaints.len() < KEPT_COMPLAINTS {
+                self.report.complaints.push(warning);
+            }
+        }
+        self.work.advance(self.items.progress(), batch.len() as u64);
+        Ok(batch)
+    }
+
+    /// What was read, at the end.
+    pub fn finish(mut self) -> Result<ReadReport> {
+        // After reading: the bytes are in the system's cache then.
+        self.report.digest = (self.digest)()?;
+        self.report.text_bytes = self.items.text_bytes();
+        self.report.bad_records = self.items.bad_records();
+        Ok(self.report)
+    }
+}
+
+/// Runs a stage that reads inputs: its tasks one after the other, each with what is left of `input.max_bytes`, if that is
+/// set; else several at once. `read` finds a task's reading in its report.
+pub(super) fn in_order<R, F>(
+    work: &Work<'_>,
+    stage: &Stage,
+    config: &InputConfig,
+    read: impl Fn(&R) -> Option<&ReadReport>,
+    body: F,
+) -> Result<Vec<Receipt<R>>>
+where
+    R: Serialize + DeserializeOwned + Send,
+    F: Fn(usize, Option<u64>, &mut Draft) -> Result<R> + Sync,
+{
+    let Some(most) = config.max_bytes else {
+        return work.run(stage, |task, draft| body(task, None, draft));
+    };
+    let so_far = |before: &[Receipt<R>]| {
+        before.iter().filter_map(|receipt| read(&receipt.report)).map(|read| read.text_bytes).sum::<u64>()
+    };
+    let more = |before: &[Receipt<R>]| so_far(before) < most;
+    work.run_in_order(stage, more, |task, before, draft| body(task, Some(most.saturating_sub(so_far(before))), draft))
+}
+
+/// Bad records in all tasks' reading, after checking that there are no more than may be.
+pub(super) fn bad_records<'r>(reports: impl Iterator<Item = &'r ReadReport>, config: &InputConfig) -> Result<u64> {
+    let (mut count, limit) = (0, config.max_bad_records);
+    for report in reports {
+        count += report.bad_records;
+        if count > limit {
+            let example = report.complaints.first().map_or(Cow::Borrowed("one that was not noted"), Cow::from);
+            return Err(Error::BadRecords { example: example.into_owned(), count, limit });
+        }
+    }
+    Ok(count)
+}

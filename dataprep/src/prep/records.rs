@@ -1,0 +1,199 @@
+//! Documents between stages, and what is known of each in the end.
+
+use super::work::{DraftFile, Input};
+use crate::document::{Document, Dropped};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read, Write};
+
+/// Compression of intermediate files: fast, since each is read once or twice and thrown away.
+pub(super) const FAST: i32 = 1;
+/// More than any description of a document takes; a longer one is damage.
+const LONGEST_HEADER: u64 = 16 << 20;
+
+/// Where a document came from and what was measured of it: a line of `NAME.docs.jsonl.zst`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance<'a> {
+    /// The file, by its line in `sources.jsonl`, from 0.
+    pub file: u32,
+    /// First byte of the record there, and the byte after its last.
+    pub bytes: [u64; 2],
+    /// Its number in the order of the corpus, where documents were compared: its task's in the upper 32 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<u64>,
+    /// The record's own identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Cow<'a, str>>,
+    /// Where it was fetched from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Cow<'a, str>>,
+    /// ISO 639-3 code of its language.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<Cow<'a, str>>,
+    /// Whether its tokens were rearranged to fill in the middle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fim: bool,
+    /// What was measured, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<Cow<'a, str>, f64>,
+}
+
+impl<'a> Provenance<'a> {
+    /// Of `document`. Scores that are no number (0 words of 0) are left out: JSON cannot say them.
+    pub(super) fn of(document: &'a Document) -> Self {
+        let scores = document.scores.iter().filter(|(_, score)| score.is_finite());
+        Self {
+            file: document.origin.file,
+            bytes: [document.origin.bytes.start, document.origin.bytes.end],
+            document: None,
+            fim: false,
+            id: document.origin.id.as_deref().map(Cow::Borrowed),
+            url: document.url.as_deref().map(Cow::Borrowed),
+            language: document.language.map(Cow::Borrowed),
+            scores: scores.map(|(name, score)| (Cow::Borrowed(*name), *score)).collect(),
+        }
+    }
+
+    /// As one line of JSON.
+    pub(super) fn line(&self) -> String {
+        serde_json::to_string(self).expect("keys are strings and scores finite")
+    }
+}
+
+/// A document as it lies between stages: its [`Provenance`] as JSON, and its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// One line.
+    pub header: String,
+    /// UTF-8 but for what a plain run passes on as it is.
+    pub text: Vec<u8>,
+}
+
+/// Writes compressed lines or records into a file of a task.
+pub(super) struct Packed {
+    inner: zstd::Encoder<'static, DraftFile>,
+}
+
+impl Packed {
+    /// Into `file`.
+    pub fn new(file: DraftFile) -> Result<Self> {
+        let path = file.path().to_path_buf();
+        Ok(Self { inner: zstd::Encoder::new(file, FAST).map_err(Error::io("compress to", &path))? })
+    }
+
+    /// Appends bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.inner.write_all(bytes).map_err(|e| Error::io("write", self.inner.get_ref().path())(e))
+    }
+
+    /// Appends a line.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.write(line.as_bytes())?;
+        self.write(b"\n")
+    }
+
+    /// Appends a record: the lengths of its parts, `u32` each, and the parts.
+    pub fn record(&mut self, header: &str, text: &[u8]) -> Result<()> {
+        let length = |n: usize| u32::try_from(n).map(u32::to_le_bytes);
+        let (Ok(a), Ok(b)) = (length(header.len()), length(text.len())) else {
+            let what = format!("a document of {} bytes; lower it below 2^32", text.len());
+            return Err(Error::Config { field: "input.max_document_bytes", what });
+        };
+        self.write(&a)?;
+        self.write(&b)?;
+        self.write(header.as_bytes())?;
+        self.write(text)
+    }
+
+    /// Ends the compressed stream.
+    pub fn finish(self) -> Result<DraftFile> {
+        let path = self.inner.get_ref().path().to_path_buf();
+        self.inner.finish().map_err(Error::io("write", &path))
+    }
+}
+
+/// Reads back what [`Packed::record`] wrote.
+pub(super) struct Records {
+    path: std::path::PathBuf,
+    inner: zstd::Decoder<'static, BufReader<Input>>,
+}
+
+impl Records {
+    /// Out of `input`.
+    pub fn new(input: Input) -> Result<Self> {
+        let path = input.path().to_path_buf();
+        let inner = zstd::Decoder::new(input).map_err(|e| super::work::damaged(&path, e))?;
+        Ok(Self { path, inner })
+    }
+
+    /// The next record.
+    pub fn next(&mut self) -> Result<Option<Record>> {
+        let mut first = [0; 1];
+        if self.take(&mut first, true)? == 0 {
+            return Ok(None);
+        }
+        let mut rest = [0; 7];
+        self.take(&mut rest, false)?;
+        let [b, c, d, e, f, g, h] = rest;
+        let (header, text) = (u32::from_le_bytes([first[0], b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        if u64::from(header) > LONGEST_HEADER {
+            return Err(super::work::damaged(&self.path, format!("a description of {header} bytes")));
+        }
+        let header = String::from_utf8(self.part(header)?).map_err(|e| super::work::damaged(&self.path, e))?;
+        Ok(Some(Record { header, text: self.part(text)? }))
+    }
+
+    /// Fills `buffer`, or gives 0 at the end where that `may_end`.
+    fn take(&mut self, buffer: &mut [u8], may_end: bool) -> Result<usize> {
+        match self.inner.read_exact(buffer) {
+            Ok(()) => Ok(buffer.len()),
+            Err(e) if may_end && e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(e) => Err(super::work::damaged(&self.path, e)),
+        }
+    }
+
+    fn part(&mut self, length: u32) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        // Grows with what is there, so that a damaged length asks for no memory.
+        self.inner
+            .by_ref()
+            .take(u64::from(length))
+            .read_to_end(&mut bytes)
+            .map_err(|e| super::work::damaged(&self.path, e))?;
+        if bytes.len() as u64 != u64::from(length) {
+            return Err(super::work::damaged(&self.path, "it ends within a record"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// The line of a document whose tokens were rearranged.
+pub(super) fn rearranged(mut line: String) -> String {
+    line.truncate(line.len().saturating_sub(1));
+    line + ",\"fim\":true}"
+}
+
+/// A document that was dropped, as a line of `dropped/*.jsonl.zst`: why, its [`Provenance`], its text.
+pub(super) fn dropped_line(stage: &str, header: &str, text: &str, why: &Dropped) -> String {
+    let finite = |x: f64| if x.is_finite() { json!(x) } else { json!(x.to_string()) };
+    joined(
+        &json!({ "stage": stage, "rule": why.rule, "value": finite(why.value), "threshold": finite(why.threshold) }),
+        header,
+        text,
+    )
+}
+
+/// The same of a document that another is kept in place of.
+pub(super) fn duplicate_line(stage: &str, header: &str, text: &str, rule: &str, kept: u64) -> String {
+    joined(&json!({ "stage": stage, "rule": rule, "duplicate_of": kept }), header, text)
+}
+
+/// Puts together what is JSON already.
+fn joined(why: &serde_json::Value, header: &str, text: &str) -> String {
+    let (why, text) = (why.to_string(), serde_json::Value::from(text));
+    let inside = |object: &str| object.get(1..object.len().saturating_sub(1)).unwrap_or_default().to_owned();
+    format!("{{{},{},\"text\":{text}}}", inside(&why), inside(header))
+}

@@ -1,0 +1,136 @@
+use crate::read::bytes::{again, fuzz, read_bytes};
+use crate::read::tests::shown;
+use crate::read::{Compression, FieldNames, Format, ReadConfig, Record};
+use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StructArray};
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+use arrow_schema::{DataType, Field};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use std::sync::Arc;
+
+/// `rows` rows from `first` on: a text, a number, and an address inside a structure; text 3 is null and text 5 is empty.
+fn batch(first: i64, rows: i64) -> RecordBatch {
+    let text = |i| match i {
+        3 => None,
+        5 => Some(String::new()),
+        i => Some(format!("text number {i}")),
+    };
+    let texts: ArrayRef = Arc::new((first..first + rows).map(text).collect::<StringArray>());
+    let ids: ArrayRef = Arc::new((first..first + rows).collect::<Int64Array>());
+    let urls: ArrayRef =
+        Arc::new((first..first + rows).map(|i| Some(format!("http://{i}/"))).collect::<LargeStringArray>());
+    let url = Arc::new(Field::new("url", DataType::LargeUtf8, true));
+    let meta: ArrayRef = Arc::new(StructArray::from(vec![(url, urls)]));
+    RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("meta", meta, true), ("text", texts, true)]).unwrap()
+}
+
+fn parquet_file(codec: Codec) -> Vec<u8> {
+    let properties = WriterProperties::builder().set_compression(codec).set_max_row_group_row_count(Some(10)).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch(0, 0).schema(), Some(properties)).unwrap();
+    writer.write(&batch(0, 35)).unwrap();
+    writer.into_inner().unwrap()
+}
+
+fn arrow_file(compression: Option<CompressionType>) -> Vec<u8> {
+    let options = IpcWriteOptions::default().try_with_compression(compression).unwrap();
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), &batch(0, 0).schema(), options).unwrap();
+    for first in [0, 10, 20, 30] {
+        writer.write(&batch(first, 10.min(35 - first))).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+fn arrow_stream() -> Vec<u8> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch(0, 0).schema()).unwrap();
+    for first in [0, 10, 20, 30] {
+        writer.write(&batch(first, 10.min(35 - first))).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+fn read(bytes: &[u8], format: Format, split_bytes: u64) -> Vec<Record> {
+    let fields = FieldNames { url: Some("meta.url".into()), ..FieldNames::default() };
+    let config = ReadConfig { fields, ..ReadConfig::default() };
+    read_bytes(bytes, format, Compression::None, split_bytes, &config).unwrap()
+}
+
+fn files() -> [(Vec<u8>, Format); 7] {
+    [
+        (parquet_file(Codec::UNCOMPRESSED), Format::Parquet),
+        (parquet_file(Codec::SNAPPY), Format::Parquet),
+        (parquet_file(Codec::ZSTD(ZstdLevel::default())), Format::Parquet),
+        (arrow_file(None), Format::Arrow),
+        (arrow_file(Some(CompressionType::ZSTD)), Format::Arrow),
+        (arrow_file(Some(CompressionType::LZ4_FRAME)), Format::Arrow),
+        (arrow_stream(), Format::Arrow),
+    ]
+}
+
+#[test]
+fn rows_are_documents() {
+    for (file, format) in files() {
+        let whole = read(&file, format, u64::MAX);
+        assert_eq!(whole.len(), 35, "{format:?}");
+        for split_bytes in [1, 100, 500, 1000, 2000] {
+            assert_eq!(whole, read(&file, format, split_bytes), "{format:?}, splits of {split_bytes} bytes");
+        }
+        let lines = shown(&whole);
+        assert_eq!(lines[3], "memory: row 3: field \"text\" is null, not a string");
+        assert_eq!(lines[5], "dropped input.empty 0 at 5..6");
+        let Record::Document(document) = &whole[34] else { panic!("{whole:?}") };
+        assert_eq!((document.text.as_str(), document.origin.id.as_deref()), ("text number 34", Some("34")));
+        assert_eq!((document.url.as_deref(), document.origin.bytes.clone()), (Some("http://34/"), 34..35));
+        let row = again(&file, format, Compression::None, &document.origin.bytes).unwrap();
+        assert_eq!(row, b"{\"id\":\"34\",\"text\":\"text number 34\"}");
+        assert!(again(&file, format, Compression::None, &(35..36)).is_err());
+    }
+}
+
+#[test]
+fn a_table_is_cut_into_its_groups() {
+    for (file, format) in files() {
+        let (store, input) = crate::read::bytes::in_memory(&file, format, Compression::None);
+        let ranges = crate::read::split::ranges(&store, &input, 1).unwrap();
+        assert!(ranges.len() >= 4, "{format:?} {ranges:?}");
+    }
+}
+
+#[test]
+fn a_missing_column_is_said_once() {
+    let fields = FieldNames { text: "body".into(), ..FieldNames::default() };
+    let config = ReadConfig { fields, ..ReadConfig::default() };
+    for (file, format) in files() {
+        for split_bytes in [1, u64::MAX] {
+            let records = read_bytes(&file, format, Compression::None, split_bytes, &config).unwrap();
+            assert_eq!(shown(&records), ["memory: row 0: no column \"body\""], "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn damage_is_a_bad_record() {
+    for (file, format) in files() {
+        for cut in [0, 3, 8, file.len() / 3, file.len() / 2, file.len() - 5] {
+            let records = read(&file[..cut], format, u64::MAX);
+            assert_eq!(records, read(&file[..cut], format, 300), "{format:?} cut at {cut}");
+        }
+        let mut damaged = file.clone();
+        for at in (0..file.len()).step_by(7) {
+            damaged[at] ^= 0xff;
+            let whole = read(&damaged, format, u64::MAX);
+            assert!(whole.len() <= 1000, "{format:?} at {at}");
+            damaged[at] ^= 0xff;
+        }
+    }
+    assert!(shown(&read(b"not a table at all", Format::Parquet, 1))[0].contains("not a Parquet file"));
+    assert!(shown(&read(b"not a table at all", Format::Arrow, 1))[0].contains("damaged"));
+}
+
+#[test]
+fn absurd_lengths_are_refused() {
+    // A message that says it has 2 GB of header.
+    assert!(shown(&read(b"\xff\xff\xff\xff\xff\xff\xff\x7f", Format::Arrow, 1))[0].contains("2147483647 bytes"));
+    fuzz(b"PAR1\xff\xff\xff\x7fPAR1", Format::Parquet, Compression::None);
+}

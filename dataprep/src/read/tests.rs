@@ -1,0 +1,301 @@
+use super::bytes::again;
+use super::*;
+use proptest::prelude::*;
+use std::fs;
+use std::io::{Read, Write};
+
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).unwrap()
+}
+
+fn read(bytes: &[u8], format: Format, compression: Compression) -> Vec<Record> {
+    read_bytes(bytes, format, compression, u64::MAX, &ReadConfig::default()).unwrap()
+}
+
+/// One line a record: what it is, and its text, rule or reason.
+pub(super) fn shown(records: &[Record]) -> Vec<String> {
+    let show = |record: &Record| match record {
+        Record::Document(document) | Record::Page(document) => document.text.clone(),
+        Record::Bytes(document, bytes) => format!("{} of {} bytes", document.text, bytes.len()),
+        Record::Dropped(document, dropped) => {
+            format!("dropped {} {} at {:?}", dropped.rule, dropped.value, document.origin.bytes)
+        }
+        Record::Bad(bad) => bad.to_string(),
+    };
+    records.iter().map(show).collect()
+}
+
+/// Every split size gives the same records, and every document is where its origin says.
+pub(super) fn check(bytes: &[u8], format: Format, reread: impl Fn(&[u8]) -> String) {
+    let whole = read(bytes, format, Compression::None);
+    for split_bytes in 1..bytes.len() as u64 + 1 {
+        let parts = read_bytes(bytes, format, Compression::None, split_bytes, &ReadConfig::default()).unwrap();
+        assert_eq!(shown(&whole), shown(&parts), "splits of {split_bytes} bytes");
+        assert_eq!(whole, parts);
+    }
+    for record in &whole {
+        if let Record::Document(document) = record {
+            let record = again(bytes, format, Compression::None, &document.origin.bytes).unwrap();
+            assert_eq!(reread(&record), document.text);
+        }
+    }
+    // Compressed, the records are the same; only positions count something else, in messages alone.
+    let gzipped = read(&gzip(bytes), format, Compression::Gzip);
+    let zstandard = read(&zstd(bytes), format, Compression::Zstd);
+    let plain: Vec<_> = shown(&whole);
+    for compressed in [gzipped, zstandard] {
+        let compressed: Vec<_> =
+            shown(&compressed).iter().map(|line| line.replace("decompressed byte", "byte")).collect();
+        assert_eq!(plain, compressed);
+    }
+}
+
+#[test]
+fn json_lines() {
+    let lines = b"\xef\xbb\xbf{\"text\": \"one\", \"id\": 1, \"url\": \"http://a/\"}\r\n\n  \n{oops\n{\"text\": \"\"}\n{\"text\": \"tw\\no\"}\n{\"other\": 0}\n[3]\n\xff\n{\"text\": \"last\", \"id\": \"x\"}";
+    check(lines, Format::JsonLines, |line| fields::of_json(line, &FieldNames::default()).unwrap().text);
+    let records = read(lines, Format::JsonLines, Compression::None);
+    let Record::Document(one) = &records[0] else { panic!("{records:?}") };
+    assert_eq!(
+        (one.origin.id.as_deref(), one.url.as_deref(), one.origin.bytes.start),
+        (Some("1"), Some("http://a/"), 3)
+    );
+    let shown = shown(&records);
+    assert_eq!((shown[2].as_str(), shown[3].as_str()), ("dropped input.empty 0 at 59..71", "tw\no"));
+    assert!(shown[1].starts_with("memory: byte 53: not a JSON object: "), "{shown:?}");
+    assert!(shown[4].ends_with("no field \"text\"") && shown[7] == "last" && shown.len() == 8, "{shown:?}");
+}
+
+#[test]
+fn lines_of_text() {
+    check(b"one\n\n two \r\n\xff\xfe\nthree", Format::Lines, |line| String::from_utf8(line.to_vec()).unwrap());
+    let shown = shown(&read(b"one\n\n two \r\n\xff\xfe\nthree", Format::Lines, Compression::None));
+    assert_eq!(shown, ["one", " two ", "memory: byte 12: not UTF-8, from byte 0 of the text on", "three"]);
+}
+
+#[test]
+fn whole_files() {
+    check(b"one\ntwo\n", Format::Text, |file| String::from_utf8(file.to_vec()).unwrap());
+    check(b"\xef\xbb\xbfone", Format::Text, |file| String::from_utf8(file.to_vec()).unwrap());
+    let shown = |bytes| shown(&read(bytes, Format::Text, Compression::None));
+    assert_eq!(shown(b""), ["dropped input.empty 0 at 0..0"]);
+    assert_eq!(shown(b"caf\xe9"), ["caf\u{fffd} of 4 bytes"]);
+}
+
+#[test]
+fn separated_values() {
+    let csv = b"id,\"text\",url\r\n1,\"a, \"\"quoted\"\"\nline\",http://a/\r\n\r\n2,plain\n3\n4,\"\",x\n5,\xff,\n6,\"open \" end\",u,more\n7,last";
+    let reread = |record: &[u8]| {
+        let mut parser = ::csv::ReaderBuilder::new().has_headers(false).from_reader(record);
+        parser.records().next().unwrap().unwrap()[1].to_owned()
+    };
+    check(csv, Format::Csv, reread);
+    let records = read(csv, Format::Csv, Compression::None);
+    let expected = [
+        "a, \"quoted\"\nline",
+        "plain",
+        "memory: byte 59: 1 fields, and column \"text\" is number 2",
+        "dropped input.empty 0 at 61..67",
+        "memory: byte 68: not UTF-8, from byte 0 of the text on",
+        "open  end\"",
+        "last",
+    ];
+    assert_eq!(shown(&records), expected);
+    let Record::Document(first) = &records[0] else { panic!("{records:?}") };
+    assert_eq!((first.origin.id.as_deref(), first.url.as_deref()), (Some("1"), Some("http://a/")));
+    check(b"\xef\xbb\xbftext\tid\na,b\t1\n\"c\td\"\t2\n", Format::Tsv, |record| {
+        let mut parser = ::csv::ReaderBuilder::new().has_headers(false).delimiter(b'\t').from_reader(record);
+        parser.records().next().unwrap().unwrap()[0].to_owned()
+    });
+    let none = shown(&read(b"a,b\n1,2\n3,4\n", Format::Csv, Compression::None));
+    assert_eq!(none, ["memory: byte 0: no column \"text\"; there are a, b"]);
+    check(b"a,b\n1,2\n3,4\n", Format::Csv, |_| String::new());
+    assert!(read(b"", Format::Csv, Compression::None).is_empty());
+}
+
+#[test]
+fn absurd_separated_values_are_refused() {
+    let commas = [b"text\n".to_vec(), vec![b','; 100_000], b"\nfine\n".to_vec()].concat();
+    let shown = |bytes: &[u8], limit| {
+        let config = ReadConfig { max_document_bytes: limit, ..ReadConfig::default() };
+        shown(&read_bytes(bytes, Format::Csv, Compression::None, u64::MAX, &config).unwrap())
+    };
+    assert_eq!(shown(&commas, 1 << 20), ["memory: byte 5: more than 65536 fields", "fine"]);
+    let open_quote = [b"text\ngood\n\"".to_vec(), vec![b'x'; 5000], b"\ngood\n".to_vec()].concat();
+    assert_eq!(shown(&open_quote, 1000), ["good", "dropped input.max_document_bytes 5007 at 10..5017"]);
+    let header = [vec![b'x'; 5000], b"\ntext\n".to_vec()].concat();
+    assert_eq!(shown(&header, 1000), ["memory: byte 0: the header is longer than input.max_document_bytes"]);
+}
+
+#[test]
+fn damage_ends_a_stream_and_keeps_what_came_before() {
+    let text: Vec<u8> = (0..100_000_u32).flat_map(|i| format!("{{\"text\": \"{i}\"}}\n").into_bytes()).collect();
+    let (gz, zst) = (gzip(&text), zstd(&text));
+    let mut flipped = gz.clone();
+    flipped[gz.len() / 2] ^= 0x55;
+    let cases: [(&[u8], _, bool); 6] = [
+        (&gz[..gz.len() / 2], Compression::Gzip, true),
+        (&flipped, Compression::Gzip, true),
+        (&[&gz[..], b"rubbish behind"].concat(), Compression::Gzip, true),
+        (b"not gzip at all", Compression::Gzip, false),
+        (&zst[..zst.len() / 2], Compression::Zstd, true),
+        (b"not zstd at all", Compression::Zstd, false),
+    ];
+    for (bytes, compression, some) in cases {
+        let records = read(bytes, Format::JsonLines, compression);
+        let (last, before) =
+            shown(&records).split_last().map(|(last, before)| (last.clone(), before.to_vec())).unwrap();
+        assert!(last.starts_with("memory: decompressed byte ") && last.contains(": damaged: "), "{last}");
+        assert_eq!(before.len() > 100, some, "{} before {last}", before.len());
+        assert_eq!(shown(&read(bytes, Format::Text, compression)).len(), 1);
+    }
+}
+
+#[test]
+fn what_is_too_large_is_left_out_in_bounded_memory() {
+    let zeros = vec![b'0'; 3_000_000];
+    let record = [b"{\"text\": \"", &zeros[..], b"\"}\n{\"text\": \"small\"}\n"].concat();
+    let config = ReadConfig { max_document_bytes: 1000, ..ReadConfig::default() };
+    let shown =
+        |bytes: &[u8], format, compression| shown(&read_bytes(bytes, format, compression, u64::MAX, &config).unwrap());
+    let lines = shown(&zstd(&record), Format::JsonLines, Compression::Zstd);
+    assert_eq!(lines, ["dropped input.max_document_bytes 3000012 at 0..3000012", "small"]);
+    let whole = shown(&gzip(&zeros), Format::Text, Compression::Gzip);
+    assert_eq!(whole, ["dropped input.max_document_bytes 1001 at 0..1001"]);
+    let mut stream = Stream::open(&Store::Memory(record.into()), Compression::None, uncounted()).unwrap();
+    let mut buffer = Vec::new();
+    assert_eq!(stream.line(1000, &mut buffer).unwrap(), stream::Line::TooLong(3_000_012));
+    assert!(buffer.len() == 1000 && stream.position() == 3_000_013);
+}
+
+#[test]
+fn a_bomb_is_refused() {
+    // A block of zeros, repeated: 600 MB out of 18 KB and more.
+    let block = zstd::encode_all(std::io::repeat(b'\n').take(600 << 20), 1).unwrap();
+    let records = shown(&read(&block, Format::JsonLines, Compression::Zstd));
+    assert!(records.len() == 1 && records[0].contains("refused as a bomb"), "{records:?}");
+}
+
+fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn inputs_are_walked_in_the_order_of_their_names() {
+    let dir = folder(&[
+        ("b.txt", b"b"),
+        ("a/z.rs", b"z"),
+        ("a/y.jsonl.gz", b"y"),
+        ("a.warc.wet.gz", b"a"),
+        ("target/x.rs", b"x"),
+        (".git/x.txt", b"x"),
+        (".hidden.txt", b"x"),
+        ("picture.png", b"x"),
+    ]);
+    let names = |inputs: &[&str], format| {
+        let inputs: Vec<_> = inputs.iter().map(|input| dir.path().join(input)).collect();
+        let files = walk(&inputs, format);
+        files.map(|files| files.into_iter().map(|file| file.name.display().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&[""], None).unwrap(), ["a/y.jsonl.gz", "a/z.rs", "a.warc.wet.gz", "b.txt"]);
+    assert_eq!(names(&["picture.png", "b.txt"], None).unwrap(), ["picture.png", "b.txt"]);
+    assert_eq!(names(&["*.txt", "a/*"], None).unwrap(), ["b.txt", "y.jsonl.gz", "z.rs"]);
+    assert_eq!(names(&["**/*.gz"], None).unwrap(), ["a/y.jsonl.gz", "a.warc.wet.gz"]);
+    assert_eq!(names(&["**"], None).unwrap(), names(&["**/*"], None).unwrap());
+    assert_eq!(names(&[""], Some(Format::Lines)).unwrap().len(), 5);
+    assert!(names(&["none"], None).unwrap_err().to_string().contains("none"));
+    assert!(names(&["*.none"], None).unwrap_err().to_string().contains("matches nothing"));
+    assert!(names(&["[.none"], None).unwrap_err().to_string().contains("not a glob"));
+    let files = walk(&[dir.path().to_path_buf()], None).unwrap();
+    let kinds: Vec<_> = files.iter().map(|file| (file.format, file.compression)).collect();
+    let expected = [
+        (Format::JsonLines, Compression::Gzip),
+        (Format::Text, Compression::None),
+        (Format::Warc, Compression::Gzip),
+        (Format::Text, Compression::None),
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn files_are_read_and_read_again() {
+    let dir = folder(&[("a.jsonl", b"{\"text\":\"one\"}\n{\"text\":\"two\"}\n{bad\n"), ("b.txt.gz", &gzip(b"three"))]);
+    let files = walk(&[dir.path().to_path_buf()], None).unwrap();
+    let splits = splits(&files, 10).unwrap();
+    let whole = |file, bytes| Split { file, bytes };
+    assert_eq!(splits, [whole(0, 0..15), whole(0, 15..30), whole(0, 30..35), whole(1, 0..files[1].bytes)]);
+    let mut texts = Vec::new();
+    for split in &splits {
+        let file = &files[split.file as usize];
+        let mut reader = Reader::open(file, split, &ReadConfig::default()).unwrap();
+        for record in reader.by_ref() {
+            match record.unwrap() {
+                Record::Document(document) => {
+                    assert_eq!(document.origin.file, split.file);
+                    let record = read_again(file, &document.origin.bytes).unwrap();
+                    assert!(String::from_utf8(record).unwrap().contains(&document.text));
+                    texts.push(document.text);
+                }
+                Record::Bad(bad) => assert_eq!(line_at(file, bad.place.at).unwrap(), 3),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(reader.bytes_read() > 0);
+    }
+    assert_eq!(texts, ["one", "two", "three"]);
+    let gone = read_again(&files[0], &(30..99)).unwrap_err();
+    assert!(matches!(gone, Error::RecordGone { .. }), "{gone}");
+    fs::remove_file(&files[0].path).unwrap();
+    assert!(Reader::open(&files[0], &splits[0], &ReadConfig::default()).unwrap_err().to_string().contains("a.jsonl"));
+}
+
+proptest! {
+    #[test]
+    fn separated_values_are_those_of_the_csv_crate(bytes in "[a\",\n\r]{0,40}") {
+        let bytes = [b"text,b\n", bytes.as_bytes()].concat();
+        let mut parser = ::csv::ReaderBuilder::new().flexible(true).from_reader(&bytes[..]);
+        let expected: Vec<String> = parser.records().map(|record| record.unwrap()[0].to_owned()).collect();
+        let records = read(&bytes, Format::Csv, Compression::None);
+        let found: Vec<String> = records.iter().map(|record| match record {
+            Record::Document(document) => document.text.clone(),
+            Record::Dropped(..) => String::new(),
+            other => panic!("{other:?}"),
+        }).collect();
+        prop_assert_eq!(found, expected);
+        fuzz(&bytes, Format::Csv, Compression::None);
+    }
+
+    #[test]
+    fn splits_do_not_matter(lines in "((\\{\"text\":\"[ab]{1,5}\"\\})?[x\r]?\n){0,12}x?", split_bytes in 1_u64..80) {
+        for format in [Format::JsonLines, Format::Lines] {
+            let config = ReadConfig { max_document_bytes: 14, ..ReadConfig::default() };
+            let whole = read_bytes(lines.as_bytes(), format, Compression::None, u64::MAX, &config).unwrap();
+            let parts = read_bytes(lines.as_bytes(), format, Compression::None, split_bytes, &config).unwrap();
+            prop_assert_eq!(whole, parts);
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..100) {
+        let formats = [Format::Text, Format::Lines, Format::JsonLines, Format::Csv, Format::Tsv, Format::Html];
+        for format in formats {
+            fuzz(&bytes, format, Compression::None);
+            fuzz(&bytes, format, Compression::Gzip);
+            fuzz(&bytes, format, Compression::Zstd);
+            let whole = gzip(&bytes);
+            fuzz(&whole[..cut.min(whole.len())], format, Compression::Gzip);
+        }
+    }
+}
