@@ -21,6 +21,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod dedup;
 pub mod document;
 pub mod error;
 pub mod filter;

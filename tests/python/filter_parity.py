@@ -5,13 +5,13 @@
     # needs: pip install datatrove spacy tldextract pyahocorasick fasteners
     # needs: cargo build --release -p fathom-dataprep --example filter_verdicts
 
-DOCUMENTS.jsonl has an object with `text` and perhaps `url` a line. Each rule is judged on its own, with all others turned
+DOCUMENTS.jsonl has an object with `text` and perhaps `url` and `source` a line. Each rule is judged on its own, with all others turned
 off, so that none hides another. Every document is judged three times: by fathom, by datatrove, and by datatrove with
 fathom's words in place of spaCy's. A document on which the first two differ and the first and third agree differs because
 of word splitting alone; the last column counts what remains. Prints a Markdown table; WORK_DIR/disagreements.jsonl lists
 every one.
 """
-import functools, hashlib, json, pathlib, re, subprocess, sys, time, unicodedata
+import collections, functools, hashlib, json, pathlib, re, subprocess, sys, time, unicodedata
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import (C4QualityFilter, FineWebQualityFilter, GopherQualityFilter,
@@ -210,15 +210,22 @@ use(split_into_words, split_into_sentences)
 chain = [GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False),
          FineWebQualityFilter(), Mask()]
 started, kept, agree = time.perf_counter(), 0, 0
+by_source = collections.defaultdict(lambda: [0, 0])
 for i, document in enumerate(documents):
     copy = Document(text=document["text"], id="0", metadata={})
     try:
         passed = all((r[0] if isinstance(r, tuple) else r) for r in (step.filter(copy) for step in chain))
     except ZeroDivisionError:
         passed = False
-    agree += passed == (not isinstance(ours[i]["all but language"], list))
+    same = passed == (not isinstance(ours[i]["all but language"], list))
+    agree += same
+    by_source[document.get("source", "")][0] += 1
+    by_source[document.get("source", "")][1] += same
     kept += passed
 seconds = time.perf_counter() - started
 print(f"\nAll rules but language and lists, in order: {agree} of {len(documents)} verdicts agree, datatrove keeps {kept}, "
       f"fathom {sum(not isinstance(v['all but language'], list) for v in ours)}; datatrove took {seconds:.1f} s, "
       f"{len(documents) / seconds:.0f} documents/s.")
+print("\n| source | documents | same verdict |\n|---|---|---|")
+for source, (count, same) in sorted(by_source.items()):
+    print(f"| {source} | {count} | {100 * same / count:.1f} % |")
