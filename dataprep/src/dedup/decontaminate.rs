@@ -46,6 +46,8 @@ impl Default for DecontaminateConfig {
 
 /// Longest line of an evaluation file.
 const LONGEST_LINE: u64 = 64 << 20;
+/// Longest CSV file, undone: the parser has no limit of its own on a record.
+const LONGEST_CSV: u64 = 1 << 30;
 /// Longest sequence that may be asked for.
 const LONGEST_NGRAM: usize = 1024;
 
@@ -222,7 +224,8 @@ impl Decontaminator {
         self.files.push(EvaluationFile { path: path.to_path_buf(), items: 0, too_short: 0 });
         let mut each = |record: u64, texts: &[&str]| self.add(Item { file, record }, texts, scratch);
         if name.ends_with(".csv") {
-            let mut records = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);
+            let mut records =
+                csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader.take(LONGEST_CSV));
             let mut fields = csv::StringRecord::new();
             for number in 1.. {
                 let more = records.read_record(&mut fields);
@@ -230,6 +233,9 @@ impl Decontaminator {
                     break;
                 }
                 each(number, &fields.iter().collect::<Vec<_>>());
+                if records.position().byte() >= LONGEST_CSV {
+                    return Err(unusable(path, number, &format!("the file is longer than {LONGEST_CSV} bytes")));
+                }
             }
             return Ok(());
         }
