@@ -1,6 +1,6 @@
 """Agreement of the filters with datatrove, rule by rule.
 
-    python filter_parity.py DOCUMENTS.jsonl WORK_DIR [FILTER_VERDICTS]
+    python filter_parity.py DOCUMENTS.jsonl WORK_DIR [FILTER_VERDICTS [GOLDEN.jsonl]]
 
     # needs: pip install datatrove spacy tldextract pyahocorasick fasteners
     # needs: cargo build --release -p fathom-dataprep --example filter_verdicts
@@ -9,7 +9,7 @@ DOCUMENTS.jsonl has an object with `text` and perhaps `url` and `source` a line.
 off, so that none hides another. Every document is judged three times: by fathom, by datatrove, and by datatrove with
 fathom's words in place of spaCy's. A document on which the first two differ and the first and third agree differs because
 of word splitting alone; the last column counts what remains. Prints a Markdown table; WORK_DIR/disagreements.jsonl lists
-every one.
+every one. GOLDEN.jsonl gets our configuration of each rule and, for every document, the rules by which datatrove drops it.
 """
 import collections, functools, hashlib, json, pathlib, re, subprocess, sys, time, unicodedata
 
@@ -24,6 +24,7 @@ from tldextract import TLDExtract
 
 documents_path, work = sys.argv[1], pathlib.Path(sys.argv[2])
 program = sys.argv[3] if len(sys.argv) > 3 else "target/release/examples/filter_verdicts"
+golden = sys.argv[4] if len(sys.argv) > 4 else None
 work.mkdir(parents=True, exist_ok=True)
 documents = [json.loads(line) for line in open(documents_path, encoding="utf-8")]
 
@@ -189,10 +190,14 @@ def judge(name, only_these=None):
 print("| rule | documents | dropped or changed by fathom | by datatrove | agree | differ | not by word splitting |")
 print("|---|---|---|---|---|---|---|")
 differing = open(work / "disagreements.jsonl", "w")
+dropped = [[] for _ in documents]
 for name in [n for n in configs if n in peers]:
     use(spacy_words, spacy_sentences)
     theirs = list(judge(name))
     mine = ["dropped" if isinstance(v[name], list) else v[name] for v in ours]
+    for i, t in enumerate(theirs):
+        if t == "dropped":
+            dropped[i].append(name)
     judged = [i for i, t in enumerate(theirs) if t is not None]
     differ = {i for i in judged if mine[i] != theirs[i]}
     use(our_words, our_sentences)
@@ -209,7 +214,7 @@ for name in [n for n in configs if n in peers]:
 use(split_into_words, split_into_sentences)
 chain = [GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False),
          FineWebQualityFilter(), Mask()]
-started, kept, agree = time.perf_counter(), 0, 0
+started, kept, agree = time.process_time(), 0, 0
 by_source = collections.defaultdict(lambda: [0, 0])
 for i, document in enumerate(documents):
     copy = Document(text=document["text"], id="0", metadata={})
@@ -222,10 +227,17 @@ for i, document in enumerate(documents):
     by_source[document.get("source", "")][0] += 1
     by_source[document.get("source", "")][1] += same
     kept += passed
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 print(f"\nAll rules but language and lists, in order: {agree} of {len(documents)} verdicts agree, datatrove keeps {kept}, "
-      f"fathom {sum(not isinstance(v['all but language'], list) for v in ours)}; datatrove took {seconds:.1f} s, "
+      f"fathom {sum(not isinstance(v['all but language'], list) for v in ours)}; datatrove took {seconds:.1f} s of a processor, "
       f"{len(documents) / seconds:.0f} documents/s.")
 print("\n| source | documents | same verdict |\n|---|---|---|")
 for source, (count, same) in sorted(by_source.items()):
     print(f"| {source} | {count} | {100 * same / count:.1f} % |")
+
+if golden:
+    rules = {name: config for name, config in configs.items() if name in peers and not name.startswith("url.")}
+    with open(golden, "w", encoding="utf-8") as out:
+        out.write(json.dumps(rules) + "\n")
+        for document, names in zip(documents, dropped):
+            out.write(json.dumps({"text": document["text"], "dropped": names}, ensure_ascii=False) + "\n")

@@ -46,6 +46,8 @@ impl Default for DecontaminateConfig {
 
 /// Longest line of an evaluation file.
 const LONGEST_LINE: u64 = 64 << 20;
+/// Longest CSV file, undone: the parser has no limit of its own on a record.
+const LONGEST_CSV: u64 = 1 << 30;
 /// Longest sequence that may be asked for.
 const LONGEST_NGRAM: usize = 1024;
 
@@ -101,6 +103,28 @@ impl Decontaminator {
     /// [`Error::Io`] and [`Error::BadArchive`] for a file that cannot be read, [`Error::Config`] for one that holds something
     /// else, or a number that cannot be meant.
     pub fn new(config: &DecontaminateConfig) -> Result<Self> {
+        let mut found = Self::empty(config)?;
+        let mut scratch = DecontaminateScratch::default();
+        for path in &config.files {
+            let file = File::open(path).map_err(Error::io("open", path))?;
+            found.read(path, file, &mut scratch)?;
+        }
+        found.sort()?;
+        Ok(found)
+    }
+
+    /// Reads one evaluation file from `reader`; `path` says by its suffixes what it holds.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn from_reader(config: &DecontaminateConfig, path: &Path, reader: impl Read) -> Result<Self> {
+        let mut found = Self::empty(config)?;
+        found.read(path, reader, &mut DecontaminateScratch::default())?;
+        found.sort()?;
+        Ok(found)
+    }
+
+    fn empty(config: &DecontaminateConfig) -> Result<Self> {
         let lengths =
             [("dedup.decontaminate.ngram", config.ngram), ("dedup.decontaminate.min_words", config.min_words)];
         for (field, value) in lengths {
@@ -109,27 +133,30 @@ impl Decontaminator {
                 return Err(Error::Config { field, what });
             }
         }
-        let mut found = Self {
+        Ok(Self {
             config: config.clone(),
             files: Vec::new(),
             items: Vec::new(),
             sequences: Vec::new(),
             index: FxHashMap::default(),
             lengths: Vec::new(),
-        };
-        let mut scratch = DecontaminateScratch::default();
-        for path in &config.files {
-            let file = File::open(path).map_err(Error::io("open", path))?;
-            found.read(path, file, &mut scratch)?;
+        })
+    }
+
+    /// Puts what was read in order, so that it can be looked up.
+    fn sort(&mut self) -> Result<()> {
+        self.sequences.sort_unstable();
+        self.sequences.dedup();
+        if u32::try_from(self.sequences.len()).is_err() {
+            let what = format!("{} sequences are more than can be numbered: give fewer files", self.sequences.len());
+            return Err(Error::Config { field: "dedup.decontaminate.files", what });
         }
-        found.sequences.sort_unstable();
-        found.sequences.dedup();
-        for (at, (sequence, _)) in found.sequences.iter().enumerate() {
-            found.index.entry(*sequence).or_insert(at as u32);
+        for ((sequence, _), at) in self.sequences.iter().zip(0..) {
+            self.index.entry(*sequence).or_insert(at);
         }
-        found.lengths.sort_unstable();
-        found.lengths.dedup();
-        Ok(found)
+        self.lengths.sort_unstable();
+        self.lengths.dedup();
+        Ok(())
     }
 
     /// The files that were read.
@@ -191,13 +218,14 @@ impl Decontaminator {
         }
     }
 
-    fn read(&mut self, path: &Path, file: impl Read + 'static, scratch: &mut DecontaminateScratch) -> Result<()> {
+    fn read(&mut self, path: &Path, file: impl Read, scratch: &mut DecontaminateScratch) -> Result<()> {
         let (name, reader) = undo_compression(path, file)?;
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.push(EvaluationFile { path: path.to_path_buf(), items: 0, too_short: 0 });
         let mut each = |record: u64, texts: &[&str]| self.add(Item { file, record }, texts, scratch);
         if name.ends_with(".csv") {
-            let mut records = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);
+            let mut records =
+                csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader.take(LONGEST_CSV));
             let mut fields = csv::StringRecord::new();
             for number in 1.. {
                 let more = records.read_record(&mut fields);
@@ -205,6 +233,9 @@ impl Decontaminator {
                     break;
                 }
                 each(number, &fields.iter().collect::<Vec<_>>());
+                if records.position().byte() >= LONGEST_CSV {
+                    return Err(unusable(path, number, &format!("the file is longer than {LONGEST_CSV} bytes")));
+                }
             }
             return Ok(());
         }
@@ -276,7 +307,7 @@ fn unusable(path: &Path, record: u64, what: &str) -> Error {
 }
 
 /// The name without the suffix of a compression, and the content.
-fn undo_compression(path: &Path, file: impl Read + 'static) -> Result<(String, Box<dyn Read>)> {
+fn undo_compression<'a>(path: &Path, file: impl Read + 'a) -> Result<(String, Box<dyn Read + 'a>)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     if let Some(name) = name.strip_suffix(".gz") {
         return Ok((name.to_owned(), Box::new(MultiGzDecoder::new(BufReader::new(file)))));
@@ -289,7 +320,7 @@ fn undo_compression(path: &Path, file: impl Read + 'static) -> Result<(String, B
 }
 
 /// Calls `each` with every line that is not blank, and its number from 1.
-fn for_each_line(path: &Path, reader: Box<dyn Read>, mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
+fn for_each_line(path: &Path, reader: impl Read, mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
     let mut reader = BufReader::new(reader);
     let (mut line, mut offset) = (Vec::new(), 0);
     for number in 1.. {
@@ -436,6 +467,14 @@ mod tests {
         let found = with("a.jsonl", json.as_bytes(), config).unwrap();
         assert!(hits(&found, LONG).is_empty());
         assert_eq!(hits(&found, &LONG.replace("fox", "cat")), [1]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), name in 0..5_usize) {
+            let name = ["a.jsonl", "a.csv", "a.txt", "a.csv.gz", "a.jsonl.zst"][name];
+            let _ = Decontaminator::from_reader(&DecontaminateConfig::default(), Path::new(name), bytes.as_slice());
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use decontaminate::{
 };
 pub use exact::{KeyWriter, exact, normalise_url};
 pub use minhash::{MinHashConfig, MinHashScratch, MinHasher};
+pub use records::{verify, verify_file};
 pub use removals::{Removals, union};
 pub use signatures::SignatureWriter;
 pub use sort::{Sorted, Sorter};

@@ -63,6 +63,20 @@ impl Header {
         Ok(Self { kind: words[1], fingerprint: number(2), words: number(3), sections: number(4), records: number(5) })
     }
 
+    /// Reads the header of a file of `length` bytes, which must be as many as it states.
+    fn read(path: &Path, reader: impl Read, length: u64) -> Result<Self> {
+        let corrupt =
+            |offset, what: &str| Error::CorruptIndex { path: path.to_path_buf(), offset, what: what.to_owned() };
+        let mut bytes = Vec::new();
+        reader.take(HEADER_BYTES).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        let header = Self::from_bytes(&bytes).map_err(|(offset, what)| corrupt(offset, what))?;
+        let expected = header.file_bytes().ok_or_else(|| corrupt(32, "states an absurd size"))?;
+        if length != expected {
+            return Err(Error::SizeMismatch { path: path.to_path_buf(), by: "its header", expected, found: length });
+        }
+        Ok(header)
+    }
+
     /// Bytes of a section with its checksum.
     fn section_bytes(&self) -> Option<u64> {
         self.records.checked_mul(self.words)?.checked_mul(8)?.checked_add(CHECKSUM_BYTES)
@@ -174,11 +188,9 @@ impl<const N: usize> RecordFile<N> {
     pub fn open(path: &Path, kind: Kind, fingerprint: Option<u64>) -> Result<Self> {
         let corrupt =
             |offset, what: &str| Error::CorruptIndex { path: path.to_path_buf(), offset, what: what.to_owned() };
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
-        let found = file.metadata().map_err(Error::io("read", path))?.len();
-        let mut bytes = Vec::new();
-        (&mut file).take(HEADER_BYTES).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        let header = Header::from_bytes(&bytes).map_err(|(offset, what)| corrupt(offset, what))?;
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let header = Header::read(path, file, length)?;
         if header.kind != kind {
             let (is, belongs) = (header.kind.escape_ascii(), kind.escape_ascii());
             return Err(corrupt(8, &format!("holds {is} where {belongs} belongs")));
@@ -188,10 +200,6 @@ impl<const N: usize> RecordFile<N> {
         }
         if fingerprint.is_some_and(|fingerprint| fingerprint != header.fingerprint) {
             return Err(corrupt(16, "was made with other settings; remove it or set them back"));
-        }
-        let expected = header.file_bytes().ok_or_else(|| corrupt(32, "states an absurd size"))?;
-        if found != expected {
-            return Err(Error::SizeMismatch { path: path.to_path_buf(), by: "its header", expected, found });
         }
         Ok(Self { path: path.to_path_buf(), header })
     }
@@ -239,6 +247,53 @@ impl<const N: usize> RecordFile<N> {
     }
 }
 
+/// Checks a file of any of the kinds that deduplication writes, from its header to its last checksum.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::SizeMismatch`], [`Error::CorruptIndex`].
+pub fn verify_file(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    verify(path, file, length)
+}
+
+/// Checks such a file of `length` bytes that is read from `reader`; `path` is for the error.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::SizeMismatch`], [`Error::CorruptIndex`].
+pub fn verify(path: &Path, reader: impl Read, length: u64) -> Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, reader);
+    let header = Header::read(path, &mut reader, length)?;
+    let records = header.section_bytes().unwrap_or(0).saturating_sub(CHECKSUM_BYTES);
+    let mut at = HEADER_BYTES;
+    let mut buffer = vec![0; 1 << 16];
+    for _ in 0..header.sections {
+        let mut hasher = Xxh3::new();
+        let mut left = records;
+        while left > 0 {
+            let some = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            reader.read_exact(&mut buffer[..some]).map_err(Error::io("read", path))?;
+            hasher.update(&buffer[..some]);
+            left -= some as u64;
+        }
+        at += records;
+        compare_checksum(path, &hasher, &mut reader, at)?;
+        at += CHECKSUM_BYTES;
+    }
+    Ok(())
+}
+
+/// Reads the checksum at byte `at` and holds it against that of the records before it.
+fn compare_checksum(path: &Path, hasher: &Xxh3, reader: &mut impl Read, at: u64) -> Result<()> {
+    let mut stored = [0; CHECKSUM_BYTES as usize];
+    reader.read_exact(&mut stored).map_err(Error::io("read", path))?;
+    if hasher.digest() == u64::from_le_bytes(stored) {
+        return Ok(());
+    }
+    let what = "the records before do not have this checksum".to_owned();
+    Err(Error::CorruptIndex { path: path.to_path_buf(), offset: at, what })
+}
+
 /// The records of one section, in order.
 pub(crate) struct Section<const N: usize> {
     path: PathBuf,
@@ -255,12 +310,7 @@ impl<const N: usize> Section<N> {
         if self.left == 0 {
             self.ended = true;
             let Some(hasher) = &self.hasher else { return Ok(None) };
-            let mut stored = [0; 8];
-            self.input.read_exact(&mut stored).map_err(Error::io("read", path))?;
-            if hasher.digest() != u64::from_le_bytes(stored) {
-                let what = "the records before do not have this checksum".to_owned();
-                return Err(Error::CorruptIndex { path: path.clone(), offset: self.at, what });
-            }
+            compare_checksum(path, hasher, &mut self.input, self.at)?;
             return Ok(None);
         }
         let mut record = [0; N];
@@ -331,6 +381,22 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_judged(
+            fields in proptest::prelude::any::<[u64; 4]>(),
+            small in proptest::prelude::any::<bool>(),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+        ) {
+            let fields = if small { fields.map(|field| field % 4) } else { fields };
+            let [fingerprint, words, sections, records] = fields;
+            let mut bytes = Header { kind: KIND, fingerprint, words, sections, records }.to_bytes().to_vec();
+            bytes.extend(rest);
+            let verdict = verify(Path::new("x"), bytes.as_slice(), bytes.len() as u64);
+            proptest::prop_assert!(verdict.is_err() || bytes.len() as u64 == HEADER_BYTES + sections * (records * words * 8 + 8));
+        }
+    }
+
     #[test]
     fn every_changed_byte_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
@@ -342,12 +408,14 @@ mod tests {
             bytes[at] ^= 1;
             fs::write(&path, &bytes).unwrap();
             assert!(read(&path, 0).is_err(), "byte {at}");
+            assert!(verify_file(&path).is_err(), "byte {at}");
         }
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
             assert!(read(&path, 0).is_err(), "{length} bytes");
         }
         fs::write(&path, &whole).unwrap();
+        verify_file(&path).unwrap();
         assert!(RecordFile::<3>::open(&path, KIND, None).is_err());
         assert!(RecordFile::<2>::open(&path, *b"other   ", None).is_err());
         assert!(RecordFile::<2>::open(&path, KIND, Some(8)).is_err());

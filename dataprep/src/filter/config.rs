@@ -69,9 +69,13 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LimitVisitor<T> {
 
 /// All filters, in the order in which they are applied. The default is FineWeb's recipe for English
 /// (`examples/fineweb.py` of datatrove), with no URL lists.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FilterConfig {
+    /// Longer documents are dropped before anything is measured. The default is beyond what `gopher_quality.max_words`
+    /// allows of real text; it bounds the memory that a hostile document of nothing but short words takes, some 150 bytes
+    /// a word.
+    pub max_bytes: Limit<u64>,
     /// Documents by their address.
     pub url: UrlConfig,
     /// Documents by their language.
@@ -88,10 +92,25 @@ pub struct FilterConfig {
     pub pii: PiiConfig,
 }
 
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: Limit::At(16 << 20),
+            url: UrlConfig::default(),
+            language: LanguageConfig::default(),
+            gopher_repetition: RepetitionConfig::default(),
+            gopher_quality: QualityConfig::default(),
+            c4: C4Config::default(),
+            fineweb: FineWebConfig::default(),
+            pii: PiiConfig::default(),
+        }
+    }
+}
+
 impl FilterConfig {
     /// All filters turned off, to turn on one by one.
     pub fn off() -> Self {
-        let mut config = Self::default();
+        let mut config = Self { max_bytes: Limit::Off, ..Self::default() };
         config.url.enabled = false;
         config.language.enabled = false;
         config.gopher_repetition.enabled = false;

@@ -60,6 +60,9 @@ pub struct Filters {
     spare: Mutex<Vec<Scratch>>,
 }
 
+/// Scratch for more words than this is given back to the system.
+const MOST_WORDS_KEPT: usize = 1 << 20;
+
 /// Buffers that are kept from one document to the next.
 #[derive(Default)]
 struct Scratch {
@@ -97,7 +100,10 @@ impl Filters {
         let pool = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = pool().pop().unwrap_or_default();
         let verdict = self.apply_with(document, &mut scratch);
-        pool().push(scratch);
+        // What an extraordinary document needed is not kept for ordinary ones.
+        if scratch.words.capacity() <= MOST_WORDS_KEPT {
+            pool().push(scratch);
+        }
         verdict
     }
 
@@ -105,8 +111,9 @@ impl Filters {
         let config = &self.config;
         let mut scores = Scores(&mut document.scores);
         let text = &mut document.text;
-        // Offsets of words have 32 bits.
-        scores_fit(text.len())?;
+        // Offsets of words have 32 bits, whatever the limit.
+        let longest = config.max_bytes.get().unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        scores.at_most("max_bytes", Limit::At(longest as f64), || text.len() as f64)?;
         if let (Some(rules), Some(url)) = (&self.url, &document.url) {
             rules.check(url, &mut scores)?;
         }
@@ -144,13 +151,4 @@ impl Filters {
         }
         Ok(())
     }
-}
-
-/// Documents of 4 GiB and more are dropped whatever the rules.
-fn scores_fit(bytes: usize) -> Result<(), Dropped> {
-    let threshold = u32::MAX;
-    if bytes > threshold as usize {
-        return Err(Dropped { rule: "bytes", value: bytes as f64, threshold: f64::from(threshold) });
-    }
-    Ok(())
 }

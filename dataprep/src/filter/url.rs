@@ -193,6 +193,14 @@ mod tests {
         vec![path]
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_address_has_a_host(url in "(https?:)?(//)?([a-zé@:.]{0,12}|[a-z]{1,3}[.])(co[.]uk|com|github[.]io|)[.]?[/?#]?.{0,4}") {
+            let host = host(&url);
+            proptest::prop_assert!(url.contains(host) && host.ends_with(registered_domain(host)));
+        }
+    }
+
     #[test]
     fn each_list_is_a_rule() {
         let folder = tempfile::tempdir().unwrap();
