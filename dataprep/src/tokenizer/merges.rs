@@ -79,70 +79,90 @@ impl Merges {
         }
     }
 
-    /// Merges in place the leftmost pair of lowest rank until none is left; gives the remaining length.
+    /// Merges in place the leftmost pair of lowest rank until none is left; gives the remaining length. A word has fewer
+    /// than 2³² symbols.
     #[inline]
     pub(super) fn apply(&self, ids: &mut [u32]) -> usize {
         if ids.len() <= SHORT { self.apply_short(ids) } else { self.apply_long(ids) }
     }
 
     fn apply_short(&self, ids: &mut [u32]) -> usize {
-        let mut length = ids.len();
-        // The rule of each symbol with its right neighbour, found once and then only where a neighbour changes.
-        let mut rules = [NONE; SHORT];
-        for (rule, pair) in rules.iter_mut().zip(ids.windows(2)) {
-            *rule = self.get(pair[0], pair[1]);
+        let n = ids.len();
+        // By symbol: the rank of its pair with the next one and its own place, and what the pair becomes. Found once, and
+        // then only where a neighbour changed.
+        let (mut candidates, mut becomes) = ([NONE; SHORT], [0; SHORT]);
+        let find =
+            |candidates: &mut [u64; SHORT], becomes: &mut [u32; SHORT], ids: &[u32], left: usize, right: usize| {
+                let rule = self.get(ids[left], ids[right]);
+                candidates[left] = if rule == NONE { NONE } else { rule >> 32 << 32 | left as u64 };
+                becomes[left] = rule as u32;
+            };
+        for right in 1..n {
+            find(&mut candidates, &mut becomes, ids, right - 1, right);
         }
-        while length > 1 {
-            let (mut best, mut at) = (NONE, 0);
-            for (i, &rule) in rules[..length - 1].iter().enumerate() {
-                if rule < best {
-                    (best, at) = (rule, i);
-                }
+        // One bit a symbol that is left.
+        let mut left_over = if n == 0 { 0 } else { u64::MAX >> (SHORT - n) };
+        while let Some(best) = candidates[..n].iter().copied().min().filter(|&best| best != NONE) {
+            let at = best as u32 as usize;
+            let behind = |left_over: u64| (left_over >> at >> 1).trailing_zeros() as usize + at + 1;
+            let right = behind(left_over);
+            ids[at] = becomes[at];
+            left_over &= !(1 << right);
+            (candidates[at], candidates[right]) = (NONE, NONE);
+            let next = behind(left_over);
+            if next < n {
+                find(&mut candidates, &mut becomes, ids, at, next);
             }
-            if best == NONE {
-                break;
+            let before = left_over & ((1 << at) - 1);
+            if before != 0 {
+                find(&mut candidates, &mut becomes, ids, before.ilog2() as usize, at);
             }
-            ids[at] = best as u32;
-            ids.copy_within(at + 2..length, at + 1);
-            rules.copy_within(at + 1..length - 1, at);
-            length -= 1;
-            rules[length - 1] = NONE;
-            if at > 0 {
-                rules[at - 1] = self.get(ids[at - 1], ids[at]);
-            }
-            if at + 1 < length {
-                rules[at] = self.get(ids[at], ids[at + 1]);
-            }
+        }
+        let mut length = 0;
+        while left_over != 0 {
+            ids[length] = ids[left_over.trailing_zeros() as usize];
+            left_over &= left_over - 1;
+            length += 1;
         }
         length
     }
 
-    /// The same in O(n log n): a heap of candidate pairs over a doubly linked list of symbols.
+    /// The same in O(n log n): a heap of ranks and places over a doubly linked list of symbols.
     fn apply_long(&self, ids: &mut [u32]) -> usize {
         const GONE: u32 = u32::MAX;
         let n = ids.len();
-        let mut next: Vec<usize> = (1..=n).collect();
-        let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
-        let candidate = |ids: &[u32], left: usize, right: usize| {
-            let rule = self.get(ids[left], ids[right]);
-            (rule != NONE).then(|| Reverse((rule, left, ids[left], ids[right])))
-        };
-        let mut heap: BinaryHeap<_> = (1..n).filter_map(|i| candidate(ids, i - 1, i)).collect();
-        while let Some(Reverse((rule, left, a, b))) = heap.pop() {
-            let right = next[left];
-            if right >= n || (ids[left], ids[right]) != (a, b) {
+        let end = n as u32;
+        let mut next: Vec<u32> = (1..=end).collect();
+        let mut previous: Vec<u32> = (0..end).map(|i| i.wrapping_sub(1)).collect();
+        // The rule of each symbol with the next one; an entry of the heap counts as long as its rank is still there.
+        let mut rules: Vec<Rule> = ids.windows(2).map(|pair| self.get(pair[0], pair[1])).chain([NONE]).collect();
+        let entry = |rule: Rule, at: u32| Reverse(rule >> 32 << 32 | u64::from(at));
+        let entries = rules.iter().zip(0..).filter(|(rule, _)| **rule != NONE);
+        let mut heap: BinaryHeap<_> = entries.map(|(&rule, at)| entry(rule, at)).collect();
+        while let Some(Reverse(best)) = heap.pop() {
+            let left = best as u32 as usize;
+            let rule = rules[left];
+            if rule == NONE || rule >> 32 != best >> 32 {
                 continue;
             }
+            let right = next[left] as usize;
             (ids[left], ids[right]) = (rule as u32, GONE);
+            (rules[left], rules[right]) = (NONE, NONE);
             let after = next[right];
             next[left] = after;
-            if after < n {
-                previous[after] = left;
-                heap.extend(candidate(ids, left, after));
+            let mut look = |at: usize, behind: usize| {
+                rules[at] = self.get(ids[at], ids[behind]);
+                if rules[at] != NONE {
+                    heap.push(entry(rules[at], at as u32));
+                }
+            };
+            if after < end {
+                previous[after as usize] = left as u32;
+                look(left, after as usize);
             }
             let before = previous[left];
-            if before < n {
-                heap.extend(candidate(ids, before, left));
+            if before < end {
+                look(before as usize, left);
             }
         }
         let mut length = 0;

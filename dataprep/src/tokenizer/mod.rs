@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// File name of a tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
@@ -51,7 +51,7 @@ struct Inner {
     eos: u32,
     bos: Option<u32>,
     table: Table,
-    /// What past calls of `encode` have worked in, for the next ones.
+    /// What past encoders have worked in, for the next ones.
     idle: Mutex<Vec<Cache>>,
     fingerprint: String,
     /// `tokenizer.json` as it was read or made.
@@ -261,6 +261,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        check_length(text.len())?;
         let mut out = Vec::new();
         match &self.inner.kind {
             Kind::Bytes => {
@@ -271,13 +272,7 @@ impl Tokenizer {
                     out.extend(part.bytes().map(u32::from));
                 }
             }
-            Kind::Bpe(bpe) => {
-                // Building the automata anew for every prompt would cost more than encoding it.
-                let idle = || self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut cache = idle().pop().unwrap_or_default();
-                bpe.encode(text, true, &mut cache, &mut out)?;
-                idle().push(cache);
-            }
+            Kind::Bpe(bpe) => bpe.encode(text, true, &mut self.encoder().cache, &mut out)?,
             Kind::Other(other) => encode_general(&other.tokenizer, text, &mut out)?,
         }
         Ok(out)
@@ -296,7 +291,13 @@ impl Tokenizer {
 
     /// An encoder that remembers words between calls: faster for many texts.
     pub fn encoder(&self) -> Encoder<'_> {
-        Encoder { tokenizer: self, cache: Cache::default() }
+        Encoder { tokenizer: self, cache: self.idle().pop().unwrap_or_default() }
+    }
+
+    /// Caches that no encoder holds. Building automata and learning words anew for every text would cost more than
+    /// encoding it.
+    fn idle(&self) -> MutexGuard<'_, Vec<Cache>> {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The text of `ids`. Special tokens and ids outside the vocabulary give none; what is not UTF-8 gives U+FFFD.
@@ -349,6 +350,12 @@ pub struct Encoder<'t> {
     cache: Cache,
 }
 
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        self.tokenizer.idle().push(std::mem::take(&mut self.cache));
+    }
+}
+
 impl Encoder<'_> {
     /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be replaced
     /// because they were not UTF-8.
@@ -361,7 +368,9 @@ impl Encoder<'_> {
             out.extend(text.iter().map(|&byte| u32::from(byte)));
             return Ok(false);
         }
-        let text = String::from_utf8_lossy(text);
+        check_length(text.len())?;
+        // Text that is UTF-8 throughout, as nearly all is, is known to be so more quickly.
+        let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         match kind {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
@@ -412,6 +421,12 @@ impl Table {
         }
         table
     }
+}
+
+/// Places in a text are kept in 32 bits.
+fn check_length(bytes: usize) -> Result<()> {
+    let too_long = || Error::Tokenize(format!("a text of {bytes} bytes: at most 2^32 - 2 can be encoded at once"));
+    if bytes < u32::MAX as usize { Ok(()) } else { Err(too_long()) }
 }
 
 fn encode_general(tokenizer: &tokenizers::Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {

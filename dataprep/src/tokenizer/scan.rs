@@ -54,12 +54,15 @@ fn gpt2(classes: &Classes, text: &[u8], at: usize) -> usize {
     }
     // Every character that is not white space is of exactly one of these kinds.
     const KINDS: u8 = LETTER | NUMBER | OTHER;
-    if class & KINDS != 0 {
-        return classes.run(text, at + length, class & KINDS);
-    }
-    let (next, length) = classes.at(text, at + 1);
-    if text[at] == b' ' && next & KINDS != 0 {
-        return classes.run(text, at + 1 + length, next & KINDS);
+    let (next, next_length) = classes.at(text, at + 1);
+    let (kind, from) = match text[at] {
+        b' ' => (next & KINDS, at + 1 + next_length),
+        _ => (class & KINDS, at + length),
+    };
+    match kind {
+        LETTER => return classes.letters(text, from, LETTER),
+        0 => {}
+        kind => return classes.run(text, from, kind),
     }
     let end = classes.run(text, at, SPACE);
     if end == text.len() { end } else { all_but_last(text, at, end) }
@@ -70,7 +73,7 @@ fn gpt2(classes: &Classes, text: &[u8], at: usize) -> usize {
 fn llama3(classes: &Classes, text: &[u8], at: usize, digits: usize) -> usize {
     let (class, length) = classes.at(text, at);
     if class & LETTER != 0 {
-        return classes.run(text, at + length, LETTER);
+        return classes.letters(text, at + length, LETTER);
     }
     if text[at] == b'\''
         && let Some(end) = contraction(text, at + 1, |byte| byte.to_ascii_lowercase())
@@ -79,7 +82,7 @@ fn llama3(classes: &Classes, text: &[u8], at: usize, digits: usize) -> usize {
     }
     let (next, next_length) = classes.at(text, at + length);
     if class & (BREAK | NUMBER) == 0 && next & LETTER != 0 {
-        return classes.run(text, at + length + next_length, LETTER);
+        return classes.letters(text, at + length + next_length, LETTER);
     }
     if class & NUMBER != 0 {
         return group(classes, text, at, digits);
@@ -158,7 +161,7 @@ fn syllables(classes: &Classes, text: &[u8], start: usize, each: &mut impl FnMut
 #[inline]
 fn deepseek_word(classes: &Classes, text: &[u8], at: usize, class: u8, length: usize) -> Option<usize> {
     if class & (LETTER | MARK) != 0 {
-        return Some(classes.run(text, at + length, LETTER | MARK));
+        return Some(classes.letters(text, at + length, LETTER | MARK));
     }
     let (next, next_length) = classes.at(text, at + length);
     if class & SIGN != 0 {
@@ -169,7 +172,7 @@ fn deepseek_word(classes: &Classes, text: &[u8], at: usize, class: u8, length: u
         return Some(classes.run(text, classes.run(text, at + length, SIGN), BREAK));
     }
     if class & BREAK == 0 && next & (LETTER | MARK) != 0 {
-        return Some(classes.run(text, at + length + next_length, LETTER | MARK));
+        return Some(classes.letters(text, at + length + next_length, LETTER | MARK));
     }
     if text[at] == b' ' && next & SIGN != 0 {
         return Some(classes.run(text, classes.run(text, at + 1 + next_length, SIGN), BREAK));
