@@ -23,6 +23,14 @@ pub(super) fn alphabet() -> [char; 256] {
     })
 }
 
+/// The bytes in the order of their characters: those that stand for themselves, then the others.
+pub(super) fn order() -> [u8; 256] {
+    let alphabet = alphabet();
+    let mut bytes: [u8; 256] = std::array::from_fn(|byte| byte as u8);
+    bytes.sort_unstable_by_key(|&byte| alphabet[usize::from(byte)]);
+    bytes
+}
+
 /// Writes bytes in the alphabet.
 pub(super) fn to_text(bytes: &[u8], alphabet: &[char; 256]) -> String {
     bytes.iter().map(|&b| alphabet[usize::from(b)]).collect()

@@ -51,6 +51,8 @@ struct Inner {
     eos: u32,
     bos: Option<u32>,
     table: Table,
+    /// Ids of the tokens that were added to the model's own.
+    added: HashMap<String, u32>,
     /// What past encoders have worked in, for the next ones.
     idle: Mutex<Vec<Cache>>,
     fingerprint: String,
@@ -106,6 +108,7 @@ impl Tokenizer {
                 eos: byte_level::END_OF_TEXT_ID,
                 bos: None,
                 table,
+                added: [(byte_level::END_OF_TEXT.to_owned(), byte_level::END_OF_TEXT_ID)].into(),
                 idle: Mutex::default(),
                 fingerprint: hash::of_bytes(json::canonical(&json).as_bytes()),
                 json: pretty(&json),
@@ -195,6 +198,10 @@ impl Tokenizer {
             Some(bpe) if !table.ends.is_empty() => Kind::Bpe(Box::new(bpe)),
             _ => Kind::Other(Box::new(Other { tokenizer: general, ordinary: OnceLock::new() })),
         };
+        let added = value["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let added =
+            added.filter_map(|token| token["content"].as_str().and_then(|name| Some((name.into(), id_of(name)?))));
+        let added = added.collect();
         let fingerprint = hash::of_bytes(json::canonical(&value).as_bytes());
         let bos = bos.map(|(_, id)| id);
         Ok(Self {
@@ -204,6 +211,7 @@ impl Tokenizer {
                 eos,
                 bos,
                 table,
+                added,
                 idle: Mutex::default(),
                 fingerprint,
                 json: bytes,
@@ -225,6 +233,11 @@ impl Tokenizer {
     /// The token that begins a text, if there is one.
     pub fn bos_id(&self) -> Option<u32> {
         self.inner.bos
+    }
+
+    /// The id of an added token, special or not, such as `<｜fim▁hole｜>`; words of the model's own vocabulary are none.
+    pub fn added_token(&self, content: &str) -> Option<u32> {
+        self.inner.added.get(content).copied()
     }
 
     /// SHA-256 of the canonical `tokenizer.json`: equal for equal tokenizers however their files are laid out.
@@ -357,6 +370,11 @@ impl Drop for Encoder<'_> {
 }
 
 impl Encoder<'_> {
+    /// [`Tokenizer::is_bytes`] of its tokenizer.
+    pub fn takes_bytes(&self) -> bool {
+        self.tokenizer.is_bytes()
+    }
+
     /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be replaced
     /// because they were not UTF-8.
     ///

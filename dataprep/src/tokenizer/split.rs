@@ -277,7 +277,7 @@ mod tests {
     });
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig::with_cases(600))]
 
         /// The look-ahead done by hand finds what a backtracking engine finds.
         #[test]

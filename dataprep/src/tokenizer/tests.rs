@@ -132,6 +132,58 @@ fn training_does_not_depend_on_threads_or_order_of_equal_batches() {
     assert_ne!(one.fingerprint(), trained().fingerprint());
 }
 
+/// The general implementation's trainer, with our alphabet, special tokens and split.
+fn trained_in_general(texts: &[String], vocab_size: usize) -> Value {
+    use tokenizers::models::bpe::{BPE, BpeTrainer};
+    let specials = train::SPECIAL_TOKENS.map(|name| tokenizers::AddedToken::from(name, true));
+    let mut trainer = BpeTrainer::builder()
+        .show_progress(false)
+        .vocab_size(vocab_size)
+        .min_frequency(2)
+        .special_tokens(specials.into())
+        .initial_alphabet(byte_level::alphabet().into_iter().collect())
+        .build();
+    let splitter: tokenizers::PreTokenizerWrapper = serde_json::from_value(split::deepseek_json()).unwrap();
+    let mut tokenizer = tokenizers::TokenizerBuilder::<
+        BPE,
+        tokenizers::NormalizerWrapper,
+        tokenizers::PreTokenizerWrapper,
+        tokenizers::PostProcessorWrapper,
+        tokenizers::DecoderWrapper,
+    >::new()
+    .with_model(BPE::default())
+    .with_pre_tokenizer(Some(splitter))
+    .build()
+    .unwrap();
+    tokenizer.train(&mut trainer, texts.iter().cloned()).unwrap();
+    serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap()
+}
+
+#[test]
+fn merges_are_those_of_the_general_trainer() {
+    let source = [include_str!("train.rs"), include_str!("scan.rs"), include_str!("../loader.rs"), MIXED];
+    for (texts, vocab_size) in [(corpus(), 480), (source.map(str::to_owned).into(), 2000)] {
+        let ours = train_bpe(texts.iter().cloned().map(Ok), vocab_size, 1 << 20).unwrap();
+        let ours: Value = serde_json::from_slice(&ours.inner.json).unwrap();
+        let theirs = trained_in_general(&texts, vocab_size as usize);
+        assert_eq!(ours["model"]["merges"], theirs["model"]["merges"]);
+        assert_eq!(ours["model"]["vocab"], theirs["model"]["vocab"]);
+    }
+}
+
+#[test]
+fn further_special_tokens_have_ids_behind_the_usual_ones() {
+    let mut counter =
+        WordCounter::new(0).with_special_tokens(&crate::fim::FIM_TOKENS).with_special_tokens(&["<pad>", ""]);
+    counter.count(&corpus()).unwrap();
+    let tokenizer = counter.train(300).unwrap();
+    assert_eq!(tokenizer.added_token("<｜fim▁hole｜>"), Some(4));
+    assert_eq!(tokenizer.added_token("<pad>"), Some(6));
+    assert_eq!(tokenizer.added_token("the"), None);
+    assert_eq!(tokenizer.encode("<pad>!").unwrap(), [6, 7]);
+    assert!(WordCounter::new(0).with_special_tokens(&["<pad>"]).train(259).is_err());
+}
+
 #[test]
 fn memory_for_words_is_bounded() {
     let mut counter = WordCounter::new(2000);

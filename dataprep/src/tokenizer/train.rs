@@ -1,19 +1,28 @@
 //! Training a byte-level BPE tokenizer, with DeepSeek-V3's pre-tokenisation and special tokens.
 //!
 //! Two stages. [`WordCounter`] reads the corpus once, cuts it into words and keeps how often each occurs; it holds no
-//! text, and when there are more distinct words than allowed it forgets the rarest, so memory stays bounded however large
-//! the corpus. [`WordCounter::train`] then merges, again and again, the pair of neighbouring tokens that occurs most often
-//! (Sennrich, Haddow and Birch, *Neural Machine Translation of Rare Words with Subword Units*, 2016). Equal counts are
-//! decided by the lower ids, and counts are sums, so the result depends on the texts alone and not on threads.
+//! text, and its memory is bounded however large the corpus. [`WordCounter::train`] then merges, again and again, the
+//! pair of neighbouring tokens that occurs most often (Sennrich, Haddow and Birch, *Neural Machine Translation of Rare
+//! Words with Subword Units*, 2016). Equal counts are decided by the lower ids, and counts are sums, so the result depends
+//! on the texts alone and not on threads. Bytes have their ids in the order of their characters in the byte-level
+//! alphabet, as GPT-2 has them, so merges are the same as those of the `tokenizers` crate's trainer, ties included.
+//!
+//! What bounds the memory: when there are more than `max_words` distinct words at the end of a call of
+//! [`count`](WordCounter::count), those that occurred once are forgotten; if that is not enough, those that occurred up to
+//! twice, four times, and so on. Words of a language are so distributed that this takes those which decide no merge:
+//! a word that reappears after it was forgotten is counted anew, so each forgetting at `n` makes a count too low by at
+//! most `n`; [`uncounted`](WordCounter::uncounted) says how much was lost in all. A word takes about 60 bytes while they
+//! are counted and, with its pairs, about 200 while they are merged.
+
+mod merger;
 
 use super::split::{self, Scratch, Splitter};
 use super::{Tokenizer, byte_level, config, pretty};
 use crate::error::{Error, Result};
+use merger::Merger;
 use rayon::prelude::*;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::path::Path;
 
 /// DeepSeek's special tokens; their ids are 0, 1 and 2.
@@ -24,13 +33,11 @@ pub const SMALLEST_VOCABULARY: u32 = SPECIAL_TOKENS.len() as u32 + 256;
 
 /// Longer words teach nothing: they are runs of one character, encoded data and the like.
 const LONGEST_WORD: usize = 256;
-/// Pairs that occur less often are not worth a token.
-const LOWEST_COUNT: i64 = 2;
-
 /// How often each word occurs in the texts seen so far.
 #[derive(Debug)]
 pub struct WordCounter {
     splitter: Splitter,
+    specials: Vec<String>,
     counts: FxHashMap<Box<[u8]>, u64>,
     max_words: usize,
     forgotten: u64,
@@ -38,15 +45,28 @@ pub struct WordCounter {
 }
 
 impl WordCounter {
-    /// Keeps at most about `max_words` distinct words: some 100 bytes of memory each.
+    /// Keeps at most `max_words` distinct words, but no fewer than 1,024 and no more than 2³¹.
     pub fn new(max_words: usize) -> Self {
         Self {
             splitter: Splitter::deepseek(),
+            specials: SPECIAL_TOKENS.map(str::to_owned).into(),
             counts: FxHashMap::default(),
-            max_words: max_words.max(1024),
+            max_words: max_words.clamp(1 << 10, 1 << 31),
             forgotten: 0,
             too_long: 0,
         }
+    }
+
+    /// Gives the tokenizer further special tokens, such as [`FIM_TOKENS`](crate::fim::FIM_TOKENS), behind its own and
+    /// before the bytes. Names it has already are passed over.
+    #[must_use]
+    pub fn with_special_tokens(mut self, names: &[&str]) -> Self {
+        for name in names {
+            if !name.is_empty() && !self.specials.iter().any(|known| known == name) {
+                self.specials.push((*name).to_owned());
+            }
+        }
+        self
     }
 
     /// Counts the words of some texts, in parallel. Words are forgotten only between calls, so a corpus must be cut into
@@ -95,18 +115,24 @@ impl WordCounter {
     /// Makes a tokenizer of `vocab_size` tokens, or of fewer where the texts hold no more pairs that occur twice.
     ///
     /// # Errors
-    /// [`Error::Training`] when there are no words, or when `vocab_size` is below [`SMALLEST_VOCABULARY`] or beyond 2²⁴.
+    /// [`Error::Training`] when there are no words, or when `vocab_size` is below [`SMALLEST_VOCABULARY`] (and further
+    /// special tokens) or beyond 2²⁴.
     pub fn train(self, vocab_size: u32) -> Result<Tokenizer> {
-        if !(SMALLEST_VOCABULARY..=1 << 24).contains(&vocab_size) {
-            let what = format!("a vocabulary of {vocab_size}; it must lie between {SMALLEST_VOCABULARY} and 16777216");
-            return Err(Error::Training(what));
-        }
+        let smallest = self.specials.len() + 256;
+        let size = usize::try_from(vocab_size).ok().filter(|size| (smallest..=1 << 24).contains(size));
+        let size = size.ok_or_else(|| {
+            Error::Training(format!("a vocabulary of {vocab_size}; it must lie between {smallest} and 16777216"))
+        })?;
         if self.counts.is_empty() {
             return Err(Error::Training("the text has no words".into()));
         }
         let mut words: Vec<(Box<[u8]>, u64)> = self.counts.into_iter().collect();
         words.par_sort_unstable();
-        tokenizer(&Merger::new(&words).run(vocab_size))
+        let mut merger = Merger::new(&words, self.specials.len(), &byte_level::order());
+        drop(words);
+        merger.run(size);
+        let (tokens, rules) = merger.into_parts();
+        tokenizer(&tokens, &rules, &self.specials)
     }
 }
 
@@ -161,150 +187,22 @@ fn count_words(
 fn merge(a: Counts, b: Counts) -> Counts {
     let ((mut large, large_long), (small, small_long)) = if a.0.len() >= b.0.len() { (a, b) } else { (b, a) };
     for (word, count) in small {
-        *large.entry(word).or_insert(0) += count;
+        let sum: &mut u64 = large.entry(word).or_insert(0);
+        *sum = sum.saturating_add(count);
     }
     (large, large_long + small_long)
 }
 
-type Pair = (u32, u32);
-
-/// Words as rows of tokens, and where each pair of neighbours occurs.
-struct Merger {
-    /// The bytes of each token; special tokens have none.
-    tokens: Vec<Box<[u8]>>,
-    ids: FxHashMap<Box<[u8]>, u32>,
-    words: Vec<(Vec<u32>, i64)>,
-    counts: FxHashMap<Pair, i64>,
-    /// Words that hold a pair, or once did.
-    places: FxHashMap<Pair, Vec<u32>>,
-    /// Pairs with counts that are right or too high.
-    heap: BinaryHeap<(i64, Reverse<Pair>)>,
-    rules: Vec<Pair>,
-}
-
-impl Merger {
-    fn new(words: &[(Box<[u8]>, u64)]) -> Self {
-        let specials = SPECIAL_TOKENS.len() as u32;
-        let mut tokens: Vec<Box<[u8]>> = SPECIAL_TOKENS.iter().map(|_| Box::default()).collect();
-        let mut ids = FxHashMap::default();
-        for (byte, id) in (0..=255_u8).zip(specials..) {
-            tokens.push([byte].into());
-            ids.insert([byte].into(), id);
-        }
-        let words: Vec<_> = words
-            .iter()
-            .map(|(word, count)| (word.iter().map(|&b| u32::from(b) + specials).collect::<Vec<_>>(), *count as i64))
-            .collect();
-        let (mut counts, mut places) = (FxHashMap::default(), FxHashMap::<Pair, Vec<u32>>::default());
-        for ((word, count), at) in words.iter().zip(0..) {
-            for pair in pairs(word) {
-                *counts.entry(pair).or_insert(0) += count;
-                let places = places.entry(pair).or_default();
-                if places.last() != Some(&at) {
-                    places.push(at);
-                }
-            }
-        }
-        let heap = counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
-        Self { tokens, ids, words, counts, places, heap, rules: Vec::new() }
-    }
-
-    fn run(mut self, vocab_size: u32) -> Self {
-        while self.tokens.len() < vocab_size as usize {
-            let Some((count, Reverse(pair))) = self.heap.pop() else {
-                break;
-            };
-            let now = self.counts.get(&pair).copied().unwrap_or(0);
-            if now != count {
-                if now > 0 {
-                    self.heap.push((now, Reverse(pair)));
-                }
-            } else if now < LOWEST_COUNT {
-                break;
-            } else {
-                self.merge(pair);
-            }
-        }
-        self
-    }
-
-    fn merge(&mut self, pair: Pair) {
-        let id = self.token_of(pair);
-        self.rules.push(pair);
-        let mut changed = FxHashSet::default();
-        for at in self.places.remove(&pair).unwrap_or_default() {
-            let (word, count) = &mut self.words[at as usize];
-            let merged = replace(word, pair, id);
-            if merged.len() == word.len() {
-                continue;
-            }
-            for old in pairs(word) {
-                *self.counts.entry(old).or_insert(0) -= *count;
-            }
-            for new in pairs(&merged) {
-                *self.counts.entry(new).or_insert(0) += *count;
-                if new.0 == id || new.1 == id {
-                    changed.insert(new);
-                    let places = self.places.entry(new).or_default();
-                    if places.last() != Some(&at) {
-                        places.push(at);
-                    }
-                }
-            }
-            *word = merged;
-        }
-        self.counts.remove(&pair);
-        // Only pairs with the new token can have become more frequent; the heap's entries for others are high enough.
-        for pair in changed {
-            let count = self.counts.get(&pair).copied().unwrap_or(0);
-            if count > 0 {
-                self.heap.push((count, Reverse(pair)));
-            }
-        }
-    }
-
-    /// The token a pair becomes: a new one, or the one that other merges have already made of the same bytes.
-    fn token_of(&mut self, (left, right): Pair) -> u32 {
-        let bytes: Box<[u8]> = [&*self.tokens[left as usize], &*self.tokens[right as usize]].concat().into();
-        if let Some(&id) = self.ids.get(&bytes) {
-            return id;
-        }
-        let id = self.tokens.len() as u32;
-        self.tokens.push(bytes.clone());
-        self.ids.insert(bytes, id);
-        id
-    }
-}
-
-fn pairs(word: &[u32]) -> impl Iterator<Item = Pair> {
-    word.windows(2).map(|pair| (pair[0], pair[1]))
-}
-
-fn replace(word: &[u32], pair: Pair, id: u32) -> Vec<u32> {
-    let mut out = Vec::with_capacity(word.len());
-    let mut i = 0;
-    while i < word.len() {
-        if i + 1 < word.len() && (word[i], word[i + 1]) == pair {
-            out.push(id);
-            i += 2;
-        } else {
-            out.push(word[i]);
-            i += 1;
-        }
-    }
-    out
-}
-
 /// Writes the merges as a `tokenizer.json` and reads it as any other.
-fn tokenizer(merger: &Merger) -> Result<Tokenizer> {
+fn tokenizer(tokens: &[Box<[u8]>], rules: &[merger::Pair], specials: &[String]) -> Result<Tokenizer> {
     let alphabet = byte_level::alphabet();
-    let text = |id: u32| match SPECIAL_TOKENS.get(id as usize) {
-        Some(special) => (*special).to_owned(),
-        None => byte_level::to_text(&merger.tokens[id as usize], &alphabet),
+    let text = |id: u32| match specials.get(id as usize) {
+        Some(special) => special.clone(),
+        None => byte_level::to_text(&tokens[id as usize], &alphabet),
     };
-    let vocab: serde_json::Map<_, _> = (0..merger.tokens.len() as u32).map(|id| (text(id), Value::from(id))).collect();
-    let merges = merger.rules.iter().map(|&(left, right)| json!([text(left), text(right)])).collect();
-    let added: Vec<_> = (0..).zip(SPECIAL_TOKENS).map(|(id, name)| byte_level::special_token(id, name)).collect();
+    let vocab: serde_json::Map<_, _> = (0..tokens.len() as u32).map(|id| (text(id), Value::from(id))).collect();
+    let merges = rules.iter().map(|&(left, right)| json!([text(left), text(right)])).collect();
+    let added: Vec<_> = (0..).zip(specials).map(|(id, name)| byte_level::special_token(id, name)).collect();
     let json = json!({
         "version": "1.0",
         "truncation": null,
