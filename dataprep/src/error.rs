@@ -207,6 +207,16 @@ pub enum Error {
         tokens: u64,
     },
 
+    /// Every source has been gone through as often as it may be.
+    #[error(
+        "the data sources hold {total} sequences for the epochs they are given; \
+         train for fewer steps, or raise or leave out data.sources.NAME.epochs"
+    )]
+    MixExhausted {
+        /// Sequences there are.
+        total: u64,
+    },
+
     /// A saved position belongs to other data or another order.
     #[error(
         "cannot resume: the saved data position has {field} = {saved}, this run has {current}; \

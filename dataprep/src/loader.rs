@@ -1,20 +1,44 @@
-//! Batches of fixed-length sequences out of shards: in order or shuffled, for ever or once.
+//! Batches of fixed-length sequences out of shards: in order or shuffled, for ever or once, from one source or several.
 //!
 //! With a sequence length of `S`, sequence `i` of a stream of tokens is tokens `i·S ..= i·S + S`: `S` inputs and, one
 //! further, their `S` targets. Neighbours share one token, so that every token but the first is a target exactly once.
-//! A stream of `T` tokens has `(T − 1) / S` sequences; what is left over at its end is not trained on.
+//! A stream of `T` tokens has `(T − 1) / S` sequences; what is left over at its end is not trained on. Or documents are
+//! [packed](crate::pack) whole, which cuts only those that are longer than a sequence.
 //!
-//! Order is a function of seed and epoch alone: the `k`-th sequence of a run is sequence `permutation(seed, k / n)[k % n]`.
-//! Any number of workers can therefore share a run by dividing the numbers `k` among themselves, and a resumed run only
-//! needs to know the next `k`.
+//! Order is a function of seed and epoch alone: the `j`-th sequence of a source with `n` is sequence
+//! `permutation(seed, j / n)[j % n]`. With several sources, [`Mix`] says of which source the run's `k`-th sequence is, and
+//! its how many-th, again of `k` alone. Any number of workers can therefore share a run by dividing the numbers `k` among
+//! themselves, and a resumed run only needs to know the next `k`.
+
+mod batch;
+mod evaluation;
+mod source;
+
+pub use batch::Batch;
+pub use evaluation::Evaluation;
 
 use crate::error::{Error, Result};
-use crate::permute::Permutation;
+use crate::mix::Mix;
+use crate::pack::PackingReport;
 use crate::shard::{ShardSet, Split};
+use crate::{hash, json};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use source::Sequences;
 use std::path::Path;
 
-/// How to cut a stream of tokens into sequences, and in which order to take them.
+/// How sequences are made of documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// One long stream, cut wherever a sequence ends.
+    #[default]
+    Concatenate,
+    /// Whole documents as far as they fit: [`PackedRows`](crate::pack::PackedRows).
+    BestFit,
+}
+
+/// How to make sequences, and in which order to take them.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
     /// Input tokens a sequence, `S`.
@@ -25,44 +49,21 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// The model's vocabulary; a token outside it is an error when it is read.
     pub vocab_size: Option<u32>,
+    /// What becomes of documents that do not fill a sequence.
+    pub packing: Packing,
 }
 
-/// Sequences of tokens, and where documents begin in them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Number of sequences, `B`.
-    pub sequences: usize,
-    /// Input tokens a sequence, `S`.
-    pub sequence_length: usize,
-    /// `[B, S + 1]`: the inputs are the first `S` of each row, the targets the last `S`.
-    pub tokens: Vec<u32>,
-    /// `[B, S]`: for each input position, the position in the same row where its document begins (0 when it begins
-    /// before the row). Attention that respects documents lets position `p` see `document_starts[p] ..= p`.
-    pub document_starts: Vec<u32>,
-}
-
-impl Batch {
-    /// Row `b`'s `S + 1` tokens.
-    ///
-    /// # Panics
-    /// If there is no row `b`.
-    pub fn row(&self, b: usize) -> &[u32] {
-        &self.tokens[b * (self.sequence_length + 1)..][..self.sequence_length + 1]
-    }
-
-    /// Sets the shape; allocates only when it is larger than ever before.
-    fn reshape(&mut self, sequences: usize, sequence_length: usize) {
-        (self.sequences, self.sequence_length) = (sequences, sequence_length);
-        self.tokens.resize(sequences * (sequence_length + 1), 0);
-        self.document_starts.resize(sequences * sequence_length, 0);
-    }
-
-    fn fill_row(&mut self, row: usize, data: &ShardSet, start: u64) -> Result<()> {
-        let s = self.sequence_length;
-        data.read(start, &mut self.tokens[row * (s + 1)..][..s + 1])?;
-        data.document_starts(start, &mut self.document_starts[row * s..][..s]);
-        Ok(())
-    }
+/// One of several sources to draw sequences from.
+#[derive(Debug)]
+pub struct MixSource {
+    /// What metrics and errors call it.
+    pub name: String,
+    /// Its shards.
+    pub data: ShardSet,
+    /// Its share of the sequences, in any unit. None: as many as it has, times its epochs.
+    pub weight: Option<f64>,
+    /// How many times it may be gone through at most; need not be whole. None: for ever.
+    pub epochs: Option<f64>,
 }
 
 /// A place in the order of sequences, and what the order is made of.
@@ -71,7 +72,7 @@ impl Batch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
-    /// Times the whole stream was gone through.
+    /// Times the whole stream was gone through; 0 where there are several sources, each of which has its own.
     pub epoch: u64,
     /// Sequences taken in this epoch.
     pub position: u64,
@@ -81,20 +82,25 @@ pub struct Cursor {
     pub shuffle: bool,
     /// [`LoaderOptions::sequence_length`].
     pub sequence_length: u64,
-    /// Tokens in the stream.
+    /// Tokens in the stream, or in all streams.
     pub tokens: u64,
-    /// [`Manifest::fingerprint`](crate::shard::Manifest::fingerprint) of the data, where there is a manifest.
+    /// [`Manifest::fingerprint`](crate::shard::Manifest::fingerprint) of the data, where there is a manifest. Of several
+    /// sources, a hash of theirs, their names, weights and epochs.
     pub fingerprint: Option<String>,
+    /// [`LoaderOptions::packing`].
+    #[serde(default)]
+    pub packing: Packing,
 }
 
-/// An endless run over the sequences of a stream of tokens.
+/// A run over the sequences of one source or several; endless unless each may be gone through only so often.
 #[derive(Debug)]
 pub struct Loader {
-    data: ShardSet,
+    sources: Vec<Sequences>,
+    names: Vec<String>,
+    mix: Mix,
     options: LoaderOptions,
-    sequences: u64,
+    fingerprint: Option<String>,
     next: u64,
-    order: (u64, Permutation),
 }
 
 impl Loader {
@@ -106,30 +112,71 @@ impl Loader {
         Self::new(ShardSet::open_all(paths, split)?, options)
     }
 
-    /// Takes sequences from `data`.
+    /// Takes sequences from `data`, for ever.
     ///
     /// # Errors
     /// [`Error::SequenceTooLong`] when there is not even one; [`Error::Config`] when the length is 0.
-    pub fn new(mut data: ShardSet, options: LoaderOptions) -> Result<Self> {
-        let sequences = count(&data, options.sequence_length)? / options.sequence_length as u64;
-        if sequences == 0 {
-            return Err(too_long(&data, options.sequence_length));
-        }
-        if let Some(vocab_size) = options.vocab_size {
-            data.limit_vocabulary(vocab_size);
-        }
-        let order = (0, Permutation::new(sequences, options.seed, 0));
-        Ok(Self { data, options, sequences, next: 0, order })
+    pub fn new(data: ShardSet, options: LoaderOptions) -> Result<Self> {
+        let fingerprint = data.manifest().map(|manifest| manifest.fingerprint.clone());
+        let sources = vec![Sequences::new(data, &options)?];
+        Ok(Self { sources, names: vec![String::new()], mix: Mix::new(&[(1.0, None)])?, options, fingerprint, next: 0 })
     }
 
-    /// Sequences in an epoch, `n`.
+    /// Draws sequences from several sources, by their weights.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new) for each source; [`Error::ShardsDiffer`] when their tokenizers are not the same;
+    /// [`Error::Config`] when some sources have a weight and others none, or weights or epochs make no sense.
+    pub fn mixed(sources: Vec<MixSource>, options: LoaderOptions) -> Result<Self> {
+        if let Some((first, others)) = sources.split_first() {
+            others.iter().try_for_each(|other| first.data.check_same_tokenizer(&other.data))?;
+        }
+        let (mut names, mut shares, mut parts, mut sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for source in sources {
+            parts.push(json!({
+                "name": source.name, "weight": source.weight, "epochs": source.epochs, "tokens": source.data.tokens(),
+                "fingerprint": source.data.manifest().map(|manifest| &manifest.fingerprint),
+            }));
+            let (name, weight, epochs) = (source.name, source.weight, source.epochs);
+            let data = Sequences::new(source.data, &options)?;
+            shares.push((weight, share(&name, weight, epochs, data.number())?));
+            names.push(name);
+            sequences.push(data);
+        }
+        let weighted = shares.iter().filter(|(weight, _)| weight.is_some()).count();
+        if weighted != 0 && weighted != shares.len() {
+            let without: Vec<_> = names.iter().zip(&shares).filter(|(_, s)| s.0.is_none()).map(|(n, _)| &**n).collect();
+            let what = format!("{} has no weight and others have; give every source one, or none", without.join(", "));
+            return Err(Error::Config { field: "data.sources", what });
+        }
+        let mix = Mix::new(&shares.into_iter().map(|(_, share)| share).collect::<Vec<_>>())?;
+        let fingerprint = Some(hash::of_bytes(json::canonical(&parts.into()).as_bytes()));
+        Ok(Self { sources: sequences, names, mix, options, fingerprint, next: 0 })
+    }
+
+    /// Sequences in an epoch of all sources together.
     pub fn sequences(&self) -> u64 {
-        self.sequences
+        self.sources.iter().map(Sequences::number).sum()
     }
 
-    /// The shards it reads.
+    /// Sequences the run has in all, where sources may be gone through only so often; `u64::MAX` where there is no end.
+    pub fn total(&self) -> u64 {
+        self.mix.total()
+    }
+
+    /// Names of the sources, in the order of [`Batch::sources`]; one empty name where there is a single stream.
+    pub fn source_names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What cutting or packing did to the documents of each source.
+    pub fn packing_reports(&self) -> Vec<PackingReport> {
+        self.sources.iter().map(Sequences::report).collect()
+    }
+
+    /// The shards of the first source.
     pub fn data(&self) -> &ShardSet {
-        &self.data
+        &self.sources[0].data
     }
 
     /// What it was opened with.
@@ -137,51 +184,43 @@ impl Loader {
         &self.options
     }
 
-    /// Position in the stream of the first token of the run's `k`-th sequence; epochs follow one another.
-    pub fn start_of(&self, k: u64) -> u64 {
-        let (epoch, position) = (k / self.sequences, k % self.sequences);
-        let sequence = if !self.options.shuffle {
-            position
-        } else if epoch == self.order.0 {
-            self.order.1.get(position)
-        } else {
-            Permutation::new(self.sequences, self.options.seed, epoch).get(position)
-        };
-        sequence * self.options.sequence_length as u64
+    /// The source of the run's `k`-th sequence, and its number among that source's; `None` behind the end.
+    pub fn locate(&self, k: u64) -> Option<(usize, u64)> {
+        let draw = self.mix.draw(k)?;
+        Some((draw.source, self.sources[draw.source].at(draw.index)))
     }
 
     /// Fills `batch` with the run's sequences `ks`, without moving the cursor: how several workers share one run.
-    /// Allocates nothing once `batch` has had this shape.
+    /// Allocates nothing for the batch once it has had this shape.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`].
+    /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`].
     pub fn fill_sequences(&self, ks: impl ExactSizeIterator<Item = u64>, batch: &mut Batch) -> Result<()> {
         batch.reshape(ks.len(), self.options.sequence_length);
         for (row, k) in ks.enumerate() {
-            batch.fill_row(row, &self.data, self.start_of(k))?;
+            let (source, sequence) = self.locate(k).ok_or(Error::MixExhausted { total: self.total() })?;
+            let (tokens, starts) = batch.row_mut(row);
+            self.sources[source].read(sequence, tokens, starts)?;
+            batch.sources[row] = source as u32;
         }
         Ok(())
     }
 
-    /// Fills `batch` with the next `n` sequences and moves on. Allocates nothing once `batch` has had this shape.
+    /// Fills `batch` with the next `n` sequences and moves on. Allocates nothing for the batch once it has had this shape.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`]; the cursor has then not moved.
+    /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; the cursor has then not moved.
     pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<()> {
-        let epoch = self.next / self.sequences;
-        if self.order.0 != epoch {
-            self.order = (epoch, Permutation::new(self.sequences, self.options.seed, epoch));
-        }
         let first = self.next;
-        self.fill_sequences((0..n).map(|i| first + i as u64), batch)?;
-        self.next += n as u64;
+        self.fill_sequences((0..n).map(|i| first.saturating_add(i as u64)), batch)?;
+        self.next = first.saturating_add(n as u64);
         Ok(())
     }
 
     /// The next `n` sequences.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`].
+    /// As [`fill_batch`](Self::fill_batch).
     pub fn next_batch(&mut self, n: usize) -> Result<Batch> {
         let mut batch = Batch::default();
         self.fill_batch(n, &mut batch)?;
@@ -200,14 +239,19 @@ impl Loader {
 
     /// Where the run stands.
     pub fn cursor(&self) -> Cursor {
+        let (epoch, position) = match self.sources.as_slice() {
+            [one] => (self.next / one.number(), self.next % one.number()),
+            _ => (0, self.next),
+        };
         Cursor {
-            epoch: self.next / self.sequences,
-            position: self.next % self.sequences,
+            epoch,
+            position,
             seed: self.options.seed,
             shuffle: self.options.shuffle,
             sequence_length: self.options.sequence_length as u64,
-            tokens: self.data.tokens(),
-            fingerprint: self.data.manifest().map(|manifest| manifest.fingerprint.clone()),
+            tokens: self.sources.iter().map(|source| source.data.tokens()).sum(),
+            fingerprint: self.fingerprint.clone(),
+            packing: self.options.packing,
         }
     }
 
@@ -223,101 +267,38 @@ impl Loader {
         let text = |f: &Option<String>| f.clone().unwrap_or_else(|| "none".into());
         check("sequence length", cursor.sequence_length.to_string(), now.sequence_length.to_string())?;
         check("shuffle", cursor.shuffle.to_string(), now.shuffle.to_string())?;
+        check("packing", format!("{:?}", cursor.packing), format!("{:?}", now.packing))?;
         check("seed", cursor.seed.to_string(), now.seed.to_string())?;
         check("data fingerprint", text(&cursor.fingerprint), text(&now.fingerprint))?;
         check("tokens", cursor.tokens.to_string(), now.tokens.to_string())?;
-        let index = cursor.epoch.checked_mul(self.sequences).and_then(|k| k.checked_add(cursor.position));
-        self.next = index.filter(|_| cursor.position < self.sequences).ok_or_else(|| Error::CursorMismatch {
+        let epoch = match self.sources.as_slice() {
+            [one] => one.number(),
+            _ => self.total(),
+        };
+        let index = cursor.epoch.checked_mul(epoch).and_then(|k| k.checked_add(cursor.position));
+        // A run that came to its end exactly stands behind its last sequence.
+        let inside = cursor.position < epoch || (cursor.epoch == 0 && cursor.position == self.total());
+        self.next = index.filter(|_| inside).ok_or_else(|| Error::CursorMismatch {
             field: "position",
             saved: format!("{} of epoch {}", cursor.position, cursor.epoch),
-            current: format!("{} sequences an epoch", self.sequences),
+            current: format!("{epoch} sequences an epoch"),
         })?;
         Ok(())
     }
 }
 
-/// Every token of a stream as a target exactly once, in order: what evaluation runs over.
-///
-/// Windows do not overlap but for the one token that is a target in one and an input in the next; the last window may be
-/// shorter and comes in a batch of its own.
-#[derive(Debug)]
-pub struct Evaluation {
-    data: ShardSet,
-    sequence_length: usize,
-    next: u64,
-}
-
-impl Evaluation {
-    /// Windows of `sequence_length` inputs over the shards at `paths`, checked against `vocab_size` if given.
-    ///
-    /// # Errors
-    /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`] when there are fewer than two tokens.
-    pub fn open<P: AsRef<Path>>(
-        paths: &[P],
-        split: Split,
-        sequence_length: usize,
-        vocab_size: Option<u32>,
-    ) -> Result<Self> {
-        let mut data = ShardSet::open_all(paths, split)?;
-        if let Some(vocab_size) = vocab_size {
-            data.limit_vocabulary(vocab_size);
-        }
-        Self::new(data, sequence_length)
+/// The weight a source is drawn by, and how many sequences it gives at most.
+fn share(name: &str, weight: Option<f64>, epochs: Option<f64>, sequences: u64) -> Result<(f64, Option<u64>)> {
+    let limit = epochs.map(|epochs| (epochs * sequences as f64).floor());
+    // The largest whole number that an f64 holds exactly is far beyond any run.
+    if let (Some(limit), Some(epochs)) = (limit, epochs)
+        && !(1.0..=(1_u64 << 53) as f64).contains(&limit)
+    {
+        let what = format!("{name}: {epochs} epochs of {sequences} sequences; there must be at least one sequence");
+        return Err(Error::Config { field: "data.sources", what });
     }
-
-    /// Windows of `sequence_length` inputs over `data`.
-    ///
-    /// # Errors
-    /// [`Error::SequenceTooLong`] when there are fewer than two tokens; [`Error::Config`] when the length is 0.
-    pub fn new(data: ShardSet, sequence_length: usize) -> Result<Self> {
-        if count(&data, sequence_length)? == 0 {
-            return Err(too_long(&data, 1));
-        }
-        Ok(Self { data, sequence_length, next: 0 })
-    }
-
-    /// Number of targets in all: every token but the first.
-    pub fn targets(&self) -> u64 {
-        self.data.tokens() - 1
-    }
-
-    /// Number of windows, the last and shorter one included.
-    pub fn windows(&self) -> u64 {
-        self.targets().div_ceil(self.sequence_length as u64)
-    }
-
-    /// The shards it reads.
-    pub fn data(&self) -> &ShardSet {
-        &self.data
-    }
-
-    /// Starts again at the first window.
-    pub fn restart(&mut self) {
-        self.next = 0;
-    }
-
-    /// Fills `batch` with at most `n` further windows, all of the length that [`Batch::sequence_length`] then says, and
-    /// gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
-    ///
-    /// # Errors
-    /// [`Error::TokenOutOfRange`].
-    pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<usize> {
-        let s = self.sequence_length as u64;
-        let full = self.targets() / s;
-        let (rows, length) = if self.next < full {
-            ((full - self.next).min(n as u64) as usize, self.sequence_length)
-        } else if self.next < self.windows() && n > 0 {
-            (1, (self.targets() % s) as usize)
-        } else {
-            (0, self.sequence_length)
-        };
-        batch.reshape(rows, length);
-        for row in 0..rows {
-            batch.fill_row(row, &self.data, (self.next + row as u64) * s)?;
-        }
-        self.next += rows as u64;
-        Ok(rows)
-    }
+    let natural = sequences as f64 * epochs.unwrap_or(1.0);
+    Ok((weight.unwrap_or(natural), limit.map(|limit| limit as u64)))
 }
 
 /// Targets in `data`, after checking that the length can be asked for at all.

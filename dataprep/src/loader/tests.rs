@@ -13,7 +13,7 @@ fn data(tokens: u32, document: u32) -> tempfile::TempDir {
 }
 
 fn options(sequence_length: usize, shuffle: bool) -> LoaderOptions {
-    LoaderOptions { sequence_length, shuffle, seed: 5, vocab_size: None }
+    LoaderOptions { sequence_length, shuffle, seed: 5, vocab_size: None, packing: Packing::Concatenate }
 }
 
 fn loader(dir: &tempfile::TempDir, options: LoaderOptions) -> Loader {
@@ -40,7 +40,7 @@ fn every_epoch_has_every_sequence_in_another_order() {
     let mut loader = loader(&dir, options(7, true));
     let n = loader.sequences();
     let mut epoch = || -> Vec<u64> {
-        let order = (0..n).map(|i| loader.start_of(loader.next_index() + i)).collect();
+        let order = (0..n).map(|i| loader.locate(loader.next_index() + i).unwrap().1).collect();
         loader.set_next_index(loader.next_index() + n);
         order
     };
@@ -48,7 +48,7 @@ fn every_epoch_has_every_sequence_in_another_order() {
     assert_ne!(first, second);
     for mut order in [first, second] {
         order.sort_unstable();
-        assert_eq!(order, (0..n).map(|i| i * 7).collect::<Vec<_>>());
+        assert_eq!(order, (0..n).collect::<Vec<_>>());
     }
 }
 
@@ -158,4 +158,95 @@ fn evaluation_has_every_target_once() {
     writer.finish().unwrap().commit().unwrap();
     let error = Evaluation::open(&[dir.path()], Split::Train, 4, None).unwrap_err();
     assert!(matches!(error, Error::SequenceTooLong { .. }), "{error}");
+}
+
+#[test]
+fn packed_rows_hold_whole_documents_and_know_where_they_begin() {
+    // Documents of 5 tokens into rows of 12: two each, and two tokens of padding.
+    let dir = data(30, 5);
+    let mut packed = loader(&dir, LoaderOptions { packing: Packing::BestFit, ..options(11, false) });
+    assert_eq!(packed.sequences(), 3);
+    let batch = packed.next_batch(3).unwrap();
+    assert_eq!(batch.row(0), [0, 1, 2, 3, 999, 5, 6, 7, 8, 999, 999, 999]);
+    assert_eq!(batch.document_starts[..11], [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10]);
+    let report = packed.packing_reports()[0];
+    assert_eq!((report.documents, report.documents_cut, report.rows, report.padding), (6, 0, 3, 6));
+    // Cut from one stream, four of the documents lie in two rows.
+    let stream = loader(&dir, options(4, false)).packing_reports()[0];
+    assert_eq!((stream.documents, stream.documents_cut, stream.cuts, stream.left_over), (6, 6, 6, 2));
+    let cut = loader(&dir, LoaderOptions { packing: Packing::BestFit, ..options(3, false) });
+    assert_eq!(cut.packing_reports()[0].documents_cut, 6);
+    let mut cursor = packed.cursor();
+    cursor.packing = Packing::Concatenate;
+    assert!(matches!(packed.seek(&cursor), Err(Error::CursorMismatch { field: "packing", .. })));
+}
+
+/// Sources of documents of 5 tokens, by name: tokens, weight, epochs.
+fn mixed(sources: &[(&str, &tempfile::TempDir, Option<f64>, Option<f64>)]) -> Result<Loader> {
+    let source = |&(name, dir, weight, epochs): &(&str, &tempfile::TempDir, Option<f64>, Option<f64>)| MixSource {
+        name: name.into(),
+        data: ShardSet::open(dir.path(), Split::Train).unwrap(),
+        weight,
+        epochs,
+    };
+    Loader::mixed(sources.iter().map(source).collect(), options(4, true))
+}
+
+#[test]
+fn sources_come_in_their_shares_and_each_goes_through_its_own_epochs() {
+    let (large, small) = (data(400, 5), data(100, 5));
+    let mut mix = mixed(&[("large", &large, Some(1.0), None), ("small", &small, Some(3.0), None)]).unwrap();
+    assert_eq!((mix.sequences(), mix.total()), (99 + 24, u64::MAX));
+    let batch = mix.next_batch(400).unwrap();
+    let count = |source| batch.sources.iter().filter(|&&s| s == source).count();
+    assert_eq!((count(0), count(1)), (100, 300));
+    let alone = loader(&small, options(4, true));
+    let mut expected = Batch::default();
+    alone.fill_sequences((0..300).map(u64::from as fn(u32) -> u64), &mut expected).unwrap();
+    let from_small = (0..400).filter(|&row| batch.sources[row] == 1);
+    for (row, index) in from_small.zip(0..) {
+        assert_eq!(batch.row(row), expected.row(index), "a source's own order does not depend on the others");
+    }
+    // The cursor is one number, and belongs to these sources in these shares.
+    let mut resumed = mixed(&[("large", &large, Some(1.0), None), ("small", &small, Some(3.0), None)]).unwrap();
+    resumed.seek(&mix.cursor()).unwrap();
+    assert_eq!(resumed.next_batch(9).unwrap(), mix.next_batch(9).unwrap());
+    let mut other = mixed(&[("large", &large, Some(1.0), None), ("small", &small, Some(2.0), None)]).unwrap();
+    let error = other.seek(&mix.cursor()).unwrap_err();
+    assert!(matches!(error, Error::CursorMismatch { field: "data fingerprint", .. }), "{error}");
+}
+
+#[test]
+fn sources_end_after_their_epochs() {
+    let (large, small) = (data(400, 5), data(100, 5));
+    // Without weights, as many as there are: the small one twice.
+    let mut mix = mixed(&[("large", &large, None, Some(1.0)), ("small", &small, None, Some(2.0))]).unwrap();
+    assert_eq!(mix.total(), 99 + 48);
+    let mut order: Vec<_> = (0..mix.total()).map(|k| mix.locate(k).unwrap()).collect();
+    let half = order[..74].iter().filter(|(source, _)| *source == 1).count();
+    assert!((23..=25).contains(&half), "{half} of 48 in the first half");
+    order.sort_unstable();
+    let expected = (0..99).map(|i| (0, i)).chain((0..24).flat_map(|i| [(1, i); 2]));
+    assert_eq!(order, expected.collect::<Vec<_>>());
+    mix.set_next_index(140);
+    assert!(matches!(mix.next_batch(8), Err(Error::MixExhausted { total: 147 })));
+    assert_eq!((mix.next_index(), mix.next_batch(7).unwrap().sequences), (140, 7));
+    let end = mix.cursor();
+    mix.seek(&end).unwrap();
+    assert!(mix.next_batch(1).is_err());
+    assert!(mix.seek(&Cursor { position: 148, ..end }).is_err());
+}
+
+#[test]
+fn mixes_that_make_no_sense_are_refused() {
+    let dir = data(100, 5);
+    let refuse = |sources: &[(&str, &tempfile::TempDir, Option<f64>, Option<f64>)], text: &str| {
+        let error = mixed(sources).unwrap_err().to_string();
+        assert!(error.contains("data.sources") && error.contains(text), "{error}");
+    };
+    refuse(&[], "at least one");
+    refuse(&[("a", &dir, Some(1.0), None), ("b", &dir, None, None)], "b has no weight");
+    refuse(&[("a", &dir, Some(0.0), None)], "above 0");
+    refuse(&[("a", &dir, None, Some(0.01))], "a: 0.01 epochs of 24 sequences");
+    refuse(&[("a", &dir, None, Some(f64::NAN))], "epochs");
 }

@@ -158,7 +158,11 @@ impl ShardSet {
         }
     }
 
-    fn append(&mut self, other: Self) -> Result<()> {
+    /// Whether tokens of both mean the same, as far as manifests say.
+    ///
+    /// # Errors
+    /// [`Error::ShardsDiffer`] when their tokenizers are not the same.
+    pub fn check_same_tokenizer(&self, other: &Self) -> Result<()> {
         if let (Some(a), Some(b)) = (self.manifest(), other.manifest()) {
             let differ = |field, left: String, right: String| Error::ShardsDiffer {
                 first: self.path.clone(),
@@ -175,6 +179,11 @@ impl ShardSet {
                 return Err(differ("end-of-document token", a.eos_id.to_string(), b.eos_id.to_string()));
             }
         }
+        Ok(())
+    }
+
+    fn append(&mut self, other: Self) -> Result<()> {
+        self.check_same_tokenizer(&other)?;
         self.starts.extend(other.starts.iter().map(|start| start + self.tokens));
         self.tokens += other.tokens;
         self.files.extend(other.files);
@@ -217,6 +226,16 @@ impl ShardSet {
     /// The shards in order.
     pub fn files(&self) -> &[ShardFile] {
         &self.files
+    }
+
+    /// For each document, in order, the position of its first token in the stream and its number of tokens.
+    pub fn document_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.files.iter().zip(&self.starts).flat_map(|(file, first)| {
+            (0..file.documents()).map(move |document| {
+                let start = file.document_start(document);
+                (first + start, file.document_start(document + 1) - start)
+            })
+        })
     }
 
     /// Reads every shard that a manifest describes and compares its SHA-256.
