@@ -73,6 +73,38 @@ fn training_is_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn losses_told_apart_by_source_add_up_and_change_no_bit() {
+    let device = Cpu::with_threads(2);
+    let rates = Rates { lr: 1e-3, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-3 };
+    let trainer = || {
+        let mut model = Model::new(&device, &config(), Precision::F32).unwrap();
+        model.initialize(5).unwrap();
+        Trainer::new(model, Solo, Hyperparameters::default()).unwrap()
+    };
+    let (mut plain, mut apart) = (trainer(), trainer());
+    for (step, sources) in [[0, 2, 0, 1], [2, 2, 2, 2]].into_iter().enumerate() {
+        let tokens = tokens(4 * 71, step as u64);
+        let batch = Batch::new(&tokens, 70, None, 300).unwrap();
+        let mut expected = [0.0; 3];
+        for (row, nll) in apart.model.score(&batch).unwrap().nll.chunks(70).enumerate() {
+            expected[sources[row] as usize] += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
+        }
+        let told = apart.step(&batch.with_sources(&sources, 3).unwrap(), 2, &rates).unwrap();
+        let whole = plain.step(&batch, 2, &rates).unwrap();
+        assert_eq!(told.loss.to_bits(), whole.loss.to_bits());
+        assert_eq!(told.grad_norm.to_bits(), whole.grad_norm.to_bits());
+        assert!(whole.loss_sums.is_empty());
+        assert_eq!(told.loss_sums.len(), 3);
+        for (sum, expected) in told.loss_sums.iter().zip(expected) {
+            assert!((sum - expected).abs() <= 1e-5 * expected, "{:?} and {expected:?}", told.loss_sums);
+        }
+    }
+    let tokens = tokens(71, 0);
+    let batch = Batch::new(&tokens, 70, None, 300).unwrap();
+    assert!(batch.with_sources(&[3], 3).is_err() && batch.with_sources(&[0, 0], 3).is_err());
+}
+
+#[test]
 fn logits_do_not_depend_on_what_else_is_in_the_batch() {
     POLICIES.into_iter().for_each(check_logits);
 }

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a step, in the order of steps, without gaps or repeats even across resumes.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,9 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Mean cross entropy of the next token, nats.
     pub loss: f64,
+    /// The same over the sequences of each source that the step drew from, nats, where there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub loss_by_source: BTreeMap<String, f64>,
     /// Mean cross entropy of the prediction modules, nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtp_loss: Option<f64>,
@@ -145,6 +149,7 @@ mod tests {
             step,
             tokens: step * 10,
             loss: 1.5,
+            loss_by_source: BTreeMap::new(),
             mtp_loss: None,
             balance_loss: 0.0,
             grad_norm: 0.1,

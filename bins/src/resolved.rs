@@ -44,7 +44,9 @@ pub fn write(output: &Path, settings: &Settings) -> Result<()> {
 pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
     let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
     let prep = |key: &str| ["input.", "tokenizer.", "output.", "prep."].iter().any(|section| key.starts_with(section));
-    let matters = |key: &str| !prep(key) && !MAY_CHANGE.contains(&key);
+    // Data may move, as long as it is the same: the cursor knows its fingerprint.
+    let place = |key: &str| key.starts_with("data.sources.") && key.ends_with(".path");
+    let matters = |key: &str| !prep(key) && !place(key) && !MAY_CHANGE.contains(&key);
     flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
 }
 

@@ -1,5 +1,6 @@
 //! A training run: data, model, steps, checkpoints, and everything a person wants to see meanwhile.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
-use fathom_dataprep::{Evaluation, Loader, LoaderOptions, ShardSet, Split, Tokenizer};
+use fathom_dataprep::{Evaluation, Loader, LoaderOptions, MixSource, Packing, ShardSet, Split, Tokenizer};
 
 use crate::checkpoint::{self, Disk, Draft, State};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use crate::metrics::{Metrics, StepMetrics};
 use crate::prepare;
 use crate::progress::Progress;
 use crate::resolved;
-use crate::settings::Settings;
+use crate::settings::{DataSource, Settings};
 
 /// Checkpoints that may fail to be written one after the other before the run gives up.
 const FAILED_SAVES: u32 = 3;
@@ -67,7 +68,7 @@ impl<D: Kernels> Run<D> {
     /// Settings, data, model and checkpoint that do not fit each other, by name.
     pub fn open(device: &D, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
         let data = open_data(&settings)?;
-        let tokenizer = fit_vocabulary(&mut settings, &data)?;
+        let tokenizer = fit_vocabulary(&mut settings, &data[0].data)?;
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         let lock = lock(output)?;
@@ -171,6 +172,10 @@ impl<D: Kernels> Run<D> {
         let length = batch.sequence_length;
         let starts = self.settings.data.document_mask.then_some(batch.document_starts.as_slice());
         let tokens = Batch::new(&batch.tokens, length, starts, self.config().vocab_size)
+            .and_then(|tokens| match self.settings.data.sources.len() {
+                0 => Ok(tokens),
+                count => tokens.with_sources(&batch.sources, count),
+            })
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
         let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
         let report = self.trainer.step(&tokens, micro, &rates).map_err(|error| self.failed_step(error))?;
@@ -181,11 +186,12 @@ impl<D: Kernels> Run<D> {
         self.state.seconds += seconds;
         self.state.optimizer_step = self.trainer.optimizer.step;
         self.state.cursor = self.loader.cursor();
-        let StepReport { loss, mtp_loss, balance_loss, grad_norm, load } = report;
+        let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums } = report;
         Ok(StepMetrics {
             step: self.state.step,
             tokens: self.state.tokens,
             loss,
+            loss_by_source: self.loss_by_source(&loss_sums, batch),
             mtp_loss,
             balance_loss,
             grad_norm,
@@ -197,6 +203,16 @@ impl<D: Kernels> Run<D> {
             seconds,
             validation_loss: None,
         })
+    }
+
+    /// Mean loss over the sequences of each source that is in the batch.
+    fn loss_by_source(&self, sums: &[f64], batch: &fathom_dataprep::Batch) -> BTreeMap<String, f64> {
+        let rows = |source: usize| batch.sources.iter().filter(|&&of| of as usize == source).count();
+        let mean = |(source, (name, sum)): (usize, (&String, &f64))| {
+            let targets = rows(source) * batch.sequence_length;
+            (targets > 0).then(|| (name.clone(), sum / targets as f64))
+        };
+        self.loader.source_names().iter().zip(sums).enumerate().filter_map(mean).collect()
     }
 
     fn failed_step(&self, error: D::Error) -> Error {
@@ -319,39 +335,69 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, fresh: bool) -> Resu
     Ok(model)
 }
 
-fn data_path(settings: &Settings) -> Result<&Path> {
-    settings
-        .data
-        .path
-        .as_deref()
-        .ok_or_else(|| settings.reject("data.path", "is not set: name a folder that `prep` wrote").into())
+/// Where the training data lies: one place, or that of each source.
+fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
+    let data = &settings.data;
+    let paths: Vec<&Path> = data.path.as_deref().into_iter().chain(data.sources.iter().map(|s| &*s.path)).collect();
+    if paths.is_empty() {
+        return Err(settings.reject("data.path", "is not set: name a folder that `prep` wrote").into());
+    }
+    Ok(paths)
 }
 
-fn open_data(settings: &Settings) -> Result<ShardSet> {
-    Ok(ShardSet::open(data_path(settings)?, Split::Train)?)
+/// The training data, at least one source of it.
+fn open_data(settings: &Settings) -> Result<Vec<MixSource>> {
+    let whole = DataSource { name: String::new(), path: PathBuf::new(), weight: None, epochs: None };
+    let sources = settings.data.sources.iter().chain(std::iter::repeat(&whole));
+    let open = |(path, source): (&Path, &DataSource)| {
+        let data = ShardSet::open(path, Split::Train)?;
+        Ok(MixSource { name: source.name.clone(), data, weight: source.weight, epochs: source.epochs })
+    };
+    data_paths(settings)?.into_iter().zip(sources).map(open).collect()
 }
 
-fn open_loader(settings: &Settings, data: ShardSet) -> Result<Loader> {
+fn open_loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader> {
     let options = LoaderOptions {
         sequence_length: settings.train.sequence_length,
         shuffle: settings.data.shuffle,
         seed: settings.data.seed,
         vocab_size: u32::try_from(settings.model.vocab_size).ok(),
+        packing: settings.data.packing,
     };
-    Ok(Loader::new(data, options)?)
+    let loader = match <[MixSource; 1]>::try_from(data) {
+        Ok([one]) if settings.data.sources.is_empty() => Loader::new(one.data, options)?,
+        Ok(one) => Loader::mixed(one.into(), options)?,
+        Err(several) => Loader::mixed(several, options)?,
+    };
+    let (tokens, _) = settings.budget()?;
+    let sequences = tokens / settings.train.sequence_length.max(1) as u64;
+    if loader.total() < sequences {
+        return Err(Error::Run(format!(
+            "the run takes {sequences} sequences and data.sources hold {} for the epochs they are given: train for fewer \
+             steps, or raise or leave out data.sources.NAME.epochs",
+            loader.total()
+        )));
+    }
+    if settings.data.packing == Packing::BestFit {
+        for (name, report) in loader.source_names().iter().zip(loader.packing_reports()) {
+            eprintln!("packed{}{name}: {report}", if name.is_empty() { "" } else { " " });
+        }
+    }
+    Ok(loader)
 }
 
 fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
     let mut set = match &settings.data.validation_path {
         Some(path) => prepare::validation_or_train(path)?,
         None => {
+            let held_out = |source: &MixSource| source.data.manifest().is_some_and(|m| m.validation.is_some());
             let data = open_data(settings)?;
-            match data.manifest() {
-                Some(manifest) if manifest.validation.is_some() => {
-                    ShardSet::open(data_path(settings)?, Split::Validation)?
-                }
-                _ => return Ok(None),
+            let places = data_paths(settings)?.into_iter().zip(&data).filter(|(_, source)| held_out(source));
+            let paths: Vec<&Path> = places.map(|(path, _)| path).collect();
+            if paths.is_empty() {
+                return Ok(None);
             }
+            ShardSet::open_all(&paths, Split::Validation)?
         }
     };
     set.limit_vocabulary(u32::try_from(settings.model.vocab_size).unwrap_or(u32::MAX));
@@ -384,7 +430,7 @@ fn fit_vocabulary(settings: &mut Settings, data: &ShardSet) -> Result<Option<Tok
         settings.model.eos_token_id = Some(entry.eos_id);
         settings.model.bos_token_id = entry.bos_id;
     }
-    let folder = data_path(settings)?;
+    let folder = data_paths(settings)?[0];
     if !folder.join("tokenizer.json").is_file() {
         return Ok(None);
     }

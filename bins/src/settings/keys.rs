@@ -77,6 +77,25 @@ pub const KEYS: &[Key] = &[
     key("prep.seed", Count, "0", "chooses, with its content, which side a document falls on"),
     // data
     key("data.path", Path, "", "a folder that prep wrote, or the prefix of one .bin/.idx pair"),
+    key("data.sources.NAME.path", Path, "", "in place of data.path: one of several sources, by a name of your choice"),
+    key(
+        "data.sources.NAME.weight",
+        Number,
+        "its size times its epochs",
+        "the source's share of the sequences, in any unit; for all sources or none",
+    ),
+    key(
+        "data.sources.NAME.epochs",
+        Number,
+        "for ever",
+        "times the source may be gone through at most; may be a fraction",
+    ),
+    key(
+        "data.packing",
+        Choice(&["concatenate", "best_fit"]),
+        "concatenate",
+        "best_fit: documents whole where they fit",
+    ),
     key("data.validation_path", Path, "data.path's own validation split", "data to measure the validation loss on"),
     key("data.shuffle", Flag, "true", "false: take the sequences in order"),
     key("data.seed", Count, "train.seed", "chooses the order of the sequences"),
@@ -150,9 +169,13 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.shard_bytes", Count, "5000000000", "most bytes in one model file before it is split"),
 ];
 
-/// The key of that name.
+/// The key of that name. `NAME` in a key stands for any word.
 pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    let fits = |(known, word): (&str, &str)| known == word || (known == "NAME" && !word.is_empty());
+    let same = |key: &&Key| {
+        key.name.split('.').count() == name.split('.').count() && key.name.split('.').zip(name.split('.')).all(fits)
+    };
+    KEYS.iter().find(same)
 }
 
 /// Every name that can be written: [`KEYS`] and the model's fields.

@@ -3,6 +3,7 @@
 //! A file may hold the keys of several programs; each reads its own sections and still checks the others' (a slip in
 //! `[input]` stops `train` too). [`Settings::to_toml`] writes what a run resolved to; read back, it gives the same run.
 
+mod data;
 mod error;
 pub mod keys;
 mod model;
@@ -11,6 +12,7 @@ mod rates;
 mod reader;
 mod source;
 
+pub use data::DataSource;
 pub use error::{Place, SettingsError};
 pub use rates::Rates;
 pub use source::{Entry, Source};
@@ -18,6 +20,7 @@ pub use source::{Entry, Source};
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::Precision;
 use fathom_core::train::schedule::{Schedule, ScheduleError};
+use fathom_dataprep::Packing;
 use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 use reader::{Reader, SANE};
 use std::collections::BTreeMap;
@@ -29,6 +32,10 @@ use toml::Value;
 pub struct Data {
     /// Prepared folder or prefix.
     pub path: Option<PathBuf>,
+    /// Several of them to draw from, in place of `path`; in the order of their names.
+    pub sources: Vec<DataSource>,
+    /// How sequences are made of documents.
+    pub packing: Packing,
     /// Other data to validate on.
     pub validation_path: Option<PathBuf>,
     /// Sequences in a new order every epoch.
@@ -132,7 +139,7 @@ impl Settings {
         let mut reader = Reader { source: &source, resolved: BTreeMap::new() };
         let model = model::resolve(&source)?;
         let train = Train::read(&mut reader, &model)?;
-        let data = Data::read(&mut reader, train.seed);
+        let data = Data::read(&mut reader, train.seed)?;
         let rates = Rates::read(&mut reader, &train)?;
         let mut settings = Settings {
             data,
@@ -190,6 +197,11 @@ impl Settings {
                 None => sections.push((section, toml::Table::from_iter([(name.into(), value.clone())]))),
             }
         }
+        if let Some((_, table)) =
+            sections.iter_mut().find(|(section, _)| *section == "data" && !self.data.sources.is_empty())
+        {
+            table.insert("sources".into(), Value::Table(data::table(&self.data.sources)));
+        }
         let text = |(section, table): &(&str, toml::Table)| {
             let nested = toml::Table::from_iter([((*section).to_string(), Value::Table(table.clone()))]);
             toml::to_string(&nested).unwrap_or_default()
@@ -220,14 +232,22 @@ impl Settings {
 }
 
 impl Data {
-    fn read(reader: &mut Reader<'_>, train_seed: u64) -> Self {
-        Data {
+    fn read(reader: &mut Reader<'_>, train_seed: u64) -> Result<Self, SettingsError> {
+        let best_fit = reader.text_or("data.packing", "concatenate") == "best_fit";
+        let data = Data {
             path: reader.path("data.path"),
+            sources: data::sources(reader)?,
+            packing: if best_fit { Packing::BestFit } else { Packing::Concatenate },
             validation_path: reader.path("data.validation_path"),
             shuffle: reader.flag("data.shuffle", true),
             seed: reader.count("data.seed", train_seed),
             document_mask: reader.flag("data.document_mask", true),
+        };
+        if data.path.is_some() && !data.sources.is_empty() {
+            let problem = "and data.sources are both given; data comes from one place or from several: leave one out";
+            return Err(reader.reject("data.path", problem.into()));
         }
+        Ok(data)
     }
 }
 

@@ -90,6 +90,11 @@ impl Source {
         self.entries.get(key)
     }
 
+    /// Every key that was written, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// Where `key` was written.
     pub fn place(&self, key: &str) -> Place {
         self.get(key).map_or(Place::Default, |entry| entry.place.clone())

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Inputs, Kept, Model, Parameters};
-use crate::device::{Kernels, ReduceRows, Reduction};
+use crate::device::{Kernels, ReduceRows, Reduction, ScatterAddRows};
 use crate::layer::moe::BalanceLoss;
 use crate::tensor::Tensor;
 
@@ -25,6 +25,8 @@ pub struct Losses<D: Kernels> {
     pub nll: Tensor<D>,
     /// `[1, 1]`: the balance loss, scaled.
     pub balance: Tensor<D>,
+    /// `[sources, 1]`: Σ nll of the main model over the sequences of each source; none where they are not told apart.
+    pub by_source: Option<Tensor<D>>,
 }
 
 impl<D: Kernels> Model<D> {
@@ -52,6 +54,9 @@ impl<D: Kernels> Model<D> {
             let total = losses.nll.view_mut().columns(k..k + 1)?;
             let row = nll.view().reshape(1, t)?;
             self.device.reduce_rows(ReduceRows::new(Reduction::Sum, row, total, true)?)?;
+            if let (0, Some(of), Some(sums)) = (k, &inputs.sources, &mut losses.by_source) {
+                self.add_by_source(&nll, of, sums)?;
+            }
             dhidden.push(dx);
         }
         for (k, (module, saved)) in a.mtp.iter().zip(mtp).enumerate().rev() {
@@ -72,10 +77,21 @@ impl<D: Kernels> Model<D> {
         a.embedding.backward_weight(&self.device, gradients, inputs.tokens[0].view(), dx.view())
     }
 
-    /// Empty sums for `depths` prediction modules.
-    pub fn losses(&self, depths: usize) -> Result<Losses<D>, D::Error> {
+    /// Adds the loss of every row, `nll [t, 1]`, to the sum of its sequence's source, `[sources, 1]`.
+    fn add_by_source(&self, nll: &Tensor<D>, of: &Tensor<D>, sums: &mut Tensor<D>) -> Result<(), D::Error> {
+        let (t, n) = (nll.shape().rows(), of.shape().rows());
+        let mut sequences = Tensor::<D>::empty(&self.device, &[n, 1], nll.dtype())?;
+        let rows = nll.view().reshape(n, t / n)?;
+        self.device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, sequences.view_mut(), false)?)?;
+        self.device.scatter_add_rows(ScatterAddRows::new(sequences.view(), of.view(), sums.view_mut())?)
+    }
+
+    /// Empty sums for `depths` prediction modules, and for `sources` sources if there are any to tell apart.
+    pub fn losses(&self, depths: usize, sources: usize) -> Result<Losses<D>, D::Error> {
         let dtype = self.precision.statistics();
+        let apart = (sources > 0).then(|| Tensor::<D>::zeros(&self.device, &[sources, 1], dtype));
         Ok(Losses {
+            by_source: apart.transpose()?,
             nll: Tensor::<D>::zeros(&self.device, &[1, depths + 1], dtype)?,
             balance: Tensor::<D>::zeros(&self.device, &[1, 1], dtype)?,
         })

@@ -19,6 +19,17 @@ pub struct Batch<'a> {
     /// `[n, length]`: the place in its sequence at which each input's document starts; all 0 if absent. Attention does
     /// not cross the start.
     pub starts: Option<&'a [u32]>,
+    /// Where each sequence comes from, if losses are to be kept apart.
+    pub sources: Option<Sources<'a>>,
+}
+
+/// Where the sequences of a batch come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// `[n]`: the source of each sequence, below `count`.
+    pub of: &'a [u32],
+    /// Number of sources.
+    pub count: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -38,7 +49,17 @@ impl<'a> Batch<'a> {
         if let Some(&t) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
             return Err(InvalidOp::new(OP, "a token is outside the vocabulary", vocabulary, t as usize));
         }
-        Ok(Self { tokens, length, starts })
+        Ok(Self { tokens, length, starts, sources: None })
+    }
+
+    /// The batch with the source of each sequence, `[n]`, of `count` in all: a step then reports their losses apart.
+    pub fn with_sources(self, of: &'a [u32], count: usize) -> Result<Self, InvalidOp> {
+        const OP: &str = "batch";
+        same(OP, "sources of the sequences", self.sequences(), of.len())?;
+        if let Some(&source) = of.iter().find(|&&source| source as usize >= count) {
+            return Err(InvalidOp::new(OP, "a source is none of the run's", count, source as usize));
+        }
+        Ok(Self { sources: Some(Sources { of, count }), ..self })
     }
 
     /// Number of sequences.
@@ -53,6 +74,7 @@ impl<'a> Batch<'a> {
             tokens: &self.tokens[range.start * row..range.end * row],
             length: self.length,
             starts: self.starts.map(|s| &s[range.start * self.length..range.end * self.length]),
+            sources: self.sources.map(|s| Sources { of: &s.of[range], ..s }),
         }
     }
 
@@ -70,6 +92,8 @@ pub struct Inputs<D: Kernels> {
     pub targets: Vec<Tensor<D>>,
     /// Positions and document starts.
     pub sequences: Sequences<D>,
+    /// `[n, 1]`: the source of each sequence, if losses are to be kept apart.
+    pub sources: Option<Tensor<D>>,
 }
 
 /// What the forward pass keeps for the backward pass.
@@ -129,7 +153,8 @@ impl<D: Kernels> Model<D> {
             positions: upload(&mut places().map(|(_, j)| j as u32))?,
             starts: upload(&mut places().map(start))?,
         };
-        Ok(Inputs { tokens, targets, sequences })
+        let of = |s: Sources<'_>| Tensor::<D>::from_slice(&self.device, &[n, 1], DType::U32, s.of);
+        Ok(Inputs { tokens, targets, sequences, sources: batch.sources.map(of).transpose()? })
     }
 
     fn extend_rope(&mut self, length: usize) -> Result<(), D::Error> {

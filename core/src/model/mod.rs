@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 pub use backward::{LossScales, Losses};
 pub use copies::{Copies, Weight};
-pub use forward::{Batch, Inputs, Kept, Scores};
+pub use forward::{Batch, Inputs, Kept, Scores, Sources};
 pub use parameters::{Group, Layout, Lowest, Parameter, Parameters, Slot};
 
 use crate::config::ModelConfig;

@@ -27,6 +27,9 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// How the experts were loaded.
     pub load: ExpertLoad,
+    /// Σ cross entropy of the next token over the sequences of each source, in nats, over all ranks; empty where the
+    /// batch does not say where its sequences come from.
+    pub loss_sums: Vec<f64>,
 }
 
 /// A model and all that changes while it trains.
@@ -39,7 +42,7 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
     pub hyper: Hyperparameters,
     comm: C,
     gradients: Parameters<D>,
-    /// `[1, n]`: see [`columns`](Self::columns).
+    /// `[1, n]`: Σ nll of each depth, the balance loss, the routers' loads, and Σ nll of each source. Read once a step.
     report: Tensor<D>,
     squared: Tensor<D>,
     clip: Tensor<D>,
@@ -51,8 +54,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let (device, layout) = (model.device().clone(), model.architecture().layout().clone());
         let (master, dtype) = (model.precision().master(), model.precision().statistics());
         let moments = model.precision().moments();
-        let loads: usize = model.routers.iter().map(|r| r.load.shape().elements()).sum();
-        let columns = 2 + model.config().num_nextn_predict_layers + loads;
+        let columns = columns(&model, 0);
         Ok(Self {
             optimizer: Optimizer::new(&device, &layout, moments)?,
             gradients: Parameters::zeros(&device, &layout, master)?,
@@ -104,7 +106,12 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         }
         self.model.clear_load()?;
         let scales = self.scales(batch, depths, rates);
-        let mut losses = self.model.losses(depths)?;
+        let sources = batch.sources.map_or(0, |s| s.count);
+        let mut losses = self.model.losses(depths, sources)?;
+        let columns = columns(&self.model, sources);
+        if self.report.shape().cols() != columns {
+            self.report = Tensor::<D>::zeros(&device, &[1, columns], self.report.dtype())?;
+        }
         for start in (0..n).step_by(micro_batch) {
             let inputs = self.model.inputs(&batch.slice(start..start + micro_batch), depths)?;
             let kept = self.model.forward(&inputs)?;
@@ -112,10 +119,10 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         }
         let mut column = 0;
         let routers = self.model.routers.iter().map(|r| &r.load);
-        for part in [&losses.nll, &losses.balance].into_iter().chain(routers) {
+        for part in [&losses.nll, &losses.balance].into_iter().chain(routers).chain(&losses.by_source) {
             let width = part.shape().elements();
             let to = self.report.view_mut().columns(column..column + width)?;
-            device.cast(Cast::new(part.view(), to)?)?;
+            device.cast(Cast::new(part.view().reshape(1, width)?, to)?)?;
             column += width;
         }
         self.comm.all_reduce(&device, self.report.view_mut())?;
@@ -163,8 +170,15 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             balance_loss: values[depths + 1],
             grad_norm: libm::sqrt(read(device, &self.squared)?[0]),
             load: ExpertLoad { layers: layers.collect() },
+            loss_sums: values[values.len() - batch.sources.map_or(0, |s| s.count)..].to_vec(),
         })
     }
+}
+
+/// Numbers that a step reports.
+fn columns<D: Kernels>(model: &Model<D>, sources: usize) -> usize {
+    let loads: usize = model.routers.iter().map(|r| r.load.shape().elements()).sum();
+    2 + model.config().num_nextn_predict_layers + loads + sources
 }
 
 /// The elements of a tensor of statistics.

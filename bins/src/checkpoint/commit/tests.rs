@@ -9,7 +9,7 @@ use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
-use fathom_dataprep::{Cursor, Tokenizer};
+use fathom_dataprep::{Cursor, Packing, Tokenizer};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -132,8 +132,17 @@ fn step(trainer: &mut Trainer<Cpu, Solo>) -> f64 {
 
 fn state(step: u64) -> State {
     let fingerprint = Some("f".into());
-    let cursor =
-        Cursor { epoch: 0, position: step, seed: 1, shuffle: true, sequence_length: 8, tokens: 99, fingerprint };
+    let packing = Packing::Concatenate;
+    let cursor = Cursor {
+        epoch: 0,
+        position: step,
+        seed: 1,
+        shuffle: true,
+        sequence_length: 8,
+        tokens: 99,
+        fingerprint,
+        packing,
+    };
     State::new(step, 16 * step, 1, 0.5, cursor)
 }
 
