@@ -136,7 +136,7 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
         ("the same for products", plan.copies),
         ("gradients", plan.gradients),
         ("moments of AdamW", plan.moments),
-        ("activations, at the peak", plan.activations),
+        ("activations", plan.activations),
         ("total", plan.total()),
     ];
     for (kind, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {

@@ -32,12 +32,14 @@ struct State {
 /// A buffer of a [`Dry`] device: its size, and the counters it gives that back to.
 pub struct DryBuffer {
     bytes: usize,
+    /// Bytes of the pool's block.
+    size: usize,
     state: Rc<RefCell<State>>,
 }
 
 impl Drop for DryBuffer {
     fn drop(&mut self) {
-        self.state.borrow_mut().pool.give(self.bytes, ());
+        self.state.borrow_mut().pool.give(self.size, ());
     }
 }
 
@@ -146,9 +148,11 @@ impl Device for Dry {
                 alloc::format!("alloc: {bytes} bytes more than the {in_use} in use pass the limit of {limit}");
             return Err(HostError::new(ErrorKind::OutOfMemory, message));
         }
-        let fresh = state.pool.reuse(bytes).is_none();
-        state.pool.lent(bytes, fresh);
-        Ok(DryBuffer { bytes, state: Rc::clone(&self.state) })
+        let size = state.pool.reuse(bytes).map(|(size, ())| size).unwrap_or_else(|| {
+            state.pool.fresh(bytes);
+            bytes
+        });
+        Ok(DryBuffer { bytes, size, state: Rc::clone(&self.state) })
     }
 
     fn upload(&self, buffer: &mut DryBuffer, offset: usize, bytes: &[u8]) -> Result<(), HostError> {

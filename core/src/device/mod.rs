@@ -25,6 +25,7 @@ pub use call_fused::*;
 pub use call_train::*;
 pub use dry::{Dry, DryBuffer, KernelCount, Tally};
 pub use kernels::{Kernels, Primitives};
+pub use pool::Pool;
 pub use reference::{Host, HostBuffer, HostError};
 pub use trace::{Clock, Fault, KernelTime, Trace};
 

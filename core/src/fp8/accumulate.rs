@@ -4,6 +4,9 @@
 //! 14 bits of each, shifting with the sign, and its accumulator keeps 14 bits too. Sums over a long inner dimension lose
 //! most of their precision, so the recipe *promotes* a partial sum to an f32 accumulator every 128 elements, where the
 //! scales are multiplied in. [`Hopper`] emulates that, to show what promotion is worth; it is not meant to be fast.
+//!
+//! Without promotion there is no place to multiply by the scale of a tile, and real products then have one scale for the
+//! whole matrix. To compare the sums alone, the emulation lets scales change from tile to tile at no loss.
 
 /// Products that one instruction adds up.
 const GROUP: usize = 32;
@@ -45,6 +48,11 @@ impl Hopper {
         if filled > 0 {
             self.add_group(&group[..filled]);
         }
+    }
+
+    /// Counts the sum in another unit, `factor` times as many of it, at no loss.
+    pub fn rescale(&mut self, factor: f64) {
+        self.sum *= factor;
     }
 
     /// The sum so far.

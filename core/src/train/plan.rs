@@ -19,7 +19,8 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// Both moments of AdamW.
     pub moments: u64,
-    /// Everything else at its peak: activations kept for the backward pass, and what is in flight.
+    /// Everything else that the device's pool takes from the system: activations kept for the backward pass, what is in
+    /// flight, and what the pool cannot use for either.
     pub activations: u64,
 }
 
@@ -62,7 +63,6 @@ impl Plan {
         let model = Model::new(&device, config, precision)?;
         let (weights, copies) = (model.weights().bytes() as u64, model.copied_bytes() as u64);
         let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
-        let resident = device.memory().in_use;
         let tokens = alloc::vec![0u32; sequences * (length + 1)];
         let batch = Batch::new(&tokens, length, None, config.vocab_size)?;
         let rates = Rates { lr: 1e-4, batch_size: sequences, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
@@ -71,8 +71,7 @@ impl Plan {
         let tally = device.tally();
         let gradients = trainer.gradients().bytes() as u64;
         let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;
-        let activations = device.memory().peak.saturating_sub(weights + copies + gradients + moments);
-        debug_assert!(device.memory().peak >= resident, "the peak includes what was there before");
+        let activations = device.memory().reserved.saturating_sub(weights + copies + gradients + moments);
         Ok(Self {
             parameters: ParameterCount::of(config),
             memory: MemoryPlan { weights, copies, gradients, moments, activations },

@@ -24,6 +24,16 @@ const INNER: usize = 128;
 const VOCAB: usize = 4096;
 const HEADS: Heads = Heads { heads: 8, nope: 32, rope: 16, value: 32, scale: 0.144, sequence: 256 };
 
+/// The kernels of each section below.
+const PRODUCT_KERNELS: &[&str] = &["gemm", "grouped_gemm"];
+const ATTENTION_KERNELS: &[&str] = &["attention", "attention_grad"];
+const LAYER_KERNELS: &[&str] = &["rmsnorm", "rmsnorm_grad", "rope", "swiglu", "swiglu_grad", "binary"];
+const EXPERT_KERNELS: &[&str] = &["gather_rows", "combine"];
+const ROUTER_KERNELS: &[&str] = &["route", "route_grad", "balance", "sort_by_key"];
+const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize"];
+const TRAINING_KERNELS: &[&str] =
+    &["cross_entropy", "adamw", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
+
 struct Bench {
     cpu: Cpu,
     filter: String,
@@ -63,18 +73,43 @@ impl Bench {
     }
 
     fn floats(&mut self, rows: usize, cols: usize) -> T {
+        self.reals(DType::F32, rows, cols)
+    }
+
+    fn reals(&mut self, dtype: DType, rows: usize, cols: usize) -> T {
         let values: Vec<f32> = (0..rows * cols)
             .map(|_| {
                 self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (self.seed >> 40) as f32 / (1 << 23) as f32 - 1.0
             })
             .collect();
-        T::from_slice(&self.cpu, &[rows, cols], DType::F32, &values).expect("memory")
+        let wide = T::from_slice(&self.cpu, &[rows, cols], DType::F32, &values).expect("memory");
+        let mut x = T::empty(&self.cpu, &[rows, cols], dtype).expect("memory");
+        self.cpu.cast(Cast::new(wide.view(), x.view_mut()).expect("one shape")).expect("a cast");
+        x
     }
 
     fn indices(&self, rows: usize, cols: usize, f: impl Fn(usize) -> usize) -> T {
         let values: Vec<u32> = (0..rows * cols).map(|i| f(i) as u32).collect();
         T::from_slice(&self.cpu, &[rows, cols], DType::U32, &values).expect("memory")
+    }
+
+    /// Whether the filter begins with the name of a kernel that is none of `kernels`: their operands need not be made.
+    fn skips(&self, kernels: &[&str]) -> bool {
+        let first = self.filter.split(' ').next().unwrap_or_default();
+        let known = |all: &[&str]| all.contains(&first);
+        !known(kernels)
+            && [
+                PRODUCT_KERNELS,
+                ATTENTION_KERNELS,
+                LAYER_KERNELS,
+                EXPERT_KERNELS,
+                ROUTER_KERNELS,
+                CODE_KERNELS,
+                TRAINING_KERNELS,
+            ]
+            .into_iter()
+            .any(known)
     }
 
     /// Times `f`, which makes and runs a call of `cost`.
@@ -153,6 +188,9 @@ fn peak_bandwidth(cpu: &Cpu) -> f64 {
 }
 
 fn products(b: &mut Bench) {
+    if b.skips(PRODUCT_KERNELS) {
+        return;
+    }
     let shapes =
         [(256, 256), (128, 256), (80, 256), (384, 128), (512, 64), (256, 704), (1408, 256), (4096, 256), (32, 256)];
     for (n, k) in shapes {
@@ -192,18 +230,19 @@ fn products(b: &mut Bench) {
     }
 }
 
-fn attention(b: &mut Bench) {
+fn attention(b: &mut Bench, of: DType) {
+    if b.skips(ATTENTION_KERNELS) {
+        return;
+    }
     let wide = Heads { heads: 4, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1024 };
     for (h, t) in [(HEADS, TOKENS), (HEADS, HEADS.sequence), (wide, TOKENS)] {
         let what =
-            format!("{} heads of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
-        let (q, kv, k_pe) =
-            (b.floats(t, h.heads * (h.nope + h.rope)), b.floats(t, h.heads * (h.nope + h.value)), b.floats(t, h.rope));
+            format!("{of} {} of {}+{}/{}, {} × {}", h.heads, h.nope, h.rope, h.value, t / h.sequence, h.sequence);
+        let (q_cols, kv_cols, o_cols) = (h.heads * (h.nope + h.rope), h.heads * (h.nope + h.value), h.heads * h.value);
+        let (q, kv, k_pe) = (b.reals(of, t, q_cols), b.reals(of, t, kv_cols), b.reals(of, t, h.rope));
         let starts = b.indices(t, 1, |r| r / h.sequence * h.sequence);
-        let (mut o, mut lse, d_o) =
-            (b.floats(t, h.heads * h.value), b.floats(t, h.heads), b.floats(t, h.heads * h.value));
-        let (mut dq, mut dkv, mut dk) =
-            (b.floats(t, h.heads * (h.nope + h.rope)), b.floats(t, h.heads * (h.nope + h.value)), b.floats(t, h.rope));
+        let (mut o, mut lse, d_o) = (b.reals(of, t, o_cols), b.floats(t, h.heads), b.reals(of, t, o_cols));
+        let (mut dq, mut dkv, mut dk) = (b.reals(of, t, q_cols), b.reals(of, t, kv_cols), b.reals(of, t, h.rope));
         time!(b, what, attention: Attention::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view_mut(),
             lse.view_mut()));
         time!(b, what, attention_grad: AttentionGrad::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view(),
@@ -211,27 +250,85 @@ fn attention(b: &mut Bench) {
     }
 }
 
-fn layers(b: &mut Bench) {
-    let (x, w, dy) = (b.floats(TOKENS, HIDDEN), b.floats(1, HIDDEN), b.floats(TOKENS, HIDDEN));
-    let (mut y, mut rstd) = (b.floats(TOKENS, HIDDEN), b.floats(TOKENS, 1));
-    let (mut dx, mut dw) = (b.floats(TOKENS, HIDDEN), b.floats(1, HIDDEN));
-    time!(b, "2048 × 256", rmsnorm: RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()));
-    time!(b, "2048 × 256", rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(),
-        true, dw.view_mut()));
+fn layers(b: &mut Bench, of: DType) {
+    if b.skips(LAYER_KERNELS) {
+        return;
+    }
+    let (x, w, dy) = (b.reals(of, TOKENS, HIDDEN), b.floats(1, HIDDEN), b.reals(of, TOKENS, HIDDEN));
+    let (mut y, mut rstd) = (b.reals(of, TOKENS, HIDDEN), b.floats(TOKENS, 1));
+    let (mut dx, mut dw) = (b.reals(of, TOKENS, HIDDEN), b.floats(1, HIDDEN));
+    let what = format!("{of} 2048 × 256");
+    time!(b, what, rmsnorm: RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()));
+    time!(b, what, rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), true,
+        dw.view_mut()));
     let (head, table) = (HEADS.nope + HEADS.rope, b.floats(256, HEADS.rope));
     let positions = b.indices(TOKENS, 1, |r| r % 256);
-    let mut q = b.floats(TOKENS, 8 * head);
-    time!(b, "2048 × 8 heads", rope: Rope::new(q.view_mut(), head, HEADS.nope, table.view(), positions.view(), false));
+    let mut q = b.reals(of, TOKENS, 8 * head);
+    let what = format!("{of} 2048 × 8 heads");
+    time!(b, what, rope: Rope::new(q.view_mut(), head, HEADS.nope, table.view(), positions.view(), false));
     let rows = TOKENS * TOP_K;
-    let (x, scale, mut y) = (b.floats(rows, 2 * INNER), b.floats(rows, 1), b.floats(rows, INNER));
-    let (dy, mut dx, mut ds) = (b.floats(rows, INNER), b.floats(rows, 2 * INNER), b.floats(rows, 1));
-    time!(b, "8192 × 128", swiglu: Swiglu::new(x.view(), Some(scale.view()), y.view_mut()));
-    time!(b, "8192 × 128", swiglu_grad: SwigluGrad::new(x.view(), Some(scale.view()), dy.view(), dx.view_mut(),
+    let (x, scale, mut y) = (b.reals(of, rows, 2 * INNER), b.floats(rows, 1), b.reals(of, rows, INNER));
+    let (dy, mut dx, mut ds) = (b.reals(of, rows, INNER), b.reals(of, rows, 2 * INNER), b.floats(rows, 1));
+    let what = format!("{of} 8192 × 128");
+    time!(b, what, swiglu: Swiglu::new(x.view(), Some(scale.view()), y.view_mut()));
+    time!(b, what, swiglu_grad: SwigluGrad::new(x.view(), Some(scale.view()), dy.view(), dx.view_mut(),
         Some(ds.view_mut()), y.view_mut()));
-    time!(b, "Add 8192 × 256", binary: Binary::new(BinaryOp::Add, x.view(), dx.view_mut()));
+    time!(b, format!("Add {of} 8192 × 256"), binary: Binary::new(BinaryOp::Add, x.view(), dx.view_mut()));
 }
 
-fn experts(b: &mut Bench) {
+fn experts(b: &mut Bench, of: DType) {
+    if b.skips(EXPERT_KERNELS) {
+        return;
+    }
+    let (rows, k) = (TOKENS * TOP_K, TOP_K);
+    // As a router that spreads tokens evenly would send them.
+    let order = b.indices(rows, 1, |p| (p * 2053) % rows);
+    let inverse = b.indices(TOKENS, k, |i| (i * 2053) % rows);
+    let (x, mut y, mut sum) = (b.reals(of, TOKENS, HIDDEN), b.reals(of, rows, HIDDEN), b.reals(of, TOKENS, HIDDEN));
+    time!(b, format!("{of} 8192 × 256"), gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
+    time!(b, format!("{of} 2048 × 4 × 256"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
+}
+
+fn codes(b: &mut Bench, of: DType) {
+    if b.skips(CODE_KERNELS) {
+        return;
+    }
+    let (m, n) = (4096, 1024);
+    let offsets = b.indices(1, EXPERTS + 1, |g| m * g * (g + 31) / (EXPERTS * (EXPERTS + 31)));
+    let (x, mut y) = (b.reals(of, m, n), b.reals(of, m, n));
+    let (row, block) = (Tiles::Row { part: n }, Tiles::Block { part: m });
+    let groups = Tiles::Groups { offsets: offsets.view() };
+    let cases = [
+        ("1×128", DType::E4M3, row, false),
+        ("1×128 2ⁿ", DType::E4M3, row, true),
+        ("1×128 2ⁿ", DType::E5M6Pair, row, true),
+        ("128×1", DType::E4M3, Tiles::Column, false),
+        ("128×1 by group", DType::E4M3, groups, false),
+        ("128×128", DType::E4M3, block, false),
+    ];
+    for (name, format, tiles, power_of_two) in cases {
+        let what = format!("{format} {of} {m} × {n}, {name}");
+        let mut codes = T::empty(&b.cpu, &[m, n / format.numbers()], format).expect("memory");
+        let mut scales = T::empty(&b.cpu, &tiles.scales(m, n), DType::F32).expect("memory");
+        time!(b, what, quantize: ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles)
+            .and_then(|y| Quantize::new(x.view(), y, power_of_two)));
+        time!(b, what, dequantize: Scaled::new(codes.view(), scales.view(), tiles)
+            .and_then(|x| Dequantize::new(x, y.view_mut())));
+        if of == DType::F32 && matches!(tiles, Tiles::Row { .. }) {
+            let mut columns = T::empty(&b.cpu, &[m, n], DType::E4M3).expect("memory");
+            let mut again = T::empty(&b.cpu, &Tiles::<()>::Column.scales(m, n), DType::F32).expect("memory");
+            let from = || Scaled::new(codes.view(), scales.view(), tiles);
+            time!(b, format!("{format} {m} × {n}, {name} to 128×1"), requantize:
+                ScaledMut::new(columns.view_mut(), again.view_mut(), Tiles::Column)
+                    .and_then(|y| Requantize::new(from()?, y, power_of_two)));
+        }
+    }
+}
+
+fn router(b: &mut Bench) {
+    if b.skips(ROUTER_KERNELS) {
+        return;
+    }
     let config = RouteConfig {
         experts: EXPERTS,
         top_k: TOP_K,
@@ -255,26 +352,32 @@ fn experts(b: &mut Bench) {
     let mut offsets = b.indices(1, e + 1, |_| 0);
     time!(b, "8192 keys", sort_by_key: SortByKey::new(chosen.view(), e, order.view_mut(), inverse.view_mut(),
         offsets.view_mut()));
-    let (x, mut y, mut sum) = (b.floats(t, HIDDEN), b.floats(rows, HIDDEN), b.floats(t, HIDDEN));
-    time!(b, "8192 × 256", gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
-    time!(b, "2048 × 4 × 256", combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
 }
 
-fn training(b: &mut Bench) {
-    let (mut x, mut nll) = (b.floats(TOKENS, VOCAB), b.floats(TOKENS, 1));
+fn training(b: &mut Bench, of: DType) {
+    if b.skips(TRAINING_KERNELS) {
+        return;
+    }
+    let (mut x, mut nll) = (b.reals(of, TOKENS, VOCAB), b.floats(TOKENS, 1));
     let targets = b.indices(TOKENS, 1, |i| i * 7 % VOCAB);
-    time!(b, "2048 × 4096", cross_entropy: CrossEntropy::new(x.view_mut(), targets.view(), Some(5e-4), nll.view_mut()));
+    time!(b, format!("{of} 2048 × 4096"), cross_entropy: CrossEntropy::new(x.view_mut(), targets.view(), Some(5e-4),
+        nll.view_mut()));
     let n = 20_000_000;
-    let (mut w, g, mut m, mut v) = (b.floats(1, n), b.floats(1, n), b.floats(1, n), b.floats(1, n));
+    let (mut w, g, mut m, mut v) = (b.floats(1, n), b.floats(1, n), b.reals(of, 1, n), b.reals(of, 1, n));
     let (clip, mut norm) = (b.floats(1, 1), b.floats(1, 1));
     let rates = AdamRates { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
-    time!(b, "20 M", adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), v.view_mut(), clip.view(), rates));
-    time!(b, "SumSquares 20 M", reduce_rows: ReduceRows::new(Reduction::SumSquares, g.view(), norm.view_mut(), false));
-    time!(b, "20 M", fill: Some(Fill::new(w.view_mut(), 0.0)));
-    time!(b, "20 M", random_normal: RandomNormal::new(1, 2, 0.02, w.view_mut()));
-    let (rows, index) = (b.floats(TOKENS, HIDDEN), b.indices(TOKENS, 1, |i| i * 31 % VOCAB));
+    let what = format!("{of} 20 M");
+    time!(b, what, adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), v.view_mut(), clip.view(), rates));
+    time!(b, format!("SumSquares {what}"), reduce_rows: ReduceRows::new(Reduction::SumSquares, m.view(),
+        norm.view_mut(), false));
+    time!(b, what, fill: Some(Fill::new(m.view_mut(), 0.0)));
+    time!(b, format!("F32 to {what}"), cast: Cast::new(w.view(), m.view_mut()));
+    time!(b, format!("to F32 from {what}"), cast: Cast::new(m.view(), w.view_mut()));
+    time!(b, what, random_normal: RandomNormal::new(1, 2, 0.02, m.view_mut()));
+    let (rows, index) = (b.reals(of, TOKENS, HIDDEN), b.indices(TOKENS, 1, |i| i * 31 % VOCAB));
     let mut table = b.floats(VOCAB, HIDDEN);
-    time!(b, "2048 × 256", scatter_add_rows: ScatterAddRows::new(rows.view(), index.view(), table.view_mut()));
+    time!(b, format!("{of} 2048 × 256"), scatter_add_rows: ScatterAddRows::new(rows.view(), index.view(),
+        table.view_mut()));
 }
 
 fn main() {
@@ -284,8 +387,12 @@ fn main() {
     let isa = arguments.next().and_then(|name| Isa::all().find(|isa| isa.to_string() == name));
     let mut bench = Bench::new(filter, threads, isa.unwrap_or_else(Isa::best));
     products(&mut bench);
-    attention(&mut bench);
-    layers(&mut bench);
-    experts(&mut bench);
-    training(&mut bench);
+    router(&mut bench);
+    for of in [DType::F32, DType::BF16] {
+        layers(&mut bench, of);
+        experts(&mut bench, of);
+        codes(&mut bench, of);
+        training(&mut bench, of);
+        attention(&mut bench, of);
+    }
 }

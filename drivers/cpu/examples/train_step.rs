@@ -15,7 +15,7 @@ use std::time::Instant;
 use fathom_core::DType;
 use fathom_core::comm::Solo;
 use fathom_core::config::{ModelConfig, ParameterCount};
-use fathom_core::device::{Clock, Form, Gemm, Kernels, Primitives, Trace};
+use fathom_core::device::{Clock, Device, Form, Gemm, Kernels, Primitives, Trace};
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::rng;
@@ -178,6 +178,12 @@ fn main() -> Result<(), Failure> {
     let counted = ParameterCount::of(&config);
     let flops = config.flops_per_token(length) + config.mtp_flops_per_token(length);
     let (step, loss) = steps(&device, &config, precision, [batch, length, count], || ())?;
+    let memory = device.memory();
+    println!(
+        "pool: {:.0} MiB at the peak, {:.0} MiB taken from the system",
+        memory.peak as f64 / f64::from(1 << 20),
+        memory.reserved as f64 / f64::from(1 << 20)
+    );
     let planned = Plan::new(&config, precision, batch, length)?.memory.total() as f64 / f64::from(1 << 20);
     let peak = peak_memory_mib().unwrap_or(f64::NAN);
     println!("peak memory {peak:.0} MiB, {:.2} of the {planned:.0} MiB that were planned", peak / planned);

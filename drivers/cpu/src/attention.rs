@@ -10,50 +10,47 @@ use std::ops::Range;
 use fathom_core::device::{Attention, Heads};
 
 use crate::error::CpuError;
-use crate::gemm::{Left, NR, left, left_size, multiply, pack_columns, pack_rows, packed};
+use crate::factor::Factor;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
-use crate::simd::{LANES, exp_to_88, kernel, max, sum};
+use crate::real::Real;
+use crate::scores::{KEYS, QUERIES, Window, soften};
+use crate::simd::kernel;
 use crate::{Cpu, Isa};
 
-/// Keys of a tile.
-pub(crate) const KEYS: usize = 128;
-/// Queries of a tile.
-pub(crate) const QUERIES: usize = 32;
 /// Queries of a task, which share packed keys.
 const TASK: usize = 256;
 
-const _: () = assert!(KEYS.is_multiple_of(NR) && KEYS.is_multiple_of(LANES));
-
 /// The inputs that both directions share.
-pub(crate) struct Inputs<'a> {
+pub(crate) struct Inputs<'a, T> {
     pub heads: Heads,
-    pub q: Mat<'a, f32>,
-    pub kv: Mat<'a, f32>,
-    pub k_pe: Mat<'a, f32>,
+    pub q: Mat<'a, T>,
+    pub kv: Mat<'a, T>,
+    pub k_pe: Mat<'a, T>,
     pub starts: Mat<'a, u32>,
 }
 
-impl<'a> Inputs<'a> {
+impl<'a, T: Factor> Inputs<'a, T> {
     /// Columns of a query or key.
     pub(crate) fn width(&self) -> usize {
         self.heads.nope + self.heads.rope
     }
 
     /// Rows `rows` of the queries of head `j`.
-    pub(crate) fn queries(&self, j: usize, rows: Range<usize>) -> Mat<'a, f32> {
+    pub(crate) fn queries(&self, j: usize, rows: Range<usize>) -> Mat<'a, T> {
         self.q.block(rows.start, rows.len(), j * self.width(), self.width())
     }
 
     /// Rows `rows` of the values of head `j`.
-    pub(crate) fn values(&self, j: usize, rows: Range<usize>) -> Mat<'a, f32> {
+    pub(crate) fn values(&self, j: usize, rows: Range<usize>) -> Mat<'a, T> {
         let h = &self.heads;
         self.kv.block(rows.start, rows.len(), j * (h.nope + h.value) + h.nope, h.value)
     }
 
     /// Copies rows `rows` of the keys of head `j`, both parts side by side, into `to`.
-    pub(crate) fn keys<'s>(&self, j: usize, rows: Range<usize>, to: &'s mut [f32]) -> Mat<'s, f32> {
+    pub(crate) fn keys<'s>(&self, j: usize, rows: Range<usize>, to: &'s mut [f32]) -> Mat<'s, T> {
+        let to: &mut [T] = bytemuck::cast_slice_mut(to);
         let h = &self.heads;
         let first = j * (h.nope + h.value);
         for (r, line) in rows.clone().zip(to.chunks_exact_mut(self.width())) {
@@ -76,35 +73,13 @@ impl<'a> Inputs<'a> {
 
     /// What each of `rows`, at most [`QUERIES`], sees of the tile of `n` keys from row `first` on.
     pub(crate) fn windows(&self, rows: Range<usize>, first: usize, n: usize) -> [Window; QUERIES] {
-        let mut windows = [Window { start: 0, len: 0 }; QUERIES];
+        let mut windows = [Window::new(0..0); QUERIES];
         for (t, window) in rows.zip(&mut windows) {
             let end = (t + 1).saturating_sub(first).min(n);
             let start = self.first_seen(t).saturating_sub(first).min(end);
-            *window = Window { start: start as u32, len: (end - start) as u32 };
+            *window = Window::new(start..end);
         }
         windows
-    }
-}
-
-/// The columns of a tile that a row sees.
-#[derive(Clone, Copy)]
-pub(crate) struct Window {
-    start: u32,
-    len: u32,
-}
-
-impl Window {
-    /// The columns of all whole vectors of [`LANES`] that contain some of the window.
-    #[inline(always)]
-    pub(crate) fn vectors(self) -> Range<usize> {
-        let (start, end) = (self.start as usize, (self.start + self.len) as usize);
-        start / LANES * LANES..end.next_multiple_of(LANES)
-    }
-
-    /// Whether column `c` is one of them: one comparison, so that vectors of columns are tested at once.
-    #[inline(always)]
-    pub(crate) fn sees(self, c: usize) -> bool {
-        (c as u32).wrapping_sub(self.start) < self.len
     }
 }
 
@@ -115,66 +90,6 @@ pub(crate) fn take<'s>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [f32] {
     front
 }
 
-/// The largest score that `window` sees.
-#[inline(always)]
-fn largest(scores: &[f32; KEYS], window: Window) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let vectors = window.vectors();
-    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks::<LANES>().0) {
-        for l in 0..LANES {
-            let s = if window.sees(first + l) { vector[l] } else { f32::NEG_INFINITY };
-            lanes[l] = if s > lanes[l] { s } else { lanes[l] };
-        }
-    }
-    max(&lanes)
-}
-
-/// Turns the scores that `window` sees into `e^(s − top)` and the others into zeros; returns their sum.
-#[inline(always)]
-fn weigh(scores: &mut [f32; KEYS], window: Window, top: f32) -> f32 {
-    let vectors = window.vectors();
-    scores[..vectors.start].fill(0.0);
-    scores[vectors.end..].fill(0.0);
-    let mut lanes = [0.0; LANES];
-    for (first, vector) in vectors.clone().step_by(LANES).zip(scores[vectors].as_chunks_mut::<LANES>().0) {
-        for l in 0..LANES {
-            let weight = exp_to_88(vector[l] - top);
-            vector[l] = if window.sees(first + l) { weight } else { 0.0 };
-            lanes[l] += vector[l];
-        }
-    }
-    sum(&lanes, |v| v)
-}
-
-kernel! {
-    /// Turns a tile of scores into weights relative to each row's running maximum `top`; updates maxima and sums.
-    /// Returns what all that was gathered before must be multiplied by, row by row.
-    ///
-    /// Goes over the tile three times, since the rows of one pass do not wait for each other.
-    fn soften(
-        scores: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
-        top: &mut [f32],
-        total: &mut [f32],
-    ) -> [f32; QUERIES] {
-        let (mut old, mut new) = ([f32::NEG_INFINITY; QUERIES], [f32::NEG_INFINITY; QUERIES]);
-        old[..top.len()].copy_from_slice(top);
-        for (i, row) in scores.iter().enumerate() {
-            // A NaN score need not be the maximum: it stays NaN as a weight, and so does the sum.
-            new[i] = old[i].max(largest(row, windows[i]));
-        }
-        let mut shrink = [1.0; QUERIES];
-        for i in 0..QUERIES {
-            shrink[i] = if new[i] == old[i] { 1.0 } else { exp_to_88(old[i] - new[i]) };
-        }
-        for (i, row) in scores.iter_mut().enumerate() {
-            total[i] = total[i] * shrink[i] + weigh(row, windows[i], new[i]);
-            top[i] = new[i];
-        }
-        shrink
-    }
-}
-
 kernel! {
     fn scale(o: &mut [f32], factor: f32) {
         for o in o {
@@ -183,65 +98,100 @@ kernel! {
     }
 }
 
+kernel! {
+    /// `to = factor·from`, rounded.
+    fn scale_to<T: Real>(from: &[f32], factor: f32, to: &mut [T]) {
+        for (to, &x) in to.iter_mut().zip(from) {
+            *to = T::store(x * factor);
+        }
+    }
+}
+
+/// Numbers of scratch that [`attend`] needs.
+fn scratch_size<T: Factor>(h: &Heads) -> usize {
+    let (width, value) = (h.nope + h.rope, h.value);
+    KEYS * width
+        + T::right_size(width, KEYS)
+        + T::right_size(KEYS, value)
+        + QUERIES * KEYS
+        + T::left_size(QUERIES, width)
+        + T::left_size(QUERIES, KEYS)
+        + TASK * value
+        + 2 * TASK
+}
+
 /// Attention of head `j` for the rows of `o`, at most [`TASK`] of one sequence.
-fn attend(isa: Isa, x: &Inputs<'_>, j: usize, o: &mut Tile<'_, f32>, lse: &mut Tile<'_, f32>, mut scratch: &mut [f32]) {
+fn attend<T: Factor>(
+    isa: Isa,
+    x: &Inputs<'_, T>,
+    j: usize,
+    o: &mut Tile<'_, T>,
+    lse: &mut Tile<'_, f32>,
+    mut scratch: &mut [f32],
+) {
     let (width, value) = (x.width(), x.heads.value);
     let keys = take(&mut scratch, KEYS * width);
-    let keys_packed = take(&mut scratch, packed(width, KEYS));
-    let values_packed = take(&mut scratch, packed(KEYS, value));
+    let keys_packed = take(&mut scratch, T::right_size(width, KEYS));
+    let values_packed = take(&mut scratch, T::right_size(KEYS, value));
     let scores = take(&mut scratch, QUERIES * KEYS);
-    let q_copy = take(&mut scratch, left_size(QUERIES, width));
+    let q_copy = take(&mut scratch, T::left_size(QUERIES, width));
+    let weights_copy = take(&mut scratch, T::left_size(QUERIES, KEYS));
+    let sums = take(&mut scratch, TASK * value);
     let top = take(&mut scratch, TASK);
     let total = take(&mut scratch, TASK);
     top.fill(f32::NEG_INFINITY);
     total.fill(0.0);
-    o.for_rows(|_, o| o.fill(0.0));
+    sums.fill(0.0);
 
     let (first, end) = (o.row, o.row + o.rows());
     let sequence = first - first % x.heads.sequence;
     let seen = x.first_seen_by_any(first..end) - sequence;
     for key in (sequence + seen / KEYS * KEYS..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(sequence + x.heads.sequence);
-        let k = pack_columns(isa, &x.keys(j, rows.clone(), keys), keys_packed);
-        let v = pack_rows(isa, &x.values(j, rows.clone()), values_packed);
+        let k = T::pack_columns(isa, &x.keys(j, rows.clone(), keys), keys_packed);
+        let v = T::pack_rows(isa, &x.values(j, rows.clone()), values_packed);
         for from in (first..end).step_by(QUERIES) {
             let to = (from + QUERIES).min(end);
             if to <= key || x.first_seen_by_any(from..to) >= rows.end {
                 continue;
             }
-            let n = rows.len().min(to - key);
-            let q = left(isa, &x.queries(j, from..to), q_copy);
-            let mut tile = Tile::whole(MatMut::new(scores, to - from, n, KEYS));
-            multiply(isa, &q, &k, &mut tile, x.heads.scale as f32, false);
-            let (rows, windows) = (&mut scores.as_chunks_mut().0[..to - from], x.windows(from..to, key, n));
+            let (m, n) = (to - from, rows.len().min(to - key));
+            let q = T::left(isa, &x.queries(j, from..to), q_copy);
+            T::multiply(isa, &q, &k, &mut tile(scores, m, n, KEYS), x.heads.scale as f32, false);
+            let (rows, windows) = (&mut scores.as_chunks_mut().0[..m], x.windows(from..to, key, n));
             let at = from - first..to - first;
             let shrink = soften(isa, rows, &windows, &mut top[at.clone()], &mut total[at.clone()]);
-            for (i, &factor) in at.zip(&shrink).filter(|(_, f)| **f != 1.0) {
-                scale(isa, o.row(i), factor);
+            let sums = &mut sums[at.start * value..at.end * value];
+            for (row, &factor) in sums.chunks_exact_mut(value).zip(&shrink).filter(|(_, f)| **f != 1.0) {
+                scale(isa, row, factor);
             }
-            let weights = Left::new(isa, &Mat::new(scores, to - from, n, KEYS));
-            let mut o = o.block(from - first, to - from, 0, value);
-            multiply(isa, &weights, &v.shallow(n), &mut o, 1.0, true);
+            let weights = T::rounded(isa, &Mat::new(scores, m, n, KEYS), weights_copy);
+            T::multiply(isa, &weights, &T::shallow(v, n), &mut tile(sums, m, value, value), 1.0, true);
         }
     }
-    for i in 0..o.rows() {
-        scale(isa, o.row(i), 1.0 / total[i]);
+    for (i, sums) in sums.chunks_exact(value).enumerate().take(o.rows()) {
+        scale_to(isa, sums, 1.0 / total[i], o.row(i));
         lse.row(i)[0] = top[i] + total[i].ln();
     }
 }
 
+/// Scratch as a tile to write.
+pub(crate) fn tile(scratch: &mut [f32], rows: usize, cols: usize, stride: usize) -> Tile<'_, f32> {
+    Tile::whole(MatMut::new(scratch, rows, cols, stride))
+}
+
 impl Cpu {
-    pub(crate) fn run_attention(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_attention<T: Factor>(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "attention";
         let (cost, heads, isa) = (fathom_core::device::Call::cost(&call), call.heads, self.isa());
-        let x = Inputs {
+        let x = Inputs::<T> {
             heads,
             q: mat::read(OP, &call.q)?,
             kv: mat::read(OP, &call.kv)?,
             k_pe: mat::read(OP, &call.k_pe)?,
             starts: mat::read(OP, &call.starts)?,
         };
-        let (o, lse) = (mat::write(OP, call.o)?, mat::write(OP, call.lse)?);
+        let (o, lse) = (mat::write::<T>(OP, call.o)?, mat::write::<f32>(OP, call.lse)?);
         let per_sequence = heads.sequence.div_ceil(TASK);
         let count = x.q.rows() / heads.sequence * per_sequence * heads.heads;
         // Task `i`: its first row, its number of rows, its head. Heads of the same rows follow each other.
@@ -260,15 +210,13 @@ impl Cpu {
         };
         // SAFETY: different tasks have different rows or different heads, and so do their blocks.
         let parts = unsafe { (Blocks::new(o, count, o_place), Blocks::new(lse, count, lse_place)) };
-        let width = x.width();
-        let scratch = KEYS * width
-            + packed(width, KEYS)
-            + packed(KEYS, heads.value)
-            + QUERIES * KEYS
-            + left_size(QUERIES, width)
-            + 2 * TASK;
-        self.for_each_with((cost.flops / 16) as usize, scratch, parts, |i, (mut o, mut lse), scratch| {
-            attend(isa, &x, place(i).2, &mut o, &mut lse, scratch);
-        })
+        self.for_each_with(
+            (cost.flops / 16) as usize,
+            scratch_size::<T>(&heads),
+            parts,
+            |i, (mut o, mut lse), scratch| {
+                attend(isa, &x, place(i).2, &mut o, &mut lse, scratch);
+            },
+        )
     }
 }

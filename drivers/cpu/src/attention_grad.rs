@@ -4,123 +4,120 @@
 //! gradient is added up by one task in one order. Only the gradient of the keys' rotary part is a sum over all heads:
 //! each task leaves its own share of it, and the shares are added in the order of heads.
 
-use fathom_core::device::AttentionGrad;
+use fathom_core::device::{AttentionGrad, Heads};
 
-use crate::attention::{Inputs, KEYS, QUERIES, Window, take};
+use crate::attention::{Inputs, take, tile};
+use crate::elementwise::convert;
 use crate::error::CpuError;
-use crate::gemm::{Left, left, left_size, multiply, pack_columns, pack_rows, packed};
+use crate::factor::Factor;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
+use crate::real::Real;
 use crate::reduce::add;
-use crate::simd::{LANES, exp_to_88, kernel, sum2};
+use crate::scores::{KEYS, QUERIES, differentiate};
+use crate::simd::{kernel, sum2};
 use crate::{Cpu, Isa};
 
 /// The most shares of the rotary gradient per sequence: bounds its memory where there are many heads.
 const SHARES: usize = 16;
 
 /// What the gradient needs besides the inputs.
-struct Outputs<'a> {
-    o: Mat<'a, f32>,
+struct Outputs<'a, T> {
+    o: Mat<'a, T>,
     lse: Mat<'a, f32>,
-    d_o: Mat<'a, f32>,
+    d_o: Mat<'a, T>,
 }
 
 kernel! {
-    /// `scores` become weights; `slopes`, the gradient of the weights, become the gradient of the scaled products of
-    /// queries and keys. What a row does not see becomes zeros. `lse` and `means` have a number for every row.
-    fn differentiate(
-        scores: &mut [[f32; KEYS]],
-        slopes: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
-        lse: &[f32],
-        means: &[f32],
-        scale: f32,
-    ) {
-        for (i, (s, d)) in scores.iter_mut().zip(slopes).enumerate() {
-            let (window, vectors) = (windows[i], windows[i].vectors());
-            let (lse, mean) = (lse[i], means[i]);
-            for row in [&mut *s, &mut *d] {
-                row[..vectors.start].fill(0.0);
-                row[vectors.end..].fill(0.0);
-            }
-            let (s, d) = (&mut s[vectors.clone()], &mut d[vectors.clone()]);
-            let pairs = s.as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0);
-            for (first, (s, d)) in vectors.step_by(LANES).zip(pairs) {
-                for l in 0..LANES {
-                    let p = exp_to_88(s[l] - lse);
-                    let slope = p * (d[l] - mean) * scale;
-                    s[l] = if window.sees(first + l) { p } else { 0.0 };
-                    d[l] = if window.sees(first + l) { slope } else { 0.0 };
-                }
-            }
-        }
-    }
-}
-
-kernel! {
-    fn dot(x: &[f32], y: &[f32]) -> f32 {
+    fn dot<T: Real>(x: &[T], y: &[T]) -> f32 {
         sum2(x, y, |x, y| x * y)
     }
 }
 
+kernel! {
+    /// `y = Σ_i x[i·pitch + c]` over all shares that `x` holds, rounded once.
+    fn add_shares<T: Real>(x: &[f32], pitch: usize, y: &mut [T]) {
+        for (c, y) in y.iter_mut().enumerate() {
+            *y = T::store(x.chunks_exact(pitch).fold(0.0, |sum, share| sum + share[c]));
+        }
+    }
+}
+
 /// Numbers of scratch that [`head`] needs.
-fn scratch_size(x: &Inputs<'_>) -> usize {
-    let (width, value) = (x.width(), x.heads.value);
-    2 * KEYS * width
-        + packed(width, KEYS)
-        + packed(KEYS, width)
-        + packed(value, KEYS)
+fn scratch_size<T: Factor>(h: &Heads) -> usize {
+    let (width, value) = (h.nope + h.rope, h.value);
+    KEYS * width
+        + KEYS * (width + value)
+        + h.sequence * width
+        + T::right_size(width, KEYS)
+        + T::right_size(KEYS, width)
+        + T::right_size(value, KEYS)
         + 2 * QUERIES * KEYS
-        + packed(QUERIES, value)
-        + packed(QUERIES, width)
-        + 2 * x.heads.sequence
-        + left_size(QUERIES, width.max(value))
+        + T::right_size(QUERIES, value)
+        + T::right_size(QUERIES, width)
+        + 2 * h.sequence
+        + left_size::<T>(h)
+}
+
+/// Numbers of scratch for any left factor of [`head`].
+fn left_size<T: Factor>(h: &Heads) -> usize {
+    let inputs = T::left_size(QUERIES, (h.nope + h.rope).max(h.value));
+    inputs.max(T::left_size(QUERIES, KEYS)).max(T::left_size(KEYS, QUERIES))
 }
 
 /// Where the gradients of one head over one sequence go.
-struct Gradients<'a> {
+struct Gradients<'a, T> {
     /// `[s, nope + rope]`, replaced.
-    dq: Tile<'a, f32>,
+    dq: Tile<'a, T>,
     /// `[s, nope + value]`, replaced.
-    dkv: Tile<'a, f32>,
+    dkv: Tile<'a, T>,
     /// `[s, rope]`, added to.
     dk_pe: Tile<'a, f32>,
 }
 
-/// The gradients of one head over one sequence.
-fn head(isa: Isa, x: &Inputs<'_>, y: &Outputs<'_>, j: usize, to: Gradients<'_>, mut scratch: &mut [f32]) {
-    let Gradients { mut dq, mut dkv, mut dk_pe } = to;
+/// The gradients of one head over one sequence. They are added up in scratch and rounded once.
+fn head<T: Factor>(
+    isa: Isa,
+    x: &Inputs<'_, T>,
+    y: &Outputs<'_, T>,
+    j: usize,
+    to: Gradients<'_, T>,
+    mut scratch: &mut [f32],
+) {
+    let Gradients { dq: mut dq_rows, mut dkv, mut dk_pe } = to;
     let (nope, value, width) = (x.heads.nope, x.heads.value, x.width());
     let scale = x.heads.scale as f32;
     let keys = take(&mut scratch, KEYS * width);
     let dk = take(&mut scratch, KEYS * width);
-    let k_by_columns = take(&mut scratch, packed(width, KEYS));
-    let k_by_rows = take(&mut scratch, packed(KEYS, width));
-    let v_by_columns = take(&mut scratch, packed(value, KEYS));
+    let dv = take(&mut scratch, KEYS * value);
+    let dq = take(&mut scratch, x.heads.sequence * width);
+    let k_by_columns = take(&mut scratch, T::right_size(width, KEYS));
+    let k_by_rows = take(&mut scratch, T::right_size(KEYS, width));
+    let v_by_columns = take(&mut scratch, T::right_size(value, KEYS));
     let scores = take(&mut scratch, QUERIES * KEYS);
     let slopes = take(&mut scratch, QUERIES * KEYS);
-    let d_o_packed = take(&mut scratch, packed(QUERIES, value));
-    let q_packed = take(&mut scratch, packed(QUERIES, width));
+    let d_o_packed = take(&mut scratch, T::right_size(QUERIES, value));
+    let q_packed = take(&mut scratch, T::right_size(QUERIES, width));
     let means = take(&mut scratch, x.heads.sequence);
     let lse = take(&mut scratch, x.heads.sequence);
-    let copy = take(&mut scratch, left_size(QUERIES, width.max(value)));
+    let copy = take(&mut scratch, left_size::<T>(&x.heads));
 
-    let (first, end) = (dq.row, dq.row + dq.rows());
+    let (first, end) = (dq_rows.row, dq_rows.row + dq_rows.rows());
     for ((t, mean), lse) in (first..end).zip(&mut *means).zip(&mut *lse) {
         let columns = j * value..(j + 1) * value;
         *lse = y.lse.row(t)[j];
         *mean = dot(isa, &y.o.row(t)[columns.clone()], &y.d_o.row(t)[columns]);
     }
-    dq.for_rows(|_, row| row.fill(0.0));
-    dkv.for_rows(|_, row| row.fill(0.0));
+    dq.fill(0.0);
     for key in (first..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(end);
         let k = x.keys(j, rows.clone(), keys);
-        let kt = pack_columns(isa, &k, k_by_columns);
-        let k = pack_rows(isa, &k, k_by_rows);
-        let vt = pack_columns(isa, &x.values(j, rows.clone()), v_by_columns);
+        let kt = T::pack_columns(isa, &k, k_by_columns);
+        let k = T::pack_rows(isa, &k, k_by_rows);
+        let vt = T::pack_columns(isa, &x.values(j, rows.clone()), v_by_columns);
         dk.fill(0.0);
+        dv.fill(0.0);
         let start = first + (key - first) / QUERIES * QUERIES;
         for from in (start..end).step_by(QUERIES) {
             let to = (from + QUERIES).min(end);
@@ -129,42 +126,46 @@ fn head(isa: Isa, x: &Inputs<'_>, y: &Outputs<'_>, j: usize, to: Gradients<'_>, 
             }
             let (m, n) = (to - from, rows.len().min(to - key));
             let (q, d_o) = (x.queries(j, from..to), y.d_o.block(from, m, j * value, value));
-            let mut s = Tile::whole(MatMut::new(scores, m, n, KEYS));
-            multiply(isa, &left(isa, &q, copy), &kt, &mut s, scale, false);
-            let mut d = Tile::whole(MatMut::new(slopes, m, n, KEYS));
-            multiply(isa, &left(isa, &d_o, copy), &vt, &mut d, 1.0, false);
+            T::multiply(isa, &T::left(isa, &q, copy), &kt, &mut tile(scores, m, n, KEYS), scale, false);
+            T::multiply(isa, &T::left(isa, &d_o, copy), &vt, &mut tile(slopes, m, n, KEYS), 1.0, false);
             let (s, d) = (&mut scores.as_chunks_mut().0[..m], &mut slopes.as_chunks_mut().0[..m]);
             let (lse, means) = (&lse[from - first..], &means[from - first..]);
             differentiate(isa, s, d, &x.windows(from..to, key, n), lse, means, scale);
             let (p, ds) = (Mat::new(scores, m, n, KEYS), Mat::new(slopes, m, n, KEYS));
-            let mut dv = dkv.block(key - first, n, nope, value);
-            multiply(isa, &Left::transposed(isa, &p), &pack_rows(isa, &d_o, d_o_packed), &mut dv, 1.0, true);
-            let mut dk = Tile::whole(MatMut::new(dk, n, width, width));
-            multiply(isa, &Left::transposed(isa, &ds), &pack_rows(isa, &q, q_packed), &mut dk, 1.0, true);
-            let mut dq = dq.block(from - first, m, 0, width);
-            multiply(isa, &Left::new(isa, &ds), &k.shallow(n), &mut dq, 1.0, true);
+            let (d_o, q) = (T::pack_rows(isa, &d_o, d_o_packed), T::pack_rows(isa, &q, q_packed));
+            let pt = T::rounded_transposed(isa, &p, copy);
+            T::multiply(isa, &pt, &d_o, &mut tile(dv, n, value, value), 1.0, true);
+            let dst = T::rounded_transposed(isa, &ds, copy);
+            T::multiply(isa, &dst, &q, &mut tile(dk, n, width, width), 1.0, true);
+            let dq = &mut dq[(from - first) * width..];
+            let ds = T::rounded(isa, &ds, copy);
+            T::multiply(isa, &ds, &T::shallow(k, n), &mut tile(dq, m, width, width), 1.0, true);
         }
-        for (r, dk) in rows.zip(dk.chunks_exact(width)) {
-            dkv.row(r - first)[..nope].copy_from_slice(&dk[..nope]);
+        for ((r, dk), dv) in rows.zip(dk.chunks_exact(width)).zip(dv.chunks_exact(value)) {
+            let (to_k, to_v) = dkv.row(r - first).split_at_mut(nope);
+            convert(isa, dk, to_k);
+            convert(isa, dv, to_v);
             add(isa, &mut dk_pe.row(r - first)[..width - nope], &dk[nope..]);
         }
     }
+    dq_rows.for_rows(|t, row| convert(isa, &dq[(t - first) * width..], row));
 }
 
 impl Cpu {
-    pub(crate) fn run_attention_grad(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_attention_grad<T: Factor>(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "attention_grad";
         let (cost, h, isa) = (fathom_core::device::Call::cost(&call), call.heads, self.isa());
-        let x = Inputs {
+        let x = Inputs::<T> {
             heads: h,
             q: mat::read(OP, &call.q)?,
             kv: mat::read(OP, &call.kv)?,
             k_pe: mat::read(OP, &call.k_pe)?,
             starts: mat::read(OP, &call.starts)?,
         };
-        let y = Outputs { o: mat::read(OP, &call.o)?, lse: mat::read(OP, &call.lse)?, d_o: mat::read(OP, &call.d_o)? };
-        let (dq, dkv) = (mat::write(OP, call.dq)?, mat::write(OP, call.dkv)?);
-        let dk_pe = mat::write(OP, call.dk_pe)?;
+        let y =
+            Outputs::<T> { o: mat::read(OP, &call.o)?, lse: mat::read(OP, &call.lse)?, d_o: mat::read(OP, &call.d_o)? };
+        let (dq, dkv) = (mat::write::<T>(OP, call.dq)?, mat::write::<T>(OP, call.dkv)?);
+        let dk_pe = mat::write::<T>(OP, call.dk_pe)?;
         let (rows, width) = (x.q.rows(), x.width());
 
         let heads_each = h.heads.div_ceil(SHARES);
@@ -178,7 +179,7 @@ impl Cpu {
             Tiles::new(MatMut::new(partial, rows, shares * pe, shares * pe), h.sequence, pe),
         );
         let work = (cost.flops / 16) as usize;
-        self.for_each_with(work, scratch_size(&x), parts, |i, (mut dq, mut dkv, mut dk_pe), scratch| {
+        self.for_each_with(work, scratch_size::<T>(&h), parts, |i, (mut dq, mut dkv, mut dk_pe), scratch| {
             dk_pe.for_rows(|_, row| row.fill(0.0));
             let first = i % shares * heads_each;
             for j in first..(first + heads_each).min(h.heads) {
@@ -193,12 +194,7 @@ impl Cpu {
         })?;
         let shares = Mat::new(partial, rows, shares * pe, shares * pe);
         self.for_each(shares.cols() * rows / 8, Tiles::of_rows(dk_pe), |_, mut dk_pe| {
-            dk_pe.for_rows(|r, sum| {
-                sum.fill(0.0);
-                for share in shares.row(r).chunks_exact(pe) {
-                    add(isa, sum, &share[..h.rope]);
-                }
-            });
+            dk_pe.for_rows(|r, sum| add_shares(isa, shares.row(r), pe, sum));
         });
         Ok(())
     }

@@ -7,40 +7,11 @@ use half::{bf16, f16};
 
 use crate::Cpu;
 use crate::error::CpuError;
-use crate::mat::{self, Element, Mat};
+use crate::mat::{self, Element, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
+use crate::real::{Real, with_type};
 use crate::simd::{self, kernel};
-
-/// Picks the Rust type of a [`DType`]: `$body` with `$t` as that type.
-macro_rules! with_type {
-    ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            DType::BF16 => {
-                type $t = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $t = f16;
-                $body
-            }
-            DType::U32 => {
-                type $t = u32;
-                $body
-            }
-            other => Err(CpuError::new(ErrorKind::Unsupported, format!("{}: {other} is not supported", $op))),
-        }
-    };
-}
-pub(crate) use with_type;
 
 /// Conversion from and to f64, rounding to nearest.
 pub(crate) trait Convert: Element {
@@ -71,42 +42,31 @@ convert! {
 }
 
 kernel! {
-    fn to_bf16(x: &[f32], y: &mut [bf16]) {
+    /// `y = x` in another type.
+    pub(crate) fn convert<X: Real, Y: Real>(x: &[X], y: &mut [Y]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-            // A NaN must stay one: its quiet bit is set, and a carry cannot reach the sign.
-            let quiet = (bits >> 16) | 0x40;
-            *y = bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16);
+            *y = Y::store(x.load());
         }
     }
 }
 
-kernel! {
-    fn from_bf16(x: &[bf16], y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = f32::from_bits(u32::from(x.to_bits()) << 16);
-        }
-    }
-}
-
-/// A row of `[f32]` to multiply with, or one number for all columns.
+/// A row to combine with, or one number for all columns.
 #[derive(Clone, Copy)]
-enum Operand<'a> {
-    Row(&'a [f32]),
-    One(f32),
+enum Operand<'a, X> {
+    Row(&'a [X]),
+    One(X),
 }
 
 #[inline(always)]
-fn combine(y: &mut [f32], x: Operand<'_>, f: impl Fn(f32, f32) -> f32) {
+fn combine<X: Real, Y: Real>(y: &mut [Y], x: Operand<'_, X>, f: impl Fn(f32, f32) -> f32) {
     match x {
-        Operand::Row(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x)),
-        Operand::One(x) => y.iter_mut().for_each(|y| *y = f(*y, x)),
+        Operand::Row(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = Y::store(f(y.load(), x.load()))),
+        Operand::One(x) => y.iter_mut().for_each(|y| *y = Y::store(f(y.load(), x.load()))),
     }
 }
 
 kernel! {
-    fn binary(f: BinaryOp, y: &mut [f32], x: Operand<'_>) {
+    fn binary<X: Real, Y: Real>(f: BinaryOp, y: &mut [Y], x: Operand<'_, X>) {
         match f {
             BinaryOp::Add => combine(y, x, |y, x| y + x),
             BinaryOp::Sub => combine(y, x, |y, x| y - x),
@@ -118,14 +78,14 @@ kernel! {
 }
 
 #[inline(always)]
-fn map(y: &mut [f32], f: impl Fn(f32) -> f32) {
+fn map<T: Real>(y: &mut [T], f: impl Fn(f32) -> f32) {
     for y in y {
-        *y = f(*y);
+        *y = T::store(f(y.load()));
     }
 }
 
 kernel! {
-    fn unary(f: UnaryOp, y: &mut [f32]) {
+    fn unary<T: Real>(f: UnaryOp, y: &mut [T]) {
         match f {
             UnaryOp::Affine(a, b) => {
                 let (a, b) = (a as f32, b as f32);
@@ -149,8 +109,9 @@ kernel! {
 
 impl Cpu {
     pub(crate) fn run_fill(&self, call: Fill<'_, Buffer>) -> Result<(), CpuError> {
-        with_type!("fill", call.y.dtype(), T => {
-            let y = mat::write::<T>("fill", call.y)?;
+        const OP: &str = "fill";
+        with_type!(OP, call.y.dtype(), [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], T => {
+            let y = mat::write::<T>(OP, call.y)?;
             let value = T::from_f64(call.value);
             let work = y.rows() * y.cols() / 8;
             self.for_each(work, Tiles::of_elements(y), |_, mut y| y.for_rows(|_, row| row.fill(value)));
@@ -160,51 +121,61 @@ impl Cpu {
 
     pub(crate) fn run_cast(&self, call: Cast<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "cast";
+        use DType::{BF16, F16, F32};
         let isa = self.isa();
         match (call.x.dtype(), call.y.dtype()) {
-            (DType::F32, DType::BF16) => self.convert_rows::<f32, bf16>(call, |x, y| to_bf16(isa, x, y)),
-            (DType::BF16, DType::F32) => self.convert_rows::<bf16, f32>(call, |x, y| from_bf16(isa, x, y)),
             (x, y) if x == y => {
-                with_type!(OP, x, T => self.convert_rows::<T, T>(call, |x, y| y.copy_from_slice(x)))
+                self.each_row(mat::read_bytes(&call.x), mat::write_bytes(call.y), |x, y| y.copy_from_slice(x));
+                Ok(())
             }
-            (x, y) => with_type!(OP, x, X => with_type!(OP, y, Y => self.convert_rows::<X, Y>(call, |x, y| {
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = Y::from_f64(x.to_f64()));
-            }))),
+            (x @ (F32 | BF16 | F16), y @ (F32 | BF16 | F16)) => {
+                with_type!(OP, x, [F32: f32, BF16: bf16, F16: f16], X => {
+                    with_type!(OP, y, [F32: f32, BF16: bf16, F16: f16], Y => {
+                        let (x, y) = (mat::read::<X>(OP, &call.x)?, mat::write::<Y>(OP, call.y)?);
+                        self.each_row(x, y, |x, y| convert(isa, x, y));
+                        Ok(())
+                    })
+                })
+            }
+            (x, y) => with_type!(OP, x, [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], X => {
+                with_type!(OP, y, [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], Y => {
+                    let (x, y) = (mat::read::<X>(OP, &call.x)?, mat::write::<Y>(OP, call.y)?);
+                    self.each_row(x, y, |x, y| {
+                        y.iter_mut().zip(x).for_each(|(y, &x)| *y = Y::from_f64(x.to_f64()));
+                    });
+                    Ok(())
+                })
+            }),
         }
     }
 
-    fn convert_rows<X: Element, Y: Element>(
-        &self,
-        call: Cast<'_, Buffer>,
-        f: impl Fn(&[X], &mut [Y]) + Sync,
-    ) -> Result<(), CpuError> {
-        let (x, y) = (mat::read::<X>("cast", &call.x)?, mat::write::<Y>("cast", call.y)?);
+    /// Runs `f` on the rows of `x` and `y`, a piece at a time.
+    fn each_row<X: Sync, Y: Send>(&self, x: Mat<'_, X>, y: MatMut<'_, Y>, f: impl Fn(&[X], &mut [Y]) + Sync) {
         let work = y.rows() * y.cols() / 4;
         self.for_each(work, Tiles::of_elements(y), |_, mut y| {
             let columns = y.col..y.col + y.cols();
             y.for_rows(|r, row| f(&x.row(r)[columns.clone()], row));
         });
-        Ok(())
     }
 
-    pub(crate) fn run_unary(&self, call: Unary<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_unary<T: Real>(&self, call: Unary<'_, Buffer>) -> Result<(), CpuError> {
         let (f, isa) = (call.f, self.isa());
         use UnaryOp::*;
         if !matches!(f, Affine(..) | Sigmoid | Exp | Ln | Square | Sqrt | Recip | Sign | ClipFactor(_)) {
             return Err(CpuError::new(ErrorKind::Unsupported, format!("unary: {f:?} is not supported")));
         }
-        let y = mat::write("unary", call.y)?;
+        let y = mat::write::<T>("unary", call.y)?;
         let work = y.rows() * y.cols();
         self.for_each(work, Tiles::of_elements(y), |_, mut y| y.for_rows(|_, row| unary(isa, f, row)));
         Ok(())
     }
 
-    pub(crate) fn run_binary(&self, call: Binary<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_binary<X: Real, Y: Real>(&self, call: Binary<'_, Buffer>) -> Result<(), CpuError> {
         let (f, isa) = (call.f, self.isa());
         if !matches!(f, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div) {
             return Err(CpuError::new(ErrorKind::Unsupported, format!("binary: {f:?} is not supported")));
         }
-        let (x, y) = (mat::read("binary", &call.x)?, mat::write("binary", call.y)?);
+        let (x, y) = (mat::read::<X>("binary", &call.x)?, mat::write::<Y>("binary", call.y)?);
         let work = y.rows() * y.cols() / 4;
         self.for_each(work, Tiles::of_elements(y), |_, mut y| {
             let columns = y.col..y.col + y.cols();
@@ -232,32 +203,10 @@ impl Cpu {
 }
 
 /// What row `r` of `y` is combined with, for the given columns.
-fn operand<'a>(x: &Mat<'a, f32>, r: usize, columns: std::ops::Range<usize>, len: usize) -> Operand<'a> {
+fn operand<'a, X: Real>(x: &Mat<'a, X>, r: usize, columns: std::ops::Range<usize>, len: usize) -> Operand<'a, X> {
     let row = x.row(if x.rows() == 1 { 0 } else { r });
     match row {
         &[one] if len != 1 || columns.start > 0 => Operand::One(one),
         _ => Operand::Row(&row[columns]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Isa;
-
-    #[test]
-    fn bf16_rounds_as_the_half_crate_does() {
-        let mut x: Vec<f32> = (0..1 << 18).map(|i: u32| f32::from_bits(i.wrapping_mul(16_411))).collect();
-        x.extend([f32::NAN, -f32::NAN, f32::INFINITY, f32::MAX, -0.0, f32::from_bits(0x7f80_0001)]);
-        let mut y = vec![bf16::ZERO; x.len()];
-        let mut back = vec![0.0; x.len()];
-        for isa in Isa::all() {
-            to_bf16(isa, &x, &mut y);
-            from_bf16(isa, &y, &mut back);
-            for ((&x, &y), &back) in x.iter().zip(&y).zip(&back) {
-                assert_eq!(y.to_bits(), bf16::from_f32(x).to_bits(), "{x}");
-                assert!(back.to_bits() == y.to_f32().to_bits() || back.is_nan() && x.is_nan());
-            }
-        }
     }
 }

@@ -1,40 +1,53 @@
 //! Kernels that move rows and elements by index. Every index is checked before anything is written.
 
-use fathom_core::DType;
 use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows, SortByKey, TopK};
-use fathom_core::error::ErrorKind;
 use fathom_core::layer::router;
+use half::bf16;
 
 use crate::Cpu;
-use crate::elementwise::with_type;
+use crate::elementwise::convert;
 use crate::error::CpuError;
-use crate::mat::{self, Element, Mat, check_index, out_of_range};
+use crate::mat::{self, Mat, MatMut, check_index, out_of_range};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
+use crate::real::Real;
 use crate::reduce::add;
+use crate::simd::kernel;
 
 impl Cpu {
     pub(crate) fn run_gather_rows(&self, call: GatherRows<'_, Buffer>) -> Result<(), CpuError> {
-        use half::{bf16, f16};
-        with_type!("gather_rows", call.x.dtype(), T => self.gather::<T>(call))
+        const OP: &str = "gather_rows";
+        let (index, divisor, isa) = (mat::read(OP, &call.index)?, call.divisor, self.isa());
+        if call.x.dtype() == call.y.dtype() {
+            let (x, y) = (mat::read_bytes(&call.x), mat::write_bytes(call.y));
+            return self.gather(&x, &index, divisor, y, |x, y| y.copy_from_slice(x));
+        }
+        let (x, y) = (mat::read::<f32>(OP, &call.x)?, mat::write::<bf16>(OP, call.y)?);
+        self.gather(&x, &index, divisor, y, |x, y| convert(isa, x, y))
     }
 
-    fn gather<T: Element>(&self, call: GatherRows<'_, Buffer>) -> Result<(), CpuError> {
-        const OP: &str = "gather_rows";
-        let (x, index, y) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<T>(OP, call.y)?);
-        let divisor = call.divisor;
-        check_index(OP, &index, x.rows().saturating_mul(divisor))?;
-        self.for_each(y.rows() * y.cols() / 4, Tiles::of_rows(y), |_, mut y| {
-            y.for_rows(|r, row| row.copy_from_slice(x.row(index.row(r)[0] as usize / divisor)));
+    /// `f` on row `index[r] / divisor` of `x` and row `r` of `y`, for every `r`.
+    fn gather<X: Sync, Y: Send>(
+        &self,
+        x: &Mat<'_, X>,
+        index: &Mat<'_, u32>,
+        divisor: usize,
+        y: MatMut<'_, Y>,
+        f: impl Fn(&[X], &mut [Y]) + Sync,
+    ) -> Result<(), CpuError> {
+        check_index("gather_rows", index, x.rows().saturating_mul(divisor))?;
+        self.for_each(y.rows() * y.cols() * size_of::<Y>() / 16, Tiles::of_rows(y), |_, mut y| {
+            y.for_rows(|r, row| f(x.row(index.row(r)[0] as usize / divisor), row));
         });
         Ok(())
     }
 
-    pub(crate) fn run_scatter_add_rows(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_scatter_add_rows<T: Real>(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "scatter_add_rows";
         // Tasks take columns, not rows: each adds the rows in their order, and none meets another.
         const COLS: usize = 64;
-        let (x, index, y) = (mat::read(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write(OP, call.y)?);
+        let (x, index) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.index)?);
+        let y = mat::write::<f32>(OP, call.y)?;
         check_index(OP, &index, y.rows())?;
         let (isa, height) = (self.isa(), y.rows());
         self.for_each(x.rows() * x.cols() / 4, Tiles::new(y, height, COLS), |_, mut y| {
@@ -46,9 +59,9 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_gather_columns(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_gather_columns<T: Real>(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "gather_columns";
-        let (x, index, y) = (mat::read::<f32>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write(OP, call.y)?);
+        let (x, index, y) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<T>(OP, call.y)?);
         check_index(OP, &index, x.cols())?;
         self.for_each(y.rows() * y.cols(), Tiles::of_rows(y), |_, mut y| {
             y.for_rows(|r, row| {
@@ -117,23 +130,44 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_combine(&self, call: Combine<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_combine<T: Real>(&self, call: Combine<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "combine";
-        let (x, inverse, y) = (mat::read(OP, &call.x)?, mat::read(OP, &call.inverse)?, mat::write(OP, call.y)?);
+        let (x, inverse) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.inverse)?);
+        let y = mat::write::<T>(OP, call.y)?;
         check_index(OP, &inverse, x.rows())?;
         let (isa, accumulate) = (self.isa(), call.accumulate);
         let work = inverse.rows() * inverse.cols() * x.cols() / 4;
         self.for_each(work, Tiles::of_rows(y), |_, mut y| {
-            y.for_rows(|t, sum| {
-                if !accumulate {
-                    sum.fill(0.0);
-                }
-                for &r in inverse.row(t) {
-                    add(isa, sum, x.row(r as usize));
-                }
-            });
+            y.for_rows(|t, y| add_rows(isa, &x, inverse.row(t), accumulate, y));
         });
         Ok(())
+    }
+}
+
+kernel! {
+    /// `y = Σ x[r, :]` over `rows` in their order, or `y += …`; rounded once.
+    fn add_rows<T: Real>(x: &Mat<'_, T>, rows: &[u32], accumulate: bool, y: &mut [T]) {
+        // As many columns at once as sums fit in registers.
+        const COLS: usize = 64;
+        let (blocks, _) = y.as_chunks::<COLS>();
+        let whole = blocks.len() * COLS;
+        for (i, y) in y.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
+            let mut sums = [0.0; COLS];
+            if accumulate {
+                sums = y.map(T::load);
+            }
+            for &r in rows {
+                let x = &x.row(r as usize)[i * COLS..][..COLS];
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum += x.load();
+                }
+            }
+            *y = sums.map(T::store);
+        }
+        for (c, y) in y.iter_mut().enumerate().skip(whole) {
+            let start = if accumulate { y.load() } else { 0.0 };
+            *y = T::store(rows.iter().fold(start, |sum, &r| sum + x.row(r as usize)[c].load()));
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 //! | `mat` | views of core as slices |
 //! | `par` | work split into parts that do not overlap |
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
+//! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products: packing, the innermost tile, plain and grouped |
-//! | `attention`, `attention_grad` | tiles of scores, never the whole matrix |
+//! | `factor`, `pairs` | small products of F32 factors, and of BF16 factors |
+//! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
 //! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
 //!
 //! Three promises hold by construction, and are tested:
@@ -18,12 +20,14 @@
 //!   dimension, cut at multiples of a constant; neither the number of rows nor the place in a tile changes it.
 //! - **Nothing outside its buffers is touched,** whatever index tensors hold.
 //!
-//! It computes in f32. Other types are for [`cast`](fathom_core::device::Primitives::cast) only.
+//! It computes in f32, over activations that are F32 or BF16 in memory (`real`). Statistics, weights of norms and the
+//! optimiser's weights are F32.
 
 mod attention;
 mod attention_grad;
 mod elementwise;
 mod error;
+mod factor;
 mod fp8;
 mod gemm;
 mod index;
@@ -33,11 +37,14 @@ mod mat;
 mod memory;
 mod norm;
 mod optimizer;
+mod pairs;
 mod par;
 mod random;
+mod real;
 mod reduce;
 mod rope;
 mod router;
+mod scores;
 mod simd;
 mod swiglu;
 
@@ -181,9 +188,9 @@ mod tests {
         use fathom_core::DType;
         use fathom_core::device::{Primitives, Unary, UnaryOp};
         let cpu = Cpu::with_threads(1);
-        let mut y = fathom_core::tensor::Tensor::<Cpu>::zeros(&cpu, &[2, 2], DType::BF16).unwrap();
+        let mut y = fathom_core::tensor::Tensor::<Cpu>::zeros(&cpu, &[2, 2], DType::F16).unwrap();
         let error = cpu.unary(Unary::new(UnaryOp::Exp, y.view_mut()).unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.message().contains("BF16"), "{error}");
+        assert!(error.message().contains("F16"), "{error}");
     }
 }

@@ -116,7 +116,7 @@ macro_rules! element {
 }
 element!(f64: F64, f32: F32, half::bf16: BF16, half::f16: F16, u32: U32);
 
-/// The matrix of a view whose elements are `T`, or an error that `op` is not done in its type.
+/// The matrix of a view whose elements are `T`, or an error that `op` takes none of its type there.
 pub(crate) fn read<'a, T: Element>(op: &'static str, m: &CoreRef<'a, Buffer>) -> Result<Mat<'a, T>, CpuError> {
     of_type::<T>(op, m.dtype())?;
     Ok(Mat::new(&m.buffer().elements()[m.offset()..m.end()], m.rows(), m.cols(), m.stride()))
@@ -129,12 +129,28 @@ pub(crate) fn write<'a, T: Element>(op: &'static str, m: CoreMut<'a, Buffer>) ->
     Ok(MatMut::new(&mut m.into_buffer().elements_mut()[range], rows, cols, stride))
 }
 
+/// The bytes of a view of any type, for what only moves elements.
+pub(crate) fn read_bytes<'a>(m: &CoreRef<'a, Buffer>) -> Mat<'a, u8> {
+    let size = m.dtype().size();
+    let bytes = &m.buffer().elements()[m.offset() * size..m.end() * size];
+    Mat::new(bytes, m.rows(), m.cols() * size, m.stride() * size)
+}
+
+/// As [`read_bytes`], to write.
+pub(crate) fn write_bytes(m: CoreMut<'_, Buffer>) -> MatMut<'_, u8> {
+    let (size, rows) = (m.dtype().size(), m.rows());
+    let (cols, stride, range) = (m.cols() * size, m.stride() * size, m.offset() * size..m.end() * size);
+    MatMut::new(&mut m.into_buffer().elements_mut()[range], rows, cols, stride)
+}
+
 fn of_type<T: Element>(op: &'static str, dtype: DType) -> Result<(), CpuError> {
-    if dtype == T::DTYPE {
-        return Ok(());
-    }
-    let problem = format!("{op}: the CPU driver computes in {}, not in {dtype}; cast the operand first", T::DTYPE);
-    Err(CpuError::new(ErrorKind::Unsupported, problem))
+    if dtype == T::DTYPE { Ok(()) } else { Err(unsupported(op, dtype, T::DTYPE.name())) }
+}
+
+/// The error for an operand of a type that `op` does not take.
+pub(crate) fn unsupported(op: &'static str, dtype: DType, types: &str) -> CpuError {
+    let problem = format!("{op}: the CPU driver takes {types} here, not {dtype}; cast the operand first");
+    CpuError::new(ErrorKind::Unsupported, problem)
 }
 
 /// Checks that every element of `index` is below `bound`.

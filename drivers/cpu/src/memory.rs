@@ -1,14 +1,12 @@
 //! Buffers and the pool they come from.
 //!
-//! A freed buffer is kept for the next request of the same size, so a training step that repeats the sizes of the one
-//! before asks the system for nothing. New memory is zeroed once: a buffer's contents are undefined to its user, but
+//! Which freed buffer serves which request is [`Pool`]'s to say. New memory is zeroed once: a buffer's contents are undefined to its user, but
 //! always initialised as far as Rust is concerned.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::MemoryUse;
+use fathom_core::device::{MemoryUse, Pool};
 use fathom_core::error::ErrorKind;
 
 use crate::error::CpuError;
@@ -25,57 +23,44 @@ unsafe impl Pod for Line {}
 
 /// The pool of a device.
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    free: HashMap<usize, Vec<Box<[Line]>>>,
-    usage: MemoryUse,
-}
+pub(crate) struct Memory(Mutex<Pool<Box<[Line]>>>);
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is consistent between any two statements below, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Pool<Box<[Line]>>> {
+        // The pool is consistent between any two statements below, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn usage(&self) -> MemoryUse {
-        self.lock().usage
+        self.lock().usage()
     }
 
-    /// A buffer of `bytes` bytes, from the pool if it has one of that size.
+    /// A buffer of `bytes` bytes, from the pool if it has one of about that size.
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CpuError> {
         let lines = bytes.div_ceil(size_of::<Line>());
-        let mut state = self.lock();
-        let reused = state.free.get_mut(&lines).and_then(Vec::pop);
-        let data = match reused {
-            Some(data) => data,
-            None => state.fresh(lines).ok_or_else(|| {
-                let message = format!(
-                    "out of memory: no {bytes} bytes left beside the {} in use; use a smaller batch or model",
-                    state.usage.in_use
-                );
-                CpuError::new(ErrorKind::OutOfMemory, message)
-            })?,
+        let size = lines.saturating_mul(size_of::<Line>());
+        let mut pool = self.lock();
+        let data = match pool.reuse(size) {
+            Some((_, data)) => data,
+            None => {
+                let zeroed = || bytemuck::allocation::try_zeroed_slice_box(lines);
+                // Give back what is kept for reuse where there is no memory, then try once more.
+                let data = zeroed().or_else(|()| {
+                    pool.drain().for_each(drop);
+                    zeroed()
+                });
+                let data = data.map_err(|()| {
+                    let message = format!(
+                        "out of memory: no {bytes} bytes left beside the {} in use; use a smaller batch or model",
+                        pool.usage().in_use
+                    );
+                    CpuError::new(ErrorKind::OutOfMemory, message)
+                })?;
+                pool.fresh(size);
+                data
+            }
         };
-        state.usage.in_use += (lines * size_of::<Line>()) as u64;
-        state.usage.peak = state.usage.peak.max(state.usage.in_use);
         Ok(Buffer { data, bytes, home: Arc::clone(self) })
-    }
-}
-
-impl State {
-    fn fresh(&mut self, lines: usize) -> Option<Box<[Line]>> {
-        let size = (lines * size_of::<Line>()) as u64;
-        let data = bytemuck::allocation::try_zeroed_slice_box(lines).or_else(|()| {
-            // Give back what is kept for reuse, then try once more.
-            let kept = self.free.drain().map(|(n, v)| n * v.len() * size_of::<Line>()).sum::<usize>();
-            self.usage.reserved -= kept as u64;
-            bytemuck::allocation::try_zeroed_slice_box(lines)
-        });
-        self.usage.reserved += size;
-        self.usage.system_allocations += 1;
-        data.ok()
     }
 }
 
@@ -113,9 +98,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        let mut state = self.home.lock();
-        state.usage.in_use -= size_of_val(&*data) as u64;
-        state.free.entry(data.len()).or_default().push(data);
+        self.home.lock().give(size_of_val(&*data), data);
     }
 }
 

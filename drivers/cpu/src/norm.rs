@@ -7,6 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
+use crate::real::Real;
 use crate::reduce::add;
 use crate::simd::{kernel, sum, sum2};
 
@@ -15,10 +16,10 @@ const ROWS: usize = 64;
 
 kernel! {
     /// Writes the norm of `x` to `y`; gives `1 / rms(x)`.
-    fn normalize(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    fn normalize<T: Real>(x: &[T], weight: &[f32], eps: f32, y: &mut [T]) -> f32 {
         let rstd = 1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt();
         for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * rstd * w;
+            *y = T::store(x.load() * rstd * w);
         }
         rstd
     }
@@ -26,41 +27,41 @@ kernel! {
 
 kernel! {
     /// `dx (+)= rstd·(dy·w − x·rstd·mean(dy·w·x·rstd))` and `dweight += dy·x·rstd`; `g` is scratch.
-    fn normalize_grad(
-        x: &[f32],
+    fn normalize_grad<T: Real>(
+        x: &[T],
         weight: &[f32],
         rstd: f32,
-        dy: &[f32],
+        dy: &[T],
         accumulate: bool,
-        dx: &mut [f32],
+        dx: &mut [T],
         dweight: &mut [f32],
         g: &mut [f32],
     ) {
         for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
-            *g = dy * w;
+            *g = dy.load() * w;
         }
         // rstd·(g − x·rstd·mean) with mean = rstd·Σ(g·x)/n.
         let slope = rstd * rstd * (sum2(g, x, |g, x| g * x) / x.len() as f32);
         if accumulate {
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
-                *dx += rstd * (g - x * slope);
+                *dx = T::store(dx.load() + rstd * (g - x.load() * slope));
             }
         } else {
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
-                *dx = rstd * (g - x * slope);
+                *dx = T::store(rstd * (g - x.load() * slope));
             }
         }
         for ((dw, &dy), &x) in dweight.iter_mut().zip(dy).zip(x) {
-            *dw += dy * (x * rstd);
+            *dw += dy.load() * (x.load() * rstd);
         }
     }
 }
 
 impl Cpu {
-    pub(crate) fn run_rmsnorm(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_rmsnorm<T: Real>(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "rmsnorm";
-        let (x, weight) = (mat::read::<f32>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
-        let (y, rstd) = (mat::write::<f32>(OP, call.y)?, mat::write::<f32>(OP, call.rstd)?);
+        let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
+        let (y, rstd) = (mat::write::<T>(OP, call.y)?, mat::write::<f32>(OP, call.rstd)?);
         let (isa, eps, height) = (self.isa(), call.eps as f32, rows_per_block(x.cols()));
         let parts = (Tiles::of_rows(y), Tiles::new(rstd, height, 1));
         self.for_each(x.rows() * x.cols() / 3, parts, |_, (mut y, mut rstd)| {
@@ -71,11 +72,11 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_rmsnorm_grad<T: Real>(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "rmsnorm_grad";
-        let (x, weight) = (mat::read::<f32>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
-        let (rstd, dy) = (mat::read::<f32>(OP, &call.rstd)?, mat::read::<f32>(OP, &call.dy)?);
-        let (dx, mut dweight) = (mat::write::<f32>(OP, call.dx)?, mat::write::<f32>(OP, call.dweight)?);
+        let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
+        let (rstd, dy) = (mat::read::<f32>(OP, &call.rstd)?, mat::read::<T>(OP, &call.dy)?);
+        let (dx, mut dweight) = (mat::write::<T>(OP, call.dx)?, mat::write::<f32>(OP, call.dweight)?);
         let (isa, accumulate, rows, cols) = (self.isa(), call.accumulate, x.rows(), x.cols());
         let blocks = rows.div_ceil(ROWS);
         let mut partial = self.alloc_f32(blocks * cols)?;

@@ -7,6 +7,7 @@ use crate::error::CpuError;
 use crate::mat;
 use crate::memory::Buffer;
 use crate::par::{BLOCK, Chunks};
+use crate::real::Real;
 use crate::simd::kernel;
 
 /// The numbers of a step, as the loop uses them.
@@ -24,24 +25,28 @@ struct Step {
 }
 
 kernel! {
-    fn update(step: &Step, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn update<T: Real>(step: &Step, w: &mut [f32], g: &[f32], m: &mut [T], v: &mut [T]) {
         let s = *step;
         for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
             let g = s.clip * g;
-            *m = s.beta1 * *m + s.rest1 * g;
-            *v = s.beta2 * *v + s.rest2 * g * g;
-            *w = s.keep * *w - s.rate * *m / (v.sqrt() / s.root2 + s.eps);
+            // The weight moves by the moments as computed, before they are rounded to be kept.
+            let first = s.beta1 * m.load() + s.rest1 * g;
+            let second = s.beta2 * v.load() + s.rest2 * g * g;
+            *m = T::store(first);
+            *v = T::store(second);
+            *w = s.keep * *w - s.rate * first / (second.sqrt() / s.root2 + s.eps);
         }
     }
 }
 
 impl Cpu {
-    pub(crate) fn run_adamw(&self, call: AdamW<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_adamw<T: Real>(&self, call: AdamW<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "adamw";
         let clip = mat::read::<f32>(OP, &call.clip)?.row(0)[0];
         let g = mat::read::<f32>(OP, &call.g)?.as_slice();
-        let [w, m, v] = [call.w, call.m, call.v].map(|x| mat::write::<f32>(OP, x));
-        let (w, m, v) = (w?.into_slice(), m?.into_slice(), v?.into_slice());
+        let w = mat::write::<f32>(OP, call.w)?.into_slice();
+        let [m, v] = [call.m, call.v].map(|x| mat::write::<T>(OP, x));
+        let (m, v) = (m?.into_slice(), v?.into_slice());
         if clip.is_nan() {
             return Ok(());
         }

@@ -8,13 +8,14 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::Tiles;
+use crate::real::Real;
 use crate::simd::{self, kernel};
 
 /// Elements reduced by one task; longer rows are reduced in pieces of this length, and then the pieces.
 const PIECE: usize = 1 << 15;
 
 kernel! {
-    fn reduce(f: Reduction, x: &[f32]) -> f32 {
+    fn reduce<T: Real>(f: Reduction, x: &[T]) -> f32 {
         match f {
             Reduction::Sum => simd::sum(x, |v| v),
             Reduction::SumSquares => simd::sum(x, |v| v * v),
@@ -28,21 +29,21 @@ kernel! {
 
 kernel! {
     /// `y += x`.
-    pub(crate) fn add(y: &mut [f32], x: &[f32]) {
+    pub(crate) fn add<T: Real>(y: &mut [f32], x: &[T]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y += x;
+            *y += x.load();
         }
     }
 }
 
 impl Cpu {
-    pub(crate) fn run_reduce_rows(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_reduce_rows<T: Real>(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "reduce_rows";
         let (f, isa, accumulate) = (call.f, self.isa(), call.accumulate);
         if !matches!(f, Reduction::Sum | Reduction::SumSquares | Reduction::Max) {
             return Err(CpuError::new(ErrorKind::Unsupported, format!("{OP}: {f:?} is not supported")));
         }
-        let (x, y) = (mat::read::<f32>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
+        let (x, y) = (mat::read::<T>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
         let (rows, cols) = (x.rows(), x.cols());
         let pieces = cols.div_ceil(PIECE).max(1);
         let mut partial = self.alloc_f32(rows * pieces)?;
@@ -63,14 +64,14 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_sum_columns(&self, call: SumColumns<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_sum_columns<T: Real>(&self, call: SumColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "sum_columns";
-        let (x, y) = (mat::read::<f32>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
+        let (x, y) = (mat::read::<T>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
         self.add_column_sums(&x, y)
     }
 
     /// `y[0, c] += Σ_r x[r, c]`: rows are added up in blocks of 64, then the blocks.
-    pub(crate) fn add_column_sums(&self, x: &Mat<'_, f32>, mut y: MatMut<'_, f32>) -> Result<(), CpuError> {
+    pub(crate) fn add_column_sums<T: Real>(&self, x: &Mat<'_, T>, mut y: MatMut<'_, f32>) -> Result<(), CpuError> {
         const ROWS: usize = 64;
         let (rows, cols, isa) = (x.rows(), x.cols(), self.isa());
         let blocks = rows.div_ceil(ROWS);

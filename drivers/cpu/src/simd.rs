@@ -2,10 +2,12 @@
 //!
 //! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
-//! innermost tile ([`gemm::tile`](crate::gemm)) is written in intrinsics.
+//! innermost tiles and transposition ([`gemm`](crate::gemm)) are written in intrinsics.
 //!
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
 //! where they can, so those differ between machines in the last bits; on one machine nothing does.
+
+use crate::real::Real;
 
 /// Which instructions the processor has. Can only be made by asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,9 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with products of pairs of BF16 and permutations of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -25,10 +30,13 @@ impl Isa {
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if Self::has_avx512() {
+            if Self::finds_avx512_bf16() {
+                return Self(Level::Avx512Bf16);
+            }
+            if Self::finds_avx512() {
                 return Self(Level::Avx512);
             }
-            if Self::has_avx2() {
+            if Self::finds_avx2() {
                 return Self(Level::Avx2);
             }
         }
@@ -40,25 +48,44 @@ impl Isa {
         let levels = [
             Some(Level::Any),
             #[cfg(target_arch = "x86_64")]
-            Self::has_avx2().then_some(Level::Avx2),
+            Self::finds_avx2().then_some(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
-            Self::has_avx512().then_some(Level::Avx512),
+            Self::finds_avx512().then_some(Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
         ];
         levels.into_iter().flatten().map(Self)
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn has_avx2() -> bool {
+    fn finds_avx2() -> bool {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn has_avx512() -> bool {
-        Self::has_avx2()
+    fn finds_avx512() -> bool {
+        Self::finds_avx2()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+    }
+
+    /// Whether this is AVX-512, whatever else it is.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512(self) -> bool {
+        matches!(self.0, Level::Avx512 | Level::Avx512Bf16)
+    }
+
+    /// Whether the processor multiplies pairs of BF16 numbers (`vdpbf16ps`) beside the rest of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_bf16(self) -> bool {
+        self.0 == Level::Avx512Bf16
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn finds_avx512_bf16() -> bool {
+        Self::finds_avx512() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
     }
 
     /// The level. That it is above `Any` proves that the processor has the instructions.
@@ -75,39 +102,46 @@ impl std::fmt::Display for Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512 with bf16",
         })
     }
 }
 
 /// Defines a function that takes an [`Isa`] before its own arguments and runs the version compiled for it.
 macro_rules! kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($g: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn any($($arg: $ty),*) $(-> $ret)? $body
+            fn any $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                any($($arg),*)
+            fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                any $(::<$($g),+>)? ($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                any($($arg),*)
+            fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                any $(::<$($g),+>)? ($($arg),*)
             }
 
             match isa.level() {
-                $crate::simd::Level::Any => any($($arg),*),
+                $crate::simd::Level::Any => any $(::<$($g),+>)? ($($arg),*),
                 // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe {
+                    avx512 $(::<$($g),+>)? ($($arg),*)
+                },
             }
         }
     };
@@ -119,86 +153,98 @@ pub(crate) const LANES: usize = 32;
 
 /// Folds `LANES` partial results into one, always in the same order.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    /// Arrays of their own for every width: the compiler keeps those in registers.
+    #[inline(always)]
+    fn halve<const N: usize, const HALF: usize>(x: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
+        std::array::from_fn(|i| f(x[i], x[i + HALF]))
     }
-    lanes[0]
+    let sixteen: [f32; 16] = halve(lanes, f);
+    let eight: [f32; 8] = halve(sixteen, f);
+    let four: [f32; 4] = halve(eight, f);
+    let two: [f32; 2] = halve(four, f);
+    f(two[0], two[1])
 }
+
+/// Numbers of a lane that are added up in a register before the lanes go back to memory: the compiler keeps an array of
+/// lanes there, and to read what was just written takes as long as several additions.
+const DEPTH: usize = 8;
 
 /// `Σ f(x[i])`, the order fixed by the length.
 #[inline(always)]
-pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane += f(v);
-        }
-    }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane += f(v);
-    }
+pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f32) -> f32) -> f32 {
+    let lanes = accumulate([0.0; LANES], x, x, |sum, v, _| sum + f(v));
     fold(lanes, |a, b| a + b)
 }
 
 /// `Σ f(x[i], y[i])` over the shorter of both, the order fixed by the length.
 #[inline(always)]
-pub(crate) fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum2<X: Real, Y: Real>(x: &[X], y: &[Y], f: impl Fn(f32, f32) -> f32) -> f32 {
     let n = x.len().min(y.len());
-    let mut lanes = [0.0; LANES];
-    let (xs, x_tail) = x[..n].as_chunks::<LANES>();
-    let (ys, y_tail) = y[..n].as_chunks::<LANES>();
-    for (x, y) in xs.iter().zip(ys) {
-        for i in 0..LANES {
-            lanes[i] += f(x[i], y[i]);
-        }
-    }
-    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
-        *lane += f(x, y);
-    }
+    let lanes = accumulate([0.0; LANES], &x[..n], &y[..n], |sum, x, y| sum + f(x, y));
     fold(lanes, |a, b| a + b)
 }
 
 /// The largest element, −∞ for none. Passes over NaN.
 #[inline(always)]
-pub(crate) fn max(x: &[f32]) -> f32 {
+pub(crate) fn max<T: Real>(x: &[T]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            *lane = larger(*lane, v);
+    let lanes = accumulate([f32::NEG_INFINITY; LANES], x, x, |most, v, _| larger(most, v));
+    fold(lanes, larger)
+}
+
+/// `lane[i % LANES] = f(lane[i % LANES], x[i], y[i])` for rising `i`. Both slices have one length.
+#[inline(always)]
+fn accumulate<X: Real, Y: Real>(
+    mut lanes: [f32; LANES],
+    x: &[X],
+    y: &[Y],
+    f: impl Fn(f32, f32, f32) -> f32,
+) -> [f32; LANES] {
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<{ DEPTH * LANES }>(), y.as_chunks::<{ DEPTH * LANES }>());
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            let mut lane = lanes[i];
+            for at in (i..DEPTH * LANES).step_by(LANES) {
+                lane = f(lane, x[at].load(), y[at].load());
+            }
+            lanes[i] = lane;
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = larger(*lane, v);
+    let ((xs, x_tail), (ys, y_tail)) = (x_rest.as_chunks::<LANES>(), y_rest.as_chunks::<LANES>());
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            lanes[i] = f(lanes[i], x[i].load(), y[i].load());
+        }
     }
-    fold(lanes, larger)
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
+        *lane = f(*lane, x.load(), y.load());
+    }
+    lanes
 }
 
 /// `(e^(x − n·ln 2), n + MAGIC)` with the whole number `n` nearest to `x/ln 2`, by the steps of
 /// [`fathom_core::math::exp`].
 #[inline(always)]
 fn reduced_exp(x: f32) -> (f32, f32) {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = x * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_1e-4_f32;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+    let mut p = POLYNOMIAL[0];
+    for c in &POLYNOMIAL[1..] {
         p = p * r + c;
     }
     ((p * (r * r) + r) + 1.0, shifted)
 }
 
+/// ln 2 in two parts, and the polynomial, of [`fathom_core::math::exp`].
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+pub(crate) const POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+
 /// 1.5 · 2²³: adding it rounds to a whole number, which is then in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// `e^x`, the bits of [`fathom_core::math::exp`], without branches.
 #[inline(always)]

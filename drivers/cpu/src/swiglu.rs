@@ -7,56 +7,71 @@ use crate::error::CpuError;
 use crate::mat::{self, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
-use crate::simd::{kernel, quick_sigmoid, sum2};
+use crate::real::Real;
+use crate::simd::{LANES, kernel, quick_sigmoid, sum};
 
 kernel! {
-    fn forward(gate_up: &[f32], scale: f32, y: &mut [f32]) {
+    fn forward<T: Real>(gate_up: &[T], scale: f32, y: &mut [T]) {
         let (gate, up) = gate_up.split_at(y.len());
         for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-            *y = g * quick_sigmoid(g) * u * scale;
+            let g = g.load();
+            *y = T::store(g * quick_sigmoid(g) * u.load() * scale);
         }
     }
+}
+
+/// The gradients of gate and up, the output, and the gradient of the scale, of one column.
+#[inline(always)]
+fn slopes(gate: f32, up: f32, scale: f32, dy: f32) -> [f32; 4] {
+    let sigma = quick_sigmoid(gate);
+    let silu = gate * sigma;
+    let d_gate = dy * scale * up * (sigma + silu * (1.0 - sigma));
+    [d_gate, dy * scale * silu, silu * up * scale, dy * (silu * up)]
 }
 
 kernel! {
     /// The gradients of gate, up and (returned) scale; `y` gets the output again.
-    fn backward(gate_up: &[f32], scale: f32, dy: &[f32], d_gate_up: &mut [f32], y: &mut [f32]) -> f32 {
-        let n = dy.len();
-        let (gate, up) = gate_up.split_at(n);
-        let (d_gate, d_up) = d_gate_up.split_at_mut(n);
-        let (up, d_gate, d_up, y) = (&up[..n], &mut d_gate[..n], &mut d_up[..n], &mut y[..n]);
-        for i in 0..n {
-            let sigma = quick_sigmoid(gate[i]);
-            let silu = gate[i] * sigma;
-            d_gate[i] = dy[i] * scale * up[i] * (sigma + silu * (1.0 - sigma));
-            d_up[i] = dy[i] * scale * silu;
-            y[i] = silu * up[i];
+    fn backward<T: Real>(gate_up: &[T], scale: f32, dy: &[T], d_gate_up: &mut [T], y: &mut [T]) -> f32 {
+        let (gate, up) = gate_up.split_at(dy.len());
+        let (d_gate, d_up) = d_gate_up.split_at_mut(dy.len());
+        let ((gate, gate_tail), (up, up_tail)) = (gate.as_chunks::<LANES>(), up.as_chunks::<LANES>());
+        let ((dy, dy_tail), (y, y_tail)) = (dy.as_chunks::<LANES>(), y.as_chunks_mut::<LANES>());
+        let (d_gate, d_gate_tail) = d_gate.as_chunks_mut::<LANES>();
+        let (d_up, d_up_tail) = d_up.as_chunks_mut::<LANES>();
+        let mut dscale = [0.0; LANES];
+        for ((((gate, up), dy), (d_gate, d_up)), y) in gate.iter().zip(up).zip(dy).zip(d_gate.iter_mut().zip(d_up)).zip(y) {
+            for i in 0..LANES {
+                let [a, b, c, d] = slopes(gate[i].load(), up[i].load(), scale, dy[i].load());
+                (d_gate[i], d_up[i], y[i]) = (T::store(a), T::store(b), T::store(c));
+                dscale[i] += d;
+            }
         }
-        let dscale = sum2(dy, y, |dy, y| dy * y);
-        for y in y {
-            *y *= scale;
+        for i in 0..dy_tail.len() {
+            let [a, b, c, d] = slopes(gate_tail[i].load(), up_tail[i].load(), scale, dy_tail[i].load());
+            (d_gate_tail[i], d_up_tail[i], y_tail[i]) = (T::store(a), T::store(b), T::store(c));
+            dscale[i] += d;
         }
-        dscale
+        sum(&dscale, |v| v)
     }
 }
 
 impl Cpu {
-    pub(crate) fn run_swiglu(&self, call: Swiglu<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_swiglu<T: Real>(&self, call: Swiglu<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "swiglu";
-        let x = mat::read::<f32>(OP, &call.gate_up)?;
+        let x = mat::read::<T>(OP, &call.gate_up)?;
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
-        let (y, isa) = (mat::write::<f32>(OP, call.y)?, self.isa());
+        let (y, isa) = (mat::write::<T>(OP, call.y)?, self.isa());
         self.for_each(2 * y.rows() * y.cols(), Tiles::of_rows(y), |_, mut y| {
             y.for_rows(|r, y| forward(isa, x.row(r), scale.map_or(1.0, |s| s.row(r)[0]), y));
         });
         Ok(())
     }
 
-    pub(crate) fn run_swiglu_grad(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn run_swiglu_grad<T: Real>(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "swiglu_grad";
-        let (x, dy) = (mat::read::<f32>(OP, &call.gate_up)?, mat::read::<f32>(OP, &call.dy)?);
+        let (x, dy) = (mat::read::<T>(OP, &call.gate_up)?, mat::read::<T>(OP, &call.dy)?);
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
-        let (dx, y) = (mat::write::<f32>(OP, call.d_gate_up)?, mat::write::<f32>(OP, call.y)?);
+        let (dx, y) = (mat::write::<T>(OP, call.d_gate_up)?, mat::write::<T>(OP, call.y)?);
         let (rows, cols, isa) = (dy.rows(), dy.cols(), self.isa());
         // Without a scale its gradient goes to scratch, so that there is one loop.
         let mut unused = self.alloc_f32(if scale.is_none() { rows } else { 0 })?;

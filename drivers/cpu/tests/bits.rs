@@ -1,4 +1,5 @@
-//! Every kernel at a few awkward shapes: near the reference, and the same bits for any number of threads.
+//! Every kernel at a few awkward shapes, over activations of either type: near the reference, and the same bits for any
+//! number of threads.
 
 use fathom_core::DType;
 use fathom_core::device::*;
@@ -9,6 +10,8 @@ use fathom_cpu::{Cpu, Isa};
 /// Deterministic inputs in −1..1.
 struct Inputs<'d, D: Kernels> {
     device: &'d D,
+    /// The type of activations.
+    of: DType,
     state: u32,
 }
 
@@ -23,6 +26,14 @@ impl<'d, D: Kernels> Inputs<'d, D> {
         Tensor::<D>::from_slice(self.device, &[rows, cols], DType::F32, &values).unwrap()
     }
 
+    /// Activations.
+    fn reals(&mut self, rows: usize, cols: usize) -> Tensor<D> {
+        let wide = self.floats(rows, cols);
+        let mut x = Tensor::<D>::empty(self.device, &[rows, cols], self.of).unwrap();
+        self.device.cast(Cast::new(wide.view(), x.view_mut()).unwrap()).unwrap();
+        x
+    }
+
     fn indices(&mut self, rows: usize, cols: usize, bound: u32) -> Tensor<D> {
         let values: Vec<u32> = (0..rows * cols).map(|_| self.next() % bound).collect();
         self.given(rows, cols, &values)
@@ -35,6 +46,11 @@ impl<'d, D: Kernels> Inputs<'d, D> {
     fn zeros(&mut self, rows: usize, cols: usize) -> Tensor<D> {
         Tensor::<D>::zeros(self.device, &[rows, cols], DType::F32).unwrap()
     }
+
+    /// Activations to be written.
+    fn blank(&mut self, rows: usize, cols: usize) -> Tensor<D> {
+        Tensor::<D>::zeros(self.device, &[rows, cols], self.of).unwrap()
+    }
 }
 
 /// What a kernel wrote, as f64 and as bits.
@@ -44,16 +60,22 @@ struct Record<'d, D: Kernels>(&'d D, Results);
 
 impl<D: Kernels> Record<'_, D> {
     fn keep(&mut self, name: &'static str, t: &Tensor<D>) {
-        let bits: Vec<u32> = t.download(self.0).unwrap();
-        let float = t.dtype() == DType::F32;
-        let value = |&b: &u32| if float { f64::from(f32::from_bits(b)) } else { f64::from(b) };
+        let bits: Vec<u32> = match t.dtype() {
+            DType::BF16 => t.download::<D, u16>(self.0).unwrap().into_iter().map(u32::from).collect(),
+            _ => t.download(self.0).unwrap(),
+        };
+        let value = |&b: &u32| match t.dtype() {
+            DType::F32 => f64::from(f32::from_bits(b)),
+            DType::BF16 => f64::from(f32::from_bits(b << 16)),
+            _ => f64::from(b),
+        };
         self.1.push((name, bits.iter().map(value).collect(), bits));
     }
 }
 
-fn run<D: Kernels>(device: &D) -> Results {
+fn run<D: Kernels>(device: &D, of: DType) -> Results {
     let mut out = Record(device, Vec::new());
-    let mut input = Inputs { device, state: 1 };
+    let mut input = Inputs { device, of, state: 1 };
     small(device, &mut input, &mut out);
     layers(device, &mut input, &mut out);
     experts(device, &mut input, &mut out);
@@ -65,12 +87,12 @@ fn run<D: Kernels>(device: &D) -> Results {
 fn small<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
     for (rows, cols) in [(1, 100_003), (301, 257)] {
         for f in [UnaryOp::Sigmoid, UnaryOp::Exp, UnaryOp::Square, UnaryOp::Affine(0.3, -2.0), UnaryOp::Sign] {
-            let mut y = input.floats(rows, cols);
+            let mut y = input.reals(rows, cols);
             device.unary(Unary::new(f, y.view_mut()).unwrap()).unwrap();
             out.keep("unary", &y);
         }
         for f in [Reduction::Sum, Reduction::SumSquares, Reduction::Max] {
-            let (x, mut y) = (input.floats(rows, cols), input.zeros(rows, 1));
+            let (x, mut y) = (input.reals(rows, cols), input.zeros(rows, 1));
             device.reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), f == Reduction::Sum).unwrap()).unwrap();
             out.keep("reduce_rows", &y);
         }
@@ -80,14 +102,14 @@ fn small<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_,
             (BinaryOp::Sub, (rows, 1)),
             (BinaryOp::Add, (1, 1)),
         ] {
-            let (x, mut y) = (input.floats(shape.0, shape.1), input.floats(rows, cols));
+            let (x, mut y) = (input.floats(shape.0, shape.1), input.reals(rows, cols));
             device.binary(Binary::new(f, x.view(), y.view_mut()).unwrap()).unwrap();
             out.keep("binary", &y);
         }
-        let (x, mut y) = (input.floats(rows, cols), input.floats(1, cols));
+        let (x, mut y) = (input.reals(rows, cols), input.floats(1, cols));
         device.sum_columns(SumColumns::new(x.view(), y.view_mut()).unwrap()).unwrap();
         out.keep("sum_columns", &y);
-        let mut y = input.zeros(rows, cols);
+        let mut y = input.blank(rows, cols);
         device.random_normal(RandomNormal::new(7, 9, 0.1, y.view_mut()).unwrap()).unwrap();
         out.keep("random_normal", &y);
     }
@@ -100,10 +122,10 @@ fn small<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_,
 fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
     let (t, n) = (203, 96);
     for accumulate in [false, true] {
-        let (x, w, dy) = (input.floats(t, n), input.floats(1, n), input.floats(t, n));
-        let (mut y, mut rstd) = (input.zeros(t, n), input.zeros(t, 1));
+        let (x, w, dy) = (input.reals(t, n), input.floats(1, n), input.reals(t, n));
+        let (mut y, mut rstd) = (input.blank(t, n), input.zeros(t, 1));
         device.rmsnorm(RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()).unwrap()).unwrap();
-        let (mut dx, mut dw) = (input.floats(t, n), input.floats(1, n));
+        let (mut dx, mut dw) = (input.reals(t, n), input.floats(1, n));
         let call =
             RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), accumulate, dw.view_mut());
         device.rmsnorm_grad(call.unwrap()).unwrap();
@@ -112,17 +134,17 @@ fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_
         }
     }
     for inverse in [false, true] {
-        let (mut x, table, positions) = (input.floats(t, n), input.floats(50, 8), input.indices(t, 1, 50));
+        let (mut x, table, positions) = (input.reals(t, n), input.floats(50, 8), input.indices(t, 1, 50));
         device.rope(Rope::new(x.view_mut(), 24, 10, table.view(), positions.view(), inverse).unwrap()).unwrap();
         out.keep("rope", &x);
     }
     for scaled in [false, true] {
-        let (x, scale, dy) = (input.floats(t, 2 * n), input.floats(t, 1), input.floats(t, n));
+        let (x, scale, dy) = (input.reals(t, 2 * n), input.floats(t, 1), input.reals(t, n));
         let scale_view = scaled.then(|| scale.view());
-        let mut y = input.zeros(t, n);
+        let mut y = input.blank(t, n);
         device.swiglu(Swiglu::new(x.view(), scale_view, y.view_mut()).unwrap()).unwrap();
         out.keep("swiglu", &y);
-        let (mut dx, mut ds, mut again) = (input.zeros(t, 2 * n), input.zeros(t, 1), input.zeros(t, n));
+        let (mut dx, mut ds, mut again) = (input.blank(t, 2 * n), input.zeros(t, 1), input.blank(t, n));
         let ds_view = scaled.then(|| ds.view_mut());
         let call = SwigluGrad::new(x.view(), scale_view, dy.view(), dx.view_mut(), ds_view, again.view_mut()).unwrap();
         device.swiglu_grad(call).unwrap();
@@ -171,13 +193,13 @@ fn experts<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'
         let mut offsets = input.indices(1, e + 1, 1);
         let call = SortByKey::new(chosen.view(), e, order.view_mut(), inverse.view_mut(), offsets.view_mut());
         device.sort_by_key(call.unwrap()).unwrap();
-        let (x, mut rows) = (input.floats(t, d), input.zeros(t * k, d));
+        let (x, mut rows) = (input.reals(t, d), input.blank(t * k, d));
         device.gather_rows(GatherRows::new(x.view(), order.view(), k, rows.view_mut()).unwrap()).unwrap();
-        let (w, mut y) = (input.floats(e * 33, d), input.zeros(t * k, 33));
-        let call = GroupedGemm::new(Form::Nt, e, rows.view(), w.view(), offsets.view(), y.view_mut());
+        let (wide, w, mut y) = (input.floats(t * k, d), input.floats(e * 33, d), input.zeros(t * k, 33));
+        let call = GroupedGemm::new(Form::Nt, e, wide.view(), w.view(), offsets.view(), y.view_mut());
         device.grouped_gemm(call.unwrap()).unwrap();
-        let mut sum = input.floats(t, 33);
-        device.combine(Combine::new(y.view(), inverse.view(), sum.view_mut(), normalize).unwrap()).unwrap();
+        let mut sum = input.reals(t, d);
+        device.combine(Combine::new(rows.view(), inverse.view(), sum.view_mut(), normalize).unwrap()).unwrap();
         for t in [&order, &inverse, &offsets] {
             out.keep("sort_by_key", t);
         }
@@ -207,18 +229,18 @@ fn attention<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record
     {
         let t = sequence * sequences;
         let shape = Heads { heads, nope, rope, value, scale: 0.7, sequence };
-        let (q, kv) = (input.floats(t, heads * (nope + rope)), input.floats(t, heads * (nope + value)));
-        let k_pe = input.floats(t, rope);
+        let (q, kv) = (input.reals(t, heads * (nope + rope)), input.reals(t, heads * (nope + value)));
+        let k_pe = input.reals(t, rope);
         // Documents of uneven length, and starts before the sequence and after the row, which are clamped.
         let starts: Vec<u32> = (0..t as u32).map(|r| [r / 90 * 90, 0, r + 9][(r % 11 / 9) as usize]).collect();
         let starts = input.given(t, 1, &starts);
-        let (mut o, mut lse) = (input.zeros(t, heads * value), input.zeros(t, heads));
+        let (mut o, mut lse) = (input.blank(t, heads * value), input.zeros(t, heads));
         let (ov, lv) = (o.view_mut(), lse.view_mut());
         let call = Attention::new(shape, q.view(), kv.view(), k_pe.view(), starts.view(), ov, lv).unwrap();
         device.attention(call).unwrap();
-        let d_o = input.floats(t, heads * value);
-        let (mut dq, mut dkv) = (input.floats(t, heads * (nope + rope)), input.floats(t, heads * (nope + value)));
-        let mut dk_pe = input.floats(t, rope);
+        let d_o = input.reals(t, heads * value);
+        let (mut dq, mut dkv) = (input.reals(t, heads * (nope + rope)), input.reals(t, heads * (nope + value)));
+        let mut dk_pe = input.reals(t, rope);
         let call = AttentionGrad::new(
             shape,
             q.view(),
@@ -244,7 +266,7 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     for gradient in [None, Some(0.01)] {
         let (t, v) = (67, 1003);
         let targets: Vec<u32> = (0..t as u32).map(|r| if r % 5 == 0 { IGNORE } else { r * 14 }).collect();
-        let (mut x, targets, mut nll) = (input.floats(t, v), input.given(t, 1, &targets), input.floats(t, 1));
+        let (mut x, targets, mut nll) = (input.reals(t, v), input.given(t, 1, &targets), input.floats(t, 1));
         let call = CrossEntropy::new(x.view_mut(), targets.view(), gradient, nll.view_mut()).unwrap();
         device.cross_entropy(call).unwrap();
         out.keep("cross_entropy", &x);
@@ -252,7 +274,7 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     }
     let n = 50_001;
     let (mut w, g, mut m, mut v, clip) =
-        (input.floats(1, n), input.floats(1, n), input.floats(1, n), input.floats(1, n), input.floats(1, 1));
+        (input.floats(1, n), input.floats(1, n), input.reals(1, n), input.reals(1, n), input.floats(1, 1));
     device.unary(Unary::new(UnaryOp::Square, v.view_mut()).unwrap()).unwrap();
     let rates = AdamRates { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 3 };
     let (wv, mv, vv) = (w.view_mut(), m.view_mut(), v.view_mut());
@@ -260,22 +282,27 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     for t in [&w, &m, &v] {
         out.keep("adamw", t);
     }
-    let (rows, index, mut table) = (input.floats(500, 130), input.indices(500, 1, 20), input.floats(20, 130));
+    let (rows, index, mut table) = (input.reals(500, 130), input.indices(500, 1, 20), input.floats(20, 130));
     device.scatter_add_rows(ScatterAddRows::new(rows.view(), index.view(), table.view_mut()).unwrap()).unwrap();
     out.keep("scatter_add_rows", &table);
 }
 
+/// The types of activations, and how far results over them may be from the reference, of the largest.
+const TYPES: [(DType, f64); 2] = [(DType::F32, 2e-5), (DType::BF16, 1e-2)];
+
 #[test]
 fn near_the_reference_on_every_instruction_set() {
-    let want = run(&Host::new());
-    for isa in Isa::all() {
-        let got = run(&Cpu::with(2, isa));
-        assert_eq!(got.len(), want.len());
-        for (i, ((name, got, _), (_, want, _))) in got.iter().zip(&want).enumerate() {
-            let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
-            for (at, (got, want)) in got.iter().zip(want).enumerate() {
-                let off = (got - want).abs() / scale;
-                assert!(off < 2e-5, "{name} (result {i}) element {at} on {isa:?}: {got}, not {want}");
+    for (of, limit) in TYPES {
+        let want = run(&Host::new(), of);
+        for isa in Isa::all() {
+            let got = run(&Cpu::with(2, isa), of);
+            assert_eq!(got.len(), want.len());
+            for (i, ((name, got, _), (_, want, _))) in got.iter().zip(&want).enumerate() {
+                let scale = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+                for (at, (got, want)) in got.iter().zip(want).enumerate() {
+                    let off = (got - want).abs() / scale;
+                    assert!(off < limit, "{of} {name} (result {i}) element {at} on {isa:?}: {got}, not {want}");
+                }
             }
         }
     }
@@ -283,10 +310,12 @@ fn near_the_reference_on_every_instruction_set() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let one = run(&Cpu::with_threads(1));
-    for threads in [2, 5] {
-        for ((name, _, got), (_, _, want)) in run(&Cpu::with_threads(threads)).iter().zip(&one) {
-            assert!(got == want, "{name} on {threads} threads");
+    for (of, _) in TYPES {
+        let one = run(&Cpu::with_threads(1), of);
+        for threads in [2, 5] {
+            for ((name, _, got), (_, _, want)) in run(&Cpu::with_threads(threads), of).iter().zip(&one) {
+                assert!(got == want, "{of} {name} on {threads} threads");
+            }
         }
     }
 }
@@ -294,9 +323,10 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn a_second_run_asks_the_system_for_no_memory() {
     let cpu = Cpu::with_threads(3);
-    run(&cpu);
+    let all = || TYPES.map(|(of, _)| run(&cpu, of).len());
+    all();
     let before = cpu.memory();
-    run(&cpu);
+    all();
     let after = cpu.memory();
     assert_eq!(before.system_allocations, after.system_allocations);
     assert_eq!((after.in_use, before.peak), (0, after.peak));

@@ -185,9 +185,17 @@ fn sum(accumulation: Accumulation, ends: &[usize], element: impl Fn(usize) -> (f
             })
             .into(),
         Accumulation::Hopper { promote: false } => {
-            let mut all = Hopper::default();
-            all.add((0..ends.last().copied().unwrap_or(0)).map(element).map(|(a, b, sa, sb)| a * sa * b * sb));
-            all.sum()
+            // The tensor core sees codes alone: its sum is kept in units of the scales of the tile it is at.
+            let (mut all, mut unit) = (Hopper::default(), 1.0);
+            for range in segments {
+                let (_, _, sa, sb) = element(range.start);
+                if sa * sb != 0.0 {
+                    all.rescale(unit / (sa * sb));
+                    unit = sa * sb;
+                    all.add(range.map(&element).map(|(a, b, _, _)| a * b));
+                }
+            }
+            unit * all.sum()
         }
     }
 }

@@ -67,6 +67,8 @@ impl fmt::Debug for Host {
 pub struct HostBuffer {
     words: Vec<u64>,
     bytes: usize,
+    /// Bytes of the pool's block.
+    size: usize,
     pool: Rc<RefCell<Pool<Vec<u64>>>>,
 }
 
@@ -83,7 +85,7 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        self.pool.borrow_mut().give(self.bytes, core::mem::take(&mut self.words));
+        self.pool.borrow_mut().give(self.size, core::mem::take(&mut self.words));
     }
 }
 
@@ -142,15 +144,17 @@ impl Device for Host {
         let count = bytes.div_ceil(size_of::<u64>());
         let recycled = self.pool.borrow_mut().reuse(bytes);
         let fresh = recycled.is_none();
-        let mut words = recycled.unwrap_or_default();
+        let (size, mut words) = recycled.unwrap_or((bytes, Vec::new()));
         if words.capacity() < count && words.try_reserve_exact(count).is_err() {
             let message = alloc::format!("alloc: the system has no {bytes} bytes left");
             return Err(HostError::new(ErrorKind::OutOfMemory, message));
         }
-        self.pool.borrow_mut().lent(bytes, fresh);
+        if fresh {
+            self.pool.borrow_mut().fresh(bytes);
+        }
         words.clear();
         words.resize(count, u64::MAX);
-        Ok(HostBuffer { words, bytes, pool: Rc::clone(&self.pool) })
+        Ok(HostBuffer { words, bytes, size, pool: Rc::clone(&self.pool) })
     }
 
     fn upload(&self, buffer: &mut HostBuffer, offset: usize, bytes: &[u8]) -> Result {

@@ -1,11 +1,13 @@
 //! One product per group of rows: the experts of a layer.
 
+use fathom_core::DType;
 use fathom_core::device::{Form, GroupedGemm};
+use half::bf16;
 
-use super::{COLS, MAX_ROWS, SCRATCH, block, work};
+use super::{Job, Output, Shape, Source, Word, with_operands, work};
 use crate::Cpu;
 use crate::error::CpuError;
-use crate::mat::{self, Mat};
+use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::Blocks;
 
@@ -15,8 +17,8 @@ struct Plan<'a> {
     entries: &'a [[u32; 3]],
     /// Blocks side by side.
     across: usize,
-    /// Rows of a block.
-    height: usize,
+    /// Blocks of a group.
+    shape: Shape,
 }
 
 impl<'a> Plan<'a> {
@@ -25,23 +27,23 @@ impl<'a> Plan<'a> {
     fn new(
         offsets: &Mat<'_, u32>,
         rows: usize,
-        across: usize,
-        height: usize,
+        (width, shape): (usize, Shape),
         down: impl Fn(usize) -> usize,
         entries: &'a mut [[u32; 3]],
     ) -> Self {
         let offsets = offsets.as_slice();
+        let across = width.div_ceil(shape.cols).max(1);
         let (mut end, mut tasks) = (0, 0);
         for (entry, bounds) in entries.iter_mut().zip(offsets.windows(2)) {
             let start = (bounds[0] as usize).min(rows).max(end);
             end = (bounds[1] as usize).min(rows).max(start);
             *entry = [start as u32, end as u32, tasks as u32];
-            tasks += down(end - start).div_ceil(height) * across;
+            tasks += down(end - start).div_ceil(shape.rows) * across;
         }
         if let Some(last) = entries.last_mut() {
             *last = [rows as u32, rows as u32, tasks as u32];
         }
-        Self { entries, across, height }
+        Self { entries, across, shape }
     }
 
     fn tasks(&self) -> usize {
@@ -52,7 +54,7 @@ impl<'a> Plan<'a> {
     fn task(&self, i: usize) -> (usize, std::ops::Range<usize>, usize, usize) {
         let group = self.entries.partition_point(|e| e[2] as usize <= i) - 1;
         let [start, end, first] = self.entries[group].map(|v| v as usize);
-        let (row, col) = ((i - first) / self.across * self.height, (i - first) % self.across * COLS);
+        let (row, col) = ((i - first) / self.across * self.shape.rows, (i - first) % self.across * self.shape.cols);
         (group, start..end, row, col)
     }
 }
@@ -60,34 +62,47 @@ impl<'a> Plan<'a> {
 impl Cpu {
     pub(crate) fn run_grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm";
-        let (n, k) = call.weight();
-        let (rows, form, isa) = (call.rows(), call.form, self.isa());
-        let (a, b) = (mat::read::<f32>(OP, &call.a)?, mat::read::<f32>(OP, &call.b)?);
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
-        let c = mat::write::<f32>(OP, call.c)?;
-        let (width, height) = (c.cols(), MAX_ROWS);
-        let mut entries = self.alloc_f32(3 * (call.groups + 1))?;
+        let (form, weight) = (call.form, call.weight());
+        with_operands!(OP, self.isa(), call, |W, a, b, c| {
+            self.grouped_product::<W, _, _, _>(form, weight, &offsets, a, b, c)
+        })
+    }
+
+    /// `n` and `k` are the shape of a group's weight.
+    fn grouped_product<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+        &self,
+        form: Form,
+        (n, k): (usize, usize),
+        offsets: &Mat<'_, u32>,
+        a: A,
+        b: B,
+        c: MatMut<'_, C>,
+    ) -> Result<(), CpuError> {
+        let (rows, groups) = (a.rows(), offsets.cols() - 1);
+        let (width, tn) = (c.cols(), form == Form::Tn);
+        let shape = Shape::new::<W>(if tn { n } else { rows.div_ceil(groups) }, width, self.parts().div_ceil(groups));
+        let mut entries = self.alloc_f32(3 * (groups + 1))?;
         let entries = bytemuck::cast_slice_mut(entries.elements_mut::<u32>());
-        let down = |rows: usize| if form == Form::Tn { if rows == 0 { 0 } else { n } } else { rows };
-        let plan = Plan::new(&offsets, rows, width.div_ceil(COLS).max(1), height, down, entries);
+        let down = |rows: usize| if tn { if rows == 0 { 0 } else { n } } else { rows };
+        let plan = Plan::new(offsets, rows, (width, shape), down, entries);
 
         // Groups of rows do not overlap, and neither do their weights; inside a group, blocks form a grid.
         let place = |i: usize| {
             let (group, members, row, col) = plan.task(i);
-            let (first, limit) = if form == Form::Tn { (group * n, n) } else { (members.start, members.len()) };
-            [first + row, height.min(limit - row), col, COLS.min(width - col)]
+            let (first, limit) = if tn { (group * n, n) } else { (members.start, members.len()) };
+            [first + row, shape.rows.min(limit - row), col, shape.cols.min(width - col)]
         };
         // SAFETY: see above: `Plan::new` makes the groups follow one another, and `place` cuts each into a grid.
         let blocks = unsafe { Blocks::new(c, plan.tasks(), place) };
-        self.for_each_with(work(2 * rows * n * k), SCRATCH, blocks, |i, mut c, scratch| {
+        let job = Job { isa: self.isa(), form, alpha: 1.0, add: tn };
+        let scratch = shape.scratch::<W, A, B, C>(if tn { rows } else { a.cols() });
+        self.for_each_with(work(2 * rows * n * k), scratch, blocks, |i, mut c, scratch| {
             let (group, members, row, col) = plan.task(i);
             let (start, len) = (members.start, members.len());
             let a = a.block(start, len, 0, a.cols());
-            let b = match form {
-                Form::Tn => b.block(start, len, 0, k),
-                Form::Nt | Form::Nn => b.block(group * n, n, 0, k),
-            };
-            block(isa, form, &a, &b, (row, col), &mut c, 1.0, form == Form::Tn, scratch);
+            let b = if tn { b.block(start, len, 0, k) } else { b.block(group * n, n, 0, k) };
+            job.run::<W, _, _, _>(&a, &b, (row, col), &mut c, scratch);
         })
     }
 }

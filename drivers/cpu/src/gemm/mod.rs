@@ -1,47 +1,51 @@
 //! Matrix products.
 //!
+//! Factors are F32 or BF16. Two BF16 factors are multiplied in pairs where the processor has an instruction for that;
+//! in every other case what is BF16 is made f32 first. Either way the product is over [`Word`]s, and sums are f32; a
+//! BF16 result is rounded once, at the end.
+//!
 //! The result is cut into blocks, one task each. A task packs its columns of `b` into panels ([`pack`]), [`DEPTH`] of
 //! the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing is shared
 //! between tasks and nothing is reduced across them, so an element of `c` is always the same chain of multiply-adds:
 //! rising `k`, a new chain every [`DEPTH`]. Which block it lies in, and how many rows or columns there are besides,
 //! does not matter to its bits.
 
+mod block;
 mod grouped;
+#[cfg(target_arch = "x86_64")]
+mod join;
 mod pack;
+mod source;
 mod tile;
 mod transpose;
+mod word;
 
+use fathom_core::DType;
 use fathom_core::device::{Form, Gemm};
+use half::bf16;
 
 use crate::Cpu;
 use crate::error::CpuError;
-use crate::mat::{self, Mat};
+use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
-use crate::simd::{Isa, Level};
+use crate::simd::Isa;
+use block::{Job, Shape};
 pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
+use source::Source;
 pub(crate) use tile::NR;
-use tile::TileTable;
+pub(crate) use transpose::transpose;
+pub(crate) use word::{Output, Word};
 
 /// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
 /// inside `DEPTH`, then added.
 const DEPTH: usize = 512;
-/// Columns of a task's block: 128 × `DEPTH` packed numbers fill a quarter of an L2 cache.
-const COLS: usize = 128;
-/// Rows of `a` that are packed at once where they must be: a multiple of every tile's rows.
-const ROWS: usize = 96;
-/// The most rows of a task's block.
-const MAX_ROWS: usize = 384;
-/// Tasks that a product is cut into where it is large enough: some for each core of a workstation.
-const TASKS: usize = 24;
-/// Scratch of a task: packed columns of `b`, packed rows of `a`.
-const SCRATCH: usize = DEPTH * COLS + left_size(ROWS, DEPTH);
 
-/// The rows of the left factor, as the tiles read it: row `i`, depth `p` at
+/// The rows of the left factor, as the tiles read it: row `i`, word `p` at
 /// `(i / R)·panel + (i % R)·row + p·step`, with `R` rows to a tile.
 #[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    data: &'a [f32],
+pub(crate) struct Left<'a, W = f32> {
+    data: &'a [W],
     rows: usize,
     depth: usize,
     panel: usize,
@@ -49,17 +53,32 @@ pub(crate) struct Left<'a> {
     step: usize,
 }
 
-impl<'a> Left<'a> {
+impl<'a, W: Word> Left<'a, W> {
     /// `a[m, k]`, as it lies.
-    pub(crate) fn new(isa: Isa, a: &Mat<'a, f32>) -> Self {
-        let panel = tile_rows(isa) * a.stride();
+    pub(crate) fn new(isa: Isa, a: &Mat<'a, W>) -> Self {
+        let panel = tile_rows::<W>(isa) * a.stride();
         Self { data: a.as_slice(), rows: a.rows(), depth: a.cols(), panel, row: a.stride(), step: 1 }
     }
 
     /// `a[k, m]ᵀ`, as it lies.
-    pub(crate) fn transposed(isa: Isa, a: &Mat<'a, f32>) -> Self {
-        let panel = tile_rows(isa);
+    pub(crate) fn transposed(isa: Isa, a: &Mat<'a, W>) -> Self {
+        let panel = tile_rows::<W>(isa);
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
+    }
+
+    /// Fetches the rows that the tile after this one reads for the first time, `rows` of panel `panel`.
+    fn fetch(&self, panel: usize, rows: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self.step == 1 {
+            for row in 0..rows {
+                let row = self.data.as_ptr().wrapping_add(panel * self.panel + row * self.row);
+                for p in (0..self.depth).step_by(16) {
+                    use std::arch::x86_64::*;
+                    // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(p).cast()) };
+                }
+            }
+        }
     }
 
     /// One past the largest index any tile reads.
@@ -74,48 +93,47 @@ impl<'a> Left<'a> {
     }
 }
 
-/// The right factor, packed: panels of [`NR`] columns, each `depth` rows of `NR` numbers.
+/// The right factor, packed: panels of [`NR`] columns, each `depth` lines of `NR` words.
 #[derive(Clone, Copy)]
-pub(crate) struct Right<'a> {
-    data: &'a [f32],
+pub(crate) struct Right<'a, W = f32> {
+    data: &'a [W],
     depth: usize,
-    /// Depth that was packed, of which the first `depth` are used.
+    /// Depth that was packed, of which the first `depth` lines are used.
     pitch: usize,
     cols: usize,
 }
 
-impl Right<'_> {
-    /// The first `depth` rows only.
+impl<W: Word> Right<'_, W> {
+    /// The first `depth` numbers of every column only. Where they end inside a word, the left factor must have zeros
+    /// for the rest of it.
     pub(crate) fn shallow(self, depth: usize) -> Self {
+        let depth = depth.div_ceil(W::NUMBERS);
         assert!(depth <= self.pitch, "no deeper than packed");
         Self { depth, ..self }
     }
 }
 
-/// Numbers in `cols` packed columns of depth `depth`.
+/// Words in `cols` packed columns of `depth` words.
 pub(crate) const fn packed(depth: usize, cols: usize) -> usize {
     cols.next_multiple_of(NR) * depth
 }
 
-fn table(isa: Isa) -> TileTable {
-    match isa.level() {
-        Level::Any => tile::any::TABLE,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => tile::avx2::TABLE,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => tile::avx512::TABLE,
-    }
-}
-
 /// Rows of the largest tile.
-fn tile_rows(isa: Isa) -> usize {
-    table(isa).len()
+fn tile_rows<W: Word>(isa: Isa) -> usize {
+    W::tiles(isa).len()
 }
 
 /// `c = α·a·b`, or `c += …` with `add`.
-pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f32>, alpha: f32, add: bool) {
+pub(crate) fn multiply<W: Word, C: Output>(
+    isa: Isa,
+    a: &Left<'_, W>,
+    b: &Right<'_, W>,
+    c: &mut Tile<'_, C>,
+    alpha: f32,
+    add: bool,
+) {
     let (m, n, k) = (c.rows(), c.cols(), b.depth);
-    let table = table(isa);
+    let table = W::tiles(isa);
     let most = table.len();
     assert!(a.rows >= m && a.depth == k && b.cols >= n, "factors fit their product");
     assert!(a.data.len() >= a.end(most) && b.data.len() >= packed(b.pitch, b.cols), "factors lie inside their memory");
@@ -125,6 +143,9 @@ pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f
         let panel = b.data[col * b.pitch..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
+            if col == 0 {
+                a.fetch(i + 1, most.min(m - row - height));
+            }
             let f = table[height - 1][usize::from(width > 16)];
             let operands = tile::Operands {
                 k,
@@ -132,7 +153,7 @@ pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f
                 row: a.row,
                 step: a.step,
                 b: panel,
-                c: c.as_mut_ptr().wrapping_add(row * ldc + col),
+                c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
                 n: width,
                 alpha,
@@ -146,65 +167,65 @@ pub(crate) fn multiply(isa: Isa, a: &Left<'_>, b: &Right<'_>, c: &mut Tile<'_, f
     }
 }
 
-/// The block of `c` that starts at `(row, col)` of the product of all of `a` and `b`.
-#[allow(clippy::too_many_arguments)]
-fn block(
-    isa: Isa,
-    form: Form,
-    a: &Mat<'_, f32>,
-    b: &Mat<'_, f32>,
-    (row, col): (usize, usize),
-    c: &mut Tile<'_, f32>,
-    alpha: f32,
-    add: bool,
-    scratch: &mut [f32],
-) {
-    let (rows, cols) = (c.rows(), c.cols());
-    let (b_scratch, a_scratch) = scratch.split_at_mut(DEPTH * COLS);
-    let k = if form == Form::Tn { a.rows() } else { a.cols() };
-    if k == 0 && !add {
-        c.for_rows(|_, y| y.fill(0.0));
-    }
-    for from in (0..k).step_by(DEPTH) {
-        let depth = DEPTH.min(k - from);
-        let right = match form {
-            Form::Nt => pack_columns(isa, &b.block(col, cols, from, depth), b_scratch),
-            Form::Nn | Form::Tn => pack_rows(isa, &b.block(from, depth, col, cols), b_scratch),
-        };
-        for top in (0..rows).step_by(ROWS) {
-            let height = ROWS.min(rows - top);
-            let left = if form == Form::Tn {
-                pack::left_transposed(isa, &a.block(from, depth, row + top, height), a_scratch)
-            } else {
-                left(isa, &a.block(row + top, height, from, depth), a_scratch)
-            };
-            multiply(isa, &left, &right, &mut c.block(top, height, 0, cols), alpha, add || from > 0);
-        }
-    }
-}
-
-/// Rows of a task's block of an `m × n` product: few enough for [`TASKS`] tasks, enough to pay for packing.
-fn block_rows(m: usize, n: usize) -> usize {
-    let across = n.div_ceil(COLS).max(1);
-    let down = TASKS.div_ceil(across);
-    m.div_ceil(down).next_multiple_of(12).clamp(ROWS, MAX_ROWS)
-}
-
 /// Nanoseconds, roughly, that `flops` take on one core.
 fn work(flops: usize) -> usize {
     flops / 32
 }
 
+/// `$body` with `$a`, `$b`: the factors as sources of `$W`, and `$c`: the result, of whichever types they are; or an
+/// error that products of them are not done.
+macro_rules! with_operands {
+    ($op:expr, $isa:expr, $call:expr, |$W:ident, $a:ident, $b:ident, $c:ident| $body:expr) => {{
+        use $crate::real::with_real;
+        let pairs = $call.a.dtype() == DType::BF16 && $call.b.dtype() == DType::BF16 && $crate::gemm::word::has_pairs($isa);
+        with_real!($op, $call.c.dtype(), C => {
+            if pairs {
+                type $W = u32;
+                let ($a, $b) = (mat::read::<bf16>($op, &$call.a)?, mat::read::<bf16>($op, &$call.b)?);
+                let $c = mat::write::<C>($op, $call.c)?;
+                $body
+            } else {
+                type $W = f32;
+                with_real!($op, $call.a.dtype(), A => with_real!($op, $call.b.dtype(), B => {
+                    let ($a, $b) = (mat::read::<A>($op, &$call.a)?, mat::read::<B>($op, &$call.b)?);
+                    let $c = mat::write::<C>($op, $call.c)?;
+                    $body
+                }))
+            }
+        })
+    }};
+}
+use with_operands;
+
 impl Cpu {
     pub(crate) fn run_gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CpuError> {
-        let (m, n, k) = call.dimensions();
         let (form, alpha, add) = (call.form, call.alpha as f32, call.accumulate);
-        let (a, b) = (mat::read("gemm", &call.a)?, mat::read("gemm", &call.b)?);
-        let c = Tiles::new(mat::write("gemm", call.c)?, block_rows(m, n), COLS);
-        let isa = self.isa();
-        self.for_each_with(work(2 * m * n * k), SCRATCH, c, |_, mut c, scratch| {
-            block(isa, form, &a, &b, (c.row, c.col), &mut c, alpha, add, scratch);
+        with_operands!("gemm", self.isa(), call, |W, a, b, c| self.product::<W, _, _, _>(form, a, b, c, alpha, add))
+    }
+
+    fn product<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+        &self,
+        form: Form,
+        a: A,
+        b: B,
+        c: MatMut<'_, C>,
+        alpha: f32,
+        add: bool,
+    ) -> Result<(), CpuError> {
+        let (m, n) = (c.rows(), c.cols());
+        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        let shape = Shape::new::<W>(m, n, self.parts());
+        let c = Tiles::new(c, shape.rows, shape.cols);
+        let job = Job { isa: self.isa(), form, alpha, add };
+        self.for_each_with(work(2 * m * n * k), shape.scratch::<W, A, B, C>(k), c, |_, mut c, scratch| {
+            job.run::<W, _, _, _>(&a, &b, (c.row, c.col), &mut c, scratch);
         })
+    }
+
+    /// Tasks to cut a product into, where it is large enough: some for each thread, so that one that is held up does
+    /// not keep the others waiting.
+    fn parts(&self) -> usize {
+        if self.threads() == 1 { 1 } else { 4 * self.threads() }
     }
 }
 

@@ -1,57 +1,82 @@
 //! Copies of the factors in the order in which the tiles read them.
 
+use bytemuck::Zeroable;
+
 use super::transpose::transpose;
-use super::{Left, NR, Right, packed, tile_rows};
+use super::{Left, NR, Right, Word, packed, tile_rows};
 use crate::mat::Mat;
 use crate::simd::{Isa, kernel};
 
 /// Packs `b[k, n]` into panels of [`NR`] columns. Columns past `n` are zeros.
-pub(crate) fn pack_rows<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Right<'s> {
-    let (depth, cols) = (b.rows(), b.cols());
+pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
+    let (depth, cols) = (b.rows().div_ceil(W::NUMBERS), b.cols());
     let to = &mut to[..packed(depth, cols)];
-    copy_rows(isa, b, to);
-    Right { data: to, depth, pitch: depth, cols }
-}
-
-/// Packs `b[n, k]ᵀ` into panels of [`NR`] columns, which are rows of `b`. Columns past `n` are zeros.
-pub(crate) fn pack_columns<'s>(isa: Isa, b: &Mat<'_, f32>, to: &'s mut [f32]) -> Right<'s> {
-    let (depth, cols) = (b.cols(), b.rows());
-    let to = &mut to[..packed(depth, cols)];
-    for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
-        transpose(isa, b, p * NR, panel.as_chunks_mut().0);
+    if !W::join_rows::<NR>(isa, b, to) {
+        copy_rows(isa, b, to);
     }
     Right { data: to, depth, pitch: depth, cols }
 }
 
+/// Packs `b[n, k]ᵀ` into panels of [`NR`] columns, which are rows of `b`. Columns past `n` are zeros.
+pub(crate) fn pack_columns<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
+    let (depth, cols) = (b.cols().div_ceil(W::NUMBERS), b.rows());
+    let to = &mut to[..packed(depth, cols)];
+    for (p, panel) in to.chunks_exact_mut((depth * NR).max(1)).enumerate() {
+        let panel = panel.as_chunks_mut().0;
+        match W::words(b) {
+            Some(words) => transpose(isa, &words, p * NR, panel),
+            None => transpose_numbers(b, p * NR, panel),
+        }
+    }
+    Right { data: to, depth, pitch: depth, cols }
+}
+
+/// As [`transpose`], where the numbers of a row do not lie as words do.
+fn transpose_numbers<W: Word>(b: &Mat<'_, W::Number>, first: usize, panel: &mut [[W; NR]]) {
+    for line in panel.iter_mut() {
+        line.fill(W::zeroed());
+    }
+    for j in 0..NR.min(b.rows() - first) {
+        for (line, numbers) in panel.iter_mut().zip(b.row(first + j).chunks(W::NUMBERS)) {
+            line[j] = W::join(numbers[0], numbers.get(1).copied().unwrap_or(W::Number::zeroed()));
+        }
+    }
+}
+
 kernel! {
-    fn copy_rows(b: &Mat<'_, f32>, to: &mut [f32]) {
-        copy_columns::<NR>(b, to);
-        let (depth, used) = (b.rows(), b.cols() % NR);
+    fn copy_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
+        copy_columns::<W, NR>(b, to);
+        let (depth, used) = (b.rows().div_ceil(W::NUMBERS), b.cols() % NR);
         if used > 0 {
             let last = to.len() - depth * NR;
             for line in to[last..].as_chunks_mut::<NR>().0 {
-                line[used..].fill(0.0);
+                line[used..].fill(W::zeroed());
             }
         }
     }
 }
 
-/// The left factor `a[m, k]`: as it lies, or copied to other distances where its rows would fall on each other in the
-/// cache.
-pub(crate) fn left<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [f32]) -> Left<'s> {
-    const ALIAS: usize = 1024; // numbers in the 4 KiB after which addresses share a set of the L1 cache
-    if !a.stride().is_multiple_of(ALIAS) || a.rows() < 8 {
-        return Left::new(isa, a);
+/// The left factor `a[m, k]`: as it lies, or copied where it cannot be read as words, or to other distances where its
+/// rows would fall on each other in the cache.
+pub(crate) fn left<'s, W: Word>(isa: Isa, a: &Mat<'s, W::Number>, to: &'s mut [W]) -> Left<'s, W> {
+    const ALIAS: usize = 1024; // words in the 4 KiB after which addresses share a set of the L1 cache
+    if let Some(words) = W::words(a)
+        && (!words.stride().is_multiple_of(ALIAS) || a.rows() < 8)
+    {
+        return Left::new(isa, &words);
     }
-    let stride = left_stride(a.cols());
+    let depth = a.cols().div_ceil(W::NUMBERS);
+    let stride = left_stride(depth);
     let to = &mut to[..a.rows() * stride];
     for (r, line) in to.chunks_exact_mut(stride).enumerate() {
+        let line: &mut [W::Number] = bytemuck::cast_slice_mut(&mut line[..depth]);
         line[..a.cols()].copy_from_slice(a.row(r));
+        line[a.cols()..].fill(W::Number::zeroed());
     }
-    Left::new(isa, &Mat::new(to, a.rows(), a.cols(), stride))
+    Left::new(isa, &Mat::new(to, a.rows(), depth, stride))
 }
 
-/// Numbers that [`left`] may need for `rows × depth`.
+/// Words that [`left`] may need for `rows` of `depth` words.
 pub(crate) const fn left_size(rows: usize, depth: usize) -> usize {
     rows * left_stride(depth)
 }
@@ -62,34 +87,73 @@ const fn left_stride(depth: usize) -> usize {
 }
 
 /// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
-pub(super) fn left_transposed<'s>(isa: Isa, a: &Mat<'_, f32>, to: &'s mut [f32]) -> Left<'s> {
-    let (depth, rows, most) = (a.rows(), a.cols(), tile_rows(isa));
+pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to: &'s mut [W]) -> Left<'s, W> {
+    let (depth, rows, most) = (a.rows().div_ceil(W::NUMBERS), a.cols(), tile_rows::<W>(isa));
     assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
     let to = &mut to[..rows.next_multiple_of(most) * depth];
     // No tile reads the rows that the last panel lacks.
     match most {
-        12 => copy_columns::<12>(a, to),
-        6 => copy_columns::<6>(a, to),
-        _ => copy_columns::<4>(a, to),
+        12 if W::join_rows::<12>(isa, a, to) => {}
+        12 => copy_columns_12(isa, a, to),
+        6 => copy_columns::<W, 6>(a, to),
+        _ => copy_columns::<W, 4>(a, to),
     }
     Left { data: to, rows, depth, panel: depth * most, row: 1, step: most }
 }
 
-/// Copies `a` into panels of `R` columns. The columns that the last panel lacks keep what `to` held.
+kernel! {
+    fn copy_columns_12<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
+        copy_columns::<W, 12>(a, to);
+    }
+}
+
+/// Copies `a` into panels of `R` columns of words. The columns that the last panel lacks keep what `to` held.
 ///
 /// Each row is read from end to end, since rows may be far apart and panels are not.
 #[inline(always)]
-fn copy_columns<const R: usize>(a: &Mat<'_, f32>, to: &mut [f32]) {
-    let panel = a.rows() * R;
-    for r in 0..a.rows() {
-        let (whole, rest) = a.row(r).as_chunks::<R>();
-        let mut at = r * R;
-        for chunk in whole {
-            to[at..at + R].copy_from_slice(chunk);
-            at += panel;
+fn copy_columns<W: Word, const R: usize>(a: &Mat<'_, W::Number>, to: &mut [W]) {
+    const SPAN: usize = 384; // columns joined at once: whole panels of every width
+    const { assert!(SPAN.is_multiple_of(R)) };
+    let mut joined = [W::zeroed(); SPAN];
+    let depth = a.rows().div_ceil(W::NUMBERS);
+    for p in 0..depth {
+        let (first, last) = (a.row(p * W::NUMBERS), (p + 1) * W::NUMBERS - 1);
+        let second = (last < a.rows()).then(|| a.row(last));
+        for from in (0..a.cols()).step_by(SPAN) {
+            let span = from..(from + SPAN).min(a.cols());
+            let line = if W::NUMBERS == 1 {
+                bytemuck::cast_slice(&first[span])
+            } else {
+                let joined = &mut joined[..span.len()];
+                join_row(&first[span.clone()], second.map(|s| &s[span]), joined);
+                joined
+            };
+            let (whole, rest) = line.as_chunks::<R>();
+            let mut at = (from / R * depth + p) * R;
+            for chunk in whole {
+                to[at..at + R].copy_from_slice(chunk);
+                at += depth * R;
+            }
+            if !rest.is_empty() {
+                to[at..at + rest.len()].copy_from_slice(rest);
+            }
         }
-        if !rest.is_empty() {
-            to[at..at + rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// Words of the numbers of two rows. A missing second row counts as zeros.
+#[inline(always)]
+fn join_row<W: Word>(first: &[W::Number], second: Option<&[W::Number]>, to: &mut [W]) {
+    match second {
+        Some(second) => {
+            for ((to, &x), &y) in to.iter_mut().zip(first).zip(second) {
+                *to = W::join(x, y);
+            }
+        }
+        None => {
+            for (to, &x) in to.iter_mut().zip(first) {
+                *to = W::join(x, W::Number::zeroed());
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 use fathom_core::DType;
-use fathom_core::device::{Form, Gemm, GroupedGemm, Primitives};
+use fathom_core::device::{Cast, Form, Gemm, GroupedGemm, Primitives};
 use fathom_core::tensor::Tensor;
+use half::bf16;
 
 use crate::{Cpu, Isa};
 
@@ -13,9 +14,40 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn tensor(cpu: &Cpu, rows: usize, cols: usize, values: &[f32]) -> Tensor<Cpu> {
-    Tensor::<Cpu>::from_slice(cpu, &[rows, cols], DType::F32, values).unwrap()
+fn tensor(cpu: &Cpu, dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Tensor<Cpu> {
+    let wide = Tensor::<Cpu>::from_slice(cpu, &[rows, cols], DType::F32, values).unwrap();
+    let mut x = Tensor::<Cpu>::empty(cpu, &[rows, cols], dtype).unwrap();
+    cpu.cast(Cast::new(wide.view(), x.view_mut()).unwrap()).unwrap();
+    x
 }
+
+/// The numbers that `values` are in a tensor of type `dtype`.
+fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
+    let short = |&v: &f32| if dtype == DType::BF16 { bf16::from_f32(v).to_f32() } else { v };
+    values.iter().map(short).collect()
+}
+
+/// The numbers in a tensor, as f32.
+fn numbers_of(cpu: &Cpu, x: &Tensor<Cpu>) -> Vec<f32> {
+    match x.dtype() {
+        DType::BF16 => x.download::<Cpu, u16>(cpu).unwrap().into_iter().map(|b| bf16::from_bits(b).to_f32()).collect(),
+        _ => x.download(cpu).unwrap(),
+    }
+}
+
+/// Types of `a`, `b` and `c`.
+type Types = [DType; 3];
+const F32: Types = [DType::F32; 3];
+const BF16: Types = [DType::BF16; 3];
+const SUMMED: Types = [DType::BF16, DType::BF16, DType::F32];
+const TYPES: [Types; 6] = [
+    F32,
+    BF16,
+    SUMMED,
+    [DType::F32, DType::BF16, DType::F32],
+    [DType::BF16, DType::F32, DType::BF16],
+    [DType::F32, DType::F32, DType::BF16],
+];
 
 fn shapes(form: Form, m: usize, n: usize, k: usize) -> ((usize, usize), (usize, usize)) {
     match form {
@@ -25,12 +57,13 @@ fn shapes(form: Form, m: usize, n: usize, k: usize) -> ((usize, usize), (usize, 
     }
 }
 
-fn product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], [a, b, c]: [&[f32]; 3]) -> Vec<f32> {
+fn product(cpu: &Cpu, types: Types, form: Form, [m, n, k]: [usize; 3], [a, b, c]: [&[f32]; 3]) -> Vec<f32> {
     let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
-    let (a, b, mut c) = (tensor(cpu, ar, ac, a), tensor(cpu, br, bc, b), tensor(cpu, m, n, c));
+    let (a, b) = (tensor(cpu, types[0], ar, ac, a), tensor(cpu, types[1], br, bc, b));
+    let mut c = tensor(cpu, types[2], m, n, c);
     let call = Gemm::new(form, a.view(), b.view(), c.view_mut()).unwrap();
     cpu.gemm(call.scaled(0.5).accumulating()).unwrap();
-    c.download(cpu).unwrap()
+    numbers_of(cpu, &c)
 }
 
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -48,11 +81,12 @@ const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
 #[test]
 fn products_are_right_on_every_instruction_set() {
-    for isa in Isa::all() {
+    for (isa, types) in Isa::all().flat_map(|isa| TYPES.map(|t| (isa, t))) {
         let cpu = Cpu::with(2, isa);
         for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| SHAPES.map(|s| (f, s))) {
-            let (a, b, c) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-            let got = product(&cpu, form, [m, n, k], [&a, &b, &c]);
+            let [a, b, c] = [(m * k, 1), (n * k, 2), (m * n, 3)].map(|(len, seed)| numbers(len, seed));
+            let got = product(&cpu, types, form, [m, n, k], [&a, &b, &c]);
+            let (a, b, c) = (rounded(types[0], &a), rounded(types[1], &b), rounded(types[2], &c));
             for (i, &got) in got.iter().enumerate() {
                 let (r, s) = (i / n, i % n);
                 let at = |x: &[f32], index: usize| f64::from(x[index]);
@@ -64,8 +98,10 @@ fn products_are_right_on_every_instruction_set() {
                     })
                     .sum();
                 let want = 0.5 * sum + f64::from(c[i]);
-                let tolerance = 1e-6 * (1.0 + k as f64).sqrt() + 1e-6;
-                assert!((f64::from(got) - want).abs() < tolerance, "{form:?} {m}x{n}x{k} on {isa:?}: {got} for {want}");
+                let half = if types[2] == DType::BF16 { want.abs() / 256.0 } else { 0.0 };
+                let tolerance = 1e-6 * (1.0 + k as f64).sqrt() + 1e-6 + half;
+                let what = format!("{form:?} {m}x{n}x{k} of {types:?} on {isa:?}");
+                assert!((f64::from(got) - want).abs() < tolerance, "{what}: {got} for {want}");
             }
         }
     }
@@ -73,14 +109,14 @@ fn products_are_right_on_every_instruction_set() {
 
 #[test]
 fn a_row_has_the_same_bits_alone() {
-    for isa in Isa::all() {
+    for (isa, types) in Isa::all().flat_map(|isa| [F32, BF16, SUMMED].map(|t| (isa, t))) {
         let cpu = Cpu::with(2, isa);
         for form in [Form::Nt, Form::Nn] {
             for (m, n, k) in SHAPES.into_iter().chain([(300, 256, 256), (29, 4096, 64)]) {
                 let (a, b, c) = (numbers(m * k, 4), numbers(n * k, 5), numbers(m * n, 6));
-                let together = product(&cpu, form, [m, n, k], [&a, &b, &c]);
-                for r in 0..m {
-                    let alone = product(&cpu, form, [1, n, k], [&a[r * k..][..k], &b, &c[r * n..][..n]]);
+                let together = product(&cpu, types, form, [m, n, k], [&a, &b, &c]);
+                for r in (0..m).step_by(1 + m / 40) {
+                    let alone = product(&cpu, types, form, [1, n, k], [&a[r * k..][..k], &b, &c[r * n..][..n]]);
                     assert_eq!(alone, together[r * n..][..n], "{form:?} row {r} of {m}x{n}x{k}");
                 }
             }
@@ -90,16 +126,76 @@ fn a_row_has_the_same_bits_alone() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| [(300, 256, 700), (64, 1024, 96)].map(|s| (f, s))) {
+    let shapes = [(300, 256, 700), (64, 1024, 96), (1030, 40, 33)];
+    for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| shapes.map(|s| (f, s))) {
         let (a, b, c) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-        let one = product(&Cpu::with_threads(1), form, [m, n, k], [&a, &b, &c]);
-        for threads in [2, 5] {
-            assert_eq!(one, product(&Cpu::with_threads(threads), form, [m, n, k], [&a, &b, &c]));
+        for types in TYPES {
+            let one = product(&Cpu::with_threads(1), types, form, [m, n, k], [&a, &b, &c]);
+            for threads in [2, 5] {
+                assert_eq!(one, product(&Cpu::with_threads(threads), types, form, [m, n, k], [&a, &b, &c]));
+            }
         }
     }
 }
 
-fn grouped(cpu: &Cpu, form: Form, offsets: &[u32], r: usize, n: usize, k: usize) -> (Vec<f32>, [Vec<f32>; 2]) {
+/// Sums of more than one chain must not be rounded in between.
+#[test]
+fn a_bf16_result_is_the_f32_result_rounded() {
+    for isa in Isa::all() {
+        let cpu = Cpu::with(2, isa);
+        for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| SHAPES.map(|s| (f, s))) {
+            let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
+            let a = tensor(&cpu, DType::BF16, ar, ac, &numbers(m * k, 1));
+            let b = tensor(&cpu, DType::BF16, br, bc, &numbers(n * k, 2));
+            let [wide, short] = [DType::F32, DType::BF16].map(|dtype| {
+                let mut c = tensor(&cpu, dtype, m, n, &vec![7.0; m * n]);
+                cpu.gemm(Gemm::new(form, a.view(), b.view(), c.view_mut()).unwrap()).unwrap();
+                numbers_of(&cpu, &c)
+            });
+            assert_eq!(rounded(DType::BF16, &wide), short, "{form:?} {m}x{n}x{k} on {isa:?}");
+        }
+    }
+}
+
+/// Words need an even distance of rows and an even start; numbers elsewhere are copied first.
+#[test]
+fn views_of_any_start_and_stride_give_the_same_bits() {
+    let cpu = Cpu::with_threads(2);
+    let (m, n, k) = (30, 70, 65);
+    for (types, form) in [F32, BF16, SUMMED].into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
+        let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
+        let mut results = Vec::new();
+        for (left, right) in [(0, 0), (0, 1), (1, 0), (1, 2), (2, 5), (0, 1024 * 4)] {
+            // The same numbers with `left` and `right` columns of others beside them.
+            let place = |dtype: DType, rows: usize, cols: usize, seed: u32| {
+                let (inner, width) = (numbers(rows * cols, seed), left + cols + right);
+                let mut all = vec![f32::NAN; rows * width];
+                for (line, inner) in all.chunks_exact_mut(width).zip(inner.chunks_exact(cols)) {
+                    line[left..left + cols].copy_from_slice(inner);
+                }
+                tensor(&cpu, dtype, rows, width, &all)
+            };
+            let (a, b, mut c) = (place(types[0], ar, ac, 1), place(types[1], br, bc, 2), place(types[2], m, n, 3));
+            let (av, bv) = (a.view().columns(left..left + ac).unwrap(), b.view().columns(left..left + bc).unwrap());
+            let call = Gemm::new(form, av, bv, c.view_mut().columns(left..left + n).unwrap()).unwrap();
+            cpu.gemm(call.accumulating()).unwrap();
+            let all = numbers_of(&cpu, &c);
+            let lines = all.chunks_exact(left + n + right);
+            assert!(lines.clone().all(|l| l[..left].iter().chain(&l[left + n..]).all(|v| v.is_nan())));
+            results.push(lines.flat_map(|l| l[left..left + n].to_vec()).collect::<Vec<_>>());
+        }
+        assert!(results.iter().all(|r| *r == results[0]), "{types:?} {form:?}");
+        assert!(results[0].iter().all(|v| v.is_finite()));
+    }
+}
+
+fn grouped(
+    cpu: &Cpu,
+    types: Types,
+    form: Form,
+    offsets: &[u32],
+    [r, n, k]: [usize; 3],
+) -> (Vec<f32>, [Vec<f32>; 2]) {
     let g = offsets.len() - 1;
     let (input, weights, output) = ((r, k), (g * n, k), (r, n));
     let (sa, sb, sc) = match form {
@@ -108,11 +204,11 @@ fn grouped(cpu: &Cpu, form: Form, offsets: &[u32], r: usize, n: usize, k: usize)
         Form::Tn => (output, input, weights),
     };
     let (va, vb) = (numbers(sa.0 * sa.1, 7), numbers(sb.0 * sb.1, 8));
-    let (a, b) = (tensor(cpu, sa.0, sa.1, &va), tensor(cpu, sb.0, sb.1, &vb));
-    let mut c = tensor(cpu, sc.0, sc.1, &vec![0.0; sc.0 * sc.1]);
+    let (a, b) = (tensor(cpu, types[0], sa.0, sa.1, &va), tensor(cpu, types[1], sb.0, sb.1, &vb));
+    let mut c = tensor(cpu, types[2], sc.0, sc.1, &vec![0.0; sc.0 * sc.1]);
     let o = Tensor::<Cpu>::from_slice(cpu, &[1, g + 1], DType::U32, offsets).unwrap();
     cpu.grouped_gemm(GroupedGemm::new(form, g, a.view(), b.view(), o.view(), c.view_mut()).unwrap()).unwrap();
-    (c.download(cpu).unwrap(), [va, vb])
+    (numbers_of(cpu, &c), [va, vb])
 }
 
 #[test]
@@ -120,9 +216,9 @@ fn a_group_is_a_product_of_its_own() {
     let cpu = Cpu::with_threads(3);
     let (offsets, n, k) = ([0u32, 5, 5, 400, 430, 1000, 1000], 40, 150);
     let r = 1000;
-    for form in FORMS {
-        let (got, [a, b]) = grouped(&cpu, form, &offsets, r, n, k);
-        assert_eq!(got, grouped(&Cpu::with_threads(1), form, &offsets, r, n, k).0);
+    for (types, form) in TYPES.into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
+        let (got, [a, b]) = grouped(&cpu, types, form, &offsets, [r, n, k]);
+        assert_eq!(got, grouped(&Cpu::with_threads(1), types, form, &offsets, [r, n, k]).0);
         for g in 0..offsets.len() - 1 {
             let (start, end) = (offsets[g] as usize, offsets[g + 1] as usize);
             let rows = |x: &[f32], cols: usize| x[start * cols..end * cols].to_vec();
@@ -132,9 +228,9 @@ fn a_group_is_a_product_of_its_own() {
                 Form::Nn => (end - start, k, n, rows(&a, n), b[weight].to_vec(), rows(&got, k)),
                 Form::Tn => (n, k, end - start, rows(&a, n), rows(&b, k), got[weight].to_vec()),
             };
-            let want = product(&cpu, form, [m2, n2, k2], [&a, &b, &vec![0.0; m2 * n2]]);
+            let want = product(&cpu, types, form, [m2, n2, k2], [&a, &b, &vec![0.0; m2 * n2]]);
             let got: Vec<f32> = got.iter().map(|v| 0.5 * v).collect();
-            assert_eq!(got, want, "{form:?} group {g}");
+            assert_eq!(got, want, "{types:?} {form:?} group {g}");
         }
     }
 }
@@ -143,8 +239,8 @@ fn a_group_is_a_product_of_its_own() {
 fn wild_offsets_stay_inside() {
     let cpu = Cpu::with_threads(2);
     for offsets in [[7, 3, 900, 2], [u32::MAX, 0, u32::MAX, 1], [0, 0, 0, 0]] {
-        for form in FORMS {
-            let (got, _) = grouped(&cpu, form, &offsets, 20, 3, 9);
+        for (types, form) in [F32, BF16].into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
+            let (got, _) = grouped(&cpu, types, form, &offsets, [20, 3, 9]);
             assert!(got.iter().all(|v| v.is_finite()));
         }
     }

@@ -1,24 +1,35 @@
 //! The innermost tile of a matrix product: up to `ROWS × 32` sums held in registers.
 //!
-//! `c[i, j] (+)= α·Σ_k a[i, k]·b[k, j]` with `b` packed 32 columns wide. Each sum is one chain over `k` in rising order,
-//! whatever the tile's size, so an element's bits depend on its own row and column only.
+//! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain over
+//! `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.
+
+use half::bf16;
+
+use super::Word;
 
 /// Columns of a packed panel of `b`.
 pub(crate) const NR: usize = 32;
 
+/// Where a tile's result goes: its first element.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    F32(*mut f32),
+    BF16(*mut bf16),
+}
+
 /// What one tile multiplies: its rows of the left factor, a packed panel of the right one, and where the result goes.
 #[derive(Clone, Copy)]
-pub(super) struct Operands {
-    /// Depth.
+pub(crate) struct Operands<W> {
+    /// Words of depth.
     pub k: usize,
-    /// Row `i`, depth `p` of the left factor at `a + i·row + p·step`.
-    pub a: *const f32,
+    /// Row `i`, word `p` of the left factor at `a + i·row + p·step`.
+    pub a: *const W,
     pub row: usize,
     pub step: usize,
-    /// `k` lines of [`NR`] numbers.
-    pub b: *const f32,
+    /// `k` lines of [`NR`] words.
+    pub b: *const W,
     /// Row `i`, column `j` of the result at `c + i·ldc + j`.
-    pub c: *mut f32,
+    pub c: Target,
     pub ldc: usize,
     /// Columns of the result, at most [`NR`].
     pub n: usize,
@@ -33,10 +44,10 @@ pub(super) struct Operands {
 /// # Safety
 /// The processor has the instructions the function was compiled for. All places of `a` and `b` that [`Operands`]
 /// describes for the tile's rows can be read, and those of `c` be written, and nobody else writes or reads `c`.
-pub(super) type TileFn = unsafe fn(&Operands);
+pub(crate) type TileFn<W> = unsafe fn(&Operands<W>);
 
 /// Tiles of 1, 2, … rows, as many as registers hold, and for each a narrow one (at most 16 columns) and a wide one.
-pub(super) type TileTable = &'static [[TileFn; 2]];
+pub(crate) type TileTable<W> = &'static [[TileFn<W>; 2]];
 
 macro_rules! table {
     ($f:ident: $($rows:literal)*) => { &[$([$f::<$rows, 1>, $f::<$rows, 2>]),*] };
@@ -44,25 +55,41 @@ macro_rules! table {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{NR, Operands, TileTable};
+    use super::{NR, Operands, Target, TileTable, store};
     use std::arch::x86_64::*;
 
-    pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
+    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
+    pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
 
-    /// See [`TileFn`](super::TileFn). `ROWS × 16·WIDTH`: 24 of 32 registers are sums.
-    ///
-    /// # Safety
-    /// That of [`TileFn`](super::TileFn).
+    /// Fetches what is written last while the sums are made.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
-        let Operands { k, mut a, row: stride, step, mut b, c, ldc, n, alpha, add } = *x;
-        let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-        for i in 0..ROWS {
-            for v in 0..WIDTH {
-                // Fetches what is written last while the sums are made. A prefetch of any address is harmless.
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ldc + 16 * v).cast());
+    pub(in crate::gemm) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
+        for i in 0..rows {
+            // A prefetch of any address is harmless. A cache line holds 16 F32 or 32 BF16.
+            match c {
+                Target::F32(c) => {
+                    for v in 0..width {
+                        _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ldc + 16 * v).cast());
+                    }
+                }
+                Target::BF16(c) => _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * ldc).cast()),
             }
         }
+    }
+
+    /// The sums of a tile, not scaled: 24 of 32 registers.
+    ///
+    /// # Safety
+    /// That of [`TileFn`](super::TileFn) on `a` and `b`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sums<const ROWS: usize, const WIDTH: usize>(
+        k: usize,
+        (mut a, stride, step): (*const f32, usize, usize),
+        mut b: *const f32,
+    ) -> [[__m512; WIDTH]; ROWS] {
+        let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
         for _ in 0..k {
             // SAFETY: the caller's premise on `a` and `b` for this depth.
             unsafe {
@@ -80,21 +107,126 @@ pub(super) mod avx512 {
             a = a.wrapping_add(step);
             b = b.wrapping_add(NR);
         }
-        let alpha = _mm512_set1_ps(alpha);
+        sums
+    }
+
+    /// See [`TileFn`](super::TileFn).
+    ///
+    /// # Safety
+    /// That of [`TileFn`](super::TileFn).
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
+        prefetch(x.c, x.ldc, ROWS, WIDTH);
+        // SAFETY: the caller's premise.
+        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.b) };
+        let alpha = _mm512_set1_ps(x.alpha);
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
-                let valid = n.saturating_sub(16 * v).min(16);
-                let mask = ((1u32 << valid) - 1) as __mmask16;
-                let at = c.wrapping_add(i * ldc + 16 * v);
-                let mut y = _mm512_mul_ps(sum, alpha);
-                // SAFETY: the mask keeps to the `n` columns of row `i` that the caller's premise gives.
-                unsafe {
-                    if add {
-                        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, at));
+                let valid = x.n.saturating_sub(16 * v).min(16);
+                let y = _mm512_mul_ps(sum, alpha);
+                match x.c.add(i * x.ldc + 16 * v) {
+                    // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
+                    Target::F32(c) => unsafe { store_f32(c, valid, y, x.add) },
+                    c => {
+                        let mut line = [0.0; 16];
+                        // SAFETY: `line` holds 16 numbers; the rest as above.
+                        unsafe {
+                            _mm512_storeu_ps(line.as_mut_ptr(), y);
+                            store(&line[..valid], c, 1.0, x.add);
+                        }
                     }
-                    _mm512_mask_storeu_ps(at, mask, y);
                 }
             }
+        }
+    }
+
+    /// The sums of a tile of pairs, not scaled.
+    ///
+    /// # Safety
+    /// That of [`TileFn`](super::TileFn) on `a` and `b`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(in crate::gemm) unsafe fn sums_of_pairs<const ROWS: usize, const WIDTH: usize>(
+        k: usize,
+        (mut a, stride, step): (*const u32, usize, usize),
+        mut b: *const u32,
+    ) -> [[__m512; WIDTH]; ROWS] {
+        let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+        for _ in 0..k {
+            // SAFETY: the caller's premise on `a` and `b` for this depth; types of 512 bits are made into each other.
+            unsafe {
+                let mut bs = [_mm512_setzero_si512(); WIDTH];
+                for (v, b_v) in bs.iter_mut().enumerate() {
+                    *b_v = _mm512_loadu_si512(b.add(16 * v).cast());
+                }
+                for (i, row) in sums.iter_mut().enumerate() {
+                    let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(i * stride) as i32));
+                    for (sum, &b_v) in row.iter_mut().zip(&bs) {
+                        *sum = _mm512_dpbf16_ps(*sum, x, std::mem::transmute::<__m512i, __m512bh>(b_v));
+                    }
+                }
+            }
+            a = a.wrapping_add(step);
+            b = b.wrapping_add(NR);
+        }
+        sums
+    }
+
+    /// See [`TileFn`](super::TileFn). Numbers below the normal range count as zero.
+    ///
+    /// # Safety
+    /// That of [`TileFn`](super::TileFn).
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    unsafe fn tile_of_pairs<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>) {
+        prefetch(x.c, x.ldc, ROWS, WIDTH);
+        // SAFETY: the caller's premise.
+        let sums = unsafe { sums_of_pairs::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.b) };
+        let alpha = _mm512_set1_ps(x.alpha);
+        for (i, row) in sums.iter().enumerate() {
+            for (v, &sum) in row.iter().enumerate() {
+                let valid = x.n.saturating_sub(16 * v).min(16);
+                // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
+                unsafe { store_any(x.c.add(i * x.ldc + 16 * v), valid, _mm512_mul_ps(sum, alpha), x.add) };
+            }
+        }
+    }
+
+    /// Stores `valid` numbers from `c` on, or adds them.
+    ///
+    /// # Safety
+    /// `valid` numbers from `c` on may be written.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    pub(in crate::gemm) unsafe fn store_any(c: Target, valid: usize, y: __m512, add: bool) {
+        match c {
+            // SAFETY: the caller's premise.
+            Target::F32(c) => unsafe { store_f32(c, valid, y, add) },
+            Target::BF16(c) => {
+                let (mask, at) = (((1u32 << valid) - 1) as __mmask16, c.cast());
+                // SAFETY: the mask keeps to the caller's premise; types of 256 bits are made into each other.
+                unsafe {
+                    let old = _mm256_maskz_loadu_epi16(if add { mask } else { 0 }, at);
+                    let old = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(old)));
+                    let y = if add { _mm512_add_ps(y, old) } else { y };
+                    let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(y));
+                    _mm256_mask_storeu_epi16(at, mask, rounded);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `valid` numbers from `c` on may be written.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_f32(c: *mut f32, valid: usize, mut y: __m512, add: bool) {
+        let mask = ((1u32 << valid) - 1) as __mmask16;
+        // SAFETY: the mask keeps to the caller's premise.
+        unsafe {
+            if add {
+                y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, c));
+            }
+            _mm512_mask_storeu_ps(c, mask, y);
         }
     }
 }
@@ -104,14 +236,14 @@ pub(super) mod avx2 {
     use super::{NR, Operands, TileTable, store};
     use std::arch::x86_64::*;
 
-    pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4 5 6);
+    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6);
 
     /// See [`TileFn`](super::TileFn). Works on 16 columns at a time: 12 of 16 registers are sums.
     ///
     /// # Safety
     /// That of [`TileFn`](super::TileFn).
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
+    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
         for half in 0..WIDTH {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -138,22 +270,32 @@ pub(super) mod avx2 {
                 }
                 let valid = n.saturating_sub(16 * half).min(16);
                 // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                unsafe { store(&line[..valid], c.wrapping_add(i * ldc + 16 * half), alpha, add) };
+                unsafe { store(&line[..valid], c.add(i * ldc + 16 * half), alpha, add) };
             }
         }
     }
 }
 
 pub(super) mod any {
-    use super::{NR, Operands, TileTable, store};
+    use super::{NR, Operands, TileFn, Word, store};
 
-    pub(in crate::gemm) static TABLE: TileTable = table!(tile: 1 2 3 4);
+    /// [`TileTable`](super::TileTable) of tiles that any processor runs.
+    pub(in crate::gemm) struct Tiles<W>(std::marker::PhantomData<W>);
+
+    impl<W: Word> Tiles<W> {
+        pub(in crate::gemm) const TABLE: &'static [[TileFn<W>; 2]] = &[
+            [tile::<W, 1, 1>, tile::<W, 1, 2>],
+            [tile::<W, 2, 1>, tile::<W, 2, 2>],
+            [tile::<W, 3, 1>, tile::<W, 3, 2>],
+            [tile::<W, 4, 1>, tile::<W, 4, 2>],
+        ];
+    }
 
     /// See [`TileFn`](super::TileFn). Multiplies and adds without fusing: not every processor can.
     ///
     /// # Safety
     /// That of [`TileFn`](super::TileFn).
-    unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands) {
+    unsafe fn tile<W: Word, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add } = *x;
         for part in 0..4 * WIDTH {
             let mut sums = [[0.0f32; 4]; ROWS];
@@ -161,15 +303,26 @@ pub(super) mod any {
                 for (i, row) in sums.iter_mut().enumerate() {
                     for (j, sum) in row.iter_mut().enumerate() {
                         // SAFETY: the caller's premise on `a` and `b`.
-                        unsafe { *sum += *a.add(i * stride + p * step) * *b.add(p * NR + 4 * part + j) };
+                        let (a, b) = unsafe { (*a.add(i * stride + p * step), *b.add(p * NR + 4 * part + j)) };
+                        *sum = a.multiply_add(b, *sum);
                     }
                 }
             }
             let valid = n.saturating_sub(4 * part).min(4);
             for (i, row) in sums.iter().enumerate() {
                 // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                unsafe { store(&row[..valid], c.wrapping_add(i * ldc + 4 * part), alpha, add) };
+                unsafe { store(&row[..valid], c.add(i * ldc + 4 * part), alpha, add) };
             }
+        }
+    }
+}
+
+impl Target {
+    /// `n` elements further.
+    pub(super) fn add(self, n: usize) -> Self {
+        match self {
+            Self::F32(c) => Self::F32(c.wrapping_add(n)),
+            Self::BF16(c) => Self::BF16(c.wrapping_add(n)),
         }
     }
 }
@@ -178,13 +331,20 @@ pub(super) mod any {
 ///
 /// # Safety
 /// `line.len()` numbers from `c` on may be written.
-unsafe fn store(line: &[f32], c: *mut f32, alpha: f32, add: bool) {
+unsafe fn store(line: &[f32], c: Target, alpha: f32, add: bool) {
     for (j, &sum) in line.iter().enumerate() {
-        // SAFETY: the caller's premise.
-        unsafe {
-            let at = c.add(j);
-            let old = if add { *at } else { 0.0 };
-            *at = if add { sum * alpha + old } else { sum * alpha };
+        match c {
+            // SAFETY: the caller's premise.
+            Target::F32(c) => unsafe {
+                let at = c.add(j);
+                *at = if add { sum * alpha + *at } else { sum * alpha };
+            },
+            // SAFETY: the caller's premise.
+            Target::BF16(c) => unsafe {
+                let at = c.add(j);
+                let y = if add { sum * alpha + (*at).to_f32() } else { sum * alpha };
+                *at = bf16::from_f32(y);
+            },
         }
     }
 }

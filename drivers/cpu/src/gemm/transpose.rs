@@ -1,23 +1,23 @@
 //! The transposition that packing the weights of a linear layer takes: sixteen rows at a time in registers where the
 //! processor can, one number at a time elsewhere.
 
-use super::NR;
+use super::{NR, Word};
 use crate::mat::Mat;
 use crate::simd::{Isa, Level};
 
 /// Writes rows `first..first + NR` of `b` (zeros where it has no more) as the columns of `panel`, of `b.cols()` lines.
-pub(super) fn transpose(isa: Isa, b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+pub(crate) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     assert!(panel.len() >= b.cols() && first < b.rows(), "the panel holds a line for every column");
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on the
         // panel was checked.
-        Level::Avx512 => unsafe { avx512(b, first, panel) },
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(b, first, panel) },
         _ => any(b, first, panel),
     }
 }
 
-fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
+fn any<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
     let width = NR.min(b.rows() - first);
     for j in 0..width {
         for (line, &v) in panel.iter_mut().zip(b.row(first + j)) {
@@ -25,36 +25,60 @@ fn any(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
         }
     }
     for line in panel.iter_mut().take(b.cols()) {
-        line[width..].fill(0.0);
+        line[width..].fill(W::zeroed());
     }
 }
 
 /// # Safety
-/// `panel` has at least `b.cols()` lines.
+/// `panel` has at least `b.cols()` lines, and `first` is a row of `b`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512(b: &Mat<'_, f32>, first: usize, panel: &mut [[f32; NR]]) {
-    use std::arch::x86_64::*;
+unsafe fn avx512<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
+    const { assert!(size_of::<W>() == size_of::<f32>(), "words are moved as they are, whatever they mean") };
     for half in (0..NR).step_by(16) {
-        let mut rows: [&[f32]; 16] = [&[]; 16];
-        for (i, row) in rows.iter_mut().enumerate().take(b.rows().saturating_sub(first + half)) {
-            *row = b.row(first + half + i);
-        }
+        let rows = b.rows().saturating_sub(first + half).min(16);
+        let from = if rows == 0 { b.as_slice() } else { &b.as_slice()[(first + half) * b.stride()..] };
         for col in (0..b.cols()).step_by(16) {
-            let valid = (b.cols() - col).min(16);
-            let mask = ((1u32 << valid) - 1) as __mmask16;
-            let mut x = [_mm512_setzero_ps(); 16];
-            for (x, row) in x.iter_mut().zip(&rows) {
-                let mask = if row.is_empty() { 0 } else { mask };
-                // SAFETY: the mask keeps to the columns that the row has.
-                *x = unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(col)) };
-            }
-            let y = transpose16(x);
-            for (i, &line) in y.iter().enumerate().take(valid) {
-                // SAFETY: line `col + i` is below `b.cols()`, and `half + 16` at most `NR`.
-                unsafe { _mm512_storeu_ps(panel.as_mut_ptr().add(col + i).cast::<f32>().add(half), line) };
+            let cols = (b.cols() - col).min(16);
+            let from = from.as_ptr().wrapping_add(col).cast();
+            let to = panel.as_mut_ptr().wrapping_add(col).cast::<f32>().wrapping_add(half);
+            // SAFETY: `rows` rows and `cols` columns from there on are in `b`; lines `col..col + cols` of the panel are
+            // below `b.cols()`, and `half + 16` is at most `NR`.
+            unsafe {
+                // Masks cost as much as all the rest.
+                if rows == 16 && cols == 16 {
+                    block::<true>(from, b.stride(), (16, 16), to);
+                } else {
+                    block::<false>(from, b.stride(), (rows, cols), to);
+                }
             }
         }
+    }
+}
+
+/// Writes `rows × cols` words (zeros after the last row) as `cols` lines.
+///
+/// # Safety
+/// Both are at most 16, and 16 if `FULL`; rows `stride` apart can be read, and lines of 16 words `NR` apart written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn block<const FULL: bool>(from: *const f32, stride: usize, (rows, cols): (usize, usize), to: *mut f32) {
+    use std::arch::x86_64::*;
+    let mut x = [_mm512_setzero_ps(); 16];
+    for (i, x) in x.iter_mut().enumerate() {
+        let at = from.wrapping_add(i * stride);
+        // The rows of the next block: far apart, which the processor does not foresee. A prefetch of any address is
+        // harmless.
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(16 * stride).cast());
+        let mask = if i < rows { ((1u32 << cols) - 1) as __mmask16 } else { 0 };
+        // SAFETY: the caller's premise; the mask leaves out what is not there.
+        *x = unsafe { if FULL { _mm512_loadu_ps(at) } else { _mm512_maskz_loadu_ps(mask, at) } };
+    }
+    let y = transpose16(x);
+    for (i, &line) in y.iter().enumerate().take(if FULL { 16 } else { cols }) {
+        // SAFETY: the caller's premise.
+        unsafe { _mm512_storeu_ps(to.wrapping_add(i * NR), line) };
     }
 }
 

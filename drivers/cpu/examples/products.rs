@@ -1,0 +1,239 @@
+//! How fast matrix products are at the shapes of a small training step, in each type, against what the machine can do.
+//!
+//! ```text
+//! cargo run --release -p fathom-cpu --example products [FILTER [THREADS]]
+//! ```
+//!
+//! For every shape whose line contains `FILTER`: GFLOP/s of an F32 product and of one of BF16 factors (with a BF16
+//! result, or for a weight gradient `Tn` an F32 one that is added to), and the latter as a share of the processor's BF16
+//! peak. The peak is that of multiply-adds in registers on as many threads, measured here and now; types are timed in
+//! turn, since machines are shared. The last lines sum the shapes up as a training step of `configs/train_small.json`
+//! has them.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use fathom_core::DType;
+use fathom_core::device::*;
+use fathom_core::tensor::Tensor;
+use fathom_cpu::Cpu;
+
+type T = Tensor<Cpu>;
+
+const TOKENS: usize = 2048;
+const EXPERTS: usize = 32;
+const TOP_K: usize = 4;
+
+/// A product's form, shape and how many of it a training step has.
+struct Shape {
+    form: Form,
+    /// Rows of activations.
+    rows: usize,
+    /// Shape of the weight.
+    n: usize,
+    k: usize,
+    /// Groups of rows, each with a weight of its own; 0 for a plain product.
+    groups: usize,
+    times: usize,
+}
+
+impl Shape {
+    fn flops(&self) -> f64 {
+        2.0 * (self.rows * self.n * self.k) as f64
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { form, rows, n, k, groups, .. } = self;
+        let weight = match form {
+            Form::Nt => format!("[{rows} × {k}]·[{k} × {n}]"),
+            Form::Nn => format!("[{rows} × {n}]·[{n} × {k}]"),
+            Form::Tn => format!("[{n} × {rows}]·[{rows} × {k}]"),
+        };
+        if *groups > 0 { write!(f, "{form:?} {weight} in {groups}") } else { write!(f, "{form:?} {weight}") }
+    }
+}
+
+/// The products of a step of `configs/train_small.json` of 8 × 256 tokens, and large ones.
+fn shapes() -> Vec<Shape> {
+    let forms = [Form::Nt, Form::Nn, Form::Tn];
+    // (outputs, inputs, times a step): query down and up, key-value down and up, output of six layers; the dense layer's
+    // pair; five shared experts; the head.
+    let linears = [
+        (128, 256, 6),
+        (384, 128, 6),
+        (80, 256, 6),
+        (512, 64, 6),
+        (256, 256, 6),
+        (1408, 256, 1),
+        (256, 704, 1),
+        (256, 256, 5),
+        (256, 128, 5),
+        (4096, 256, 1),
+    ];
+    let mut all = Vec::new();
+    for form in forms {
+        all.extend(linears.map(|(n, k, times)| Shape { form, rows: TOKENS, n, k, groups: 0, times }));
+        let experts = [(256, 256), (256, 128)];
+        let rows = TOKENS * TOP_K;
+        all.extend(experts.map(|(n, k)| Shape { form, rows, n, k, groups: EXPERTS, times: 5 }));
+    }
+    all.extend(forms.map(|form| Shape { form, rows: 1536, n: 1536, k: 1536, groups: 0, times: 0 }));
+    all
+}
+
+struct Operands {
+    a: T,
+    b: T,
+    c: T,
+    offsets: T,
+}
+
+fn matrix(cpu: &Cpu, dtype: DType, [rows, cols]: [usize; 2], seed: u64) -> T {
+    let values: Vec<f32> = (0..rows * cols)
+        .map(|i| (fathom_core::rng::bits(seed, 0, i as u64) >> 40) as f32 / (1 << 23) as f32 - 1.0)
+        .collect();
+    let wide = T::from_slice(cpu, &[rows, cols], DType::F32, &values).expect("memory");
+    let mut x = T::empty(cpu, &[rows, cols], dtype).expect("memory");
+    cpu.cast(Cast::new(wide.view(), x.view_mut()).expect("one shape")).expect("a cast");
+    x
+}
+
+impl Operands {
+    fn new(cpu: &Cpu, shape: &Shape, dtype: DType) -> Self {
+        let Shape { form, rows, n, k, groups, .. } = *shape;
+        let (input, output, weight) = ([rows, k], [rows, n], [groups.max(1) * n, k]);
+        let (a, b, c) = match form {
+            Form::Nt => (input, weight, output),
+            Form::Nn => (output, weight, input),
+            Form::Tn => (output, input, weight),
+        };
+        // Uneven groups: expert g gets about (g + 16)/32 of an even share.
+        let mut ends = vec![0];
+        for g in 0..groups {
+            ends.push(ends[g] + (rows * (g + 16) / (groups * (groups + 31) / 2)) as u32);
+        }
+        ends[groups] = rows as u32;
+        Self {
+            a: matrix(cpu, dtype, a, 1),
+            b: matrix(cpu, dtype, b, 2),
+            c: matrix(cpu, if form == Form::Tn { DType::F32 } else { dtype }, c, 3),
+            offsets: T::from_slice(cpu, &[1, groups + 1], DType::U32, &ends).expect("memory"),
+        }
+    }
+
+    fn run(&mut self, cpu: &Cpu, shape: &Shape) {
+        let (a, b, c) = (self.a.view(), self.b.view(), self.c.view_mut());
+        if shape.groups == 0 {
+            let mut call = Gemm::new(shape.form, a, b, c).expect("a valid call");
+            call.accumulate = shape.form == Form::Tn;
+            cpu.gemm(call).expect("a product");
+        } else {
+            let offsets = self.offsets.view();
+            let call = GroupedGemm::new(shape.form, shape.groups, a, b, offsets, c).expect("a valid call");
+            cpu.grouped_gemm(call).expect("a product");
+        }
+    }
+}
+
+/// Shortest seconds of each of several things, timed in turn.
+fn fastest<const N: usize>(mut run: impl FnMut(usize)) -> [f64; N] {
+    let mut best = [Duration::MAX; N];
+    let (start, mut rounds) = (Instant::now(), 0);
+    while rounds < 5 || (start.elapsed() < Duration::from_millis(500) && rounds < 300) {
+        for (i, best) in best.iter_mut().enumerate() {
+            let start = Instant::now();
+            run(i);
+            *best = start.elapsed().min(*best);
+        }
+        rounds += 1;
+    }
+    best.map(|d| d.as_secs_f64())
+}
+
+/// Multiply-adds of BF16 in registers, `n` times 24.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn spin(n: usize) {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm512_setzero_ps(); 24];
+    // SAFETY: both are 512 bits.
+    let x: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(0x3f80_3f80)) };
+    for _ in 0..n {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
+        }
+    }
+    black_box(sums);
+}
+
+/// FLOP/s of `threads` threads that do nothing but multiply BF16 in registers; none where they cannot.
+fn bf16_peak(threads: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") {
+        const N: usize = 200_000;
+        let [seconds] = fastest(|_| {
+            std::thread::scope(|s| {
+                for _ in 0..threads {
+                    // SAFETY: the processor was found to have the instructions.
+                    s.spawn(|| unsafe { spin(N) });
+                }
+            });
+        });
+        return Some((threads * N * 24 * 64) as f64 / seconds);
+    }
+    let _ = threads;
+    None
+}
+
+/// FLOP/s of the `gemm` crate's F32 product of `n³`.
+fn crate_rate(threads: usize, n: usize) -> f64 {
+    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0f32; n * n]);
+    let i = n as isize;
+    let parallel = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
+    let [seconds] = fastest(|_| {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+        // SAFETY: three square matrices of n × n with these strides.
+        unsafe { gemm::gemm(n, n, n, c, 1, i, false, a, 1, i, b, 1, i, 0f32, 1f32, false, false, false, parallel) };
+    });
+    black_box(&c);
+    2.0 * (n * n * n) as f64 / seconds
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let filter = arguments.next().unwrap_or_default();
+    let cpu = Cpu::with_threads(arguments.next().map_or(0, |s| s.parse().expect("a number of threads")));
+    let peak = bf16_peak(cpu.threads());
+    let other = [512, 1024, 1536].map(|n| crate_rate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
+    println!(
+        "{} threads, {}: BF16 peak {:.0} GFLOP/s, F32 product of the gemm crate {:.0} GFLOP/s\n",
+        cpu.threads(),
+        cpu.isa(),
+        peak.unwrap_or(f64::NAN) / 1e9,
+        other / 1e9
+    );
+    println!("{:<40} {:>9} {:>9} {:>8} {:>8}", "GFLOP/s", "F32", "BF16", "of peak", "to F32");
+    let (mut flops, mut total) = (0.0, [0.0; 2]);
+    for shape in shapes().into_iter().filter(|s| s.to_string().contains(&filter)) {
+        let mut operands = [DType::F32, DType::BF16].map(|dtype| Operands::new(&cpu, &shape, dtype));
+        let seconds: [f64; 2] = fastest(|i| operands[i].run(&cpu, &shape));
+        flops += shape.flops() * shape.times as f64;
+        for (total, seconds) in total.iter_mut().zip(seconds) {
+            *total += seconds * shape.times as f64;
+        }
+        print_line(&shape.to_string(), shape.flops(), seconds, peak);
+    }
+    print_line("a step", flops, total, peak);
+}
+
+fn print_line(name: &str, flops: f64, [f32_seconds, bf16_seconds]: [f64; 2], peak: Option<f64>) {
+    println!(
+        "{name:<40} {:>9.1} {:>9.1} {:>6.0} % {:>7.2}x",
+        flops / f32_seconds / 1e9,
+        flops / bf16_seconds / 1e9,
+        100.0 * flops / bf16_seconds / peak.unwrap_or(f64::NAN),
+        f32_seconds / bf16_seconds
+    );
+}

@@ -1,0 +1,189 @@
+//! Codes in vectors: the bits of [`fathom_core::fp8`] without branches.
+
+use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE};
+
+use crate::real::Real;
+
+/// A format as it lies in memory.
+pub(super) trait Format: Code {
+    /// As many numbers lie in [`BYTES`](Self::BYTES) bytes.
+    const NUMBERS: usize;
+    /// See [`NUMBERS`](Self::NUMBERS).
+    const BYTES: usize;
+
+    /// Stores the code of `scaled(i, x[i])`, which must be finite, for every `i`.
+    fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]);
+
+    /// `y[i] = scaled(i, number of code i)`.
+    fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]);
+}
+
+macro_rules! bytes {
+    ($($t:ty),*) => {
+        $(impl Format for $t {
+            const NUMBERS: usize = 1;
+            const BYTES: usize = 1;
+
+            #[inline(always)]
+            fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]) {
+                for (i, (to, &x)) in to.iter_mut().zip(x).enumerate() {
+                    *to = encode::<Self>(scaled(i, x.load())) as u8;
+                }
+            }
+
+            #[inline(always)]
+            fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]) {
+                for (i, (y, &code)) in y.iter_mut().zip(codes).enumerate() {
+                    *y = Y::store(scaled(i, decode::<Self>(code.into())));
+                }
+            }
+        })*
+    };
+}
+bytes!(E4M3, E5M2);
+
+/// Two numbers in three bytes; both slices hold whole pairs.
+impl Format for E5M6 {
+    const NUMBERS: usize = 2;
+    const BYTES: usize = 3;
+
+    #[inline(always)]
+    fn put<X: Real>(x: &[X], scaled: impl Fn(usize, f32) -> f32, to: &mut [u8]) {
+        let mut codes = [0u16; TILE];
+        for (at, (x, to)) in x.chunks(TILE).zip(to.chunks_mut(TILE / 2 * 3)).enumerate() {
+            for (i, (code, &x)) in codes.iter_mut().zip(x).enumerate() {
+                *code = encode::<Self>(scaled(at * TILE + i, x.load())) as u16;
+            }
+            let (twice, last) = to.as_chunks_mut::<6>();
+            let (fours, rest) = codes[..x.len()].as_chunks::<4>();
+            for (to, &[a, b, c, d]) in twice.iter_mut().zip(fours) {
+                let all = u64::from(a) | u64::from(b) << 12 | u64::from(c) << 24 | u64::from(d) << 36;
+                to.copy_from_slice(&all.to_le_bytes()[..6]);
+            }
+            if let (&[a, b], [to @ ..]) = (rest, last) {
+                to.copy_from_slice(&fathom_core::fp8::pack_pair(a, b));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn get<Y: Real>(codes: &[u8], scaled: impl Fn(usize, f32) -> f32, y: &mut [Y]) {
+        let mut unpacked = [0u16; TILE];
+        for (at, (from, y)) in codes.chunks(TILE / 2 * 3).zip(y.chunks_mut(TILE)).enumerate() {
+            let (twice, last) = from.as_chunks::<6>();
+            for (to, &[a, b, c, d, e, f]) in unpacked.as_chunks_mut::<4>().0.iter_mut().zip(twice) {
+                let all = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+                *to = [0, 12, 24, 36].map(|shift| (all >> shift & 0xfff) as u16);
+            }
+            if let &[a, b, c] = last {
+                let (first, second) = fathom_core::fp8::unpack_pair([a, b, c]);
+                unpacked[twice.len() * 4..][..2].copy_from_slice(&[first, second]);
+            }
+            for (i, (y, &code)) in y.iter_mut().zip(&unpacked).enumerate() {
+                *y = Y::store(scaled(at * TILE + i, decode::<Self>(code.into())));
+            }
+        }
+    }
+}
+
+/// `2^e`.
+const fn power_of_two(e: i32) -> f32 {
+    f32::from_bits(((e + 127) as u32) << 23)
+}
+
+/// The nearest code of a finite `x`: [`Code::encode_finite`].
+#[inline(always)]
+fn encode<C: Code>(x: f32) -> u32 {
+    let shift = 23 - C::MANTISSA;
+    let bias = (127 - C::BIAS) as u32;
+    let size = f32::from_bits(x.to_bits() & 0x7fff_ffff);
+    let size = if size > C::MAX { C::MAX } else { size };
+    let bits = size.to_bits();
+    // Above the subnormal codes the mantissa is rounded where it ends and the exponent's bias moved; a carry is meant
+    // to reach the exponent. Below they are whole multiples of one number, which is the last place of this one:
+    let normal = (bits + ((1 << (shift - 1)) - 1) + (bits >> shift & 1)) >> shift;
+    let normal = normal.wrapping_sub(bias << C::MANTISSA);
+    let places = power_of_two(1 - C::BIAS - C::MANTISSA as i32 + 23);
+    let small = (size + places).to_bits().wrapping_sub(places.to_bits());
+    let code = if size < power_of_two(1 - C::BIAS) { small } else { normal };
+    code | (x.to_bits() >> 31) << (C::EXPONENT + C::MANTISSA)
+}
+
+/// The number of a code: [`Code::decode`].
+#[inline(always)]
+fn decode<C: Code>(code: u32) -> f32 {
+    let magnitude = code & (u32::from(C::SIGN) - 1);
+    // Exact also for subnormal codes, which are subnormal numbers before the product.
+    let x = f32::from_bits(magnitude << (23 - C::MANTISSA)) * power_of_two(127 - C::BIAS);
+    let special = if C::INFINITY && magnitude == u32::from(C::MAX_CODE) + 1 { f32::INFINITY } else { f32::NAN };
+    let x = if magnitude > u32::from(C::MAX_CODE) { special } else { x };
+    let sign = (code >> (C::EXPONENT + C::MANTISSA) & 1) << 31;
+    f32::from_bits(x.to_bits() | sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::simd::kernel;
+
+    kernel! {
+        fn put<C: Format>(x: &[f32], to: &mut [u8]) {
+            C::put(x, |_, x| x, to);
+        }
+    }
+
+    kernel! {
+        fn get<C: Format>(codes: &[u8], y: &mut [f32]) {
+            C::get(codes, |_, x| x, y);
+        }
+    }
+
+    /// Every number half way between two codes, its neighbours, and numbers of all exponents.
+    fn numbers<C: Code>() -> Vec<f32> {
+        let mut x: Vec<f32> = (0..1 << 16).map(|i: u32| f32::from_bits(i.wrapping_mul(65_539))).collect();
+        for code in 0..=C::MAX_CODE {
+            let (low, high) = (C::decode(code), C::decode((code + 1).min(C::MAX_CODE)));
+            let middle = low + (high - low) / 2.0;
+            for near in [low, middle, middle.next_down(), middle.next_up()] {
+                x.extend([near, -near]);
+            }
+        }
+        x.extend([f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0, 0.0]);
+        x.retain(|x| x.is_finite());
+        x.truncate(x.len() / 2 * 2);
+        x
+    }
+
+    fn check<C: Format>(pair: bool) {
+        let x = numbers::<C>();
+        let want: Vec<u16> = x.iter().map(|&x| C::encode_finite(x)).collect();
+        let all: Vec<u16> = (0..2 * C::SIGN).collect();
+        let pack = |codes: &[u16]| -> Vec<u8> {
+            if pair {
+                codes.chunks(2).flat_map(|two| fathom_core::fp8::pack_pair(two[0], two[1])).collect()
+            } else {
+                codes.iter().map(|&c| c as u8).collect()
+            }
+        };
+        for isa in Isa::all() {
+            let want = pack(&want);
+            let mut codes = vec![0; want.len()];
+            put::<C>(isa, &x, &mut codes);
+            assert!(codes == want, "{isa:?}");
+            let mut y = vec![0.0; all.len()];
+            get::<C>(isa, &pack(&all), &mut y);
+            for (&code, y) in all.iter().zip(y) {
+                let want = C::decode(code);
+                assert!(y.to_bits() == want.to_bits() || y.is_nan() && want.is_nan(), "{code:#x} on {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_have_the_bits_of_the_core() {
+        check::<E4M3>(false);
+        check::<E5M2>(false);
+        check::<E5M6>(true);
+    }
+}

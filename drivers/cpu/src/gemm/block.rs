@@ -1,0 +1,147 @@
+//! A task: one block of a product.
+
+use fathom_core::device::Form;
+
+use super::pack::left_transposed;
+use super::{DEPTH, NR, Output, Source, Word, left, left_size, multiply, pack_columns, pack_rows, packed};
+use crate::mat::MatMut;
+use crate::par::Tile;
+use crate::simd::{Isa, kernel};
+
+/// Rows of `a` that are made or packed at once where they must be: a multiple of every tile's rows.
+const ROWS: usize = 96;
+/// The most rows of a block.
+const MAX_ROWS: usize = 384;
+/// Rows and columns below which a block is not cut further: packing would cost more than waiting.
+const LEAST: usize = 64;
+/// Every tile's rows divide it.
+const STRIP: usize = 12;
+
+/// How a product is cut into blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Shape {
+    /// Blocks of an `m × n` product: as large as caches like them, but `parts` of them if there can be.
+    pub(super) fn new<W: Word>(m: usize, n: usize, parts: usize) -> Self {
+        let (mut down, mut across) = (m.div_ceil(MAX_ROWS).max(1), n.div_ceil(W::COLS).max(1));
+        while down * across < parts {
+            let (rows, cols) = (m / down, n / across);
+            // Rows first: cutting columns makes every row of `a` be read once more.
+            if rows >= 2 * LEAST && 2 * rows >= cols {
+                down += 1;
+            } else if cols >= 2 * LEAST {
+                across += 1;
+            } else {
+                break;
+            }
+        }
+        let even = |total: usize, parts: usize, unit: usize| total.div_ceil(parts).next_multiple_of(unit).max(unit);
+        Self { rows: even(m, down, STRIP), cols: even(n, across, NR).min(W::COLS) }
+    }
+
+    /// Scratch of a task of a product of depth `k`, in f32 numbers.
+    pub(super) fn scratch<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(&self, k: usize) -> usize {
+        let words = DEPTH / W::NUMBERS;
+        let sums = if sums_apart::<C>(k) { self.rows * self.cols } else { 0 };
+        let made = |made: bool, rows: usize| if made { rows * words } else { 0 };
+        sums + packed(words, self.cols) + left_size(ROWS, words) + made(B::MADE, self.cols) + made(A::MADE, ROWS)
+    }
+}
+
+/// Whether sums need a place of their own: where they are more than one chain and would be rounded in between.
+fn sums_apart<C: Output>(k: usize) -> bool {
+    C::ROUNDS && k > DEPTH
+}
+
+/// What all blocks of a product have in common.
+pub(super) struct Job {
+    pub isa: Isa,
+    pub form: Form,
+    pub alpha: f32,
+    pub add: bool,
+}
+
+impl Job {
+    /// Computes `c`, the block that starts at `(row, col)` of the product of all of `a` and `b`.
+    pub(super) fn run<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+        &self,
+        a: &A,
+        b: &B,
+        at: (usize, usize),
+        c: &mut Tile<'_, C>,
+        scratch: &mut [f32],
+    ) {
+        let (rows, cols) = (c.rows(), c.cols());
+        if !sums_apart::<C>(if self.form == Form::Tn { a.rows() } else { a.cols() }) {
+            return self.sum::<W, A, B, C>(a, b, at, c, self.add, scratch);
+        }
+        let (sums, scratch) = scratch.split_at_mut(rows * cols);
+        self.sum::<W, A, B, f32>(a, b, at, &mut Tile::whole(MatMut::new(sums, rows, cols, cols)), false, scratch);
+        for (r, sums) in sums.chunks_exact(cols.max(1)).enumerate() {
+            if self.add {
+                add_rounded(self.isa, sums, c.row(r));
+            } else {
+                round(self.isa, sums, c.row(r));
+            }
+        }
+    }
+
+    fn sum<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+        &self,
+        a: &A,
+        b: &B,
+        (row, col): (usize, usize),
+        c: &mut Tile<'_, C>,
+        add: bool,
+        scratch: &mut [f32],
+    ) {
+        let Self { isa, form, alpha, .. } = *self;
+        let (rows, cols) = (c.rows(), c.cols());
+        let words = DEPTH / W::NUMBERS;
+        let (b_packed, scratch) = scratch.split_at_mut(packed(words, cols));
+        let (b_made, scratch) = scratch.split_at_mut(if B::MADE { words * cols } else { 0 });
+        let (a_packed, a_made) = scratch.split_at_mut(left_size(ROWS, words));
+        let (b_packed, b_made) = (bytemuck::cast_slice_mut(b_packed), bytemuck::cast_slice_mut(b_made));
+        let (a_packed, a_made) = (bytemuck::cast_slice_mut(a_packed), bytemuck::cast_slice_mut(a_made));
+        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        if k == 0 && !add {
+            c.for_rows(|_, y| y.fill(C::store(0.0)));
+        }
+        for from in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - from);
+            let right = match form {
+                Form::Nt => pack_columns(isa, &b.block(col, cols, from, depth).numbers(isa, b_made), b_packed),
+                Form::Nn | Form::Tn => pack_rows(isa, &b.block(from, depth, col, cols).numbers(isa, b_made), b_packed),
+            };
+            for top in (0..rows).step_by(ROWS) {
+                let height = ROWS.min(rows - top);
+                let left = if form == Form::Tn {
+                    left_transposed(isa, &a.block(from, depth, row + top, height).numbers(isa, a_made), a_packed)
+                } else {
+                    left(isa, &a.block(row + top, height, from, depth).numbers(isa, a_made), a_packed)
+                };
+                multiply::<W, C>(isa, &left, &right, &mut c.block(top, height, 0, cols), alpha, add || from > 0);
+            }
+        }
+    }
+}
+
+kernel! {
+    fn round<C: Output>(sums: &[f32], c: &mut [C]) {
+        for (c, &sum) in c.iter_mut().zip(sums) {
+            *c = C::store(sum);
+        }
+    }
+}
+
+kernel! {
+    fn add_rounded<C: Output>(sums: &[f32], c: &mut [C]) {
+        for (c, &sum) in c.iter_mut().zip(sums) {
+            *c = C::store(sum + c.load());
+        }
+    }
+}

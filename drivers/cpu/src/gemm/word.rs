@@ -1,0 +1,151 @@
+//! What products are computed over.
+
+use bytemuck::Pod;
+use half::bf16;
+
+use super::tile::{self, Target, TileTable};
+use crate::mat::Mat;
+use crate::real::Real;
+use crate::simd::{Isa, Level};
+
+/// The unit of a factor: one F32 number, or two BF16 numbers that follow each other along the inner dimension. 32 bits
+/// either way, so that both are laid out, copied and transposed by the same code, and tiles of both have one shape.
+///
+/// Where the inner dimension is odd, the second number of its last pair is zero in both factors.
+pub(crate) trait Word: Pod + Send + Sync {
+    /// What a word holds.
+    type Number: Real;
+    /// How many of them.
+    const NUMBERS: usize;
+    /// Most columns of a task's block: so many that with [`DEPTH`](super::DEPTH) their packed numbers fill a quarter of
+    /// an L2 cache.
+    const COLS: usize;
+
+    /// A word of two numbers of a column, one after the other. A word of one number leaves the second out.
+    fn join(first: Self::Number, second: Self::Number) -> Self;
+
+    /// `sum + a·b`, over the numbers of the words.
+    fn multiply_add(self, b: Self, sum: f32) -> f32;
+
+    /// The rows of `a` as rows of words, where its memory can be read so.
+    fn words<'a>(a: &Mat<'a, Self::Number>) -> Option<Mat<'a, Self>>;
+
+    /// Writes the rows of `a` as the lines of panels of `R` columns, zeros past the last, if there is a quicker way to
+    /// than joining words one by one; whether there was.
+    fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> bool {
+        false
+    }
+
+    /// The tiles for a processor.
+    fn tiles(isa: Isa) -> TileTable<Self>;
+}
+
+impl Word for f32 {
+    type Number = f32;
+    const NUMBERS: usize = 1;
+    const COLS: usize = 128;
+
+    #[inline(always)]
+    fn join(first: f32, _: f32) -> f32 {
+        first
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, b: f32, sum: f32) -> f32 {
+        sum + self * b
+    }
+
+    fn words<'a>(a: &Mat<'a, f32>) -> Option<Mat<'a, f32>> {
+        Some(*a)
+    }
+
+    fn tiles(isa: Isa) -> TileTable<f32> {
+        match isa.level() {
+            Level::Any => tile::any::Tiles::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => tile::avx2::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 => tile::avx512::TABLE,
+        }
+    }
+}
+
+/// A pair of BF16, the first in the low half.
+impl Word for u32 {
+    type Number = bf16;
+    const NUMBERS: usize = 2;
+    const COLS: usize = 256;
+
+    #[inline(always)]
+    fn join(first: bf16, second: bf16) -> u32 {
+        u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, b: u32, sum: f32) -> f32 {
+        let (first, second) = (|x: u32| f32::from_bits(x << 16), |x: u32| f32::from_bits(x & 0xffff_0000));
+        sum + first(self) * first(b) + second(self) * second(b)
+    }
+
+    fn words<'a>(a: &Mat<'a, bf16>) -> Option<Mat<'a, u32>> {
+        let even = a.cols().is_multiple_of(2) && (a.stride().is_multiple_of(2) || a.rows() < 2);
+        let numbers = a.as_slice();
+        let words = bytemuck::try_cast_slice(&numbers[..numbers.len() & !1]).ok()?;
+        even.then(|| Mat::new(words, a.rows(), a.cols() / 2, a.stride() / 2))
+    }
+
+    fn join_rows<const R: usize>(isa: Isa, a: &Mat<'_, bf16>, to: &mut [u32]) -> bool {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => {
+                assert!(to.len() >= a.cols().next_multiple_of(R) * a.rows().div_ceil(2), "panels for every column");
+                // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
+                unsafe { super::join::avx512::<R>(a, to) };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tiles(isa: Isa) -> TileTable<u32> {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => tile::avx512::PAIRS,
+            _ => tile::any::Tiles::TABLE,
+        }
+    }
+}
+
+/// Whether pairs are the fastest way to multiply BF16 here; elsewhere they are made f32 first.
+pub(super) fn has_pairs(isa: Isa) -> bool {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => true,
+        _ => false,
+    }
+}
+
+/// The type of a result.
+pub(crate) trait Output: Real {
+    /// Whether sums are rounded when they are stored.
+    const ROUNDS: bool;
+
+    /// The place of a result.
+    fn target(c: *mut Self) -> Target;
+}
+
+impl Output for f32 {
+    const ROUNDS: bool = false;
+
+    fn target(c: *mut f32) -> Target {
+        Target::F32(c)
+    }
+}
+
+impl Output for bf16 {
+    const ROUNDS: bool = true;
+
+    fn target(c: *mut bf16) -> Target {
+        Target::BF16(c)
+    }
+}
