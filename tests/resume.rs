@@ -103,6 +103,61 @@ fn assert_same(what: &str, a: &Path, b: &Path) {
     }
 }
 
+/// Two sources with different texts, drawn three to one.
+fn mix(folder: &Path) -> Vec<String> {
+    let mut sets = vec!["data.packing=best_fit".to_string()];
+    for (name, weight) in [("first", 3), ("second", 1)] {
+        let place = folder.join(name);
+        std::fs::create_dir(&place).unwrap();
+        let data = prepare(&place);
+        sets.push(format!("data.sources.{name}.path={}", data.display()));
+        sets.push(format!("data.sources.{name}.weight={weight}"));
+    }
+    sets
+}
+
+#[test]
+fn a_mix_of_sources_goes_on_where_it_was_and_tells_their_losses_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = mix(folder.path());
+    let run = |output: &Path, steps: usize| {
+        let mut command = train(Path::new("-"), output, steps, 0);
+        let arguments: Vec<_> = command.get_args().map(|a| a.to_os_string()).collect();
+        command = program("train");
+        // `data.path=-` goes, with the `--set` before it.
+        let path = arguments.iter().position(|a| a == "data.path=-").unwrap();
+        command.args(arguments[..path - 1].iter().chain(&arguments[path + 1..]));
+        sets.iter().for_each(|set| {
+            command.arg("--set").arg(set);
+        });
+        command.stderr(Stdio::piped());
+        command
+    };
+    let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
+    let said = succeeds(&mut run(&whole, STEPS));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("packed first: ") && said.contains("packed second: "), "{said}");
+    succeeds(&mut run(&halves, STEPS / 2));
+    succeeds(run(&halves, STEPS).arg("--resume"));
+    assert_same("20 steps and 20 more of a mix", &whole, &halves);
+    for step in metrics(&whole) {
+        // Four sequences a step: three of the first source and one of the second.
+        let loss = |source: &str| step["loss_by_source"][source].as_f64().unwrap();
+        let mean = (3.0 * loss("first") + loss("second")) / 4.0;
+        assert!((mean - step["loss"].as_f64().unwrap()).abs() < 1e-5, "{step}");
+    }
+    let other = run(&whole, STEPS).args(["--resume", "--set", "data.sources.second.weight=2"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("data.sources.second.weight"));
+    let short = run(&folder.path().join("short"), STEPS)
+        .args(["--set", "data.sources.first.epochs=0.1", "--set", "data.sources.second.epochs=0.1"])
+        .output()
+        .unwrap();
+    assert_eq!(short.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&short.stderr);
+    assert!(said.contains("160 sequences") && said.contains("epochs"), "{said}");
+}
+
 fn wait_for_step(child: &mut Child, output: &Path, step: usize) {
     let start = Instant::now();
     while metrics(output).len() < step {

@@ -55,17 +55,23 @@ impl PackedRows {
     /// Packs the documents of `data` into rows for sequences of `sequence_length` inputs.
     ///
     /// # Errors
-    /// [`Error::Config`] when the length is 0 or more than 2³¹.
+    /// [`Error::Config`] when the length is 0 or beyond 2²⁴, or there are more than 2³² pieces.
     pub fn best_fit(data: &ShardSet, sequence_length: usize) -> Result<Self> {
-        let room = u32::try_from(sequence_length).ok().filter(|&s| s > 0 && s < 1 << 31).map(|s| s + 1);
+        let room = u32::try_from(sequence_length).ok().filter(|&s| s > 0 && s <= 1 << 24).map(|s| s + 1);
         let room = room.ok_or_else(|| Error::Config {
             field: "train.sequence_length",
-            what: format!("{sequence_length} tokens; it must be between 1 and 2147483647"),
+            what: format!("{sequence_length} tokens; best-fit packing takes between 1 and 16777216"),
         })?;
-        Ok(Self::of_documents(data.document_ranges(), room))
+        let documents = || data.document_ranges().filter(|&(_, length)| length > 0);
+        let pieces: u64 = documents().map(|(_, length)| (length - 1).div_ceil(u64::from(room) - 1).max(1)).sum();
+        if u32::try_from(pieces).is_err() {
+            let what = format!("best fit of {pieces} pieces of documents; it keeps at most 2^32, use \"concatenate\"");
+            return Err(Error::Config { field: "data.packing", what });
+        }
+        Ok(Self::of_documents(documents(), room))
     }
 
-    /// Packs documents, each its first position and its length, into rows of `room` tokens, at least 2.
+    /// Packs documents, each its first position and its length above 0, into rows of `room` tokens, at least 2.
     fn of_documents(documents: impl Iterator<Item = (u64, u64)>, room: u32) -> Self {
         let (pieces, mut report) = cut(documents, room);
         let row_of = place(&pieces, room);
@@ -140,7 +146,7 @@ impl std::fmt::Display for PackingReport {
 fn cut(documents: impl Iterator<Item = (u64, u64)>, room: u32) -> (Vec<Piece>, PackingReport) {
     let (mut pieces, mut report) = (Vec::new(), PackingReport::default());
     let (room, stride) = (u64::from(room), u64::from(room) - 1);
-    for (start, length) in documents.filter(|&(_, length)| length > 0) {
+    for (start, length) in documents {
         report.documents += 1;
         report.documents_cut += u64::from(length > room);
         let mut at = 0;
@@ -262,7 +268,7 @@ mod tests {
             end += length;
             (end - length, length)
         };
-        lengths.iter().map(document).collect()
+        lengths.iter().map(document).filter(|&(_, length)| length > 0).collect()
     }
 
     fn pack(lengths: &[u64], room: u32) -> PackedRows {

@@ -24,6 +24,7 @@ const PREFIX: &str = "data.sources.";
 pub(super) fn sources(reader: &Reader<'_>) -> Result<Vec<DataSource>, SettingsError> {
     let mut names: Vec<&str> =
         reader.source.keys().filter_map(|key| Some(key.strip_prefix(PREFIX)?.rsplit_once('.')?.0)).collect();
+    names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| read(reader, name)).collect()
 }

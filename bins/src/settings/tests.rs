@@ -79,6 +79,24 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
             &["tokenizer.path=bytes", "tokenizer.vocab_size=300"],
             "`tokenizer.vocab_size` and tokenizer.path are both given",
         ),
+        (
+            "[data.sources.web]\npath = \"a\"\nwieght = 2\n",
+            &[],
+            "run.toml:3: unknown key `data.sources.web.wieght`; did you mean `data.sources.NAME.weight`?",
+        ),
+        (
+            "[data.sources.web]\nweight = 2\n",
+            &[],
+            "run.toml:2: `data.sources.web.weight` is set, but data.sources.web.path",
+        ),
+        (
+            "",
+            &["data.sources.web.path=a", "data.sources.web.epochs=0"],
+            "`data.sources.web.epochs` is 0: it must be above",
+        ),
+        ("", &["data.sources.web.path=3"], "`data.sources.web.path` must be a path, found 3 (integer)"),
+        ("[data]\npath = \"a\"\n", &["data.sources.web.path=b"], "`data.path` and data.sources are both given"),
+        ("", &["data.packing=tight"], "`data.packing` must be one of concatenate, best_fit"),
         ("", &["checkpoint.keep=0"], "`checkpoint.keep` is 0: it must be between 1"),
     ];
     for (text, sets, expected) in table {
@@ -137,6 +155,7 @@ fn the_resolved_configuration_resolves_to_itself() {
             "schedule.batch_ramp_tokens=9000",
         ],
         &["model.q_lora_rank=0", "schedule.mtp_late_tokens=5", "schedule.mtp_weight_late=0.1"],
+        &["data.packing=best_fit", "data.sources.web.path=a", "data.sources.web.weight=3", "data.sources.Code.path=b"],
     ] {
         let first = parse("", sets).unwrap();
         let text = first.to_toml();
@@ -146,6 +165,21 @@ fn the_resolved_configuration_resolves_to_itself() {
         assert_eq!(second.schedule().unwrap(), first.schedule().unwrap());
         assert_eq!(second.budget().unwrap(), first.budget().unwrap());
     }
+}
+
+#[test]
+fn sources_have_names_of_the_users_choice() {
+    let text =
+        "[data.sources.web]\npath = \"a\"\nweight = 3\n[data.sources.code]\npath = \"b\"\nweight = 1.5\nepochs = 2\n";
+    let data = parse(text, &["data.sources.web.weight=4"]).unwrap().data;
+    let source = |name: &str, path: &str, weight, epochs| DataSource {
+        name: name.into(),
+        path: path.into(),
+        weight: Some(weight),
+        epochs,
+    };
+    assert_eq!(data.sources, [source("code", "b", 1.5, Some(2.0)), source("web", "a", 4.0, None)]);
+    assert!(parse("", &["data.sources.a.b.path=x"]).is_err(), "a name has no dots");
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub(super) struct Sequences {
 impl Sequences {
     pub fn new(mut data: ShardSet, options: &LoaderOptions) -> Result<Self> {
         let windows = count(&data, options.sequence_length)? / options.sequence_length as u64;
+        if windows == 0 {
+            return Err(too_long(&data, options.sequence_length));
+        }
         if let Some(vocab_size) = options.vocab_size {
             data.limit_vocabulary(vocab_size);
         }
@@ -29,9 +32,6 @@ impl Sequences {
             Packing::BestFit => Some(PackedRows::best_fit(&data, options.sequence_length)?),
         };
         let number = packed.as_ref().map_or(windows, PackedRows::rows);
-        if number == 0 {
-            return Err(too_long(&data, options.sequence_length));
-        }
         let padding = match data.manifest() {
             Some(manifest) => manifest.tokenizer.eos_id,
             None if packed.is_none() => 0,

@@ -70,8 +70,20 @@ impl ShardFile {
     pub fn open(prefix: &Path) -> Result<Self> {
         let (bin_path, idx_path) = (with_suffix(prefix, "bin"), with_suffix(prefix, "idx"));
         let (bin, idx) = (Map::open(&bin_path)?, Map::open(&idx_path)?);
-        let (dtype, sequences, entries) = header(&idx_path, idx.bytes())?;
-        let tokens = check_tables(&idx_path, idx.bytes(), dtype, sequences, entries)?;
+        Self::new(bin_path, bin, &idx_path, idx)
+    }
+
+    /// A shard out of the contents of its files; errors name them as if `origin` were its prefix.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) but [`Error::Io`].
+    pub fn from_bytes(bin: Vec<u8>, idx: Vec<u8>, origin: &Path) -> Result<Self> {
+        Self::new(with_suffix(origin, "bin"), bin.into(), &with_suffix(origin, "idx"), idx.into())
+    }
+
+    fn new(bin_path: PathBuf, bin: Map, idx_path: &Path, idx: Map) -> Result<Self> {
+        let (dtype, sequences, entries) = header(idx_path, idx.bytes())?;
+        let tokens = check_tables(idx_path, idx.bytes(), dtype, sequences, entries)?;
         let expected = tokens.saturating_mul(dtype.width());
         let found = bin.bytes().len() as u64;
         if found < expected {

@@ -172,21 +172,29 @@ impl Manifest {
     /// [`Error::ManifestMissing`], [`Error::ManifestVersion`], [`Error::ManifestCorrupt`] or [`Error::Io`].
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let corrupt = |what: String| Error::ManifestCorrupt { path: path.clone(), what };
         let bytes = match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::ManifestMissing { path: folder.into() });
             }
             other => other.map_err(Error::io("read", &path))?,
         };
-        let mut value: Value = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        Self::from_bytes(&bytes, &path)
+    }
+
+    /// A manifest out of the content of its file, which errors call `path`.
+    ///
+    /// # Errors
+    /// [`Error::ManifestVersion`] or [`Error::ManifestCorrupt`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let corrupt = |what: String| Error::ManifestCorrupt { path: path.into(), what };
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
         if value.get("format").and_then(Value::as_str) != Some(FORMAT) {
             return Err(corrupt(format!("field `format` is not \"{FORMAT}\"")));
         }
         match value.get("version").and_then(Value::as_u64) {
             Some(VERSION) => {}
             Some(found) => {
-                return Err(Error::ManifestVersion { path, found, known: VERSION });
+                return Err(Error::ManifestVersion { path: path.into(), found, known: VERSION });
             }
             None => {
                 return Err(corrupt("field `version` is missing or no number".to_owned()));

@@ -253,6 +253,27 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_are_a_shard_or_an_error(
+        counts in (0_u64..6, 0_u64..6),
+        wide: bool,
+        tables in prop::collection::vec(prop::sample::select(&[0_u8, 0, 0, 0, 1, 2, 4, 8, 12, 128, 255][..]), 0..100),
+        tokens in 0_usize..40,
+    ) {
+        let mut idx = b"MMIDIDX\0\0\x01\0\0\0\0\0\0\0".to_vec();
+        idx.push(if wide { 4 } else { 8 });
+        idx.extend([counts.0.to_le_bytes(), counts.1.to_le_bytes()].concat());
+        idx.extend(&tables);
+        let path = Path::new("any");
+        if let Ok(shard) = ShardFile::from_bytes(vec![1; tokens], idx, path) {
+            let mut tokens = vec![0; shard.tokens() as usize];
+            let _ = shard.read(0, 1 << 31, &mut tokens);
+            prop_assert_eq!(shard.document_start(shard.documents()), shard.tokens());
+        }
+        prop_assert!(ShardFile::from_bytes(Vec::new(), tables.clone(), path).is_err());
+        prop_assert!(Manifest::from_bytes(&tables, path).is_err());
+    }
+
+    #[test]
     fn random_damage_to_an_index_never_panics(at in 0_usize..82, bit in 0_u32..8) {
         let (_keep, dir) = folder();
         fs::remove_file(dir.join(MANIFEST)).unwrap();

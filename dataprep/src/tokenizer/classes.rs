@@ -157,7 +157,7 @@ fn ascii_letters(eight: u64) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * ONES;
     // In seven bits and lower case, the highest bit says whether a byte is at least 'a', and whether it is above 'z'.
-    let lower = (eight | 0x20 * ONES) & !HIGH;
+    let lower = (eight | (0x20 * ONES)) & !HIGH;
     let letters =
         (lower + (0x80 - u64::from(b'a')) * ONES) & !(lower + (0x7f - u64::from(b'z')) * ONES) & !eight & HIGH;
     (letters ^ HIGH).trailing_zeros() as usize / 8

@@ -7,6 +7,7 @@
 mod bpe;
 mod byte_level;
 mod classes;
+mod general;
 mod merges;
 mod scan;
 mod split;
@@ -164,10 +165,7 @@ impl Tokenizer {
         if byte_level::is_byte_tokenizer(&value) {
             return Ok(Self::bytes());
         }
-        let mut general = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
-        // Limits meant for inference; a corpus is neither cut nor padded.
-        general.with_truncation(None).map_err(|e| bad(e.to_string()))?;
-        general.with_padding(None);
+        let general = general::load(&bytes, &value).map_err(bad)?;
         let vocab = general.get_vocab(true);
         let largest = vocab.values().copied().max().ok_or_else(|| bad("it has no tokens".into()))?;
         let vocab_size = largest.checked_add(1).filter(|&n| n <= 1 << 24);
@@ -286,7 +284,7 @@ impl Tokenizer {
                 }
             }
             Kind::Bpe(bpe) => bpe.encode(text, true, &mut self.encoder().cache, &mut out)?,
-            Kind::Other(other) => encode_general(&other.tokenizer, text, &mut out)?,
+            Kind::Other(other) => general::encode(&other.tokenizer, text, &mut out)?,
         }
         Ok(out)
     }
@@ -316,10 +314,7 @@ impl Tokenizer {
     /// The text of `ids`. Special tokens and ids outside the vocabulary give none; what is not UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         match &self.inner.kind {
-            Kind::Other(other) => other
-                .tokenizer
-                .decode(ids, true)
-                .unwrap_or_else(|_| ids.iter().filter_map(|&id| other.tokenizer.id_to_token(id)).collect()),
+            Kind::Other(other) => general::decode(&other.tokenizer, ids),
             Kind::Bytes | Kind::Bpe(_) => {
                 let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.inner.table.text(id)).copied().collect();
                 String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
@@ -398,7 +393,7 @@ impl Encoder<'_> {
                     ordinary.set_encode_special_tokens(true);
                     ordinary
                 });
-                encode_general(ordinary, &text, out)?;
+                general::encode(ordinary, &text, out)?;
             }
         }
         Ok(matches!(text, Cow::Owned(_)))
@@ -445,12 +440,6 @@ impl Table {
 fn check_length(bytes: usize) -> Result<()> {
     let too_long = || Error::Tokenize(format!("a text of {bytes} bytes: at most 2^32 - 2 can be encoded at once"));
     if bytes < u32::MAX as usize { Ok(()) } else { Err(too_long()) }
-}
-
-fn encode_general(tokenizer: &tokenizers::Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(|e| Error::Tokenize(e.to_string()))?;
-    out.extend_from_slice(encoding.get_ids());
-    Ok(())
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.

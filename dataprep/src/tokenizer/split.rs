@@ -30,6 +30,10 @@ pub(super) fn llama3(digits: usize) -> String {
 /// The end of GPT-2's and every later pattern: white space gives its last character to the word behind it.
 const TRAILING_SPACE: &str = r"|\s+(?!\S)|\s+";
 
+/// Steps back that a match may take in the backtracking engine, a few seconds' worth: a pattern that needs more would need
+/// for ever.
+const BACKTRACKS: usize = 1 << 27;
+
 /// Cuts text into words.
 #[derive(Debug)]
 pub(super) enum Splitter {
@@ -161,7 +165,7 @@ impl Pattern {
         if let Ok(regex) = meta::Regex::new(pattern) {
             return Some(Self::Plain(regex));
         }
-        let fancy = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(usize::MAX).build();
+        let fancy = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS).build();
         fancy.ok().map(|regex| Self::Fancy(Box::new(regex)))
     }
 

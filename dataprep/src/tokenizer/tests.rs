@@ -349,6 +349,65 @@ fn damaged_files_are_refused_without_panic() {
     assert!(load(huge.into()).is_err());
 }
 
+/// Paths of all values in a JSON document but for most of the vocabulary and the merges, which are alike.
+fn pointers(value: &Value, at: String, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            let keys = map.keys().take(if at == "/model/vocab" { 3 } else { usize::MAX });
+            keys.for_each(|key| {
+                pointers(&value[key], format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), out)
+            });
+        }
+        Value::Array(items) => {
+            items.iter().take(3).zip(0..).for_each(|(item, i): (_, u32)| pointers(item, format!("{at}/{i}"), out));
+        }
+        _ => {}
+    }
+    out.push(at);
+}
+
+#[test]
+fn no_value_in_a_file_makes_it_panic() {
+    let gpt2 =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let mut base: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    base["pre_tokenizer"]["pretokenizers"].as_array_mut().unwrap().push(gpt2);
+    let mut all = Vec::new();
+    pointers(&base, String::new(), &mut all);
+    assert!(all.len() > 60, "{all:?}");
+    let values = serde_json::json!([
+        null,
+        true,
+        0,
+        -1,
+        16777216,
+        4294967295_u64,
+        1e300,
+        "",
+        "the",
+        "(",
+        "(?=a)+",
+        [],
+        {},
+        [0],
+        ["a"]
+    ]);
+    for pointer in &all {
+        for value in values.as_array().unwrap() {
+            let mut changed = base.clone();
+            *changed.pointer_mut(pointer).unwrap() = value.clone();
+            if let Ok(tokenizer) = from_value(&changed) {
+                for text in [MIXED, "", "<｜end▁of▁sentence｜>"] {
+                    if let Ok(ids) = tokenizer.encode(text) {
+                        tokenizer.decode(&ids);
+                    }
+                    let _ = tokenizer.encode_ordinary(text.as_bytes());
+                }
+            }
+        }
+    }
+}
+
 static GENERAL: LazyLock<tokenizers::Tokenizer> = LazyLock::new(|| oracle(&trained()));
 
 proptest! {

@@ -1,0 +1,99 @@
+//! How fast text becomes tokens on one thread, beside `tokenizers` 1.0.0-rc.3 in the same minutes, and whether both give
+//! the same ids. `examples/tokenize.rs` is the same with the released version.
+//!
+//! ```sh
+//! cd dataprep/peer && cargo run --release -- TEXT TOKENIZER.json...
+//! ```
+//!
+//! `TEXT` is a `.jsonl` file of `{"text": ...}`, or any file, which is then one document a kilobyte or so, cut at line
+//! ends. Both take turns, document by document; of five passes each, the best counts, per second of processor time where
+//! Linux says, so that other programs on the machine matter less.
+
+use fathom_dataprep::Tokenizer;
+use std::error::Error;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Instant;
+use tokenizers::pipeline::{EncodeOptions, PipelineTokenizer};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [text, tokenizers @ ..] = arguments.as_slice() else {
+        return Err("usage: fathom-dataprep-peer TEXT TOKENIZER.json...".into());
+    };
+    let documents = documents(Path::new(text))?;
+    let bytes: usize = documents.iter().map(String::len).sum();
+    println!("{text}: {} documents, {:.1} MB", documents.len(), bytes as f64 / 1e6);
+    println!("| tokenizer | MB/s | MB/s, tokenizers 1.0.0-rc.3 | documents that differ |");
+    println!("|---|---|---|---|");
+    for path in tokenizers {
+        row(path, &documents, bytes)?;
+    }
+    Ok(())
+}
+
+/// Measures one tokenizer and compares it with its peer.
+fn row(path: &str, documents: &[String], bytes: usize) -> Result<()> {
+    let ours = Tokenizer::load(Path::new(path))?;
+    let peer = tokenizers::from_json(&tokenizers::canonicalize_file(path).map_err(|e| e.to_string())?)
+        .map_err(|e| e.to_string())?;
+    let (mut best, mut peer_best, mut differ) = (f64::INFINITY, f64::INFINITY, 0);
+    let (mut encoder, mut ids, mut theirs) = (ours.encoder(), Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let start = cpu_seconds();
+        for document in documents {
+            ids.clear();
+            encoder.encode_ordinary(document.as_bytes(), &mut ids)?;
+        }
+        best = best.min(cpu_seconds() - start);
+        let start = cpu_seconds();
+        for document in documents {
+            theirs.clear();
+            encode(&peer, document, &mut theirs)?;
+        }
+        peer_best = peer_best.min(cpu_seconds() - start);
+    }
+    for document in documents {
+        theirs.clear();
+        encode(&peer, document, &mut theirs)?;
+        let ids = ours.encode_ordinary(document.as_bytes())?;
+        differ += usize::from(!theirs.iter().map(|token| token.id()).eq(ids));
+    }
+    let speed = |seconds: f64| bytes as f64 / seconds / 1e6;
+    println!("| {path} | {:.0} | {:.0} | {differ} |", speed(best), speed(peer_best));
+    Ok(())
+}
+
+fn encode(peer: &PipelineTokenizer, text: &str, out: &mut Vec<tokenizers::pipeline::PipelineToken>) -> Result<()> {
+    let options = EncodeOptions { add_special_tokens: false, encode_special_tokens: true, ..EncodeOptions::default() };
+    peer.encode_into(text, &options, out).map_err(|e| e.to_string().into())
+}
+
+/// Processor time of this thread where Linux says, else the time of day.
+fn cpu_seconds() -> f64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let stated = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = stated.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |ns| ns / 1e9)
+}
+
+fn documents(path: &Path) -> Result<Vec<String>> {
+    let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
+    if path.extension().is_some_and(|suffix| suffix == "jsonl") {
+        let record = |line: &str| -> Result<String> {
+            let value: serde_json::Value = serde_json::from_str(line)?;
+            Ok(value["text"].as_str().ok_or("a record without text")?.to_owned())
+        };
+        return text.lines().map(record).collect();
+    }
+    let mut documents = vec![String::new()];
+    for line in text.split_inclusive('\n') {
+        match documents.last_mut() {
+            Some(last) if last.len() < 1024 => last.push_str(line),
+            _ => documents.push(line.to_owned()),
+        }
+    }
+    Ok(documents)
+}
