@@ -123,17 +123,20 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
     Distance { loss: loss.abs(), gradients: (difference / norm).sqrt(), worst, choices }
 }
 
-/// On the reference device, which like the reference computes in f64 between roundings, so that nearly every rounding goes
-/// the same way: where one does not, BF16's gradients differ by a few thousandths. A policy with a tensor rounded in another
-/// place differs by percents. Other devices sum in f32; that they round in the same places is for the conformance tests.
+/// On the reference device, which like the reference computes in f64 between roundings, so that nearly all go the same way.
+/// In BF16 on `v3_fp8` one does not, and moves the gradients by 0.24 %. A policy that rounds a tensor in another place is
+/// further off: on `v3_yarn` by 0.5 % (a gradient that is rounded after one sum, not after two) to 20 % (another scale).
+/// Other devices sum in f32; that they round in the same places is for the conformance tests.
 #[test]
 fn policies_are_those_of_pytorch() {
     for case in ["v3_yarn", "v3_no_q_lora", "v3_fp8"] {
         for precision in [Precision::BF16, Precision::FP8] {
             let off = from_policy(&Host::new(), case, precision);
             println!("{case} {}: {off:?}", precision.name());
+            let flips = case == "v3_fp8" && precision == Precision::BF16;
+            let (all, one) = if flips { (4e-3, 8e-3) } else { (1e-5, 1e-3) };
             assert!(off.loss < 2e-6 && off.choices == 0, "{case} {}: {off:?}", precision.name());
-            assert!(off.gradients < 4e-3 && off.worst.0 < 8e-3, "{case} {}: {off:?}", precision.name());
+            assert!(off.gradients < all && off.worst.0 < one, "{case} {}: {off:?}", precision.name());
         }
     }
 }
