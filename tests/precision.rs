@@ -1,16 +1,17 @@
-//! The precision policies: how far their gradients are from transformers' in f32, what every switch of the FP8 recipe
-//! changes, and what the policies cost in memory.
+//! The precision policies: that their gradients are those of the same policies written in PyTorch, how far they are from
+//! transformers' in f32, what every switch of the FP8 recipe changes, and what the policies cost in memory.
 
+use fathom::checkpoint;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
 use fathom_core::layer::Precision;
-use fathom_core::model::Batch;
+use fathom_core::model::{Batch, LossScales, Parameters};
 use fathom_core::train::plan::Plan;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
-use fathom_tests::Golden;
+use fathom_tests::{Golden, golden_folder, tensors};
 
 fn rates() -> Rates {
     Rates { lr: 1e-3, batch_size: 2, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 0.0 }
@@ -59,6 +60,85 @@ fn policies_on_the_reference_device() {
 #[test]
 fn policies_on_the_cpu_device() {
     check_policies(&Cpu::new());
+}
+
+/// How far a step is from `policies.safetensors`, which `python/fp8_reference.py` writes.
+#[derive(Debug)]
+struct Distance {
+    loss: f64,
+    /// Relative L2 distance of all gradients together.
+    gradients: f64,
+    /// The largest such distance of one parameter's gradient, and whose it is.
+    worst: (f64, String),
+    /// Choices of an expert that are others.
+    choices: usize,
+}
+
+fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Distance {
+    let folder = golden_folder().join(case);
+    let (want, integers) = tensors(&folder.join("policies.safetensors"));
+    let (policy, stride) = (precision.name(), integers["stride"].1[0] as usize);
+    let (mut model, _) = checkpoint::load_model(device, &folder, precision).unwrap();
+    let (shape, tokens) = &integers["tokens"];
+    let batch = Batch::new(tokens, shape[1] - 1, None, model.config().vocab_size).unwrap();
+    let inputs = model.inputs(&batch, 0).unwrap();
+    let kept = model.forward(&inputs).unwrap();
+    let mut chosen = Vec::new();
+    for experts in kept.blocks().iter().filter_map(|block| block.experts()) {
+        let mut bytes = vec![0; 4 * experts.elements()];
+        device.download(experts.buffer(), 4 * experts.offset(), &mut bytes).unwrap();
+        chosen.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    }
+    let experts = &integers[&format!("{policy}.experts")].1;
+    assert_eq!(chosen.len(), experts.len());
+    let choices = chosen.iter().zip(experts).filter(|(a, b)| a != b).count();
+
+    let layout = model.architecture().layout().clone();
+    let mut gradients = Parameters::zeros(device, &layout, precision.master()).unwrap();
+    let mut losses = model.losses(0).unwrap();
+    let scales = LossScales { main: 1.0 / batch.targets(0) as f64, mtp: Vec::new(), balance: 0.0 };
+    model.backward(&inputs, kept, &scales, &mut gradients, &mut losses).unwrap();
+    let nll: Vec<f32> = losses.nll.download(device).unwrap();
+    let loss = f64::from(nll[0]) * scales.main - f64::from(want[&format!("{policy}.loss")][0]);
+
+    let (mut difference, mut norm, mut worst) = (0.0f64, 0.0f64, (0.0f64, String::new()));
+    for parameter in layout.parameters() {
+        let mut bytes = vec![0; 4 * parameter.elements()];
+        gradients.read(device, parameter, &mut bytes).unwrap();
+        let got: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let shape = parameter.shape();
+        let (row, step) = if shape.len() > 1 { (shape[1], stride) } else { (1, 1) };
+        let got: Vec<f32> = got.chunks_exact(row).step_by(step).flatten().copied().collect();
+        let want = &want[&format!("{policy}.grad.{}", parameter.name)];
+        assert_eq!(got.len(), want.len(), "{}", parameter.name);
+        let square = |x: f32| f64::from(x).powi(2);
+        let own: f64 = got.iter().zip(want).map(|(a, b)| square(a - b)).sum();
+        let size: f64 = want.iter().map(|&x| square(x)).sum();
+        (difference, norm) = (difference + own, norm + size);
+        let relative = if size > 0.0 { (own / size).sqrt() } else { own };
+        if relative > worst.0 {
+            worst = (relative, parameter.name.clone());
+        }
+    }
+    Distance { loss: loss.abs(), gradients: (difference / norm).sqrt(), worst, choices }
+}
+
+/// On the reference device, which like the reference computes in f64 between roundings, so that nearly all go the same way.
+/// In BF16 on `v3_fp8` one does not, and moves the gradients by 0.24 %. A policy that rounds a tensor in another place is
+/// further off: on `v3_yarn` by 0.5 % (a gradient that is rounded after one sum, not after two) to 20 % (another scale).
+/// Other devices sum in f32; that they round in the same places is for the conformance tests.
+#[test]
+fn policies_are_those_of_pytorch() {
+    for case in ["v3_yarn", "v3_no_q_lora", "v3_fp8"] {
+        for precision in [Precision::BF16, Precision::FP8] {
+            let off = from_policy(&Host::new(), case, precision);
+            println!("{case} {}: {off:?}", precision.name());
+            let flips = case == "v3_fp8" && precision == Precision::BF16;
+            let (all, one) = if flips { (4e-3, 8e-3) } else { (1e-5, 1e-3) };
+            assert!(off.loss < 2e-6 && off.choices == 0, "{case} {}: {off:?}", precision.name());
+            assert!(off.gradients < all && off.worst.0 < one, "{case} {}: {off:?}", precision.name());
+        }
+    }
 }
 
 /// Every policy that differs from `Precision::FP8` in one switch.
