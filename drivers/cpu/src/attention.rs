@@ -68,24 +68,23 @@ impl<'a, T: Real> Inputs<'a, T> {
         Mat::new(to, rows.len(), self.width(), self.width())
     }
 
-    /// The first row that row `t` sees.
-    pub(crate) fn first_seen(&self, t: usize) -> usize {
-        let sequence = t - t % self.heads.sequence;
-        (self.starts.row(t)[0] as usize).clamp(sequence, t)
+    /// The first row that each of `rows` sees, which are of one sequence.
+    fn first_seen(&self, rows: Range<usize>) -> impl Iterator<Item = usize> {
+        let sequence = rows.start - rows.start % self.heads.sequence;
+        rows.map(move |t| (self.starts.row(t)[0] as usize).clamp(sequence, t))
     }
 
-    /// The first row that any of `rows`, which are not none, sees.
+    /// The first row that any of `rows` sees, which are of one sequence and not none.
     pub(crate) fn first_seen_by_any(&self, rows: Range<usize>) -> usize {
-        rows.clone().map(|t| self.first_seen(t)).min().unwrap_or(rows.start)
+        self.first_seen(rows.clone()).min().unwrap_or(rows.start)
     }
 
-    /// What each of `rows`, at most [`QUERIES`], sees of the tile of `n` keys from row `first` on.
+    /// What each of `rows`, at most [`QUERIES`] of one sequence, sees of the tile of `n` keys from row `first` on.
     pub(crate) fn windows(&self, rows: Range<usize>, first: usize, n: usize) -> [Window; QUERIES] {
         let mut windows = [Window::new(0..0); QUERIES];
-        for (t, window) in rows.zip(&mut windows) {
+        for ((t, seen), window) in rows.clone().zip(self.first_seen(rows)).zip(&mut windows) {
             let end = (t + 1).saturating_sub(first).min(n);
-            let start = self.first_seen(t).saturating_sub(first).min(end);
-            *window = Window::new(start..end);
+            *window = Window::new(seen.saturating_sub(first).min(end)..end);
         }
         windows
     }

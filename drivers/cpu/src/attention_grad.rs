@@ -31,8 +31,11 @@ struct Outputs<'a, T> {
 }
 
 kernel! {
-    fn dot<T: Real>(x: &[T], y: &[T]) -> f32 {
-        sum2(x, y, |x, y| x * y)
+    /// The product of every row of `x` with that of `y`.
+    fn dots<T: Real>(x: &Mat<'_, T>, y: &Mat<'_, T>, to: &mut [f32]) {
+        for (r, to) in to.iter_mut().enumerate() {
+            *to = sum2(x.row(r), y.row(r), |x, y| x * y);
+        }
     }
 }
 
@@ -108,11 +111,9 @@ fn head<T: Real, W: Computed>(
     let copy = take_words::<W>(&mut scratch, left_size::<W>(&x.heads));
 
     let (first, end) = (dq_rows.row, dq_rows.row + dq_rows.rows());
-    for ((t, mean), lse) in (first..end).zip(&mut *means).zip(&mut *lse) {
-        let columns = j * value..(j + 1) * value;
-        *lse = y.lse.row(t)[j];
-        *mean = dot(isa, &y.o.row(t)[columns.clone()], &y.d_o.row(t)[columns]);
-    }
+    let [o, d_o] = [&y.o, &y.d_o].map(|x| x.block(first, end - first, j * value, value));
+    dots(isa, &o, &d_o, means);
+    lse.iter_mut().zip(first..end).for_each(|(lse, t)| *lse = y.lse.row(t)[j]);
     dq.fill(0.0);
     for key in (first..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(end);
