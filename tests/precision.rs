@@ -95,7 +95,7 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
 
     let layout = model.architecture().layout().clone();
     let mut gradients = Parameters::zeros(device, &layout, precision.master()).unwrap();
-    let mut losses = model.losses(0).unwrap();
+    let mut losses = model.losses(0, 0).unwrap();
     let scales = LossScales { main: 1.0 / batch.targets(0) as f64, mtp: Vec::new(), balance: 0.0 };
     model.backward(&inputs, kept, &scales, &mut gradients, &mut losses).unwrap();
     let nll: Vec<f32> = losses.nll.download(device).unwrap();

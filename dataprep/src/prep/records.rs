@@ -80,13 +80,13 @@ pub(super) struct Packed {
 impl Packed {
     /// Into `file`.
     pub fn new(file: DraftFile) -> Result<Self> {
-        let path = file.path().to_path_buf();
+        let path = file.temporary().to_path_buf();
         Ok(Self { inner: zstd::Encoder::new(file, FAST).map_err(Error::io("compress to", &path))? })
     }
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.inner.write_all(bytes).map_err(|e| Error::io("write", self.inner.get_ref().path())(e))
+        self.inner.write_all(bytes).map_err(|e| Error::io("write", self.inner.get_ref().temporary())(e))
     }
 
     /// Appends a line.
@@ -110,7 +110,7 @@ impl Packed {
 
     /// Ends the compressed stream.
     pub fn finish(self) -> Result<DraftFile> {
-        let path = self.inner.get_ref().path().to_path_buf();
+        let path = self.inner.get_ref().temporary().to_path_buf();
         self.inner.finish().map_err(Error::io("write", &path))
     }
 }

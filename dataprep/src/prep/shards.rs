@@ -237,7 +237,7 @@ impl Sum {
     }
 
     fn path(&self) -> &Path {
-        self.file.path()
+        self.file.temporary()
     }
 
     fn failed(&self, error: io::Error) -> Error {

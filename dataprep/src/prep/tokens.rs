@@ -266,7 +266,7 @@ impl SideWriter {
             self.open = Some((tokens, Packed::new(draft.create(&format!("{name}.docs"))?)?));
         }
         let (tokens, docs) = self.open.as_mut().expect("opened above");
-        tokens.write_all(&document.bytes).map_err(|e| Error::io("write", tokens.path())(e))?;
+        tokens.write_all(&document.bytes).map_err(|e| Error::io("write", tokens.temporary())(e))?;
         docs.line(header)?;
         // Lengths were checked to fit when the tokens became bytes.
         self.lengths.extend((document.tokens as u32).to_le_bytes());
@@ -288,7 +288,7 @@ fn finish(sides: [SideWriter; 2], draft: &mut Draft) -> Result<[SideReport; 2]> 
     for (side, report) in sides.into_iter().zip(&mut reports) {
         if let Some((tokens, docs)) = side.open {
             let mut lengths = draft.create(&format!("{}.lengths", side.split.name()))?;
-            lengths.write_all(&side.lengths).map_err(|e| Error::io("write", lengths.path())(e))?;
+            lengths.write_all(&side.lengths).map_err(|e| Error::io("write", lengths.temporary())(e))?;
             draft.publish(tokens)?;
             draft.publish(docs.finish()?)?;
             draft.publish(lengths)?;

@@ -297,7 +297,7 @@ pub(super) struct DraftFile {
 
 impl DraftFile {
     /// Where it is being written, for errors.
-    pub fn path(&self) -> &Path {
+    pub fn temporary(&self) -> &Path {
         &self.temporary
     }
 }
