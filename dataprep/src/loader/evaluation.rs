@@ -20,7 +20,7 @@ impl Evaluation {
     /// Windows of `sequence_length` inputs over the shards at `paths`, checked against `vocab_size` if given.
     ///
     /// # Errors
-    /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`] when there are fewer than two tokens.
+    /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens.
     pub fn open<P: AsRef<Path>>(
         paths: &[P],
         split: Split,
@@ -37,7 +37,7 @@ impl Evaluation {
     /// Windows of `sequence_length` inputs over `data`.
     ///
     /// # Errors
-    /// [`Error::SequenceTooLong`] when there are fewer than two tokens; [`Error::Config`] when the length is 0.
+    /// [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens; [`Error::Config`] when the length is 0.
     pub fn new(data: ShardSet, sequence_length: usize) -> Result<Self> {
         if count(&data, sequence_length)? == 0 {
             return Err(too_long(&data, 1));
@@ -69,7 +69,7 @@ impl Evaluation {
     /// gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`].
+    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
     pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<usize> {
         let s = self.sequence_length as u64;
         let full = self.targets() / s;
