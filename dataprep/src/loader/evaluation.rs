@@ -37,7 +37,8 @@ impl Evaluation {
     /// Windows of `sequence_length` inputs over `data`.
     ///
     /// # Errors
-    /// [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens; [`Error::Config`] when the length is 0.
+    /// [`SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens;
+    /// [`Config`](crate::Error::Config) when the length is 0.
     pub fn new(data: ShardSet, sequence_length: usize) -> Result<Self> {
         if count(&data, sequence_length)? == 0 {
             return Err(too_long(&data, 1));
