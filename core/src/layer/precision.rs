@@ -82,6 +82,19 @@ impl Precision {
         self.master()
     }
 
+    /// A short name: `f64`, `f32`, `bf16`, `fp8`.
+    pub fn name(&self) -> &'static str {
+        match self.products {
+            Products::F64 => "f64",
+            Products::F32 => "f32",
+            Products::Bf16 => "bf16",
+            Products::Fp8 => "fp8",
+        }
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl Precision {
     /// Whether rows go to the experts as codes.
     pub(crate) fn dispatches_codes(&self) -> bool {
         self.products == Products::Fp8 && self.recipe.dispatch
@@ -95,15 +108,5 @@ impl Precision {
     /// Whether the output of attention is kept as codes.
     pub(crate) fn keeps_attention_codes(&self) -> bool {
         self.products == Products::Fp8 && self.recipe.attention_output_e5m6
-    }
-
-    /// A short name: `f64`, `f32`, `bf16`, `fp8`.
-    pub fn name(&self) -> &'static str {
-        match self.products {
-            Products::F64 => "f64",
-            Products::F32 => "f32",
-            Products::Bf16 => "bf16",
-            Products::Fp8 => "fp8",
-        }
     }
 }
