@@ -26,7 +26,7 @@ def final(run):
 
 
 def smooth(run, window=25):
-    for i in range(len(run)):
+    for i in range(0, len(run), 8):
         part = run[max(0, i - window + 1): i + 1]
         yield run[i][0], sum(loss for _, loss in part) / len(part)
 
@@ -40,7 +40,7 @@ def main(out, *folders):
         (line,) = upper.plot(*zip(*smooth(a)), lw=1, label=name_a)
         upper.plot(*zip(*smooth(b)), lw=1, ls="--", color=line.get_color(), label=name_b)
         both = [(t, 100 * (y - x) / x) for (t, x), (_, y) in zip(smooth(a, 100), smooth(b, 100))]
-        lower.plot(*zip(*both[100:]), lw=1, color=line.get_color())
+        lower.plot(*zip(*both[12:]), lw=1, color=line.get_color())
     upper.set(ylabel="training loss, nats a byte", ylim=(None, 3))
     upper.legend(ncols=len(runs) // 2, fontsize=8)
     lower.axhline(0, color="0.7", lw=0.5)
