@@ -97,6 +97,8 @@ fn output_is_the_same_for_any_number_of_processes_and_the_same_as_in_one_task() 
             let output = tempfile::tempdir().unwrap();
             let mut config = PrepConfig { tokenizer: tokenizer.clone(), ..config(input.path(), output.path()) };
             (config.split_bytes, config.input.max_bytes) = (1, max_bytes);
+            // Where one rank fails the others are not to wait for it for long.
+            config.wait_seconds = 30;
             let rank = |index| {
                 let config = PrepConfig { rank: Rank::new(index, world).unwrap(), ..config.clone() };
                 run(&config, &mut Silent).unwrap()

@@ -389,10 +389,12 @@ impl Read for Input {
     }
 }
 
-/// A name that no other process has: numbers of processes repeat from one container to the next.
+/// A name that nobody else has: numbers of processes repeat from one container to the next, and several preparations may
+/// run in one process.
 pub(super) fn mark() -> String {
+    static MARKS: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    format!("{:x}-{now:x}", std::process::id())
+    format!("{:x}-{now:x}-{:x}", std::process::id(), MARKS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// That an intermediate file is damaged, and which receipt to remove.
