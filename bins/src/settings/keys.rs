@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
         "off",
         "fineweb turns every group of rules on, with its thresholds",
     ),
-    key("filter.max_bytes", CountLimit, "16777216", "longer documents are dropped before anything is measured"),
+    key("filter.max_bytes", CountLimit, "as filter.preset", "most bytes of a document; 16 MiB with fineweb"),
     key("filter.url.enabled", Flag, "as filter.preset", "drop documents by their address"),
     key("filter.url.domains", List, "", "files of hosts and domains to drop, one a line"),
     key("filter.url.urls", List, "", "files of addresses to drop"),
