@@ -124,8 +124,8 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
 }
 
 /// On the reference device, which like the reference computes in f64 between roundings, so that nearly all go the same way.
-/// In BF16 on `v3_fp8` one does not, and moves the gradients by 0.24 %. A policy that rounds a tensor in another place is
-/// further off: on `v3_yarn` by 0.5 % (a gradient that is rounded after one sum, not after two) to 20 % (another scale).
+/// In BF16 on `v3_fp8` the gradients are 0.24 % apart, which one rounding that falls the other way
+/// would explain. A policy that rounds a tensor in another place is further off: on `v3_yarn` by 0.5 % (a gradient that is rounded after one sum, not after two) to 20 % (another scale).
 /// Other devices sum in f32; that they round in the same places is for the conformance tests.
 #[test]
 fn policies_are_those_of_pytorch() {

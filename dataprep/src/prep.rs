@@ -5,7 +5,8 @@
 //! the same bytes for any number of threads and processes, and a process that is killed, at any moment, only repeats what
 //! it had not published.
 //!
-//! Between stages lie files in `OUT/work/`, which the first process removes when it has written the manifest.
+//! Between stages lie files in the folder `work` of the output, which the first process removes when it
+//! has written the manifest.
 
 mod clean;
 mod config;
