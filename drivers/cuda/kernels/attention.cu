@@ -1,0 +1,2 @@
+// Causal attention over decompressed latent keys and values.
+#include "fathom.cuh"

@@ -1,0 +1,2 @@
+// The gradient of attention.
+#include "fathom.cuh"

@@ -1,0 +1,248 @@
+// The machine's part of `fathom.cuh` on a GPU: thin names over what CUDA has, no checks.
+#pragma once
+
+#define FN __device__ __forceinline__
+#define KERNEL(name, Args, threads) \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
+// With a cap that leaves room for `blocks` blocks on a multiprocessor.
+#define KERNEL_OCCUPANCY(name, Args, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
+
+extern __shared__ __align__(16) unsigned char fathom_shared[];
+
+FN float as_float(u32 b) {
+    return __uint_as_float(b);
+}
+FN u32 as_bits(float x) {
+    return __float_as_uint(x);
+}
+// Rounded to bfloat16: one, and two in a register, the first in the low half.
+FN u16 to_bf16(float x) {
+    u16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+FN u32 pack_bf16(float low, float high) {
+    u32 y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+FN int thread() {
+    return (int)threadIdx.x;
+}
+FN int threads() {
+    return (int)blockDim.x;
+}
+FN int lane() {
+    return (int)(threadIdx.x & 31);
+}
+FN int warp() {
+    return (int)(threadIdx.x >> 5);
+}
+FN int block_x() {
+    return (int)blockIdx.x;
+}
+FN int block_y() {
+    return (int)blockIdx.y;
+}
+FN int block_z() {
+    return (int)blockIdx.z;
+}
+FN int blocks_x() {
+    return (int)gridDim.x;
+}
+FN void sync() {
+    __syncthreads();
+}
+FN void sync_warp() {
+    __syncwarp();
+}
+template <class T>
+FN T shuffle(T x, int from) {
+    return __shfl_sync(0xffffffffu, x, from);
+}
+template <class T>
+FN T shuffle_xor(T x, int mask) {
+    return __shfl_xor_sync(0xffffffffu, x, mask);
+}
+template <class T>
+FN T shuffle_up(T x, int by) {
+    return __shfl_up_sync(0xffffffffu, x, by);
+}
+template <class T>
+FN T shuffle_down(T x, int by) {
+    return __shfl_down_sync(0xffffffffu, x, by);
+}
+FN u32 ballot(bool p) {
+    return __ballot_sync(0xffffffffu, p);
+}
+FN int ones(u32 x) {
+    return __popc(x);
+}
+FN int lowest_one(u32 x) {
+    return __ffs((int)x) - 1;
+}
+FN float fma(float x, float y, float z) {
+    return __fmaf_rn(x, y, z);
+}
+FN float square_root(float x) {
+    return __fsqrt_rn(x);
+}
+// e^x, 2^x and ln x to a few units in the last place: for what need not have the bits of the core.
+FN float fast_exp(float x) {
+    return expf(x);
+}
+FN float fast_exp2(float x) {
+    return exp2f(x);
+}
+FN float natural_log(float x) {
+    return logf(x);
+}
+FN double log_f64(double x) {
+    return log(x);
+}
+FN double sqrt_f64(double x) {
+    return sqrt(x);
+}
+FN double cos_f64(double x) {
+    return cos(x);
+}
+FN double sin_f64(double x) {
+    return sin(x);
+}
+
+FN void check_row(int, int) {}
+
+template <class T>
+struct Span {
+    T* p;
+    FN Span(u64 address, i64) : p((T*)address) {}
+    FN T get(i64 i) const {
+        return p[i];
+    }
+    FN void set(i64 i, T x) const {
+        p[i] = x;
+    }
+    // Sixteen and eight bytes from element `i` on, which must be aligned.
+    FN Quad quad(i64 i) const {
+        return *(const Quad*)(p + i);
+    }
+    FN void set_quad(i64 i, Quad q) const {
+        *(Quad*)(p + i) = q;
+    }
+    FN Pair pair(i64 i) const {
+        return *(const Pair*)(p + i);
+    }
+    FN void set_pair(i64 i, Pair q) const {
+        *(Pair*)(p + i) = q;
+    }
+    FN u32 word(i64 i) const {
+        return *(const u32*)(p + i);
+    }
+    FN void set_word(i64 i, u32 q) const {
+        *(u32*)(p + i) = q;
+    }
+};
+
+template <class T>
+struct Shared {
+    T* p;
+    FN Shared(u32 at, u32) : p((T*)(fathom_shared + at)) {}
+    FN T get(int i) const {
+        return p[i];
+    }
+    FN void set(int i, T x) const {
+        p[i] = x;
+    }
+    FN Quad quad(int i) const {
+        return *(const Quad*)(p + i);
+    }
+    FN void set_quad(int i, Quad q) const {
+        *(Quad*)(p + i) = q;
+    }
+    FN Pair pair(int i) const {
+        return *(const Pair*)(p + i);
+    }
+    FN void set_pair(int i, Pair q) const {
+        *(Pair*)(p + i) = q;
+    }
+    FN u32 word(int i) const {
+        return *(const u32*)(p + i);
+    }
+    FN void set_word(int i, u32 q) const {
+        *(u32*)(p + i) = q;
+    }
+    FN u32 address(int i) const {
+        return (u32)__cvta_generic_to_shared(p + i);
+    }
+};
+
+// Integer additions only: their order does not show.
+FN u32 atomic_add(Span<u32> s, i64 i, u32 x) {
+    return atomicAdd(s.p + i, x);
+}
+FN u32 atomic_add(Shared<u32> s, int i, u32 x) {
+    return atomicAdd(s.p + i, x);
+}
+FN u32 atomic_max(Shared<u32> s, int i, u32 x) {
+    return atomicMax(s.p + i, x);
+}
+
+FN bool claim(u64 fault) {
+    return atomicCAS((u32*)fault, 0u, 0xffffffffu) == 0u;
+}
+FN void publish(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
+    volatile Fault* f = (volatile Fault*)fault;
+    f->site = site;
+    f->value = value;
+    f->limit = limit;
+    __threadfence();
+    f->code = code;
+}
+
+// Copies sixteen bytes from device to shared memory behind the kernel's back; zeros where not `valid`.
+template <class T>
+FN void copy_async(Shared<T> to, int i, Span<T> from, i64 j, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.address(i)), "l"(valid ? from.p + j : from.p),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+// Closes a group of copies.
+FN void copy_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most `n` groups of this thread are under way; the others see its copies after a `sync()`.
+template <int n>
+FN void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+// Four 8×8 matrices of 16-bit elements: lane `8j + i` names row `i` of matrix `j` by its first element.
+template <class T>
+FN void load_matrix(u32 (&r)[4], Shared<T> s, int i) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(s.address(i))
+                 : "memory");
+}
+template <class T>
+FN void load_matrix_transposed(u32 (&r)[4], Shared<T> s, int i) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(s.address(i))
+                 : "memory");
+}
+
+// c[16, 8] += a[16, 16] · b[16, 8], f32 sums: `mma.m16n8k16`, with PTX's fragments.
+FN void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+FN void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}

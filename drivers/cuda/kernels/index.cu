@@ -1,0 +1,2 @@
+// Gathers and scatters of rows and columns, and the combination of experts' outputs.
+#include "fathom.cuh"

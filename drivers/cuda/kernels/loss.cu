@@ -1,0 +1,2 @@
+// Softmax cross entropy in place.
+#include "fathom.cuh"

@@ -1,0 +1,2 @@
+// AdamW, and the bias update that balances experts.
+#include "fathom.cuh"

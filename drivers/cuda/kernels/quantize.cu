@@ -1,0 +1,2 @@
+// Codes with scales: encoding, decoding, and encoding anew.
+#include "fathom.cuh"

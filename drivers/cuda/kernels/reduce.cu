@@ -1,0 +1,2 @@
+// Sums and maxima of rows, sums of columns.
+#include "fathom.cuh"

@@ -1,0 +1,2 @@
+// Rotary position embedding with interleaved pairs.
+#include "fathom.cuh"

@@ -1,0 +1,2 @@
+// The choice of experts, its gradient, and the balance loss.
+#include "fathom.cuh"

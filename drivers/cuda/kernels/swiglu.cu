@@ -1,0 +1,2 @@
+// The gated product of a feed-forward network and its gradient.
+#include "fathom.cuh"

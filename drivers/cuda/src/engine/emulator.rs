@@ -1,0 +1,208 @@
+//! The kernels on a CPU: compiled as host C++ and run thread by thread, every access checked (`kernels/emulate.h`).
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use fathom_core::error::ErrorKind;
+use libloading::Library;
+
+use super::{Engine, Fault, Properties};
+use crate::cache;
+use crate::error::CudaError;
+use crate::launch::Launch;
+use crate::source::{HEADERS, Module};
+
+/// How to emulate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emulation {
+    /// Runs blocks, warps and lanes from the last to the first. Results must not change.
+    pub reverse: bool,
+    /// Compiles kernels with AddressSanitizer. The program must have been started with its runtime preloaded.
+    pub sanitize: bool,
+}
+
+type Run =
+    unsafe extern "C" fn(*const c_void, *const u32, u32, u32, *const c_void, u32, c_int, *mut c_char, u32) -> c_int;
+
+/// The emulator.
+pub(crate) struct Emulator {
+    options: Emulation,
+    /// Sizes of the memory that was handed out.
+    blocks: Mutex<HashMap<u64, usize>>,
+    libraries: Mutex<HashMap<&'static str, &'static Library>>,
+    fault: Mutex<Box<[u32; 4]>>,
+}
+
+const ALIGN: usize = 256;
+
+fn other(message: impl Into<String>) -> CudaError {
+    CudaError::new(ErrorKind::Other, message)
+}
+
+impl Emulator {
+    /// An emulator, if there is a compiler for it.
+    pub(crate) fn new(options: Emulation) -> Result<Self, CudaError> {
+        compiler()?;
+        Ok(Self { options, blocks: Mutex::default(), libraries: Mutex::default(), fault: Mutex::default() })
+    }
+
+    fn library(&self, module: Module) -> Result<&'static Library, CudaError> {
+        let mut libraries = self.libraries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = libraries.get(module.name) {
+            return Ok(library);
+        }
+        let path = build(module, self.options.sanitize)?;
+        // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code of its own.
+        let library = unsafe { Library::new(&path) };
+        let library = library.map_err(|e| other(format!("cannot load {}: {e}", path.display())))?;
+        // Kernels may be running on another thread when this emulator goes: libraries stay.
+        let library: &'static Library = Box::leak(Box::new(library));
+        libraries.insert(module.name, library);
+        Ok(library)
+    }
+}
+
+/// The C++ compiler: `CXX`, else `c++`, `g++` or `clang++`, whichever answers.
+fn compiler() -> Result<PathBuf, CudaError> {
+    let named = std::env::var_os("CXX").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let answers = |name: &PathBuf| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
+    let candidates = named.into_iter().chain(["c++", "g++", "clang++"].map(PathBuf::from));
+    candidates.into_iter().find(answers).ok_or_else(|| {
+        other("emulating CUDA kernels needs a C++ compiler: install g++ (Debian and Ubuntu: apt-get install g++), or set CXX")
+    })
+}
+
+/// Compiles a module, unless it was before, and returns the library.
+fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
+    let compiler = compiler()?;
+    let version = Command::new(&compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
+    let mut flags =
+        vec!["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC", "-DFATHOM_EMULATE"];
+    if sanitize {
+        flags.extend(["-fsanitize=address", "-fno-omit-frame-pointer", "-g"]);
+    }
+    let mut parts = vec![module.text, std::str::from_utf8(&version).unwrap_or("")];
+    parts.extend(HEADERS.iter().map(|(_, text)| *text));
+    parts.extend(&flags);
+    let name = format!("{}-{}.so", module.name, cache::key(&parts));
+    cache::file(&name, |draft| {
+        let folder = draft.with_extension("sources");
+        let source = folder.join(format!("{}.cpp", module.name));
+        let write = |path: &Path, text: &str| std::fs::write(path, text);
+        let result = std::fs::create_dir_all(&folder)
+            .and_then(|()| HEADERS.iter().try_for_each(|(name, text)| write(&folder.join(name), text)))
+            .and_then(|()| write(&source, module.text))
+            .map_err(|e| other(format!("cannot write {}: {e}", folder.display())))
+            .and_then(|()| {
+                let run = Command::new(&compiler).args(&flags).arg("-o").arg(draft).arg(&source).output();
+                let run = run.map_err(|e| other(format!("cannot run {}: {e}", compiler.display())))?;
+                if run.status.success() {
+                    return Ok(());
+                }
+                Err(other(format!("{}.cu does not compile:\n{}", module.name, String::from_utf8_lossy(&run.stderr))))
+            });
+        let _ = std::fs::remove_dir_all(&folder);
+        result
+    })
+}
+
+impl Engine for Emulator {
+    fn properties(&self) -> Properties {
+        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2 }
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {
+        let refused = || CudaError::new(ErrorKind::OutOfMemory, format!("no {bytes} bytes left"));
+        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| refused())?;
+        // SAFETY: the layout is not of size zero, as the trait promises.
+        let address = unsafe { alloc_zeroed(layout) } as u64;
+        if address == 0 {
+            return Err(refused());
+        }
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).insert(address, bytes);
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        let bytes = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        if let Some(layout) = bytes.and_then(|b| Layout::from_size_align(b, ALIGN).ok()) {
+            // SAFETY: `alloc` made the block with this layout, and it was removed from the table, so this is once.
+            unsafe { dealloc(address as *mut u8, layout) };
+        }
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
+        let library = self.library(launch.module)?;
+        let symbol = format!("kernel_{}", launch.name);
+        // SAFETY: the library exports, for each kernel, a table under this name, and `fathom_emulate` of this type.
+        let (kernel, run) = unsafe {
+            let kernel = library.get::<*const c_void>(symbol.as_bytes());
+            let kernel =
+                kernel.map_err(|_| other(format!("{}.cu has no kernel {}", launch.module.name, launch.name)))?;
+            let run = library.get::<Run>(b"fathom_emulate");
+            (kernel.into_raw().into_raw() as *const c_void, *run.map_err(|e| other(e.to_string()))?)
+        };
+        let bytes = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let grid = launch.grid.map(bytes);
+        let mut message = [0u8; 512];
+        let _fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the kernel's table and the function are of one library; the argument's size is passed and compared with
+        // the kernel's own; the message buffer has the size that is passed. Addresses in the argument come from views,
+        // which lie in live buffers, and every access is checked against the view's extent.
+        let failed = unsafe {
+            run(
+                kernel,
+                grid.as_ptr(),
+                launch.threads,
+                bytes(launch.shared),
+                launch.args.as_ptr().cast(),
+                bytes(launch.args.len()),
+                self.options.reverse.into(),
+                message.as_mut_ptr().cast(),
+                message.len() as u32,
+            )
+        };
+        if failed == 0 {
+            return Ok(());
+        }
+        let message = CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
+        Err(other(format!("emulator: {message}")))
+    }
+
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
+        // SAFETY: the caller checked that the range lies in a buffer of `alloc`, which is host memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
+        // SAFETY: as for `upload`.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn fault(&self) -> u64 {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).as_ptr() as u64
+    }
+
+    fn take_fault(&self) -> Option<Fault> {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let [code, site, value, limit] = std::mem::take(&mut **fault);
+        (code != 0).then_some(Fault { code, site, value, limit })
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let left: Vec<u64> = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        left.into_iter().for_each(|address| self.free(address));
+    }
+}

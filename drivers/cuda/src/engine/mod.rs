@@ -1,0 +1,56 @@
+//! What runs launches: a GPU, or the emulator on the CPU.
+
+pub(crate) mod emulator;
+
+use crate::error::CudaError;
+use crate::launch::Launch;
+
+/// What a kernel reported that it could not return: `Fault` of `fathom.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) code: u32,
+    pub(crate) site: u32,
+    pub(crate) value: u32,
+    pub(crate) limit: u32,
+}
+
+/// What an engine is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Properties {
+    /// `cuda:0`, or `cuda (emulated)`.
+    pub(crate) name: &'static str,
+    /// Bytes of memory, if known.
+    pub(crate) memory: Option<u64>,
+    /// Multiprocessors: how many blocks fill it, times a few.
+    pub(crate) multiprocessors: usize,
+}
+
+/// Runs launches and copies in the order they are asked for. Every call but those that wait may return before the work is
+/// done; errors of earlier work surface at [`wait`](Engine::wait) or [`download`](Engine::download).
+pub(crate) trait Engine: Send + Sync {
+    fn properties(&self) -> Properties;
+
+    /// `bytes` bytes of memory aligned to 256, `bytes` not being zero.
+    fn alloc(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Gives memory of [`alloc`](Engine::alloc) back, which no work uses any more.
+    fn free(&self, address: u64);
+
+    /// Runs a kernel.
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
+
+    /// Copies `bytes` to the device; they may be changed as soon as the call returns.
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError>;
+
+    /// Copies from the device, after all earlier work.
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Waits for all work.
+    fn wait(&self) -> Result<(), CudaError>;
+
+    /// Where kernels report faults, as they know the address.
+    fn fault(&self) -> u64;
+
+    /// The report, if there is one, of work that was waited for; and makes room for the next.
+    fn take_fault(&self) -> Option<Fault>;
+}

@@ -1,0 +1,44 @@
+//! What can go wrong on a GPU.
+
+use std::fmt;
+
+use fathom_core::error::{DeviceError, ErrorKind, InvalidOp};
+
+/// The error of the CUDA driver: a kind for programs, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaError {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl CudaError {
+    /// An error of kind `kind`, described by `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for CudaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CudaError {}
+
+impl From<InvalidOp> for CudaError {
+    fn from(e: InvalidOp) -> Self {
+        Self::new(e.kind(), e.to_string())
+    }
+}
+
+impl DeviceError for CudaError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
