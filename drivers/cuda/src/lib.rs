@@ -35,6 +35,9 @@ pub use memory::Buffer;
 use memory::Memory;
 use source::Module;
 
+/// Elements of a piece of work: at a vocabulary of 32,768 the logits of 2,048 tokens, whose products fill a GPU.
+const CHUNK: usize = 64 << 20;
+
 /// One GPU. Clones share it.
 #[derive(Clone)]
 pub struct Cuda(Arc<Memory>);
@@ -104,6 +107,7 @@ impl Device for Cuda {
         let properties = self.engine().properties();
         let mut capabilities = Capabilities::new(properties.name);
         capabilities.memory = properties.memory;
+        capabilities.chunk = CHUNK;
         capabilities
     }
 
