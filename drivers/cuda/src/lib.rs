@@ -12,6 +12,7 @@
 //! Kernels report what they cannot return (an index out of range, a number that is not finite) in one place, which is
 //! read whenever the host waits for the device; [`Device::flush`] and [`Device::download`] turn it into an error.
 
+mod blas;
 mod cache;
 mod engine;
 mod error;
@@ -22,6 +23,7 @@ mod source;
 
 use std::sync::Arc;
 
+use blas::{Matmul, ScaledMatmul};
 use bytemuck::Pod;
 use fathom_core::device::{Capabilities, Device, MemoryUse};
 use fathom_core::error::{ErrorKind, InvalidOp};
@@ -70,6 +72,18 @@ impl Cuda {
             return Ok(());
         }
         self.engine().launch(&Launch { module, name, grid, threads, shared, args: bytemuck::bytes_of(args) })
+    }
+
+    /// Computes a dense product with the vendor's library; false where it does not, and a kernel of this driver must.
+    #[allow(dead_code)]
+    pub(crate) fn matmul(&self, _: &Matmul) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// Computes a product of codes with scales with the vendor's library; false where it does not.
+    #[allow(dead_code)]
+    pub(crate) fn matmul_fp8(&self, _: &ScaledMatmul) -> Result<bool, CudaError> {
+        Ok(false)
     }
 
     /// Scratch of `bytes` bytes with undefined contents.
