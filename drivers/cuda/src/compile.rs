@@ -113,7 +113,7 @@ fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Compiles a text; the error holds the compiler's log.
-pub(crate) fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
+fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
     let nvrtc = Nvrtc::get()?;
     let c = |s: &str| CString::new(s).map_err(|_| CudaError::new(ErrorKind::Other, format!("{name}: a zero byte")));
     let (source, file) = (c(text)?, c(&format!("{name}.cu"))?);
@@ -167,6 +167,11 @@ pub(crate) fn verbose(module: Module, architecture: &str) -> Result<Compiled, Cu
     let mut options = options(architecture);
     options.push("--ptxas-options=-v".into());
     compile(module.name, module.text, &options)
+}
+
+/// Compiles a text that is no module, as modules are compiled.
+pub(crate) fn text(text: &str, architecture: &str) -> Result<Compiled, CudaError> {
+    compile("text", text, &options(architecture))
 }
 
 /// A module compiled for an architecture, from the cache if it was before, and where in the cache it lies.

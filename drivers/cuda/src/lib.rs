@@ -7,6 +7,7 @@
 //! | `launch` | a kernel, its grid, its argument |
 //! | `source`, `cache` | the kernels' texts, and what was compiled from them |
 //! | `compile`, `library` | NVRTC, and how the vendor's libraries are found |
+//! | `check` | what the compiler makes of the kernels, without a GPU |
 //! | `blas` | dense products by cuBLASLt |
 //! | `kernels/*.rs` | calls of core turned into launches, one file a subject |
 //! | `../kernels/*.cu` | the kernels, one file a subject; `fathom.cuh` is the language they are written in |
@@ -28,6 +29,7 @@
 
 mod blas;
 mod cache;
+pub mod check;
 mod compile;
 mod engine;
 mod error;
