@@ -43,6 +43,15 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// One product for each of `groups` groups of `rows` rows, with weights `[n, k]`.
+    pub(super) fn grouped(form: Form, groups: usize, rows: usize, (n, k): (usize, usize)) -> Self {
+        match form {
+            Form::Nt => Self { form, m: rows, n, k, groups },
+            Form::Nn => Self { form, m: rows, n: k, k: n, groups },
+            Form::Tn => Self { form, m: n, n: k, k: rows, groups },
+        }
+    }
+
     /// Tiles of `tile` by `tile`, down and across. Groups do not start at a tile: each may add one that is not full.
     fn tiles(&self, tile: usize) -> (usize, usize) {
         let down = match self.form {
@@ -144,15 +153,10 @@ impl Cuda {
 
     pub(super) fn run_grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GroupedGemm::<Buffer>::NAME;
-        let ((n, k), rows, form, groups) = (call.weight(), call.rows(), call.form, call.groups);
-        let shape = match form {
-            Form::Nt => Shape { form, m: rows, n, k, groups },
-            Form::Nn => Shape { form, m: rows, n: k, k: n, groups },
-            Form::Tn => Shape { form, m: n, n: k, k: rows, groups },
-        };
+        let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
         let operands = [mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?, mat(OP, &call.offsets)?];
         let types = [call.a.dtype(), call.b.dtype(), call.c.dtype()];
-        self.multiply(shape, operands, types, 1.0, form == Form::Tn)
+        self.multiply(shape, operands, types, 1.0, call.form == Form::Tn)
     }
 
     /// A product by this driver's kernels. The operands are a, b, c and offsets, the types those of the first three.
