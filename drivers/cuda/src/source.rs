@@ -13,6 +13,7 @@ pub(crate) struct Module {
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
 ];
 
