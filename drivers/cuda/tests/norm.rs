@@ -2,11 +2,9 @@
 
 mod common;
 
-use fathom_conformance::Options;
+use common::suite;
 
 #[test]
 fn rmsnorm() {
-    let Some(device) = common::device() else { return };
-    let outcome = fathom_conformance::rmsnorm(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(outcome.unsupported, 0);
+    suite(&[fathom_conformance::rmsnorm, fathom_conformance::rmsnorm_grad]);
 }
