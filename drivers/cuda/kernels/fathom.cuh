@@ -139,6 +139,8 @@ FN void store(const Mat& m, int r, int c, float x) {
 // order, and so the same bits, over either.
 template <class T>
 struct Wide {
+    // Whether every eight is whole.
+    static constexpr bool whole = true;
     Span<T> s;
     FN Wide(const Mat& m, int r) : s(row<T>(m, r)) {}
     FN void get(int c, float (&x)[8]) const {
@@ -165,6 +167,7 @@ struct Wide {
     }
 };
 struct Any {
+    static constexpr bool whole = false;
     const Mat& m;
     int r;
     FN Any(const Mat& m, int r) : m(m), r(r) {}

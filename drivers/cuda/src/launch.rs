@@ -60,15 +60,19 @@ impl Mat {
         self.data
     }
 
-    /// True where every row starts on a multiple of `bytes`.
-    pub(crate) fn is_aligned(&self, bytes: u64) -> bool {
-        let size = match self.dtype {
+    /// Bytes of an element.
+    pub(crate) fn size(&self) -> u64 {
+        match self.dtype {
             1 | 2 => 2,
             4 | 5 => 1,
             6 => 3,
             _ => 4,
-        };
-        self.data.is_multiple_of(bytes) && (self.rows <= 1 || (self.stride * size) as u64 % bytes == 0)
+        }
+    }
+
+    /// True where every row starts on a multiple of `bytes`.
+    pub(crate) fn is_aligned(&self, bytes: u64) -> bool {
+        self.data.is_multiple_of(bytes) && (self.rows <= 1 || (self.stride as u64 * self.size()).is_multiple_of(bytes))
     }
 }
 
