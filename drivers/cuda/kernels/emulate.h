@@ -468,6 +468,9 @@ FN float fast_exp(float x) {
 FN float fast_exp2(float x) {
     return exp2f(x);
 }
+FN float fast_reciprocal(float x) {
+    return 1.0f / x;
+}
 FN float natural_log(float x) {
     return logf(x);
 }

@@ -109,6 +109,12 @@ FN float fast_exp(float x) {
 FN float fast_exp2(float x) {
     return exp2f(x);
 }
+// 1/x, likewise; 0 for numbers above 2^126.
+FN float fast_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 FN float natural_log(float x) {
     return logf(x);
 }
