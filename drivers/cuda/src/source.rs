@@ -14,6 +14,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
+    ("scores.cuh", include_str!("../kernels/scores.cuh")),
 ];
 
 macro_rules! modules {
