@@ -72,6 +72,8 @@ template <int ROWS, int COLS>
 FN void load_tile(Shared<bf16> to, int at, const Mat& left, int column, int width, const Mat& right, int more,
                   int first, int rows, bool aligned) {
     constexpr int CHUNKS = COLS / 8;
+    // Unrolled further it takes registers that the sums need.
+#pragma unroll 1
     for (int i = thread(); i < ROWS * CHUNKS; i += threads()) {
         int r = i / CHUNKS, c = i % CHUNKS * 8, t = first + min_of(r, rows - 1);
         int place = at + r * padded(COLS) + c;

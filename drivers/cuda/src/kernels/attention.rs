@@ -47,8 +47,7 @@ impl Cuda {
             return self.launch(ATTENTION, NAMES[i], [p.blocks(w.rows), 1, 1], 2 * w.rows as u32, shared, &args);
         }
         let (qk, value) = p.widths();
-        let (threads, shared) =
-            args.p.general(OP, |n| 2 * rows(n, qk) + 2 * rows(n, value) + rows(n, n))?;
+        let (threads, shared) = args.p.general(OP, |n| 2 * rows(n, qk) + 2 * rows(n, value) + rows(n, n))?;
         let blocks = p.blocks(args.p.tile());
         self.launch(ATTENTION, "attention_general", [blocks, 1, 1], threads, shared, &args)
     }
