@@ -15,6 +15,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
+    ("scores.cuh", include_str!("../kernels/scores.cuh")),
 ];
 
 macro_rules! modules {
