@@ -42,9 +42,29 @@ impl Mat {
     /// No matrix: an optional operand that is not there. Kernels see no rows.
     pub(crate) const NONE: Self = Self { data: 0, stride: 0, rows: 0, cols: 0, dtype: 0, reserved: 0 };
 
+    /// A matrix of f32 without gaps in a buffer that is large enough.
+    pub(crate) fn of_f32(op: &'static str, buffer: &Buffer, rows: usize, cols: usize) -> Result<Self, CudaError> {
+        debug_assert!(rows * cols * 4 <= buffer.len());
+        let (rows, cols, data) = (extent(op, rows)?, extent(op, cols)?, buffer.address());
+        Ok(Self { data, stride: cols.into(), rows, cols, dtype: 0, reserved: 0 })
+    }
+
     /// Where the first element lies.
     pub(crate) fn address(&self) -> u64 {
         self.data
+    }
+
+    /// The same elements as one row, where there are no gaps between rows and they are not too many for a row.
+    pub(crate) fn flat(self) -> Self {
+        match self.rows.checked_mul(self.cols) {
+            Some(n) if self.stride == i64::from(self.cols) => Self { rows: 1, cols: n, stride: n.into(), ..self },
+            _ => self,
+        }
+    }
+
+    /// Blocks of `threads` threads that take eight elements each, in `eighth`'s numbering.
+    pub(crate) fn eighths(&self, op: &'static str, threads: u32) -> Result<usize, CudaError> {
+        blocks(op, self.rows as usize, (self.cols as usize).div_ceil(8), threads)
     }
 
     /// True where every row starts on a multiple of `bytes`.
@@ -81,6 +101,16 @@ pub(crate) fn unsupported(op: &'static str, why: impl std::fmt::Display) -> Cuda
 fn extent(op: &'static str, n: usize) -> Result<i32, CudaError> {
     i32::try_from(n)
         .map_err(|_| unsupported(op, format!("has {n} rows or columns, more than 2^31 - 1, which does not work")))
+}
+
+/// Blocks of `threads` threads that together do `rows · pieces` pieces of work, which kernels count in 32 bits.
+pub(crate) fn blocks(op: &'static str, rows: usize, pieces: usize, threads: u32) -> Result<usize, CudaError> {
+    // Room for the threads of the last block.
+    let most = (u32::MAX - 1024) as usize;
+    match rows.checked_mul(pieces) {
+        Some(n) if n <= most => Ok(n.div_ceil(threads as usize)),
+        _ => Err(unsupported(op, format!("in {rows} rows of {pieces} pieces is too large"))),
+    }
 }
 
 /// A view as a kernel takes it.
