@@ -111,6 +111,30 @@ struct Columns {
     u32 wide, reserved;
 };
 
+// The sums of eight columns from `c` on over every `step`-th row from `r` to `to`.
+template <class T>
+FN void sum_rows(const Mat& x, int r, int to, int step, int c, bool wide, float (&sum)[8]) {
+    const int ahead = 4;  // loads under way
+    float v[8];
+    if (wide && x.cols - c >= 8)
+        for (; to - r > (ahead - 1) * step; r += ahead * step) {
+            Eight<T> e[ahead];
+#pragma unroll
+            for (int i = 0; i < ahead; i++) e[i] = fetch_eight(row<T>(x, r + i * step), c);
+#pragma unroll
+            for (int i = 0; i < ahead; i++) {
+                widen_eight(e[i], v);
+#pragma unroll
+                for (int k = 0; k < 8; k++) sum[k] += v[k];
+            }
+        }
+    for (; r < to; r += step) {
+        load_eight<T>(x, r, c, wide, v);
+#pragma unroll
+        for (int k = 0; k < 8; k++) sum[k] += v[k];
+    }
+}
+
 // y[p, c] = Σ x[r, c] over the rows r of piece p. A block takes 256 columns, a warp every eighth row of the piece.
 KERNEL(sum_columns, Columns, 256) {
     const int width = 256, warps = 8;
@@ -120,19 +144,17 @@ KERNEL(sum_columns, Columns, 256) {
     int from = piece * a.piece, to = a.x.rows - from < a.piece ? a.x.rows : from + a.piece;
     int left = tile * width, c = left + lane() * 8;
     float sum[8] = {};
-    if (c < a.x.cols && c >= 0)
-#pragma unroll 4
-        for (int r = from + warp(); r < to; r += warps) {
-            float v[8];
-            load_eight(a.x, r, c, a.wide, v);
-#pragma unroll
-            for (int k = 0; k < 8; k++) sum[k] += v[k];
+    if (c < a.x.cols) switch (a.x.dtype) {
+            case BF16: sum_rows<bf16>(a.x, from + warp(), to, warps, c, a.wide, sum); break;
+            case F16: sum_rows<f16>(a.x, from + warp(), to, warps, c, a.wide, sum); break;
+            default: sum_rows<float>(a.x, from + warp(), to, warps, c, a.wide, sum);
         }
+#pragma unroll
     for (int k = 0; k < 8; k++) parts.set(warp() * width + k * 32 + lane(), sum[k]);
     sync();
     // Number `k * 32 + l` of a warp's parts is column `l * 8 + k`.
     c = left + lane() * 8 + warp();
-    if (c >= a.x.cols || c < 0) return;
+    if (c >= a.x.cols) return;
     float total = parts.get(thread());
     for (int i = 1; i < warps; i++) total += parts.get(i * width + thread());
     store(a.y, piece, c, a.accumulate ? load(a.y, piece, c) + total : total);

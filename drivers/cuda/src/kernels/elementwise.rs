@@ -175,8 +175,7 @@ impl Cuda {
         let y = mat_mut(OP, &call.y)?;
         // Positions are below 2^62, where sums with rows and columns do not overflow.
         let position = |p: usize| p.min(1 << 62) as i64;
-        let args =
-            MaskArgs { first: mat(OP, &call.first)?, y, base: position(call.base), last: position(call.last) };
+        let args = MaskArgs { first: mat(OP, &call.first)?, y, base: position(call.base), last: position(call.last) };
         self.launch(ELEMENTWISE, "mask_window", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
@@ -189,8 +188,7 @@ impl Cuda {
             other => return Err(unsupported(OP, format!("does not work on {other}"))),
         };
         let pairs = call.y.elements().div_ceil(2);
-        let args =
-            NormalArgs { y: mat_mut(OP, &call.y)?.flat(), seed: call.seed, stream: call.stream, std: call.std };
+        let args = NormalArgs { y: mat_mut(OP, &call.y)?.flat(), seed: call.seed, stream: call.stream, std: call.std };
         self.launch(ELEMENTWISE, name, [blocks(OP, 1, pairs, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 }
