@@ -450,6 +450,12 @@ FN u32 ballot(bool p) {
     for (int i = 0; i < 32; i++) votes |= (u32)(warp[i][0] != 0) << i;
     return votes;
 }
+FN u32 alike(u32 x) {
+    const u8(*warp)[emulator::SLOT] = emulator::exchange(&x, sizeof x);
+    u32 same = 0;
+    for (int i = 0; i < 32; i++) same |= (u32)(memcmp(warp[i], &x, sizeof x) == 0) << i;
+    return same;
+}
 FN int ones(u32 x) {
     return __builtin_popcount(x);
 }

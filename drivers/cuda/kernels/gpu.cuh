@@ -90,6 +90,10 @@ FN T shuffle_down(T x, int by) {
 FN u32 ballot(bool p) {
     return __ballot_sync(0xffffffffu, p);
 }
+// The lanes that hold the same value.
+FN u32 alike(u32 x) {
+    return __match_any_sync(0xffffffffu, x);
+}
 FN int ones(u32 x) {
     return __popc(x);
 }
