@@ -41,6 +41,7 @@ mod source;
 
 use std::sync::Arc;
 
+use blas::lt::Operands;
 use blas::{Matmul, ScaledMatmul};
 use bytemuck::Pod;
 use fathom_core::device::{Capabilities, Device, MemoryUse};
@@ -119,6 +120,15 @@ impl Cuda {
         Ok(seconds)
     }
 
+    /// The library that dense products are left to, `cuBLASLt 13.1.0`; or why there is none, in which case the driver's own
+    /// kernels compute them.
+    ///
+    /// # Errors
+    /// Where it is turned off or not found; says what to install.
+    pub fn blas(&self) -> Result<String, CudaError> {
+        self.engine().blas()
+    }
+
     /// How much of the work so far ran as CUDA graphs.
     pub fn graph_use(&self) -> GraphUse {
         self.engine().graph_use()
@@ -158,8 +168,12 @@ impl Cuda {
 
     /// Computes a dense product with the vendor's library; false where it does not, and a kernel of this driver must.
     #[allow(dead_code)]
-    pub(crate) fn matmul(&self, _: &Matmul) -> Result<bool, CudaError> {
-        Ok(false)
+    pub(crate) fn matmul(&self, product: &Matmul) -> Result<bool, CudaError> {
+        let Some(shape) = product.shape() else { return Ok(false) };
+        let Matmul { a, b, c, alpha, accumulate, .. } = product;
+        let beta = if *accumulate { 1.0 } else { 0.0 };
+        let (a, b, c) = (a.address(), b.address(), c.address());
+        self.engine().product(&shape, &Operands { a, b, c, scales: [0; 2], alpha: *alpha, beta })
     }
 
     /// Computes a product of codes with scales with the vendor's library; false where it does not.
