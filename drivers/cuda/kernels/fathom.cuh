@@ -134,6 +134,52 @@ FN void store(const Mat& m, int r, int c, float x) {
     }
 }
 
+// How kernels go through rows: eight neighbours at a time, as f32. `Wide` in accesses of sixteen bytes, where rows start on
+// such and hold whole eights; `Any` one by one whatever the type, with zeros past the end. What a kernel sums has the same
+// order, and so the same bits, over either.
+template <class T>
+struct Wide {
+    // Whether every eight is whole.
+    static constexpr bool whole = true;
+    Span<T> s;
+    FN Wide(const Mat& m, int r) : s(row<T>(m, r)) {}
+    FN void get(int c, float (&x)[8]) const {
+        if constexpr (sizeof(T) == 4) {
+            Quad p = s.quad(c), q = s.quad(c + 4);
+            const u32 bits[8] = {p.x, p.y, p.z, p.w, q.x, q.y, q.z, q.w};
+            for (int i = 0; i < 8; i++) x[i] = as_float(bits[i]);
+        } else {
+            Quad q = s.quad(c);
+            const u32 bits[4] = {q.x, q.y, q.z, q.w};
+            for (int i = 0; i < 4; i++) {
+                x[2 * i] = as_float(bits[i] << 16);
+                x[2 * i + 1] = as_float(bits[i] & 0xffff0000u);
+            }
+        }
+    }
+    FN void set(int c, const float (&x)[8]) const {
+        if constexpr (sizeof(T) == 4) {
+            s.set_quad(c, Quad{as_bits(x[0]), as_bits(x[1]), as_bits(x[2]), as_bits(x[3])});
+            s.set_quad(c + 4, Quad{as_bits(x[4]), as_bits(x[5]), as_bits(x[6]), as_bits(x[7])});
+        } else {
+            s.set_quad(c, Quad{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])});
+        }
+    }
+};
+struct Any {
+    static constexpr bool whole = false;
+    const Mat& m;
+    int r;
+    FN Any(const Mat& m, int r) : m(m), r(r) {}
+    FN void get(int c, float (&x)[8]) const {
+        for (int i = 0; i < 8; i++) x[i] = c + i < m.cols ? load(m, r, c + i) : 0.0f;
+    }
+    FN void set(int c, const float (&x)[8]) const {
+        for (int i = 0; i < 8; i++)
+            if (c + i < m.cols) store(m, r, c + i, x[i]);
+    }
+};
+
 // Shared memory, handed out piece by piece; what a launch asks for must cover the sum.
 struct Carve {
     u32 at = 0;

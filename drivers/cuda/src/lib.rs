@@ -41,8 +41,6 @@ mod source;
 
 use std::sync::Arc;
 
-use blas::lt::Operands;
-use blas::{Matmul, ScaledMatmul};
 use bytemuck::Pod;
 use fathom_core::device::{Capabilities, Device, MemoryUse};
 use fathom_core::error::{ErrorKind, InvalidOp};
@@ -57,6 +55,9 @@ use launch::Launch;
 pub use memory::Buffer;
 use memory::Memory;
 use source::Module;
+
+/// Elements of a piece of work: at a vocabulary of 32,768 the logits of 2,048 tokens, whose products fill a GPU.
+const CHUNK: usize = 64 << 20;
 
 /// One GPU. Clones share it.
 #[derive(Clone)]
@@ -166,22 +167,6 @@ impl Cuda {
         self.engine().launch(&Launch { module, name, grid, threads, shared, args: bytemuck::bytes_of(args) })
     }
 
-    /// Computes a dense product with the vendor's library; false where it does not, and a kernel of this driver must.
-    #[allow(dead_code)]
-    pub(crate) fn matmul(&self, product: &Matmul) -> Result<bool, CudaError> {
-        let Some(shape) = product.shape() else { return Ok(false) };
-        let Matmul { a, b, c, alpha, accumulate, .. } = product;
-        let beta = if *accumulate { 1.0 } else { 0.0 };
-        let (a, b, c) = (a.address(), b.address(), c.address());
-        self.engine().product(&shape, &Operands { a, b, c, scales: [0; 2], alpha: *alpha, beta })
-    }
-
-    /// Computes a product of codes with scales with the vendor's library; false where it does not.
-    #[allow(dead_code)]
-    pub(crate) fn matmul_fp8(&self, _: &ScaledMatmul) -> Result<bool, CudaError> {
-        Ok(false)
-    }
-
     /// Scratch of `bytes` bytes with undefined contents.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Buffer, CudaError> {
         self.0.alloc(bytes)
@@ -214,6 +199,7 @@ impl Device for Cuda {
         let properties = self.engine().properties();
         let mut capabilities = Capabilities::new(properties.name);
         capabilities.memory = properties.memory;
+        capabilities.chunk = CHUNK;
         capabilities
     }
 

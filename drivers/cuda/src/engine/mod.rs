@@ -49,6 +49,11 @@ pub(crate) trait Engine: Send + Sync {
         Ok(false)
     }
 
+    /// Whether [`product`](Engine::product) computes products of a shape.
+    fn has_product(&self, _: &Shape) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
     /// The vendor's library for dense products, or why there is none.
     fn blas(&self) -> Result<String, CudaError> {
         Err(CudaError::new(ErrorKind::Unsupported, "products are not left to a library here"))

@@ -652,6 +652,10 @@ impl Engine for Gpu {
         Ok(true)
     }
 
+    fn has_product(&self, shape: &Shape) -> Result<bool, CudaError> {
+        Ok(self.lock().plan(&self.context, shape)?.is_some())
+    }
+
     fn blas(&self) -> Result<String, CudaError> {
         let version = self.bound()?.lt()?.version();
         Ok(format!("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100))
