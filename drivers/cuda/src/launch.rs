@@ -49,6 +49,13 @@ impl Mat {
         Ok(Self { data: scratch.address(), stride, rows, cols, dtype: 0, reserved: 0 })
     }
 
+    /// Rows and columns without gaps at the start of a buffer, of the type of a number.
+    #[cfg(test)]
+    pub(crate) fn of(buffer: &Buffer, rows: usize, cols: usize, dtype: i32) -> Self {
+        let (rows, cols) = (rows as i32, cols as i32);
+        Self { data: buffer.address(), stride: cols.into(), rows, cols, dtype, reserved: 0 }
+    }
+
     /// The type of the elements, if all of these have the same.
     pub(crate) fn common(mats: &[Self]) -> Option<i32> {
         let first = mats.first()?.dtype;
@@ -71,6 +78,24 @@ impl Mat {
     /// Blocks of `threads` threads that take eight elements each, in `eighth`'s numbering.
     pub(crate) fn eighths(&self, op: &'static str, threads: u32) -> Result<usize, CudaError> {
         blocks(op, self.rows as usize, (self.cols as usize).div_ceil(8), threads)
+    }
+
+    /// Elements from a row to the next.
+    pub(crate) fn stride(&self) -> i64 {
+        self.stride
+    }
+
+    pub(crate) fn rows(&self) -> i32 {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> i32 {
+        self.cols
+    }
+
+    /// The number of the element type.
+    pub(crate) fn dtype(&self) -> i32 {
+        self.dtype
     }
 
     /// Bytes of an element.

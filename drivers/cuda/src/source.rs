@@ -45,4 +45,5 @@ modules! {
     ATTENTION_GRAD: "attention_grad",
     LOSS: "loss",
     OPTIMIZER: "optimizer",
+    TRANSPOSE: "transpose",
 }

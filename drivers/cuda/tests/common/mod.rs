@@ -14,8 +14,18 @@ pub fn device() -> Option<Cuda> {
     emulated(Emulation::default())
 }
 
-/// An emulator with options of its own.
+/// The GPU that `FATHOM_CUDA_DEVICE` names, if it is set.
+fn gpu() -> Option<Cuda> {
+    let ordinal = std::env::var("FATHOM_CUDA_DEVICE").ok().filter(|v| !v.is_empty())?;
+    let ordinal = ordinal.parse().unwrap_or_else(|_| panic!("FATHOM_CUDA_DEVICE={ordinal}: not the number of a GPU"));
+    Some(Cuda::new(ordinal).unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// The same, with options of its own for the emulator.
 pub fn emulated(options: Emulation) -> Option<Cuda> {
+    if let Some(gpu) = gpu() {
+        return Some(gpu);
+    }
     match Cuda::emulated(options) {
         Ok(device) => Some(device),
         Err(error) if std::env::var_os("CI").is_none() => {
