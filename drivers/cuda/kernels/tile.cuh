@@ -154,15 +154,14 @@ FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int 
     constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, COUNT = ROWS * ACROSS;
     static_assert(COUNT % THREADS == 0, "threads share a tile evenly");
     auto from = whole<T>(m);
-#pragma unroll
-    for (int n = 0; n < COUNT / THREADS; n++) {
+    auto piece = [&](int n) {
         int i = thread() + n * THREADS, r = i / ACROSS, c = i % ACROSS * CHUNK;
         int place = base + r * pitch<T>(COLS) + c;
         i64 at = (i64)(r0 + r) * m.stride + c0 + c;
         bool inside = r0 + r < r1;
         if (ALIGNED) {
             copy_async(to, place, from, at, inside && c0 + c < c1);
-            continue;
+            return;
         }
         u32 words[4] = {};
 #pragma unroll
@@ -170,7 +169,10 @@ FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int 
             if (inside && c0 + c + e < c1)
                 words[e * sizeof(T) / 4] |= raw(from.get(at + e)) << (e * 8 * (int)sizeof(T) % 32);
         to.set_quad(place, Quad{words[0], words[1], words[2], words[3]});
-    }
+    };
+    // One after the other where they pass through registers, which sums need.
+#pragma unroll(ALIGNED ? COUNT / THREADS : 1)
+    for (int n = 0; n < COUNT / THREADS; n++) piece(n);
 }
 
 // Adds to or replaces two neighbours of a row of `c`, of which those from column `end` on are not there.
