@@ -47,6 +47,24 @@ impl Mat {
         self.data
     }
 
+    /// Elements from a row to the next.
+    pub(crate) fn stride(&self) -> i64 {
+        self.stride
+    }
+
+    pub(crate) fn rows(&self) -> i32 {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> i32 {
+        self.cols
+    }
+
+    /// The number of the element type.
+    pub(crate) fn dtype(&self) -> i32 {
+        self.dtype
+    }
+
     /// True where every row starts on a multiple of `bytes`.
     pub(crate) fn is_aligned(&self, bytes: u64) -> bool {
         let size = match self.dtype {

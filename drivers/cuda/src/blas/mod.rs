@@ -1,8 +1,18 @@
-//! Dense matrix products by the vendor's library, described apart from it.
+//! Dense matrix products by the vendor's library: what is asked of it, and what is not.
+
+pub(crate) mod lt;
 
 use fathom_core::device::Form;
 
 use crate::launch::Mat;
+use lt::Shape;
+
+/// The least extent, but for rows of activations, that is not left to this driver's own kernels.
+const LEAST: usize = 64;
+
+/// The same for codes. Tensor cores add products of codes with some 14 bits, so that short sums would not keep to the
+/// bound of the core.
+const LEAST_CODES: usize = 1024;
 
 /// A product of matrices in device memory, `c = α·op(a)·op(b)`, or `c += …`.
 #[derive(Clone, Copy, Debug)]
@@ -41,4 +51,53 @@ pub(crate) struct ScaledMatmul {
     /// `[m, n]`, BF16 or F32.
     pub(crate) c: Mat,
     pub(crate) accumulate: bool,
+}
+
+impl Matmul {
+    /// The product as the library is asked for it; `None` where it is not. That does not depend on the rows of activations:
+    /// all rows are computed the same way.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        let Self { form, m, n, k, a, b, c, .. } = self;
+        let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
+        let typed = a.dtype() == BF16 && b.dtype() == BF16 && matches!(c.dtype(), F32 | BF16);
+        let large = *n >= LEAST && *k >= LEAST && (*form != Form::Tn || *m >= LEAST);
+        (aligned && typed && large && *m > 0).then(|| Shape {
+            form: *form,
+            m: *m as u64,
+            n: *n as u64,
+            k: *k as u64,
+            strides: [a, b, c].map(stride),
+            codes: false,
+            wide: c.dtype() == F32,
+        })
+    }
+}
+
+impl ScaledMatmul {
+    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        let Self { m, n, k, a, b, c, .. } = self;
+        let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
+        let typed = a.dtype() == E4M3 && b.dtype() == E4M3 && matches!(c.dtype(), F32 | BF16);
+        let whole = k.is_multiple_of(128) && n.is_multiple_of(16) && m.is_multiple_of(16);
+        (aligned && typed && whole && *m > 0 && *n >= 128 && *k >= LEAST_CODES).then(|| Shape {
+            form: Form::Nt,
+            m: *m as u64,
+            n: *n as u64,
+            k: *k as u64,
+            strides: [a, b, c].map(stride),
+            codes: true,
+            wide: c.dtype() == F32,
+        })
+    }
+}
+
+// Element types, numbered as `fathom.cuh` does.
+const F32: i32 = 0;
+const BF16: i32 = 1;
+const E4M3: i32 = 4;
+
+/// Elements from row to row; of a single row, whose stride may be anything, some that are enough and aligned.
+fn stride(mat: &Mat) -> i64 {
+    if mat.rows() > 1 { mat.stride() } else { (mat.cols().max(1) as u32).next_multiple_of(16).into() }
 }
