@@ -1,8 +1,8 @@
 // What matrix products share: which part of which product a block computes, tiles in shared memory, the fragments that
 // tensor cores take, and how a result leaves.
 //
-// A block computes one tile of `c`, a warp a part of it. Every element is one chain of products in the order of the inner
-// dimension, whatever the tile: results depend neither on how many rows there are nor on which tile was chosen.
+// A block computes one tile of `c`, a warp a part of it. Every element is one chain of products in the order of the
+// inner dimension: results depend neither on how many rows there are nor on which tile was chosen.
 #pragma once
 
 enum Form : int { NT = 0, NN = 1, TN = 2 };
@@ -11,8 +11,8 @@ enum Form : int { NT = 0, NN = 1, TN = 2 };
 struct Product {
     Mat a, b, c;
     Mat offsets;  // [1, groups + 1]
-    // Rows and columns of one product's result (NT and NN over groups: of all rows), and the length of its sums (TN over
-    // groups: of all).
+    // Rows and columns of one product's result (NT and NN over groups: of all rows), and the length of its sums (TN
+    // over groups: of all).
     int m, n, k;
     int groups;
     // Tiles of the result, down and across. Groups do not start at a tile, so NT and NN have more, some idle.
@@ -147,8 +147,8 @@ FN constexpr int pitch(int cols) {
 }
 
 // Brings rows r0.. and columns c0.. of a matrix to shared memory from element `base` on, with zeros from row r1 and
-// column c1 on. ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that, c0
-// too, and c1 be one.
+// column c1 on. ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that,
+// c0 too, and c1 be one.
 template <int ROWS, int COLS, int THREADS, bool ALIGNED, class T>
 FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int c1) {
     constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, COUNT = ROWS * ACROSS;
