@@ -75,7 +75,7 @@ impl Mat {
             6 => 3,
             _ => 4,
         };
-        self.data.is_multiple_of(bytes) && (self.rows <= 1 || (self.stride * size) as u64 % bytes == 0)
+        self.data.is_multiple_of(bytes) && (self.rows <= 1 || ((self.stride * size) as u64).is_multiple_of(bytes))
     }
 }
 
