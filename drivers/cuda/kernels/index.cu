@@ -119,9 +119,10 @@ struct ScatterRows {
 };
 
 // y[index[r], :] += x[r, :] in the order of r. A block takes the row that is first of its index, and 1024 columns.
-template <class T>
+// `ahead` rows are under way at once.
+template <class T, int ahead>
 FN void scatter_add_rows(const ScatterRows& a) {
-    const int width = 1024, batch = 128, ahead = 8;
+    const int width = 1024, batch = 128;
     Carve carve;
     auto rows = carve.take<u32>(batch);
     auto counts = carve.take<u32>(batch / 32);
@@ -172,13 +173,13 @@ FN void scatter_add_rows(const ScatterRows& a) {
     if (mine) store_eight(a.y, (int)to, c, y_wide, sum);
 }
 KERNEL(scatter_add_rows_f32, ScatterRows, 128) {
-    scatter_add_rows<float>(a);
+    scatter_add_rows<float, 8>(a);
 }
 KERNEL(scatter_add_rows_bf16, ScatterRows, 128) {
-    scatter_add_rows<bf16>(a);
+    scatter_add_rows<bf16, 8>(a);
 }
 KERNEL(scatter_add_rows_f16, ScatterRows, 128) {
-    scatter_add_rows<f16>(a);
+    scatter_add_rows<f16, 4>(a);
 }
 
 struct Combine {
