@@ -83,11 +83,18 @@ fn encode_numbers(x: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
+fn bytes<D: Kernels>(device: &D, tensor: &Tensor<D>) -> Vec<u8> {
+    let mut bytes = vec![0; tensor.bytes()];
+    device.download(tensor.view().buffer(), 0, &mut bytes).unwrap();
+    bytes
+}
+
 /// Bytes of the codes and scales of a quantisation, of those codes decoded as F32 and as BF16, and of the codes in rows
 /// encoded anew with `tiling`.
 fn results<D: Kernels>(device: &D, dtype: DType, format: DType, tiling: Tiling, power_of_two: bool) -> Vec<Vec<u8>> {
-    let bytes = encode_numbers(&numbers(), dtype);
-    let x = Tensor::<D>::from_slice(device, &[ROWS, COLS], dtype, &bytes).unwrap();
+    let numbers = encode_numbers(&numbers(), dtype);
+    let mut x = Tensor::<D>::empty(device, &[ROWS, COLS], dtype).unwrap();
+    device.upload(x.view_mut().buffer_mut(), 0, &numbers).unwrap();
     let offsets = Tensor::<D>::from_slice(device, &[1, OFFSETS.len()], DType::U32, &OFFSETS).unwrap();
     let mut all = Vec::new();
     let encoded = |tiling: Tiling, format: DType| {
@@ -102,10 +109,10 @@ fn results<D: Kernels>(device: &D, dtype: DType, format: DType, tiling: Tiling, 
         let mut y = Tensor::<D>::empty(device, &[ROWS, COLS], dtype).unwrap();
         let scaled = Scaled::new(codes.view(), scales.view(), tiling.tiles(&offsets)).unwrap();
         device.dequantize(Dequantize::new(scaled, y.view_mut()).unwrap()).unwrap();
-        all.push(y.download::<D, u8>(device).unwrap());
+        all.push(bytes(device, &y));
     }
-    all.push(codes.download::<D, u8>(device).unwrap());
-    all.push(scales.download::<D, u8>(device).unwrap());
+    all.push(bytes(device, &codes));
+    all.push(bytes(device, &scales));
     if format == DType::E4M3 {
         for from in [Tiling::Row(144), Tiling::Block(130)] {
             let (mut codes, mut scales) = encoded(from, DType::E4M3);
@@ -115,8 +122,8 @@ fn results<D: Kernels>(device: &D, dtype: DType, format: DType, tiling: Tiling, 
             let y = ScaledMut::new(anew.view_mut(), new_scales.view_mut(), tiling.tiles(&offsets)).unwrap();
             let x = Scaled::new(codes.view(), scales.view(), from.tiles(&offsets)).unwrap();
             device.requantize(Requantize::new(x, y, power_of_two).unwrap()).unwrap();
-            all.push(anew.download::<D, u8>(device).unwrap());
-            all.push(new_scales.download::<D, u8>(device).unwrap());
+            all.push(bytes(device, &anew));
+            all.push(bytes(device, &new_scales));
         }
     }
     all
