@@ -14,6 +14,7 @@ enum TilesKind : int { ROWS = 0, COLUMNS = 1, GROUPS = 2, BLOCKS = 3 };
 struct Tiles {
     u64 offsets;
     int kind, part, per_part, groups;  // per_part: tiles of a part
+    int across, reserved;              // 1×128 tiles of a row; at least one
 };
 
 struct Encode {
@@ -154,13 +155,26 @@ FN void check_finite(const Encode& a, u32 amax) {
     if (amax >= 0x7f800000) report(a.fault, NON_FINITE, a.site, 0, 0);
 }
 
-// x / scale. By a power of two it is a product: both are the one nearest number.
+// x / scale with the bits of the division, for one scale and many x.
+//
+// By a power of two it is a product: both are the one nearest number. By any other, with `inverse` the number nearest to
+// 1 / scale, a quotient is corrected twice by its remainder: the first correction brings it within a unit in the last
+// place, and from there the second gives the nearest number (Markstein, 1990, theorem 8.2), provided that the remainder
+// is exact. It is for quotients of 2^-22 and more where the scale is at least 2^-80; smaller ones are encoded as zero
+// by any format. Zero and what comes to be zero keep the sign of x.
 struct Divisor {
     float scale, inverse;
-    bool power;
-    FN Divisor(float scale, int power) : scale(scale), inverse(power ? 1.0f / scale : 0.0f), power(power != 0) {}
-    FN float divide(float x) const {
-        return power ? x * inverse : x / scale;
+    FN Divisor() : scale(1.0f), inverse(1.0f) {}
+    FN Divisor(float scale) : scale(scale), inverse(1.0f / scale) {}
+    FN bool is_usual(int power) const {
+        return power || (scale >= 8.2718061e-25f && scale <= 1.2676506e30f);  // 2^-80, 2^100
+    }
+    FN float divide(float x, int power) const {
+        float q = x * inverse;
+        if (power) return q;
+        q = fma(fma(-q, scale, x), inverse, q);
+        q = fma(fma(-q, scale, x), inverse, q);
+        return as_float((as_bits(q) & 0x7fffffff) | (as_bits(x) & 0x80000000));
     }
 };
 
@@ -279,20 +293,18 @@ FN void store_codes(const Mat& codes, int r, int c, int width, int l, const floa
 // A tile of a row: its row, its place among the row's scales, its first column and its width.
 struct RowTile {
     int r, j, c, width;
-    FN RowTile(const Tiles& t, u32 index, int rows, int cols) {
-        int part = t.kind == ROWS ? t.part : max_of(cols, 1), per_part = t.kind == ROWS ? t.per_part : ceil_div(part, TILE);
-        u32 across = (u32)(cols / part * per_part);
-        // Beyond the last one there is nothing: tiles without columns.
-        if (across == 0 || index / across >= (u32)rows) {
-            r = j = c = width = 0;
-            return;
-        }
-        r = (int)(index / across), j = (int)(index % across);
-        int first = j % per_part * TILE;
-        c = j / per_part * part + first;
-        width = min_of(TILE, part - first);
-    }
 };
+// Tile `index` of all rows' tiles; beyond the last one, a tile without columns.
+FN RowTile row_tile(const Tiles& t, u32 index, int rows, int cols) {
+    u32 across = (u32)t.across, r = index / across, j = index - r * across;
+    if (r >= (u32)rows) return {0, 0, 0, 0};
+    if (t.kind != ROWS || t.per_part == t.across) {
+        int c = (int)j * TILE;
+        return {(int)r, (int)j, c, min_of(TILE, cols - c)};
+    }
+    int part = (int)j / t.per_part, first = ((int)j - part * t.per_part) * TILE;
+    return {(int)r, (int)j, part * t.part + first, min_of(TILE, t.part - first)};
+}
 
 template <class Source, int count>
 FN void quantize_rows(const Encode& a) {
@@ -300,28 +312,32 @@ FN void quantize_rows(const Encode& a) {
     u32 first = (u32)block_x() * count * (threads() / 16) + thread() / 16;
     float largest = largest_of(a.codes.dtype);
     Source x[count];
+    RowTile t[count];
 #pragma unroll
     for (int i = 0; i < count; i++) {
-        RowTile t(a.tiles, first + i * (threads() / 16), a.codes.rows, cols);
-        if (t.width > 0) x[i].template fetch<16>(a, t.r, t.c, t.width, l);
+        t[i] = row_tile(a.tiles, first + i * (threads() / 16), a.codes.rows, cols);
+        if (t[i].width > 0) x[i].template fetch<16>(a, t[i].r, t[i].c, t[i].width, l);
     }
 #pragma unroll
     for (int i = 0; i < count; i++) {
-        RowTile t(a.tiles, first + i * (threads() / 16), a.codes.rows, cols);
         float v[8];
         u32 amax = 0;
 #pragma unroll
         for (int k = 0; k < 8; k++) v[k] = x[i].at(k), amax = larger(amax, magnitude_bits(v[k]));
         for (int d = 8; d > 0; d /= 2) amax = larger(amax, shuffle_xor(amax, d));
-        Divisor scale(scale_of(amax, largest, a.power_of_two), a.power_of_two);
-        if (t.width == 0) continue;
+        Divisor by(scale_of(amax, largest, a.power_of_two));
+        if (t[i].width == 0) continue;
         if (l == 0) {
             check_finite(a, amax);
-            row<float>(a.scales, t.r).set(t.j, scale.scale);
+            row<float>(a.scales, t[i].r).set(t[i].j, by.scale);
         }
+        if (by.is_usual(a.power_of_two)) {
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = scale.divide(v[k]);
-        store_codes<Source::vector, 16>(a.codes, t.r, t.c, t.width, l, v);
+            for (int k = 0; k < 8; k++) v[k] = by.divide(v[k], a.power_of_two);
+        } else {
+            for (int k = 0; k < 8; k++) v[k] = v[k] / by.scale;
+        }
+        store_codes<Source::vector, 16>(a.codes, t[i].r, t[i].c, t[i].width, l, v);
     }
 }
 KERNEL(quantize_rows_f32, Encode, 256) {
@@ -391,20 +407,25 @@ FN void quantize_columns(const Encode& a) {
         }
     }
     sync();
-    float by[8];
+    Divisor by[8];
+    bool usual = true;
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-        by[k] = scales.get(column<Source::vector, ACROSS>(l, k));
-        if (a.power_of_two) by[k] = 1.0f / by[k];
+        by[k] = Divisor(scales.get(column<Source::vector, ACROSS>(l, k)));
+        usual = usual && by[k].is_usual(a.power_of_two);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int r = start + down + 32 * i;
         if (r >= end) continue;
         float v[8];
-        // By a power of two the quotient is a product: see `Divisor`.
+        if (usual) {
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = a.power_of_two ? x[i].at(k) * by[k] : x[i].at(k) / by[k];
+            for (int k = 0; k < 8; k++) v[k] = by[k].divide(x[i].at(k), a.power_of_two);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = x[i].at(k) / by[k].scale;
+        }
         store_codes<Source::vector, ACROSS>(a.codes, r, c, width, l, v);
     }
 }
@@ -448,18 +469,23 @@ FN void quantize_blocks(const Encode& a) {
     if (lane() == 0) maxima.set(warp(), amax);
     sync();
     for (int w = 0; w < threads() / 32; w++) amax = larger(amax, maxima.get(w));
-    Divisor scale(scale_of(amax, largest_of(a.codes.dtype), a.power_of_two), a.power_of_two);
+    Divisor by(scale_of(amax, largest_of(a.codes.dtype), a.power_of_two));
     if (thread() == 0) {
         check_finite(a, amax);
-        row<float>(a.scales, tile).set(c / TILE, scale.scale);
+        row<float>(a.scales, tile).set(c / TILE, by.scale);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int r = start + down + 32 * i;
         if (r >= end) continue;
         float v[8];
+        if (by.is_usual(a.power_of_two)) {
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = scale.divide(x[i].at(k));
+            for (int k = 0; k < 8; k++) v[k] = by.divide(x[i].at(k), a.power_of_two);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = x[i].at(k) / by.scale;
+        }
         store_codes<Source::vector, ACROSS>(a.codes, r, c, width, l, v);
     }
 }
@@ -503,9 +529,11 @@ FN void dequantize(const Decode& a) {
     u32 w[count][3] = {};
     bool one_scale = a.x_tiles.kind == ROWS || a.x_tiles.kind == BLOCKS;
     float scale[count] = {};
+    RowTile tile[count];
 #pragma unroll
     for (int i = 0; i < count; i++) {
-        RowTile t(a.x_tiles, first + i * (threads() / 16), a.y.rows, a.y.cols);
+        tile[i] = row_tile(a.x_tiles, first + i * (threads() / 16), a.y.rows, a.y.cols);
+        const RowTile& t = tile[i];
         if (8 * l >= t.width) continue;
         auto codes = code_row(a.x, t.r);
         if (pairs) {
@@ -519,7 +547,7 @@ FN void dequantize(const Decode& a) {
     }
 #pragma unroll
     for (int i = 0; i < count; i++) {
-        RowTile t(a.x_tiles, first + i * (threads() / 16), a.y.rows, a.y.cols);
+        const RowTile& t = tile[i];
         if (8 * l >= t.width) continue;
         float v[8];
         decode_eight<pairs>(a.x.dtype, w[i], v);
@@ -547,7 +575,7 @@ KERNEL(dequantize_bf16, Decode, 256) {
 }
 KERNEL(dequantize_any, Decode, 256) {
     int l = thread() % 16;
-    RowTile t(a.x_tiles, (u32)block_x() * (threads() / 16) + thread() / 16, a.y.rows, a.y.cols);
+    RowTile t = row_tile(a.x_tiles, (u32)block_x() * (threads() / 16) + thread() / 16, a.y.rows, a.y.cols);
     for (int c = l; c < t.width; c += 16) {
         float x = decode_one(a.x.dtype, code_at(a.x, t.r, t.c + c));
         store(a.y, t.r, t.c + c, x * scale_at(a.x_tiles, a.x_scales, t.r, t.c + c, a.y.rows));

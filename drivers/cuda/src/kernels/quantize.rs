@@ -26,6 +26,8 @@ struct Tiles {
     part: i32,
     per_part: i32,
     groups: i32,
+    across: i32,
+    reserved: i32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -52,19 +54,21 @@ struct Decode {
 }
 
 impl Tiles {
-    const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0 };
+    const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
 
-    fn new(op: &'static str, tiles: &Tiling<'_, Buffer>) -> Result<Self, CudaError> {
+    /// Tiles of a matrix of `cols` columns.
+    fn new(op: &'static str, tiles: &Tiling<'_, Buffer>, cols: usize) -> Result<Self, CudaError> {
         // A part is no longer than a side, which has the range of `i32` as `mat` checks; where a side is empty it may be.
         let part = |part: usize| (i32::try_from(part).unwrap_or(i32::MAX), part.div_ceil(TILE) as i32);
+        let base = Self { across: tiles_across(tiles, cols).max(1) as i32, ..Self::NONE };
         Ok(match tiles {
-            Tiling::Row { part: p } => Self { part: part(*p).0, per_part: part(*p).1, ..Self::NONE },
-            Tiling::Column => Self { kind: 1, ..Self::NONE },
+            Tiling::Row { part: p } => Self { part: part(*p).0, per_part: part(*p).1, ..base },
+            Tiling::Column => Self { kind: 1, ..base },
             Tiling::Groups { offsets } => {
                 let offsets_mat = mat(op, offsets)?;
-                Self { kind: 2, offsets: offsets_mat.address(), groups: offsets.elements() as i32 - 1, ..Self::NONE }
+                Self { kind: 2, offsets: offsets_mat.address(), groups: offsets.elements() as i32 - 1, ..base }
             }
-            Tiling::Block { part: p } => Self { kind: 3, part: part(*p).0, per_part: part(*p).1, ..Self::NONE },
+            Tiling::Block { part: p } => Self { kind: 3, part: part(*p).0, per_part: part(*p).1, ..base },
         })
     }
 
@@ -112,8 +116,8 @@ impl Cuda {
             x_scales: from.map_or(Ok(Mat::NONE), |from| mat(op, &from.scales))?,
             codes: mat_mut(op, &y.codes)?,
             scales: mat_mut(op, &y.scales)?,
-            x_tiles: from.map_or(Ok(Tiles::NONE), |from| Tiles::new(op, &from.tiles))?,
-            tiles: Tiles::new(op, &y.tiles)?,
+            x_tiles: from.map_or(Ok(Tiles::NONE), |from| Tiles::new(op, &from.tiles, cols))?,
+            tiles: Tiles::new(op, &y.tiles, cols)?,
             fault: self.fault(),
             site: site(op),
             power_of_two: power_of_two.into(),
@@ -176,7 +180,7 @@ impl Cuda {
             x: mat(OP, &call.x.codes)?,
             x_scales: mat(OP, &call.x.scales)?,
             y: mat_mut(OP, &call.y)?,
-            x_tiles: Tiles::new(OP, &call.x.tiles)?,
+            x_tiles: Tiles::new(OP, &call.x.tiles, cols)?,
         };
         let wide = cols.is_multiple_of(8)
             && args.x_tiles.keeps_eights()
