@@ -1,6 +1,8 @@
 //! What runs launches: a GPU, or the emulator on the CPU.
 
 pub(crate) mod emulator;
+#[cfg(test)]
+mod faults;
 
 use crate::error::CudaError;
 use crate::launch::Launch;
