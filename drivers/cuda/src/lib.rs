@@ -40,6 +40,19 @@ use source::Module;
 pub struct Cuda(Arc<Memory>);
 
 impl Cuda {
+    /// How many GPUs this machine has; none where there is no NVIDIA driver.
+    pub fn count() -> usize {
+        0
+    }
+
+    /// GPU number `ordinal`, counted from 0.
+    ///
+    /// # Errors
+    /// Where there is no such GPU, or it cannot be used.
+    pub fn new(ordinal: usize) -> Result<Self, CudaError> {
+        Err(CudaError::new(ErrorKind::Unsupported, format!("GPU {ordinal}: no NVIDIA driver on this machine")))
+    }
+
     /// The kernels of the GPU, run on the CPU: slow, and checked at every access. For tests.
     ///
     /// # Errors
