@@ -1,9 +1,11 @@
 //! What runs launches: a GPU, or the emulator on the CPU.
 
 pub(crate) mod emulator;
+pub(crate) mod gpu;
 
 use crate::error::CudaError;
 use crate::launch::Launch;
+use gpu::GraphUse;
 
 /// What a kernel reported that it could not return: `Fault` of `fathom.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +55,27 @@ pub(crate) trait Engine: Send + Sync {
 
     /// The report, if there is one, of work that was waited for; and makes room for the next.
     fn take_fault(&self) -> Option<Fault>;
+
+    /// What it is, for people.
+    fn description(&self) -> String {
+        self.properties().name.into()
+    }
+
+    /// What became of the work so far.
+    fn graph_use(&self) -> GraphUse {
+        GraphUse::default()
+    }
+
+    /// Waits for all work, and starts a clock on the device; false where it has none.
+    fn start_clock(&self) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// Waits for all work, and the seconds it took since the clock was started.
+    fn stop_clock(&self) -> Result<f64, CudaError> {
+        Ok(0.0)
+    }
+
+    /// Compiles all kernels. `done` is told how many modules are compiled, and of how many.
+    fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError>;
 }
