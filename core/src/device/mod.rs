@@ -43,12 +43,16 @@ pub struct Capabilities {
     pub deterministic: bool,
     /// Computes in [`DType::F64`](crate::DType::F64).
     pub f64: bool,
+    /// Elements of an intermediate result that are best held at once where it can be made part by part, as logits are:
+    /// few enough to stay in a cache that matters, enough to keep the device busy and to read weights seldom.
+    pub chunk: usize,
 }
 
 impl Capabilities {
-    /// Capabilities of a deterministic device that computes in f32 and does not know its memory.
+    /// Capabilities of a deterministic device that computes in f32, does not know its memory, and has the caches of a
+    /// processor.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, memory: None, deterministic: true, f64: false }
+        Self { name, memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
     }
 }
 

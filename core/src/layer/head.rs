@@ -12,8 +12,8 @@ use crate::device::{Cast, CrossEntropy, Kernels, TopK};
 use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
 
-/// Logits held at once, at most (but at least 64 rows of them).
-const CHUNK_ELEMENTS: usize = 2 << 20;
+/// Rows of logits held at once, at least; else as many as the device's [`chunk`](crate::device::Capabilities::chunk) holds.
+const ROWS: usize = 64;
 
 /// The projection `[vocabulary, hidden]`: its own, or the embedding where the model ties them.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Head {
         nll: &mut Tensor<D>,
         mut greedy: Option<&mut Tensor<D>>,
     ) -> Result<(), D::Error> {
-        for rows in self.chunks(x.rows()) {
+        for rows in self.chunks(pass.device, x.rows()) {
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
             let x = Operand::of(x.row_range(rows.clone())?);
             self.projection.forward(pass, &x, logits.view_mut(), false)?;
@@ -74,7 +74,7 @@ impl Head {
         nll: &mut Tensor<D>,
         dx: &mut Tensor<D>,
     ) -> Result<(), D::Error> {
-        for rows in self.chunks(x.rows()) {
+        for rows in self.chunks(pass.device, x.rows()) {
             let x = Operand::of(x.row_range(rows.clone())?);
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
             self.projection.forward(pass, &x, logits.view_mut(), false)?;
@@ -88,8 +88,8 @@ impl Head {
         Ok(())
     }
 
-    fn chunks(&self, rows: usize) -> impl Iterator<Item = core::ops::Range<usize>> + use<> {
-        let chunk = (CHUNK_ELEMENTS / self.projection.outputs()).max(64);
+    fn chunks<D: Kernels>(&self, device: &D, rows: usize) -> impl Iterator<Item = core::ops::Range<usize>> + use<D> {
+        let chunk = (device.capabilities().chunk / self.projection.outputs()).max(ROWS);
         (0..rows).step_by(chunk).map(move |start| start..rows.min(start + chunk))
     }
 }

@@ -83,6 +83,18 @@ def one_step(model, optimizer, tokens, arguments, device):
 
 
 def train(arguments, device):
+    """With the experts asked for, or where this version cannot train them in these types, with eager ones."""
+    try:
+        timed_steps(arguments, device)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        if arguments.experts == "eager" or isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        print(f"experts {arguments.experts}: {str(error).splitlines()[0]}; eager ones instead", flush=True)
+        arguments.experts = "eager"
+        timed_steps(arguments, device)
+
+
+def timed_steps(arguments, device):
     model, config = build(arguments, device)
     parameters = sum(p.numel() for p in model.parameters())
     decayed = [p for p in model.parameters() if p.dim() > 1]

@@ -200,6 +200,8 @@ impl Device for Cuda {
         let properties = self.engine().properties();
         let mut capabilities = Capabilities::new(properties.name);
         capabilities.memory = properties.memory;
+        // 256 MiB of f32: what a product over the rows of a chunk reads besides is then small beside its operations.
+        capabilities.chunk = 64 << 20;
         capabilities
     }
 

@@ -13,7 +13,7 @@ use fathom_core::device::*;
 use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 
-use crate::timer::Timer;
+use crate::timer::{Timer, Watch};
 use crate::train::product_peak;
 
 /// time every kernel at the shapes of training a model of hidden width 2048, against what the device can do
@@ -68,7 +68,7 @@ impl Shapes {
     }
 }
 
-struct Bench<'a, D: Kernels> {
+struct Bench<'a, D: Watch> {
     device: D,
     arguments: &'a Arguments,
     s: Shapes,
@@ -89,7 +89,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 type Fails<D> = std::result::Result<(), <D as Device>::Error>;
 
-fn all<D: Kernels>(device: &D, arguments: &Arguments) -> Fails<D> {
+fn all<D: Watch>(device: &D, arguments: &Arguments) -> Fails<D> {
+    device.warm_up()?;
     let n = (8192 / arguments.shrink).max(64);
     let bandwidth = copy_rate(device, arguments)?;
     let peak = [product_peak(device, DType::F32, n)?, product_peak(device, DType::BF16, n)?];
@@ -115,7 +116,7 @@ fn all<D: Kernels>(device: &D, arguments: &Arguments) -> Fails<D> {
 }
 
 /// Bytes a second, read and written, of a copy that fits no cache.
-fn copy_rate<D: Kernels>(device: &D, arguments: &Arguments) -> std::result::Result<f64, D::Error> {
+fn copy_rate<D: Watch>(device: &D, arguments: &Arguments) -> std::result::Result<f64, D::Error> {
     let n = (256 << 20) / arguments.shrink;
     let (from, mut to) =
         (Tensor::<D>::zeros(device, &[1, n], DType::F32)?, Tensor::<D>::zeros(device, &[1, n], DType::F32)?);
@@ -123,7 +124,7 @@ fn copy_rate<D: Kernels>(device: &D, arguments: &Arguments) -> std::result::Resu
     Ok(8.0 * n as f64 / seconds)
 }
 
-impl<D: Kernels> Bench<'_, D> {
+impl<D: Watch> Bench<'_, D> {
     fn wanted(&self, kernels: &[&str]) -> bool {
         let only = self.arguments.only.split(' ').next().unwrap_or_default();
         only.is_empty() || kernels.iter().any(|name| name.contains(only) || only.contains(name))
@@ -212,7 +213,7 @@ macro_rules! time {
     }};
 }
 
-fn products<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn products<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, d, h) = (b.s.tokens, b.s.hidden, b.s.heads);
     let linears = [
         ("q_proj", d, h.heads * (h.nope + h.rope)),
@@ -257,7 +258,7 @@ fn products<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn grouped<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn grouped<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (rows, e) = (b.s.tokens * b.s.top_k, b.s.experts);
     let offsets = b.offsets(rows)?;
     for (name, k, n) in [("gate_up", b.s.hidden, 2 * b.s.inner), ("down", b.s.inner, b.s.hidden)] {
@@ -297,7 +298,7 @@ fn grouped<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn attention<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn attention<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     if !b.wanted(&["attention", "attention_grad"]) {
         return Ok(());
     }
@@ -325,7 +326,7 @@ fn attention<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn layers<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn layers<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, d, h, of) = (b.s.tokens, b.s.hidden, b.s.heads, DType::BF16);
     let (x, w, dy) = (b.reals(of, t, d)?, b.floats(1, d)?, b.reals(of, t, d)?);
     let (mut y, mut rstd) = (b.reals(of, t, d)?, b.floats(t, 1)?);
@@ -351,7 +352,7 @@ fn layers<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn experts<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn experts<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, d, k, of) = (b.s.tokens, b.s.hidden, b.s.top_k, DType::BF16);
     let rows = t * k;
     // As a router that spreads tokens evenly would send them: an odd stride meets every row once.
@@ -367,7 +368,7 @@ fn experts<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn router<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn router<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, e, k) = (b.s.tokens, b.s.experts, b.s.top_k);
     let config = RouteConfig {
         experts: e,
@@ -397,7 +398,7 @@ fn router<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn codes<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn codes<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     if !b.wanted(&["quantize", "dequantize", "requantize"]) {
         return Ok(());
     }
@@ -432,7 +433,7 @@ fn codes<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
     Ok(())
 }
 
-fn training<D: Kernels>(b: &mut Bench<'_, D>) -> Fails<D> {
+fn training<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, v) = (b.s.tokens / 4, b.s.vocabulary);
     let (mut x, mut nll) = (b.floats(t, v)?, b.floats(t, 1)?);
     let targets = b.indices(t, 1, |i| i * 7 % v)?;

@@ -7,8 +7,9 @@ use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
 use fathom_conformance::{NAMES, Options, check_one};
-use fathom_core::device::Kernels;
 use fathom_core::dtype::DType;
+
+use crate::timer::Watch;
 
 /// run every kernel's cases and every property against the reference device
 #[derive(FromArgs)]
@@ -30,7 +31,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     on_device!(&device, device => suite(device, arguments))
 }
 
-fn suite<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
+fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
+    device.warm_up().map_err(|e| Error::Run(e.to_string()))?;
     let options = Options { cases: arguments.cases, dtypes: vec![DType::F32, DType::BF16] };
     println!("suite on {}, {} cases a kernel", device.capabilities().name, arguments.cases);
     let (mut failed, mut run) = (Vec::new(), 0);

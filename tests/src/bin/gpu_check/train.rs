@@ -9,7 +9,7 @@ use fathom::on_device;
 use fathom_core::DType;
 use fathom_core::comm::Solo;
 use fathom_core::config::{ModelConfig, ParameterCount};
-use fathom_core::device::{Cast, Dry, Form, Gemm, Kernels};
+use fathom_core::device::{Capabilities, Cast, Dry, Form, Gemm, RandomNormal};
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
 use fathom_core::rng;
@@ -18,7 +18,7 @@ use fathom_core::train::plan::Plan;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 
-use crate::timer::Timer;
+use crate::timer::{Timer, Watch};
 
 /// A model of 1.0 B parameters, also for `drivers/cuda/python/train_step.py`.
 const ONE_BILLION: &str = include_str!("../../../../configs/train_1b.json");
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// as of train (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// 1b (configs/train_1b.json), a preset of the model, or a config.json (default: 1b)
+    /// which model: 1b (configs/train_1b.json), a preset's name, or a config.json (default: 1b)
     #[argh(option, default = "String::from(\"1b\")")]
     preset: String,
     /// f32, bf16 or fp8 (default: bf16)
@@ -109,7 +109,10 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
         config.moe_intermediate_size,
         config.num_experts_per_tok,
     );
-    let device = Dry::new();
+    // Logits in chunks as large as the CUDA driver has them.
+    let mut capabilities = Capabilities::new("dry");
+    capabilities.chunk = 64 << 20;
+    let device = Dry::with(capabilities);
     let mut trainer = Trainer::new(Model::new(&device, config, precision)?, Solo, Hyperparameters::default())?;
     let tokens = vec![0; arguments.batch * (length + 1)];
     let batch = Batch::new(&tokens, length, None, config.vocab_size)?;
@@ -141,24 +144,24 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
 }
 
 /// Operations a second of a large product, the peak that MFU is a share of.
-pub(crate) fn product_peak<D: Kernels>(device: &D, dtype: DType, n: usize) -> Result<f64, D::Error> {
-    let wide = Tensor::<D>::zeros(device, &[n, n], DType::F32)?;
+pub(crate) fn product_peak<D: Watch>(device: &D, dtype: DType, n: usize) -> Result<f64, D::Error> {
+    let mut numbers = Tensor::<D>::empty(device, &[n, n], DType::F32)?;
     let (mut a, mut c) = (Tensor::<D>::empty(device, &[n, n], dtype)?, Tensor::<D>::empty(device, &[n, n], dtype)?);
-    let mut numbers = wide;
-    device.random_normal(fathom_core::device::RandomNormal::new(1, 2, 1.0, numbers.view_mut())?)?;
+    device.random_normal(RandomNormal::new(1, 2, 1.0, numbers.view_mut())?)?;
     device.cast(Cast::new(numbers.view(), a.view_mut())?)?;
     let mut timer = Timer::new(device, false)?;
     let seconds = timer.time(0.2, || device.gemm(Gemm::new(Form::Nt, a.view(), a.view(), c.view_mut())?))?;
     Ok(2.0 * (n as f64).powi(3) / seconds)
 }
 
-fn steps<D: Kernels>(
+fn steps<D: Watch>(
     device: &D,
     config: &ModelConfig,
     precision: Precision,
     arguments: &Arguments,
 ) -> Result<(), D::Error> {
     let (batch, length) = (arguments.batch, arguments.length);
+    device.warm_up()?;
     let mut model = Model::new(device, config, precision)?;
     model.initialize(1)?;
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
@@ -179,6 +182,9 @@ fn steps<D: Kernels>(
         }
     }
     let memory = device.memory();
+    if let Some(remark) = device.remark() {
+        println!("{remark}");
+    }
     drop(trainer);
     seconds.drain(..3);
     seconds.sort_by(f64::total_cmp);
