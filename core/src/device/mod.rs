@@ -43,12 +43,15 @@ pub struct Capabilities {
     pub deterministic: bool,
     /// Computes in [`DType::F64`](crate::DType::F64).
     pub f64: bool,
+    /// Elements of a piece, where work is cut into pieces to save memory: as few as keep the device busy. On a CPU that
+    /// is what its caches hold, on a GPU far more.
+    pub chunk: usize,
 }
 
 impl Capabilities {
     /// Capabilities of a deterministic device that computes in f32 and does not know its memory.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, memory: None, deterministic: true, f64: false }
+        Self { name, memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
     }
 }
 

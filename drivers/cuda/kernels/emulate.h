@@ -411,6 +411,24 @@ FN u16 to_bf16(float x) {
 FN u32 pack_bf16(float low, float high) {
     return (u32)to_bf16(low) | (u32)to_bf16(high) << 16;
 }
+FN u32 e4m3_to_f16(u32 codes) {
+    u32 y = 0;
+    for (int i = 0; i < 2; i++) {
+        u32 code = codes >> 8 * i & 0xff, magnitude = code & 0x7f, x;
+        if (magnitude == 0x7f)
+            x = 0x7fff;
+        else if (magnitude >= 8)
+            x = (magnitude + (8 << 3)) << 7;
+        else {
+            // Units of 2^-9, of which f16 has the leading one as its exponent.
+            u32 shift = 0;
+            while (magnitude != 0 && !(magnitude & 8)) magnitude <<= 1, shift++;
+            x = magnitude == 0 ? 0 : ((9 - shift) << 10) | (magnitude & 7) << 7;
+        }
+        y |= (x | (code & 0x80) << 8) << 16 * i;
+    }
+    return y;
+}
 FN int thread() {
     return (int)emulator::machine().current;
 }
@@ -468,6 +486,12 @@ FN u32 ballot(bool p) {
     for (int i = 0; i < 32; i++) votes |= (u32)(warp[i][0] != 0) << i;
     return votes;
 }
+FN u32 alike(u32 x) {
+    const u8(*warp)[emulator::SLOT] = emulator::exchange(&x, sizeof x);
+    u32 same = 0;
+    for (int i = 0; i < 32; i++) same |= (u32)(memcmp(warp[i], &x, sizeof x) == 0) << i;
+    return same;
+}
 FN int ones(u32 x) {
     return __builtin_popcount(x);
 }
@@ -485,6 +509,9 @@ FN float fast_exp(float x) {
 }
 FN float fast_exp2(float x) {
     return exp2f(x);
+}
+FN float fast_reciprocal(float x) {
+    return 1.0f / x;
 }
 FN float natural_log(float x) {
     return logf(x);

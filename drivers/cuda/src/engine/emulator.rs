@@ -14,7 +14,7 @@ use super::{Engine, Fault, Properties};
 use crate::cache;
 use crate::error::CudaError;
 use crate::launch::Launch;
-use crate::source::{HEADERS, Module};
+use crate::source::{HEADERS, MODULES, Module};
 
 /// How to emulate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,6 +227,14 @@ impl Engine for Emulator {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let [code, site, value, limit] = std::mem::take(&mut **fault);
         (code != 0).then_some(Fault { code, site, value, limit })
+    }
+
+    fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
+        MODULES.iter().enumerate().try_for_each(|(i, &module)| {
+            self.library(module)?;
+            done(i + 1, MODULES.len());
+            Ok(())
+        })
     }
 }
 

@@ -3,9 +3,14 @@
 pub(crate) mod emulator;
 #[cfg(test)]
 mod faults;
+pub(crate) mod gpu;
 
+use fathom_core::error::ErrorKind;
+
+use crate::blas::lt::{Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
+use gpu::GraphUse;
 
 /// What a kernel reported that it could not return: `Fault` of `fathom.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,21 @@ pub(crate) trait Engine: Send + Sync {
     /// Runs a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
 
+    /// Computes a dense product with the vendor's library; false where it cannot, or is not there.
+    fn product(&self, _: &Shape, _: &Operands) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// Whether [`product`](Engine::product) computes products of a shape.
+    fn has_product(&self, _: &Shape) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// The vendor's library for dense products, or why there is none.
+    fn blas(&self) -> Result<String, CudaError> {
+        Err(CudaError::new(ErrorKind::Unsupported, "products are not left to a library here"))
+    }
+
     /// Copies `bytes` to the device; they may be changed as soon as the call returns.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError>;
 
@@ -55,4 +75,27 @@ pub(crate) trait Engine: Send + Sync {
 
     /// The report, if there is one, of work that was waited for; and makes room for the next.
     fn take_fault(&self) -> Option<Fault>;
+
+    /// What it is, for people.
+    fn description(&self) -> String {
+        self.properties().name.into()
+    }
+
+    /// What became of the work so far.
+    fn graph_use(&self) -> GraphUse {
+        GraphUse::default()
+    }
+
+    /// Waits for all work, and starts a clock on the device; false where it has none.
+    fn start_clock(&self) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// Waits for all work, and the seconds it took since the clock was started.
+    fn stop_clock(&self) -> Result<f64, CudaError> {
+        Ok(0.0)
+    }
+
+    /// Compiles all kernels. `done` is told how many modules are compiled, and of how many.
+    fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError>;
 }

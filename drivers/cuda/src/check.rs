@@ -1,0 +1,101 @@
+//! What the compiler makes of the kernels, on a machine that need not have a GPU.
+
+use fathom_core::error::ErrorKind;
+
+use crate::compile;
+use crate::error::CudaError;
+use crate::source::MODULES;
+
+/// What a kernel takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelUse {
+    /// The file it is in, without `.cu`.
+    pub module: &'static str,
+    /// Its name.
+    pub kernel: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of its stack frame in local memory, of a thread.
+    pub stack: u32,
+    /// Bytes of registers stored to and loaded from local memory for lack of room.
+    pub spills: u32,
+}
+
+/// The modules of this driver.
+pub fn modules() -> Vec<&'static str> {
+    MODULES.iter().map(|m| m.name).collect()
+}
+
+/// Compiles a module for an architecture (`sm_90a`), and says what its kernels take.
+///
+/// # Errors
+/// Where the compiler is not installed, or refuses a kernel: with what it said.
+pub fn kernel_uses(module: &str, architecture: &str) -> Result<Vec<KernelUse>, CudaError> {
+    let module = MODULES.iter().find(|m| m.name == module);
+    let &module = module.ok_or_else(|| CudaError::new(ErrorKind::Other, "no such module"))?;
+    let log = compile::verbose(module, architecture)?.log;
+    parse(module.name, &log)
+        .ok_or_else(|| CudaError::new(ErrorKind::Other, format!("{}.cu: cannot read\n{log}", module.name)))
+}
+
+/// Compiles a text for an architecture as kernels are compiled.
+///
+/// # Errors
+/// Where the compiler is not installed, or refuses the text.
+pub fn compile_text(text: &str, architecture: &str) -> Result<(), CudaError> {
+    compile::text(text, architecture).map(drop)
+}
+
+/// The kernels of a log of `ptxas -v`.
+fn parse(module: &'static str, log: &str) -> Option<Vec<KernelUse>> {
+    let mut found: Vec<KernelUse> = Vec::new();
+    let mut complete = true;
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            complete &= found.last().is_none_or(|k| k.registers > 0);
+            let kernel = rest.split('\'').next()?.to_owned();
+            found.push(KernelUse { module, kernel, registers: 0, stack: 0, spills: 0 });
+        } else if let Some((stack, rest)) = line.split_once(" bytes stack frame, ") {
+            // Functions that were not inlined have lines of their own: the frames add up at worst.
+            let kernel = found.last_mut()?;
+            kernel.stack += stack.split_whitespace().last()?.parse::<u32>().ok()?;
+            for part in rest.split(", ") {
+                kernel.spills += part.split_whitespace().next()?.parse::<u32>().ok()?;
+            }
+        } else if let Some((_, rest)) = line.split_once("Used ") {
+            found.last_mut()?.registers = rest.split(" registers").next()?.trim().parse().ok()?;
+        }
+    }
+    (complete && found.last().is_none_or(|k| k.registers > 0)).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let log = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'a_f32' for 'sm_80'\n\
+            ptxas info    : Function properties for a_f32\n    \
+            16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads\n\
+            ptxas info    : Used 40 registers, used 1 barriers, 16 bytes cumulative stack size, 576 bytes cmem[0]\n\
+            ptxas info    : Compiling entry function 'b' for 'sm_80'\n\
+            ptxas info    : Function properties for b\n    \
+            ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
+            ptxas info    : Used 255 registers\n\
+            ptxas info    : Compile time = 122.591 ms\n";
+        let kernel = |kernel: &str, registers, stack, spills| KernelUse {
+            module: "m",
+            kernel: kernel.into(),
+            registers,
+            stack,
+            spills,
+        };
+        assert_eq!(parse("m", log), Some(vec![kernel("a_f32", 40, 16, 12), kernel("b", 255, 0, 0)]));
+        let cut = log.rsplit_once("ptxas info    : Used").map_or("", |(start, _)| start);
+        assert_eq!(parse("m", cut), None, "a kernel of which nothing is said");
+        assert_eq!(parse("m", ""), Some(vec![]));
+    }
+}

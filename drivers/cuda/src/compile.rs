@@ -1,0 +1,219 @@
+//! Kernels compiled for a GPU by NVRTC, the vendor's compiler, at run time and once: what it made is kept on disk.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::ptr;
+use std::sync::OnceLock;
+
+use fathom_core::error::ErrorKind;
+
+use crate::cache;
+use crate::error::CudaError;
+use crate::library;
+use crate::source::{HEADERS, Module};
+
+/// The version this driver is tested with. Its cubins are also looked for in the cache where there is no NVRTC.
+const PINNED: (c_int, c_int) = (13, 0);
+
+const REMEDY: &str = "install NVRTC 13 (`pip install nvidia-cuda-nvrtc==13.0.88`, or the CUDA toolkit 13)";
+
+type Program = *mut c_void;
+
+/// The functions of NVRTC. All but the first three return 0 where they succeed.
+struct Nvrtc {
+    version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int,
+    error: unsafe extern "C" fn(c_int) -> *const c_char,
+    destroy: unsafe extern "C" fn(*mut Program) -> c_int,
+    create: unsafe extern "C" fn(
+        *mut Program,
+        *const c_char,
+        *const c_char,
+        c_int,
+        *const *const c_char,
+        *const *const c_char,
+    ) -> c_int,
+    compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int,
+    log_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    cubin_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    cubin: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+}
+
+impl Nvrtc {
+    fn load() -> Result<Self, CudaError> {
+        let names: &[&str] = if cfg!(windows) { &["nvrtc64_130_0.dll"] } else { &["libnvrtc.so.13", "libnvrtc.so"] };
+        let builtins = if cfg!(windows) { "nvrtc-builtins64_13" } else { "libnvrtc-builtins.so.13" };
+        let lib = library::find("NVRTC, the compiler of CUDA kernels", names, Some(builtins), REMEDY)?;
+        // SAFETY: the types are those of nvrtc.h, the same in all versions since 11.
+        unsafe {
+            Ok(Self {
+                version: library::function(lib, c"nvrtcVersion")?,
+                error: library::function(lib, c"nvrtcGetErrorString")?,
+                destroy: library::function(lib, c"nvrtcDestroyProgram")?,
+                create: library::function(lib, c"nvrtcCreateProgram")?,
+                compile: library::function(lib, c"nvrtcCompileProgram")?,
+                log_size: library::function(lib, c"nvrtcGetProgramLogSize")?,
+                log: library::function(lib, c"nvrtcGetProgramLog")?,
+                cubin_size: library::function(lib, c"nvrtcGetCUBINSize")?,
+                cubin: library::function(lib, c"nvrtcGetCUBIN")?,
+            })
+        }
+    }
+
+    fn get() -> Result<&'static Self, CudaError> {
+        static NVRTC: OnceLock<Result<Nvrtc, CudaError>> = OnceLock::new();
+        NVRTC.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn version(&self) -> Result<(c_int, c_int), CudaError> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both are places for a number.
+        self.check("nvrtcVersion", unsafe { (self.version)(&raw mut major, &raw mut minor) })?;
+        Ok((major, minor))
+    }
+
+    fn check(&self, call: &str, code: c_int) -> Result<(), CudaError> {
+        if code == 0 {
+            return Ok(());
+        }
+        // SAFETY: takes any number.
+        let name = library::text(unsafe { (self.error)(code) });
+        Err(CudaError::new(ErrorKind::Other, format!("{call}: {name} ({code})")))
+    }
+}
+
+/// What came of a text.
+pub(crate) struct Compiled {
+    pub(crate) cubin: Vec<u8>,
+    /// What the compiler said, registers and spills with `--ptxas-options=-v`.
+    pub(crate) log: String,
+}
+
+/// A program, destroyed at its end.
+struct Owned(&'static Nvrtc, Program);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: `create` made it, and this is once.
+        unsafe { (self.0.destroy)(&raw mut self.1) };
+    }
+}
+
+/// The name that NVRTC has for a GPU of a compute capability: `sm_90a` has instructions that `sm_90` lacks.
+pub(crate) fn architecture(major: i32, minor: i32) -> String {
+    if (major, minor) == (9, 0) { "sm_90a".into() } else { format!("sm_{major}{minor}") }
+}
+
+fn options(architecture: &str) -> Vec<String> {
+    vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--fmad=false".into()]
+}
+
+fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HEADERS.iter().copied().filter(|(name, _)| *name != "emulate.h")
+}
+
+/// Compiles a text; the error holds the compiler's log.
+fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
+    let nvrtc = Nvrtc::get()?;
+    let c = |s: &str| CString::new(s).map_err(|_| CudaError::new(ErrorKind::Other, format!("{name}: a zero byte")));
+    let (source, file) = (c(text)?, c(&format!("{name}.cu"))?);
+    let names: Vec<CString> = headers().map(|(name, _)| c(name)).collect::<Result<_, _>>()?;
+    let texts: Vec<CString> = headers().map(|(_, text)| c(text)).collect::<Result<_, _>>()?;
+    let options: Vec<CString> = options.iter().map(|o| c(o)).collect::<Result<_, _>>()?;
+    let pointers = |v: &[CString]| -> Vec<*const c_char> { v.iter().map(|s| s.as_ptr()).collect() };
+    let (names_, texts_, options_) = (pointers(&names), pointers(&texts), pointers(&options));
+    let mut program = ptr::null_mut();
+    // SAFETY: every text ends in a zero byte and outlives the program; the counts are those of the lists.
+    let code = unsafe {
+        (nvrtc.create)(
+            &raw mut program,
+            source.as_ptr(),
+            file.as_ptr(),
+            names.len() as c_int,
+            texts_.as_ptr(),
+            names_.as_ptr(),
+        )
+    };
+    nvrtc.check("nvrtcCreateProgram", code)?;
+    let program = Owned(nvrtc, program);
+    // SAFETY: the program is alive; the count is that of the list.
+    let compiled = unsafe { (nvrtc.compile)(program.1, options_.len() as c_int, options_.as_ptr()) };
+    let bytes = |what, size: unsafe extern "C" fn(_, _) -> _, get: unsafe extern "C" fn(_, _) -> _| {
+        let mut n = 0usize;
+        // SAFETY: the program is alive; `get` writes as many bytes as `size` says.
+        unsafe {
+            nvrtc.check(what, size(program.1, &raw mut n))?;
+            let mut bytes = vec![0u8; n];
+            if n > 0 {
+                nvrtc.check(what, get(program.1, bytes.as_mut_ptr().cast::<c_char>()))?;
+            }
+            Ok::<_, CudaError>(bytes)
+        }
+    };
+    let log = bytes("nvrtcGetProgramLog", nvrtc.log_size, nvrtc.log)?;
+    let log = CStr::from_bytes_until_nul(&log).map(|l| l.to_string_lossy().into_owned()).unwrap_or_default();
+    nvrtc
+        .check("nvrtcCompileProgram", compiled)
+        .map_err(|e| CudaError::new(ErrorKind::Other, format!("{name}.cu does not compile: {e}\n{log}")))?;
+    let cubin = bytes("nvrtcGetCUBIN", nvrtc.cubin_size, nvrtc.cubin)?;
+    if cubin.is_empty() {
+        return Err(CudaError::new(ErrorKind::Other, format!("{name}.cu: NVRTC made no cubin of it\n{log}")));
+    }
+    Ok(Compiled { cubin, log })
+}
+
+/// Compiles a module and says what its kernels take, without the cache.
+pub(crate) fn verbose(module: Module, architecture: &str) -> Result<Compiled, CudaError> {
+    let mut options = options(architecture);
+    options.push("--ptxas-options=-v".into());
+    compile(module.name, module.text, &options)
+}
+
+/// Compiles a text that is no module, as modules are compiled.
+pub(crate) fn text(text: &str, architecture: &str) -> Result<Compiled, CudaError> {
+    compile("text", text, &options(architecture))
+}
+
+/// A module compiled for an architecture, from the cache if it was before, and where in the cache it lies.
+pub(crate) fn cubin(module: Module, architecture: &str) -> Result<(Vec<u8>, std::path::PathBuf), CudaError> {
+    let nvrtc = Nvrtc::get();
+    let (major, minor) = match &nvrtc {
+        Ok(nvrtc) => nvrtc.version()?,
+        Err(_) => PINNED,
+    };
+    let options = options(architecture);
+    let version = format!("NVRTC {major}.{minor}");
+    let mut parts = vec![module.text, &version];
+    parts.extend(headers().map(|(_, text)| text));
+    parts.extend(options.iter().map(String::as_str));
+    let file = format!("{}-{architecture}-{}.cubin", module.name, cache::key(&parts));
+    let failed = |what: &str, at: &Path, e: std::io::Error| {
+        CudaError::new(ErrorKind::Other, format!("cannot {what} {}: {e}", at.display()))
+    };
+    let path = cache::file(&file, |draft| {
+        nvrtc?;
+        let compiled = compile(module.name, module.text, &options)?;
+        std::fs::write(draft, compiled.cubin).map_err(|e| failed("write", draft, e))
+    })?;
+    let bytes = std::fs::read(&path).map_err(|e| failed("read", &path, e))?;
+    Ok((bytes, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hopper_of_data_centres_has_a_name_of_its_own() {
+        assert_eq!(architecture(9, 0), "sm_90a");
+        assert_eq!(architecture(8, 6), "sm_86");
+        assert_eq!(architecture(12, 1), "sm_121");
+    }
+
+    #[test]
+    fn without_nvrtc_the_error_says_what_to_install() {
+        if let Err(error) = Nvrtc::get() {
+            assert!(error.message().contains("pip install nvidia-cuda-nvrtc==13.0.88"), "{error}");
+        }
+    }
+}
