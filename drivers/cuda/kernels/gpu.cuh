@@ -27,6 +27,7 @@ FN u32 pack_bf16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
 }
+<<<<<<< HEAD
 #if __CUDA_ARCH__ >= 890
 // Two codes in the low half of a register, the first in its low byte: to nearest even, saturating.
 #define FATHOM_FP8
@@ -41,6 +42,8 @@ FN u32 pack_e5m2(float low, float high) {
     return y;
 }
 #endif
+=======
+>>>>>>> main
 // Two E4M3 codes, in the low bytes of a word, as two f16: exact, and NaN where the code is.
 FN u32 e4m3_to_f16(u32 codes) {
     u32 y;
@@ -55,6 +58,23 @@ FN u32 e4m3_to_f16(u32 codes) {
 #endif
     return y;
 }
+<<<<<<< HEAD
+=======
+#if __CUDA_ARCH__ >= 890
+// Two codes in the low half of a register, the first in its low byte: to nearest even, saturating.
+#define FATHOM_FP8
+FN u32 pack_e4m3(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+FN u32 pack_e5m2(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+#endif
+>>>>>>> main
 FN int thread() {
     return (int)threadIdx.x;
 }
