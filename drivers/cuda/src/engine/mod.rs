@@ -4,9 +4,6 @@ pub(crate) mod emulator;
 #[cfg(test)]
 mod faults;
 pub(crate) mod gpu;
-pub(crate) mod gpu;
-#[cfg(test)]
-mod faults;
 
 use fathom_core::error::ErrorKind;
 
