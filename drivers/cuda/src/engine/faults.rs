@@ -80,7 +80,7 @@ fn planted_faults_are_found() {
         ("unwritten", 1, "thread 7: reads byte 28 of shared memory, which nothing wrote"),
         ("across_warps", 1, "without a barrier between"),
         ("within_warp", 1, "without a barrier between"),
-        ("read_then_write", 1, "another thread reads without a barrier between"),
+        ("read_then_write", 1, "without a barrier between"),
         ("read_then_atomic", 1, "without a barrier between"),
         ("copies", 1, "which nothing wrote"),
         ("copies", 2, ""),
