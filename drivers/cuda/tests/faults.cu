@@ -1,4 +1,4 @@
-// Kernels with one fault each, which the emulator must find, beside the same kernel without it. `a.fault` chooses.
+// Kernels with one fault each, which the emulator must find, beside the same kernel without it. `a.plant` chooses.
 #include "fathom.cuh"
 
 struct Planted {
@@ -10,6 +10,8 @@ struct Planted {
 KERNEL(across_warps, Planted, 64) {
     Carve carve;
     auto shared = carve.take<float>(64);
+    shared.set(thread(), 0.0f);
+    sync();
     shared.set(thread(), load(a.x, 0, thread()));
     if (a.plant == 0) sync();
     store(a.y, 0, thread(), shared.get((thread() + 32) % 64));
@@ -18,6 +20,8 @@ KERNEL(across_warps, Planted, 64) {
 KERNEL(within_warp, Planted, 64) {
     Carve carve;
     auto shared = carve.take<float>(64);
+    shared.set(thread(), 0.0f);
+    sync();
     shared.set(thread(), load(a.x, 0, thread()));
     if (a.plant == 0) sync_warp();
     store(a.y, 0, thread(), shared.get(thread() ^ 1));
@@ -63,8 +67,9 @@ KERNEL(unaligned, Planted, 64) {
 KERNEL(past_shared, Planted, 64) {
     Carve carve;
     auto shared = carve.take<float>(64);
-    shared.set(thread() + (a.plant ? 1 : 0), load(a.x, 0, thread()));
-    store(a.y, 0, thread(), shared.get(thread()));
+    int to = thread() + (a.plant && thread() == 63 ? 1 : 0);
+    shared.set(to, load(a.x, 0, thread()));
+    store(a.y, 0, thread(), shared.get(to));
 }
 // Reads shared memory that nothing wrote.
 KERNEL(unwritten, Planted, 64) {
@@ -104,7 +109,7 @@ KERNEL(part_of_a_warp, Planted, 64) {
 // A view that claims more elements than its memory has: no check of views finds it, the sanitizer does.
 KERNEL(wrong_extent, Planted, 64) {
     auto x = span<float>(a.x.data, a.plant ? 1 << 20 : 64);
-    store(a.y, 0, thread(), x.get(thread() + (a.plant ? 4096 : 0)));
+    store(a.y, 0, thread(), x.get(thread() + (a.plant ? 1 : 0)));
 }
 // One row for each block.
 KERNEL(rows, Planted, 64) {

@@ -45,7 +45,8 @@ pub(crate) struct Emulator {
     options: Emulation,
     /// Sizes of the memory that was handed out.
     blocks: Mutex<HashMap<u64, usize>>,
-    libraries: Mutex<HashMap<&'static str, &'static Library>>,
+    /// What came of compiling modules: those that do not compile are not tried again.
+    libraries: Mutex<HashMap<&'static str, Result<&'static Library, String>>>,
     fault: Mutex<Box<[u32; 4]>>,
     /// Modules in place of those of the same name, and whether launches lose their last block along x.
     #[cfg(test)]
@@ -79,19 +80,23 @@ impl Emulator {
     fn library(&self, module: Module) -> Result<&'static Library, CudaError> {
         let mut libraries = self.libraries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = libraries.get(module.name) {
-            return Ok(library);
+            return library.clone().map_err(other);
         }
         #[cfg(test)]
         let module = self.replaced.iter().copied().find(|m| m.name == module.name).unwrap_or(module);
-        let path = build(module, self.options.sanitize)?;
-        // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code of its own.
-        let library = unsafe { Library::new(&path) };
-        let library = library.map_err(|e| other(format!("cannot load {}: {e}", path.display())))?;
-        // Kernels may be running on another thread when this emulator goes: libraries stay.
-        let library: &'static Library = Box::leak(Box::new(library));
-        libraries.insert(module.name, library);
-        Ok(library)
+        let library = load(module, self.options.sanitize);
+        libraries.insert(module.name, library.as_ref().copied().map_err(CudaError::to_string));
+        library
     }
+}
+
+/// A module's library. Kernels may be running on another thread when an emulator goes: libraries stay.
+fn load(module: Module, sanitize: bool) -> Result<&'static Library, CudaError> {
+    let path = build(module, sanitize)?;
+    // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code of its own.
+    let library = unsafe { Library::new(&path) };
+    let library = library.map_err(|e| other(format!("cannot load {}: {e}", path.display())))?;
+    Ok(Box::leak(Box::new(library)))
 }
 
 /// The C++ compiler: `CXX`, else `c++`, `g++` or `clang++`, whichever answers.

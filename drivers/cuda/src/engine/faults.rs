@@ -80,7 +80,7 @@ fn planted_faults_are_found() {
         ("unwritten", 1, "thread 7: reads byte 28 of shared memory, which nothing wrote"),
         ("across_warps", 1, "without a barrier between"),
         ("within_warp", 1, "without a barrier between"),
-        ("read_then_write", 1, "another thread reads without a barrier between"),
+        ("read_then_write", 1, "without a barrier between"),
         ("read_then_atomic", 1, "without a barrier between"),
         ("copies", 1, "which nothing wrote"),
         ("copies", 2, ""),
@@ -177,4 +177,34 @@ fn real_kernels_with_a_grid_too_small_fail() {
     for suite in [fathom_conformance::rmsnorm as Suite, fathom_conformance::quantize] {
         suite(&device, &Options::default()).expect_err("the last block is missed");
     }
+}
+
+/// Runs the test `name` of this program once more, with AddressSanitizer's runtime; `None` where there is none.
+fn again_sanitized(name: &str) -> Option<std::process::Output> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let found = std::process::Command::new(compiler).arg("-print-file-name=libasan.so").output().ok()?;
+    let runtime = std::path::PathBuf::from(String::from_utf8(found.stdout).ok()?.trim());
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env("LD_PRELOAD", runtime.is_absolute().then_some(runtime)?);
+    command.env("ASAN_OPTIONS", "detect_leaks=0:verify_asan_link_order=0").env("FATHOM_SANITIZED", "1");
+    Some(command.output().unwrap())
+}
+
+#[test]
+fn what_no_view_forbids_the_sanitizer_finds() {
+    let sanitized = std::env::var_os("FATHOM_SANITIZED").is_some();
+    if !sanitized {
+        let Some(output) = again_sanitized("engine::faults::what_no_view_forbids_the_sanitizer_finds") else {
+            assert!(std::env::var_os("CI").is_none(), "AddressSanitizer's runtime is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("sound without"), "{said}");
+        assert!(said.contains("AddressSanitizer: heap-buffer-overflow") && said.contains("wrong_extent"), "{said}");
+        return;
+    }
+    let mut bench = Bench::new(Emulation { sanitize: true, ..Emulation::default() }).unwrap();
+    bench.run("wrong_extent", 0).unwrap();
+    eprintln!("sound without");
+    let _ = bench.run("wrong_extent", 1);
 }

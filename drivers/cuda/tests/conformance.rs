@@ -1,0 +1,28 @@
+//! The whole suite on the emulator: every kernel, every property, none left out as unsupported.
+
+mod common;
+
+use fathom_conformance::Options;
+use fathom_cuda::Emulation;
+
+fn check(options: Emulation, cases: u32) {
+    let Some(device) = common::emulated(options) else { return };
+    let outcomes = fathom_conformance::run_with(&device, &Options { cases, ..Options::default() });
+    assert!(outcomes.iter().all(|o| o.unsupported == 0), "{outcomes:?}");
+}
+
+#[test]
+fn conformance() {
+    check(Emulation::default(), 16);
+}
+
+/// Results do not depend on the order in which blocks, warps and lanes happen to run.
+#[test]
+fn conformance_in_reverse() {
+    check(Emulation { reverse: true, ..Emulation::default() }, 8);
+}
+
+#[test]
+fn conformance_in_a_random_order() {
+    check(Emulation { seed: 1, ..Emulation::default() }, 8);
+}
