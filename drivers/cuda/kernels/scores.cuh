@@ -135,29 +135,36 @@ FN void load_left(u32 (&x)[COLS / 16][4], Shared<bf16> tile, int first_row) {
     for (int k = 0; k < COLS / 16; k++) load_matrix(x[k], tile, first_row * padded(COLS) + by_rows<COLS>() + k * 16);
 }
 
-// c[16, N·16] += x[16, COLS] · tileᵀ, from row `at / padded(COLS)` of the tile on.
+// c[16, N·16] += x[16, 16] · (16 columns of a tile)ᵀ, from element `at` of it on: one step of a product of rows.
+template <int COLS, int N>
+FN void multiply_step(float (&c)[2 * N][4], const u32 (&x)[4], Shared<bf16> tile, int at) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        u32 b[4];
+        load_matrix(b, tile, at + by_columns<COLS>() + n * 16 * padded(COLS));
+        mma_bf16(c[2 * n], x, b[0], b[1]);
+        mma_bf16(c[2 * n + 1], x, b[2], b[3]);
+    }
+}
+// c[16, N·16] += x[16, COLS] · tileᵀ, from the row of the tile at element `at` on.
 template <int COLS, int N>
 FN void multiply_transposed(float (&c)[2 * N][4], const u32 (&x)[COLS / 16][4], Shared<bf16> tile, int at) {
 #pragma unroll
-    for (int k = 0; k < COLS / 16; k++)
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-            u32 b[4];
-            load_matrix(b, tile, at + by_columns<COLS>() + n * 16 * padded(COLS) + k * 16);
-            mma_bf16(c[2 * n], x[k], b[0], b[1]);
-            mma_bf16(c[2 * n + 1], x[k], b[2], b[3]);
-        }
+    for (int k = 0; k < COLS / 16; k++) multiply_step<COLS, N>(c, x[k], tile, at + k * 16);
 }
 
-// c[16, N·16] += x[16, 16] · 16 rows of a tile, from element `at` of it on.
-template <int COLS, int N>
-FN void multiply_rows(float (&c)[2 * N][4], const u32 (&x)[4], Shared<bf16> tile, int at) {
+// c[m][16, N·16] += x[m][16, 16] · 16 rows of a tile, from element `at` of it on.
+template <int COLS, int N, int M>
+FN void multiply_rows(float (&c)[M][2 * N][4], const u32 (&x)[M][4], Shared<bf16> tile, int at) {
 #pragma unroll
     for (int n = 0; n < N; n++) {
         u32 b[4];
         load_matrix_transposed(b, tile, at + by_rows<COLS>() + n * 16);
-        mma_bf16(c[2 * n], x, b[0], b[1]);
-        mma_bf16(c[2 * n + 1], x, b[2], b[3]);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma_bf16(c[m][2 * n], x[m], b[0], b[1]);
+            mma_bf16(c[m][2 * n + 1], x[m], b[2], b[3]);
+        }
     }
 }
 
