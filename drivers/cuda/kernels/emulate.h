@@ -375,6 +375,9 @@ FN u16 to_bf16(float x) {
 FN u32 pack_bf16(float low, float high) {
     return (u32)to_bf16(low) | (u32)to_bf16(high) << 16;
 }
+FN int opaque(int x) {
+    return x;
+}
 FN int thread() {
     return (int)emulator::machine().current;
 }
