@@ -57,21 +57,25 @@ FN void attend(const Forward& a) {
         copy_wait<0>();
         sync();
         if (tile < last) fetch(tile + 1);
-        int u = tile * KEYS;
+        int u = tile * KEYS, key_at = opaque(tile % 2 * KEY_TILE), value_at = opaque(tile % 2 * VALUE_TILE);
         if (u > warp_begin + 15 || u + KEYS <= warp_first) continue;
 
         float s[KEYS / 8][4];
         clear(s);
-        multiply_transposed<QK, KEYS / 16>(s, q, keys, tile % 2 * KEY_TILE);
-        bool all = u + KEYS <= warp_begin + 1 && u >= warp_all;
+        multiply_transposed<QK, KEYS / 16>(s, q, keys, key_at);
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                int key = u + n * 8 + lane() % 4 * 2 + k % 2;
-                bool seen = all || (key >= start[k / 2] && key <= t[k / 2]);
-                s[n][k] = seen ? s[n][k] * scale : -infinity();
-            }
+            for (int k = 0; k < 4; k++) s[n][k] *= scale;
+        // Most tiles are seen whole.
+        if (u + KEYS > warp_begin + 1 || u < warp_all)
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    int key = u + n * 8 + lane() % 4 * 2 + k % 2;
+                    if (key < start[k / 2] || key > t[k / 2]) s[n][k] = -infinity();
+                }
         float shift[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -107,7 +111,7 @@ FN void attend(const Forward& a) {
         for (int k = 0; k < KEYS / 16; k++) {
             u32 x[1][4];
             as_left(x[0], s[2 * k], s[2 * k + 1]);
-            multiply_rows<V, V / 16>(o, x, values, tile % 2 * VALUE_TILE + k * 16 * padded(V));
+            multiply_rows<V, V / 16>(o, x, values, value_at + k * 16 * padded(V));
         }
     }
 

@@ -163,16 +163,21 @@ FN void keys_gradient(const Backward& a) {
                 clear(dp);
                 multiply_transposed<V, 1>(dp, v, outputs, (side * HALF + n * 8) * padded(V));
             }
+            // Two queries: what they weigh, and the first rows they see.
             int i = side * HALF + n * 8 + lane() % 4 * 2;
+            Quad w = weight.quad(2 * i);
+            Pair first = start.pair(i);
+            float lse[2] = {as_float(w.x), as_float(w.z)}, delta[2] = {as_float(w.y), as_float(w.w)};
+            int begins[2] = {(int)first.x, (int)first.y};
 #pragma unroll
             for (int b = 0; b < 2; b++)
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     int key = begin + r + lane() / 4 + h * 8;
-                    bool seen = key >= start.get(i + b) && key <= tile * TILE + i + b;
+                    bool seen = key >= begins[b] && key <= tile * TILE + i + b;
                     float& x = s[n][h * 2 + b];
-                    x = seen ? fast_exp2(fma(x, scale, -weight.get(2 * (i + b)))) : 0.0f;
-                    dp[n % 2][h * 2 + b] = x * (dp[n % 2][h * 2 + b] - weight.get(2 * (i + b) + 1));
+                    x = seen ? fast_exp2(fma(x, scale, -lse[b])) : 0.0f;
+                    dp[n % 2][h * 2 + b] = x * (dp[n % 2][h * 2 + b] - delta[b]);
                 }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
@@ -276,7 +281,8 @@ FN void queries_gradient(const Backward& a) {
         for (int r = 0; r < TILE; r += 16) {
             int u = tile * TILE + r;
             if (u > warp_begin + 15 || u + 16 <= warp_first) continue;
-            int key_at = tile % 2 * KEY_TILE + r * padded(QK), value_at = tile % 2 * VALUE_TILE + r * padded(V);
+            int key_at = opaque(tile % 2 * KEY_TILE + r * padded(QK));
+            int value_at = opaque(tile % 2 * VALUE_TILE + r * padded(V));
             float s[2][4], dp[2][4];
             clear(s);
             clear(dp);
@@ -389,8 +395,9 @@ KERNEL(attention_grad_keys_general, Backward, 256) {
     }
 }
 
-// Any types and widths: eight threads for each of `p.tile` queries.
-KERNEL(attention_grad_queries_general, Backward, 256) {
+// Any types and widths: eight threads for each of `p.tile` queries. Left alone, the compiler aims for more blocks on a
+// multiprocessor than registers suffice for.
+KERNEL_OCCUPANCY(attention_grad_queries_general, Backward, 256, 2) {
     const Problem& p = a.p;
     int n = p.tile, width = p.nope + p.rope;
     Carve carve;

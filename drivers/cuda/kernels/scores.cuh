@@ -74,21 +74,21 @@ FN void load_tile(Shared<bf16> to, int at, const Mat& left, int column, int widt
     constexpr int CHUNKS = COLS / 8, LANES = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : CHUNKS;
     static_assert(CHUNKS <= 32 && (CHUNKS > 8 || (CHUNKS & (CHUNKS - 1)) == 0), "a row has at most a warp of chunks");
     // Each thread keeps to one place in a row.
-    int c = thread() % LANES * 8, step = threads() / LANES;
+    int me = thread(), c = me % LANES * 8, step = threads() / LANES;
     if (CHUNKS < LANES && c >= COLS) return;
     if (aligned) {
         bool is_left = c < width, is_there = c < width + more;
         Mat m = is_left ? left : right;
-        int from = is_left ? column + c : c - width;
+        int r = me / LANES;
+        i64 from = (i64)(first + r) * m.stride + (is_left ? column + c : c - width), jump = step * m.stride;
         // Unrolled further it takes registers that the sums need.
 #pragma unroll 1
-        for (int r = thread() / LANES; r < ROWS; r += step)
-            copy_async(to, at + r * padded(COLS) + c, row<bf16>(m, first + min_of(r, rows - 1)), from,
-                       is_there && r < rows);
+        for (; r < ROWS; r += step, from += jump)
+            copy_async(to, at + r * padded(COLS) + c, whole<bf16>(m), from, is_there && r < rows);
         return;
     }
 #pragma unroll 1
-    for (int r = thread() / LANES; r < ROWS; r += step) {
+    for (int r = me / LANES; r < ROWS; r += step) {
         u32 words[4] = {0, 0, 0, 0};
         for (int k = 0; k < 8; k++) {
             u32 x = 0;
