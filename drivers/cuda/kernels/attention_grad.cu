@@ -319,18 +319,37 @@ FN void queries_gradient(const Backward& a) {
     }
 }
 
-#define GRADIENTS(qk, value, warps)                                                 \
-    KERNEL(attention_grad_keys_bf16_##qk##_##value, Backward, 256) {                \
-        keys_gradient<qk, value>(a);                                                \
-    }                                                                               \
-    KERNEL(attention_grad_queries_bf16_##qk##_##value, Backward, warps * 32) {      \
-        queries_gradient<qk, value, warps>(a);                                      \
-    }
-GRADIENTS(32, 32, 4)
-GRADIENTS(64, 64, 4)
-GRADIENTS(96, 64, 4)
-GRADIENTS(128, 128, 8)
-GRADIENTS(192, 128, 8)
+KERNEL(attention_grad_keys_bf16_32_32, Backward, 256) {
+    keys_gradient<32, 32>(a);
+}
+KERNEL(attention_grad_queries_bf16_32_32, Backward, 128) {
+    queries_gradient<32, 32, 4>(a);
+}
+// The compiler would aim for more blocks on a multiprocessor than registers suffice for.
+KERNEL_OCCUPANCY(attention_grad_keys_bf16_64_64, Backward, 256, 1) {
+    keys_gradient<64, 64>(a);
+}
+KERNEL(attention_grad_queries_bf16_64_64, Backward, 128) {
+    queries_gradient<64, 64, 4>(a);
+}
+KERNEL(attention_grad_keys_bf16_96_64, Backward, 256) {
+    keys_gradient<96, 64>(a);
+}
+KERNEL(attention_grad_queries_bf16_96_64, Backward, 128) {
+    queries_gradient<96, 64, 4>(a);
+}
+KERNEL(attention_grad_keys_bf16_128_128, Backward, 256) {
+    keys_gradient<128, 128>(a);
+}
+KERNEL(attention_grad_queries_bf16_128_128, Backward, 256) {
+    queries_gradient<128, 128, 8>(a);
+}
+KERNEL(attention_grad_keys_bf16_192_128, Backward, 256) {
+    keys_gradient<192, 128>(a);
+}
+KERNEL(attention_grad_queries_bf16_192_128, Backward, 256) {
+    queries_gradient<192, 128, 8>(a);
+}
 
 // Any types and widths: eight threads for each of `p.tile` keys.
 KERNEL(attention_grad_keys_general, Backward, 256) {
@@ -395,8 +414,7 @@ KERNEL(attention_grad_keys_general, Backward, 256) {
     }
 }
 
-// Any types and widths: eight threads for each of `p.tile` queries. Left alone, the compiler aims for more blocks on a
-// multiprocessor than registers suffice for.
+// Any types and widths: eight threads for each of `p.tile` queries. Blocks are bounded as for 64 columns above.
 KERNEL_OCCUPANCY(attention_grad_queries_general, Backward, 256, 2) {
     const Problem& p = a.p;
     int n = p.tile, width = p.nope + p.rope;
