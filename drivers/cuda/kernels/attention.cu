@@ -43,8 +43,8 @@ FN void attend(const Forward& a) {
     int warp_begin = begin + warp() * 16;
     int first = block_least(warp_first, scratch) / KEYS, last = (begin + rows - 1) / KEYS;
 
-    float o[V / 8][4], most[2] = {-infinity(), -infinity()}, total[2] = {0.0f, 0.0f};
-    clear(o);
+    float o[1][V / 8][4], most[2] = {-infinity(), -infinity()}, total[2] = {0.0f, 0.0f};
+    clear(o[0]);
     float scale = p.scale * LOG2E;
     auto fetch = [&](int tile) {
         int from = at.first + tile * KEYS, count = min_of(KEYS, p.sequence - tile * KEYS);
@@ -57,21 +57,25 @@ FN void attend(const Forward& a) {
         copy_wait<0>();
         sync();
         if (tile < last) fetch(tile + 1);
-        int u = tile * KEYS;
+        int u = tile * KEYS, key_at = opaque(tile % 2 * KEY_TILE), value_at = opaque(tile % 2 * VALUE_TILE);
         if (u > warp_begin + 15 || u + KEYS <= warp_first) continue;
 
         float s[KEYS / 8][4];
         clear(s);
-        multiply_transposed<QK, KEYS / 16>(s, q, keys, tile % 2 * KEY_TILE);
-        bool all = u + KEYS <= warp_begin + 1 && u >= warp_all;
+        multiply_transposed<QK, KEYS / 16>(s, q, keys, key_at);
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                int key = u + n * 8 + lane() % 4 * 2 + k % 2;
-                bool seen = all || (key >= start[k / 2] && key <= t[k / 2]);
-                s[n][k] = seen ? s[n][k] * scale : -infinity();
-            }
+            for (int k = 0; k < 4; k++) s[n][k] *= scale;
+        // Most tiles are seen whole.
+        if (u + KEYS > warp_begin + 1 || u < warp_all)
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    int key = u + n * 8 + lane() % 4 * 2 + k % 2;
+                    if (key < start[k / 2] || key > t[k / 2]) s[n][k] = -infinity();
+                }
         float shift[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -92,8 +96,8 @@ FN void attend(const Forward& a) {
             total[i] *= factor;
 #pragma unroll
             for (int n = 0; n < V / 8; n++) {
-                o[n][2 * i] *= factor;
-                o[n][2 * i + 1] *= factor;
+                o[0][n][2 * i] *= factor;
+                o[0][n][2 * i + 1] *= factor;
             }
         }
 #pragma unroll
@@ -105,9 +109,9 @@ FN void attend(const Forward& a) {
             }
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
-            u32 x[4];
-            as_left(x, s[2 * k], s[2 * k + 1]);
-            multiply_rows<V, V / 16>(o, x, values, tile % 2 * VALUE_TILE + k * 16 * padded(V));
+            u32 x[1][4];
+            as_left(x[0], s[2 * k], s[2 * k + 1]);
+            multiply_rows<V, V / 16>(o, x, values, value_at + k * 16 * padded(V));
         }
     }
 
@@ -119,8 +123,8 @@ FN void attend(const Forward& a) {
         float factor = 1.0f / total[i];
 #pragma unroll
         for (int n = 0; n < V / 8; n++)
-            put_pair(a.o, at.first + t[i], j * p.value, p.value, n * 8 + lane() % 4 * 2, o[n][2 * i] * factor,
-                     o[n][2 * i + 1] * factor, p.aligned);
+            put_pair(a.o, at.first + t[i], j * p.value, p.value, n * 8 + lane() % 4 * 2, o[0][n][2 * i] * factor,
+                     o[0][n][2 * i + 1] * factor, p.aligned);
         if (lane() % 4 == 0) store(a.lse, at.first + t[i], j, fma(most[i], LN2, natural_log(total[i])));
     }
 }

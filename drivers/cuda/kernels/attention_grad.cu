@@ -86,11 +86,13 @@ FN void put_position(const Backward& a, int t, int j, int c, float x) {
 }
 
 // Gradients of 64 keys and values, which four pairs of warps hold 16 rows each of. Of a pair, each computes scores for
-// half the queries of a tile, and sums half the columns of the gradients over all of them, for which the two exchange
-// probabilities and their gradients through shared memory.
+// half the queries of a tile, and puts probabilities and their gradients into shared memory. Sums over all queries of
+// the tile are then made in blocks of 16·M keys and one part in PARTS of the columns: quarters, where the widths have
+// such, since two blocks of keys use an operand that is fetched once.
 template <int QK, int V>
 FN void keys_gradient(const Backward& a) {
     constexpr int QUERY_TILE = TILE * padded(QK), SCORES = TILE * padded(TILE), HALF = TILE / 2;
+    constexpr int PARTS = QK % 64 == 0 && V % 64 == 0 ? 4 : 2, M = PARTS / 2, QK_PART = QK / PARTS, V_PART = V / PARTS;
     const Problem& p = a.p;
     Carve carve;
     auto queries = carve.take<bf16>(2 * QUERY_TILE);
@@ -105,6 +107,7 @@ FN void keys_gradient(const Backward& a) {
     Place at = place(p, tiles);
     int j = at.head, begin = at.tile * TILE, rows = min_of(TILE, p.sequence - begin);
     int r = warp() % 4 * 16, side = warp() / 4;
+    int sum_r = warp() % (8 / PARTS) * 16 * M, part = warp() / (8 / PARTS);
 
     u32 k[QK / 16][4], v[V / 16][4];
     load_keys<TILE, QK>(queries, 0, p, j, at.first + begin, rows);
@@ -123,9 +126,12 @@ FN void keys_gradient(const Backward& a) {
     auto low = lowest(a);
     int low_at = at.first / p.sequence * tiles;
     i64 weights_at = weights_of(p, at.first, j);
-    float dk[QK / 16][4], dv[V / 16][4], scale = p.scale * LOG2E;
-    clear(dk);
-    clear(dv);
+    float dk[M][QK_PART / 8][4], dv[M][V_PART / 8][4], scale = p.scale * LOG2E;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        clear(dk[m]);
+        clear(dv[m]);
+    }
     fetch(at.tile, 0);
     copy_commit();
     for (int tile = at.tile, turn = 0; tile < tiles;) {
@@ -144,41 +150,53 @@ FN void keys_gradient(const Backward& a) {
         copy_commit();
         if (following < tiles) fetch(following, 1 - turn);
         copy_commit();
-        float s[HALF / 8][4], dp[HALF / 8][4];
+        float s[HALF / 8][4];
         clear(s);
         multiply_transposed<QK, HALF / 16>(s, k, queries, turn * QUERY_TILE + side * HALF * padded(QK));
         copy_wait<1>();
         sync();
-        clear(dp);
-        multiply_transposed<V, HALF / 16>(dp, v, outputs, side * HALF * padded(V));
+        // Of 16 queries at a time, which leaves registers to fetch operands ahead.
+        float dp[2][4];
 #pragma unroll
         for (int n = 0; n < HALF / 8; n++) {
+            if (n % 2 == 0) {
+                clear(dp);
+                multiply_transposed<V, 1>(dp, v, outputs, (side * HALF + n * 8) * padded(V));
+            }
+            // Two queries: what they weigh, and the first rows they see.
             int i = side * HALF + n * 8 + lane() % 4 * 2;
+            Quad w = weight.quad(2 * i);
+            Pair first = start.pair(i);
+            float lse[2] = {as_float(w.x), as_float(w.z)}, delta[2] = {as_float(w.y), as_float(w.w)};
+            int begins[2] = {(int)first.x, (int)first.y};
 #pragma unroll
             for (int b = 0; b < 2; b++)
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     int key = begin + r + lane() / 4 + h * 8;
-                    bool seen = key >= start.get(i + b) && key <= tile * TILE + i + b;
+                    bool seen = key >= begins[b] && key <= tile * TILE + i + b;
                     float& x = s[n][h * 2 + b];
-                    x = seen ? fast_exp2(fma(x, scale, -weight.get(2 * (i + b)))) : 0.0f;
-                    dp[n][h * 2 + b] = x * (dp[n][h * 2 + b] - weight.get(2 * (i + b) + 1));
+                    x = seen ? fast_exp2(fma(x, scale, -lse[b])) : 0.0f;
+                    dp[n % 2][h * 2 + b] = x * (dp[n % 2][h * 2 + b] - delta[b]);
                 }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 int to = (r + lane() / 4 + h * 8) * padded(TILE) + i;
                 probabilities.set_word(to, pack_bf16(s[n][h * 2], s[n][h * 2 + 1]));
-                gradients.set_word(to, pack_bf16(dp[n][h * 2], dp[n][h * 2 + 1]));
+                gradients.set_word(to, pack_bf16(dp[n % 2][h * 2], dp[n % 2][h * 2 + 1]));
             }
         }
         sync();
 #pragma unroll
         for (int i = 0; i < TILE; i += 16) {
-            u32 x[4];
-            load_matrix(x, probabilities, r * padded(TILE) + by_rows<TILE>() + i);
-            multiply_rows<V, V / 32>(dv, x, outputs, i * padded(V) + side * V / 2);
-            load_matrix(x, gradients, r * padded(TILE) + by_rows<TILE>() + i);
-            multiply_rows<QK, QK / 32>(dk, x, queries, turn * QUERY_TILE + i * padded(QK) + side * QK / 2);
+            u32 x[M][4];
+            int at = sum_r * padded(TILE) + by_rows<TILE>() + i;
+#pragma unroll
+            for (int m = 0; m < M; m++) load_matrix(x[m], probabilities, at + m * 16 * padded(TILE));
+            multiply_rows<V, V_PART / 16>(dv, x, outputs, i * padded(V) + part * V_PART);
+#pragma unroll
+            for (int m = 0; m < M; m++) load_matrix(x[m], gradients, at + m * 16 * padded(TILE));
+            multiply_rows<QK, QK_PART / 16>(dk, x, queries, turn * QUERY_TILE + i * padded(QK) + part * QK_PART);
         }
         tile = following;
         turn = 1 - turn;
@@ -187,18 +205,19 @@ FN void keys_gradient(const Backward& a) {
 
     int column = j * (p.nope + p.value);
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int key = r + lane() / 4 + h * 8, t = at.first + begin + key;
+    for (int h = 0; h < 2 * M; h++) {
+        int key = sum_r + lane() / 4 + h * 8, t = at.first + begin + key, i = h % 2 * 2;
         if (key >= rows) continue;
 #pragma unroll
-        for (int n = 0; n < V / 16; n++) {
-            int c = side * V / 2 + n * 8 + lane() % 4 * 2;
-            put_pair(a.dkv, t, column + p.nope, p.value, c, dv[n][h * 2], dv[n][h * 2 + 1], p.aligned);
+        for (int n = 0; n < V_PART / 8; n++) {
+            int c = part * V_PART + n * 8 + lane() % 4 * 2;
+            float x = dv[h / 2][n][i], y = dv[h / 2][n][i + 1];
+            put_pair(a.dkv, t, column + p.nope, p.value, c, x, y, p.aligned);
         }
 #pragma unroll
-        for (int n = 0; n < QK / 16; n++) {
-            int c = side * QK / 2 + n * 8 + lane() % 4 * 2;
-            float x = dk[n][h * 2] * p.scale, y = dk[n][h * 2 + 1] * p.scale;
+        for (int n = 0; n < QK_PART / 8; n++) {
+            int c = part * QK_PART + n * 8 + lane() % 4 * 2;
+            float x = dk[h / 2][n][i] * p.scale, y = dk[h / 2][n][i + 1] * p.scale;
             put_pair(a.dkv, t, column, p.nope, c, x, y, p.aligned);
             put_position(a, t, j, c, x);
             put_position(a, t, j, c + 1, y);
@@ -207,10 +226,10 @@ FN void keys_gradient(const Backward& a) {
 }
 
 // Gradients of 16 queries per warp, which stay in registers with the outputs' gradients; keys and values come in tiles as
-// they do forward, and are worked on by halves.
+// they do forward, and are worked on by 16 rows, which leaves registers to fetch operands ahead.
 template <int QK, int V, int WARPS>
 FN void queries_gradient(const Backward& a) {
-    constexpr int ROWS = WARPS * 16, KEY_TILE = TILE * padded(QK), VALUE_TILE = TILE * padded(V), HALF = TILE / 2;
+    constexpr int ROWS = WARPS * 16, KEY_TILE = TILE * padded(QK), VALUE_TILE = TILE * padded(V);
     static_assert(ROWS <= 2 * TILE, "queries are brought in through the two tiles of keys");
     const Problem& p = a.p;
     Carve carve;
@@ -245,8 +264,8 @@ FN void queries_gradient(const Backward& a) {
     }
     int first = block_least(warp_first, scratch) / TILE, last = (begin + rows - 1) / TILE;
 
-    float dq[QK / 8][4], scale = p.scale * LOG2E;
-    clear(dq);
+    float dq[1][QK / 8][4], scale = p.scale * LOG2E;
+    clear(dq[0]);
     auto fetch = [&](int tile) {
         int from = at.first + tile * TILE, count = min_of(TILE, p.sequence - tile * TILE);
         load_keys<TILE, QK>(keys, tile % 2 * KEY_TILE, p, j, from, count);
@@ -259,18 +278,23 @@ FN void queries_gradient(const Backward& a) {
         sync();
         if (tile < last) fetch(tile + 1);
 #pragma unroll 1
-        for (int half = 0; half < 2; half++) {
-            int u = tile * TILE + half * HALF;
-            if (u > warp_begin + 15 || u + HALF <= warp_first) continue;
-            int key_at = tile % 2 * KEY_TILE + half * HALF * padded(QK);
-            float s[HALF / 8][4], dp[HALF / 8][4];
+        for (int r = 0; r < TILE; r += 16) {
+            int u = tile * TILE + r;
+            if (u > warp_begin + 15 || u + 16 <= warp_first) continue;
+            int key_at = opaque(tile % 2 * KEY_TILE + r * padded(QK));
+            int value_at = opaque(tile % 2 * VALUE_TILE + r * padded(V));
+            float s[2][4], dp[2][4];
             clear(s);
-            multiply_transposed<QK, HALF / 16>(s, q, keys, key_at);
             clear(dp);
-            multiply_transposed<V, HALF / 16>(dp, d_o, values, tile % 2 * VALUE_TILE + half * HALF * padded(V));
-            bool all = u + HALF <= warp_begin + 1 && u >= warp_all;
+            // The two products take turns, so that neither waits for its own sums.
 #pragma unroll
-            for (int n = 0; n < HALF / 8; n++)
+            for (int k = 0; k < (QK > V ? QK : V) / 16; k++) {
+                if (k < QK / 16) multiply_step<QK, 1>(s, q[k], keys, key_at + k * 16);
+                if (k < V / 16) multiply_step<V, 1>(dp, d_o[k], values, value_at + k * 16);
+            }
+            bool all = u + 16 <= warp_begin + 1 && u >= warp_all;
+#pragma unroll
+            for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
                     int key = u + n * 8 + lane() % 4 * 2 + k % 2;
@@ -278,12 +302,9 @@ FN void queries_gradient(const Backward& a) {
                     float x = seen ? fast_exp2(fma(s[n][k], scale, -lse[k / 2])) : 0.0f;
                     s[n][k] = x * (dp[n][k] - delta[k / 2]);
                 }
-#pragma unroll
-            for (int k = 0; k < HALF / 16; k++) {
-                u32 x[4];
-                as_left(x, s[2 * k], s[2 * k + 1]);
-                multiply_rows<QK, QK / 16>(dq, x, keys, key_at + k * 16 * padded(QK));
-            }
+            u32 x[1][4];
+            as_left(x[0], s[0], s[1]);
+            multiply_rows<QK, QK / 16>(dq, x, keys, key_at);
         }
     }
 
@@ -293,23 +314,42 @@ FN void queries_gradient(const Backward& a) {
         if (t[i] >= p.sequence) continue;
 #pragma unroll
         for (int n = 0; n < QK / 8; n++)
-            put_pair(a.dq, at.first + t[i], j * width, width, n * 8 + lane() % 4 * 2, dq[n][2 * i] * p.scale,
-                     dq[n][2 * i + 1] * p.scale, p.aligned);
+            put_pair(a.dq, at.first + t[i], j * width, width, n * 8 + lane() % 4 * 2, dq[0][n][2 * i] * p.scale,
+                     dq[0][n][2 * i + 1] * p.scale, p.aligned);
     }
 }
 
-#define GRADIENTS(qk, value, warps)                                                 \
-    KERNEL(attention_grad_keys_bf16_##qk##_##value, Backward, 256) {                \
-        keys_gradient<qk, value>(a);                                                \
-    }                                                                               \
-    KERNEL(attention_grad_queries_bf16_##qk##_##value, Backward, warps * 32) {      \
-        queries_gradient<qk, value, warps>(a);                                      \
-    }
-GRADIENTS(32, 32, 4)
-GRADIENTS(64, 64, 4)
-GRADIENTS(96, 64, 4)
-GRADIENTS(128, 128, 8)
-GRADIENTS(192, 128, 8)
+KERNEL(attention_grad_keys_bf16_32_32, Backward, 256) {
+    keys_gradient<32, 32>(a);
+}
+KERNEL(attention_grad_queries_bf16_32_32, Backward, 128) {
+    queries_gradient<32, 32, 4>(a);
+}
+// The compiler would aim for more blocks on a multiprocessor than registers suffice for.
+KERNEL_OCCUPANCY(attention_grad_keys_bf16_64_64, Backward, 256, 1) {
+    keys_gradient<64, 64>(a);
+}
+KERNEL(attention_grad_queries_bf16_64_64, Backward, 128) {
+    queries_gradient<64, 64, 4>(a);
+}
+KERNEL(attention_grad_keys_bf16_96_64, Backward, 256) {
+    keys_gradient<96, 64>(a);
+}
+KERNEL(attention_grad_queries_bf16_96_64, Backward, 128) {
+    queries_gradient<96, 64, 4>(a);
+}
+KERNEL(attention_grad_keys_bf16_128_128, Backward, 256) {
+    keys_gradient<128, 128>(a);
+}
+KERNEL(attention_grad_queries_bf16_128_128, Backward, 256) {
+    queries_gradient<128, 128, 8>(a);
+}
+KERNEL(attention_grad_keys_bf16_192_128, Backward, 256) {
+    keys_gradient<192, 128>(a);
+}
+KERNEL(attention_grad_queries_bf16_192_128, Backward, 256) {
+    queries_gradient<192, 128, 8>(a);
+}
 
 // Any types and widths: eight threads for each of `p.tile` keys.
 KERNEL(attention_grad_keys_general, Backward, 256) {
@@ -374,8 +414,8 @@ KERNEL(attention_grad_keys_general, Backward, 256) {
     }
 }
 
-// Any types and widths: eight threads for each of `p.tile` queries.
-KERNEL(attention_grad_queries_general, Backward, 256) {
+// Any types and widths: eight threads for each of `p.tile` queries. Blocks are bounded as for 64 columns above.
+KERNEL_OCCUPANCY(attention_grad_queries_general, Backward, 256, 2) {
     const Problem& p = a.p;
     int n = p.tile, width = p.nope + p.rope;
     Carve carve;
@@ -400,10 +440,9 @@ KERNEL(attention_grad_queries_general, Backward, 256) {
         values.load_values(p, j, at.first + u, count);
         sync();
         for (int key = part; key < n; key += 8) {
-            float dx = 0.0f;
-            if (u + key >= start && u + key <= t)
-                dx = fast_exp(dot(queries, i, keys, key, width) * p.scale - lse) *
-                     (dot(outputs, i, values, key, p.value) - delta);
+            float x = fast_exp(dot(queries, i, keys, key, width) * p.scale - lse);
+            float dx = x * (dot(outputs, i, values, key, p.value) - delta);
+            if (u + key < start || u + key > t) dx = 0.0f;
             gradients.set(i, key, dx);
         }
         sync_warp();

@@ -429,6 +429,9 @@ FN u32 e4m3_to_f16(u32 codes) {
     }
     return y;
 }
+FN int opaque(int x) {
+    return x;
+}
 FN int thread() {
     return (int)emulator::machine().current;
 }

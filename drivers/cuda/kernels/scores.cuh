@@ -74,21 +74,21 @@ FN void load_tile(Shared<bf16> to, int at, const Mat& left, int column, int widt
     constexpr int CHUNKS = COLS / 8, LANES = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : CHUNKS;
     static_assert(CHUNKS <= 32 && (CHUNKS > 8 || (CHUNKS & (CHUNKS - 1)) == 0), "a row has at most a warp of chunks");
     // Each thread keeps to one place in a row.
-    int c = thread() % LANES * 8, step = threads() / LANES;
+    int me = thread(), c = me % LANES * 8, step = threads() / LANES;
     if (CHUNKS < LANES && c >= COLS) return;
     if (aligned) {
         bool is_left = c < width, is_there = c < width + more;
         Mat m = is_left ? left : right;
-        int from = is_left ? column + c : c - width;
+        int r = me / LANES;
+        i64 from = (i64)(first + r) * m.stride + (is_left ? column + c : c - width), jump = step * m.stride;
         // Unrolled further it takes registers that the sums need.
 #pragma unroll 1
-        for (int r = thread() / LANES; r < ROWS; r += step)
-            copy_async(to, at + r * padded(COLS) + c, row<bf16>(m, first + min_of(r, rows - 1)), from,
-                       is_there && r < rows);
+        for (; r < ROWS; r += step, from += jump)
+            copy_async(to, at + r * padded(COLS) + c, whole<bf16>(m), from, is_there && r < rows);
         return;
     }
 #pragma unroll 1
-    for (int r = thread() / LANES; r < ROWS; r += step) {
+    for (int r = me / LANES; r < ROWS; r += step) {
         u32 words[4] = {0, 0, 0, 0};
         for (int k = 0; k < 8; k++) {
             u32 x = 0;
@@ -135,29 +135,36 @@ FN void load_left(u32 (&x)[COLS / 16][4], Shared<bf16> tile, int first_row) {
     for (int k = 0; k < COLS / 16; k++) load_matrix(x[k], tile, first_row * padded(COLS) + by_rows<COLS>() + k * 16);
 }
 
-// c[16, N·16] += x[16, COLS] · tileᵀ, from row `at / padded(COLS)` of the tile on.
+// c[16, N·16] += x[16, 16] · (16 columns of a tile)ᵀ, from element `at` of it on: one step of a product of rows.
+template <int COLS, int N>
+FN void multiply_step(float (&c)[2 * N][4], const u32 (&x)[4], Shared<bf16> tile, int at) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        u32 b[4];
+        load_matrix(b, tile, at + by_columns<COLS>() + n * 16 * padded(COLS));
+        mma_bf16(c[2 * n], x, b[0], b[1]);
+        mma_bf16(c[2 * n + 1], x, b[2], b[3]);
+    }
+}
+// c[16, N·16] += x[16, COLS] · tileᵀ, from the row of the tile at element `at` on.
 template <int COLS, int N>
 FN void multiply_transposed(float (&c)[2 * N][4], const u32 (&x)[COLS / 16][4], Shared<bf16> tile, int at) {
 #pragma unroll
-    for (int k = 0; k < COLS / 16; k++)
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-            u32 b[4];
-            load_matrix(b, tile, at + by_columns<COLS>() + n * 16 * padded(COLS) + k * 16);
-            mma_bf16(c[2 * n], x[k], b[0], b[1]);
-            mma_bf16(c[2 * n + 1], x[k], b[2], b[3]);
-        }
+    for (int k = 0; k < COLS / 16; k++) multiply_step<COLS, N>(c, x[k], tile, at + k * 16);
 }
 
-// c[16, N·16] += x[16, 16] · 16 rows of a tile, from element `at` of it on.
-template <int COLS, int N>
-FN void multiply_rows(float (&c)[2 * N][4], const u32 (&x)[4], Shared<bf16> tile, int at) {
+// c[m][16, N·16] += x[m][16, 16] · 16 rows of a tile, from element `at` of it on.
+template <int COLS, int N, int M>
+FN void multiply_rows(float (&c)[M][2 * N][4], const u32 (&x)[M][4], Shared<bf16> tile, int at) {
 #pragma unroll
     for (int n = 0; n < N; n++) {
         u32 b[4];
         load_matrix_transposed(b, tile, at + by_rows<COLS>() + n * 16);
-        mma_bf16(c[2 * n], x, b[0], b[1]);
-        mma_bf16(c[2 * n + 1], x, b[2], b[3]);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma_bf16(c[m][2 * n], x[m], b[0], b[1]);
+            mma_bf16(c[m][2 * n + 1], x[m], b[2], b[3]);
+        }
     }
 }
 

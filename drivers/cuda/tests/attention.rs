@@ -11,9 +11,10 @@ use fathom_cuda::Emulation;
 
 #[test]
 fn attention() {
-    for reverse in [false, true] {
+    for (reverse, cases) in [(false, 32), (true, 8)] {
         let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome = fathom_conformance::attention(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        let options = Options { cases, ..Options::default() };
+        let outcome = fathom_conformance::attention(&device, &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(outcome.unsupported, 0);
     }
 }
@@ -25,5 +26,16 @@ fn every_width() {
         let ([o, lse], [want_o, want_lse]) = (case.forward(&device), case.forward(&Host::new()));
         case.compare("o", &o, &want_o);
         heads::Case { dtype: DType::F32, ..case }.compare("lse", &lse, &want_lse);
+    }
+}
+
+#[test]
+fn a_sequence_does_not_depend_on_others() {
+    let Some(device) = common::device() else { return };
+    for case in heads::cases().into_iter().filter(|c| c.sequences > 1) {
+        let alone = heads::Case { sequences: 1, ..case };
+        for (all, one) in case.forward(&device).iter().zip(&alone.forward(&device)) {
+            assert!(all[..one.len()] == one[..], "{case:?}");
+        }
     }
 }

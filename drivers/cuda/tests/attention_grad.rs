@@ -10,10 +10,10 @@ use fathom_cuda::Emulation;
 
 #[test]
 fn attention_grad() {
-    for reverse in [false, true] {
+    for (reverse, cases) in [(false, 32), (true, 8)] {
         let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome =
-            fathom_conformance::attention_grad(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        let options = Options { cases, ..Options::default() };
+        let outcome = fathom_conformance::attention_grad(&device, &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(outcome.unsupported, 0);
     }
 }
@@ -25,6 +25,17 @@ fn every_width() {
         let (got, want) = (case.backward(&device), case.backward(&Host::new()));
         for ((name, got), want) in ["dq", "dkv", "dk_pe"].into_iter().zip(&got).zip(&want) {
             case.compare(name, got, want);
+        }
+    }
+}
+
+#[test]
+fn a_sequence_does_not_depend_on_others() {
+    let Some(device) = common::device() else { return };
+    for case in heads::cases().into_iter().filter(|c| c.sequences > 1) {
+        let alone = heads::Case { sequences: 1, ..case };
+        for (all, one) in case.backward(&device).iter().zip(&alone.backward(&device)) {
+            assert!(all[..one.len()] == one[..], "{case:?}");
         }
     }
 }
