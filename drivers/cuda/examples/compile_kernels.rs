@@ -7,13 +7,14 @@
 //! FATHOM_CUDA_LIBRARIES=DIR/nvidia/cu13/lib cargo run --release -p fathom-cuda --example compile_kernels
 //! ```
 //!
-//! Arguments, if any, are the modules to compile.
+//! Arguments, if any, are the modules to compile. `--into-cache sm_90a` compiles all for that architecture into the folder
+//! of `FATHOM_CUDA_CACHE` instead, to be taken to a machine without NVRTC.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fathom_cuda::CudaError;
-use fathom_cuda::check::{KernelUse, compile_text, kernel_uses, modules};
+use fathom_cuda::check::{KernelUse, compile_text, fill_cache, kernel_uses, modules};
 
 /// A100, RTX 4090 and L40S, H100 and H200.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -68,6 +69,17 @@ fn compile_all(jobs: &[(&str, &str)]) -> Vec<Result<Vec<KernelUse>, CudaError>> 
 
 fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).collect();
+    if let [option, architecture] = &only[..]
+        && option == "--into-cache"
+    {
+        return match fill_cache(architecture, |done, all| eprintln!("{done} of {all}")) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut failures = 0;
     let mut fail = |what: String| {
         eprintln!("FAILED: {what}");

@@ -242,28 +242,8 @@ impl Gpu {
     /// Compiles all modules on as many threads as there are processors, and loads them. `done` is told how many are
     /// compiled, and of how many.
     pub(crate) fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
-        use std::sync::atomic::{AtomicUsize, Ordering};
         let architecture = self.lock().functions.architecture().to_owned();
-        let (next, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let failure = Mutex::new(None);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MODULES.len());
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some(&module) = MODULES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match compile::cubin(module, &architecture) {
-                            Ok(_) => done(ready.fetch_add(1, Ordering::Relaxed) + 1, MODULES.len()),
-                            Err(error) => {
-                                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+        compile::all(&architecture, done)?;
         let mut state = self.bound()?;
         MODULES.iter().try_for_each(|&module| state.functions.module(module).map(drop))
     }
