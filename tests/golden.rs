@@ -1,118 +1,7 @@
 //! Parity with transformers: logits, loss, gradients and training trajectories of small random models.
 
-use fathom_core::comm::Solo;
-use fathom_core::device::{Host, Kernels};
-use fathom_core::layer::Precision;
-use fathom_core::model::Batch;
-use fathom_core::train::schedule::Rates;
-use fathom_core::train::{Hyperparameters, StepReport, Trainer};
-use fathom_tests::Golden;
-
-/// λ with which the gradients of the multi-token-prediction case were made.
-const MTP_WEIGHT: f64 = 0.3;
-
-fn rates() -> Rates {
-    Rates { lr: 1e-3, batch_size: 2, bias_speed: 1e-3, mtp_weight: MTP_WEIGHT, balance_alpha: 0.0 }
-}
-
-fn check_case<D: Kernels>(device: &D, case: &str) {
-    let golden = Golden::load(case);
-    let vocabulary = golden.config.vocab_size;
-    let (shape, tokens) = &golden.tokens["tokens"];
-    let batch = Batch::new(tokens, shape[1] - 1, None, vocabulary).unwrap();
-
-    let mut model = golden.model(device, Precision::F32);
-    let logits: Vec<f32> = model.logits(&batch).unwrap().download(device).unwrap();
-    let want = &golden.floats["logits"];
-    let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let worst = logits.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
-    assert_eq!(logits.len(), want.len());
-    assert!(worst < 1e-4, "{case}: logits differ by {worst} of the largest");
-
-    let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
-    let report = trainer.step(&batch, batch.sequences(), &rates()).unwrap();
-    let error = (report.loss - f64::from(golden.floats["loss"][0])).abs();
-    assert!(error < 1e-5, "{case}: loss differs by {error}");
-    if let Some(want) = golden.floats.get("mtp.loss") {
-        let error = (report.mtp_loss.unwrap() - f64::from(want[0])).abs();
-        assert!(error < 1e-5, "{case}: prediction loss differs by {error}");
-    }
-    println!("{case}: logits within {worst:.1e}, loss within {error:.1e}");
-    check_gradients(device, case, &golden, &trainer);
-}
-
-fn check_gradients<D: Kernels>(device: &D, case: &str, golden: &Golden, trainer: &Trainer<D, Solo>) {
-    let mut worst = 0.0f64;
-    let mut checked = 0;
-    for parameter in trainer.model.architecture().layout().parameters() {
-        let want = &golden.floats[&format!("grad.{}", parameter.name)];
-        let mut bytes = vec![0; 4 * parameter.elements()];
-        trainer.gradients().read(device, parameter, &mut bytes).unwrap();
-        let got = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let (mut difference, mut norm) = (0.0f64, 0.0f64);
-        for (a, &b) in got.zip(want) {
-            difference += f64::from(a - b).powi(2);
-            norm += f64::from(b).powi(2);
-        }
-        let relative = if norm > 0.0 { (difference / norm).sqrt() } else { difference.sqrt() };
-        assert!(relative < 1e-3, "{case}: gradient of {} differs by {relative}", parameter.name);
-        worst = worst.max(relative);
-        checked += 1;
-    }
-    let wanted = golden.floats.keys().filter(|k| k.starts_with("grad.")).count();
-    assert_eq!(checked, wanted, "{case}: a golden gradient has no parameter here");
-    println!("{case}: {checked} gradients within {worst:.1e}");
-}
-
-/// Twenty steps, and the expert bias at the end.
-fn trajectory<D: Kernels>(device: &D, golden: &Golden) -> (Vec<StepReport>, Vec<f32>) {
-    let (shape, tokens) = &golden.tokens["train.tokens"];
-    let model = golden.model(device, Precision::F32);
-    let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).unwrap();
-    let steps = tokens.chunks_exact(shape[1] * shape[2]).map(|tokens| {
-        let batch = Batch::new(tokens, shape[2] - 1, None, golden.config.vocab_size).unwrap();
-        trainer.step(&batch, 1, &rates()).unwrap()
-    });
-    let reports = steps.collect();
-    let bias = trainer.model.routers.iter().flat_map(|router| router.bias.download::<D, f32>(device).unwrap());
-    (reports, bias.collect())
-}
-
-/// Compares a trajectory with transformers'. Which experts a token goes to can hang on the last bit of a score; a device
-/// whose sums round otherwise may then choose otherwise in a tie, and from there on its trajectory is another one. That
-/// shows in the loads: where a few differ from those of the reference device, the steps before are held to the bounds.
-fn check_trajectory<D: Kernels>(device: &D, case: &str) {
-    let golden = Golden::load(case);
-    let (reports, bias) = trajectory(device, &golden);
-    let (reference, _) = trajectory(&Host::new(), &golden);
-    let moved = |step: usize| -> f32 {
-        let loads = reports[step].load.layers.iter().flatten().zip(reference[step].load.layers.iter().flatten());
-        loads.map(|(a, b)| (a - b).abs()).sum()
-    };
-    let same = (0..reports.len()).position(|step| moved(step) > 0.0).unwrap_or(reports.len());
-    let (mut loss, mut norm) = (0.0f64, 0.0f64);
-    for (step, report) in reports.iter().enumerate() {
-        let off = (report.loss - f64::from(golden.floats["train.loss"][step])).abs();
-        assert!(off < 2e-2, "{case}: step {step}: the loss differs by {off}");
-        if step < same {
-            let want = f64::from(golden.floats["train.grad_norm"][step]);
-            loss = loss.max(off);
-            norm = norm.max((report.grad_norm - want).abs() / want);
-        }
-    }
-    println!("{case}: {same} steps: losses within {loss:.1e}, gradient norms within {norm:.1e} relative");
-    assert!(loss < 2e-4, "{case}: a loss differs by {loss}");
-    assert!(norm < 1e-3, "{case}: a gradient norm differs by {norm}");
-    if same < reports.len() {
-        println!("{case}: step {same}: {} choices differ from the reference device's", moved(same) / 2.0);
-        assert!(same >= 10 && moved(same) <= 4.0, "{case}: step {same}: more than a tie was chosen otherwise");
-    } else if let Some(want) = golden.floats.get("train.bias") {
-        let worst = bias.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{case}: expert bias within {worst:.1e}");
-        assert_eq!(bias.len(), want.len());
-        assert!(worst < 1e-6, "{case}: the expert bias differs by {worst}");
-    }
-}
+use fathom_core::device::Host;
+use fathom_tests::golden::{Golden, check_case, check_trajectory};
 
 macro_rules! cases {
     ($($module:ident: $device:expr;)*) => {$(
@@ -121,31 +10,35 @@ macro_rules! cases {
 
             #[test]
             fn v3_yarn() {
-                check_case(&$device, "v3_yarn");
-                check_trajectory(&$device, "v3_yarn");
+                let golden = Golden::load("v3_yarn");
+                check_case(&$device, "v3_yarn", &golden);
+                check_trajectory(&$device, "v3_yarn", &golden);
             }
 
             #[test]
             fn v3_no_q_lora() {
-                check_case(&$device, "v3_no_q_lora");
-                check_trajectory(&$device, "v3_no_q_lora");
+                let golden = Golden::load("v3_no_q_lora");
+                check_case(&$device, "v3_no_q_lora", &golden);
+                check_trajectory(&$device, "v3_no_q_lora", &golden);
             }
 
             #[test]
             fn v3_tied_bias() {
-                check_case(&$device, "v3_tied_bias");
-                check_trajectory(&$device, "v3_tied_bias");
+                let golden = Golden::load("v3_tied_bias");
+                check_case(&$device, "v3_tied_bias", &golden);
+                check_trajectory(&$device, "v3_tied_bias", &golden);
             }
 
             #[test]
             fn v2_lite() {
-                check_case(&$device, "v2_lite");
-                check_trajectory(&$device, "v2_lite");
+                let golden = Golden::load("v2_lite");
+                check_case(&$device, "v2_lite", &golden);
+                check_trajectory(&$device, "v2_lite", &golden);
             }
 
             #[test]
             fn v3_mtp() {
-                check_case(&$device, "v3_mtp");
+                check_case(&$device, "v3_mtp", &Golden::load("v3_mtp"));
             }
         }
     )*};

@@ -10,10 +10,10 @@ use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, unpack_pair};
 use fathom_core::tensor::{MatRef, Tensor};
 use fathom_cpu::Cpu;
 use fathom_tests::golden_folder;
+use fathom_tests::quantization::check_codes;
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
-use safetensors::{Dtype, SafeTensors};
 
 /// Which elements share a scale.
 #[derive(Clone, Debug)]
@@ -162,50 +162,12 @@ impl Matrix {
     }
 }
 
-/// What PyTorch made of a matrix: tile, transposed tile and block, each with f32 and with power-of-two scales.
-fn golden<D: Kernels>(device: &D) {
-    let bytes = std::fs::read(golden_folder().join("v3_fp8/quant.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| -> Matrix {
-        let tensor = file.tensor(name).unwrap();
-        assert_eq!(tensor.dtype(), Dtype::F32);
-        let data: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let cols = *tensor.shape().last().unwrap();
-        Matrix { rows: data.len() / cols, cols, data }
-    };
-    let x = floats("x");
-    let tilings =
-        [("tile", Tiling::Row { part: x.cols }), ("tile_t", Tiling::Column), ("block", Tiling::Block { part: x.rows })];
-    for (name, tiling) in tilings {
-        for (scale, power_of_two) in [("f32", false), ("pow2", true)] {
-            let (codes, scales) = Quantized::new(device, DType::E4M3, &tiling, &x, power_of_two).download(device);
-            let want = floats(&format!("{name}.{scale}.scales"));
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&scales), bits(&want.data), "scales of {name}.{scale}");
-            assert_eq!(codes, file.tensor(&format!("{name}.{scale}.codes")).unwrap().data(), "codes of {name}.{scale}");
-        }
-    }
-    every_code(device, &floats("all_codes_as_f32").data);
-}
-
-/// What PyTorch takes the 256 codes of E4M3 for, NaN written as zero.
-fn every_code<D: Kernels>(device: &D, want: &[f32]) {
-    let mut x = Quantized::empty(device, DType::E4M3, &Tiling::Row { part: 256 }, 1, 256);
-    x.codes.upload(device, &(0..=255u8).collect::<Vec<_>>()).unwrap();
-    x.scales.upload(device, &[1.0f32; 2]).unwrap();
-    let mut y = Tensor::<D>::empty(device, &[1, 256], DType::F32).unwrap();
-    device.dequantize(Dequantize::new(x.view(), y.view_mut()).unwrap()).unwrap();
-    let got: Vec<f32> = y.download(device).unwrap();
-    assert_eq!(got.iter().filter(|x| x.is_nan()).count(), 2);
-    for (code, (&got, &want)) in got.iter().zip(want).enumerate() {
-        assert!(got == want || got.is_nan() && code & 0x7f == 0x7f, "code {code} is {got}, should be {want}");
-    }
-}
-
 #[test]
 fn codes_and_scales_are_those_of_pytorch() {
-    golden(&Host::new());
-    golden(&Cpu::with_threads(2));
+    let path = golden_folder().join("v3_fp8/quant.safetensors");
+    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    check_codes(&Host::new(), &bytes);
+    check_codes(&Cpu::with_threads(2), &bytes);
 }
 
 /// The format's `(mantissa bits, exponent of the smallest binade, largest number)`.

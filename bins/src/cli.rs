@@ -1,4 +1,4 @@
-//! What every program does alike: arguments, exit codes, the choice of a device, progress on a terminal.
+//! What every program does alike: arguments, exit codes, progress on a terminal.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use argh::FromArgs;
-use fathom_cpu::Cpu;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
@@ -44,20 +43,6 @@ pub fn run_with<A: FromArgs>(names: &[&str], rest: &[String], body: impl FnOnce(
                 ExitCode::from(error.exit_code())
             }
         },
-    }
-}
-
-/// The device that `--device` names. `threads` is for the CPU; 0 for every core.
-///
-/// # Errors
-/// A name that is none, or a device that this build or this machine does not have.
-pub fn device(name: &str, threads: usize) -> Result<Cpu> {
-    let is_cuda = name == "cuda"
-        || name.strip_prefix("cuda:").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    match name {
-        "auto" | "cpu" => Ok(Cpu::with_threads(threads)),
-        _ if is_cuda => Err(Error::Run(format!("--device {name}: this build has no CUDA driver; use --device cpu"))),
-        _ => Err(Error::Usage(format!("--device {name}: must be auto, cpu, cuda or cuda:N"))),
     }
 }
 

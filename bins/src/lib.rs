@@ -5,7 +5,7 @@
 //!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call.
 //! - [`convert`]: a model folder from one format into another.
 //! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
-//! - [`cli`]: what the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
+//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
 //!
 //! ```no_run
 //! use fathom::generate::Sampling;
@@ -23,6 +23,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
+pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod generate;

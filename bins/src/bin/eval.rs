@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use fathom::cli;
+use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::evaluate::{Evaluated, evaluate, score_lines};
-use fathom::prepare;
 use fathom::session::Session;
+use fathom::{on_device, prepare};
 use fathom_core::device::Kernels;
 use fathom_dataprep::{Evaluation, ShardSet, Split};
 
@@ -54,7 +55,8 @@ struct Arguments {
     /// use the moving average of the weights that training kept (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto, cpu, cuda or cuda:N (default: auto)
+    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
+    /// tests; default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// threads of the CPU device; 0 for every core (default: 0)
@@ -70,9 +72,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.data.is_none() && arguments.score.is_none() {
         return Err(Error::Usage("nothing to do: give --data DIR, --score FILE, or both".into()));
     }
-    let device = cli::device(&arguments.device, arguments.threads)?;
+    let device = AnyDevice::open(&arguments.device, arguments.threads)?;
+    on_device!(&device, device => run_on(device, arguments))
+}
+
+fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let load = if arguments.ema { Session::load_average } else { Session::load };
-    let mut session = load(&device, &arguments.checkpoint)?;
+    let mut session = load(device, &arguments.checkpoint)?;
     if let Some(file) = &arguments.score {
         score(&mut session, file, arguments.output.as_deref())?;
     }

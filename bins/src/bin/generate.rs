@@ -6,9 +6,12 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use fathom::cli;
+use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::generate::{Sampling, Stop};
+use fathom::on_device;
 use fathom::session::Session;
+use fathom_core::device::Kernels;
 
 /// Continue a prompt with a trained model. The text goes to stdout as it comes, prompt excluded.
 #[derive(FromArgs)]
@@ -43,7 +46,8 @@ struct Arguments {
     /// use the moving average of the weights that training kept (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto, cpu, cuda or cuda:N (default: auto)
+    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
+    /// tests; default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// threads of the CPU device; 0 for every core (default: 0)
@@ -70,13 +74,17 @@ fn run(arguments: &Arguments) -> Result<()> {
         let read = std::io::stdin().read_to_string(&mut prompt);
         read.map_err(|e| Error::Run(format!("cannot read the prompt from stdin: {e}")))?;
     }
-    let device = cli::device(&arguments.device, arguments.threads)?;
+    let device = AnyDevice::open(&arguments.device, arguments.threads)?;
+    on_device!(&device, device => write(device, arguments, &prompt, &sampling))
+}
+
+fn write<D: Kernels>(device: &D, arguments: &Arguments, prompt: &str, sampling: &Sampling) -> Result<()> {
     let load = if arguments.ema { Session::load_average } else { Session::load };
-    let mut session = load(&device, &arguments.checkpoint)?;
+    let mut session = load(device, &arguments.checkpoint)?;
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;
-    let generated = session.generate(&prompt, &sampling, |piece| {
+    let generated = session.generate(prompt, sampling, |piece| {
         open = out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok();
         open
     })?;

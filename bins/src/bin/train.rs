@@ -1,15 +1,17 @@
 //! Trains a model, from a configuration or, without arguments, from whatever text the machine has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
 use fathom::cli;
+use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::plan;
 use fathom::settings::{Settings, keys};
 use fathom::trainer::{Outcome, Run};
-use fathom::{quickstart, resolved};
+use fathom::{on_device, quickstart, resolved};
+use fathom_core::device::Kernels;
 
 /// Train a DeepSeek-V3-style model. Without arguments: prepare text that is on this machine, train a small model on it
 /// for a few minutes, measure it, and let it write.
@@ -42,7 +44,8 @@ struct Arguments {
     /// print the plan as JSON
     #[argh(switch)]
     json: bool,
-    /// auto, cpu, cuda or cuda:N (default: auto)
+    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
+    /// tests; default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
 }
@@ -59,7 +62,9 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let bare = arguments.config.is_none() && arguments.set.is_empty() && !arguments.plan;
     if bare && arguments.output.is_none() && !arguments.resume {
-        return quickstart::run(&cli::device(&arguments.device, 0)?, cli::interrupts()?.as_ref());
+        let device = AnyDevice::open(&arguments.device, 0)?;
+        let stop = cli::interrupts()?;
+        return on_device!(&device, device => quickstart::run(device, &stop));
     }
     let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from("runs/train"));
     let mut config = arguments.config.clone();
@@ -73,16 +78,20 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
     }
-    let device = cli::device(&arguments.device, settings.train.threads)?;
-    let stop = cli::interrupts()?;
-    let mut run = Run::open(&device, settings, &output, arguments.resume)?;
-    eprintln!("{} of {} steps done; writing to {}", run.step(), run.steps(), output.display());
-    let outcome = run.train(&stop)?;
+    let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
+    let outcome = on_device!(&device, device => train(device, settings, &output, arguments.resume))?;
     report(&outcome, &output);
     Ok(())
 }
 
-fn report(outcome: &Outcome, output: &std::path::Path) {
+fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Outcome> {
+    let stop = cli::interrupts()?;
+    let mut run = Run::open(device, settings, output, resume)?;
+    eprintln!("{} of {} steps done; writing to {}", run.step(), run.steps(), output.display());
+    run.train(&stop)
+}
+
+fn report(outcome: &Outcome, output: &Path) {
     eprintln!("step {}, {} tokens; checkpoint {}", outcome.step, outcome.tokens, outcome.checkpoint.display());
     if let Some(v) = &outcome.validation {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));

@@ -242,7 +242,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("train.eval_every", Count, "100", "steps between measurements of the validation loss; 0 for none"),
     key("train.eval_tokens", Count, "65536", "tokens such a measurement reads; 0 for the whole validation set"),
-    key("train.threads", Count, "0", "threads to compute with; 0 for every core"),
+    key("train.threads", Count, "0", "threads that the CPU device computes with; 0 for every core"),
     key("train.report_seconds", Number, "10", "seconds between lines of progress where there is no terminal"),
     // precision
     key("precision.bf16_moments", Flag, "true for bf16 and fp8", "AdamW's moments in BF16"),

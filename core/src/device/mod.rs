@@ -49,7 +49,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Capabilities of a deterministic device that computes in f32 and does not know its memory.
+    /// Capabilities of a deterministic device that computes in f32, does not know its memory, and has the caches of a
+    /// processor.
     pub const fn new(name: &'static str) -> Self {
         Self { name, memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
     }

@@ -116,28 +116,43 @@ impl std::error::Error for Failure {}
 
 macro_rules! all {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
-        /// Runs every kernel's cases and every property, and returns what passed and what failed.
-        pub fn check<D: Kernels>(device: &D, options: &Options) -> (Vec<Outcome>, Vec<Failure>) {
-            let (mut passed, mut failed) = (Vec::new(), Vec::new());
-            let results = [
-                $($p(device, options),)*
-                $($f(device, options),)*
-                properties::row_invariance(device, options),
-                properties::index_out_of_range(device, options),
-                properties::non_finite(device, options),
-                properties::nan_clip(device, options),
-            ];
-            for result in results {
-                match result {
-                    Ok(outcome) => passed.push(outcome),
-                    Err(failure) => failed.push(failure),
-                }
-            }
-            (passed, failed)
+        /// What [`check`] runs, in its order: the kernels, then the properties.
+        pub const NAMES: &[&str] = &[
+            $(stringify!($p),)*
+            $(stringify!($f),)*
+            "row_invariance",
+            "index_out_of_range",
+            "non_finite",
+            "nan_clip",
+        ];
+
+        /// Runs the cases of one kernel or property of [`NAMES`]; nothing for another name.
+        pub fn check_one<D: Kernels>(device: &D, name: &str, options: &Options) -> Option<Result<Outcome, Failure>> {
+            Some(match name {
+                $(stringify!($p) => $p(device, options),)*
+                $(stringify!($f) => $f(device, options),)*
+                "row_invariance" => properties::row_invariance(device, options),
+                "index_out_of_range" => properties::index_out_of_range(device, options),
+                "non_finite" => properties::non_finite(device, options),
+                "nan_clip" => properties::nan_clip(device, options),
+                _ => return None,
+            })
         }
     };
 }
 fathom_core::for_each_kernel!(all);
+
+/// Runs every kernel's cases and every property, and returns what passed and what failed.
+pub fn check<D: Kernels>(device: &D, options: &Options) -> (Vec<Outcome>, Vec<Failure>) {
+    let (mut passed, mut failed) = (Vec::new(), Vec::new());
+    for result in NAMES.iter().filter_map(|name| check_one(device, name, options)) {
+        match result {
+            Ok(outcome) => passed.push(outcome),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    (passed, failed)
+}
 
 /// Runs the whole suite with default [`Options`].
 ///

@@ -10,42 +10,60 @@
 struct Backward {
     Problem p;
     Mat o, lse, d_o, dq, dkv, dk_pe;
-    u64 delta;    // [t, h] f32
-    u64 lowest;   // [sequences, tiles of 64 rows] int: the first row that any of a tile sees, in its sequence
+    // Of each row of a sequence, in whole tiles of 64:
+    u64 weights;  // [sequences, h, rows, 2] f32: lse·log2(e) and delta
+    u64 starts;   // [sequences, rows] int: the first row that it sees, counted in its sequence
+    u64 lowest;   // [sequences, tiles] int: the least of these
     u64 partial;  // [t, h, rope] f32
 };
 
 constexpr int TILE = 64;
 
-FN Span<float> deltas(const Backward& a) {
-    return span<float>(a.delta, (i64)a.p.q.rows * a.p.heads);
+FN i64 whole_tiles(const Problem& p) {
+    return (i64)p.sequences * ceil_div(p.sequence, TILE);
+}
+FN Span<float> weights(const Backward& a) {
+    return span<float>(a.weights, whole_tiles(a.p) * a.p.heads * TILE * 2);
+}
+// The place in `weights` of the first row of a sequence, itself from row `first` on, for head `j`.
+FN i64 weights_of(const Problem& p, int first, int j) {
+    return ((i64)(first / p.sequence) * p.heads + j) * ceil_div(p.sequence, TILE) * TILE * 2;
+}
+FN Span<int> starts(const Backward& a) {
+    return span<int>(a.starts, whole_tiles(a.p) * TILE);
 }
 FN Span<int> lowest(const Backward& a) {
-    return span<int>(a.lowest, (i64)a.p.sequences * ceil_div(a.p.sequence, TILE));
+    return span<int>(a.lowest, whole_tiles(a.p));
 }
 FN Span<float> partials(const Backward& a) {
     return span<float>(a.partial, (i64)a.p.q.rows * a.p.heads * a.p.rope);
 }
 
-// A warp for each row and head.
-KERNEL(attention_grad_delta, Backward, 256) {
+// A warp for each row and head, with those behind a sequence's end that fill the tile.
+KERNEL(attention_grad_weights, Backward, 256) {
     const Problem& p = a.p;
+    int rows = ceil_div(p.sequence, TILE) * TILE;
     i64 at = (i64)block_x() * (threads() / 32) + warp();
-    bool is_there = at < (i64)p.q.rows * p.heads;
-    int t = is_there ? (int)(at / p.heads) : 0, first = (int)(at % p.heads) * p.value;
+    bool is_there = at < (i64)p.sequences * p.heads * rows;
+    int r = (int)(at % rows), j = (int)(at / rows % p.heads), t = (int)(at / rows / p.heads) * p.sequence + r;
+    bool is_row = is_there && r < p.sequence;
     float sum = 0.0f;
-    if (is_there)
-        for (int c = first + lane(); c < first + p.value; c += 32) sum = fma(load(a.o, t, c), load(a.d_o, t, c), sum);
+    if (is_row)
+        for (int c = j * p.value + lane(); c < (j + 1) * p.value; c += 32)
+            sum = fma(load(a.o, t, c), load(a.d_o, t, c), sum);
     sum = warp_sum(sum);
-    if (is_there && lane() == 0) deltas(a).set(at, sum);
+    if (is_there && lane() == 0)
+        weights(a).set_pair(2 * at, Pair{as_bits(is_row ? load(a.lse, t, j) * LOG2E : 0.0f), as_bits(sum)});
 }
 
 // A block for each tile of a sequence.
-KERNEL(attention_grad_lowest, Backward, 64) {
+KERNEL(attention_grad_starts, Backward, 64) {
     Carve carve;
     auto scratch = carve.take<int>(32);
     int tiles = ceil_div(a.p.sequence, TILE), tile = block_x() % tiles, sequence = block_x() / tiles;
-    int least = block_least(first_seen(a.p, tile * TILE + thread(), sequence * a.p.sequence), scratch);
+    int start = first_seen(a.p, tile * TILE + thread(), sequence * a.p.sequence);
+    starts(a).set((i64)block_x() * TILE + thread(), start);
+    int least = block_least(start, scratch);
     if (thread() == 0) lowest(a).set(block_x(), least);
 }
 
@@ -79,9 +97,8 @@ FN void keys_gradient(const Backward& a) {
     auto outputs = carve.take<bf16>(TILE * padded(V));
     auto probabilities = carve.take<bf16>(SCORES);
     auto gradients = carve.take<bf16>(SCORES);
-    auto lse = carve.take<float>(TILE);
-    auto delta = carve.take<float>(TILE);
-    auto starts = carve.take<int>(TILE);
+    auto weight = carve.take<float>(2 * TILE);
+    auto start = carve.take<int>(TILE);
 
     // The first keys have the most queries: first.
     int tiles = ceil_div(p.sequence, TILE);
@@ -105,6 +122,7 @@ FN void keys_gradient(const Backward& a) {
     };
     auto low = lowest(a);
     int low_at = at.first / p.sequence * tiles;
+    i64 weights_at = weights_of(p, at.first, j);
     float dk[QK / 16][4], dv[V / 16][4], scale = p.scale * LOG2E;
     clear(dk);
     clear(dv);
@@ -118,16 +136,14 @@ FN void keys_gradient(const Backward& a) {
         copy_wait<0>();
         sync();
         load_tile<TILE, V>(outputs, 0, a.d_o, j * p.value, p.value, a.d_o, 0, from, count, p.aligned);
+        if (thread() < TILE / 2)
+            copy_async(weight, thread() * 4, weights(a), weights_at + tile * TILE * 2 + thread() * 4, true);
+        else if (thread() < TILE / 2 + TILE / 4)
+            copy_async(start, thread() * 4 - TILE * 2, starts(a),
+                       (i64)(low_at + tile) * TILE + thread() * 4 - TILE * 2, true);
         copy_commit();
         if (following < tiles) fetch(following, 1 - turn);
         copy_commit();
-        if (thread() < TILE) {
-            int i = thread();
-            bool is_there = i < count;
-            lse.set(i, is_there ? load(a.lse, from + i, j) * LOG2E : 0.0f);
-            delta.set(i, is_there ? deltas(a).get((i64)(from + i) * p.heads + j) : 0.0f);
-            starts.set(i, first_seen(p, tile * TILE + i, at.first));
-        }
         float s[HALF / 8][4], dp[HALF / 8][4];
         clear(s);
         multiply_transposed<QK, HALF / 16>(s, k, queries, turn * QUERY_TILE + side * HALF * padded(QK));
@@ -143,10 +159,10 @@ FN void keys_gradient(const Backward& a) {
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     int key = begin + r + lane() / 4 + h * 8;
-                    bool seen = key >= starts.get(i + b) && key <= tile * TILE + i + b;
+                    bool seen = key >= start.get(i + b) && key <= tile * TILE + i + b;
                     float& x = s[n][h * 2 + b];
-                    x = seen ? fast_exp2(fma(x, scale, -lse.get(i + b))) : 0.0f;
-                    dp[n][h * 2 + b] = x * (dp[n][h * 2 + b] - delta.get(i + b));
+                    x = seen ? fast_exp2(fma(x, scale, -weight.get(2 * (i + b)))) : 0.0f;
+                    dp[n][h * 2 + b] = x * (dp[n][h * 2 + b] - weight.get(2 * (i + b) + 1));
                 }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
@@ -223,8 +239,9 @@ FN void queries_gradient(const Backward& a) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         bool is_there = t[i] < p.sequence;
-        lse[i] = is_there ? load(a.lse, at.first + t[i], j) * LOG2E : 0.0f;
-        delta[i] = is_there ? deltas(a).get((i64)(at.first + t[i]) * p.heads + j) : 0.0f;
+        Pair weight = is_there ? weights(a).pair(weights_of(p, at.first, j) + 2 * t[i]) : Pair{0, 0};
+        lse[i] = as_float(weight.x);
+        delta[i] = as_float(weight.y);
     }
     int first = block_least(warp_first, scratch) / TILE, last = (begin + rows - 1) / TILE;
 
@@ -321,7 +338,8 @@ KERNEL(attention_grad_keys_general, Backward, 256) {
         if (thread() < n) {
             bool is_there = thread() < count;
             lse.set(thread(), is_there ? load(a.lse, from + thread(), j) : 0.0f);
-            delta.set(thread(), is_there ? deltas(a).get((i64)(from + thread()) * p.heads + j) : 0.0f);
+            i64 weight = weights_of(p, at.first, j) + 2 * (tile * n + thread()) + 1;
+            delta.set(thread(), is_there ? weights(a).get(weight) : 0.0f);
             starts.set(thread(), first_seen(p, tile * n + thread(), at.first));
         }
         sync();
@@ -371,7 +389,7 @@ KERNEL(attention_grad_queries_general, Backward, 256) {
     int i = thread() / 8, part = thread() % 8, t = begin + i, start = first_seen(p, t, at.first);
     int first = block_least(start, scratch) / n, last = (begin + rows - 1) / n;
     float lse = i < rows ? load(a.lse, at.first + t, j) : 0.0f;
-    float delta = i < rows ? deltas(a).get((i64)(at.first + t) * p.heads + j) : 0.0f;
+    float delta = i < rows ? weights(a).get(weights_of(p, at.first, j) + 2 * t + 1) : 0.0f;
     queries.load_queries(p, j, at.first + begin, rows);
     outputs.load_from(p, a.d_o, j * p.value, p.value, a.d_o, 0, at.first + begin, rows);
     for (int c = part; c < width; c += 8) dq.set(i, c, 0.0f);

@@ -86,8 +86,8 @@ FORMS(nt, NT)
 FORMS(nn, NN)
 FORMS(tn, TN)
 
-// A thread's four elements of a tile of 64 by 16 of the inner dimension: number n is element (i, k) of op(x), whose inner
-// dimension runs along the rows of `m` where `down`, else across.
+// A thread's four elements of a tile of 64 by 16 of the inner dimension: number n is element (i, k) of op(x), whose
+// inner dimension runs along the rows of `m` where `down`, else across.
 constexpr int TILE = 64, DEPTH = 16, SHARE = 4, TILE_PITCH = TILE + 4;
 FN int outer_of(bool down, int n) {
     return down ? thread() % TILE : thread() / DEPTH + n * 16;

@@ -2,9 +2,9 @@
 // inner dimension, and the sum, times the scales of its factors, is added to the total in f32 (DeepSeek-V3, 3.3.2).
 //
 // Codes become f16, which holds every one of them, on their way from shared memory to the tensor cores: Hopper's
-// `mma.sync` would do the same with codes. A matrix load moves pairs of codes. A lane so gets four codes, two for each of
-// two registers of f16, along the inner dimension; or, of a tile that is loaded transposed, two along it times two
-// rows or columns, which are told apart by giving even and odd ones to different tiles.
+// `mma.sync` would do the same with codes. A matrix load moves pairs of codes, so that a lane gets four: all along the
+// inner dimension, two for each of two registers of f16; or, of a tile that is loaded transposed, two along it times
+// two rows or columns, which are told apart by giving even and odd ones to different tiles.
 #include "fathom.cuh"
 #include "tile.cuh"
 
@@ -17,8 +17,8 @@ struct ProductFp8 {
 
 constexpr int TILE = 128, STAGES = 2;
 
-// Sixteen rows by 32 of the inner dimension of a, from a tile [rows, inner] or, TRANSPOSED, [inner, rows], in codes. The
-// inner dimension is in the same order for both factors: NATURAL where both are transposed.
+// Sixteen rows or columns by 32 of the inner dimension, in codes, from a tile [outer, inner] or, TRANSPOSED,
+// [inner, outer]. The inner dimension is in the same order for both factors: NATURAL where both are transposed.
 template <bool TRANSPOSED, bool NATURAL, int PITCH>
 FN void load_codes(u32 (&r)[4], Shared<u16> s, int base, int outer, int k, int by_outer, int by_inner) {
     if (TRANSPOSED) {
@@ -57,8 +57,8 @@ FN void load_b(u32 (&b)[2][2][2], Shared<u16> s, int base, int n, int k) {
         }
 }
 
-// A row or column of a block's tile: where its scale is for the first tile of the inner dimension, and how far apart those
-// of the next are.
+// A row or column of a block's tile: where its scale is for the first tile of the inner dimension, and how far apart
+// those of the next are.
 struct Scales {
     Span<float> from;
     i64 at, step;

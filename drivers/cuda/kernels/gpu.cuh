@@ -41,6 +41,20 @@ FN u32 e4m3_to_f16(u32 codes) {
 #endif
     return y;
 }
+#if __CUDA_ARCH__ >= 890
+// Two codes in the low half of a register, the first in its low byte: to nearest even, saturating.
+#define FATHOM_FP8
+FN u32 pack_e4m3(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+FN u32 pack_e5m2(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+#endif
 FN int thread() {
     return (int)threadIdx.x;
 }
@@ -89,6 +103,10 @@ FN T shuffle_down(T x, int by) {
 }
 FN u32 ballot(bool p) {
     return __ballot_sync(0xffffffffu, p);
+}
+// The lanes that hold the same value.
+FN u32 alike(u32 x) {
+    return __match_any_sync(0xffffffffu, x);
 }
 FN int ones(u32 x) {
     return __popc(x);

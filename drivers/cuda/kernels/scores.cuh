@@ -71,28 +71,34 @@ FN constexpr int padded(int columns) {
 template <int ROWS, int COLS>
 FN void load_tile(Shared<bf16> to, int at, const Mat& left, int column, int width, const Mat& right, int more,
                   int first, int rows, bool aligned) {
-    constexpr int CHUNKS = COLS / 8;
-    // Unrolled further it takes registers that the sums need.
+    constexpr int CHUNKS = COLS / 8, LANES = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : CHUNKS;
+    static_assert(CHUNKS <= 32 && (CHUNKS > 8 || (CHUNKS & (CHUNKS - 1)) == 0), "a row has at most a warp of chunks");
+    // Each thread keeps to one place in a row.
+    int c = thread() % LANES * 8, step = threads() / LANES;
+    if (CHUNKS < LANES && c >= COLS) return;
+    if (aligned) {
+        bool is_left = c < width, is_there = c < width + more;
+        Mat m = is_left ? left : right;
+        int from = is_left ? column + c : c - width;
+        // Unrolled further it takes registers that the sums need.
 #pragma unroll 1
-    for (int i = thread(); i < ROWS * CHUNKS; i += threads()) {
-        int r = i / CHUNKS, c = i % CHUNKS * 8, t = first + min_of(r, rows - 1);
-        int place = at + r * padded(COLS) + c;
-        if (aligned) {
-            bool is_left = c < width;
-            auto from = is_left ? row<bf16>(left, t) : row<bf16>(right, t);
-            copy_async(to, place, from, is_left ? column + c : c - width, r < rows && c < width + more);
-        } else {
-            u32 words[4] = {0, 0, 0, 0};
-            for (int k = 0; k < 8; k++) {
-                u32 x = 0;
-                if (r < rows && c + k < width)
-                    x = row<bf16>(left, t).get(column + c + k).bits;
-                else if (r < rows && c + k < width + more)
-                    x = row<bf16>(right, t).get(c + k - width).bits;
-                words[k / 2] |= x << 16 * (k % 2);
-            }
-            to.set_quad(place, Quad{words[0], words[1], words[2], words[3]});
+        for (int r = thread() / LANES; r < ROWS; r += step)
+            copy_async(to, at + r * padded(COLS) + c, row<bf16>(m, first + min_of(r, rows - 1)), from,
+                       is_there && r < rows);
+        return;
+    }
+#pragma unroll 1
+    for (int r = thread() / LANES; r < ROWS; r += step) {
+        u32 words[4] = {0, 0, 0, 0};
+        for (int k = 0; k < 8; k++) {
+            u32 x = 0;
+            if (r < rows && c + k < width)
+                x = row<bf16>(left, first + r).get(column + c + k).bits;
+            else if (r < rows && c + k < width + more)
+                x = row<bf16>(right, first + r).get(c + k - width).bits;
+            words[k / 2] |= x << 16 * (k % 2);
         }
+        to.set_quad(at + r * padded(COLS) + c, Quad{words[0], words[1], words[2], words[3]});
     }
 }
 // Rows of queries, keys and values of head `j`.

@@ -1,8 +1,8 @@
 // What matrix products share: which part of which product a block computes, tiles in shared memory, the fragments that
 // tensor cores take, and how a result leaves.
 //
-// A block computes one tile of `c`, a warp a part of it. Every element is one chain of products in the order of the inner
-// dimension, whatever the tile: results depend neither on how many rows there are nor on which tile was chosen.
+// A block computes one tile of `c`, a warp a part of it. Every element is one chain of products in the order of the
+// inner dimension: results depend neither on how many rows there are nor on which tile was chosen.
 #pragma once
 
 enum Form : int { NT = 0, NN = 1, TN = 2 };
@@ -11,8 +11,8 @@ enum Form : int { NT = 0, NN = 1, TN = 2 };
 struct Product {
     Mat a, b, c;
     Mat offsets;  // [1, groups + 1]
-    // Rows and columns of one product's result (NT and NN over groups: of all rows), and the length of its sums (TN over
-    // groups: of all).
+    // Rows and columns of one product's result (NT and NN over groups: of all rows), and the length of its sums (TN
+    // over groups: of all).
     int m, n, k;
     int groups;
     // Tiles of the result, down and across. Groups do not start at a tile, so NT and NN have more, some idle.
@@ -147,22 +147,21 @@ FN constexpr int pitch(int cols) {
 }
 
 // Brings rows r0.. and columns c0.. of a matrix to shared memory from element `base` on, with zeros from row r1 and
-// column c1 on. ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that, c0
-// too, and c1 be one.
+// column c1 on. ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that,
+// c0 too, and c1 be one.
 template <int ROWS, int COLS, int THREADS, bool ALIGNED, class T>
 FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int c1) {
     constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, COUNT = ROWS * ACROSS;
     static_assert(COUNT % THREADS == 0, "threads share a tile evenly");
     auto from = whole<T>(m);
-#pragma unroll
-    for (int n = 0; n < COUNT / THREADS; n++) {
+    auto piece = [&](int n) {
         int i = thread() + n * THREADS, r = i / ACROSS, c = i % ACROSS * CHUNK;
         int place = base + r * pitch<T>(COLS) + c;
         i64 at = (i64)(r0 + r) * m.stride + c0 + c;
         bool inside = r0 + r < r1;
         if (ALIGNED) {
             copy_async(to, place, from, at, inside && c0 + c < c1);
-            continue;
+            return;
         }
         u32 words[4] = {};
 #pragma unroll
@@ -170,7 +169,10 @@ FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int 
             if (inside && c0 + c + e < c1)
                 words[e * sizeof(T) / 4] |= raw(from.get(at + e)) << (e * 8 * (int)sizeof(T) % 32);
         to.set_quad(place, Quad{words[0], words[1], words[2], words[3]});
-    }
+    };
+    // One after the other where they pass through registers, which sums need.
+#pragma unroll(ALIGNED ? COUNT / THREADS : 1)
+    for (int n = 0; n < COUNT / THREADS; n++) piece(n);
 }
 
 // Adds to or replaces two neighbours of a row of `c`, of which those from column `end` on are not there.

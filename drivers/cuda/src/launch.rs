@@ -67,6 +67,19 @@ impl Mat {
         self.data
     }
 
+    /// The same elements as one row, where there are no gaps between rows and they are not too many for a row.
+    pub(crate) fn flat(self) -> Self {
+        match self.rows.checked_mul(self.cols) {
+            Some(n) if self.stride == i64::from(self.cols) => Self { rows: 1, cols: n, stride: n.into(), ..self },
+            _ => self,
+        }
+    }
+
+    /// Blocks of `threads` threads that take eight elements each, in `eighth`'s numbering.
+    pub(crate) fn eighths(&self, op: &'static str, threads: u32) -> Result<usize, CudaError> {
+        blocks(op, self.rows as usize, (self.cols as usize).div_ceil(8), threads)
+    }
+
     /// Elements from a row to the next.
     pub(crate) fn stride(&self) -> i64 {
         self.stride
@@ -123,6 +136,16 @@ pub(crate) fn unsupported(op: &'static str, why: impl std::fmt::Display) -> Cuda
 fn extent(op: &'static str, n: usize) -> Result<i32, CudaError> {
     i32::try_from(n)
         .map_err(|_| unsupported(op, format!("has {n} rows or columns, more than 2^31 - 1, which does not work")))
+}
+
+/// Blocks of `threads` threads that together do `rows · pieces` pieces of work, which kernels count in 32 bits.
+pub(crate) fn blocks(op: &'static str, rows: usize, pieces: usize, threads: u32) -> Result<usize, CudaError> {
+    // Room for the threads of the last block.
+    let most = (u32::MAX - 1024) as usize;
+    match rows.checked_mul(pieces) {
+        Some(n) if n <= most => Ok(n.div_ceil(threads as usize)),
+        _ => Err(unsupported(op, format!("in {rows} rows of {pieces} pieces is too large"))),
+    }
 }
 
 /// A view as a kernel takes it.

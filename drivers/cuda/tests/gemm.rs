@@ -3,10 +3,10 @@
 mod common;
 
 use fathom_conformance::Options;
-use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels};
+use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels, Primitives};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::Emulation;
+use fathom_cuda::{Cuda, Emulation};
 use half::bf16;
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
@@ -58,38 +58,69 @@ fn bits<D: Kernels>(device: &D, t: &Tensor<D>) -> Vec<u32> {
     read.unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A plain product of which the types of a, b and c are `types`; its bits.
-fn plain<D: Kernels>(device: &D, form: Form, [m, n, k]: [usize; 3], types: [DType; 3], add: bool) -> Vec<u32> {
+/// A plain product of which the types of a, b and c are `types`, its operands between `rim` columns on either side that
+/// are not theirs; the bits of all that c lies in.
+fn plain<D: Kernels>(device: &D, form: Form, [m, n, k, rim]: [usize; 4], types: [DType; 3], add: bool) -> Vec<u32> {
     let (a, b) = match form {
         Form::Nt => ([m, k], [n, k]),
         Form::Nn => ([m, k], [k, n]),
         Form::Tn => ([k, m], [k, n]),
     };
-    let (a, b) = (tensor(device, a, types[0], 1), tensor(device, b, types[1], 2));
-    let mut c = tensor(device, [m, n], types[2], 3);
-    let call = Gemm::new(form, a.view(), b.view(), c.view_mut()).expect("fits").scaled(0.5);
+    let wide = |[rows, cols]: [usize; 2]| [rows, cols + 2 * rim];
+    let inner = |[_, cols]: [usize; 2]| rim..rim + cols;
+    let (x, y) = (tensor(device, wide(a), types[0], 1), tensor(device, wide(b), types[1], 2));
+    let mut z = tensor(device, wide([m, n]), types[2], 3);
+    let (a, b) = (x.view().columns(inner(a)).expect("inside"), y.view().columns(inner(b)).expect("inside"));
+    let c = z.view_mut().columns(inner([m, n])).expect("inside");
+    let call = Gemm::new(form, a, b, c).expect("fits").scaled(0.5);
     device.gemm(if add { call.accumulating() } else { call }).unwrap_or_else(|e| panic!("{e}"));
-    bits(device, &c)
+    bits(device, &z)
 }
 
 #[test]
 fn products_of_many_tiles_are_exact_where_sums_are() {
     use DType::{BF16, F32};
     let Some(device) = common::device() else { return };
+    let Some(reverse) = common::emulated(Emulation { reverse: true, ..Emulation::default() }) else { return };
     for form in FORMS {
         for (shape, types, add) in [
-            ([256, 136, 160], [BF16, BF16, F32], true),
-            ([136, 264, 104], [BF16, BF16, BF16], false),
-            ([72, 40, 88], [BF16, BF16, BF16], true),
-            ([67, 133, 45], [BF16, BF16, F32], false),
-            ([130, 70, 37], [F32, F32, F32], true),
-            ([65, 66, 20], [BF16, F32, BF16], false),
-            ([64, 8, 0], [BF16, BF16, F32], true),
+            ([256, 136, 160, 0], [BF16, BF16, F32], true),
+            ([136, 264, 104, 8], [BF16, BF16, BF16], false),
+            ([72, 40, 88, 8], [BF16, BF16, BF16], true),
+            ([67, 133, 45, 1], [BF16, BF16, F32], false),
+            ([130, 70, 37, 0], [F32, F32, F32], true),
+            ([65, 66, 20, 3], [BF16, F32, BF16], false),
+            ([64, 8, 0, 0], [BF16, BF16, F32], true),
         ] {
-            let (got, want) = (plain(&device, form, shape, types, add), plain(&Host::new(), form, shape, types, add));
-            assert!(got == want, "{form:?} {shape:?} {types:?}");
+            let want = plain(&Host::new(), form, shape, types, add);
+            assert!(plain(&device, form, shape, types, add) == want, "{form:?} {shape:?} {types:?}");
+            assert!(plain(&reverse, form, shape, types, add) == want, "{form:?} {shape:?} {types:?}, reversed");
         }
     }
+}
+
+/// Whatever tiles are chosen, a row is summed in the same order, alone or among others.
+#[test]
+fn a_row_does_not_depend_on_how_many_there_are() {
+    let Some(device) = common::device() else { return };
+    let (n, k) = (264, 136);
+    let irrational = |rows: usize, seed: u32| -> Vec<bf16> {
+        numbers(rows * k, seed).into_iter().enumerate().map(|(i, x)| bf16::from_f32(x * (i as f32).sin())).collect()
+    };
+    let product = |rows: usize, cols: usize| {
+        let a = Tensor::<Cuda>::from_slice(&device, &[rows, k], DType::BF16, &irrational(256, 1)[..rows * k]);
+        let b = Tensor::<Cuda>::from_slice(&device, &[n, k], DType::BF16, &irrational(n, 2));
+        let (a, b) = (a.unwrap_or_else(|e| panic!("{e}")), b.unwrap_or_else(|e| panic!("{e}")));
+        let mut c = tensor(&device, [rows, cols], DType::F32, 3);
+        let b = b.view().row_range(0..cols).expect("inside");
+        device.gemm(Gemm::new(Form::Nt, a.view(), b, c.view_mut()).expect("fits")).unwrap_or_else(|e| panic!("{e}"));
+        bits(&device, &c)
+    };
+    let all = product(256, n);
+    for rows in [1, 3, 70] {
+        assert!(product(rows, n) == all[..rows * n], "{rows} rows");
+    }
+    assert!(product(1, 37) == all[..37], "fewer columns");
 }
 
 /// A grouped product with weights `[n, k]`; its bits.

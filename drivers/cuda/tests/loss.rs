@@ -3,8 +3,9 @@
 mod common;
 
 use common::{assert_near, floats, indices, noise, read, suite};
-use fathom_core::device::{CrossEntropy, Host, IGNORE, Kernels};
+use fathom_core::device::{CrossEntropy, Device, Host, IGNORE, Kernels};
 use fathom_core::dtype::DType;
+use fathom_core::error::{DeviceError, ErrorKind};
 
 #[test]
 fn conformance() {
@@ -34,4 +35,33 @@ fn a_vocabulary_of_a_hundred_thousand() {
         assert_near(&got[..1], &want[..1], 1e-6);
         assert_near(&got[1..], &want[1..], if t == DType::BF16 { 4e-3 } else { 1e-6 });
     }
+}
+
+#[test]
+fn a_target_past_the_vocabulary_is_reported_and_ignored() {
+    let Some(device) = common::device() else { return };
+    let run = || {
+        let mut x = floats(&device, DType::F32, 2, 16, |_| 1.0)?;
+        let targets = indices(&device, 2, 1, &[16, 3])?;
+        let mut nll = floats(&device, DType::F32, 2, 1, |_| -1.0)?;
+        device.cross_entropy(CrossEntropy::new(x.view_mut(), targets.view(), Some(16.0), nll.view_mut())?)?;
+        let error = device.flush().expect_err("target 16 of 16");
+        assert_eq!(error.kind(), ErrorKind::Shape);
+        assert!(error.to_string().contains("cross_entropy: index 16"), "{error}");
+        assert_near(&[read(&device, &nll)?], &[vec![0.0, 16f32.ln()]], 1e-6);
+        let want = (0..32)
+            .map(|i| {
+                if i < 16 {
+                    0.0
+                } else if i == 19 {
+                    -15.0
+                } else {
+                    1.0
+                }
+            })
+            .collect();
+        assert_near(&[read(&device, &x)?], &[want], 1e-6);
+        Ok::<_, fathom_cuda::CudaError>(())
+    };
+    run().unwrap_or_else(|e| panic!("{e}"));
 }

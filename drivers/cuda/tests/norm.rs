@@ -34,12 +34,14 @@ fn both<D: Kernels>(d: &D, t: DType, rows: usize, cols: usize, shift: usize) -> 
 fn rows_of_many_threads_and_parts_of_many_rows() {
     let Some(device) = common::device() else { return };
     // The last is wider than what shared memory sums.
-    for (t, rows, cols) in
-        [(DType::BF16, 600, 4096), (DType::F32, 7, 1544), (DType::F32, 3, 9000), (DType::BF16, 270, 8200)]
-    {
+    for (t, rows, cols) in [(DType::F32, 7, 1544), (DType::F32, 3, 9000), (DType::BF16, 270, 8200)] {
         let got = both(&device, t, rows, cols, 8).unwrap_or_else(|e| panic!("{e}"));
         let want = both(&Host::new(), t, rows, cols, 8).unwrap_or_else(|e| panic!("{e}"));
-        assert_near(&got, &want, if t == DType::BF16 { 8e-3 } else { 2e-6 });
+        // Activations are as exact as their type, statistics and the weight's gradient as f32.
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let tolerance = if t == DType::BF16 && i % 2 == 0 { 8e-3 } else { 2e-6 };
+            assert_near(std::slice::from_ref(got), std::slice::from_ref(want), tolerance);
+        }
     }
 }
 

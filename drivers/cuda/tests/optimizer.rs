@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_near, floats, noise, read, suite};
-use fathom_conformance::{Options, properties};
+use fathom_conformance::properties;
 use fathom_core::device::{AdamRates, AdamW, Host, Kernels, UpdateBias};
 use fathom_core::dtype::DType;
 

@@ -3,8 +3,9 @@
 mod common;
 
 use common::{assert_near, floats, noise, read, suite};
-use fathom_core::device::{Balance, Host, Kernels, Route, RouteGrad};
+use fathom_core::device::{Balance, Device, Host, Kernels, Route, RouteGrad};
 use fathom_core::dtype::DType;
+use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 
@@ -85,7 +86,7 @@ fn what_is_not_finite_is_chosen_as_the_core_does() {
         for density in [1, 2, 5, 50] {
             let logit = |i: usize| {
                 let bad = (noise(3, i) + 2.0) * 1e4;
-                if bad as usize % density == 0 { BAD[i / config.experts % 4 % 3] } else { noise(1, i) }
+                if (bad as usize).is_multiple_of(density) { BAD[i / config.experts % 4 % 3] } else { noise(1, i) }
             };
             let got = route(&device, config, DType::F32, logit).unwrap_or_else(|e| panic!("{e}"));
             let want = route(&Host::new(), config, DType::F32, logit).unwrap_or_else(|e| panic!("{e}"));
@@ -120,6 +121,24 @@ fn balance<D: Kernels>(
     let (s, e) = (scores.view(), experts.view());
     d.route_grad(RouteGrad::new(config, s, e, dw.view(), Some(ds.view()), dx.view_mut())?)?;
     Ok(vec![read(d, &loss)?, read(d, &ds)?, read(d, &dx)?])
+}
+
+#[test]
+fn an_expert_that_is_not_there_is_reported() {
+    let Some(device) = common::device() else { return };
+    let run = || {
+        let config = RouteConfig { experts: 4, top_k: 2, groups: 1, top_groups: 1, ..V3 };
+        let scores = floats(&device, DType::F32, 2, 4, |_| 0.5)?;
+        let experts = common::indices(&device, 2, 2, &[0, 1, 3, 4])?;
+        let dw = floats(&device, DType::F32, 2, 2, |i| i as f32)?;
+        let mut dx = floats(&device, DType::F32, 2, 4, |_| 0.0)?;
+        device.route_grad(RouteGrad::new(config, scores.view(), experts.view(), dw.view(), None, dx.view_mut())?)?;
+        let error = device.flush().expect_err("expert 4 of 4");
+        assert_eq!(error.kind(), ErrorKind::Shape);
+        assert!(error.to_string().contains("route_grad: index 4"), "{error}");
+        Ok::<_, fathom_cuda::CudaError>(())
+    };
+    run().unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 pub(crate) mod emulator;
 pub(crate) mod gpu;
+#[cfg(test)]
+mod faults;
 
 use fathom_core::error::ErrorKind;
 

@@ -31,7 +31,8 @@ struct Backward {
     dq: Mat,
     dkv: Mat,
     dk_pe: Mat,
-    delta: u64,
+    weights: u64,
+    starts: u64,
     lowest: u64,
     partial: u64,
 }
@@ -50,8 +51,10 @@ impl Cuda {
             return Ok(());
         }
         let h = &call.heads;
-        let delta = self.scratch(t * h.heads * 4)?;
-        let lowest = self.scratch(t / h.sequence * h.sequence.div_ceil(TILE) * 4)?;
+        let tiles = t / h.sequence * h.sequence.div_ceil(TILE);
+        let weights = self.scratch(tiles * TILE * h.heads * 2 * 4)?;
+        let starts = self.scratch(tiles * TILE * 4)?;
+        let lowest = self.scratch(tiles * 4)?;
         let partial = self.scratch(t * h.heads * h.rope * 4)?;
         let mut args = Backward {
             p: Problem::new(OP, h, &call.q, &call.kv, &call.k_pe, &call.starts)?,
@@ -61,7 +64,8 @@ impl Cuda {
             dq: mat_mut(OP, &call.dq)?,
             dkv: mat_mut(OP, &call.dkv)?,
             dk_pe: mat_mut(OP, &call.dk_pe)?,
-            delta: delta.address(),
+            weights: weights.address(),
+            starts: starts.address(),
             lowest: lowest.address(),
             partial: partial.address(),
         };
@@ -69,11 +73,11 @@ impl Cuda {
         let go = |name, blocks, threads, shared, args: &Backward| {
             self.launch(ATTENTION_GRAD, name, grid(blocks), threads, shared, args)
         };
-        go("attention_grad_delta", (t * h.heads).div_ceil(8), 256, 0, &args)?;
+        go("attention_grad_weights", tiles * TILE * h.heads / 8, 256, 0, &args)?;
         if let (true, Some(i)) = (is_bf16(&types), fit(&args.p)) {
             let (w, [keys, queries]) = (WIDTHS[i], NAMES[i]);
             args.p.align(&[args.d_o, args.dq, args.dkv]);
-            go("attention_grad_lowest", args.p.blocks(TILE) / h.heads, TILE as u32, 32 * 4, &args)?;
+            go("attention_grad_starts", tiles, TILE as u32, 32 * 4, &args)?;
             let (qk, value) = (padded(TILE, w.qk), padded(TILE, w.value));
             let shared = 2 * (2 * qk + value + 2 * padded(TILE, TILE)) + 3 * TILE * 4;
             go(keys, args.p.blocks(TILE), 256, shared, &args)?;

@@ -36,9 +36,13 @@ pub fn emulated(options: Emulation) -> Option<Cuda> {
     }
 }
 
+/// A kernel's part of the conformance suite.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
+
 /// Runs kernels of the conformance suite with blocks and threads in either order; every case must be supported.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
-pub fn suite(kernels: &[fn(&Cuda, &Options) -> Result<Outcome, Failure>]) {
+pub fn suite(kernels: &[Part]) {
     for reverse in [false, true] {
         let Some(device) = emulated(Emulation { reverse, ..Emulation::default() }) else { return };
         for kernel in kernels {

@@ -1,0 +1,124 @@
+//! The device that `--device` names. Everything else is generic over the device; [`on_device!`](crate::on_device) is the
+//! one place where a name becomes a type.
+
+use fathom_core::device::Device;
+use fathom_cpu::Cpu;
+use fathom_cuda::{Cuda, CudaError, Emulation};
+
+use crate::error::{Error, Result};
+
+/// What a name can be, for messages.
+const NAMES: &str = "auto, cpu, cuda, cuda:N or cuda:emulated";
+
+/// A device of some kind; [`on_device!`](crate::on_device) works with what is inside.
+pub enum AnyDevice {
+    /// The processor.
+    Cpu(Cpu),
+    /// A GPU, or the emulator of one.
+    Cuda(Cuda),
+}
+
+/// Runs `body` with `device` bound to what is inside an [`AnyDevice`]: `on_device!(chosen, device => work(&device))`. The
+/// body is compiled for every kind of device.
+#[macro_export]
+macro_rules! on_device {
+    ($chosen:expr, $device:ident => $body:expr) => {
+        match $chosen {
+            $crate::device::AnyDevice::Cpu($device) => $body,
+            $crate::device::AnyDevice::Cuda($device) => $body,
+        }
+    };
+}
+
+/// A name of a device, understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Auto,
+    Cpu,
+    /// The GPU of that number.
+    Gpu(usize),
+    Emulated,
+}
+
+fn parse(name: &str) -> Result<Name> {
+    let wrong = || Error::Usage(format!("--device {name}: must be {NAMES}"));
+    match (name, name.strip_prefix("cuda:")) {
+        ("auto", _) => Ok(Name::Auto),
+        ("cpu", _) => Ok(Name::Cpu),
+        ("cuda", _) => Ok(Name::Gpu(0)),
+        (_, Some("emulated")) => Ok(Name::Emulated),
+        (_, Some(n)) if n.bytes().all(|b| b.is_ascii_digit()) => n.parse().map(Name::Gpu).map_err(|_| wrong()),
+        _ => Err(wrong()),
+    }
+}
+
+impl AnyDevice {
+    /// The device that `name` names:
+    ///
+    /// - `auto`: the first GPU where there is one, else the processor; says on stderr which,
+    /// - `cpu`: the processor, on `threads` threads, 0 for every core,
+    /// - `cuda`, `cuda:N`: the first GPU, or the one with number N, counted from 0,
+    /// - `cuda:emulated`: the GPU's kernels on the processor, every access checked: slow, for tests.
+    ///
+    /// # Errors
+    /// A name that is none, or a device that this machine does not have or cannot use.
+    pub fn open(name: &str, threads: usize) -> Result<Self> {
+        // The driver says what it looked for and what to do.
+        let failed = |e: CudaError| Error::Run(format!("--device {name}: {e}"));
+        match parse(name)? {
+            Name::Auto => Ok(Self::automatic(threads)),
+            Name::Cpu => Ok(Self::Cpu(Cpu::with_threads(threads))),
+            Name::Gpu(ordinal) => Cuda::new(ordinal).map(Self::Cuda).map_err(failed),
+            Name::Emulated => Cuda::emulated(Emulation::default()).map(Self::Cuda).map_err(failed),
+        }
+    }
+
+    fn automatic(threads: usize) -> Self {
+        if Cuda::count() > 0 {
+            match Cuda::new(0) {
+                Ok(device) => {
+                    eprintln!("device: {}, {}", device.capabilities().name, device.description());
+                    return Self::Cuda(device);
+                }
+                Err(error) => {
+                    eprintln!("there is a GPU, but it is not used: {error} (--device cuda insists on it)");
+                }
+            }
+        }
+        let device = Cpu::with_threads(threads);
+        eprintln!("device: cpu, {} threads, {}", device.threads(), device.isa());
+        Self::Cpu(device)
+    }
+
+    /// What the device is called.
+    pub fn name(&self) -> &'static str {
+        on_device!(self, device => device.capabilities().name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_understood_or_refused() {
+        let known = [("auto", Name::Auto), ("cpu", Name::Cpu), ("cuda", Name::Gpu(0)), ("cuda:0", Name::Gpu(0))];
+        for (name, want) in known.into_iter().chain([("cuda:17", Name::Gpu(17)), ("cuda:emulated", Name::Emulated)]) {
+            assert_eq!(parse(name).unwrap(), want);
+        }
+        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:0x1", "CUDA", "cuda:99999999999999999999999"] {
+            let error = parse(name).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{name}");
+            assert!(error.to_string().contains("cuda:emulated"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_that_helps() {
+        let far = Cuda::count() + 7;
+        let error = AnyDevice::open(&format!("cuda:{far}"), 1).err().expect("no machine has that many");
+        assert_eq!(error.exit_code(), 1);
+        let text = error.to_string();
+        assert!(text.contains(&format!("cuda:{far}")) && text.contains("GPU"), "{text}");
+    }
+}

@@ -1,0 +1,249 @@
+//! A training run on a device beside the same run on the CPU: the losses, step by step.
+//!
+//! # Tolerance
+//!
+//! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts are a
+//! rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a curve is held to
+//! what the CPU itself does when its initial weights are moved by one unit in the last place (`--perturb`), a change that
+//! no training run should mind: [`tolerance`] is about three times the largest difference that ten such runs showed.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use argh::FromArgs;
+use fathom::device::AnyDevice;
+use fathom::error::{Error, Result};
+use fathom::on_device;
+use fathom_core::comm::Solo;
+use fathom_core::config::ModelConfig;
+use fathom_core::device::{Host, Kernels};
+use fathom_core::layer::Precision;
+use fathom_core::model::{Batch, Model};
+use fathom_core::rng;
+use fathom_core::train::schedule::Rates;
+use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_cpu::Cpu;
+use serde::{Deserialize, Serialize};
+
+use crate::train::precision;
+
+/// compare the losses of a training run on a device with those of the same run on the CPU
+#[derive(FromArgs)]
+#[argh(subcommand, name = "curve")]
+pub(crate) struct Arguments {
+    /// as of train (default: auto)
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+    /// f32, bf16 or fp8 (default: bf16)
+    #[argh(option, default = "String::from(\"bf16\")")]
+    precision: String,
+    /// steps (default: 200)
+    #[argh(option, default = "200")]
+    steps: usize,
+    /// text to train on, byte by byte (default: this project's own)
+    #[argh(option)]
+    text: Option<PathBuf>,
+    /// write the device's curve to this file and compare with nothing
+    #[argh(option)]
+    save: Option<PathBuf>,
+    /// compare with the curve in this file rather than run the CPU
+    #[argh(option)]
+    against: Option<PathBuf>,
+    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all (default: 0)
+    #[argh(option, default = "0")]
+    perturb: u64,
+}
+
+/// What a run is of, and what came out.
+#[derive(Serialize, Deserialize)]
+struct Curve {
+    device: String,
+    precision: String,
+    /// A hash of the tokens, the model and its weights: only curves of the same can be compared.
+    of: String,
+    seconds: f64,
+    losses: Vec<f64>,
+    grad_norms: Vec<f64>,
+}
+
+const LENGTH: usize = 128;
+const BATCH: usize = 8;
+const WARMUP: usize = 20;
+/// Steps at the end whose mean losses are compared.
+const TAIL: usize = 50;
+
+/// The largest relative difference of one step's loss, and of the mean loss of the last steps.
+fn tolerance(precision: &str) -> (f64, f64) {
+    match precision {
+        "f32" => (0.02, 0.002),
+        "bf16" => (0.03, 0.003),
+        _ => (0.03, 0.003),
+    }
+}
+
+/// `tiny`, with bytes as tokens.
+fn config() -> ModelConfig {
+    ModelConfig { vocab_size: 256, ..ModelConfig::tiny() }
+}
+
+fn text(path: Option<&PathBuf>) -> Result<Vec<u8>> {
+    let own = [include_str!("../../../../ARCHITECTURE.md"), include_str!("../../../../README.md")];
+    let text = match path {
+        None => own.concat().into_bytes(),
+        Some(path) => std::fs::read(path).map_err(|e| Error::Run(format!("cannot read {}: {e}", path.display())))?,
+    };
+    if text.len() < 2 * LENGTH {
+        return Err(Error::Usage(format!("{} bytes of text are too few: at least {}", text.len(), 2 * LENGTH)));
+    }
+    Ok(text)
+}
+
+/// FNV-1a.
+fn hash(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The initial weights, by parameter: from the reference device, so that they are the same bits everywhere.
+fn weights(perturb: u64) -> Result<(Vec<Vec<u8>>, u64)> {
+    let failed = |e: <Host as fathom_core::device::Device>::Error| Error::Run(e.to_string());
+    let host = Host::new();
+    let mut model = Model::new(&host, &config(), Precision::F32).map_err(failed)?;
+    model.initialize(1).map_err(failed)?;
+    let (mut all, mut state) = (Vec::new(), hash(0xcbf2_9ce4_8422_2325, format!("{:?}", config()).as_bytes()));
+    for (number, parameter) in model.architecture().layout().parameters().iter().enumerate() {
+        let mut bytes = vec![0; 4 * parameter.elements()];
+        model.weights().read(&host, parameter, &mut bytes).map_err(failed)?;
+        state = hash(state, &bytes);
+        let (quads, _) = bytes.as_chunks_mut::<4>();
+        for (i, quad) in quads.iter_mut().enumerate().filter(|_| perturb > 0) {
+            let bits = u32::from_le_bytes(*quad);
+            let up = rng::bits(perturb, number as u64, i as u64) & 1 == 1;
+            let moved = if up { bits + 1 } else { bits.saturating_sub(1) };
+            *quad = moved.to_le_bytes();
+        }
+        all.push(bytes);
+    }
+    Ok((all, state))
+}
+
+fn rates(step: usize) -> Rates {
+    let lr = 3e-3 * ((step + 1) as f64 / WARMUP as f64).min(1.0);
+    Rates { lr, batch_size: BATCH, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 }
+}
+
+fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<Curve> {
+    let (weights, state) = weights(arguments.perturb)?;
+    let failed = |e: D::Error| Error::Run(format!("{}: {e}", device.capabilities().name));
+    let mut model = Model::new(device, &config(), precision(&arguments.precision)?).map_err(failed)?;
+    let layout = model.architecture().layout().clone();
+    for (parameter, bytes) in layout.parameters().iter().zip(&weights) {
+        model.weights_mut().write(device, parameter, bytes).map_err(failed)?;
+    }
+    let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).map_err(failed)?;
+    let mut curve = Curve {
+        device: device.capabilities().name.into(),
+        precision: arguments.precision.clone(),
+        of: format!("{:016x}", hash(state, text)),
+        seconds: 0.0,
+        losses: Vec::new(),
+        grad_norms: Vec::new(),
+    };
+    let start = Instant::now();
+    for step in 0..arguments.steps {
+        let first = |i| rng::bits(7, step as u64, i) as usize % (text.len() - LENGTH);
+        let rows = (0..BATCH as u64).flat_map(|i| &text[first(i)..][..LENGTH + 1]);
+        let tokens: Vec<u32> = rows.map(|&b| u32::from(b)).collect();
+        let batch = Batch::new(&tokens, LENGTH, None, 256).map_err(|e| Error::Run(e.to_string()))?;
+        let report = trainer.step(&batch, BATCH, &rates(step));
+        let report = report.map_err(|e| Error::Run(format!("{}, step {step}: {e}", device.capabilities().name)))?;
+        curve.losses.push(report.loss);
+        curve.grad_norms.push(report.grad_norm);
+    }
+    curve.seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{} {}: {} steps in {:.1} s, loss {:.4} -> {:.4}",
+        curve.device,
+        curve.precision,
+        arguments.steps,
+        curve.seconds,
+        curve.losses.first().unwrap_or(&f64::NAN),
+        curve.losses.last().unwrap_or(&f64::NAN)
+    );
+    Ok(curve)
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    precision(&arguments.precision)?;
+    let text = text(arguments.text.as_ref())?;
+    let device = AnyDevice::open(&arguments.device, 0)?;
+    let curve = on_device!(&device, device => train(device, &text, arguments))?;
+    if let Some(path) = &arguments.save {
+        let json = serde_json::to_string(&curve).map_err(|e| Error::Run(e.to_string()))?;
+        return std::fs::write(path, json).map_err(|e| Error::Run(format!("cannot write {}: {e}", path.display())));
+    }
+    let other = match &arguments.against {
+        None => train(&Cpu::new(), &text, &Arguments { perturb: 0, ..copy(arguments) })?,
+        Some(path) => {
+            let wrong = |e: String| Error::Run(format!("{}: {e}", path.display()));
+            let read = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+            serde_json::from_str(&read).map_err(|e| wrong(e.to_string()))?
+        }
+    };
+    compare(&curve, &other)
+}
+
+fn copy(a: &Arguments) -> Arguments {
+    Arguments {
+        device: a.device.clone(),
+        precision: a.precision.clone(),
+        text: a.text.clone(),
+        save: None,
+        against: None,
+        ..*a
+    }
+}
+
+fn compare(curve: &Curve, other: &Curve) -> Result<()> {
+    if (&curve.of, &curve.precision) != (&other.of, &other.precision) {
+        return Err(Error::Run(format!(
+            "the curve to compare with is of {} in {}, this one of {} in {}: record it anew with the same program",
+            other.of, other.precision, curve.of, curve.precision
+        )));
+    }
+    let steps = curve.losses.len().min(other.losses.len());
+    if steps == 0 {
+        return Err(Error::Usage("no steps to compare".into()));
+    }
+    let (one, tail) = tolerance(&curve.precision);
+    let relative: Vec<f64> = curve.losses.iter().zip(&other.losses).map(|(a, b)| (a - b).abs() / b).collect();
+    let worst = (0..steps).max_by(|&a, &b| relative[a].total_cmp(&relative[b])).unwrap_or(0);
+    let mean = relative.iter().sum::<f64>() / steps as f64;
+    let last = |losses: &[f64]| losses[steps - steps.min(TAIL)..steps].iter().sum::<f64>();
+    let end = last(&curve.losses) / last(&other.losses) - 1.0;
+    let beyond = relative.iter().position(|&x| x.is_nan() || x > one);
+    println!(
+        "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the mean, {:.2e} at \
+         most (step {worst}); of the mean of the last {} steps {end:+.2e}",
+        curve.device,
+        other.device,
+        curve.precision,
+        relative[0],
+        mean,
+        relative[worst],
+        steps.min(TAIL),
+    );
+    println!("tolerance: {one} a step, {tail} of the mean of the last steps");
+    match beyond {
+        Some(step) => Err(Error::Run(format!(
+            "step {step}: loss {:.5}, should be {:.5}: beyond the tolerance",
+            curve.losses[step], other.losses[step]
+        ))),
+        None if end.abs() > tail => {
+            Err(Error::Run(format!("the last steps differ by {end:+.2e}: beyond the tolerance")))
+        }
+        None => {
+            println!("curve: pass");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The golden cases, which travel inside the program.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use argh::FromArgs;
+use fathom::device::AnyDevice;
+use fathom::error::{Error, Result};
+use fathom::on_device;
+use fathom_core::device::Kernels;
+use fathom_tests::golden::{Golden, check_case, check_trajectory};
+use fathom_tests::quantization::check_codes;
+
+/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with PyTorch
+#[derive(FromArgs)]
+#[argh(subcommand, name = "golden")]
+pub(crate) struct Arguments {
+    /// as of train (default: auto)
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+    /// only the cases with this in their name
+    #[argh(option, default = "String::new()")]
+    only: String,
+    /// logits, losses and gradients, but no training
+    #[argh(switch)]
+    no_training: bool,
+}
+
+/// Name, `config.json`, `model.safetensors`, `golden.safetensors`.
+type Case = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
+
+macro_rules! cases {
+    ($($name:literal),*) => {
+        &[$((
+            $name,
+            include_bytes!(concat!("../../../golden/", $name, "/config.json")),
+            include_bytes!(concat!("../../../golden/", $name, "/model.safetensors")),
+            include_bytes!(concat!("../../../golden/", $name, "/golden.safetensors")),
+        ),)*]
+    };
+}
+
+static CASES: &[Case] = cases!["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", "v3_mtp"];
+static CODES: &[u8] = include_bytes!("../../../golden/v3_fp8/quant.safetensors");
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let device = AnyDevice::open(&arguments.device, 0)?;
+    on_device!(&device, device => golden(device, arguments))
+}
+
+fn golden<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
+    println!("golden cases on {}", device.capabilities().name);
+    let mut failed = Vec::new();
+    let mut check = |name: String, body: &dyn Fn()| {
+        if !name.contains(&arguments.only) {
+            return;
+        }
+        let start = Instant::now();
+        // What is wrong was written to stderr as it was found.
+        let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
+        let word = if passed { "pass" } else { "FAIL" };
+        println!("{name:<32} {:>8.2} s  {word}", start.elapsed().as_secs_f64());
+        if !passed {
+            failed.push(name);
+        }
+    };
+    check("codes and scales".into(), &|| check_codes(device, CODES));
+    for (name, config, model, numbers) in CASES {
+        let golden = Golden::new(config, model, numbers);
+        check(format!("{name} gradients"), &|| check_case(device, name, &golden));
+        if golden.tokens.contains_key("train.tokens") && !arguments.no_training {
+            check(format!("{name} training"), &|| check_trajectory(device, name, &golden));
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Run(format!("these fail: {}", failed.join(", ")))),
+    }
+}

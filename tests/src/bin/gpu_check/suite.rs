@@ -1,0 +1,64 @@
+//! The conformance suite, a line a kernel.
+
+use std::time::Instant;
+
+use argh::FromArgs;
+use fathom::device::AnyDevice;
+use fathom::error::{Error, Result};
+use fathom::on_device;
+use fathom_conformance::{NAMES, Options, check_one};
+use fathom_core::dtype::DType;
+
+use crate::timer::Watch;
+
+/// run every kernel's cases and every property against the reference device
+#[derive(FromArgs)]
+#[argh(subcommand, name = "suite")]
+pub(crate) struct Arguments {
+    /// as of train (default: auto)
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+    /// cases a kernel (default: 32)
+    #[argh(option, default = "32")]
+    cases: u32,
+    /// only the kernels with this in their name
+    #[argh(option, default = "String::new()")]
+    only: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let device = AnyDevice::open(&arguments.device, 0)?;
+    on_device!(&device, device => suite(device, arguments))
+}
+
+fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
+    device.warm_up().map_err(|e| Error::Run(e.to_string()))?;
+    let options = Options { cases: arguments.cases, dtypes: vec![DType::F32, DType::BF16] };
+    println!("suite on {}, {} cases a kernel", device.capabilities().name, arguments.cases);
+    let (mut failed, mut run) = (Vec::new(), 0);
+    let start = Instant::now();
+    for &name in NAMES.iter().filter(|name| name.contains(&arguments.only)) {
+        let start = Instant::now();
+        let result = check_one(device, name, &options).expect("a name of the list");
+        let seconds = start.elapsed().as_secs_f64();
+        run += 1;
+        match result {
+            Ok(outcome) => {
+                let unsupported = match outcome.unsupported {
+                    0 => String::new(),
+                    n => format!(", {n} not supported"),
+                };
+                println!("{name:<22} {:>5} cases {seconds:>8.2} s  pass{unsupported}", outcome.cases);
+            }
+            Err(failure) => {
+                println!("{name:<22} {seconds:>20.2} s  FAIL\n{failure}\n");
+                failed.push(name);
+            }
+        }
+    }
+    println!("suite: {} of {run} pass, {:.0} s", run - failed.len(), start.elapsed().as_secs_f64());
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Run(format!("these fail: {}", failed.join(", ")))),
+    }
+}
