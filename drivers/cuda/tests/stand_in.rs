@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom_core::device::{Device as _, Kernels as _, RmsNorm};
+use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, RmsNorm, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError as _, ErrorKind};
 use fathom_core::rng::uniform;
@@ -18,9 +18,13 @@ fn the_engine_on_a_driver_that_stands_in() {
     let folder = std::env::temp_dir().join(format!("fathom-stand-in-{}", std::process::id()));
     let outcome = std::fs::create_dir_all(&folder).map_err(|e| e.to_string()).and_then(|()| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in");
-        for (source, library) in [("cuda.c", "libcuda.so.1"), ("nvrtc.c", "libnvrtc.so.13")] {
+        let libraries = [("cuda.c", "libcuda.so"), ("nvrtc.c", "libnvrtc.so.13"), ("cublaslt.c", "libcublasLt.so.13")];
+        for (source, library) in libraries {
             let mut cc = Command::new(std::env::var_os("CC").map_or_else(|| PathBuf::from("cc"), PathBuf::from));
-            cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(folder.join(library)).arg(sources.join(source));
+            cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+                .arg(folder.join(library))
+                .arg(sources.join(source))
+                .arg("-lm");
             match cc.output() {
                 Ok(output) if output.status.success() => {}
                 Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
@@ -136,6 +140,80 @@ fn a_refused_capture_is_no_harm() {
         assert!(step(&cuda, 20, false, 1e-6) == step(&plain, 20, false, 1e-6));
     }
     assert_eq!(cuda.graph_use().refused.is_some(), refuses);
+}
+
+fn put<D: Kernels, T: bytemuck::Pod>(device: &D, [rows, cols]: [usize; 2], dtype: DType, x: &[T]) -> Tensor<D> {
+    Tensor::<D>::from_slice(device, &[rows, cols], dtype, x).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Numbers between -1 and 1.
+fn noise(seed: u64, count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(move |i| 2.0 * uniform(seed, 0, i as u64) as f32 - 1.0)
+}
+
+/// A product of BF16 into a part of an F32 matrix, thrice on the same device, so that the last is a graph's.
+fn product<D: Kernels>(device: &D, form: Form, [m, n, k]: [usize; 3]) -> Vec<f32> {
+    let bf16 = |seed, count| noise(seed, count).map(|x| (x.to_bits() >> 16) as u16).collect::<Vec<_>>();
+    let (ra, rb) = match form {
+        Form::Nt => ([m, k], [n, k]),
+        Form::Nn => ([m, k], [k, n]),
+        Form::Tn => ([k, m], [k, n]),
+    };
+    let a = put(device, ra, DType::BF16, &bf16(1, m * k));
+    let b = put(device, rb, DType::BF16, &bf16(2, n * k));
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut c = put(device, [m + 8, n + 8], DType::F32, &noise(3, (m + 8) * (n + 8)).collect::<Vec<_>>());
+        for _ in 0..4 {
+            let part =
+                c.view_mut().row_range(4..4 + m).and_then(|c| c.columns(8..8 + n)).unwrap_or_else(|e| panic!("{e}"));
+            let call = Gemm::new(form, a.view(), b.view(), part).unwrap_or_else(|e| panic!("{e}"));
+            device.gemm(call.scaled(0.25).accumulating()).unwrap_or_else(|e| panic!("{e}"));
+        }
+        all.extend(c.download::<D, f32>(device).unwrap_or_else(|e| panic!("{e}")));
+    }
+    all
+}
+
+/// A product of codes, into BF16 or added to F32.
+fn product_fp8<D: Kernels>(device: &D, [m, n, k]: [usize; 3], accumulate: bool) -> Vec<f32> {
+    let codes = |seed, count| noise(seed, count).map(|x| (x.abs() * 80.0) as u8 | if x < 0.0 { 0x80 } else { 0 });
+    let scales = |seed, count| noise(seed, count).map(|x| (1.0 + x.abs()) * 0.25).collect::<Vec<f32>>();
+    let a = put(device, [m, k], DType::E4M3, &codes(1, m * k).collect::<Vec<_>>());
+    let b = put(device, [n, k], DType::E4M3, &codes(2, n * k).collect::<Vec<_>>());
+    let sa = put(device, [m, k / 128], DType::F32, &scales(3, m * (k / 128)));
+    let sb = put(device, [n.div_ceil(128), k / 128], DType::F32, &scales(4, n.div_ceil(128) * (k / 128)));
+    let mut c = put(device, [m, n], DType::F32, &vec![100f32; m * n]);
+    let call = Scaled::new(a.view(), sa.view(), Tiles::Row { part: k }).and_then(|a| {
+        let b = Scaled::new(b.view(), sb.view(), Tiles::Block { part: n })?;
+        GemmFp8::new(Form::Nt, a, b, c.view_mut(), accumulate)
+    });
+    device.gemm_fp8(call.unwrap_or_else(|e| panic!("{e}"))).unwrap_or_else(|e| panic!("{e}"));
+    c.download(device).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn products_by_the_library() {
+    let near = |got: &[f32], want: &[f32], what: &str| {
+        let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            assert!((g - w).abs() <= 1e-5 * largest, "{what}, element {i}: {g} should be {w}");
+        }
+    };
+    let cuda = Cuda::with_options(0, Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(cuda.blas().unwrap_or_else(|e| panic!("{e}")), "cuBLASLt 13.1.0");
+    for form in [Form::Nt, Form::Nn, Form::Tn] {
+        let shape = [80, 72, 64];
+        near(&product(&cuda, form, shape), &product(&Host::default(), form, shape), &format!("{form:?}"));
+    }
+    near(&product(&cuda, Form::Nt, [1, 64, 64]), &product(&Host::default(), Form::Nt, [1, 64, 64]), "one row");
+    // Tiles of the inner dimension that are, and are not, a multiple of four.
+    for (shape, accumulate) in [([48, 272, 1152], false), ([16, 128, 1024], true)] {
+        let (got, want) = (product_fp8(&cuda, shape, accumulate), product_fp8(&Host::default(), shape, accumulate));
+        near(&got, &want, &format!("codes, {shape:?}"));
+    }
+    assert!(cuda.graph_use().replayed > 0);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What runs launches: a GPU, or the emulator on the CPU.
 
 pub(crate) mod emulator;
-pub(crate) mod gpu;
 #[cfg(test)]
 mod faults;
+pub(crate) mod gpu;
 
 use fathom_core::error::ErrorKind;
 

@@ -1,6 +1,6 @@
 // A stand-in for the driver of an NVIDIA GPU, to run the engine on a machine without one. Work of a stream is done when
-// somebody waits for it and not before, so that a missing wait shows; memory is the host's, filled with ones; one kernel
-// is known, `rmsnorm_f32`, and does something that depends on all of its operands. Calls without a context end the program.
+// somebody waits for it and not before, so that a missing wait shows; memory is the host's, filled with ones; of
+// kernels it knows those that reorder scales, and `rmsnorm_f32`, which does something that depends on all of its operands. Calls without a context end the program.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +30,8 @@ typedef struct {
     double time;
 } Event;
 typedef struct {
-    enum { KERNEL, COPY, WAIT } kind;
+    enum { KERNEL, COPY, WAIT, CALL } kind;
+    void (*call)(void *);
     Function *function;
     unsigned grid[3], threads, shared;
     unsigned char argument[256];
@@ -53,7 +54,18 @@ static void until(Stream *stream, size_t count);
 static void work(Work *w) {
     if (w->kind == COPY) memcpy(w->to, w->from, w->bytes);
     if (w->kind == WAIT && w->event.stream) until(w->event.stream, w->event.until);
-    if (w->kind != KERNEL || strcmp(w->function->name, "rmsnorm_f32")) return;
+    if (w->kind == CALL) w->call(w->to);
+    if (w->kind != KERNEL) return;
+    if (!strcmp(w->function->name, "transpose_f32") || !strcmp(w->function->name, "pad_f32")) {
+        int across = w->function->name[0] == 't';
+        float *x = *(float **)w->argument, *y = *(float **)(w->argument + 32);
+        int64_t from = *(int64_t *)(w->argument + 8), to = *(int64_t *)(w->argument + 40);
+        int xcols = *(int *)(w->argument + 20), rows = *(int *)(w->argument + 48), cols = *(int *)(w->argument + 52);
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < cols; c++)
+                y[r * to + c] = across ? x[c * from + r] : c < xcols ? x[r * from + c] : 0;
+    }
+    if (strcmp(w->function->name, "rmsnorm_f32")) return;
     // Mat: address, stride, rows, columns, type. The argument: x, weight, y, rstd, eps.
     const unsigned char *a = w->argument;
     float *x = *(float **)a, *weight = *(float **)(a + 32), *y = *(float **)(a + 64), eps = *(float *)(a + 128);
@@ -62,14 +74,20 @@ static void work(Work *w) {
     for (int i = 0; i < rows * cols; i++) y[i] = x[i] * (0.5f + weight[i % cols]) + eps * 1e5f;
 }
 static void until(Stream *stream, size_t count) {
-    while (stream->done < count) work(stream->list[stream->done++]);
+    while (stream->done < count && !lost) work(stream->list[stream->done++]);
 }
 static int add(Stream *stream, Work w) {
+    if (lost) return ILLEGAL_ADDRESS;
     Work ***list = stream->capture ? &stream->capture->list : &stream->list;
     size_t *count = stream->capture ? &stream->capture->count : &stream->count;
     *list = realloc(*list, (*count + 1) * sizeof **list);
     (*list)[(*count)++] = memcpy(malloc(sizeof w), &w, sizeof w);
-    return lost ? ILLEGAL_ADDRESS : 0;
+    return 0;
+}
+
+// What the stand-in for cuBLASLt asks a stream for.
+int stand_in_call(Stream *stream, void (*call)(void *), void *data) {
+    return add(stream, (Work){.kind = CALL, .call = call, .to = data});
 }
 
 int cuInit(unsigned flags) { return flags; }
@@ -115,7 +133,7 @@ int cuStreamCreate(Stream **stream, unsigned flags) {
 int cuStreamDestroy_v2(Stream *stream) { HERE; until(stream, stream->count); return 0; }
 int cuStreamSynchronize(Stream *stream) {
     HERE;
-    must(!stream->capture, "a wait during a capture");
+    must(!stream->capture, "waits during a capture");
     until(stream, stream->count);
     return lost ? ILLEGAL_ADDRESS : 0;
 }
@@ -155,7 +173,7 @@ int cuModuleGetFunction(Function **function, void *module, const char *name) {
     HERE;
     *function = calloc(1, sizeof **function);
     snprintf((*function)->name, sizeof (*function)->name, "%s", name);
-    (*function)->bytes = 136;
+    (*function)->bytes = !strcmp(name, "transpose_f32") || !strcmp(name, "pad_f32") ? 64 : 136;
     return 0;
 }
 int cuFuncGetParamInfo(Function *function, size_t i, size_t *offset, size_t *bytes) {
