@@ -204,15 +204,3 @@ pub(crate) fn wide_of(names: [&'static str; 3], activations: &[Mat], others: &[M
     }
 }
 
-/// The name of a kernel that there is one of for each type of activations: `typed!("rmsnorm", OP, dtype)` is
-/// `rmsnorm_f32` or `rmsnorm_bf16`.
-macro_rules! typed {
-    ($name:literal, $op:expr, $dtype:expr) => {
-        match $dtype {
-            fathom_core::dtype::DType::F32 => concat!($name, "_f32"),
-            fathom_core::dtype::DType::BF16 => concat!($name, "_bf16"),
-            other => return Err($crate::launch::unsupported($op, format!("does not compute in {other}"))),
-        }
-    };
-}
-pub(crate) use typed;
