@@ -4,13 +4,14 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fathom_core::error::ErrorKind;
 
 use crate::cache;
 use crate::error::CudaError;
 use crate::library;
-use crate::source::{HEADERS, Module};
+use crate::source::{HEADERS, MODULES, Module};
 
 /// The version this driver is tested with. Its cubins are also looked for in the cache where there is no NVRTC.
 const PINNED: (c_int, c_int) = (13, 0);
@@ -112,8 +113,22 @@ fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
     HEADERS.iter().copied().filter(|(name, _)| *name != "emulate.h")
 }
 
+/// Stack of the compiler, which recurses: Rust gives a thread 2 MiB, a C compiler is used to more.
+const STACK: usize = 64 << 20;
+
 /// Compiles a text; the error holds the compiler's log.
 fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
+    let failed = |what: String| CudaError::new(ErrorKind::Other, format!("{name}.cu: the compiler's thread {what}"));
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("nvrtc".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, || compile_here(name, text, options));
+        let thread = thread.map_err(|e| failed(format!("cannot start: {e}")))?;
+        thread.join().map_err(|_| failed("panicked".into()))?
+    })
+}
+
+/// The same on this thread.
+fn compile_here(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
     let nvrtc = Nvrtc::get()?;
     let c = |s: &str| CString::new(s).map_err(|_| CudaError::new(ErrorKind::Other, format!("{name}: a zero byte")));
     let (source, file) = (c(text)?, c(&format!("{name}.cu"))?);
@@ -172,6 +187,25 @@ pub(crate) fn verbose(module: Module, architecture: &str) -> Result<Compiled, Cu
 /// Compiles a text that is no module, as modules are compiled.
 pub(crate) fn text(text: &str, architecture: &str) -> Result<Compiled, CudaError> {
     compile("text", text, &options(architecture))
+}
+
+/// Compiles all modules for an architecture on as many threads as there are processors, so that [`cubin`] finds them in
+/// the cache. `done` is told how many are ready, and of how many.
+pub(crate) fn all(architecture: &str, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
+    let (next, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let worker = || {
+        while let Some(&module) = MODULES.get(next.fetch_add(1, Relaxed)) {
+            cubin(module, architecture)?;
+            done(ready.fetch_add(1, Relaxed) + 1, MODULES.len());
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MODULES.len());
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let panicked = || CudaError::new(ErrorKind::Other, "a thread that compiles kernels panicked");
+        handles.into_iter().try_for_each(|handle| handle.join().map_err(|_| panicked())?)
+    })
 }
 
 /// A module compiled for an architecture, from the cache if it was before, and where in the cache it lies.

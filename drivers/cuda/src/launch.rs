@@ -203,4 +203,3 @@ pub(crate) fn wide_of(names: [&'static str; 3], activations: &[Mat], others: &[M
         _ => names[2],
     }
 }
-

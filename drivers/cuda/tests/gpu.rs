@@ -1,7 +1,10 @@
 //! A GPU, or its absence.
 
-use fathom_core::device::Device as _;
+use fathom_core::device::{Device as _, Kernels as _, RmsNorm};
+use fathom_core::dtype::DType;
 use fathom_core::error::DeviceError as _;
+use fathom_core::rng::uniform;
+use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
 
 #[test]
@@ -33,4 +36,73 @@ fn bytes_come_back() {
             assert!(sent == received, "{size} bytes, graphs {graphs}");
         }
     }
+}
+
+/// A step of work: some norms, a small upload between them, and one result. `eps` changes the kernels' arguments.
+fn step(cuda: &Cuda, eps: f64) -> Result<Vec<f32>, fathom_cuda::CudaError> {
+    let (rows, cols) = (64, 256);
+    let values =
+        |seed: u64, n: usize| -> Vec<f32> { (0..n).map(|i| uniform(seed, 0, i as u64) as f32 - 0.5).collect() };
+    let put =
+        |seed, rows, cols| Tensor::<Cuda>::from_slice(cuda, &[rows, cols], DType::F32, &values(seed, rows * cols));
+    let mut x = put(1, rows, cols)?;
+    let mut rstd = Tensor::<Cuda>::empty(cuda, &[rows, 1], DType::F32)?;
+    for i in 0..20 {
+        let weight = put(2 + i, 1, cols)?;
+        let mut y = Tensor::<Cuda>::empty(cuda, &[rows, cols], DType::F32)?;
+        cuda.rmsnorm(RmsNorm::new(x.view(), weight.view(), eps, y.view_mut(), rstd.view_mut())?)?;
+        x = y;
+    }
+    x.download(cuda)
+}
+
+#[test]
+fn graphs_change_no_bit() {
+    if Cuda::count() == 0 {
+        eprintln!("not tested: no GPU");
+        return;
+    }
+    let make = |graphs| {
+        let options = fathom_cuda::Options::default().with_graphs(graphs);
+        Cuda::with_options(0, options).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let (replayed, plain) = (make(true), make(false));
+    let mut seconds = [0.0; 2];
+    for i in 0..12 {
+        // Some steps with the arguments of the one before, and some with others.
+        let eps = 1e-6 * f64::from(1 + i / 4);
+        let results = [&replayed, &plain].map(|cuda| {
+            let start = std::time::Instant::now();
+            let result = step(cuda, eps).unwrap_or_else(|e| panic!("{e}"));
+            (result, start.elapsed().as_secs_f64())
+        });
+        seconds = [results[0].1, results[1].1];
+        assert!(results[0].0 == results[1].0, "step {i}");
+    }
+    let graphs = replayed.graph_use();
+    eprintln!("the last step took {seconds:?} s with graphs and without; {graphs:?}");
+    assert_eq!(graphs.refused, None);
+    assert!(graphs.captured >= 1 && graphs.launches >= 8 && graphs.updated >= 20, "{graphs:?}");
+    assert_eq!(plain.graph_use().launches, 0);
+}
+
+#[test]
+fn time_is_measured() {
+    if Cuda::count() == 0 {
+        eprintln!("not tested: no GPU");
+        return;
+    }
+    let cuda = Cuda::new(0).unwrap_or_else(|e| panic!("{e}"));
+    step(&cuda, 1e-6).unwrap_or_else(|e| panic!("{e}"));
+    let seconds = cuda.elapsed(|| step(&cuda, 1e-6).map(drop)).unwrap_or_else(|e| panic!("{e}"));
+    assert!(seconds > 0.0 && seconds < 1.0, "{seconds}");
+}
+
+#[test]
+fn a_step_on_the_emulator() {
+    let Ok(cuda) = Cuda::emulated(fathom_cuda::Emulation::default()) else { return };
+    let once = step(&cuda, 1e-6).unwrap_or_else(|e| panic!("{e}"));
+    assert!(once.iter().all(|x| x.is_finite()));
+    let seconds = cuda.elapsed(|| step(&cuda, 1e-6).map(drop)).unwrap_or_else(|e| panic!("{e}"));
+    assert!(seconds > 0.0);
 }

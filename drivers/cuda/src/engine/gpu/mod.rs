@@ -9,6 +9,8 @@
 mod commands;
 mod driver;
 mod functions;
+mod options;
+mod replay;
 mod staging;
 
 use std::collections::HashMap;
@@ -25,9 +27,11 @@ use crate::compile;
 use crate::error::CudaError;
 use crate::launch::Launch;
 use crate::source::{MODULES, Module};
-use commands::{Command, Commands, Kernel, Product, Recent};
-use driver::{Context, Event, Executable, Graph, Pinned, Stream, check};
+use commands::{Command, Commands, Product, Recent};
+use driver::{Context, Event, Pinned, Stream, check};
 use functions::Functions;
+pub use options::{GraphUse, Options};
+use replay::Replay;
 use staging::{PIECE, SMALL, Staging};
 
 /// A list of this many commands is handed over: short enough that the GPU begins a step while the host still writes the
@@ -39,73 +43,6 @@ const SHORT: usize = 4;
 const GRAPHS: usize = 128;
 /// Shapes remembered before all are forgotten.
 const SHAPES: usize = 1 << 16;
-
-/// How the GPU is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Options {
-    /// Replays work of a shape that was seen before as a CUDA graph. Off: every launch begins at once.
-    pub graphs: bool,
-    /// Leaves dense products to cuBLASLt, where it is installed.
-    pub blas: bool,
-    /// Waits after every launch, so that an error names the kernel it is of. Slow.
-    pub check: bool,
-}
-
-impl Default for Options {
-    /// Graphs and cuBLASLt on, checks off, unless the environment says otherwise: `FATHOM_CUDA_GRAPHS=0`,
-    /// `FATHOM_CUDA_BLAS=0`, `FATHOM_CUDA_CHECK=1`.
-    fn default() -> Self {
-        let set = |name: &str, default: bool| match std::env::var(name).as_deref() {
-            Ok("0" | "false" | "off") => false,
-            Ok("1" | "true" | "on") => true,
-            _ => default,
-        };
-        Self {
-            graphs: set("FATHOM_CUDA_GRAPHS", true),
-            blas: set("FATHOM_CUDA_BLAS", true),
-            check: set("FATHOM_CUDA_CHECK", false),
-        }
-    }
-}
-
-impl Options {
-    /// The same, with graphs or without.
-    #[must_use]
-    pub fn with_graphs(self, graphs: bool) -> Self {
-        Self { graphs, ..self }
-    }
-
-    /// The same, with cuBLASLt or without.
-    #[must_use]
-    pub fn with_blas(self, blas: bool) -> Self {
-        Self { blas, ..self }
-    }
-
-    /// The same, with a wait after every launch or without.
-    #[must_use]
-    pub fn with_check(self, check: bool) -> Self {
-        Self { check, ..self }
-    }
-}
-
-/// What became of the work so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GraphUse {
-    /// Commands (launches, products, small uploads) that were issued one by one.
-    pub issued: u64,
-    /// Commands that ran as part of a graph.
-    pub replayed: u64,
-    /// Graphs made.
-    pub captured: u64,
-    /// Launches of graphs.
-    pub launches: u64,
-    /// Kernels in graphs whose arguments had to be changed.
-    pub updated: u64,
-    /// Why a list of commands could not be made a graph, the last time that happened.
-    pub refused: Option<String>,
-}
 
 /// How many GPUs can be used.
 pub(crate) fn count() -> usize {
@@ -163,17 +100,6 @@ struct State {
     running: bool,
     /// Set while a clock runs: its start and end. Graphs are not used meanwhile.
     clock: Option<(Event, Event)>,
-}
-
-/// A list of commands as a graph.
-struct Replay {
-    executable: Executable,
-    /// Owns the nodes.
-    _graph: Graph,
-    /// One for each command; null for those that are not kernels.
-    nodes: Vec<cu::CUgraphNode>,
-    /// The commands as they are in the graph.
-    commands: Commands,
 }
 
 impl Gpu {
@@ -242,28 +168,8 @@ impl Gpu {
     /// Compiles all modules on as many threads as there are processors, and loads them. `done` is told how many are
     /// compiled, and of how many.
     pub(crate) fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
-        use std::sync::atomic::{AtomicUsize, Ordering};
         let architecture = self.lock().functions.architecture().to_owned();
-        let (next, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let failure = Mutex::new(None);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MODULES.len());
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some(&module) = MODULES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match compile::cubin(module, &architecture) {
-                            Ok(_) => done(ready.fetch_add(1, Ordering::Relaxed) + 1, MODULES.len()),
-                            Err(error) => {
-                                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+        compile::all(&architecture, done)?;
         let mut state = self.bound()?;
         MODULES.iter().try_for_each(|&module| state.functions.module(module).map(drop))
     }
@@ -572,39 +478,6 @@ impl State {
         unsafe {
             ptr::copy_nonoverlapping(self.staging.at(slot).memory.host(), piece.as_mut_ptr(), piece.len());
         }
-    }
-}
-
-impl Replay {
-    /// Brings the kernels' arguments up to date with a list of the same shape; how many changed.
-    fn update(&mut self, commands: &Commands, functions: &Functions) -> Result<u64, CudaError> {
-        let mut changed = 0;
-        for (i, kernel) in commands.changed(&self.commands) {
-            let mut argument = commands.argument(kernel).as_ptr().cast_mut().cast::<c_void>();
-            let Kernel { grid: [x, y, z], threads, shared, .. } = *kernel;
-            let params = cu::CUDA_KERNEL_NODE_PARAMS {
-                func: functions.get(kernel.function).raw(),
-                gridDimX: x,
-                gridDimY: y,
-                gridDimZ: z,
-                blockDimX: threads,
-                blockDimY: 1,
-                blockDimZ: 1,
-                sharedMemBytes: shared,
-                kernelParams: &raw mut argument,
-                extra: ptr::null_mut(),
-                kern: ptr::null_mut(),
-                ctx: ptr::null_mut(),
-            };
-            // SAFETY: the node is of the graph kept beside, and of a kernel, as the shapes are the same; the argument is that
-            // kernel's, which the driver copies before it returns.
-            unsafe { self.executable.set(self.nodes[i], &params) }?;
-            changed += 1;
-        }
-        if changed > 0 {
-            self.commands.adopt(commands);
-        }
-        Ok(changed)
     }
 }
 

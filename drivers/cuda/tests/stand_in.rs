@@ -1,0 +1,233 @@
+//! The engine for GPUs on a machine without one: against a library that stands in for the driver, and does work only when
+//! it is waited for. What the driver really does with these calls it cannot tell.
+#![cfg(target_os = "linux")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, RmsNorm, Scaled, Tiles};
+use fathom_core::dtype::DType;
+use fathom_core::error::{DeviceError as _, ErrorKind};
+use fathom_core::rng::uniform;
+use fathom_core::tensor::Tensor;
+use fathom_cuda::{Cuda, CudaError, Options};
+
+/// Builds the libraries and runs the tests below, which are ignored otherwise, in a process that finds them.
+#[test]
+fn the_engine_on_a_driver_that_stands_in() {
+    let folder = std::env::temp_dir().join(format!("fathom-stand-in-{}", std::process::id()));
+    let outcome = std::fs::create_dir_all(&folder).map_err(|e| e.to_string()).and_then(|()| {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in");
+        let libraries = [("cuda.c", "libcuda.so"), ("nvrtc.c", "libnvrtc.so.13"), ("cublaslt.c", "libcublasLt.so.13")];
+        for (source, library) in libraries {
+            let mut cc = Command::new(std::env::var_os("CC").map_or_else(|| PathBuf::from("cc"), PathBuf::from));
+            cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+                .arg(folder.join(library))
+                .arg(sources.join(source))
+                .arg("-lm");
+            match cc.output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+                Err(_) if std::env::var_os("CI").is_none() => {
+                    eprintln!("not tested: no C compiler");
+                    return Ok(());
+                }
+                Err(error) => return Err(format!("no C compiler: {error}")),
+            }
+        }
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        for (refuses, only) in [(false, ""), (true, "a_refused_capture_is_no_harm")] {
+            let mut child = Command::new(&program);
+            child.args(["--ignored", "--test-threads=1", only]).env("LD_LIBRARY_PATH", &folder);
+            child.env("FATHOM_CUDA_LIBRARIES", &folder).env("FATHOM_CUDA_CACHE", folder.join("cache"));
+            for variable in ["FATHOM_CUDA_GRAPHS", "FATHOM_CUDA_BLAS", "FATHOM_CUDA_CHECK"] {
+                child.env_remove(variable);
+            }
+            if refuses {
+                child.env("STAND_IN_REFUSES", "1");
+            }
+            let output = child.output().map_err(|e| e.to_string())?;
+            if !output.status.success() {
+                let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
+                return Err(text.concat());
+            }
+        }
+        Ok(())
+    });
+    let _ = std::fs::remove_dir_all(&folder);
+    outcome.unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn device(options: Options) -> Cuda {
+    Cuda::with_options(0, options.with_blas(false)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Norms one after the other, with small uploads between them: some of a size that every step has, if `large` one that
+/// does not go through the arena.
+fn step(cuda: &Cuda, norms: u64, large: bool, eps: f64) -> Result<Vec<f32>, CudaError> {
+    let (rows, cols) = (3, 64);
+    let values = |seed, n: usize| -> Vec<f32> { (0..n).map(|i| uniform(seed, 0, i as u64) as f32 - 0.5).collect() };
+    let put =
+        |seed, rows, cols| Tensor::<Cuda>::from_slice(cuda, &[rows, cols], DType::F32, &values(seed, rows * cols));
+    let mut x = put(1, rows, cols)?;
+    let mut rstd = Tensor::<Cuda>::empty(cuda, &[rows, 1], DType::F32)?;
+    for i in 0..norms {
+        let weight = put(2 + i % 7, 1, cols)?;
+        if large && i % 50 == 25 {
+            put(3, 1000, 1000)?;
+        }
+        let mut y = Tensor::<Cuda>::empty(cuda, &[rows, cols], DType::F32)?;
+        cuda.rmsnorm(RmsNorm::new(x.view(), weight.view(), eps, y.view_mut(), rstd.view_mut())?)?;
+        x = y;
+    }
+    x.download(cuda)
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn bytes_come_back() {
+    for graphs in [true, false] {
+        let cuda = device(Options::default().with_graphs(graphs));
+        for size in [1, 100_000, 300_000, (16 << 20) + 13, 50 << 20] {
+            let sent: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+            let mut buffer = cuda.alloc(size + 64).unwrap_or_else(|e| panic!("{e}"));
+            cuda.upload(&mut buffer, 64, &sent).unwrap_or_else(|e| panic!("{e}"));
+            let mut received = vec![0; size];
+            cuda.download(&buffer, 64, &mut received).unwrap_or_else(|e| panic!("{e}"));
+            assert!(sent == received, "{size} bytes, graphs {graphs}");
+        }
+        // More small uploads than the arena holds, in between work, the last of which counts.
+        let mut buffer = cuda.alloc(200_000).unwrap_or_else(|e| panic!("{e}"));
+        for i in 0..100u8 {
+            step(&cuda, u64::from(i % 3), false, 1e-6).unwrap_or_else(|e| panic!("{e}"));
+            cuda.upload(&mut buffer, 0, &[i; 200_000]).unwrap_or_else(|e| panic!("{e}"));
+        }
+        let mut received = vec![0; 200_000];
+        cuda.download(&buffer, 0, &mut received).unwrap_or_else(|e| panic!("{e}"));
+        assert!(received == [99; 200_000]);
+    }
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn graphs_change_no_bit() {
+    for (norms, large) in [(20, false), (400, false), (300, true)] {
+        let (replayed, plain) = (device(Options::default()), device(Options::default().with_graphs(false)));
+        for i in 0..12 {
+            // Some steps with the arguments of the one before, and some with others.
+            let eps = 1e-6 * f64::from(1 + i / 4);
+            let [a, b] =
+                [&replayed, &plain].map(|cuda| step(cuda, norms, large, eps).unwrap_or_else(|e| panic!("{e}")));
+            assert!(a == b && a.iter().all(|x| x.is_finite()), "step {i} of {norms} norms");
+        }
+        let graphs = replayed.graph_use();
+        assert_eq!(graphs.refused, None);
+        assert!(graphs.launches >= 8 && graphs.updated >= 2 * norms && graphs.replayed > 8 * norms, "{graphs:?}");
+        assert_eq!(plain.graph_use().launches, 0);
+        let memory = [replayed.memory(), plain.memory()];
+        assert_eq!(memory[0].in_use, 0);
+        let seconds = replayed.elapsed(|| step(&replayed, 3, large, 1e-6).map(drop)).unwrap_or_else(|e| panic!("{e}"));
+        assert!((seconds - 0.0005).abs() < 1e-2, "{seconds}");
+    }
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn a_refused_capture_is_no_harm() {
+    let refuses = std::env::var_os("STAND_IN_REFUSES").is_some();
+    let (cuda, plain) = (device(Options::default()), device(Options::default().with_graphs(false)));
+    for _ in 0..4 {
+        assert!(step(&cuda, 20, false, 1e-6) == step(&plain, 20, false, 1e-6));
+    }
+    assert_eq!(cuda.graph_use().refused.is_some(), refuses);
+}
+
+fn put<D: Kernels, T: bytemuck::Pod>(device: &D, [rows, cols]: [usize; 2], dtype: DType, x: &[T]) -> Tensor<D> {
+    Tensor::<D>::from_slice(device, &[rows, cols], dtype, x).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Numbers between -1 and 1.
+fn noise(seed: u64, count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(move |i| 2.0 * uniform(seed, 0, i as u64) as f32 - 1.0)
+}
+
+/// A product of BF16 into a part of an F32 matrix, thrice on the same device, so that the last is a graph's.
+fn product<D: Kernels>(device: &D, form: Form, [m, n, k]: [usize; 3]) -> Vec<f32> {
+    let bf16 = |seed, count| noise(seed, count).map(|x| (x.to_bits() >> 16) as u16).collect::<Vec<_>>();
+    let (ra, rb) = match form {
+        Form::Nt => ([m, k], [n, k]),
+        Form::Nn => ([m, k], [k, n]),
+        Form::Tn => ([k, m], [k, n]),
+    };
+    let a = put(device, ra, DType::BF16, &bf16(1, m * k));
+    let b = put(device, rb, DType::BF16, &bf16(2, n * k));
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut c = put(device, [m + 8, n + 8], DType::F32, &noise(3, (m + 8) * (n + 8)).collect::<Vec<_>>());
+        for _ in 0..4 {
+            let part =
+                c.view_mut().row_range(4..4 + m).and_then(|c| c.columns(8..8 + n)).unwrap_or_else(|e| panic!("{e}"));
+            let call = Gemm::new(form, a.view(), b.view(), part).unwrap_or_else(|e| panic!("{e}"));
+            device.gemm(call.scaled(0.25).accumulating()).unwrap_or_else(|e| panic!("{e}"));
+        }
+        all.extend(c.download::<D, f32>(device).unwrap_or_else(|e| panic!("{e}")));
+    }
+    all
+}
+
+/// A product of codes, into BF16 or added to F32.
+fn product_fp8<D: Kernels>(device: &D, [m, n, k]: [usize; 3], accumulate: bool) -> Vec<f32> {
+    let codes = |seed, count| noise(seed, count).map(|x| (x.abs() * 80.0) as u8 | if x < 0.0 { 0x80 } else { 0 });
+    let scales = |seed, count| noise(seed, count).map(|x| (1.0 + x.abs()) * 0.25).collect::<Vec<f32>>();
+    let a = put(device, [m, k], DType::E4M3, &codes(1, m * k).collect::<Vec<_>>());
+    let b = put(device, [n, k], DType::E4M3, &codes(2, n * k).collect::<Vec<_>>());
+    let sa = put(device, [m, k / 128], DType::F32, &scales(3, m * (k / 128)));
+    let sb = put(device, [n.div_ceil(128), k / 128], DType::F32, &scales(4, n.div_ceil(128) * (k / 128)));
+    let mut c = put(device, [m, n], DType::F32, &vec![100f32; m * n]);
+    let call = Scaled::new(a.view(), sa.view(), Tiles::Row { part: k }).and_then(|a| {
+        let b = Scaled::new(b.view(), sb.view(), Tiles::Block { part: n })?;
+        GemmFp8::new(Form::Nt, a, b, c.view_mut(), accumulate)
+    });
+    device.gemm_fp8(call.unwrap_or_else(|e| panic!("{e}"))).unwrap_or_else(|e| panic!("{e}"));
+    c.download(device).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn products_by_the_library() {
+    let near = |got: &[f32], want: &[f32], what: &str| {
+        let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            assert!((g - w).abs() <= 1e-5 * largest, "{what}, element {i}: {g} should be {w}");
+        }
+    };
+    let cuda = Cuda::with_options(0, Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(cuda.blas().unwrap_or_else(|e| panic!("{e}")), "cuBLASLt 13.1.0");
+    for form in [Form::Nt, Form::Nn, Form::Tn] {
+        let shape = [80, 72, 64];
+        near(&product(&cuda, form, shape), &product(&Host::default(), form, shape), &format!("{form:?}"));
+    }
+    near(&product(&cuda, Form::Nt, [1, 64, 64]), &product(&Host::default(), Form::Nt, [1, 64, 64]), "one row");
+    // Tiles of the inner dimension that are, and are not, a multiple of four.
+    for (shape, accumulate) in [([48, 272, 1152], false), ([16, 128, 1024], true)] {
+        let (got, want) = (product_fp8(&cuda, shape, accumulate), product_fp8(&Host::default(), shape, accumulate));
+        near(&got, &want, &format!("codes, {shape:?}"));
+    }
+    assert!(cuda.graph_use().replayed > 0);
+}
+
+#[test]
+#[ignore = "needs the library that stands in"]
+fn z_a_lost_device_and_one_that_is_full() {
+    let cuda = device(Options::default());
+    let Err(error) = cuda.alloc(1 << 40) else { panic!("there is no such memory") };
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    let Err(error) = step(&cuda, 5, false, 666.0) else { panic!("the kernel fails") };
+    assert_eq!(error.kind(), ErrorKind::DeviceLost, "{error}");
+    assert!(
+        error.to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS") && error.to_string().contains("FATHOM_CUDA_CHECK")
+    );
+    let checked = device(Options::default().with_check(true));
+    let Err(error) = step(&checked, 5, false, 666.0) else { panic!("the device is lost") };
+    assert_eq!(error.kind(), ErrorKind::DeviceLost, "{error}");
+}
