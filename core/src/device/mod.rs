@@ -43,8 +43,8 @@ pub struct Capabilities {
     pub deterministic: bool,
     /// Computes in [`DType::F64`](crate::DType::F64).
     pub f64: bool,
-    /// Elements of an intermediate result that are best held at once where it can be made part by part, as logits are:
-    /// few enough to stay in a cache that matters, enough to keep the device busy and to read weights seldom.
+    /// Elements of a piece, where work is cut into pieces to save memory: as few as keep the device busy. On a CPU that
+    /// is what its caches hold, on a GPU far more.
     pub chunk: usize,
 }
 

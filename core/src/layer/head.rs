@@ -1,7 +1,8 @@
 //! The output head: hidden states to logits, and to the loss.
 //!
 //! Logits of a whole batch would be the largest tensor of all (tokens × vocabulary), so loss and gradient are computed a
-//! chunk of rows at a time: logits, cross entropy in place, and both products of the gradient, before the next chunk.
+//! chunk of rows at a time: logits, cross entropy in place, and both products of the gradient, before the next chunk. How
+//! many logits that is, the device says (but at least 64 rows of them).
 
 use alloc::string::String;
 
@@ -11,9 +12,6 @@ use super::operand::Operand;
 use crate::device::{Cast, CrossEntropy, Kernels, TopK};
 use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
-
-/// Rows of logits held at once, at least; else as many as the device's [`chunk`](crate::device::Capabilities::chunk) holds.
-const ROWS: usize = 64;
 
 /// The projection `[vocabulary, hidden]`: its own, or the embedding where the model ties them.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +47,7 @@ impl Head {
         nll: &mut Tensor<D>,
         mut greedy: Option<&mut Tensor<D>>,
     ) -> Result<(), D::Error> {
-        for rows in self.chunks(pass.device, x.rows()) {
+        for rows in self.chunks(pass, x.rows()) {
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
             let x = Operand::of(x.row_range(rows.clone())?);
             self.projection.forward(pass, &x, logits.view_mut(), false)?;
@@ -74,7 +72,7 @@ impl Head {
         nll: &mut Tensor<D>,
         dx: &mut Tensor<D>,
     ) -> Result<(), D::Error> {
-        for rows in self.chunks(pass.device, x.rows()) {
+        for rows in self.chunks(pass, x.rows()) {
             let x = Operand::of(x.row_range(rows.clone())?);
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
             self.projection.forward(pass, &x, logits.view_mut(), false)?;
@@ -88,8 +86,12 @@ impl Head {
         Ok(())
     }
 
-    fn chunks<D: Kernels>(&self, device: &D, rows: usize) -> impl Iterator<Item = core::ops::Range<usize>> + use<D> {
-        let chunk = (device.capabilities().chunk / self.projection.outputs()).max(ROWS);
+    fn chunks<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        rows: usize,
+    ) -> impl Iterator<Item = core::ops::Range<usize>> + use<D> {
+        let chunk = (pass.device.capabilities().chunk / self.projection.outputs()).max(64);
         (0..rows).step_by(chunk).map(move |start| start..rows.min(start + chunk))
     }
 }

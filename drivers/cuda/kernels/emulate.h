@@ -17,12 +17,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <vector>
-#if !defined(__x86_64__) || defined(__SANITIZE_ADDRESS__)
+#include <sys/mman.h>
+#ifndef __x86_64__
 #define FATHOM_UCONTEXT
 #include <ucontext.h>
 #endif
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -30,7 +33,9 @@
 
 namespace emulator {
 
-constexpr u32 MAX_THREADS = 1024, MAX_SHARED = 232448, STACK = 128 << 10, SLOT = 32;
+constexpr u32 MAX_THREADS = 1024, MAX_SHARED = 232448, SLOT = 32;
+// Bytes of a fiber's stack. Not a power of two: the tops of stacks would all fall on the same few lines of the caches.
+constexpr size_t STACK = (128 << 10) + 5 * 64;
 
 #ifdef FATHOM_UCONTEXT
 struct Context {
@@ -77,23 +82,46 @@ struct Machine {
     const void* args = nullptr;
     u32 grid[3] = {}, block[3] = {}, threads = 0, shared_bytes = 0;
     u32 current = 0, clock = 0, block_start = 0;
-    bool failed = false, reverse = false;
+    bool failed = false;
+    // In what order blocks, warps and lanes run: 0 from first to last, 1 from last to first, else drawn at random.
+    u32 order = 0;
+    u64 random = 0;
     char message[512] = {};
     Context scheduler;
     const void* scheduler_stack = nullptr;
     size_t scheduler_size = 0;
     std::vector<Thread> fibers;
-    std::vector<u8> stacks;
+    u8* stacks = nullptr;
     std::vector<u8> shared;
     std::vector<Cell> cells;
     u8 slots[2][MAX_THREADS][SLOT];
 };
 
 inline Machine& machine() {
-    static thread_local Machine* m = nullptr;
-    if (!m) m = new Machine;
+    // Libraries loaded late get their thread-local memory by a call, unless told to take it from what is set aside.
+    static thread_local Machine* m __attribute__((tls_model("initial-exec"))) = nullptr;
+    if (__builtin_expect(!m, false)) m = new Machine;
     return *m;
 }
+
+// The `k`-th of `n` things to run, for every `k` once.
+struct Order {
+    u64 n, first, step;
+    Order(Machine& m, u64 n) : n(n), first(0), step(1) {
+        if (m.order == 1) first = n - 1, step = n - 1;
+        if (m.order <= 1 || n < 2) return;
+        auto draw = [&] {
+            m.random ^= m.random << 13, m.random ^= m.random >> 7, m.random ^= m.random << 17;
+            return m.random >> 33;
+        };
+        first = draw() % n;
+        do step = 1 + draw() % (n - 1);
+        while (std::gcd(step, n) != 1);
+    }
+    u64 operator()(u64 k) const {
+        return (first + k % n * step) % n;
+    }
+};
 
 #ifdef FATHOM_UCONTEXT
 inline void jump(Context& from, Context& to) {
@@ -156,7 +184,7 @@ inline void entry() {
 inline void prepare(u32 i) {
     Machine& m = machine();
     Thread& t = m.fibers[i];
-    u8* stack = m.stacks.data() + (size_t)i * STACK;
+    u8* stack = m.stacks + i * STACK;
 #ifdef FATHOM_UCONTEXT
     getcontext(&t.context.c);
     t.context.c.uc_stack.ss_sp = stack;
@@ -182,7 +210,7 @@ inline void resume(u32 i) {
     m.current = i;
 #ifdef __SANITIZE_ADDRESS__
     void* fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, m.stacks.data() + (size_t)i * STACK, STACK);
+    __sanitizer_start_switch_fiber(&fake, m.stacks + i * STACK, STACK);
 #endif
     jump(m.scheduler, m.fibers[i].context);
 #ifdef __SANITIZE_ADDRESS__
@@ -194,8 +222,9 @@ inline void resume(u32 i) {
 inline void run_warp(u32 first, u32 last) {
     Machine& m = machine();
     for (;;) {
-        for (u32 k = first; k < last && !m.failed; k++) {
-            u32 i = m.reverse ? last - 1 - (k - first) : k;
+        Order order(m, last - first);
+        for (u32 k = 0; k < last - first && !m.failed; k++) {
+            u32 i = first + (u32)order(k);
             if (m.fibers[i].state == State::Ready) resume(i);
         }
         if (m.failed) return;
@@ -223,11 +252,12 @@ inline void run_block() {
     Machine& m = machine();
     m.block_start = ++m.clock;
     for (u32 i = 0; i < m.threads; i++) prepare(i);
-    u32 warps = (m.threads + 31) / 32;
+    u32 warps = m.threads / 32;
     for (;;) {
+        Order order(m, warps);
         for (u32 k = 0; k < warps && !m.failed; k++) {
-            u32 w = m.reverse ? warps - 1 - k : k, last = w * 32 + 32;
-            run_warp(w * 32, last < m.threads ? last : m.threads);
+            u32 w = (u32)order(k);
+            run_warp(w * 32, w * 32 + 32);
         }
         if (m.failed) return;
         u32 waiting = 0, first = 0;
@@ -251,29 +281,35 @@ inline void check_shared(u32 at, u32 bytes) {
         fail("byte %u of shared memory, of which the launch has %u", at + bytes - 1, machine().shared_bytes);
 }
 
-inline void touch_shared(u32 at, u32 bytes, bool write) {
+enum class Touch { Read, Write, Atomic };
+
+// Notes an access, or fails where it conflicts with another thread's. What happened before the block's last barrier, or
+// in this thread's warp before the warp's last exchange, is over. Atomic accesses do not conflict among each other.
+inline void touch_shared(u32 at, u32 bytes, Touch touch) {
     Machine& m = machine();
     Thread& t = m.fibers[m.current];
     u16 me = (u16)m.current, my_warp = (u16)(WARP + m.current / 32);
+    const char* verb = touch == Touch::Read ? "reads" : touch == Touch::Write ? "writes" : "adds to";
     for (u32 i = at / 2; i < (at + bytes + 1) / 2; i++) {
         Cell& c = m.cells[i];
         bool is_written = c.written >= m.block_start, is_read = c.read >= m.block_start;
-        if (!write && !is_written) fail("reads byte %u of shared memory, which nothing wrote", i * 2);
-        // What happened before the block's last barrier, or before the last exchange of this warp by one of it, is over.
-        if (is_written && c.writer != me) {
+        if (touch != Touch::Write && !is_written) fail("%s byte %u of shared memory, which nothing wrote", verb, i * 2);
+        bool both_atomic = touch == Touch::Atomic && c.writer == MANY;
+        if (is_written && c.writer != me && !both_atomic) {
             bool over = c.written < t.barrier || (c.writer / 32 == me / 32 && c.written < t.exchange);
+            if (!over && c.writer == MANY)
+                fail("%s byte %u of shared memory, which an atomic operation changes without a barrier between", verb, i * 2);
             if (!over)
-                fail("%s byte %u of shared memory, which thread %u writes without a barrier between",
-                     write ? "writes" : "reads", i * 2, c.writer);
+                fail("%s byte %u of shared memory, which thread %u writes without a barrier between", verb, i * 2, c.writer);
         }
-        if (write) {
+        if (touch != Touch::Read) {
             if (is_read && c.reader != me) {
                 bool same_warp = c.reader == my_warp || (c.reader < WARP && c.reader / 32 == me / 32);
                 bool over = c.read < t.barrier || (same_warp && c.read < t.exchange);
-                if (!over) fail("writes byte %u of shared memory, which another thread reads without a barrier between", i * 2);
+                if (!over) fail("%s byte %u of shared memory, which another thread reads without a barrier between", verb, i * 2);
             }
             c.written = m.clock;
-            c.writer = me;
+            c.writer = touch == Touch::Atomic ? MANY : me;
             c.read = 0;
         } else {
             // Reads that are over no longer matter; of those that are not, only who may have made them.
@@ -375,6 +411,24 @@ FN u16 to_bf16(float x) {
 FN u32 pack_bf16(float low, float high) {
     return (u32)to_bf16(low) | (u32)to_bf16(high) << 16;
 }
+FN u32 e4m3_to_f16(u32 codes) {
+    u32 y = 0;
+    for (int i = 0; i < 2; i++) {
+        u32 code = codes >> 8 * i & 0xff, magnitude = code & 0x7f, x;
+        if (magnitude == 0x7f)
+            x = 0x7fff;
+        else if (magnitude >= 8)
+            x = (magnitude + (8 << 3)) << 7;
+        else {
+            // Units of 2^-9, of which f16 has the leading one as its exponent.
+            u32 shift = 0;
+            while (magnitude != 0 && !(magnitude & 8)) magnitude <<= 1, shift++;
+            x = magnitude == 0 ? 0 : ((9 - shift) << 10) | (magnitude & 7) << 7;
+        }
+        y |= (x | (code & 0x80) << 8) << 16 * i;
+    }
+    return y;
+}
 FN int thread() {
     return (int)emulator::machine().current;
 }
@@ -432,6 +486,12 @@ FN u32 ballot(bool p) {
     for (int i = 0; i < 32; i++) votes |= (u32)(warp[i][0] != 0) << i;
     return votes;
 }
+FN u32 alike(u32 x) {
+    const u8(*warp)[emulator::SLOT] = emulator::exchange(&x, sizeof x);
+    u32 same = 0;
+    for (int i = 0; i < 32; i++) same |= (u32)(memcmp(warp[i], &x, sizeof x) == 0) << i;
+    return same;
+}
 FN int ones(u32 x) {
     return __builtin_popcount(x);
 }
@@ -449,6 +509,9 @@ FN float fast_exp(float x) {
 }
 FN float fast_exp2(float x) {
     return exp2f(x);
+}
+FN float fast_reciprocal(float x) {
+    return 1.0f / x;
 }
 FN float natural_log(float x) {
     return logf(x);
@@ -534,7 +597,7 @@ struct Shared {
     template <class V>
     FN V read(int i) const {
         u32 p = place(i, sizeof(V));
-        emulator::touch_shared(p, sizeof(V), false);
+        emulator::touch_shared(p, sizeof(V), emulator::Touch::Read);
         V v;
         memcpy(&v, emulator::machine().shared.data() + p, sizeof v);
         return v;
@@ -543,7 +606,7 @@ struct Shared {
     FN void write(int i, V v) const {
         static_assert(sizeof(V) > 1, "places of shared memory are told apart by two bytes");
         u32 p = place(i, sizeof(V));
-        emulator::touch_shared(p, sizeof(V), true);
+        emulator::touch_shared(p, sizeof(V), emulator::Touch::Write);
         memcpy(emulator::machine().shared.data() + p, &v, sizeof v);
     }
     FN T get(int i) const {
@@ -582,20 +645,10 @@ FN u32 atomic_add(Span<u32> s, i64 i, u32 x) {
 template <class F>
 FN u32 atomic_shared(Shared<u32> s, int i, F f) {
     u32 p = s.place(i, 4);
-    auto& m = emulator::machine();
-    if (m.cells[p / 2].written < m.block_start) emulator::fail("adds to byte %u of shared memory, which nothing wrote", p);
-    u32* x = (u32*)(m.shared.data() + p);
+    emulator::touch_shared(p, 4, emulator::Touch::Atomic);
+    u32* x = (u32*)(emulator::machine().shared.data() + p);
     u32 old = *x;
     *x = f(old);
-    // As if written by no thread: any other access before a barrier is a conflict.
-    for (u32 c = p / 2; c < p / 2 + 2; c++) {
-        auto& cell = m.cells[c];
-        bool over = cell.written < m.fibers[m.current].barrier;
-        if (!over && cell.writer != emulator::MANY)
-            emulator::fail("adds to byte %u of shared memory, which thread %u writes without a barrier between", p, cell.writer);
-        cell.written = m.clock;
-        cell.writer = emulator::MANY;
-    }
     return old;
 }
 FN u32 atomic_add(Shared<u32> s, int i, u32 x) {
@@ -623,7 +676,7 @@ FN void copy_async(Shared<T> to, int i, Span<T> from, i64 j, bool valid) {
     u32 p = to.place(i, 16);
     u64 source = valid ? (u64)(uintptr_t)from.place(j, 16) : 0;
     // Whoever still reads or writes the place must be done now, not when the copy lands.
-    emulator::touch_shared(p, 16, true);
+    emulator::touch_shared(p, 16, emulator::Touch::Write);
     if (t.groups.empty()) t.groups.emplace_back();
     t.groups.back().push_back({p, source, valid});
     // Until then the place holds nothing that may be read.
@@ -689,12 +742,13 @@ FN void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 // Runs a launch; 0, or 1 with a message of at most `size` bytes.
 extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulate(
     const emulator::Kernel* kernel, const u32* grid, u32 threads, u32 shared_bytes, const void* args, u32 args_bytes,
-    int reverse, char* message, u32 size) {
+    u32 order, char* message, u32 size) {
     auto& m = emulator::machine();
     m.kernel = kernel;
     m.args = args;
     m.failed = false;
-    m.reverse = reverse != 0;
+    m.order = order;
+    m.random = order * 0x9e3779b97f4a7c15ull;
     auto refuse = [&](const char* why, u32 a, u32 b) {
         snprintf(message, size, "%s: launched with %s (%u, %u)", kernel->name, why, a, b);
         return 1;
@@ -708,7 +762,13 @@ extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulat
     m.threads = threads;
     m.shared_bytes = shared_bytes;
     if (m.fibers.size() != threads) m.fibers.resize(threads);
-    if (m.stacks.size() < (size_t)threads * emulator::STACK) m.stacks.resize((size_t)threads * emulator::STACK);
+    if (!m.stacks) {
+        // Pages are had when they are first written.
+        void* stacks = mmap(nullptr, emulator::MAX_THREADS * emulator::STACK, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (stacks == MAP_FAILED) return refuse("no memory for stacks", 0, 0);
+        m.stacks = (u8*)stacks;
+    }
     if (m.shared.size() < shared_bytes + 16) m.shared.resize(shared_bytes + 16);
     if (m.cells.size() < shared_bytes / 2 + 16) m.cells.resize(shared_bytes / 2 + 16);
     if (m.clock > 1u << 30) {
@@ -716,14 +776,20 @@ extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulat
         memset((void*)m.cells.data(), 0, m.cells.size() * sizeof(emulator::Cell));
     }
     memcpy(m.grid, grid, sizeof m.grid);
-    for (u64 i = 0, n = (u64)grid[0] * grid[1] * grid[2]; i < n && !m.failed; i++) {
-        u64 at = m.reverse ? n - 1 - i : i;
+    u64 blocks = (u64)grid[0] * grid[1] * grid[2];
+    emulator::Order block_order(m, blocks);
+    for (u64 i = 0; i < blocks && !m.failed; i++) {
+        u64 at = block_order(i);
         m.block[0] = (u32)(at % grid[0]);
         m.block[1] = (u32)(at / grid[0] % grid[1]);
         m.block[2] = (u32)(at / grid[0] / grid[1]);
         emulator::run_block();
     }
     if (!m.failed) return 0;
+#ifdef __SANITIZE_ADDRESS__
+    // Fibers were left where they were, their stacks marked as in use.
+    __asan_unpoison_memory_region(m.stacks, emulator::MAX_THREADS * emulator::STACK);
+#endif
     snprintf(message, size, "%s", m.message);
     return 1;
 }

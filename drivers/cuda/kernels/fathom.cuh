@@ -134,6 +134,124 @@ FN void store(const Mat& m, int r, int c, float x) {
     }
 }
 
+// Eight elements next to each other as they lie in memory, sixteen bytes a piece.
+template <class T>
+struct Eight {
+    Quad q[sizeof(T) / 2];
+};
+// Those from place `i` on, which must be aligned to sixteen bytes.
+template <class T>
+FN Eight<T> fetch_eight(Span<T> s, i64 i) {
+    Eight<T> e;
+#pragma unroll
+    for (int k = 0; k < (int)sizeof(T) / 2; k++) e.q[k] = s.quad(i + k * (i64)(16 / sizeof(T)));
+    return e;
+}
+FN void widen_eight(const Eight<float>& e, float (&v)[8]) {
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        v[4 * k] = as_float(e.q[k].x);
+        v[4 * k + 1] = as_float(e.q[k].y);
+        v[4 * k + 2] = as_float(e.q[k].z);
+        v[4 * k + 3] = as_float(e.q[k].w);
+    }
+}
+template <class T>
+FN void widen_eight(const Eight<T>& e, float (&v)[8]) {
+    const u32 words[4] = {e.q[0].x, e.q[0].y, e.q[0].z, e.q[0].w};
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = widen(T{(u16)(words[k / 2] >> 16 * (k % 2))});
+}
+FN void set_eight(Span<float> s, i64 i, const float (&v)[8]) {
+    s.set_quad(i, Quad{as_bits(v[0]), as_bits(v[1]), as_bits(v[2]), as_bits(v[3])});
+    s.set_quad(i + 4, Quad{as_bits(v[4]), as_bits(v[5]), as_bits(v[6]), as_bits(v[7])});
+}
+FN void set_eight(Span<bf16> s, i64 i, const float (&v)[8]) {
+    s.set_quad(i, Quad{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])});
+}
+FN void set_eight(Span<f16> s, i64 i, const float (&v)[8]) {
+    u32 words[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) words[k] = (u32)rounded<f16>(v[2 * k]).bits | (u32)rounded<f16>(v[2 * k + 1]).bits << 16;
+    s.set_quad(i, Quad{words[0], words[1], words[2], words[3]});
+}
+// Eight elements of row `r` from column `c`, a multiple of eight, on; 0 past the row's end. `wide` says that rows start
+// on a multiple of sixteen bytes.
+template <class T>
+FN void load_eight(const Mat& m, int r, int c, bool wide, float (&v)[8]) {
+    Span<T> s = row<T>(m, r);
+    if (wide && m.cols - c >= 8)
+        widen_eight(fetch_eight(s, c), v);
+    else {
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = k < m.cols - c ? widen(s.get(c + k)) : 0.0f;
+    }
+}
+template <class T>
+FN void store_eight(const Mat& m, int r, int c, bool wide, const float (&v)[8]) {
+    Span<T> s = row<T>(m, r);
+    if (wide && m.cols - c >= 8)
+        set_eight(s, c, v);
+    else {
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            if (k < m.cols - c) s.set(c + k, rounded<T>(v[k]));
+    }
+}
+// The same for a matrix of any floating-point type.
+FN void load_eight(const Mat& m, int r, int c, bool wide, float (&v)[8]) {
+    switch (m.dtype) {
+        case BF16: load_eight<bf16>(m, r, c, wide, v); break;
+        case F16: load_eight<f16>(m, r, c, wide, v); break;
+        default: load_eight<float>(m, r, c, wide, v);
+    }
+}
+FN void store_eight(const Mat& m, int r, int c, bool wide, const float (&v)[8]) {
+    switch (m.dtype) {
+        case BF16: store_eight<bf16>(m, r, c, wide, v); break;
+        case F16: store_eight<f16>(m, r, c, wide, v); break;
+        default: store_eight<float>(m, r, c, wide, v);
+    }
+}
+// Row `r` and first column `c` of eight elements number `i` of a matrix, rows after rows; false past its end.
+FN bool eighth(const Mat& m, u32 i, int& r, int& c) {
+    if (m.rows == 0 || m.cols == 0) return false;
+    u32 per_row = (u32)(m.cols - 1) / 8 + 1, row = m.rows == 1 ? 0 : i / per_row, at = i - row * per_row;
+    r = (int)row;
+    c = (int)at * 8;
+    return row < (u32)m.rows && at < per_row;
+}
+
+// How kernels go through rows: eight neighbours at a time, as f32. `Wide` in accesses of sixteen bytes, where rows start on
+// such and hold whole eights; `Any` one by one whatever the type, with zeros past the end. What a kernel sums has the same
+// order, and so the same bits, over either.
+template <class T>
+struct Wide {
+    // Whether every eight is whole.
+    static constexpr bool whole = true;
+    Span<T> s;
+    FN Wide(const Mat& m, int r) : s(row<T>(m, r)) {}
+    FN void get(int c, float (&x)[8]) const {
+        widen_eight(fetch_eight(s, c), x);
+    }
+    FN void set(int c, const float (&x)[8]) const {
+        set_eight(s, c, x);
+    }
+};
+struct Any {
+    static constexpr bool whole = false;
+    const Mat& m;
+    int r;
+    FN Any(const Mat& m, int r) : m(m), r(r) {}
+    FN void get(int c, float (&x)[8]) const {
+        for (int i = 0; i < 8; i++) x[i] = c + i < m.cols ? load(m, r, c + i) : 0.0f;
+    }
+    FN void set(int c, const float (&x)[8]) const {
+        for (int i = 0; i < 8; i++)
+            if (c + i < m.cols) store(m, r, c + i, x[i]);
+    }
+};
+
 // Shared memory, handed out piece by piece; what a launch asks for must cover the sum.
 struct Carve {
     u32 at = 0;

@@ -1,2 +1,174 @@
 // Matrix products of F32 and BF16, plain and grouped.
 #include "fathom.cuh"
+#include "tile.cuh"
+
+// Sixteen rows and sixteen of the inner dimension of a, from a tile [rows, inner] or, TRANSPOSED, [inner, rows].
+template <bool TRANSPOSED, int PITCH>
+FN void load_a(u32 (&r)[4], Shared<bf16> s, int base, int m, int k) {
+    if (TRANSPOSED)
+        load_matrix_transposed(r, s, base + (k + lane() % 8 + lane() / 16 * 8) * PITCH + m + lane() / 8 % 2 * 8);
+    else
+        load_matrix(r, s, base + (m + lane() % 16) * PITCH + k + lane() / 16 * 8);
+}
+// Sixteen columns of b, as two tiles of eight, from a tile [columns, inner] or, TRANSPOSED, [inner, columns].
+template <bool TRANSPOSED, int PITCH>
+FN void load_b(u32 (&r)[4], Shared<bf16> s, int base, int n, int k) {
+    if (TRANSPOSED)
+        load_matrix_transposed(r, s, base + (k + lane() % 16) * PITCH + n + lane() / 16 * 8);
+    else
+        load_matrix(r, s, base + (n + lane() % 8 + lane() / 16 * 8) * PITCH + k + lane() / 8 % 2 * 8);
+}
+
+// BF16 on tensor cores: a tile of M×N by four warps, two by two. While one piece of the inner dimension is multiplied,
+// those after it are on their way through a ring of STAGES.
+template <int FORM, int M, int N, int K, int STAGES, bool ALIGNED>
+FN void multiply(const Product& p) {
+    constexpr bool A_T = FORM == TN, B_T = FORM != NT;
+    constexpr int A_PITCH = pitch<bf16>(A_T ? M : K), B_PITCH = pitch<bf16>(B_T ? N : K);
+    constexpr int A_SIZE = A_PITCH * (A_T ? K : M), B_SIZE = B_PITCH * (B_T ? K : N), SIZE = A_SIZE + B_SIZE;
+    constexpr int I = M / 32, J = N / 16, THREADS = 128;
+    Place at;
+    if (!place(p, FORM, M, N, at)) return;
+    Carve carve;
+    auto ring = carve.take<bf16>(STAGES * SIZE);
+    int steps = ceil_div(at.k1 - at.k0, K);
+    auto fetch = [&](int step) {
+        int base = step % STAGES * SIZE, k = at.k0 + step * K;
+        if constexpr (A_T)
+            stage<K, M, THREADS, ALIGNED>(ring, base, p.a, k, at.k1, at.m0, at.m1);
+        else
+            stage<M, K, THREADS, ALIGNED>(ring, base, p.a, at.m0, at.m1, k, at.k1);
+        if constexpr (B_T)
+            stage<K, N, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + k, at.b_row + at.k1, at.n0, at.n1);
+        else
+            stage<N, K, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + at.n0, at.b_row + at.n1, k, at.k1);
+    };
+    float sums[I][J][4] = {};
+    int row0 = warp() / 2 * (M / 2), col0 = warp() % 2 * (N / 2);
+    for (int step = 0; step < STAGES - 1; step++) {
+        if (step < steps) fetch(step);
+        copy_commit();
+    }
+    for (int step = 0; step < steps; step++) {
+        copy_wait<STAGES - 2>();
+        // All see this piece, and all are done with the one before it, whose place is filled next.
+        sync();
+        if (step + STAGES - 1 < steps) fetch(step + STAGES - 1);
+        copy_commit();
+        int base = step % STAGES * SIZE;
+#pragma unroll
+        for (int k = 0; k < K; k += 16) {
+            u32 a[I][4], b[J / 2][4];
+#pragma unroll
+            for (int i = 0; i < I; i++) load_a<A_T, A_PITCH>(a[i], ring, base, row0 + i * 16, k);
+#pragma unroll
+            for (int j = 0; j < J / 2; j++) load_b<B_T, B_PITCH>(b[j], ring, base + A_SIZE, col0 + j * 16, k);
+#pragma unroll
+            for (int i = 0; i < I; i++)
+#pragma unroll
+                for (int j = 0; j < J; j++) mma_bf16(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+    finish<M, N, false, false>(p, at, row0, col0, sums);
+}
+
+#define FORMS(form, FORM)                                                \
+    KERNEL_OCCUPANCY(gemm_##form##_large, Product, 128, 2) {             \
+        multiply<FORM, 128, 128, 32, 4, true>(a);                        \
+    }                                                                    \
+    KERNEL(gemm_##form##_small, Product, 128) {                          \
+        multiply<FORM, 64, 64, 32, 4, true>(a);                          \
+    }                                                                    \
+    KERNEL(gemm_##form##_ragged, Product, 128) {                         \
+        multiply<FORM, 64, 64, 32, 2, false>(a);                         \
+    }
+FORMS(nt, NT)
+FORMS(nn, NN)
+FORMS(tn, TN)
+
+// A thread's four elements of a tile of 64 by 16 of the inner dimension: number n is element (i, k) of op(x), whose
+// inner dimension runs along the rows of `m` where `down`, else across.
+constexpr int TILE = 64, DEPTH = 16, SHARE = 4, TILE_PITCH = TILE + 4;
+FN int outer_of(bool down, int n) {
+    return down ? thread() % TILE : thread() / DEPTH + n * 16;
+}
+FN int inner_of(bool down, int n) {
+    return down ? thread() / TILE + n * 4 : thread() % DEPTH;
+}
+template <class T>
+FN void fetch(float (&x)[SHARE], const Mat& m, bool down, int i0, int i1, int k0, int k1) {
+    auto from = whole<T>(m);
+    T read[SHARE] = {};
+#pragma unroll
+    for (int n = 0; n < SHARE; n++) {
+        int i = i0 + outer_of(down, n), k = k0 + inner_of(down, n);
+        if (i < i1 && k < k1) read[n] = from.get(down ? k * m.stride + i : i * m.stride + k);
+    }
+#pragma unroll
+    for (int n = 0; n < SHARE; n++) x[n] = widen(read[n]);
+}
+FN void fetch(float (&x)[SHARE], const Mat& m, bool down, int i0, int i1, int k0, int k1) {
+    switch (m.dtype) {
+        case BF16: fetch<bf16>(x, m, down, i0, i1, k0, k1); break;
+        case F16: fetch<f16>(x, m, down, i0, i1, k0, k1); break;
+        default: fetch<float>(x, m, down, i0, i1, k0, k1);
+    }
+}
+FN void keep(Shared<float> tile, int base, bool down, const float (&x)[SHARE]) {
+#pragma unroll
+    for (int n = 0; n < SHARE; n++) tile.set(base + inner_of(down, n) * TILE_PITCH + outer_of(down, n), x[n]);
+}
+template <class T>
+FN void put_rows(const Product& p, const Place& at, int row0, int col0, const float (&sums)[4][4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (row0 + i >= at.m1) continue;
+        i64 line = (i64)(at.c_row + row0 + i) * p.c.stride + col0;
+        put<T>(p, line, col0, at.n1, sums[i][0], sums[i][1]);
+        put<T>(p, line + 2, col0 + 2, at.n1, sums[i][2], sums[i][3]);
+    }
+}
+
+// Factors of any types, in f32: a tile of 64×64 by 256 threads, four by four elements each.
+KERNEL(gemm_f32, Product, 256) {
+    Place at;
+    if (!place(a, a.form, TILE, TILE, at)) return;
+    constexpr int PIECE = DEPTH * TILE_PITCH, SIZE = 2 * PIECE;
+    Carve carve;
+    auto tiles = carve.take<float>(2 * SIZE);
+    bool a_down = a.form == TN, b_down = a.form != NT;
+    // What a row of b is past the group's first, on the axis it lies.
+    int n_off = b_down ? 0 : at.b_row, k_off = b_down ? at.b_row : 0;
+    float next_a[SHARE], next_b[SHARE], sums[4][4] = {};
+    auto load_next = [&](int k) {
+        fetch(next_a, a.a, a_down, at.m0, at.m1, k, at.k1);
+        fetch(next_b, a.b, b_down, n_off + at.n0, n_off + at.n1, k_off + k, k_off + at.k1);
+    };
+    int row0 = thread() / 16 * 4, col0 = thread() % 16 * 4, slot = 0;
+    if (at.k0 < at.k1) load_next(at.k0);
+    for (int k = at.k0; k < at.k1; k += DEPTH) {
+        keep(tiles, slot, a_down, next_a);
+        keep(tiles, slot + PIECE, b_down, next_b);
+        // All see this piece, and all are done with the last one but one, whose place is filled next.
+        sync();
+        if (k + DEPTH < at.k1) load_next(k + DEPTH);
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++) {
+            Quad x = tiles.quad(slot + d * TILE_PITCH + row0), y = tiles.quad(slot + PIECE + d * TILE_PITCH + col0);
+            float xs[4] = {as_float(x.x), as_float(x.y), as_float(x.z), as_float(x.w)};
+            float ys[4] = {as_float(y.x), as_float(y.y), as_float(y.z), as_float(y.w)};
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) sums[i][j] = fma(xs[i], ys[j], sums[i][j]);
+        }
+        slot = SIZE - slot;
+    }
+    row0 += at.m0;
+    col0 += at.n0;
+    switch (a.c.dtype) {
+        case BF16: put_rows<bf16>(a, at, row0, col0, sums); break;
+        case F16: put_rows<f16>(a, at, row0, col0, sums); break;
+        default: put_rows<float>(a, at, row0, col0, sums);
+    }
+}

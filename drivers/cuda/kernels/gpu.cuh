@@ -27,6 +27,34 @@ FN u32 pack_bf16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
 }
+// Two E4M3 codes, in the low bytes of a word, as two f16: exact, and NaN where the code is.
+FN u32 e4m3_to_f16(u32 codes) {
+    u32 y;
+#if __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(y) : "h"((u16)codes));
+#else
+    u32 high = (codes << 8 & 0xff00) | (codes << 16 & 0xff000000);
+    // The exponent is off by eight; a product with 2^8 sets it right, subnormal numbers included.
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"((high & 0x80008000) | (high & 0x7f007f00) >> 1), "r"(0x5c005c00));
+    u32 nan = ((high & 0x7f007f00) + 0x01000100) & 0x80008000;
+    y |= nan - (nan >> 15);
+#endif
+    return y;
+}
+#if __CUDA_ARCH__ >= 890
+// Two codes in the low half of a register, the first in its low byte: to nearest even, saturating.
+#define FATHOM_FP8
+FN u32 pack_e4m3(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+FN u32 pack_e5m2(float low, float high) {
+    u16 y;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}
+#endif
 FN int thread() {
     return (int)threadIdx.x;
 }
@@ -76,6 +104,10 @@ FN T shuffle_down(T x, int by) {
 FN u32 ballot(bool p) {
     return __ballot_sync(0xffffffffu, p);
 }
+// The lanes that hold the same value.
+FN u32 alike(u32 x) {
+    return __match_any_sync(0xffffffffu, x);
+}
 FN int ones(u32 x) {
     return __popc(x);
 }
@@ -93,7 +125,16 @@ FN float fast_exp(float x) {
     return expf(x);
 }
 FN float fast_exp2(float x) {
-    return exp2f(x);
+    // One instruction; results below the normal numbers are zero.
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// 1/x, likewise; 0 for numbers above 2^126.
+FN float fast_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 FN float natural_log(float x) {
     return logf(x);

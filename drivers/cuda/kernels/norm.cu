@@ -1,4 +1,7 @@
 // RMS norm (Zhang and Sennrich, 2019) and its gradient.
+//
+// Threads take eight neighbouring columns at a time. A row is read from memory once: what is needed again after the sum
+// over the row is then in the first-level cache.
 #include "fathom.cuh"
 
 struct Forward {
@@ -7,26 +10,140 @@ struct Forward {
     u32 reserved;
 };
 
-// y = x / rms(x) · w, a block for each row.
-template <class T>
+// y = x / rms(x) · w, a block for each row. X reaches activations, W the weight.
+template <class X, class W>
 FN void rmsnorm(const Forward& a) {
     Carve carve;
     auto scratch = carve.take<float>(32);
-    auto x = row<T>(a.x, block_x());
-    float squares = 0.0f;
-    for (int c = thread(); c < a.x.cols; c += threads()) {
-        float v = widen(x.get(c));
-        squares = fma(v, v, squares);
+    int r = block_x(), n = a.x.cols;
+    X in(a.x, r), out(a.y, r);
+    W weight(a.weight, 0);
+    float x[8], w[8], squares = 0.0f;
+    for (int c = thread() * 8; c < n; c += threads() * 8) {
+        in.get(c, x);
+        for (int i = 0; i < 8; i++) squares = fma(x[i], x[i], squares);
     }
     squares = block_sum(squares, scratch);
-    float rstd = 1.0f / square_root(squares / (float)a.x.cols + a.eps);
-    for (int c = thread(); c < a.x.cols; c += threads())
-        store(a.y, block_x(), c, widen(x.get(c)) * rstd * load(a.weight, 0, c));
-    if (thread() == 0) store(a.rstd, block_x(), 0, rstd);
+    float rstd = 1.0f / square_root(squares / (float)n + a.eps);
+    for (int c = thread() * 8; c < n; c += threads() * 8) {
+        in.get(c, x);
+        weight.get(c, w);
+        for (int i = 0; i < 8; i++) x[i] = x[i] * rstd * w[i];
+        out.set(c, x);
+    }
+    if (thread() == 0) store(a.rstd, r, 0, rstd);
 }
-KERNEL(rmsnorm_f32, Forward, 256) {
-    rmsnorm<float>(a);
+KERNEL(rmsnorm_f32, Forward, 1024) {
+    rmsnorm<Wide<float>, Wide<float>>(a);
 }
-KERNEL(rmsnorm_bf16, Forward, 256) {
-    rmsnorm<bf16>(a);
+KERNEL(rmsnorm_bf16, Forward, 1024) {
+    rmsnorm<Wide<bf16>, Wide<float>>(a);
+}
+KERNEL(rmsnorm_any, Forward, 1024) {
+    rmsnorm<Any, Any>(a);
+}
+
+struct Backward {
+    Mat x, weight, rstd, dy, dx;
+    // f32 [parts, cols], whole eights of columns: row `p` is the gradient of the weight over part `p` of the rows.
+    Mat sums;
+    // Rows of a part.
+    int rows;
+    u32 accumulate;
+};
+
+// Columns whose sums a block keeps in shared memory; those past them lie in `sums` all the while.
+constexpr int WINDOW = 8192;
+
+// The sums of a block, of which each thread adds to its own eight columns, so that nothing has to wait. In shared memory the
+// halves of all eights lie apart: neighbours in a warp then touch neighbouring sixteen bytes.
+struct Sums {
+    Wide<float> row;
+    Shared<float> window;
+    int half;
+    FN void get(int c, float (&x)[8]) const {
+        if (c >= WINDOW) return row.get(c, x);
+        Quad p = window.quad(c / 2), q = window.quad(half + c / 2);
+        const u32 bits[8] = {p.x, p.y, p.z, p.w, q.x, q.y, q.z, q.w};
+        for (int i = 0; i < 8; i++) x[i] = as_float(bits[i]);
+    }
+    FN void set(int c, const float (&x)[8]) const {
+        if (c >= WINDOW) return row.set(c, x);
+        window.set_quad(c / 2, Quad{as_bits(x[0]), as_bits(x[1]), as_bits(x[2]), as_bits(x[3])});
+        window.set_quad(half + c / 2, Quad{as_bits(x[4]), as_bits(x[5]), as_bits(x[6]), as_bits(x[7])});
+    }
+};
+
+// dx (+)= rstd·(g − x·rstd²·mean(g·x)) with g = dy·w, and Σ dy·x·rstd over the rows of a part, which is a block's.
+template <class X, class W>
+FN void rmsnorm_grad(const Backward& a) {
+    Carve carve;
+    auto scratch = carve.take<float>(32);
+    int n = a.x.cols, first = block_x() * a.rows, last = min_of(first + a.rows, a.x.rows);
+    int half = min_of(a.sums.cols, WINDOW) / 2;
+    Sums sums = {Wide<float>(a.sums, block_x()), carve.take<float>((u32)half * 2), half};
+    W weight(a.weight, 0);
+    for (int r = first; r < last; r++) {
+        X in(a.x, r), above(a.dy, r), out(a.dx, r);
+        float rstd = load(a.rstd, r, 0), dot = 0.0f;
+        for (int c = thread() * 8; c < n; c += threads() * 8) {
+            float x[8], dy[8], w[8];
+            in.get(c, x);
+            above.get(c, dy);
+            weight.get(c, w);
+            for (int i = 0; i < 8; i++) dot = fma(dy[i] * w[i], x[i], dot);
+        }
+        float slope = rstd * rstd * (block_sum(dot, scratch) / (float)n);
+        for (int c = thread() * 8; c < n; c += threads() * 8) {
+            float x[8], dy[8], w[8], sum[8], dx[8];
+            in.get(c, x);
+            above.get(c, dy);
+            weight.get(c, w);
+            for (int i = 0; i < 8; i++) sum[i] = dx[i] = 0.0f;
+            if (r > first) sums.get(c, sum);
+            if (a.accumulate) out.get(c, dx);
+            for (int i = 0; i < 8; i++) {
+                dx[i] += rstd * (dy[i] * w[i] - x[i] * slope);
+                sum[i] += dy[i] * (x[i] * rstd);
+            }
+            out.set(c, dx);
+            sums.set(c, sum);
+        }
+    }
+    for (int c = thread() * 8; c < min_of(n, WINDOW); c += threads() * 8) {
+        float sum[8];
+        sums.get(c, sum);
+        sums.row.set(c, sum);
+    }
+}
+KERNEL(rmsnorm_grad_f32, Backward, 512) {
+    rmsnorm_grad<Wide<float>, Wide<float>>(a);
+}
+KERNEL(rmsnorm_grad_bf16, Backward, 512) {
+    rmsnorm_grad<Wide<bf16>, Wide<float>>(a);
+}
+KERNEL(rmsnorm_grad_any, Backward, 512) {
+    rmsnorm_grad<Any, Any>(a);
+}
+
+struct Total {
+    Mat sums, dweight;
+};
+
+// dweight += the sum of all parts; a warp for every eighth part, a lane for each of 32 columns.
+KERNEL(rmsnorm_weight_grad, Total, 256) {
+    Carve carve;
+    auto scratch = carve.take<float>(256);
+    int c = block_x() * 32 + lane();
+    float sum = 0.0f;
+    if (c < a.dweight.cols) {
+#pragma unroll 4
+        for (int p = warp(); p < a.sums.rows; p += 8) sum += row<float>(a.sums, p).get(c);
+    }
+    scratch.set(thread(), sum);
+    sync();
+    if (warp() == 0 && c < a.dweight.cols) {
+        for (int i = 1; i < 8; i++) sum += scratch.get(i * 32 + lane());
+        store(a.dweight, 0, c, load(a.dweight, 0, c) + sum);
+    }
 }

@@ -1,2 +1,114 @@
-// AdamW, and the bias update that balances experts.
+// AdamW (Loshchilov and Hutter, 2019), and the bias update that balances experts.
 #include "fathom.cuh"
+
+struct AdamW {
+    Mat w, g, m, v, clip;
+    // `1 - lr·decay`, β and `1 - β` of both moments, `lr/(1 - β₁ᵗ)`, `√(1 - β₂ᵗ)`, all rounded from f64.
+    float keep, beta1, rest1, beta2, rest2, rate, root2, eps;
+    // Elements before the first that can be accessed sixteen bytes at a time.
+    int lead, reserved;
+};
+
+// One element, in PyTorch's order. The weight moves by the moments as computed, before they are rounded to be kept.
+FN void step(const AdamW& a, float clip, float& w, float g, float& m, float& v) {
+    g = clip * g;
+    m = a.beta1 * m + a.rest1 * g;
+    v = a.beta2 * v + a.rest2 * g * g;
+    w = a.keep * w - a.rate * m / (square_root(v) / a.root2 + a.eps);
+}
+
+// Elements `i` and on up to `last`, one by one.
+FN void steps(const AdamW& a, float clip, int i, int last) {
+    for (; i < last; i++) {
+        float w = load(a.w, 0, i), m = load(a.m, 0, i), v = load(a.v, 0, i);
+        step(a, clip, w, load(a.g, 0, i), m, v);
+        store(a.w, 0, i, w);
+        store(a.m, 0, i, m);
+        store(a.v, 0, i, v);
+    }
+}
+
+// Four neighbours, in one access of their size times four.
+template <class T>
+FN void get4(Span<T> s, int i, float (&x)[4]) {
+    if constexpr (sizeof(T) == 4) {
+        Quad q = s.quad(i);
+        x[0] = as_float(q.x), x[1] = as_float(q.y), x[2] = as_float(q.z), x[3] = as_float(q.w);
+    } else {
+        Pair q = s.pair(i);
+        x[0] = as_float(q.x << 16), x[1] = as_float(q.x & 0xffff0000u);
+        x[2] = as_float(q.y << 16), x[3] = as_float(q.y & 0xffff0000u);
+    }
+}
+template <class T>
+FN void set4(Span<T> s, int i, const float (&x)[4]) {
+    if constexpr (sizeof(T) == 4)
+        s.set_quad(i, Quad{as_bits(x[0]), as_bits(x[1]), as_bits(x[2]), as_bits(x[3])});
+    else
+        s.set_pair(i, Pair{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])});
+}
+
+// M is the type of the moments. Each thread has four neighbours of those from `lead` on; what they leave at either end is
+// done by the last.
+template <class M>
+FN void adamw(const AdamW& a) {
+    float clip = load(a.clip, 0, 0);
+    if (is_nan(clip)) return;
+    int fours = (a.w.cols - a.lead) / 4, i = block_x() * threads() + thread();
+    if (i < fours) {
+        int at = a.lead + 4 * i;
+        auto ws = row<float>(a.w, 0), gs = row<float>(a.g, 0);
+        auto ms = row<M>(a.m, 0), vs = row<M>(a.v, 0);
+        float w[4], g[4], m[4], v[4];
+        get4(ws, at, w);
+        get4(gs, at, g);
+        get4(ms, at, m);
+        get4(vs, at, v);
+        for (int k = 0; k < 4; k++) step(a, clip, w[k], g[k], m[k], v[k]);
+        set4(ws, at, w);
+        set4(ms, at, m);
+        set4(vs, at, v);
+    } else if (i == fours) {
+        steps(a, clip, 0, a.lead);
+        steps(a, clip, a.lead + 4 * fours, a.w.cols);
+    }
+}
+KERNEL(adamw_f32, AdamW, 256) {
+    adamw<float>(a);
+}
+KERNEL(adamw_bf16, AdamW, 256) {
+    adamw<bf16>(a);
+}
+KERNEL(adamw_any, AdamW, 256) {
+    float clip = load(a.clip, 0, 0);
+    if (is_nan(clip)) return;
+    i64 first = (i64)block_x() * 4 * threads() + thread();
+    for (int k = 0; k < 4; k++) {
+        i64 i = first + k * threads();
+        if (i < a.w.cols) steps(a, clip, (int)i, (int)i + 1);
+    }
+}
+
+struct Bias {
+    Mat load, bias;
+    double speed;
+};
+
+// b += γ·sign(mean(load) − load), the sign in f64 and without a division: exact as long as the counts are.
+KERNEL(update_bias, Bias, 256) {
+    Carve carve;
+    auto scratch = carve.take<double>(8);
+    int n = a.load.cols;
+    double total = 0.0;
+    for (int e = thread(); e < n; e += threads()) total += load(a.load, 0, e);
+    for (int d = 16; d > 0; d /= 2) total += shuffle_xor(total, d);
+    if (lane() == 0) scratch.set(warp(), total);
+    sync();
+    total = 0.0;
+    for (int i = 0; i < threads() / 32; i++) total += scratch.get(i);
+    for (int e = thread(); e < n; e += threads()) {
+        double excess = total - n * (double)load(a.load, 0, e);
+        double sign = (double)((excess > 0.0) - (excess < 0.0));
+        store(a.bias, 0, e, (float)((double)load(a.bias, 0, e) + a.speed * sign));
+    }
+}

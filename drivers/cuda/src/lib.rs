@@ -41,7 +41,6 @@ mod source;
 
 use std::sync::Arc;
 
-use blas::{Matmul, ScaledMatmul};
 use bytemuck::Pod;
 use fathom_core::device::{Capabilities, Device, MemoryUse};
 use fathom_core::error::{ErrorKind, InvalidOp};
@@ -56,6 +55,9 @@ use launch::Launch;
 pub use memory::Buffer;
 use memory::Memory;
 use source::Module;
+
+/// Elements of a piece of work: at a vocabulary of 32,768 the logits of 2,048 tokens, whose products fill a GPU.
+const CHUNK: usize = 64 << 20;
 
 /// One GPU. Clones share it.
 #[derive(Clone)]
@@ -119,6 +121,15 @@ impl Cuda {
         Ok(seconds)
     }
 
+    /// The library that dense products are left to, `cuBLASLt 13.1.0`; or why there is none, in which case the driver's own
+    /// kernels compute them.
+    ///
+    /// # Errors
+    /// Where it is turned off or not found; says what to install.
+    pub fn blas(&self) -> Result<String, CudaError> {
+        self.engine().blas()
+    }
+
     /// How much of the work so far ran as CUDA graphs.
     pub fn graph_use(&self) -> GraphUse {
         self.engine().graph_use()
@@ -156,18 +167,6 @@ impl Cuda {
         self.engine().launch(&Launch { module, name, grid, threads, shared, args: bytemuck::bytes_of(args) })
     }
 
-    /// Computes a dense product with the vendor's library; false where it does not, and a kernel of this driver must.
-    #[allow(dead_code)]
-    pub(crate) fn matmul(&self, _: &Matmul) -> Result<bool, CudaError> {
-        Ok(false)
-    }
-
-    /// Computes a product of codes with scales with the vendor's library; false where it does not.
-    #[allow(dead_code)]
-    pub(crate) fn matmul_fp8(&self, _: &ScaledMatmul) -> Result<bool, CudaError> {
-        Ok(false)
-    }
-
     /// Scratch of `bytes` bytes with undefined contents.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Buffer, CudaError> {
         self.0.alloc(bytes)
@@ -200,8 +199,7 @@ impl Device for Cuda {
         let properties = self.engine().properties();
         let mut capabilities = Capabilities::new(properties.name);
         capabilities.memory = properties.memory;
-        // 256 MiB of f32: what a product over the rows of a chunk reads besides is then small beside its operations.
-        capabilities.chunk = 64 << 20;
+        capabilities.chunk = CHUNK;
         capabilities
     }
 

@@ -13,7 +13,9 @@ pub(crate) struct Module {
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
+    ("scores.cuh", include_str!("../kernels/scores.cuh")),
 ];
 
 macro_rules! modules {
@@ -43,4 +45,5 @@ modules! {
     ATTENTION_GRAD: "attention_grad",
     LOSS: "loss",
     OPTIMIZER: "optimizer",
+    TRANSPOSE: "transpose",
 }

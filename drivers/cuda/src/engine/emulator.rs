@@ -21,12 +21,24 @@ use crate::source::{HEADERS, MODULES, Module};
 pub struct Emulation {
     /// Runs blocks, warps and lanes from the last to the first. Results must not change.
     pub reverse: bool,
+    /// Runs them in an order that is drawn at random, by this number if it is not zero.
+    pub seed: u32,
     /// Compiles kernels with AddressSanitizer. The program must have been started with its runtime preloaded.
     pub sanitize: bool,
 }
 
+impl Emulation {
+    /// The order as the kernels' side numbers it.
+    fn order(&self) -> u32 {
+        match (self.seed, self.reverse) {
+            (0, reverse) => reverse.into(),
+            (seed, _) => seed.saturating_add(1),
+        }
+    }
+}
+
 type Run =
-    unsafe extern "C" fn(*const c_void, *const u32, u32, u32, *const c_void, u32, c_int, *mut c_char, u32) -> c_int;
+    unsafe extern "C" fn(*const c_void, *const u32, u32, u32, *const c_void, u32, u32, *mut c_char, u32) -> c_int;
 
 /// The emulator.
 pub(crate) struct Emulator {
@@ -35,6 +47,11 @@ pub(crate) struct Emulator {
     blocks: Mutex<HashMap<u64, usize>>,
     libraries: Mutex<HashMap<&'static str, &'static Library>>,
     fault: Mutex<Box<[u32; 4]>>,
+    /// Modules in place of those of the same name, and whether launches lose their last block along x.
+    #[cfg(test)]
+    pub(super) replaced: Vec<Module>,
+    #[cfg(test)]
+    pub(super) shrink: bool,
 }
 
 const ALIGN: usize = 256;
@@ -47,7 +64,16 @@ impl Emulator {
     /// An emulator, if there is a compiler for it.
     pub(crate) fn new(options: Emulation) -> Result<Self, CudaError> {
         compiler()?;
-        Ok(Self { options, blocks: Mutex::default(), libraries: Mutex::default(), fault: Mutex::default() })
+        Ok(Self {
+            options,
+            blocks: Mutex::default(),
+            libraries: Mutex::default(),
+            fault: Mutex::default(),
+            #[cfg(test)]
+            replaced: Vec::new(),
+            #[cfg(test)]
+            shrink: false,
+        })
     }
 
     fn library(&self, module: Module) -> Result<&'static Library, CudaError> {
@@ -55,6 +81,8 @@ impl Emulator {
         if let Some(library) = libraries.get(module.name) {
             return Ok(library);
         }
+        #[cfg(test)]
+        let module = self.replaced.iter().copied().find(|m| m.name == module.name).unwrap_or(module);
         let path = build(module, self.options.sanitize)?;
         // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code of its own.
         let library = unsafe { Library::new(&path) };
@@ -148,6 +176,8 @@ impl Engine for Emulator {
         };
         let bytes = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let grid = launch.grid.map(bytes);
+        #[cfg(test)]
+        let grid = [grid[0] - u32::from(self.shrink && grid[0] > 1), grid[1], grid[2]];
         let mut message = [0u8; 512];
         let _fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the kernel's table and the function are of one library; the argument's size is passed and compared with
@@ -161,7 +191,7 @@ impl Engine for Emulator {
                 bytes(launch.shared),
                 launch.args.as_ptr().cast(),
                 bytes(launch.args.len()),
-                self.options.reverse.into(),
+                self.options.order(),
                 message.as_mut_ptr().cast(),
                 message.len() as u32,
             )

@@ -2,7 +2,12 @@
 
 pub(crate) mod emulator;
 pub(crate) mod gpu;
+#[cfg(test)]
+mod faults;
 
+use fathom_core::error::ErrorKind;
+
+use crate::blas::lt::{Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
 use gpu::GraphUse;
@@ -40,6 +45,21 @@ pub(crate) trait Engine: Send + Sync {
 
     /// Runs a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
+
+    /// Computes a dense product with the vendor's library; false where it cannot, or is not there.
+    fn product(&self, _: &Shape, _: &Operands) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// Whether [`product`](Engine::product) computes products of a shape.
+    fn has_product(&self, _: &Shape) -> Result<bool, CudaError> {
+        Ok(false)
+    }
+
+    /// The vendor's library for dense products, or why there is none.
+    fn blas(&self) -> Result<String, CudaError> {
+        Err(CudaError::new(ErrorKind::Unsupported, "products are not left to a library here"))
+    }
 
     /// Copies `bytes` to the device; they may be changed as soon as the call returns.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError>;

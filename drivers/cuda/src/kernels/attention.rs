@@ -1,14 +1,54 @@
 //! Causal attention over decompressed latent keys and values.
 
+use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Attention, Call};
 
+use super::scores::{Problem, WIDTHS, check, fit, is_bf16, padded, rows};
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::unsupported;
+use crate::launch::{Mat, mat_mut};
 use crate::memory::Buffer;
+use crate::source::ATTENTION;
+
+/// Rows of a tile of keys.
+const KEYS: usize = 64;
+/// The kernels for [`WIDTHS`].
+const NAMES: [&str; WIDTHS.len()] = [
+    "attention_bf16_32_32",
+    "attention_bf16_64_64",
+    "attention_bf16_96_64",
+    "attention_bf16_128_128",
+    "attention_bf16_192_128",
+];
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Forward {
+    p: Problem,
+    o: Mat,
+    lse: Mat,
+}
 
 impl Cuda {
-    pub(super) fn run_attention(&self, _: Attention<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Attention::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_attention(&self, call: Attention<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Attention::<Buffer>::NAME;
+        let types = [call.q.dtype(), call.kv.dtype(), call.k_pe.dtype(), call.o.dtype()];
+        check(OP, &types)?;
+        check(OP, &[call.lse.dtype()])?;
+        if call.q.rows() == 0 {
+            return Ok(());
+        }
+        let p = Problem::new(OP, &call.heads, &call.q, &call.kv, &call.k_pe, &call.starts)?;
+        let mut args = Forward { p, o: mat_mut(OP, &call.o)?, lse: mat_mut(OP, &call.lse)? };
+        if let (true, Some(i)) = (is_bf16(&types), fit(&p)) {
+            let w = WIDTHS[i];
+            args.p.align(&[args.o]);
+            let shared = 2 * (2 * padded(KEYS, w.qk) + 2 * padded(KEYS, w.value)) + 32 * 4;
+            return self.launch(ATTENTION, NAMES[i], [p.blocks(w.rows), 1, 1], 2 * w.rows as u32, shared, &args);
+        }
+        let (qk, value) = p.widths();
+        let (threads, shared) = args.p.general(OP, |n| 2 * rows(n, qk) + 2 * rows(n, value) + rows(n, n))?;
+        let blocks = p.blocks(args.p.tile());
+        self.launch(ATTENTION, "attention_general", [blocks, 1, 1], threads, shared, &args)
     }
 }

@@ -1,34 +1,212 @@
 //! Fills, conversions, maps of one and two operands, window masks and random numbers.
 
-use fathom_core::device::{Binary, Call, Cast, Fill, MaskWindow, RandomNormal, Unary};
+use bytemuck::{Pod, Zeroable};
+use fathom_core::device::{Binary, BinaryOp, Call, Cast, Fill, MaskWindow, RandomNormal, Unary, UnaryOp};
+use fathom_core::dtype::DType;
+use fathom_core::fp8::{Code, E4M3, E5M2};
+use half::{bf16, f16};
 
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::unsupported;
+use crate::launch::{Mat, blocks, mat, mat_mut, unsupported};
 use crate::memory::Buffer;
+use crate::source::ELEMENTWISE;
+
+const THREADS: u32 = 256;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct FillArgs {
+    data: u64,
+    stride: i64,
+    bytes: i64,
+    rows: u32,
+    size: u32,
+    pattern: u32,
+    wide: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct CastArgs {
+    x: Mat,
+    y: Mat,
+    wide: u32,
+    reserved: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct UnaryArgs {
+    y: Mat,
+    p: f32,
+    q: f32,
+    f: u32,
+    wide: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct BinaryArgs {
+    x: Mat,
+    y: Mat,
+    f: u32,
+    wide: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MaskArgs {
+    first: Mat,
+    y: Mat,
+    base: i64,
+    last: i64,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct NormalArgs {
+    y: Mat,
+    seed: u64,
+    stream: u64,
+    std: f64,
+}
+
+/// Which of two operands have rows that start on a multiple of sixteen bytes, as kernels take it.
+pub(super) fn wide(x: &Mat, y: &Mat) -> u32 {
+    u32::from(x.is_aligned(16)) | u32::from(y.is_aligned(16)) << 1
+}
 
 impl Cuda {
-    pub(super) fn run_fill(&self, _: Fill<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Fill::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_fill(&self, call: Fill<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Fill::<Buffer>::NAME;
+        let (dtype, y) = (call.y.dtype(), call.y.as_ref());
+        let size = dtype.size();
+        let pattern = match dtype {
+            _ if call.value.to_bits() == 0 && dtype != DType::UE8M0 => 0,
+            DType::F32 => (call.value as f32).to_bits(),
+            DType::BF16 => twice(bf16::from_f32(round_to_odd(call.value)).to_bits()),
+            DType::F16 => twice(f16::from_f32(round_to_odd(call.value)).to_bits()),
+            DType::U32 => call.value.round_ties_even() as u32,
+            DType::E4M3 => twice(E4M3::encode_finite(round_to_odd(call.value)) * 0x101),
+            DType::E5M2 => twice(E5M2::encode_finite(round_to_odd(call.value)) * 0x101),
+            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+        };
+        let (mut rows, mut bytes) = (y.rows(), y.cols() * size);
+        if y.is_contiguous() {
+            (rows, bytes) = (rows.min(1), rows * bytes);
+        }
+        let data = y.buffer().address() + (y.offset() * size) as u64;
+        let stride = y.stride() * size;
+        let wide = data.is_multiple_of(16) && (rows <= 1 || stride.is_multiple_of(16));
+        // A thread takes sixteen bytes four times.
+        let grid = blocks(OP, rows, bytes.div_ceil(16), 4 * THREADS)?;
+        let args = FillArgs {
+            data,
+            stride: stride as i64,
+            bytes: bytes as i64,
+            rows: rows as u32,
+            // Pairs of codes are filled with zeros only, byte by byte.
+            size: if size == 3 { 1 } else { size as u32 },
+            pattern,
+            wide: wide.into(),
+        };
+        self.launch(ELEMENTWISE, "fill", [grid, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_cast(&self, _: Cast<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Cast::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_cast(&self, call: Cast<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Cast::<Buffer>::NAME;
+        let (mut x, mut y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
+        if call.x.is_contiguous() && call.y.is_contiguous() {
+            (x, y) = (x.flat(), y.flat());
+        }
+        let name = match (call.x.dtype(), call.y.dtype()) {
+            (x, y) if x == y && x.size() == 2 => "copy_16",
+            (x, y) if x == y => "copy_32",
+            (DType::U32, _) | (_, DType::U32) => "cast_integers",
+            _ => "cast",
+        };
+        let args = CastArgs { x, y, wide: wide(&x, &y), reserved: 0 };
+        self.launch(ELEMENTWISE, name, [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_unary(&self, _: Unary<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Unary::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_unary(&self, call: Unary<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Unary::<Buffer>::NAME;
+        let (f, p, q) = match call.f {
+            UnaryOp::Affine(a, b) => (0, a, b),
+            UnaryOp::Sigmoid => (1, 0.0, 0.0),
+            UnaryOp::Exp => (2, 0.0, 0.0),
+            UnaryOp::Ln => (3, 0.0, 0.0),
+            UnaryOp::Square => (4, 0.0, 0.0),
+            UnaryOp::Sqrt => (5, 0.0, 0.0),
+            UnaryOp::Recip => (6, 0.0, 0.0),
+            UnaryOp::Sign => (7, 0.0, 0.0),
+            UnaryOp::ClipFactor(max) => (8, max, 0.0),
+            other => return Err(unsupported(OP, format!("does not compute {other:?}"))),
+        };
+        let y = mat_mut(OP, &call.y)?.flat();
+        let args = UnaryArgs { y, p: p as f32, q: q as f32, f, wide: y.is_aligned(16).into() };
+        self.launch(ELEMENTWISE, "unary", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_binary(&self, _: Binary<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Binary::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_binary(&self, call: Binary<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Binary::<Buffer>::NAME;
+        let f = match call.f {
+            BinaryOp::Add => 0,
+            BinaryOp::Sub => 1,
+            BinaryOp::Mul => 2,
+            BinaryOp::Div => 3,
+            other => return Err(unsupported(OP, format!("does not compute {other:?}"))),
+        };
+        let (mut x, mut y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
+        let one = call.x.elements() == 1;
+        let same = (call.x.rows(), call.x.cols()) == (call.y.rows(), call.y.cols());
+        if one {
+            y = y.flat();
+        } else if same && call.x.is_contiguous() && call.y.is_contiguous() {
+            (x, y) = (x.flat(), y.flat());
+        }
+        let args = BinaryArgs { x, y, f, wide: wide(&x, &y) };
+        self.launch(ELEMENTWISE, "binary", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_mask_window(&self, _: MaskWindow<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(MaskWindow::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_mask_window(&self, call: MaskWindow<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = MaskWindow::<Buffer>::NAME;
+        let y = mat_mut(OP, &call.y)?;
+        // Positions are below 2^62, where sums with rows and columns do not overflow.
+        let position = |p: usize| p.min(1 << 62) as i64;
+        let args = MaskArgs { first: mat(OP, &call.first)?, y, base: position(call.base), last: position(call.last) };
+        self.launch(ELEMENTWISE, "mask_window", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_random_normal(&self, _: RandomNormal<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(RandomNormal::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_random_normal(&self, call: RandomNormal<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = RandomNormal::<Buffer>::NAME;
+        let name = match call.y.dtype() {
+            DType::F32 => "random_normal_f32",
+            DType::BF16 => "random_normal_bf16",
+            DType::F16 => "random_normal_f16",
+            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+        };
+        let pairs = call.y.elements().div_ceil(2);
+        let args = NormalArgs { y: mat_mut(OP, &call.y)?.flat(), seed: call.seed, stream: call.stream, std: call.std };
+        self.launch(ELEMENTWISE, name, [blocks(OP, 1, pairs, THREADS)?, 1, 1], THREADS, 0, &args)
+    }
+}
+
+fn twice(bits: u16) -> u32 {
+    u32::from(bits) * 0x1_0001
+}
+
+/// The f32 below or above `x` whose last bit is set, unless `x` is an f32: rounding that to nearest in a narrower type
+/// gives what rounding `x` itself would.
+fn round_to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let bits = nearest.to_bits();
+    if f64::from(nearest) == x || x.is_nan() || x.is_infinite() || bits & 1 == 1 {
+        nearest
+    } else if x.abs() > f64::from(nearest.abs()) {
+        f32::from_bits(bits + 1)
+    } else {
+        f32::from_bits(bits - 1)
     }
 }

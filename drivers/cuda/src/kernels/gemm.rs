@@ -1,18 +1,185 @@
 //! Matrix products of F32 and BF16, plain and grouped.
 
-use fathom_core::device::{Call, Gemm, GroupedGemm};
+use bytemuck::{Pod, Zeroable};
+use fathom_core::device::{Call, Form, Gemm, GroupedGemm};
+use fathom_core::dtype::DType;
 
 use crate::Cuda;
+use crate::blas::Matmul;
 use crate::error::CudaError;
-use crate::launch::unsupported;
+use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
+use crate::source::GEMM;
 
-impl Cuda {
-    pub(super) fn run_gemm(&self, _: Gemm<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Gemm::<Buffer>::NAME, "is not there yet"))
+/// `Product` of `tile.cuh`: what matrix products of all kinds begin with.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Product {
+    pub(super) a: Mat,
+    pub(super) b: Mat,
+    pub(super) c: Mat,
+    pub(super) offsets: Mat,
+    pub(super) m: i32,
+    pub(super) n: i32,
+    pub(super) k: i32,
+    pub(super) groups: i32,
+    pub(super) row_tiles: i32,
+    pub(super) col_tiles: i32,
+    pub(super) alpha: f32,
+    pub(super) accumulate: i32,
+    pub(super) form: i32,
+    pub(super) pairs: i32,
+}
+
+/// The shape of a product: `m` by `n` with sums over `k`. Of products over `groups` of rows (none for a plain one) the
+/// extent that the groups share is that of all.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) form: Form,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) groups: usize,
+}
+
+impl Shape {
+    /// One product for each of `groups` groups of `rows` rows, with weights `[n, k]`.
+    pub(super) fn grouped(form: Form, groups: usize, rows: usize, (n, k): (usize, usize)) -> Self {
+        match form {
+            Form::Nt => Self { form, m: rows, n, k, groups },
+            Form::Nn => Self { form, m: rows, n: k, k: n, groups },
+            Form::Tn => Self { form, m: n, n: k, k: rows, groups },
+        }
     }
 
-    pub(super) fn run_grouped_gemm(&self, _: GroupedGemm<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(GroupedGemm::<Buffer>::NAME, "is not there yet"))
+    /// Tiles of `tile` by `tile`, down and across. Groups do not start at a tile: each may add one that is not full.
+    fn tiles(&self, tile: usize) -> (usize, usize) {
+        let down = match self.form {
+            Form::Nt | Form::Nn if self.groups > 0 => (self.m / tile + self.groups).min(self.m),
+            _ => self.m.div_ceil(tile),
+        };
+        (down, self.n.div_ceil(tile))
+    }
+
+    /// The grid of a launch with tiles of `tile` by `tile`.
+    pub(super) fn grid(&self, tile: usize) -> [usize; 3] {
+        let (down, across) = self.tiles(tile);
+        [down * across, if self.form == Form::Tn { self.groups.max(1) } else { 1 }, 1]
+    }
+
+    /// Whether tiles of 128 by 128 keep `multiprocessors` busy and do not have more idle rows than smaller ones by much.
+    pub(super) fn is_large(&self, multiprocessors: usize) -> bool {
+        let grid = self.grid(128);
+        let enough = grid[0] * grid[1] >= multiprocessors;
+        let shared = if self.form == Form::Tn { usize::MAX } else { self.m };
+        enough && self.n > 64 && self.m > 64 && (self.groups == 0 || shared / self.groups >= 96)
+    }
+
+    /// Whether rows of both factors may be read in `chunk` elements at a time.
+    pub(super) fn in_chunks(&self, chunk: usize) -> bool {
+        let (along_a, along_b) = match self.form {
+            Form::Nt => (self.k, self.k),
+            Form::Nn => (self.k, self.n),
+            Form::Tn => (self.m, self.n),
+        };
+        along_a.is_multiple_of(chunk) && along_b.is_multiple_of(chunk)
+    }
+
+    /// The argument of a kernel with tiles of `tile` by `tile`.
+    pub(super) fn product(&self, [a, b, c, offsets]: [Mat; 4], result: DType, tile: usize) -> Product {
+        let (down, across) = self.tiles(tile);
+        // Extents of views fit i32, and so do their tiles.
+        let int = |n: usize| n as i32;
+        Product {
+            a,
+            b,
+            c,
+            offsets,
+            m: int(self.m),
+            n: int(self.n),
+            k: int(self.k),
+            groups: int(self.groups),
+            row_tiles: int(down),
+            col_tiles: int(across),
+            alpha: 1.0,
+            accumulate: 0,
+            form: match self.form {
+                Form::Nt => 0,
+                Form::Nn => 1,
+                Form::Tn => 2,
+            },
+            pairs: c.is_aligned(2 * result.size() as u64).into(),
+        }
+    }
+}
+
+/// The kernel of a form, of three that differ in their tiles.
+macro_rules! by_form {
+    ($prefix:literal, $form:expr, $suffix:literal) => {
+        match $form {
+            fathom_core::device::Form::Nt => concat!($prefix, "_nt_", $suffix),
+            fathom_core::device::Form::Nn => concat!($prefix, "_nn_", $suffix),
+            fathom_core::device::Form::Tn => concat!($prefix, "_tn_", $suffix),
+        }
+    };
+}
+pub(super) use by_form;
+
+/// Bytes of shared memory of `multiply<form, tile, tile, 32, stages>`.
+fn shared(form: Form, tile: usize, stages: usize) -> usize {
+    let along = tile * (32 + 8);
+    let across = 32 * (tile + 8);
+    let elements = match form {
+        Form::Nt => 2 * along,
+        Form::Nn => along + across,
+        Form::Tn => 2 * across,
+    };
+    2 * stages * elements
+}
+
+impl Cuda {
+    pub(super) fn run_gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Gemm::<Buffer>::NAME;
+        let (m, n, k) = call.dimensions();
+        let (a, b, c) = (mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?);
+        let (form, alpha, accumulate) = (call.form, call.alpha as f32, call.accumulate);
+        if self.matmul(&Matmul { form, m, n, k, a, b, c, alpha, accumulate })? {
+            return Ok(());
+        }
+        let shape = Shape { form, m, n, k, groups: 0 };
+        let types = [call.a.dtype(), call.b.dtype(), call.c.dtype()];
+        self.multiply(shape, [a, b, c, Mat::NONE], types, alpha, accumulate)
+    }
+
+    pub(super) fn run_grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = GroupedGemm::<Buffer>::NAME;
+        let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
+        let operands = [mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?, mat(OP, &call.offsets)?];
+        let types = [call.a.dtype(), call.b.dtype(), call.c.dtype()];
+        self.multiply(shape, operands, types, 1.0, call.form == Form::Tn)
+    }
+
+    /// A product by this driver's kernels. The operands are a, b, c and offsets, the types those of the first three.
+    fn multiply(
+        &self,
+        shape: Shape,
+        operands: [Mat; 4],
+        [a, b, c]: [DType; 3],
+        alpha: f32,
+        accumulate: bool,
+    ) -> Result<(), CudaError> {
+        let form = shape.form;
+        let aligned = operands[0].is_aligned(16) && operands[1].is_aligned(16) && shape.in_chunks(8);
+        let (name, tile, threads, shared) = if (a, b) != (DType::BF16, DType::BF16) {
+            ("gemm_f32", 64, 256, 4 * 2 * 2 * 16 * (64 + 4))
+        } else if !aligned {
+            (by_form!("gemm", form, "ragged"), 64, 128, shared(form, 64, 2))
+        } else if shape.is_large(self.engine().properties().multiprocessors) {
+            (by_form!("gemm", form, "large"), 128, 128, shared(form, 128, 4))
+        } else {
+            (by_form!("gemm", form, "small"), 64, 128, shared(form, 64, 4))
+        };
+        let args = Product { alpha, accumulate: accumulate.into(), ..shape.product(operands, c, tile) };
+        self.launch(GEMM, name, shape.grid(tile), threads, shared, &args)
     }
 }

@@ -1,18 +1,126 @@
 //! Matrix products of E4M3 codes with scales, plain and grouped.
 
-use fathom_core::device::{Call, GemmFp8, GroupedGemmFp8};
+use bytemuck::{Pod, Zeroable};
+use fathom_core::device::{Call, Form, GemmFp8, GroupedGemmFp8, Scaled, Tiles};
+use fathom_core::dtype::DType;
+use fathom_core::fp8::TILE;
 
+use super::gemm::{Product, Shape, by_form};
 use crate::Cuda;
+use crate::blas::ScaledMatmul;
 use crate::error::CudaError;
-use crate::launch::unsupported;
+use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
+use crate::source::GEMM_FP8;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ProductFp8 {
+    p: Product,
+    a_scales: Mat,
+    b_scales: Mat,
+    part: i32,
+    block: i32,
+}
+
+/// What a product is of, apart from its shape.
+struct Operands {
+    a: Mat,
+    a_scales: Mat,
+    b: Mat,
+    b_scales: Mat,
+    c: Mat,
+    offsets: Mat,
+    result: DType,
+    /// What the inner dimension is cut into, before it is cut into tiles.
+    part: usize,
+    /// Rows of a part of `b`.
+    block: usize,
+}
+
+/// The part of a row or block of tiles; all of `whole` for others.
+fn part(tiles: &Tiles<'_, Buffer>, whole: usize) -> usize {
+    match *tiles {
+        Tiles::Row { part } | Tiles::Block { part } => part,
+        _ => whole.max(1),
+    }
+}
+
+/// Bytes of shared memory of `multiply<form, tile, tile>`: two pieces of both factors, and their scales.
+fn shared(form: Form, tile: usize) -> usize {
+    let along = tile * (TILE + 16);
+    let across = TILE * (tile + 16);
+    let codes = match form {
+        Form::Nt => 2 * along,
+        Form::Nn => along + across,
+        Form::Tn => 2 * across,
+    };
+    2 * (codes + 2 * tile * size_of::<f32>())
+}
+
+impl Operands {
+    fn new(
+        op: &'static str,
+        [a, b]: [&Scaled<'_, Buffer>; 2],
+        c: &fathom_core::tensor::MatMut<'_, Buffer>,
+    ) -> Result<Self, CudaError> {
+        Ok(Self {
+            a: mat(op, &a.codes)?,
+            a_scales: mat(op, &a.scales)?,
+            b: mat(op, &b.codes)?,
+            b_scales: mat(op, &b.scales)?,
+            c: mat_mut(op, c)?,
+            offsets: Mat::NONE,
+            result: c.dtype(),
+            part: part(&a.tiles, a.rows()),
+            block: part(&b.tiles, b.rows()),
+        })
+    }
+}
 
 impl Cuda {
-    pub(super) fn run_gemm_fp8(&self, _: GemmFp8<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(GemmFp8::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = GemmFp8::<Buffer>::NAME;
+        let (m, n, k) = call.dimensions();
+        let operands = Operands::new(OP, [&call.a, &call.b], &call.c)?;
+        let Operands { a, a_scales, b, b_scales, c, .. } = operands;
+        // The library knows weights whose blocks start once.
+        if call.form == Form::Nt && operands.block == n {
+            let product = ScaledMatmul { m, n, k, a, a_scales, b, b_scales, c, accumulate: call.accumulate };
+            if self.matmul_fp8(&product)? {
+                return Ok(());
+            }
+        }
+        self.multiply_fp8(Shape { form: call.form, m, n, k, groups: 0 }, &operands, call.accumulate)
     }
 
-    pub(super) fn run_grouped_gemm_fp8(&self, _: GroupedGemmFp8<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(GroupedGemmFp8::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = GroupedGemmFp8::<Buffer>::NAME;
+        let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
+        let operands = Operands { offsets: mat(OP, &call.offsets)?, ..Operands::new(OP, [&call.a, &call.b], &call.c)? };
+        self.multiply_fp8(shape, &operands, call.form == Form::Tn)
+    }
+
+    /// A product by this driver's kernels.
+    fn multiply_fp8(&self, shape: Shape, o: &Operands, accumulate: bool) -> Result<(), CudaError> {
+        let form = shape.form;
+        let in_chunks = shape.in_chunks(16) && (form == Form::Tn || o.part.is_multiple_of(16));
+        let (name, tile, threads) = if !(o.a.is_aligned(16) && o.b.is_aligned(16) && in_chunks) {
+            (by_form!("gemm_fp8", form, "ragged"), 64, 128)
+        } else if shape.is_large(self.engine().properties().multiprocessors) {
+            (by_form!("gemm_fp8", form, "large"), 128, 256)
+        } else {
+            (by_form!("gemm_fp8", form, "small"), 64, 128)
+        };
+        let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, tile);
+        let args = ProductFp8 {
+            p: Product { accumulate: accumulate.into(), ..product },
+            a_scales: o.a_scales,
+            b_scales: o.b_scales,
+            // Extents of views, which fit.
+            part: o.part as i32,
+            block: o.block as i32,
+        };
+        self.launch(GEMM_FP8, name, shape.grid(tile), threads, shared(form, tile), &args)
     }
 }

@@ -13,6 +13,7 @@ mod quantize;
 mod reduce;
 mod rope;
 mod router;
+mod scores;
 mod sort;
 mod swiglu;
 

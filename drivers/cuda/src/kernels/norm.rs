@@ -5,11 +5,16 @@ use fathom_core::device::{Call, RmsNorm, RmsNormGrad};
 
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::{Mat, mat, mat_mut, typed, unsupported};
+use crate::launch::{Mat, eights, mat, mat_mut, threads_for, wide};
 use crate::memory::Buffer;
 use crate::source::NORM;
 
-const THREADS: u32 = 256;
+/// Threads of all blocks of a gradient together, about: what fills a large GPU. A constant and not a question to the
+/// device, because how rows divide into parts shows in the last bits of the sums.
+const THREADS: usize = 264 * 512;
+
+/// Columns whose sums are in shared memory: `WINDOW` of `norm.cu`.
+const WINDOW: usize = 8192;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -20,6 +25,26 @@ struct Forward {
     rstd: Mat,
     eps: f32,
     reserved: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Backward {
+    x: Mat,
+    weight: Mat,
+    rstd: Mat,
+    dy: Mat,
+    dx: Mat,
+    sums: Mat,
+    rows: i32,
+    accumulate: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Total {
+    sums: Mat,
+    dweight: Mat,
 }
 
 impl Cuda {
@@ -33,11 +58,36 @@ impl Cuda {
             eps: call.eps as f32,
             reserved: 0,
         };
-        let name = typed!("rmsnorm", OP, call.x.dtype());
-        self.launch(NORM, name, [call.x.rows(), 1, 1], THREADS, 32 * 4, &args)
+        let name = wide!("rmsnorm", &[args.x, args.y], &[args.weight]);
+        let threads = threads_for(eights(call.x.cols()), 1024);
+        self.launch(NORM, name, [call.x.rows(), 1, 1], threads, 32 * 4, &args)
     }
 
-    pub(super) fn run_rmsnorm_grad(&self, _: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(RmsNormGrad::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = RmsNormGrad::<Buffer>::NAME;
+        let (rows, cols) = (call.x.rows(), call.x.cols());
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let threads = threads_for(eights(cols), 512);
+        let height = rows.div_ceil(THREADS / threads as usize);
+        let (parts, width) = (rows.div_ceil(height), 8 * eights(cols));
+        let scratch = self.scratch(parts * width * 4)?;
+        let sums = Mat::f32(OP, &scratch, parts, width)?;
+        let args = Backward {
+            x: mat(OP, &call.x)?,
+            weight: mat(OP, &call.weight)?,
+            rstd: mat(OP, &call.rstd)?,
+            dy: mat(OP, &call.dy)?,
+            dx: mat_mut(OP, &call.dx)?,
+            sums,
+            // At most the rows of `x`, which `mat` let pass.
+            rows: height as i32,
+            accumulate: call.accumulate.into(),
+        };
+        let name = wide!("rmsnorm_grad", &[args.x, args.dy, args.dx], &[args.weight]);
+        self.launch(NORM, name, [parts, 1, 1], threads, 128 + 4 * width.min(WINDOW), &args)?;
+        let args = Total { sums, dweight: mat_mut(OP, &call.dweight)? };
+        self.launch(NORM, "rmsnorm_weight_grad", [cols.div_ceil(32), 1, 1], 256, 256 * 4, &args)
     }
 }

@@ -1,22 +1,197 @@
 //! Codes with scales: encoding, decoding, and encoding anew.
 
-use fathom_core::device::{Call, Dequantize, Quantize, Requantize};
+use bytemuck::{Pod, Zeroable};
+use fathom_core::device::{Call, Dequantize, Quantize, Requantize, Scaled, ScaledMut, Tiles as Tiling};
+use fathom_core::dtype::DType;
+use fathom_core::fp8::TILE;
 
+use super::site;
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::unsupported;
+use crate::launch::{Mat, mat, mat_mut, unsupported};
 use crate::memory::Buffer;
+use crate::source::QUANTIZE;
+
+/// Threads that share a 1×128 tile.
+const ROW_THREADS: usize = 16;
+/// Columns of a block's piece of 128×1 tiles.
+const COLUMNS_WIDTH: usize = 64;
+
+/// `Tiles` of `quantize.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Tiles {
+    offsets: u64,
+    kind: i32,
+    part: i32,
+    per_part: i32,
+    groups: i32,
+    across: i32,
+    reserved: i32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Encode {
+    x: Mat,
+    x_scales: Mat,
+    codes: Mat,
+    scales: Mat,
+    x_tiles: Tiles,
+    tiles: Tiles,
+    fault: u64,
+    site: u32,
+    power_of_two: i32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Decode {
+    x: Mat,
+    x_scales: Mat,
+    y: Mat,
+    x_tiles: Tiles,
+}
+
+impl Tiles {
+    const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
+
+    /// Tiles of a matrix of `cols` columns.
+    fn new(op: &'static str, tiles: &Tiling<'_, Buffer>, cols: usize) -> Result<Self, CudaError> {
+        // A part is no longer than a side, which has the range of `i32` as `mat` checks; where a side is empty it may be.
+        let part = |part: usize| (i32::try_from(part).unwrap_or(i32::MAX), part.div_ceil(TILE) as i32);
+        let base = Self { across: tiles_across(tiles, cols).max(1) as i32, ..Self::NONE };
+        Ok(match tiles {
+            Tiling::Row { part: p } => Self { part: part(*p).0, per_part: part(*p).1, ..base },
+            Tiling::Column => Self { kind: 1, ..base },
+            Tiling::Groups { offsets } => {
+                let offsets_mat = mat(op, offsets)?;
+                Self { kind: 2, offsets: offsets_mat.address(), groups: offsets.elements() as i32 - 1, ..base }
+            }
+            Tiling::Block { part: p } => Self { kind: 3, part: part(*p).0, per_part: part(*p).1, ..base },
+        })
+    }
+
+    /// Whether any eight columns from a multiple of eight on lie in one part.
+    fn keeps_eights(&self) -> bool {
+        self.kind != 0 || self.part % 8 == 0
+    }
+}
+
+/// What the rows of a matrix of codes must be aligned to so that eight are read or written at once.
+fn code_grain(dtype: DType) -> u64 {
+    if dtype == DType::E5M6Pair { 4 } else { 8 }
+}
+
+/// The grid for `tiles` 1×128 tiles, `each` of them to a thread.
+fn row_grid(op: &'static str, tiles: usize, each: usize, threads: u32) -> Result<[usize; 3], CudaError> {
+    // Tiles are counted in 32 bits, with room for the block that reaches past the last.
+    if tiles > (1 << 31) {
+        return Err(unsupported(op, format!("has {tiles} tiles, more than 2^31, which does not work")));
+    }
+    Ok([tiles.div_ceil(each * threads as usize / ROW_THREADS), 1, 1])
+}
+
+/// Tiles of 128 columns, or what is left of a part, across a matrix of `cols` columns.
+fn tiles_across(tiles: &Tiling<'_, Buffer>, cols: usize) -> usize {
+    match *tiles {
+        Tiling::Row { part } => cols / part * part.div_ceil(TILE),
+        _ => cols.div_ceil(TILE),
+    }
+}
 
 impl Cuda {
-    pub(super) fn run_quantize(&self, _: Quantize<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Quantize::<Buffer>::NAME, "is not there yet"))
+    fn encode(
+        &self,
+        op: &'static str,
+        x: (Mat, DType),
+        from: Option<&Scaled<'_, Buffer>>,
+        y: &ScaledMut<'_, Buffer>,
+        power_of_two: bool,
+    ) -> Result<(), CudaError> {
+        let (rows, cols) = (y.as_ref().rows(), y.as_ref().cols());
+        let (x, dtype) = x;
+        let args = Encode {
+            x,
+            x_scales: from.map_or(Ok(Mat::NONE), |from| mat(op, &from.scales))?,
+            codes: mat_mut(op, &y.codes)?,
+            scales: mat_mut(op, &y.scales)?,
+            x_tiles: from.map_or(Ok(Tiles::NONE), |from| Tiles::new(op, &from.tiles, cols))?,
+            tiles: Tiles::new(op, &y.tiles, cols)?,
+            fault: self.fault(),
+            site: site(op),
+            power_of_two: power_of_two.into(),
+        };
+        let wide = cols.is_multiple_of(8)
+            && args.tiles.keeps_eights()
+            && args.x_tiles.keeps_eights()
+            && args.codes.is_aligned(code_grain(y.codes.dtype()));
+        // Eight columns of the source must have one scale, if any.
+        let one_scale = from.is_none_or(|from| matches!(from.tiles, Tiling::Row { .. } | Tiling::Block { .. }));
+        let of_f32 = wide && dtype == DType::F32 && x.is_aligned(16);
+        let of_bf16 = wide && dtype == DType::BF16 && x.is_aligned(16);
+        let of_e4m3 = wide && dtype == DType::E4M3 && x.is_aligned(8) && one_scale;
+        let launch = |name, grid, threads, shared| self.launch(QUANTIZE, name, grid, threads, shared, &args);
+        match y.tiles {
+            Tiling::Row { .. } => {
+                let (name, each) = match () {
+                    () if of_f32 => ("quantize_rows_f32", 2),
+                    () if of_bf16 => ("quantize_rows_bf16", 4),
+                    () => ("quantize_rows_any", 1),
+                };
+                launch(name, row_grid(op, rows * tiles_across(&y.tiles, cols), each, 256)?, 256, 0)
+            }
+            Tiling::Column | Tiling::Groups { .. } => {
+                let name = match () {
+                    () if of_f32 => "quantize_columns_f32",
+                    () if of_bf16 => "quantize_columns_bf16",
+                    () if of_e4m3 => "quantize_columns_e4m3",
+                    () => "quantize_columns_any",
+                };
+                let blocks = y.scales.rows() * cols.div_ceil(COLUMNS_WIDTH);
+                launch(name, [blocks, 1, 1], 256, (8 + 1) * COLUMNS_WIDTH * 4 + 4)
+            }
+            Tiling::Block { .. } => {
+                let name = match () {
+                    () if of_f32 => "quantize_blocks_f32",
+                    () if of_bf16 => "quantize_blocks_bf16",
+                    () => "quantize_blocks_any",
+                };
+                launch(name, [y.scales.rows() * y.scales.cols(), 1, 1], 512, 32 * 4)
+            }
+        }
     }
 
-    pub(super) fn run_dequantize(&self, _: Dequantize<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Dequantize::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Quantize::<Buffer>::NAME;
+        self.encode(OP, (mat(OP, &call.x)?, call.x.dtype()), None, &call.y, call.power_of_two)
     }
 
-    pub(super) fn run_requantize(&self, _: Requantize<'_, Buffer>) -> Result<(), CudaError> {
-        Err(unsupported(Requantize::<Buffer>::NAME, "is not there yet"))
+    pub(super) fn run_requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Requantize::<Buffer>::NAME;
+        let codes = (mat(OP, &call.x.codes)?, call.x.codes.dtype());
+        self.encode(OP, codes, Some(&call.x), &call.y, call.power_of_two)
+    }
+
+    pub(super) fn run_dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Dequantize::<Buffer>::NAME;
+        let (rows, cols) = (call.x.rows(), call.x.cols());
+        let args = Decode {
+            x: mat(OP, &call.x.codes)?,
+            x_scales: mat(OP, &call.x.scales)?,
+            y: mat_mut(OP, &call.y)?,
+            x_tiles: Tiles::new(OP, &call.x.tiles, cols)?,
+        };
+        let wide = cols.is_multiple_of(8)
+            && args.x_tiles.keeps_eights()
+            && args.x.is_aligned(code_grain(call.x.codes.dtype()))
+            && args.y.is_aligned(16);
+        let (name, each) = match call.y.dtype() {
+            DType::F32 if wide => ("dequantize_f32", 4),
+            DType::BF16 if wide => ("dequantize_bf16", 4),
+            _ => ("dequantize_any", 1),
+        };
+        let grid = row_grid(OP, rows * tiles_across(&call.x.tiles, cols), each, 256)?;
+        self.launch(QUANTIZE, name, grid, 256, 0, &args)
     }
 }

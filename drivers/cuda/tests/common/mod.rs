@@ -1,15 +1,31 @@
 //! The device under test: the emulator, or the GPU that `FATHOM_CUDA_DEVICE` names.
 
+use fathom_conformance::{Failure, Options, Outcome};
+use fathom_core::device::Device;
+use fathom_core::dtype::DType;
+use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
+use half::bf16;
 
 /// The device, or `None` (said on stderr) where this machine has no C++ compiler to emulate with. Under `CI` that is a
 /// failure.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn device() -> Option<Cuda> {
     emulated(Emulation::default())
 }
 
-/// An emulator with options of its own.
+/// The GPU that `FATHOM_CUDA_DEVICE` names, if it is set.
+fn gpu() -> Option<Cuda> {
+    let ordinal = std::env::var("FATHOM_CUDA_DEVICE").ok().filter(|v| !v.is_empty())?;
+    let ordinal = ordinal.parse().unwrap_or_else(|_| panic!("FATHOM_CUDA_DEVICE={ordinal}: not the number of a GPU"));
+    Some(Cuda::new(ordinal).unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// The same, with options of its own for the emulator.
 pub fn emulated(options: Emulation) -> Option<Cuda> {
+    if let Some(gpu) = gpu() {
+        return Some(gpu);
+    }
     match Cuda::emulated(options) {
         Ok(device) => Some(device),
         Err(error) if std::env::var_os("CI").is_none() => {
@@ -17,5 +33,76 @@ pub fn emulated(options: Emulation) -> Option<Cuda> {
             None
         }
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// A kernel's part of the conformance suite.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
+
+/// Runs kernels of the conformance suite with blocks and threads in either order; every case must be supported.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn suite(kernels: &[Part]) {
+    for reverse in [false, true] {
+        let Some(device) = emulated(Emulation { reverse, ..Emulation::default() }) else { return };
+        for kernel in kernels {
+            let outcome = kernel(&device, &Options::default()).unwrap_or_else(|e| panic!("reverse: {reverse}: {e}"));
+            assert_eq!(outcome.unsupported, 0, "{}", outcome.name);
+        }
+    }
+}
+
+/// Number `i` of a sequence of numbers between −2 and 2.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn noise(seed: u64, i: usize) -> f32 {
+    4.0 * fathom_core::rng::uniform(seed, 0, i as u64) as f32 - 2.0
+}
+
+/// A matrix of F32 or BF16 on a device.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn floats<D: Device>(
+    device: &D,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    value: impl Fn(usize) -> f32,
+) -> Result<Tensor<D>, D::Error> {
+    let values: Vec<f32> = (0..rows * cols).map(value).collect();
+    match dtype {
+        DType::BF16 => {
+            let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+            Tensor::<D>::from_slice(device, &[rows, cols], dtype, &values)
+        }
+        _ => Tensor::<D>::from_slice(device, &[rows, cols], dtype, &values),
+    }
+}
+
+/// Indices on a device.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn indices<D: Device>(device: &D, rows: usize, cols: usize, values: &[u32]) -> Result<Tensor<D>, D::Error> {
+    Tensor::<D>::from_slice(device, &[rows, cols], DType::U32, values)
+}
+
+/// The elements of a matrix of F32, BF16 or indices.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn read<D: Device>(device: &D, x: &Tensor<D>) -> Result<Vec<f32>, D::Error> {
+    Ok(match x.dtype() {
+        DType::BF16 => x.download::<D, bf16>(device)?.into_iter().map(bf16::to_f32).collect(),
+        DType::U32 => x.download::<D, u32>(device)?.into_iter().map(|i| i as f32).collect(),
+        _ => x.download(device)?,
+    })
+}
+
+/// Compares matrix by matrix: differences of up to `relative` times the largest number of the matrix.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn assert_near(got: &[Vec<f32>], want: &[Vec<f32>], relative: f32) {
+    assert_eq!(got.len(), want.len());
+    for (m, (got, want)) in got.iter().zip(want).enumerate() {
+        assert_eq!(got.len(), want.len());
+        let allowed = relative * want.iter().filter(|x| x.is_finite()).fold(0.0f32, |a, x| a.max(x.abs()));
+        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+            let same = g == w || g.is_nan() && w.is_nan();
+            assert!(same || (g - w).abs() <= allowed, "matrix {m}, element {i}: {g} should be {w} (up to {allowed})");
+        }
     }
 }

@@ -20,11 +20,12 @@ use cudarc::driver::sys as cu;
 use fathom_core::error::{DeviceError, ErrorKind};
 
 use super::{Engine, Fault, Properties};
+use crate::blas::lt::{Lt, Operands, Shape, WORKSPACE};
 use crate::compile;
 use crate::error::CudaError;
 use crate::launch::Launch;
 use crate::source::{MODULES, Module};
-use commands::{Command, Commands, Kernel, Recent};
+use commands::{Command, Commands, Kernel, Product, Recent};
 use driver::{Context, Event, Executable, Graph, Pinned, Stream, check};
 use functions::Functions;
 use staging::{PIECE, SMALL, Staging};
@@ -128,6 +129,16 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
+/// The library for dense products.
+enum Blas {
+    /// Not to be used.
+    Off,
+    /// Not looked for yet.
+    Unknown,
+    Missing(CudaError),
+    Ready(Box<Lt>),
+}
+
 /// What changes.
 struct State {
     options: Options,
@@ -138,6 +149,11 @@ struct State {
     seen: HashMap<u64, u32>,
     staging: Staging,
     usage: GraphUse,
+    blas: Blas,
+    /// Memory of the GPU for `blas`, or 0.
+    workspace: u64,
+    /// Whether tensor cores multiply codes with scales in tiles of 128: compute capability 9.0 alone.
+    codes: bool,
     compute: Stream,
     copy: Stream,
     /// The copies on the copy stream that the compute stream must wait for.
@@ -188,6 +204,9 @@ impl Gpu {
             seen: HashMap::new(),
             staging: Staging::default(),
             usage: GraphUse::default(),
+            blas: if options.blas { Blas::Unknown } else { Blas::Off },
+            workspace: 0,
+            codes: (major, minor) == (9, 0),
             compute: Stream::new()?,
             copy: Stream::new()?,
             copied: Event::new(false)?,
@@ -264,6 +283,41 @@ impl State {
         }
         context.bind()?;
         self.functions.load(module, name)
+    }
+
+    /// The library for products, looked for when first asked for. The context must be current.
+    fn lt(&mut self) -> Result<&mut Lt, CudaError> {
+        if matches!(self.blas, Blas::Unknown) {
+            let workspace = &mut self.workspace;
+            let found = Lt::new(|| {
+                *workspace = driver::alloc(WORKSPACE)?;
+                Ok(*workspace)
+            });
+            self.blas = found.map_or_else(Blas::Missing, |lt| Blas::Ready(Box::new(lt)));
+        }
+        match &mut self.blas {
+            Blas::Ready(lt) => Ok(lt),
+            Blas::Missing(error) => Err(error.clone()),
+            Blas::Off | Blas::Unknown => Err(CudaError::new(ErrorKind::Unsupported, "cuBLASLt is turned off")),
+        }
+    }
+
+    /// The place of the plan for a shape of product, if the library can compute it.
+    fn plan(&mut self, context: &Context, shape: &Shape) -> Result<Option<u32>, CudaError> {
+        match &self.blas {
+            Blas::Off | Blas::Missing(_) => return Ok(None),
+            Blas::Ready(lt) => {
+                if let Some(known) = lt.known(shape) {
+                    return Ok(known);
+                }
+            }
+            Blas::Unknown => {}
+        }
+        context.bind()?;
+        let codes = self.codes;
+        // Without the library, this driver's own kernels do.
+        let Ok(lt) = self.lt() else { return Ok(None) };
+        if shape.codes && !(codes && lt.has_codes()) { Ok(None) } else { lt.plan(shape) }
     }
 
     /// Whether commands begin at once.
@@ -408,7 +462,16 @@ impl State {
                 };
                 check("cuLaunchKernel", code)
             }
-            Command::Product(_) => Err(CudaError::new(ErrorKind::Unsupported, "no cuBLASLt")),
+            Command::Product(product) => {
+                let Blas::Ready(lt) = &self.blas else {
+                    return Err(CudaError::new(ErrorKind::Other, "a product without cuBLASLt"));
+                };
+                let Product { plan, a, b, c, scales, alpha, beta } = *product;
+                let (alpha, beta) = (f32::from_bits(alpha), f32::from_bits(beta));
+                // SAFETY: `blas::Matmul` made the plan's shape of the operands' views, which lie in memory of the device,
+                // and looked at their alignment. Only this stream uses the workspace, in order.
+                unsafe { lt.run(plan, &Operands { a, b, c, scales, alpha, beta }, self.compute.raw().cast()) }
+            }
             // SAFETY: `from` is a piece of the arena, which is not used again before a wait; the caller of `upload` checked
             // that `to` lies in memory of the device.
             Command::Upload { to, from, bytes } => unsafe {
@@ -579,6 +642,25 @@ impl Engine for Gpu {
         state.added(&self.context)
     }
 
+    fn product(&self, shape: &Shape, operands: &Operands) -> Result<bool, CudaError> {
+        let state = &mut *self.lock();
+        let Some(plan) = state.plan(&self.context, shape)? else { return Ok(false) };
+        let Operands { a, b, c, scales, alpha, beta } = *operands;
+        let (alpha, beta) = (alpha.to_bits(), beta.to_bits());
+        state.commands.product(Product { plan, a, b, c, scales, alpha, beta });
+        state.added(&self.context)?;
+        Ok(true)
+    }
+
+    fn has_product(&self, shape: &Shape) -> Result<bool, CudaError> {
+        Ok(self.lock().plan(&self.context, shape)?.is_some())
+    }
+
+    fn blas(&self) -> Result<String, CudaError> {
+        let version = self.bound()?.lt()?.version();
+        Ok(format!("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100))
+    }
+
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
         let mut state = self.bound()?;
         state.upload(to, bytes)?;
@@ -651,5 +733,9 @@ impl Drop for Gpu {
         let mut state = self.lock();
         let _ = state.settle();
         state.graphs.clear();
+        state.blas = Blas::Off;
+        if state.workspace != 0 {
+            driver::free(state.workspace);
+        }
     }
 }

@@ -1,0 +1,180 @@
+//! That the emulator finds faults: kernels of `tests/faults.cu` with one planted each, real kernels with a line taken
+//! out, and launches that are wrong.
+
+use bytemuck::{Pod, Zeroable};
+use fathom_conformance::{Failure, Options, Outcome};
+use fathom_core::device::Device;
+use fathom_core::dtype::DType;
+use fathom_core::tensor::{Tensor, TensorOf};
+
+use super::emulator::{Emulation, Emulator};
+use crate::Cuda;
+use crate::error::CudaError;
+use crate::launch::{Mat, mat, mat_mut};
+use crate::memory::Buffer;
+use crate::source::{MODULES, Module};
+
+const FAULTS: Module = Module { name: "faults", text: include_str!("../../tests/faults.cu") };
+const THREADS: u32 = 64;
+const SHARED: usize = 256;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Planted {
+    x: Mat,
+    y: Mat,
+    plant: i32,
+    reserved: i32,
+}
+
+/// Orders in which sound kernels must give the same.
+const ORDERS: [Emulation; 3] = [
+    Emulation { reverse: false, seed: 0, sanitize: false },
+    Emulation { reverse: true, seed: 0, sanitize: false },
+    Emulation { reverse: false, seed: 5, sanitize: false },
+];
+
+/// An emulator, or `None` (said on stderr) where there is no compiler, which under `CI` is a failure.
+fn emulated(options: Emulation) -> Option<Cuda> {
+    let device = Cuda::emulated(options);
+    if std::env::var_os("CI").is_some() {
+        return Some(device.unwrap());
+    }
+    device.inspect_err(|e| eprintln!("not tested: {e}")).ok()
+}
+
+struct Bench {
+    device: Cuda,
+    x: TensorOf<Buffer>,
+    y: TensorOf<Buffer>,
+}
+
+impl Bench {
+    fn new(options: Emulation) -> Option<Self> {
+        let device = emulated(options)?;
+        let numbers: Vec<f32> = (0..THREADS).map(|i| i as f32).collect();
+        let x = Tensor::<Cuda>::from_slice(&device, &[1, 64], DType::F32, &numbers).unwrap();
+        let y = Tensor::<Cuda>::from_slice(&device, &[2, 64], DType::F32, &[-1.0f32; 128]).unwrap();
+        Some(Self { device, x, y })
+    }
+
+    fn args(&mut self, plant: i32) -> Planted {
+        let x = mat("x", &self.x.view()).unwrap();
+        Planted { x, y: mat_mut("y", &self.y.view_mut()).unwrap(), plant, reserved: 0 }
+    }
+
+    fn run(&mut self, name: &'static str, plant: i32) -> Result<Vec<f32>, CudaError> {
+        let args = self.args(plant);
+        self.device.launch(FAULTS, name, [1, 1, 1], THREADS, SHARED, &args)?;
+        self.y.download::<Cuda, f32>(&self.device)
+    }
+}
+
+#[test]
+fn planted_faults_are_found() {
+    let faults = [
+        ("past_the_row", 1, "thread 63: element 64 of a view of 64"),
+        ("past_the_rows", 2, "row 2 of a matrix of 2 rows"),
+        ("unaligned", 1, "is not aligned to 16 bytes"),
+        ("past_shared", 1, "element 64 of a piece of shared memory of 64"),
+        ("unwritten", 1, "thread 7: reads byte 28 of shared memory, which nothing wrote"),
+        ("across_warps", 1, "without a barrier between"),
+        ("within_warp", 1, "without a barrier between"),
+        ("read_then_write", 1, "another thread reads without a barrier between"),
+        ("read_then_atomic", 1, "without a barrier between"),
+        ("copies", 1, "which nothing wrote"),
+        ("copies", 2, ""),
+        ("copies", 3, "ends with a copy to shared memory under way"),
+        ("early_leave", 1, "waits at a barrier that only 40 of 64 threads reach"),
+        ("part_of_a_warp", 1, "exchanges with its warp, of which only 16 threads do"),
+    ];
+    for options in ORDERS {
+        let Some(mut bench) = Bench::new(options) else { return };
+        for (name, plant, message) in faults {
+            let plain = bench.run(name, 0);
+            assert!(plain.is_ok(), "{name} without its fault: {plain:?}");
+            let found = bench.run(name, plant).expect_err(name).to_string();
+            // The first thread to come upon it, and so the end of the message, depends on the order.
+            assert!(found.contains(&format!("{name}: block (0, 0, 0), thread ")), "{found}");
+            assert!(found.contains(message), "{name}: {found}");
+        }
+    }
+}
+
+#[test]
+fn sound_kernels_give_the_same_in_any_order() {
+    let names = ["across_warps", "within_warp", "read_then_write", "unaligned", "copies", "part_of_a_warp"];
+    for name in names {
+        let results: Vec<_> = ORDERS.iter().filter_map(|&o| Some(Bench::new(o)?.run(name, 0).unwrap())).collect();
+        assert!(results.windows(2).all(|w| w[0] == w[1]), "{name}");
+    }
+}
+
+#[test]
+fn launches_that_are_wrong_are_refused() {
+    let Some(mut bench) = Bench::new(Emulation::default()) else { return };
+    let args = bench.args(0);
+    let device = &bench.device;
+    let refused = |grid, threads, shared, message: &str| {
+        let error = device.launch(FAULTS, "across_warps", grid, threads, shared, &args).unwrap_err().to_string();
+        assert!(error.contains("across_warps") && error.contains(message), "{error}");
+    };
+    refused([1, 65536, 1], 64, SHARED, "more than 65535 blocks along y or z");
+    refused([1, 1, 65536], 64, SHARED, "more than 65535 blocks along y or z");
+    refused([1, 1, 1], 96, SHARED, "more than it was compiled for");
+    refused([1, 1, 1], 33, SHARED, "no whole warps");
+    refused([1, 1, 1], 64, 128, "byte 131 of shared memory, of which the launch has 128");
+    refused([1, 1, 1], 64, 300_000, "more shared memory than there is");
+    refused([2, 1, 1], 64, 0, "of which the launch has 0");
+    let error = device.launch(FAULTS, "across_warps", [1, 1, 1], 64, SHARED, &7u64).unwrap_err().to_string();
+    assert!(error.contains("an argument of another size than its own (8, "), "{error}");
+    let error = device.launch(FAULTS, "nowhere", [1, 1, 1], 64, SHARED, &args).unwrap_err().to_string();
+    assert!(error.contains("faults.cu has no kernel nowhere"), "{error}");
+    // A grid too large reaches rows that are not there; one too small leaves rows as they were.
+    let error = device.launch(FAULTS, "rows", [3, 1, 1], 64, 0, &args).unwrap_err().to_string();
+    assert!(error.contains("rows: block (2, 0, 0), thread 0: row 2 of a matrix of 2 rows"), "{error}");
+    device.flush().unwrap();
+}
+
+/// The conformance functions of a kernel, and how a real file is spoiled.
+type Suite = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
+
+/// A device on which the text of a module has every place of `from` replaced, one at a time.
+fn spoiled(module: &'static str, from: &str, to: &str) -> Vec<Cuda> {
+    let original = MODULES.iter().find(|m| m.name == module).unwrap();
+    let places: Vec<_> = original.text.match_indices(from).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "{module}.cu has no {from}");
+    let spoil = |at: usize| {
+        let text = format!("{}{to}{}", &original.text[..at], &original.text[at + from.len()..]);
+        let module = Module { name: original.name, text: Box::leak(text.into_boxed_str()) };
+        let mut emulator = Emulator::new(Emulation::default()).unwrap();
+        emulator.replaced.push(module);
+        Cuda::with(std::sync::Arc::new(emulator))
+    };
+    places.into_iter().map(spoil).collect()
+}
+
+#[test]
+fn real_kernels_without_a_barrier_fail() {
+    if emulated(Emulation::default()).is_none() {
+        return;
+    }
+    let suites: [Suite; 2] = [fathom_conformance::quantize, fathom_conformance::requantize];
+    for (i, device) in spoiled("quantize", "sync();", ";").iter().enumerate() {
+        let results = suites.map(|suite| suite(device, &Options::default()));
+        let failure = results.into_iter().find_map(Result::err);
+        let problem = failure.unwrap_or_else(|| panic!("barrier {i} of quantize.cu is not missed")).problem;
+        assert!(problem.contains("without a barrier") || problem.contains("nothing wrote"), "{problem}");
+    }
+}
+
+#[test]
+fn real_kernels_with_a_grid_too_small_fail() {
+    let Some(_) = emulated(Emulation::default()) else { return };
+    let mut emulator = Emulator::new(Emulation::default()).unwrap();
+    emulator.shrink = true;
+    let device = Cuda::with(std::sync::Arc::new(emulator));
+    for suite in [fathom_conformance::rmsnorm as Suite, fathom_conformance::quantize] {
+        suite(&device, &Options::default()).expect_err("the last block is missed");
+    }
+}
