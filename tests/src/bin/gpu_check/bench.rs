@@ -94,14 +94,14 @@ fn all<D: Watch>(device: &D, arguments: &Arguments) -> Fails<D> {
     let n = (8192 / arguments.shrink).max(64);
     let bandwidth = copy_rate(device, arguments)?;
     let peak = [product_peak(device, DType::F32, n)?, product_peak(device, DType::BF16, n)?];
-    println!(
+    say!(
         "{}: copy {:.3} TB/s, product of {n}^3 {:.1} TFLOP/s in f32, {:.1} in bf16",
         device.capabilities().name,
         bandwidth / 1e12,
         peak[0] / 1e12,
         peak[1] / 1e12
     );
-    println!("{:<62} {:>10} {:>9} {:>9} {:>7}", "kernel", "us", "TB/s", "TFLOP/s", "floor");
+    say!("{:<62} {:>10} {:>9} {:>9} {:>7}", "kernel", "us", "TB/s", "TFLOP/s", "floor");
     let timer = Timer::new(device, !arguments.warm)?;
     let s = Shapes::new(arguments.shrink);
     let mut bench = Bench { device: device.clone(), arguments, s, bandwidth, peak, timer, seed: 0 };
@@ -185,7 +185,10 @@ impl<D: Watch> Bench<'_, D> {
         let device = self.device.clone();
         let seconds = match self.timer.time(self.arguments.seconds, || run(&device)) {
             Ok(seconds) => seconds,
-            Err(error) => return println!("{name:<62} {error}"),
+            Err(error) => {
+                say!("{name:<62} {error}");
+                return;
+            }
         };
         let peak = match name {
             _ if name.contains("fp8") => 2.0 * self.peak[1],
@@ -194,7 +197,7 @@ impl<D: Watch> Bench<'_, D> {
         };
         let (bytes, flops) = (cost.bytes as f64, cost.flops as f64);
         let floor = (bytes / self.bandwidth).max(flops / peak);
-        println!(
+        say!(
             "{name:<62} {:>10.1} {:>9.3} {:>9.2} {:>6.1}%",
             seconds * 1e6,
             bytes / seconds / 1e12,

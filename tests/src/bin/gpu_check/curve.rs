@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// compare with the curve in this file rather than run the CPU
     #[argh(option)]
     against: Option<PathBuf>,
+    /// learning rate after warming up (default: 1e-3)
+    #[argh(option, default = "1e-3")]
+    lr: f64,
     /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all (default: 0)
     #[argh(option, default = "0")]
     perturb: u64,
@@ -68,7 +71,7 @@ struct Curve {
 
 const LENGTH: usize = 128;
 const BATCH: usize = 8;
-const WARMUP: usize = 20;
+const WARMUP: usize = 50;
 /// Steps at the end whose mean losses are compared.
 const TAIL: usize = 50;
 
@@ -126,8 +129,8 @@ fn weights(perturb: u64) -> Result<(Vec<Vec<u8>>, u64)> {
     Ok((all, state))
 }
 
-fn rates(step: usize) -> Rates {
-    let lr = 3e-3 * ((step + 1) as f64 / WARMUP as f64).min(1.0);
+fn rates(step: usize, lr: f64) -> Rates {
+    let lr = lr * ((step + 1) as f64 / WARMUP as f64).min(1.0);
     Rates { lr, batch_size: BATCH, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 }
 }
 
@@ -143,7 +146,7 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
     let mut curve = Curve {
         device: device.capabilities().name.into(),
         precision: arguments.precision.clone(),
-        of: format!("{:016x}", hash(state, text)),
+        of: format!("{:016x}", hash(hash(state, text), &arguments.lr.to_le_bytes())),
         seconds: 0.0,
         losses: Vec::new(),
         grad_norms: Vec::new(),
@@ -154,13 +157,13 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
         let rows = (0..BATCH as u64).flat_map(|i| &text[first(i)..][..LENGTH + 1]);
         let tokens: Vec<u32> = rows.map(|&b| u32::from(b)).collect();
         let batch = Batch::new(&tokens, LENGTH, None, 256).map_err(|e| Error::Run(e.to_string()))?;
-        let report = trainer.step(&batch, BATCH, &rates(step));
+        let report = trainer.step(&batch, BATCH, &rates(step, arguments.lr));
         let report = report.map_err(|e| Error::Run(format!("{}, step {step}: {e}", device.capabilities().name)))?;
         curve.losses.push(report.loss);
         curve.grad_norms.push(report.grad_norm);
     }
     curve.seconds = start.elapsed().as_secs_f64();
-    println!(
+    say!(
         "{} {}: {} steps in {:.1} s, loss {:.4} -> {:.4}",
         curve.device,
         curve.precision,
@@ -221,7 +224,7 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
     let last = |losses: &[f64]| losses[steps - steps.min(TAIL)..steps].iter().sum::<f64>();
     let end = last(&curve.losses) / last(&other.losses) - 1.0;
     let beyond = relative.iter().position(|&x| x.is_nan() || x > one);
-    println!(
+    say!(
         "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the mean, {:.2e} at \
          most (step {worst}); of the mean of the last {} steps {end:+.2e}",
         curve.device,
@@ -232,7 +235,7 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
         relative[worst],
         steps.min(TAIL),
     );
-    println!("tolerance: {one} a step, {tail} of the mean of the last steps");
+    say!("tolerance: {one} a step, {tail} of the mean of the last steps");
     match beyond {
         Some(step) => Err(Error::Run(format!(
             "step {step}: loss {:.5}, should be {:.5}: beyond the tolerance",
@@ -242,7 +245,7 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
             Err(Error::Run(format!("the last steps differ by {end:+.2e}: beyond the tolerance")))
         }
         None => {
-            println!("curve: pass");
+            say!("curve: pass");
             Ok(())
         }
     }
