@@ -3,7 +3,7 @@
 #include "fathom.cuh"
 
 // Which operands have aligned rows.
-enum Wide : u32 { X = 1, Y = 2 };
+enum Aligned : u32 { X = 1, Y = 2 };
 
 FN u32 place(int part = 0, int parts = 1) {
     return (u32)(block_x() * parts + part) * (u32)threads() + (u32)thread();

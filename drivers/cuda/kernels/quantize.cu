@@ -1,7 +1,7 @@
 // Codes with scales: encoding, decoding, and encoding anew, with the bits of `fathom_core::fp8`.
 //
 // A thread holds eight columns of a row, or of four rows. Where rows are aligned they are eight neighbours, reached by
-// wide accesses; elsewhere (`Any`) they are pairs that neighbouring threads hold side by side, reached one by one.
+// wide accesses; elsewhere (`AnyTiles`) they are pairs that neighbouring threads hold side by side, reached one by one.
 //
 // A tile's largest magnitude is found among the numbers' bits without their sign, whose order as integers is that of
 // the magnitudes; there NaN and infinity are the largest, so the maximum also tells whether all numbers are finite.
@@ -233,7 +233,7 @@ struct OfE4M3 {
 };
 
 // Numbers of any type, or codes of any type and tiles, one by one.
-struct Any {
+struct AnyTiles {
     static constexpr bool vector = false;
     float v[8] = {};
     template <int threads>
@@ -347,7 +347,7 @@ KERNEL(quantize_rows_bf16, Encode, 256) {
     quantize_rows<OfBf16, 4>(a);
 }
 KERNEL(quantize_rows_any, Encode, 256) {
-    quantize_rows<Any, 1>(a);
+    quantize_rows<AnyTiles, 1>(a);
 }
 
 // ---- 128×1 tiles: a block for 64 columns of a tile's rows, a thread for eight of them in every 32nd row
@@ -439,7 +439,7 @@ KERNEL(quantize_columns_e4m3, Encode, 256) {
     quantize_columns<OfE4M3>(a);
 }
 KERNEL(quantize_columns_any, Encode, 256) {
-    quantize_columns<Any>(a);
+    quantize_columns<AnyTiles>(a);
 }
 
 // ---- 128×128 tiles: a block for each, a thread for eight columns of every 32nd row
@@ -496,7 +496,7 @@ KERNEL(quantize_blocks_bf16, Encode, 512) {
     quantize_blocks<OfBf16>(a);
 }
 KERNEL(quantize_blocks_any, Encode, 512) {
-    quantize_blocks<Any>(a);
+    quantize_blocks<AnyTiles>(a);
 }
 
 // ---- decoding: sixteen threads for 128 columns of a row, as 1×128 tiles are encoded
