@@ -5,7 +5,8 @@
 //! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts are a
 //! rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a curve is held to
 //! what the CPU itself does when its initial weights are moved by one unit in the last place (`--perturb`), a change that
-//! no training run should mind: [`tolerance`] is about three times the largest difference that ten such runs showed.
+//! no training run should mind. In BF16 that moves the first loss by 1e-4, one loss in 200 steps by at most 1.6 %, and the
+//! mean of the last 50 by 0.29 %; [`ONE`] and [`LAST`] are about three times as much.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -75,14 +76,12 @@ const WARMUP: usize = 50;
 /// Steps at the end whose mean losses are compared.
 const TAIL: usize = 50;
 
-/// The largest relative difference of one step's loss, and of the mean loss of the last steps.
-fn tolerance(precision: &str) -> (f64, f64) {
-    match precision {
-        "f32" => (0.02, 0.002),
-        "bf16" => (0.03, 0.003),
-        _ => (0.03, 0.003),
-    }
-}
+/// The largest relative difference of one step's loss.
+const ONE: f64 = 0.05;
+/// The largest relative difference of the mean loss of the last steps.
+const LAST: f64 = 0.01;
+/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products' inputs.
+const FIRST: f64 = 1e-3;
 
 /// `tiny`, with bytes as tokens.
 fn config() -> ModelConfig {
@@ -217,13 +216,13 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
     if steps == 0 {
         return Err(Error::Usage("no steps to compare".into()));
     }
-    let (one, tail) = tolerance(&curve.precision);
     let relative: Vec<f64> = curve.losses.iter().zip(&other.losses).map(|(a, b)| (a - b).abs() / b).collect();
     let worst = (0..steps).max_by(|&a, &b| relative[a].total_cmp(&relative[b])).unwrap_or(0);
     let mean = relative.iter().sum::<f64>() / steps as f64;
     let last = |losses: &[f64]| losses[steps - steps.min(TAIL)..steps].iter().sum::<f64>();
     let end = last(&curve.losses) / last(&other.losses) - 1.0;
-    let beyond = relative.iter().position(|&x| x.is_nan() || x > one);
+    let limit = |step| if step == 0 { FIRST } else { ONE };
+    let beyond = relative.iter().enumerate().position(|(step, &x)| x.is_nan() || x > limit(step));
     say!(
         "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the mean, {:.2e} at \
          most (step {worst}); of the mean of the last {} steps {end:+.2e}",
@@ -235,13 +234,13 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
         relative[worst],
         steps.min(TAIL),
     );
-    say!("tolerance: {one} a step, {tail} of the mean of the last steps");
+    say!("tolerance: {FIRST} in the first step, {ONE} in each, {LAST} of the mean of the last");
     match beyond {
         Some(step) => Err(Error::Run(format!(
             "step {step}: loss {:.5}, should be {:.5}: beyond the tolerance",
             curve.losses[step], other.losses[step]
         ))),
-        None if end.abs() > tail => {
+        None if end.is_nan() || end.abs() > LAST => {
             Err(Error::Run(format!("the last steps differ by {end:+.2e}: beyond the tolerance")))
         }
         None => {
