@@ -81,7 +81,7 @@ for precision in bf16 fp8; do
   part curve_$precision 60 "against" "$bin/gpu_check" curve --device "$device" --precision $precision --steps "$steps" \
     --against "$bin/curve_$precision.json"
 done
-part bench 90 "TB/s" "$bin/gpu_check" bench --device "$device" "${small[@]}"
+part bench 90 "copy " "$bin/gpu_check" bench --device "$device" "${small[@]}"
 shape=(--batch 4 --micro-batch 2 --length 4096 --steps 12)
 [ "$scale" = 1 ] || shape=(--batch 2 --micro-batch 1 --length 64 --steps 1 --preset tiny)
 part train 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision bf16 "${shape[@]}"

@@ -5,7 +5,8 @@
 //! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts are a
 //! rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a curve is held to
 //! what the CPU itself does when its initial weights are moved by one unit in the last place (`--perturb`), a change that
-//! no training run should mind: [`tolerance`] is about three times the largest difference that ten such runs showed.
+//! no training run should mind. In BF16 and FP8 alike that moves the first loss by 1e-4, one loss in 200 steps by at most 1.6 %,
+//! the mean of the last 50 by 0.2 to 0.3 %; [`ONE`] and [`LAST`] are about three times as much.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -49,6 +50,9 @@ pub(crate) struct Arguments {
     /// compare with the curve in this file rather than run the CPU
     #[argh(option)]
     against: Option<PathBuf>,
+    /// learning rate after warming up (default: 1e-3)
+    #[argh(option, default = "1e-3")]
+    lr: f64,
     /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all (default: 0)
     #[argh(option, default = "0")]
     perturb: u64,
@@ -68,18 +72,16 @@ struct Curve {
 
 const LENGTH: usize = 128;
 const BATCH: usize = 8;
-const WARMUP: usize = 20;
+const WARMUP: usize = 50;
 /// Steps at the end whose mean losses are compared.
 const TAIL: usize = 50;
 
-/// The largest relative difference of one step's loss, and of the mean loss of the last steps.
-fn tolerance(precision: &str) -> (f64, f64) {
-    match precision {
-        "f32" => (0.02, 0.002),
-        "bf16" => (0.03, 0.003),
-        _ => (0.03, 0.003),
-    }
-}
+/// The largest relative difference of one step's loss.
+const ONE: f64 = 0.05;
+/// The largest relative difference of the mean loss of the last steps.
+const LAST: f64 = 0.01;
+/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products' inputs.
+const FIRST: f64 = 1e-3;
 
 /// `tiny`, with bytes as tokens.
 fn config() -> ModelConfig {
@@ -126,8 +128,8 @@ fn weights(perturb: u64) -> Result<(Vec<Vec<u8>>, u64)> {
     Ok((all, state))
 }
 
-fn rates(step: usize) -> Rates {
-    let lr = 3e-3 * ((step + 1) as f64 / WARMUP as f64).min(1.0);
+fn rates(step: usize, lr: f64) -> Rates {
+    let lr = lr * ((step + 1) as f64 / WARMUP as f64).min(1.0);
     Rates { lr, batch_size: BATCH, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 }
 }
 
@@ -143,7 +145,7 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
     let mut curve = Curve {
         device: device.capabilities().name.into(),
         precision: arguments.precision.clone(),
-        of: format!("{:016x}", hash(state, text)),
+        of: format!("{:016x}", hash(hash(state, text), &arguments.lr.to_le_bytes())),
         seconds: 0.0,
         losses: Vec::new(),
         grad_norms: Vec::new(),
@@ -154,13 +156,13 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
         let rows = (0..BATCH as u64).flat_map(|i| &text[first(i)..][..LENGTH + 1]);
         let tokens: Vec<u32> = rows.map(|&b| u32::from(b)).collect();
         let batch = Batch::new(&tokens, LENGTH, None, 256).map_err(|e| Error::Run(e.to_string()))?;
-        let report = trainer.step(&batch, BATCH, &rates(step));
+        let report = trainer.step(&batch, BATCH, &rates(step, arguments.lr));
         let report = report.map_err(|e| Error::Run(format!("{}, step {step}: {e}", device.capabilities().name)))?;
         curve.losses.push(report.loss);
         curve.grad_norms.push(report.grad_norm);
     }
     curve.seconds = start.elapsed().as_secs_f64();
-    println!(
+    say!(
         "{} {}: {} steps in {:.1} s, loss {:.4} -> {:.4}",
         curve.device,
         curve.precision,
@@ -214,14 +216,14 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
     if steps == 0 {
         return Err(Error::Usage("no steps to compare".into()));
     }
-    let (one, tail) = tolerance(&curve.precision);
     let relative: Vec<f64> = curve.losses.iter().zip(&other.losses).map(|(a, b)| (a - b).abs() / b).collect();
     let worst = (0..steps).max_by(|&a, &b| relative[a].total_cmp(&relative[b])).unwrap_or(0);
     let mean = relative.iter().sum::<f64>() / steps as f64;
     let last = |losses: &[f64]| losses[steps - steps.min(TAIL)..steps].iter().sum::<f64>();
     let end = last(&curve.losses) / last(&other.losses) - 1.0;
-    let beyond = relative.iter().position(|&x| x.is_nan() || x > one);
-    println!(
+    let limit = |step| if step == 0 { FIRST } else { ONE };
+    let beyond = relative.iter().enumerate().position(|(step, &x)| x.is_nan() || x > limit(step));
+    say!(
         "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the mean, {:.2e} at \
          most (step {worst}); of the mean of the last {} steps {end:+.2e}",
         curve.device,
@@ -232,17 +234,17 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
         relative[worst],
         steps.min(TAIL),
     );
-    println!("tolerance: {one} a step, {tail} of the mean of the last steps");
+    say!("tolerance: {FIRST} in the first step, {ONE} in each, {LAST} of the mean of the last");
     match beyond {
         Some(step) => Err(Error::Run(format!(
             "step {step}: loss {:.5}, should be {:.5}: beyond the tolerance",
             curve.losses[step], other.losses[step]
         ))),
-        None if end.abs() > tail => {
+        None if end.is_nan() || end.abs() > LAST => {
             Err(Error::Run(format!("the last steps differ by {end:+.2e}: beyond the tolerance")))
         }
         None => {
-            println!("curve: pass");
+            say!("curve: pass");
             Ok(())
         }
     }

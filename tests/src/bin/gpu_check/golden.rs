@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn golden<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
-    println!("golden cases on {}", device.capabilities().name);
+    say!("golden cases on {}", device.capabilities().name);
     let mut failed = Vec::new();
     let mut check = |name: String, body: &dyn Fn()| {
         if !name.contains(&arguments.only) {
@@ -59,7 +59,7 @@ fn golden<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
         // What is wrong was written to stderr as it was found.
         let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
         let word = if passed { "pass" } else { "FAIL" };
-        println!("{name:<32} {:>8.2} s  {word}", start.elapsed().as_secs_f64());
+        say!("{name:<32} {:>8.2} s  {word}", start.elapsed().as_secs_f64());
         if !passed {
             failed.push(name);
         }

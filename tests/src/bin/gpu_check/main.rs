@@ -11,6 +11,14 @@
 //! `drivers/cuda/check.sh` runs them all. Results go to stdout, one line as soon as it is known; exit code 1 where anything
 //! failed, 2 for wrong arguments.
 
+/// Writes a line of the result. Whoever reads may have had enough (`| head`): that is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
 mod bench;
 mod curve;
 mod golden;

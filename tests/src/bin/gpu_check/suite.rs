@@ -32,9 +32,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
-    device.warm_up().map_err(|e| Error::Run(e.to_string()))?;
+    // A file of kernels that does not compile fails its own cases, not those of others.
+    if let Err(error) = device.warm_up() {
+        say!("not all kernels are ready: {error}");
+    }
     let options = Options { cases: arguments.cases, dtypes: vec![DType::F32, DType::BF16] };
-    println!("suite on {}, {} cases a kernel", device.capabilities().name, arguments.cases);
+    say!("suite on {}, {} cases a kernel", device.capabilities().name, arguments.cases);
     let (mut failed, mut run) = (Vec::new(), 0);
     let start = Instant::now();
     for &name in NAMES.iter().filter(|name| name.contains(&arguments.only)) {
@@ -48,15 +51,15 @@ fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
                     0 => String::new(),
                     n => format!(", {n} not supported"),
                 };
-                println!("{name:<22} {:>5} cases {seconds:>8.2} s  pass{unsupported}", outcome.cases);
+                say!("{name:<22} {:>5} cases {seconds:>8.2} s  pass{unsupported}", outcome.cases);
             }
             Err(failure) => {
-                println!("{name:<22} {seconds:>20.2} s  FAIL\n{failure}\n");
+                say!("{name:<22} {seconds:>20.2} s  FAIL\n{failure}\n");
                 failed.push(name);
             }
         }
     }
-    println!("suite: {} of {run} pass, {:.0} s", run - failed.len(), start.elapsed().as_secs_f64());
+    say!("suite: {} of {run} pass, {:.0} s", run - failed.len(), start.elapsed().as_secs_f64());
     match failed.is_empty() {
         true => Ok(()),
         false => Err(Error::Run(format!("these fail: {}", failed.join(", ")))),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use fathom_core::DType;
-use fathom_core::device::{Fill, Kernels};
+use fathom_core::device::{Device as _, Fill, Kernels};
 use fathom_core::tensor::Tensor;
 use fathom_cpu::Cpu;
 use fathom_cuda::Cuda;
@@ -17,6 +17,11 @@ pub(crate) trait Watch: Kernels {
         work()?;
         self.flush()?;
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Whether it is a GPU, whose work is only asked for by the calls that ask for it.
+    fn is_gpu(&self) -> bool {
+        false
     }
 
     /// Gets everything ready that is otherwise made when it is first needed.
@@ -37,10 +42,14 @@ impl Watch for Cuda {
         Cuda::elapsed(self, work)
     }
 
+    fn is_gpu(&self) -> bool {
+        !self.capabilities().name.contains("emulated")
+    }
+
     fn warm_up(&self) -> Result<(), Self::Error> {
         let start = Instant::now();
         Cuda::warm_up(self, |_, _| ())?;
-        println!("{}; kernels ready after {:.1} s", self.description(), start.elapsed().as_secs_f64());
+        say!("{}; kernels ready after {:.1} s", self.description(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -54,8 +63,8 @@ impl Watch for Cuda {
     }
 }
 
-/// More bytes than any cache holds.
-const EVICT: usize = 256 << 20;
+/// More bytes than the caches of a GPU hold.
+const EVICT: usize = 128 << 20;
 
 /// Times work on a device, with its caches full of something else where that is asked for.
 pub(crate) struct Timer<'a, D: Watch> {
@@ -65,9 +74,10 @@ pub(crate) struct Timer<'a, D: Watch> {
 }
 
 impl<'a, D: Watch> Timer<'a, D> {
-    /// `cold`: caches hold nothing of the work's when it begins.
+    /// `cold`: caches hold nothing of the work's when it begins; of a GPU only.
     pub(crate) fn new(device: &'a D, cold: bool) -> Result<Self, D::Error> {
-        let other = cold.then(|| Tensor::<D>::zeros(device, &[1, EVICT / 4], DType::F32)).transpose()?;
+        let other =
+            (cold && device.is_gpu()).then(|| Tensor::<D>::zeros(device, &[1, EVICT / 4], DType::F32)).transpose()?;
         Ok(Self { device, other })
     }
 

@@ -97,7 +97,7 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
     let (length, precision) = (arguments.length, precision(&arguments.precision)?);
     let count = ParameterCount::of(config);
     let plan = Plan::new(config, precision, arguments.micro_batch, length)?;
-    println!(
+    say!(
         "{}: {:.1} M parameters, {:.1} M active a token; {} layers of {}, {} heads, {} experts of {} of which {} a token",
         arguments.preset,
         count.parameters() as f64 / 1e6,
@@ -120,7 +120,7 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
     device.reset();
     trainer.step(&batch, arguments.micro_batch, &RATES)?;
     let tally = device.tally();
-    println!(
+    say!(
         "a step of {} x {length} tokens, {} at a time, in {}: {} kernel calls, {} bytes up, {} bytes down, {:.1} TFLOP, \
          {:.1} GiB planned",
         arguments.batch,
@@ -137,7 +137,7 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
         kernels.sort_by_key(|k| std::cmp::Reverse(k.calls));
         for k in kernels {
             let (flops, bytes) = (k.cost.flops as f64 / 1e9, k.cost.bytes as f64 / 1e6);
-            println!("  {:<22} {:>6} calls {flops:>12.1} GFLOP {bytes:>12.1} MB", k.name, k.calls);
+            say!("  {:<22} {:>6} calls {flops:>12.1} GFLOP {bytes:>12.1} MB", k.name, k.calls);
         }
     }
     Ok(())
@@ -178,12 +178,12 @@ fn steps<D: Watch>(
         loss = trainer.step(&tokens, arguments.micro_batch, &RATES)?.loss;
         seconds.push(start.elapsed().as_secs_f64());
         if step < 3 {
-            println!("step {}: {:.3} s, loss {loss:.4}", step + 1, seconds[step]);
+            say!("step {}: {:.3} s, loss {loss:.4}", step + 1, seconds[step]);
         }
     }
     let memory = device.memory();
     if let Some(remark) = device.remark() {
-        println!("{remark}");
+        say!("{remark}");
     }
     drop(trainer);
     seconds.drain(..3);
@@ -194,13 +194,13 @@ fn steps<D: Watch>(
     let size = if arguments.device == "cpu" || device.capabilities().memory.is_none() { 512 } else { 8192 };
     let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
     let peak = product_peak(device, dtype, size)?;
-    println!(
+    say!(
         "pool: {:.2} GiB at the peak, {:.2} GiB taken from the system; {} requests to the system while timed",
         memory.peak as f64 / f64::from(1 << 30),
         memory.reserved as f64 / f64::from(1 << 30),
         memory.system_allocations - before
     );
-    println!(
+    say!(
         "{} on {}: {tokens:.0} tokens/s, {:.1} ms a step (median of {}, fastest {:.1}, slowest {:.1}), loss {loss:.4}",
         precision.name(),
         device.capabilities().name,
@@ -209,7 +209,7 @@ fn steps<D: Watch>(
         1e3 * seconds[0],
         1e3 * seconds[seconds.len() - 1]
     );
-    println!(
+    say!(
         "{:.1} TFLOP/s needed of {:.1} that a {dtype} product of {size}^3 reaches here: MFU {:.1} %",
         tokens * flops / 1e12,
         peak / 1e12,
