@@ -120,7 +120,7 @@ fn web(folder: &Path) -> Case {
     let files = format!("decontaminate.files=[{:?}]", evaluation.to_str().unwrap());
     let mut arguments = vec!["--config".to_owned(), config.to_str().unwrap().to_owned()];
     for set in
-        [&files, "dedup.urls=true", "tokenizer.vocab_size=600", "prep.split_bytes=20000", "output.shard_bytes=30000"]
+        [&files, "dedup.urls=true", "tokenizer.vocab_size=600", "prep.split_bytes=20000", "output.shard_bytes=10000"]
     {
         arguments.extend(["--set".to_owned(), set.to_owned()]);
     }
@@ -197,15 +197,15 @@ fn threads_and_ranks_change_nothing_of_web_pages() {
     let files = same_for_all(folder.path(), &web(folder.path()));
     let manifest: serde_json::Value = serde_json::from_slice(&files[Path::new("manifest.json")]).unwrap();
     let stages = manifest["stages"].as_array().unwrap();
-    let counted = |stage: &str, what: &str, rule: &str| {
+    let counted = |stage: &str, what: &str, rules: &str| {
         let stage = stages.iter().find(|it| it["name"] == stage).unwrap_or_else(|| panic!("{stage} in {stages:#?}"));
-        assert!(stage[what][rule].as_u64() > Some(0), "{rule} in {stage:#}");
+        let mut counts = stage[what].as_object().into_iter().flatten();
+        assert!(counts.any(|(rule, n)| rule.starts_with(rules) && n.as_u64() > Some(0)), "{rules} in {stage:#}");
     };
     counted("read", "dropped", "bad record");
-    counted("filter", "dropped", "gopher_quality.min_words");
-    counted("filter", "dropped", "language.confidence");
-    counted("filter", "changed", "pii.emails");
-    counted("decontaminate", "dropped", "decontaminate.ngram");
+    ["language.", "gopher_quality.min_words"].iter().for_each(|rules| counted("filter", "dropped", rules));
+    counted("filter", "changed", "e-mail addresses masked");
+    counted("decontaminate", "dropped", "decontaminate.");
     ["dedup.urls", "dedup.exact", "dedup.near"].iter().for_each(|rule| counted("deduplicate", "dropped", rule));
     assert!(manifest["contaminated"].as_array().is_some_and(|items| items.len() > 1), "{manifest:#}");
 }

@@ -109,7 +109,8 @@ def fathom_result(work):
     lines = lambda path: subprocess.run(["zstd", "-dc", path], check=True, stdout=subprocess.PIPE).stdout.splitlines()
     manifest = json.load(open(f"{work}/manifest.json"))
     stages = {stage["name"]: stage for stage in manifest["stages"]}
-    left, result = stages["extract"]["kept"], {"extract": stages["extract"]["kept"]}
+    left = stages.get("extract", stages["read"])["kept"]
+    result = {"extract": left}
     for group in STAGES[1:5]:
         left -= sum(n for rule, n in stages["filter"]["dropped"].items() if rule.split(".")[0] == group)
         result[group] = left

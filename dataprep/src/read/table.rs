@@ -245,12 +245,18 @@ fn guarded<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, St
     }
 }
 
-/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row.
+/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an error
+/// where it may lie in a stretch that is damaged.
 pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<Option<Vec<u8>>> {
     let mut batches = batches(store, format, 0..u64::MAX, None, super::uncounted());
+    let mut damage = None;
     while let Some(step) = batches.next()? {
-        let Step::Rows { first, batch } = step else {
-            continue;
+        let (first, batch) = match step {
+            Step::Rows { first, batch } => (first, batch),
+            Step::Bad { row, why } => {
+                damage = Some(format!("row {row}: {why}"));
+                continue;
+            }
         };
         let Some(index) = row.checked_sub(first).and_then(|row| usize::try_from(row).ok()) else {
             continue;
@@ -265,7 +271,8 @@ pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<O
             return serde_json::to_vec(&object).map(Some).map_err(io::Error::other);
         }
     }
-    Ok(None)
+    // A column that the first reading did not ask for can be damaged, and the row with it.
+    damage.map_or(Ok(None), |why| Err(io::Error::new(io::ErrorKind::InvalidData, why)))
 }
 
 #[cfg(test)]
