@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes seeds/: small inputs that take every target past its first checks. The standard library alone."""
-import json, pathlib, struct
+"""Writes seeds/: small inputs that take every target past its first checks. The standard library alone, but for those of
+Parquet and Arrow, which need pyarrow and otherwise stay as they are."""
+import gzip, hashlib, json, pathlib, struct
 
 here = pathlib.Path(__file__).parent / "seeds"
 
@@ -89,3 +90,112 @@ v2 = {"model_type": "deepseek_v2", "vocab_size": 100, "hidden_size": 32, "n_rout
       "rope_parameters": {"rope_type": "default", "rope_theta": 5e4}}
 for name, config in (("v3", v3), ("v2", v2), ("smallest", {"model_type": "deepseek_v3"})):
     write("config_json", name, json.dumps(config).encode())
+
+# Choice: the format, and from 16 on the compression (see the target).
+TEXT, LINES, HTML, JSONL, CSV, TSV, WARC, PARQUET, ARROW = range(9)
+PLAIN, GZ, ZST, IN_GZ = 0, 16, 32, 48
+
+def gz(data):
+    # Stored rather than compressed, so that mutations reach the content.
+    return gzip.compress(data, compresslevel=0, mtime=0)
+
+def zst(data):
+    # One frame of one raw block: magic, "single segment" with a size of two bytes, block header, content.
+    return (b"\x28\xb5\x2f\xfd\x60" + struct.pack("<H", len(data) - 256) + struct.pack("<I", len(data) << 3 | 1)[:3] + data)
+
+def warc_record(kind, content, *more):
+    fields = ["WARC/1.0", f"WARC-Type: {kind}", "WARC-Record-ID: <urn:uuid:1>", "WARC-Target-URI: http://example.com/a",
+              *more, f"Content-Length: {len(content)}"]
+    return "\r\n".join(fields).encode() + b"\r\n\r\n" + content + b"\r\n\r\n"
+
+paragraph = "<p>One sentence that is long enough to be the main text of a page, and then another one, and so on to its end.</p>"
+page = f"<!doctype html><html><head><meta charset=utf-8><title>A page</title></head><body><nav><a href=/>home</a></nav><article><h1>Title</h1>{paragraph * 3}<ul><li>an item</li></ul><table><tr><td>a cell</table></article></body></html>".encode()
+http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n"
+chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(page), page)
+records = [
+    warc_record("warcinfo", b"software: none\r\n"),
+    warc_record("response", http + b"\r\n" + page, "Content-Type: application/http; msgtype=response"),
+    warc_record("response", http + b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n" + chunked,
+                "Content-Type: application/http; msgtype=response"),
+    warc_record("response", b"HTTP/1.1 404 Not Found\r\n\r\n", "Content-Type: application/http; msgtype=response"),
+]
+wet = warc_record("conversion", b"Plain text of a page.\nIts second line.\n", "Content-Type: text/plain")
+jsonl = (b'{"text": "one", "id": 1, "url": "http://a/"}\r\n\n{oops\n{"text": ""}\n{"text": "tw\\no \\ud83d\\ude42"}\n[3]\n\xff\n'
+         b'{"text": "last", "id": "x"}' + b"\n" * 256)
+csv = b'id,"text",url\r\n1,"a, ""quoted""\nline",http://a/\r\n\r\n2,plain\n3\n4,"",x\n5,\xff,\n6,"open " end",u,more\n7,last'
+inputs = {"text": (TEXT, b"\xef\xbb\xbfa text\nof two lines"), "text-latin": (TEXT, b"caf\xe9"),
+          "lines": (LINES, b"one\n\n two \r\n\xff\xfe\nthree"), "html": (HTML, page),
+          "html-charset": (HTML, page.replace(b"utf-8", b"shift_jis")), "html-open": (HTML, b"<div><b><p>" * 40 + b"text"),
+          "jsonl": (JSONL, jsonl), "csv": (CSV, csv), "tsv": (TSV, b'text\tid\na,b\t1\n"c\td"\t2\n'),
+          "warc": (WARC, b"".join(records)), "wet": (WARC, wet)}
+for name, (kind, data) in inputs.items():
+    write("readers", name, bytes([kind]) + data)
+    write("readers", name + ".gz", bytes([kind | GZ]) + gz(data))
+    if len(data) >= 256:
+        write("readers", name + ".zst", bytes([kind | ZST]) + zst(data))
+write("readers", "warc-members.gz", bytes([WARC | GZ]) + b"".join(map(gz, records)))
+write("readers", "wet-inside.gz", bytes([WARC | IN_GZ]) + wet * 3)
+write("readers", "jsonl-inside.gz", bytes([JSONL | IN_GZ]) + jsonl)
+
+try:
+    import io, pyarrow, pyarrow.parquet
+    table = pyarrow.table({"id": range(9), "text": ["one", None, "", "four", "five", "six", "six", "six", "nine"],
+                           "meta": [{"url": f"http://{i}/"} for i in range(9)]})
+    for name, options in {"plain": dict(compression="none", use_dictionary=False), "snappy": dict(compression="snappy"),
+                          "zstd": dict(compression="zstd", data_page_version="2.0")}.items():
+        out = io.BytesIO()
+        pyarrow.parquet.write_table(table, out, row_group_size=4, store_schema=False, **options)
+        write("readers", f"parquet-{name}", bytes([PARQUET]) + out.getvalue())
+    for name, new, compression in (("file", pyarrow.ipc.new_file, None), ("stream", pyarrow.ipc.new_stream, None),
+                                   ("lz4", pyarrow.ipc.new_file, "lz4"), ("zstd", pyarrow.ipc.new_stream, "zstd")):
+        out = io.BytesIO()
+        coded = table.set_column(1, "text", table["text"].dictionary_encode()) if name == "stream" else table
+        with new(out, coded.schema, options=pyarrow.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(coded, max_chunksize=4)
+        write("readers", f"arrow-{name}", bytes([ARROW]) + out.getvalue())
+except ImportError:
+    print("pyarrow is not installed: Parquet and Arrow seeds stay as they are")
+
+# A pair of files: the length of the first in two bytes, then both.
+def pair(width, *documents):
+    code, kind = {2: (8, "H"), 4: (4, "i")}[width]
+    tokens = [token for document in documents for token in document]
+    data = struct.pack(f"<{len(tokens)}{kind}", *tokens)
+    lengths, at = [len(document) for document in documents], [0]
+    for length in lengths:
+        at.append(at[-1] + length * width)
+    n = len(documents)
+    index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, n, n + 1) + struct.pack(f"<{n}i", *lengths)
+    index += struct.pack(f"<{n}q", *at[:-1]) + struct.pack(f"<{n + 1}q", *range(n + 1))
+    return b"\0" + struct.pack("<H", len(data)) + data + index
+
+write("shards", "u16", pair(2, [1, 2, 256], [], [3, 256], [4, 5, 6, 7, 256]))
+write("shards", "i32", pair(4, [70000, 2, 1], [-1, 5]))
+write("shards", "none", pair(2))
+
+# The manifest of the folder that the target prepares: two documents of the byte tokenizer, of 4 and 8 tokens.
+file = {"bytes": 0, "sha256": "0" * 64}
+manifest = {
+    "format": "fathom-shards", "version": 1, "fingerprint": "0" * 64,
+    "tokenizer": {"kind": "bytes", "fingerprint": "0" * 64, "vocab_size": 257, "eos_id": 256, "bos_id": None},
+    "inputs": {"files": 1, "bytes": 38, "parts": 1, "sha256": "0" * 64}, "pipeline": {},
+    "stages": [{"name": "read", "kept": 2, "dropped": {"bad record": 1}, "changed": {"stripped": 1}}],
+    "languages": {"eng": 2}, "dedup": {"urls": 0, "exact": 0, "near": 0, "clusters": 0, "largest_cluster": 0},
+    "train": {"documents": 2, "tokens": 12, "text_bytes": 10, "lengths": [0, 0, 1, 1],
+              "shards": [{"name": "train-00000", "documents": 2, "tokens": 12, "bin": file | {"bytes": 24},
+                          "idx": file | {"bytes": 34 + 12 * 2 + 8 * 3}, "docs": file}]}}
+def checked(manifest):
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(manifest | {"checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
+write("shards", "manifest", b"\1" + checked(manifest))
+write("shards", "manifest-long", b"\1" + json.dumps(manifest | {"validation": {
+    "documents": 2**64 - 1, "tokens": 5, "text_bytes": 2**64 - 1, "lengths": [2**63] * 70, "shards": []}}).encode())
+
+line = {"file": 0, "bytes": [0, 16], "id": "a", "url": "http://a/", "language": "eng", "scores": {"language.confidence": 0.5}}
+lines = "".join(json.dumps(line) + "\n" for _ in range(2)).encode()
+write("shards", "documents", b"\3" + lines)
+write("shards", "documents-raw", b"\2" + zst(lines + b"\n" * 256))
+write("shards", "sources", b"\4" + json.dumps({"path": "input.jsonl", "bytes": 38}).encode() + b"\n")
+stored = b"".join(struct.pack("<II", len(h), len(t)) + h + t for h, t in [(lines[:-1].split(b"\n")[0], b"a text")] * 3)
+write("shards", "stored", b"\6" + stored)
+write("shards", "stored-raw", b"\5" + zst(stored + stored))

@@ -1,19 +1,32 @@
-//! Preparation as processes do it: the same bytes for any number of threads and ranks, and after any number of kills.
+//! Preparation as processes do it: the same bytes for any number of threads and ranks, and after any number of kills. Each
+//! is tried on plain text and with every stage on that web pages go through.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Documents that differ, some of them often repeated words, in `.jsonl` files and plain ones.
-fn corpus(folder: &Path) -> PathBuf {
-    let text = folder.join("text");
-    std::fs::create_dir(&text).unwrap();
-    let mut state = 1u64;
-    let mut random = move |below: u64| {
+/// Numbers below a limit, the same in every run.
+fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
-    };
+    }
+}
+
+/// What to prepare, and how.
+struct Case {
+    input: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// Documents that differ, some of them often repeated words, in `.jsonl` files and plain ones; with all stages that a plain
+/// run has, in small tasks and small shards.
+fn plain(folder: &Path) -> Case {
+    let text = folder.join("text");
+    std::fs::create_dir(&text).unwrap();
+    let mut random = numbers(1);
     for file in 0..8 {
         let mut lines = String::new();
         for document in 0..200 {
@@ -28,16 +41,97 @@ fn corpus(folder: &Path) -> PathBuf {
         )
         .unwrap();
     }
-    text
+    let arguments = ["--vocab-size", "600", "--set", "prep.split_bytes=60000", "--set", "output.shard_bytes=100000"];
+    Case { input: text, arguments: arguments.map(str::to_owned).to_vec() }
 }
 
-/// A preparation with all stages that a plain run has, in small tasks and small shards.
-fn prep(text: &Path, output: &Path, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prep"));
-    command.arg("--input").arg(text).arg("--output").arg(output).args(["--vocab-size", "600"]);
-    for set in ["prep.split_bytes=60000", "output.shard_bytes=100000", "output.validation_fraction=0.1"] {
-        command.args(["--set", set]);
+/// Words in which English is recognised; every other one of a sentence is from the first line.
+const ENGLISH: &str = "the of and to a in that have it for with as was on be at by this from or \
+    time people way water word house morning letter country history garden winter evening teacher question market river \
+    village story window kitchen doctor mother father children summer weather mountain station office paper answer island \
+    forest music theatre picture language journey captain soldier hunter farmer builder reader writer traveller neighbour";
+
+/// Sentences in English words, each a line.
+fn sentences(random: &mut impl FnMut(u64) -> u64, lines: usize) -> Vec<String> {
+    let words: Vec<&str> = ENGLISH.split_whitespace().collect();
+    let (often, seldom) = words.split_at(20);
+    let sentence = |_| {
+        let pairs = (0..6 + random(6)).map(|_| {
+            let (a, b) = (random(often.len() as u64), random(seldom.len() as u64));
+            format!("{} {}", often[a as usize], seldom[b as usize])
+        });
+        pairs.collect::<Vec<_>>().join(" ") + "."
+    };
+    (0..lines).map(sentence).collect()
+}
+
+/// Web pages in WARC files and documents in `.jsonl` files, among them what each stage is there to find: bad records, pages
+/// without main text, documents that are too short or in no language, addresses of people, one address or text twice,
+/// near-duplicates, and items of an evaluation. The settings are those of `configs/web.toml`.
+fn web(folder: &Path) -> Case {
+    let (input, evaluation) = (folder.join("web"), folder.join("evaluation.jsonl"));
+    std::fs::create_dir(&input).unwrap();
+    let mut random = numbers(7);
+    let items: Vec<String> = (0..8).map(|_| sentences(&mut random, 2).join(" ")).collect();
+    let records = items.iter().map(|item| serde_json::json!({ "question": item }).to_string() + "\n");
+    std::fs::write(&evaluation, records.collect::<String>()).unwrap();
+    let mut earlier: Vec<(String, Vec<String>)> = Vec::new();
+    for file in 0..4 {
+        let (mut warc, mut lines) = (String::new(), String::new());
+        for document in 0..36 {
+            let (mut url, mut text) = (format!("http://host{file}.com/{document}"), sentences(&mut random, 16));
+            let before = random(earlier.len().max(1) as u64) as usize;
+            match (random(12), earlier.get(before)) {
+                (0, Some((known, _))) => url.clone_from(known),
+                (1, Some((_, known))) => text.clone_from(known),
+                (2, Some((_, known))) => {
+                    text.clone_from(known);
+                    text[7] = sentences(&mut random, 1).remove(0);
+                }
+                (3, _) => text[5].clone_from(&items[document % items.len()]),
+                (4, _) => text.truncate(3),
+                (5, _) => text = (0..60).map(|i| format!("zq{i}x vw{i}k.")).collect(),
+                (6, _) => text[9] = format!("Write to somebody{document}@example.com of it at once."),
+                _ => earlier.push((url.clone(), text.clone())),
+            }
+            if document % 3 > 0 {
+                let record = serde_json::json!({ "id": document, "url": url, "text": text.join("\n") });
+                lines += &format!("{record}\n");
+                continue;
+            }
+            let mut page =
+                String::from("<!doctype html><html><head><title>A page</title></head><body><nav>Home</nav><article>");
+            text.iter().for_each(|sentence| write!(page, "<p>{sentence}</p>").unwrap());
+            page += "</article></body></html>";
+            let http = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{page}");
+            let length = http.len();
+            write!(
+                warc,
+                "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http; msgtype=response\r\n\
+                 Content-Length: {length}\r\n\r\n{http}\r\n\r\n"
+            )
+            .unwrap();
+        }
+        lines += "{no record\n";
+        std::fs::write(input.join(format!("{file}.warc")), warc).unwrap();
+        std::fs::write(input.join(format!("{file}.jsonl")), lines).unwrap();
     }
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/web.toml");
+    let files = format!("decontaminate.files=[{:?}]", evaluation.to_str().unwrap());
+    let mut arguments = vec!["--config".to_owned(), config.to_str().unwrap().to_owned()];
+    for set in
+        [&files, "dedup.urls=true", "tokenizer.vocab_size=600", "prep.split_bytes=20000", "output.shard_bytes=10000"]
+    {
+        arguments.extend(["--set".to_owned(), set.to_owned()]);
+    }
+    Case { input, arguments }
+}
+
+/// The program, as one process of some.
+fn prep(case: &Case, output: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prep"));
+    command.args(&case.arguments).arg("--input").arg(&case.input).arg("--output").arg(output);
+    command.args(["--set", "output.validation_fraction=0.1"]);
     for launcher in ["SLURM_PROCID", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
     {
         command.env_remove(launcher);
@@ -67,38 +161,72 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-#[test]
-fn threads_and_ranks_change_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = corpus(folder.path());
+/// The output of one thread, which that of more threads and more processes is equal to.
+fn same_for_all(folder: &Path, case: &Case) -> BTreeMap<PathBuf, Vec<u8>> {
     let make = |name: &str, threads: &str, world: usize| {
-        let output = folder.path().join(name);
+        let output = folder.join(name);
         let (threads, world_text) = (format!("prep.threads={threads}"), world.to_string());
         let children: Vec<Child> = (0..world)
             .map(|rank| {
                 let rank = rank.to_string();
                 let ranks = ["--rank", &rank, "--world", &world_text];
                 let ranks = if world == 1 { &ranks[..0] } else { &ranks[..] };
-                prep(&text, &output, &[&["--set", threads.as_str()], ranks].concat()).spawn().unwrap()
+                prep(case, &output, &[&["--set", threads.as_str()], ranks].concat()).spawn().unwrap()
             })
             .collect();
         children.into_iter().for_each(finish);
         contents(&output)
     };
     let one = make("one", "1", 1);
-    assert!(one.contains_key(Path::new("train-00003.bin")) && one.contains_key(Path::new("manifest.json")));
-    assert_eq!(one, make("two", "2", 1));
-    assert_eq!(one, make("five", "5", 1));
-    assert_eq!(one, make("ranks", "1", 3));
+    assert!(one.contains_key(Path::new("train-00002.bin")) && one.contains_key(Path::new("manifest.json")));
+    for (name, threads, world) in [("two", "2", 1), ("five", "5", 1), ("ranks", "1", 3)] {
+        assert!(one == make(name, threads, world), "{threads} threads, {world} ranks");
+    }
+    one
+}
+
+#[test]
+fn threads_and_ranks_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    same_for_all(folder.path(), &plain(folder.path()));
+}
+
+#[test]
+fn threads_and_ranks_change_nothing_of_web_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = same_for_all(folder.path(), &web(folder.path()));
+    let manifest: serde_json::Value = serde_json::from_slice(&files[Path::new("manifest.json")]).unwrap();
+    let stages = manifest["stages"].as_array().unwrap();
+    let counted = |stage: &str, what: &str, rules: &str| {
+        let stage = stages.iter().find(|it| it["name"] == stage).unwrap_or_else(|| panic!("{stage} in {stages:#?}"));
+        let mut counts = stage[what].as_object().into_iter().flatten();
+        assert!(counts.any(|(rule, n)| rule.starts_with(rules) && n.as_u64() > Some(0)), "{rules} in {stage:#}");
+    };
+    counted("read", "dropped", "bad record");
+    ["language.", "gopher_quality.min_words"].iter().for_each(|rules| counted("filter", "dropped", rules));
+    counted("filter", "changed", "e-mail addresses masked");
+    counted("decontaminate", "dropped", "decontaminate.");
+    ["dedup.urls", "dedup.exact", "dedup.near"].iter().for_each(|rule| counted("deduplicate", "dropped", rule));
+    assert!(manifest["contaminated"].as_array().is_some_and(|items| items.len() > 1), "{manifest:#}");
 }
 
 #[test]
 fn kills_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let text = corpus(folder.path());
-    let (whole, output) = (folder.path().join("whole"), folder.path().join("killed"));
+    survives_kills(folder.path(), &plain(folder.path()));
+}
+
+#[test]
+fn kills_change_nothing_of_web_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    survives_kills(folder.path(), &web(folder.path()));
+}
+
+/// Kills the program at twenty random moments, beginning anew whenever it came to its end before.
+fn survives_kills(folder: &Path, case: &Case) {
+    let (whole, output) = (folder.join("whole"), folder.join("killed"));
     let start = Instant::now();
-    finish(prep(&text, &whole, &[]).spawn().unwrap());
+    finish(prep(case, &whole, &[]).spawn().unwrap());
     let (whole, length) = (contents(&whole), start.elapsed());
 
     // A run that comes to its end is compared and another begun, until twenty were killed.
@@ -108,11 +236,11 @@ fn kills_change_nothing() {
         state ^= state >> 7;
         state ^= state << 17;
         let share = (state >> 11) as f64 / (1u64 << 53) as f64;
-        let mut child = prep(&text, &output, &[]).spawn().unwrap();
+        let mut child = prep(case, &output, &[]).spawn().unwrap();
         std::thread::sleep(Duration::from_secs_f64(length.as_secs_f64() * share * 0.7));
         if child.try_wait().unwrap().is_some() {
             finish(child);
-            assert_eq!(contents(&output), whole, "after {kills} kills");
+            assert!(contents(&output) == whole, "after {kills} kills");
             std::fs::remove_dir_all(&output).unwrap();
             ends += 1;
             assert!(ends < 200, "hardly a run could be killed");
@@ -122,16 +250,16 @@ fn kills_change_nothing() {
         child.wait().unwrap();
         kills += 1;
     }
-    finish(prep(&text, &output, &[]).spawn().unwrap());
-    assert_eq!(contents(&output), whole);
+    finish(prep(case, &output, &[]).spawn().unwrap());
+    assert!(contents(&output) == whole, "after {kills} kills");
 }
 
 #[test]
 fn ranks_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let text = corpus(folder.path());
+    let case = plain(folder.path());
     let refused = |arguments: &[&str], environment: &[(&str, &str)], code: i32, words: &[&str]| {
-        let mut command = prep(&text, &folder.path().join("out"), arguments);
+        let mut command = prep(&case, &folder.path().join("out"), arguments);
         let output = command.envs(environment.iter().copied()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");

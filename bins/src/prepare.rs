@@ -205,7 +205,7 @@ pub fn trace(folder: &Path, split: &str, token: u64, around: u64, json: bool) ->
         }
     }
     for (name, score) in &document.scores {
-        let _ = writeln!(out, "  {name:<42} {score:.4}");
+        let _ = writeln!(out, "  {name:<45} {score:.4}");
     }
     let _ = writeln!(out, "\n{}[[{}]]{}", trace.before, trace.text, trace.after);
     cli::print(&out)

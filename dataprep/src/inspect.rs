@@ -54,8 +54,10 @@ pub struct Distribution {
 pub struct Example {
     /// Where it came from.
     pub origin: String,
-    /// What is known of it, or what dropped it.
+    /// What dropped it, and its language where that is known.
     pub note: String,
+    /// What was measured of it, by name.
+    pub scores: BTreeMap<String, f64>,
     /// The beginning of its text.
     pub text: String,
 }
@@ -140,12 +142,12 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
         let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
         set.read(place.start, &mut tokens)?;
         let found = crate::prep::trace(folder, Split::Train, place.start, 0);
-        let (origin, note) = match found {
-            Ok(trace) => (origin(&trace.provenance, sources), known(&trace.provenance)),
-            Err(Error::Io { .. } | Error::NoProvenance { .. }) => Default::default(),
+        let text = excerpt(&tokenizer.decode(&tokens));
+        examples.push(match found {
+            Ok(trace) => Example::new(trace.provenance, sources, None, text),
+            Err(Error::Io { .. } | Error::NoProvenance { .. }) => Example { text, ..Example::default() },
             Err(e) => return Err(e),
-        };
-        examples.push(Example { origin, note, text: excerpt(&tokenizer.decode(&tokens)) });
+        });
     }
     Ok(examples)
 }
@@ -172,7 +174,7 @@ fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Examp
                     (Some(value), Some(threshold), _) => format!("{} = {value}, threshold {threshold}", line.rule),
                     _ => line.rule.clone(),
                 };
-                of_rule.push(Example { origin: origin(&line.provenance, sources), note, text: excerpt(&line.text) });
+                of_rule.push(Example::new(line.provenance, sources, Some(note), excerpt(&line.text)));
             }
         }
     }
@@ -190,20 +192,24 @@ fn origin(provenance: &Provenance<'_>, sources: &[&str]) -> String {
     format!("{path}, from byte {}", provenance.bytes[0])
 }
 
-fn known(provenance: &Provenance<'_>) -> String {
-    let mut note: Vec<String> = provenance.language.iter().map(|language| format!("language {language}")).collect();
-    note.extend(provenance.scores.iter().map(|(name, score)| format!("{name} {score:.3}")));
-    note.join(", ")
+impl Example {
+    fn new(provenance: Provenance<'static>, sources: &[&str], dropped_by: Option<String>, text: String) -> Self {
+        let language = provenance.language.as_ref().map(|language| format!("language {language}"));
+        let note = dropped_by.into_iter().chain(language).collect::<Vec<_>>().join("; ");
+        let origin = origin(&provenance, sources);
+        let scores = provenance.scores.into_iter().map(|(name, score)| (name.into_owned(), score)).collect();
+        Self { origin, note, scores, text }
+    }
 }
 
 fn excerpt(text: &str) -> String {
     text.chars().take(EXCERPT).collect()
 }
 
-/// The share of its documents that a stage dropped.
+/// The share of its documents that a stage dropped. Counts are read from a file, so they are added as what cannot overflow.
 fn drop_rate(stage: &StageReport) -> f64 {
-    let dropped: u64 = stage.dropped.values().sum();
-    dropped as f64 / (dropped + stage.kept).max(1) as f64
+    let dropped: f64 = stage.dropped.values().map(|n| *n as f64).sum();
+    dropped / (dropped + stage.kept as f64).max(1.0)
 }
 
 impl Inspection {
@@ -213,7 +219,7 @@ impl Inspection {
         let mut all: Vec<u64> = Vec::new();
         for lengths in sides.into_iter().flatten().map(|side| &side.lengths) {
             all.resize(all.len().max(lengths.len()), 0);
-            all.iter_mut().zip(lengths).for_each(|(sum, n)| *sum += n);
+            all.iter_mut().zip(lengths).for_each(|(sum, n)| *sum = sum.saturating_add(*n));
         }
         let interval = |(i, n)| (1_u64 << i, (1_u64 << (i + 1)) - 1, n);
         (0..63_u32).zip(all).map(interval).skip_while(|(_, _, n)| *n == 0).collect()
@@ -244,7 +250,7 @@ impl Inspection {
                 stage.kept,
                 100.0 * drop_rate(stage)
             );
-            let all = (stage.kept + stage.dropped.values().sum::<u64>()).max(1) as f64;
+            let all = (stage.kept as f64 + stage.dropped.values().map(|n| *n as f64).sum::<f64>()).max(1.0);
             for (rule, n) in by_count(&stage.dropped) {
                 let _ = writeln!(out, "    - {n:>10}  {:>5.1} %  {rule}", 100.0 * n as f64 / all);
             }
@@ -256,7 +262,7 @@ impl Inspection {
         let lengths = self.lengths();
         let most = lengths.iter().map(|(_, _, n)| *n).max().unwrap_or(1).max(1);
         for (from, to, n) in lengths {
-            let bar = "#".repeat((n * 40).div_ceil(most) as usize);
+            let bar = "#".repeat((n as f64 * 40.0 / most as f64).ceil() as usize);
             let _ = writeln!(out, "  {from:>9} to {to:<9} {n:>10}  {bar}");
         }
         if !manifest.languages.is_empty() {
@@ -269,7 +275,7 @@ impl Inspection {
             out += "\nScores (least, 5 %, 25 %, median, 75 %, 95 %, greatest)\n";
             for (name, distribution) in &self.scores {
                 let quantiles = distribution.quantiles.map(|q| format!("{q:>10.4}")).join(" ");
-                let _ = writeln!(out, "  {name:<42} {quantiles}");
+                let _ = writeln!(out, "  {name:<45} {quantiles}");
             }
         }
         let line = |out: &mut String, example: &Example| {

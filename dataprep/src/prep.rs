@@ -28,6 +28,8 @@ pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 pub(crate) use output::{DROPPED, SOURCES};
 pub use rank::Rank;
 pub use records::Provenance;
+#[doc(hidden)]
+pub use records::fuzz_stored;
 pub(crate) use trace::Lines;
 pub use trace::{SourceFile, Trace, trace};
 

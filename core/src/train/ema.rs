@@ -9,8 +9,9 @@ use crate::device::Kernels;
 use crate::error::{ensure, same};
 use crate::model::{Layout, Parameter, Parameters};
 
-/// Elements that come from the device at a time: what the average needs besides itself.
-const CHUNK: usize = 1 << 16;
+/// How much smaller than the device's own [`chunk`](crate::device::Capabilities::chunk) is what comes from it at a time: the
+/// weights and their average then stay in a CPU's nearest cache, and a wait for a GPU brings megabytes.
+const SHARE: usize = 32;
 
 /// The exponential moving average of a model's weights in f32, in memory of the host.
 ///
@@ -29,7 +30,7 @@ impl Ema {
     /// An average of nothing yet. `decay` is at least 0 and below 1; 0.999 looks back a thousand steps.
     pub fn new(decay: f64, layout: &Layout) -> Self {
         let groups = layout.groups().iter().map(|group| vec![0.0; group.elements()]).collect();
-        Self { decay, updates: 0, layout: layout.clone(), groups, chunk: vec![0.0; CHUNK] }
+        Self { decay, updates: 0, layout: layout.clone(), groups, chunk: Vec::new() }
     }
 
     /// Bytes an average of such parameters takes on the host.
@@ -45,14 +46,16 @@ impl Ema {
         ensure("ema", "averages f32 weights", weights.dtype() == DType::F32)?;
         same("ema", "groups of the weights", self.groups.len(), weights.groups().len())?;
         self.updates += 1;
+        let piece = (device.capabilities().chunk / SHARE).max(1);
+        self.chunk.resize(piece, 0.0);
         // Shares sum to (1 − dⁿ)/(1 − d); the newest has one of them.
         let rate = ((1.0 - self.decay) / (1.0 - libm::pow(self.decay, self.updates as f64))) as f32;
         for (average, group) in self.groups.iter_mut().zip(weights.groups()) {
             same("ema", "elements of a group", average.len(), group.shape().elements())?;
             let view = group.view();
-            for (number, part) in average.chunks_mut(CHUNK).enumerate() {
+            for (number, part) in average.chunks_mut(piece).enumerate() {
                 let chunk = &mut self.chunk[..part.len()];
-                let offset = (view.offset() + number * CHUNK) * size_of::<f32>();
+                let offset = (view.offset() + number * piece) * size_of::<f32>();
                 device.download(view.buffer(), offset, bytemuck::cast_slice_mut(chunk))?;
                 for (average, &weight) in part.iter_mut().zip(&*chunk) {
                     *average += rate * (weight - *average);

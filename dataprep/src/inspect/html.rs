@@ -22,7 +22,7 @@ pub(super) fn page(inspection: &Inspection) -> String {
     let _ = writeln!(
         out,
         "<p class=\"note\">fingerprint {} · {} files, {:.1} MB · tokenizer {} of {} tokens</p>",
-        manifest.fingerprint,
+        escape(&manifest.fingerprint),
         manifest.inputs.files,
         manifest.inputs.bytes as f64 / 1e6,
         escape(&manifest.tokenizer.kind),
@@ -89,7 +89,13 @@ fn stages(inspection: &Inspection, out: &mut String) {
 
 fn show(example: &Example, out: &mut String) {
     let (origin, note) = (escape(&example.origin), escape(&example.note));
-    let _ = writeln!(*out, "<div>{origin}<div class=\"note\">{note}</div><pre>{}</pre></div>", escape(&example.text));
+    let _ = write!(*out, "<div>{origin}<div class=\"note\">{note}");
+    if !example.scores.is_empty() {
+        let scores = example.scores.iter().map(|(name, score)| format!("{} {}", escape(name), short(*score)));
+        let scores = scores.collect::<Vec<_>>().join(", ");
+        let _ = write!(*out, "<details><summary>scores</summary>{scores}</details>");
+    }
+    let _ = writeln!(*out, "</div><pre>{}</pre></div>", escape(&example.text));
 }
 
 /// A horizontal bar for each entry.

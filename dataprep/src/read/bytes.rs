@@ -46,7 +46,10 @@ pub fn fuzz(bytes: &[u8], format: Format, compression: Compression) {
     for record in &whole {
         if let Record::Document(document) = record {
             assert!(!document.text.is_empty());
-            assert!(again(bytes, format, compression, &document.origin.bytes).is_ok(), "{:?}", document.origin);
+            // Of a row all columns are read, and one that the document does not need may be damaged.
+            let again = again(bytes, format, compression, &document.origin.bytes);
+            let is_row = matches!(format, Format::Parquet | Format::Arrow);
+            assert!(is_row || again.is_ok(), "{:?}: {again:?}", document.origin);
         }
     }
 }

@@ -6,13 +6,13 @@
 mod arrow;
 mod parquet;
 
-use super::fields::{FieldNames, Fields};
+use super::fields::{self, FieldNames};
 use super::stream::Store;
 use super::{Context, Format, Found, Record, Records};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Schema};
+use arrow_schema::{DataType, Fields, Schema};
 use std::fmt::Display;
 use std::io;
 use std::ops::Range;
@@ -68,8 +68,6 @@ pub(super) struct Table {
     batches: Box<dyn Batches + Send>,
     open: Option<Open>,
     row: u64,
-    /// Whether these are the first rows of the file, for which alone a missing column is reported.
-    at_start: bool,
 }
 
 /// A batch that is being handed out.
@@ -91,9 +89,8 @@ impl Table {
         let names = &context.config.fields;
         let wanted = [Some(&names.text), names.id.as_ref(), names.url.as_ref()];
         let wanted = wanted.into_iter().flatten().cloned().collect();
-        let at_start = bytes.start == 0;
         let batches = batches(store, format, bytes, Some(wanted), read);
-        Self { context, batches, open: None, row: 0, at_start }
+        Self { context, batches, open: None, row: 0 }
     }
 
     fn record(&self, open: &Open, index: usize) -> Record {
@@ -109,10 +106,10 @@ impl Table {
             Value::Text(text) => {
                 let length = text.len() as u64;
                 if length > self.context.config.max_document_bytes {
-                    let found = Found { range, fields: Fields { text: String::new(), id, url } };
+                    let found = Found { range, fields: fields::Fields { text: String::new(), id, url } };
                     return self.context.too_large(found, length);
                 }
-                return self.context.record(row, Ok(Found { range, fields: Fields { text, id, url } }));
+                return self.context.record(row, Ok(Found { range, fields: fields::Fields { text, id, url } }));
             }
             Value::Null => format!("field {:?} is null, not a string", names.text),
             Value::Number(_) => format!("field {:?} is a number, not a string", names.text),
@@ -135,17 +132,16 @@ impl Records for Table {
             match self.batches.next()? {
                 None => return Ok(None),
                 Some(Step::Bad { row, why }) => return Ok(Some(self.context.site.bad(row, why))),
+                Some(Step::Rows { batch, .. }) if batch.num_rows() == 0 => {}
                 Some(Step::Rows { first, batch }) => {
                     let names = &self.context.config.fields;
                     let columns = columns(&batch, names);
                     if columns[0].is_none() {
-                        // The same for every batch, so it is said once.
-                        let report = std::mem::take(&mut self.at_start) && first == 0;
+                        // The same for every batch, so it is said once: by the split that has the first row.
                         let why = format!("no column {:?}", names.text);
                         self.batches = Box::new(NoRows);
-                        return Ok(report.then(|| self.context.site.bad(0, why)));
+                        return Ok((first == 0).then(|| self.context.site.bad(0, why)));
                     }
-                    self.at_start = false;
                     self.open = Some(Open { columns, first, rows: batch.num_rows(), next: 0 });
                 }
             }
@@ -167,25 +163,20 @@ impl Batches for NoRows {
 }
 
 fn columns(batch: &RecordBatch, names: &FieldNames) -> [Option<ArrayRef>; 3] {
-    let find = |name: Option<&String>| {
-        let name = name?;
-        let fields = batch.schema_ref().fields().iter().map(|field| field.name().as_str());
-        column(fields, batch.columns(), name)
-    };
+    let find = |name: Option<&String>| column(batch.schema_ref().fields(), batch.columns(), name?);
     [find(Some(&names.text)), find(names.id.as_ref()), find(names.url.as_ref())]
 }
 
 /// The column at a path of names with dots between, or of that very name.
-fn column<'n>(names: impl Iterator<Item = &'n str>, arrays: &[ArrayRef], path: &str) -> Option<ArrayRef> {
-    for (name, array) in names.zip(arrays) {
-        match path.strip_prefix(name) {
+fn column(fields: &Fields, arrays: &[ArrayRef], path: &str) -> Option<ArrayRef> {
+    for (field, array) in fields.iter().zip(arrays) {
+        match path.strip_prefix(field.name().as_str()) {
             Some("") => return Some(array.clone()),
             Some(rest) => {
                 let (Some(rest), Some(inner)) = (rest.strip_prefix('.'), array.as_struct_opt()) else {
                     continue;
                 };
-                let names = inner.fields().iter().map(|field| field.name().as_str());
-                if let Some(found) = column(names, inner.columns(), rest) {
+                if let Some(found) = column(inner.fields(), inner.columns(), rest) {
                     return Some(found);
                 }
             }
@@ -254,12 +245,18 @@ fn guarded<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, St
     }
 }
 
-/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row.
+/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an error
+/// where it may lie in a stretch that is damaged.
 pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<Option<Vec<u8>>> {
     let mut batches = batches(store, format, 0..u64::MAX, None, super::uncounted());
+    let mut damage = None;
     while let Some(step) = batches.next()? {
-        let Step::Rows { first, batch } = step else {
-            continue;
+        let (first, batch) = match step {
+            Step::Rows { first, batch } => (first, batch),
+            Step::Bad { row, why } => {
+                damage = Some(format!("row {row}: {why}"));
+                continue;
+            }
         };
         let Some(index) = row.checked_sub(first).and_then(|row| usize::try_from(row).ok()) else {
             continue;
@@ -274,7 +271,8 @@ pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<O
             return serde_json::to_vec(&object).map(Some).map_err(io::Error::other);
         }
     }
-    Ok(None)
+    // A column that the first reading did not ask for can be damaged, and the row with it.
+    damage.map_or(Ok(None), |why| Err(io::Error::new(io::ErrorKind::InvalidData, why)))
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@ pub(super) struct Bpe {
     /// Added tokens are looked for in two rounds, first those that match the raw text, then the others.
     added: [Option<AddedTokens>; 2],
     splitter: Splitter,
-    byte_ids: [u32; 256],
     merges: Merges,
     /// Whole words that are tokens whatever the merges say (`ignore_merges`).
     whole_words: Option<FxHashMap<Box<[u8]>, u32>>,
@@ -76,8 +75,7 @@ impl Bpe {
         Some(Self {
             added: [added_tokens(json, ids, false)?, added_tokens(json, ids, true)?],
             splitter: Splitter::from_json(&json["pre_tokenizer"])?,
-            byte_ids,
-            merges: Merges::from_json(model, &vocab)?,
+            merges: Merges::from_json(model, &vocab, byte_ids)?,
             whole_words,
         })
     }
@@ -120,9 +118,9 @@ impl Bpe {
     fn encode_word(&self, text: &[u8], start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
         match Key::of(text, start, end) {
             Some(key) => {
-                if !words.get_short(key, out) {
+                if !words.get(key, out) {
                     let ids = self.merge(&text[start..end], out);
-                    words.put_short(key, ids);
+                    words.put(key, ids);
                 }
             }
             None => self.encode_long(&text[start..end], words, out),
@@ -146,9 +144,7 @@ impl Bpe {
         if let Some(&id) = self.whole_words.as_ref().and_then(|words| words.get(word)) {
             out.push(id);
         } else {
-            out.extend(word.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
-            let merged = self.merges.apply(&mut out[start..]);
-            out.truncate(start + merged);
+            self.merges.apply(word, out);
         }
         &out[start..]
     }
@@ -156,8 +152,7 @@ impl Bpe {
     /// What both ways of merging make of a word.
     #[cfg(test)]
     pub(super) fn merge_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
-        let ids: Vec<u32> = word.iter().map(|&byte| self.byte_ids[usize::from(byte)]).collect();
-        self.merges.apply_both(&ids)
+        self.merges.apply_both(word)
     }
 }
 

@@ -1,4 +1,7 @@
 //! Byte-pair merging: the rules, and their application to one word.
+//!
+//! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a table
+//! of their own, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
 
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -7,26 +10,44 @@ use std::collections::BinaryHeap;
 
 /// Words of more symbols are merged with a heap rather than by looking for the lowest rank each time.
 const SHORT: usize = 64;
+/// Bits of a place in a short word.
+const PLACE_BITS: u32 = SHORT.ilog2();
+/// Bits of a rank, so that a rank and a place fit into an `i32`.
+const MAX_RANK_BITS: u32 = 24;
 
-/// A rank and the id that the pair becomes, the rank in the upper half: the lowest merges first.
-type Rule = u64;
-/// No pair merges later than this.
-const NONE: Rule = u64::MAX;
+/// The place of a rule among all: the lowest merges first.
+type Rank = u32;
+/// Two neighbours that are no rule's.
+const NONE: Rank = Rank::MAX;
+/// A rank and a place, the place in the lower bits; signed because the smallest of those are found faster.
+type Candidate = i32;
+const NO_CANDIDATE: Candidate = Candidate::MAX;
+/// A place of the table that no rule takes.
+const FREE: u64 = u64::MAX;
 
 /// Which pairs of neighbours become which token, and in which order.
 #[derive(Debug)]
 pub(super) struct Merges {
-    /// (pair + 1, rule) at the pair's place or the next free one behind it; 0 is free. Never more than half full.
-    table: Vec<(u64, Rule)>,
+    /// The token of each byte.
+    byte_ids: [u32; 256],
+    /// The rank of two bytes' tokens, by the first and the second byte.
+    byte_pairs: Vec<Rank>,
+    /// What a rule makes, by its rank.
+    becomes: Vec<u32>,
+    /// Pair and rank at the pair's place or the next free one behind it. Never more than half full.
+    table: Vec<u64>,
     shift: u32,
+    id_bits: u32,
+    rank_bits: u32,
 }
 
 impl Merges {
     /// The rules of a `model`, each written `"left right"` or `["left", "right"]`. `None` when one names a token that the
-    /// vocabulary does not have.
-    pub(super) fn from_json(model: &Value, vocab: &FxHashMap<&str, u32>) -> Option<Self> {
+    /// vocabulary does not have, or when ids and ranks do not fit together into 63 bits (2²¹ of each do).
+    pub(super) fn from_json(model: &Value, vocab: &FxHashMap<&str, u32>, byte_ids: [u32; 256]) -> Option<Self> {
         let rules = model["merges"].as_array()?;
         let mut pairs = FxHashMap::with_capacity_and_hasher(rules.len(), Default::default());
+        let mut becomes = Vec::with_capacity(rules.len());
         let mut whole = String::new();
         for (rank, rule) in (0_u32..).zip(rules) {
             let (left, right) = match rule {
@@ -37,24 +58,43 @@ impl Merges {
             whole.push_str(left);
             whole.push_str(right);
             // Of two rules for the same pair the later one holds, as in the `tokenizers` crate.
-            pairs.insert((*vocab.get(left)?, *vocab.get(right)?), (rank, *vocab.get(whole.as_str())?));
+            pairs.insert((*vocab.get(left)?, *vocab.get(right)?), rank);
+            becomes.push(*vocab.get(whole.as_str())?);
         }
-        Some(Self::new(&pairs))
+        let largest = vocab.values().copied().max().unwrap_or(0);
+        Self::new(&pairs, becomes, byte_ids, largest)
     }
 
-    fn new(pairs: &FxHashMap<(u32, u32), (u32, u32)>) -> Self {
+    fn new(pairs: &FxHashMap<(u32, u32), Rank>, becomes: Vec<u32>, byte_ids: [u32; 256], largest: u32) -> Option<Self> {
+        let bits = |largest: usize| (usize::BITS - largest.leading_zeros()).max(1);
+        let (id_bits, rank_bits) = (bits(largest as usize), bits(becomes.len()));
+        // One bit less than there are, so that no rule looks like a free place.
+        if rank_bits > MAX_RANK_BITS || 2 * id_bits + rank_bits > 63 {
+            return None;
+        }
         let size = (2 * pairs.len()).next_power_of_two().max(2);
         let shift = u64::BITS - size.trailing_zeros();
-        let mut merges = Self { table: vec![(0, NONE); size], shift };
-        for (&(left, right), &(rank, id)) in pairs {
-            let pair = key(left, right);
+        let (byte_pairs, table) = (Vec::new(), vec![FREE; size]);
+        let mut merges = Self { byte_ids, byte_pairs, becomes, table, shift, id_bits, rank_bits };
+        for (&(left, right), &rank) in pairs {
+            let pair = merges.key(left, right);
             let mut at = merges.place(pair);
-            while merges.table[at].0 != 0 {
+            while merges.table[at] != FREE {
                 at = (at + 1) % size;
             }
-            merges.table[at] = (pair, u64::from(rank) << 32 | u64::from(id));
+            merges.table[at] = pair << rank_bits | u64::from(rank);
         }
-        merges
+        let bytes = || byte_ids.iter().copied();
+        merges.byte_pairs = bytes()
+            .flat_map(|left| bytes().map(move |right| (left, right)))
+            .map(|pair| merges.get(pair.0, pair.1))
+            .collect();
+        Some(merges)
+    }
+
+    #[inline]
+    fn key(&self, left: u32, right: u32) -> u64 {
+        u64::from(left) << self.id_bits | u64::from(right)
     }
 
     #[inline]
@@ -62,98 +102,107 @@ impl Merges {
         (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 
-    /// The rule for two neighbours, or [`NONE`].
+    /// The rank of the rule for two neighbours, or [`NONE`].
     #[inline]
-    fn get(&self, left: u32, right: u32) -> Rule {
-        let pair = key(left, right);
+    fn get(&self, left: u32, right: u32) -> Rank {
+        let pair = self.key(left, right);
         let mut at = self.place(pair);
         loop {
-            let (known, rule) = self.table[at];
-            if known == pair {
-                return rule;
+            let slot = self.table[at];
+            if slot >> self.rank_bits == pair {
+                return slot as Rank & ((1 << self.rank_bits) - 1);
             }
-            if known == 0 {
+            if slot == FREE {
                 return NONE;
             }
             at = (at + 1) & (self.table.len() - 1);
         }
     }
 
-    /// Merges in place the leftmost pair of lowest rank until none is left; gives the remaining length. A word has fewer
-    /// than 2³² symbols.
+    /// The rank of the tokens of two bytes, or [`NONE`].
     #[inline]
-    pub(super) fn apply(&self, ids: &mut [u32]) -> usize {
-        if ids.len() <= SHORT { self.apply_short(ids) } else { self.apply_long(ids) }
+    fn get_bytes(&self, left: u8, right: u8) -> Rank {
+        self.byte_pairs[usize::from(left) << 8 | usize::from(right)]
     }
 
-    fn apply_short(&self, ids: &mut [u32]) -> usize {
-        let n = ids.len();
-        // By symbol: the rank of its pair with the next one and its own place, and what the pair becomes. Found once, and
-        // then only where a neighbour changed.
-        let (mut candidates, mut becomes) = ([NONE; SHORT], [0; SHORT]);
-        let find =
-            |candidates: &mut [u64; SHORT], becomes: &mut [u32; SHORT], ids: &[u32], left: usize, right: usize| {
-                let rule = self.get(ids[left], ids[right]);
-                candidates[left] = if rule == NONE { NONE } else { rule >> 32 << 32 | left as u64 };
-                becomes[left] = rule as u32;
-            };
-        for right in 1..n {
-            find(&mut candidates, &mut becomes, ids, right - 1, right);
+    /// Appends the ids of a word of fewer than 2³² bytes: those of its bytes, of which the leftmost pair of lowest rank is
+    /// merged until none is left.
+    #[inline]
+    pub(super) fn apply(&self, word: &[u8], out: &mut Vec<u32>) {
+        if word.len() <= SHORT { self.apply_short(word, out) } else { self.apply_long(word, out) }
+    }
+
+    fn apply_short(&self, word: &[u8], out: &mut Vec<u32>) {
+        let n = word.len();
+        // By symbol: its id, and the candidate of its pair with the next one. Found once, and then only where a neighbour
+        // changed.
+        let (mut ids, mut candidates) = ([0; SHORT], [NO_CANDIDATE; SHORT]);
+        let candidate = |rank: Rank, place: usize| match rank {
+            NONE => NO_CANDIDATE,
+            rank => (rank << PLACE_BITS) as Candidate | place as Candidate,
+        };
+        for (id, &byte) in ids.iter_mut().zip(word) {
+            *id = self.byte_ids[usize::from(byte)];
+        }
+        for (place, pair) in word.array_windows().enumerate() {
+            let &[left, right] = pair;
+            candidates[place] = candidate(self.get_bytes(left, right), place);
         }
         // One bit a symbol that is left.
         let mut left_over = if n == 0 { 0 } else { u64::MAX >> (SHORT - n) };
-        while let Some(best) = candidates[..n].iter().copied().min().filter(|&best| best != NONE) {
-            let at = best as u32 as usize;
+        let eights = n.div_ceil(8);
+        while let Some(best) = least(&candidates.as_chunks().0[..eights]) {
+            let at = best as usize % SHORT;
             let behind = |left_over: u64| (left_over >> at >> 1).trailing_zeros() as usize + at + 1;
             let right = behind(left_over);
-            ids[at] = becomes[at];
+            ids[at] = self.becomes[(best >> PLACE_BITS) as usize];
             left_over &= !(1 << right);
-            (candidates[at], candidates[right]) = (NONE, NONE);
+            (candidates[at], candidates[right]) = (NO_CANDIDATE, NO_CANDIDATE);
             let next = behind(left_over);
             if next < n {
-                find(&mut candidates, &mut becomes, ids, at, next);
+                candidates[at] = candidate(self.get(ids[at], ids[next]), at);
             }
             let before = left_over & ((1 << at) - 1);
             if before != 0 {
-                find(&mut candidates, &mut becomes, ids, before.ilog2() as usize, at);
+                let before = before.ilog2() as usize;
+                candidates[before] = candidate(self.get(ids[before], ids[at]), before);
             }
         }
-        let mut length = 0;
         while left_over != 0 {
-            ids[length] = ids[left_over.trailing_zeros() as usize];
+            out.push(ids[left_over.trailing_zeros() as usize]);
             left_over &= left_over - 1;
-            length += 1;
         }
-        length
     }
 
     /// The same in O(n log n): a heap of ranks and places over a doubly linked list of symbols.
-    fn apply_long(&self, ids: &mut [u32]) -> usize {
+    fn apply_long(&self, word: &[u8], out: &mut Vec<u32>) {
         const GONE: u32 = u32::MAX;
-        let n = ids.len();
+        let n = word.len();
         let end = n as u32;
+        let mut ids: Vec<u32> = word.iter().map(|&byte| self.byte_ids[usize::from(byte)]).collect();
         let mut next: Vec<u32> = (1..=end).collect();
         let mut previous: Vec<u32> = (0..end).map(|i| i.wrapping_sub(1)).collect();
-        // The rule of each symbol with the next one; an entry of the heap counts as long as its rank is still there.
-        let mut rules: Vec<Rule> = ids.windows(2).map(|pair| self.get(pair[0], pair[1])).chain([NONE]).collect();
-        let entry = |rule: Rule, at: u32| Reverse(rule >> 32 << 32 | u64::from(at));
-        let entries = rules.iter().zip(0..).filter(|(rule, _)| **rule != NONE);
-        let mut heap: BinaryHeap<_> = entries.map(|(&rule, at)| entry(rule, at)).collect();
+        // The rank of each symbol with the next one; an entry of the heap counts as long as its rank is still there.
+        let pairs = word.array_windows().map(|&[left, right]| self.get_bytes(left, right));
+        let mut ranks: Vec<Rank> = pairs.chain([NONE]).collect();
+        let entry = |rank: Rank, at: u32| Reverse(u64::from(rank) << 32 | u64::from(at));
+        let entries = ranks.iter().zip(0..).filter(|(rank, _)| **rank != NONE);
+        let mut heap: BinaryHeap<_> = entries.map(|(&rank, at)| entry(rank, at)).collect();
         while let Some(Reverse(best)) = heap.pop() {
             let left = best as u32 as usize;
-            let rule = rules[left];
-            if rule == NONE || rule >> 32 != best >> 32 {
+            let rank = ranks[left];
+            if rank == NONE || u64::from(rank) != best >> 32 {
                 continue;
             }
             let right = next[left] as usize;
-            (ids[left], ids[right]) = (rule as u32, GONE);
-            (rules[left], rules[right]) = (NONE, NONE);
+            (ids[left], ids[right]) = (self.becomes[rank as usize], GONE);
+            (ranks[left], ranks[right]) = (NONE, NONE);
             let after = next[right];
             next[left] = after;
             let mut look = |at: usize, behind: usize| {
-                rules[at] = self.get(ids[at], ids[behind]);
-                if rules[at] != NONE {
-                    heap.push(entry(rules[at], at as u32));
+                ranks[at] = self.get(ids[at], ids[behind]);
+                if ranks[at] != NONE {
+                    heap.push(entry(ranks[at], at as u32));
                 }
             };
             if after < end {
@@ -165,27 +214,27 @@ impl Merges {
                 look(before as usize, left);
             }
         }
-        let mut length = 0;
-        for i in 0..n {
-            if ids[i] != GONE {
-                ids[length] = ids[i];
-                length += 1;
-            }
-        }
-        length
+        out.extend(ids.into_iter().filter(|&id| id != GONE));
     }
 
-    /// What both ways of merging make of a word of up to [`SHORT`] symbols.
+    /// What both ways of merging make of a word of up to [`SHORT`] bytes.
     #[cfg(test)]
-    pub(super) fn apply_both(&self, ids: &[u32]) -> (Vec<u32>, Vec<u32>) {
-        let (mut short, mut long) = (ids.to_vec(), ids.to_vec());
-        let (n, m) = (self.apply_short(&mut short), self.apply_long(&mut long));
-        (short[..n].to_vec(), long[..m].to_vec())
+    pub(super) fn apply_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        self.apply_short(word, &mut short);
+        self.apply_long(word, &mut long);
+        (short, long)
     }
 }
 
-/// A pair as a number above 0.
+/// The least candidate, if there is one: eight at a time, which compilers know instructions for.
 #[inline]
-fn key(left: u32, right: u32) -> u64 {
-    (u64::from(left) << 32 | u64::from(right)) + 1
+fn least(candidates: &[[Candidate; 8]]) -> Option<Candidate> {
+    let mut best = [NO_CANDIDATE; 8];
+    for eight in candidates {
+        for (best, candidate) in best.iter_mut().zip(eight) {
+            *best = (*best).min(*candidate);
+        }
+    }
+    best.into_iter().min().filter(|&best| best != NO_CANDIDATE)
 }

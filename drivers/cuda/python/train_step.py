@@ -243,7 +243,7 @@ def main():
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device if device.index is not None else 0)
         print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name(device)}")
     {"train": train, "kernels": kernels}[arguments.what](arguments, device)
 

@@ -15,8 +15,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// What a file, rather than a stream, begins with, up to the first message.
+/// What a file, rather than a stream, begins with.
 const SIGNATURE: &[u8] = b"ARROW1\0\0";
+/// Where the first message begins at the latest: writers fill up to their alignment with zeros.
+const MAX_ALIGNMENT: u64 = 64;
 /// Bytes that the header of a message may have.
 const MAX_HEADER: u64 = 1 << 26;
 /// Bytes that a record batch may have, decompressed.
@@ -40,6 +42,9 @@ impl Parts {
         let (length, mut stream) = (store.length()?, Stream::plain(store, 0, read)?);
         if stream.fill()?.starts_with(SIGNATURE) {
             stream.consume(SIGNATURE.len());
+            while stream.position() < MAX_ALIGNMENT && stream.fill()?.starts_with(&[0; 8]) {
+                stream.consume(8);
+            }
         }
         Ok(Self { stream, length })
     }

@@ -88,6 +88,24 @@ fn rows_are_documents() {
     }
 }
 
+/// Files that pyarrow wrote, which are the seeds of the fuzz target: after a byte that chooses the format.
+#[test]
+fn rows_of_another_program_are_documents() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/readers");
+    for name in
+        ["parquet-plain", "parquet-snappy", "parquet-zstd", "arrow-file", "arrow-stream", "arrow-lz4", "arrow-zstd"]
+    {
+        let file = std::fs::read(folder.join(name)).unwrap();
+        let format = if name.starts_with("arrow") { Format::Arrow } else { Format::Parquet };
+        let records = read(&file[1..], format, 500);
+        let null = "memory: row 1: field \"text\" is null, not a string";
+        let empty = "dropped input.empty 0 at 2..3";
+        assert_eq!(shown(&records), ["one", null, empty, "four", "five", "six", "six", "six", "nine"], "{name}");
+        let Some(Record::Document(last)) = records.last() else { panic!("{records:?}") };
+        assert_eq!((last.origin.id.as_deref(), last.url.as_deref()), (Some("8"), Some("http://8/")), "{name}");
+    }
+}
+
 #[test]
 fn a_table_is_cut_into_its_groups() {
     for (file, format) in files() {

@@ -124,7 +124,7 @@ impl Cuda {
         };
         let wide = cols.is_multiple_of(8)
             && args.tiles.keeps_eights()
-            && args.x_tiles.keeps_eights()
+            && (from.is_none() || args.x_tiles.keeps_eights())
             && args.codes.is_aligned(code_grain(y.codes.dtype()));
         // Eight columns of the source must have one scale, if any.
         let one_scale = from.is_none_or(|from| matches!(from.tiles, Tiling::Row { .. } | Tiling::Block { .. }));
