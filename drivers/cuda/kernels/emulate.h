@@ -677,6 +677,12 @@ FN void publish(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
     *(Fault*)(uintptr_t)fault = Fault{code, site, value, limit};
 }
 
+// Nothing to a CPU, but of an element that is there.
+template <class T>
+FN void prefetch(Span<T> s, i64 i) {
+    s.place(i, sizeof(T));
+}
+
 // Which lands when it is waited for.
 template <class T>
 FN void copy_async(Shared<T> to, int i, Span<T> from, i64 j, bool valid) {

@@ -19,68 +19,97 @@ FN void load_b(u32 (&r)[4], Shared<bf16> s, int base, int n, int k) {
         load_matrix(r, s, base + (n + lane() % 8 + lane() / 16 * 8) * PITCH + k + lane() / 8 % 2 * 8);
 }
 
-// BF16 on tensor cores: a tile of M×N by four warps, two by two. While one piece of the inner dimension is multiplied,
-// those after it are on their way through a ring of STAGES.
-template <int FORM, int M, int N, int K, int STAGES, bool ALIGNED>
+// BF16 on tensor cores: a tile of M×N by warps of which ACROSS are side by side and two one under the other. While one
+// piece of the inner dimension is multiplied, those after it are on their way through a ring of STAGES; and while the
+// tensor cores have one sixteen of it, the fragments of the next are loaded.
+template <int FORM, int M, int N, int K, int STAGES, int ACROSS, bool ALIGNED>
 FN void multiply(const Product& p) {
     constexpr bool A_T = FORM == TN, B_T = FORM != NT;
-    constexpr int A_PITCH = pitch<bf16>(A_T ? M : K), B_PITCH = pitch<bf16>(B_T ? N : K);
-    constexpr int A_SIZE = A_PITCH * (A_T ? K : M), B_SIZE = B_PITCH * (B_T ? K : N), SIZE = A_SIZE + B_SIZE;
-    constexpr int I = M / 32, J = N / 16, THREADS = 128;
+    constexpr int A_ROWS = A_T ? K : M, A_COLS = A_T ? M : K, B_ROWS = B_T ? K : N, B_COLS = B_T ? N : K;
+    constexpr int A_PITCH = pitch<bf16>(A_COLS), B_PITCH = pitch<bf16>(B_COLS);
+    constexpr int A_SIZE = A_PITCH * A_ROWS, SIZE = A_SIZE + B_PITCH * B_ROWS;
+    constexpr int I = M / 32, J = N / ACROSS / 8, THREADS = 64 * ACROSS, PARTS = K / 16;
+    static_assert(PARTS % 2 == 0, "fragments of a piece end in the buffer where they began");
     Place at;
     if (!place(p, FORM, M, N, at)) return;
     Carve carve;
     auto ring = carve.take<bf16>(STAGES * SIZE);
     int steps = ceil_div(at.k1 - at.k0, K);
-    auto fetch = [&](int step) {
-        int base = step % STAGES * SIZE, k = at.k0 + step * K;
-        if constexpr (A_T)
-            stage<K, M, THREADS, ALIGNED>(ring, base, p.a, k, at.k1, at.m0, at.m1);
-        else
-            stage<M, K, THREADS, ALIGNED>(ring, base, p.a, at.m0, at.m1, k, at.k1);
-        if constexpr (B_T)
-            stage<K, N, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + k, at.b_row + at.k1, at.n0, at.n1);
-        else
-            stage<N, K, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + at.n0, at.b_row + at.n1, k, at.k1);
+    int a_outer = A_T ? at.k0 : at.m0, a_outer_end = A_T ? at.k1 : at.m1;
+    int a_inner = A_T ? at.m0 : at.k0, a_inner_end = A_T ? at.m1 : at.k1;
+    int b_outer = B_T ? at.k0 : at.n0, b_outer_end = B_T ? at.k1 : at.n1;
+    int b_inner = B_T ? at.n0 : at.k0, b_inner_end = B_T ? at.n1 : at.k1;
+    Feed<A_ROWS, A_COLS, THREADS, A_T, ALIGNED, bf16> a_feed(p.a, a_outer, a_outer_end, a_inner, a_inner_end);
+    Feed<B_ROWS, B_COLS, THREADS, B_T, ALIGNED, bf16> b_feed(p.b, at.b_row + b_outer, at.b_row + b_outer_end, b_inner,
+                                                             b_inner_end);
+    auto fetch = [&](int base) {
+        a_feed.next(ring, base);
+        b_feed.next(ring, base + A_SIZE);
     };
     float sums[I][J][4] = {};
-    int row0 = warp() / 2 * (M / 2), col0 = warp() % 2 * (N / 2);
-    for (int step = 0; step < STAGES - 1; step++) {
-        if (step < steps) fetch(step);
+    u32 x[2][I][4], y[2][J / 2][4];
+    int row0 = warp() / ACROSS * (M / 2), col0 = warp() % ACROSS * (N / ACROSS);
+    auto load = [&](int base, int k, int to) {
+#pragma unroll
+        for (int i = 0; i < I; i++) load_a<A_T, A_PITCH>(x[to][i], ring, base, row0 + i * 16, k);
+#pragma unroll
+        for (int j = 0; j < J / 2; j++) load_b<B_T, B_PITCH>(y[to][j], ring, base + A_SIZE, col0 + j * 16, k);
+    };
+#pragma unroll
+    for (int step = 0; step < STAGES; step++) {
+        if (step < steps) fetch(step * SIZE);
         copy_commit();
     }
+    expect_tile<M, N>(p, at);
+    copy_wait<STAGES - 1>();
+    sync();
+    if (steps > 0) load(0, 0, 0);
+    int base = 0;
     for (int step = 0; step < steps; step++) {
-        copy_wait<STAGES - 2>();
-        // All see this piece, and all are done with the one before it, whose place is filled next.
-        sync();
-        if (step + STAGES - 1 < steps) fetch(step + STAGES - 1);
-        copy_commit();
-        int base = step % STAGES * SIZE;
 #pragma unroll
-        for (int k = 0; k < K; k += 16) {
-            u32 a[I][4], b[J / 2][4];
-#pragma unroll
-            for (int i = 0; i < I; i++) load_a<A_T, A_PITCH>(a[i], ring, base, row0 + i * 16, k);
-#pragma unroll
-            for (int j = 0; j < J / 2; j++) load_b<B_T, B_PITCH>(b[j], ring, base + A_SIZE, col0 + j * 16, k);
+        for (int part = 0; part < PARTS; part++) {
+            if (part + 1 < PARTS)
+                load(base, (part + 1) * 16, (part + 1) % 2);
+            else {
+                // All see the next piece, and all are done with this one, whose place is filled next: what is left of
+                // it is in registers.
+                int free = base;
+                base = base + SIZE < STAGES * SIZE ? base + SIZE : 0;
+                copy_wait<STAGES - 2>();
+                sync();
+                if (step + 1 < steps) load(base, 0, 0);
+                if (step + STAGES < steps) fetch(free);
+                copy_commit();
+            }
 #pragma unroll
             for (int i = 0; i < I; i++)
 #pragma unroll
-                for (int j = 0; j < J; j++) mma_bf16(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                for (int j = 0; j < J; j++) {
+                    const u32(&b)[4] = y[part % 2][j / 2];
+                    mma_bf16(sums[i][j], x[part % 2][i], b[j % 2 * 2], b[j % 2 * 2 + 1]);
+                }
         }
     }
     finish<M, N, false, false>(p, at, row0, col0, sums);
 }
 
+// The widest tile has a multiprocessor's shared memory for itself: it reads three quarters, for a sum, of what a tile of
+// 128×128 does, in whole lines of 128 bytes. Where there is not that much, STAGES are fewer, or the tile is smaller.
 #define FORMS(form, FORM)                                                \
+    KERNEL(gemm_##form##_wide4, Product, 256) {                          \
+        multiply<FORM, 128, 256, 64, 4, 4, true>(a);                     \
+    }                                                                    \
+    KERNEL(gemm_##form##_wide3, Product, 256) {                          \
+        multiply<FORM, 128, 256, 64, 3, 4, true>(a);                     \
+    }                                                                    \
     KERNEL_OCCUPANCY(gemm_##form##_large, Product, 128, 2) {             \
-        multiply<FORM, 128, 128, 32, 4, true>(a);                        \
+        multiply<FORM, 128, 128, 32, 4, 2, true>(a);                     \
     }                                                                    \
     KERNEL(gemm_##form##_small, Product, 128) {                          \
-        multiply<FORM, 64, 64, 32, 4, true>(a);                          \
+        multiply<FORM, 64, 64, 32, 4, 2, true>(a);                       \
     }                                                                    \
     KERNEL(gemm_##form##_ragged, Product, 128) {                         \
-        multiply<FORM, 64, 64, 32, 2, false>(a);                         \
+        multiply<FORM, 64, 64, 32, 2, 2, false>(a);                      \
     }
 FORMS(nt, NT)
 FORMS(nn, NN)

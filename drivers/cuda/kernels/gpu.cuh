@@ -251,6 +251,12 @@ FN void publish(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
     f->code = code;
 }
 
+// Brings the line of element `i` near, to be read soon.
+template <class T>
+FN void prefetch(Span<T> s, i64 i) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(s.p + i));
+}
+
 // Copies sixteen bytes from device to shared memory behind the kernel's back; zeros where not `valid`.
 template <class T>
 FN void copy_async(Shared<T> to, int i, Span<T> from, i64 j, bool valid) {

@@ -20,7 +20,8 @@ struct Product {
     float alpha;
     int accumulate;
     int form;
-    // True where two neighbours in a row of `c` may be accessed at once, the first in an even column.
+    // How the rows of `c` may be accessed: 1 two neighbours at once, the first in an even column; 2 also sixteen bytes at
+    // once, the first in a column that is a multiple of as many; else 0.
     int pairs;
 };
 
@@ -175,6 +176,56 @@ FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int 
     for (int n = 0; n < COUNT / THREADS; n++) piece(n);
 }
 
+// A thread's share in bringing pieces of a matrix to shared memory, one after the other along the inner dimension: tiles
+// of ROWS by COLS, or with DOWN, where the inner dimension goes down the rows, of COLS by ROWS of the matrix. Its parts
+// of a tile are in the same columns, rows apart by the same number, so that little is computed for each.
+template <int ROWS, int COLS, int THREADS, bool DOWN, bool ALIGNED, class T>
+struct Feed {
+    static constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, APART = THREADS / ACROSS;
+    static constexpr int COUNT = ROWS / APART, PITCH = pitch<T>(COLS);
+    static_assert(THREADS % ACROSS == 0 && ROWS % APART == 0, "threads share a tile evenly");
+    Span<T> from;
+    i64 at, stride;
+    // Rows and columns that there are from this thread's first element on.
+    int rows, cols, to;
+    // Rows r0.. and columns c0.., with zeros from row r1 and column c1 on.
+    FN Feed(const Mat& m, int r0, int r1, int c0, int c1) : from(whole<T>(m)), stride(m.stride) {
+        int r = thread() / ACROSS, c = thread() % ACROSS * CHUNK;
+        at = (i64)(r0 + r) * stride + c0 + c;
+        rows = r1 - r0 - r;
+        cols = c1 - c0 - c;
+        to = r * PITCH + c;
+    }
+    // Brings the next piece to the elements from `base` on. ALIGNED: in sixteen bytes at a time, asynchronously; every
+    // row must then start on a multiple of that, the first column too, and the last be one.
+    FN void next(Shared<T> ring, int base) {
+        i64 i = at;
+#pragma unroll(ALIGNED ? COUNT : 1)
+        for (int n = 0; n < COUNT; n++) {
+            int place = base + to + n * APART * PITCH;
+            bool inside = n * APART < rows;
+            if constexpr (ALIGNED)
+                copy_async(ring, place, from, i, inside && cols > 0);
+            else {
+                u32 words[4] = {};
+#pragma unroll
+                for (int e = 0; e < CHUNK; e++)
+                    if (inside && e < cols)
+                        words[e * sizeof(T) / 4] |= raw(from.get(i + e)) << (e * 8 * (int)sizeof(T) % 32);
+                ring.set_quad(place, Quad{words[0], words[1], words[2], words[3]});
+            }
+            i += APART * stride;
+        }
+        if (DOWN) {
+            at += ROWS * stride;
+            rows -= ROWS;
+        } else {
+            at += COLS;
+            cols -= COLS;
+        }
+    }
+};
+
 // Adds to or replaces two neighbours of a row of `c`, of which those from column `end` on are not there.
 template <class T>
 FN void put(const Product& p, i64 at, int col, int end, float x, float y) {
@@ -206,15 +257,76 @@ FN void put(const Product& p, i64 at, int col, int end, float x, float y) {
     if (col + 1 < end) c.set(at + 1, rounded<T>(p.accumulate ? y + widen(c.get(at + 1)) : y));
 }
 
-// The rows of a tile of sums in shared memory, as they go to `c`.
+// The same for as many neighbours as are sixteen bytes; `old` is what was there.
+template <class T>
+FN Quad combined(const Product& p, Shared<float> tile, int i, Quad old) {
+    u32 y[4] = {old.x, old.y, old.z, old.w};
+#pragma unroll
+    for (int h = 0; h < 4 / (int)sizeof(T); h++) {
+        Quad q = tile.quad(i + 4 * h);
+        float x[4] = {as_float(q.x), as_float(q.y), as_float(q.z), as_float(q.w)};
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] *= p.alpha;
+        if constexpr (sizeof(T) == 4) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) y[e] = as_bits(p.accumulate ? x[e] + as_float(y[e]) : x[e]);
+        } else {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                u32& word = y[2 * h + e / 2];
+                T was;
+                was.bits = (u16)(word >> 16 * (e % 2));
+                u32 bits = rounded<T>(p.accumulate ? x[e] + widen(was) : x[e]).bits;
+                word = e % 2 ? (word & 0xffff) | bits << 16 : (word & 0xffff0000) | bits;
+            }
+        }
+    }
+    return Quad{y[0], y[1], y[2], y[3]};
+}
+
+// The rows of a tile of sums in shared memory, as they go to `c`. What is added to is read eight accesses at a time:
+// with one the block would wait for memory as often as it has rows.
 template <class T, int M, int N, int PITCH>
 FN void put_tile(const Product& p, const Place& at, Shared<float> tile) {
+    constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = N / CHUNK, BATCH = 8;
+    if (p.pairs == 2 && at.n1 % CHUNK == 0) {
+        auto to = whole<T>(p.c);
+        int apart = threads() / ACROSS, c = thread() % ACROSS * CHUNK;
+        int rows = at.n0 + c < at.n1 ? min_of(M, at.m1 - at.m0) : 0;
+        for (int r0 = thread() / ACROSS; r0 < rows; r0 += BATCH * apart) {
+            i64 first = (i64)(at.c_row + at.m0 + r0) * p.c.stride + at.n0 + c, step = apart * p.c.stride;
+            Quad old[BATCH] = {};
+            if (p.accumulate) {
+#pragma unroll
+                for (int u = 0; u < BATCH; u++)
+                    if (r0 + u * apart < rows) old[u] = to.quad(first + u * step);
+            }
+#pragma unroll
+            for (int u = 0; u < BATCH; u++)
+                if (r0 + u * apart < rows)
+                    to.set_quad(first + u * step, combined<T>(p, tile, (r0 + u * apart) * PITCH + c, old[u]));
+        }
+        return;
+    }
     for (int i = thread(); i < M * N / 2; i += threads()) {
         int r = i / (N / 2), c = i % (N / 2) * 2;
         if (at.m0 + r >= at.m1 || at.n0 + c >= at.n1) continue;
         Pair x = tile.pair(r * PITCH + c);
         i64 to = (i64)(at.c_row + at.m0 + r) * p.c.stride + at.n0 + c;
         put<T>(p, to, at.n0 + c, at.n1, as_float(x.x), as_float(x.y));
+    }
+}
+
+// Asks for the tile of `c` that is added to, so that it is near when it is read.
+template <int M, int N>
+FN void expect_tile(const Product& p, const Place& at) {
+    if (!p.accumulate || p.c.dtype != F32) return;
+    // A line of 128 bytes.
+    constexpr int LINE = 32, ACROSS = N / LINE;
+    auto c = whole<float>(p.c);
+    for (int i = thread(); i < M * ACROSS; i += threads()) {
+        int r = i / ACROSS, col = at.n0 + i % ACROSS * LINE;
+        if (at.m0 + r < at.m1 && col < at.n1) prefetch(c, (i64)(at.c_row + at.m0 + r) * p.c.stride + col);
     }
 }
 

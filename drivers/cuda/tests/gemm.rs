@@ -86,6 +86,10 @@ fn products_of_many_tiles_are_exact_where_sums_are() {
         for (shape, types, add) in [
             ([256, 136, 160, 0], [BF16, BF16, F32], true),
             ([136, 264, 104, 8], [BF16, BF16, BF16], false),
+            ([264, 520, 376, 8], [BF16, BF16, BF16], true),
+            ([136, 260, 328, 0], [BF16, BF16, F32], true),
+            ([264, 384, 136, 4], [BF16, BF16, F32], true),
+            ([136, 384, 136, 8], [BF16, BF16, F32], true),
             ([72, 40, 88, 8], [BF16, BF16, BF16], true),
             ([67, 133, 45, 1], [BF16, BF16, F32], false),
             ([130, 70, 37, 0], [F32, F32, F32], true),
@@ -95,6 +99,21 @@ fn products_of_many_tiles_are_exact_where_sums_are() {
             let want = plain(&Host::new(), form, shape, types, add);
             assert!(plain(&device, form, shape, types, add) == want, "{form:?} {shape:?} {types:?}");
             assert!(plain(&reverse, form, shape, types, add) == want, "{form:?} {shape:?} {types:?}, reversed");
+        }
+    }
+}
+
+/// Devices differ in how much shared memory a block may have: 99, 163 or 227 KiB.
+#[test]
+fn every_tile_fits_its_device_and_has_the_same_bits() {
+    for shared in [99 << 10, 163 << 10, 227 << 10] {
+        let Some(device) = common::emulated(Emulation { shared, ..Emulation::default() }) else { return };
+        for form in FORMS {
+            for (shape, add) in [([264, 272, 392, 0], true), ([128, 512, 64, 8], false)] {
+                let types = [DType::BF16, DType::BF16, DType::F32];
+                let want = plain(&Host::new(), form, shape, types, add);
+                assert!(plain(&device, form, shape, types, add) == want, "{shared} {form:?} {shape:?}");
+            }
         }
     }
 }
@@ -156,6 +175,8 @@ fn groups_may_be_empty_ragged_or_long() {
         for (offsets, weight, types) in [
             (vec![0, 0, 137, 400, 400, 423], [136, 72], [BF16, BF16]),
             (vec![0, 5, 5, 70, 71], [24, 136], [BF16, F32]),
+            (vec![0, 0, 140, 330, 331, 700], [264, 272], [BF16, F32]),
+            (vec![0, 0, 140, 330, 331, 700], [264, 272], [BF16, BF16]),
             (vec![0, 5, 5, 70, 71], [21, 35], [BF16, F32]),
             (vec![0, 70, 70, 75], [33, 68], [F32, F32]),
             ((0..=80).map(|g| g * g / 100).collect(), [8, 16], [BF16, F32]),

@@ -10,8 +10,10 @@ use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
 
-const ENGINES: [Emulation; 2] =
-    [Emulation { reverse: false, seed: 0, sanitize: false }, Emulation { reverse: true, seed: 0, sanitize: false }];
+const ENGINES: [Emulation; 2] = [
+    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
+    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
+];
 
 fn conform(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
     for emulation in ENGINES {

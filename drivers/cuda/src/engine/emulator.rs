@@ -25,9 +25,16 @@ pub struct Emulation {
     pub seed: u32,
     /// Compiles kernels with AddressSanitizer. The program must have been started with its runtime preloaded.
     pub sanitize: bool,
+    /// Bytes of shared memory that drivers believe a block may have; those of Hopper where zero.
+    pub shared: u32,
 }
 
 impl Emulation {
+    /// Bytes of shared memory of a block.
+    fn shared(&self) -> usize {
+        if self.shared == 0 { 227 << 10 } else { self.shared as usize }
+    }
+
     /// The order as the kernels' side numbers it.
     fn order(&self) -> u32 {
         match (self.seed, self.reverse) {
@@ -145,7 +152,7 @@ fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
 
 impl Engine for Emulator {
     fn properties(&self) -> Properties {
-        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2 }
+        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2, shared: self.options.shared() }
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {

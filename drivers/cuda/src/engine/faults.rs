@@ -29,9 +29,9 @@ struct Planted {
 
 /// Orders in which sound kernels must give the same.
 const ORDERS: [Emulation; 3] = [
-    Emulation { reverse: false, seed: 0, sanitize: false },
-    Emulation { reverse: true, seed: 0, sanitize: false },
-    Emulation { reverse: false, seed: 5, sanitize: false },
+    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
+    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
+    Emulation { reverse: false, seed: 5, sanitize: false, shared: 0 },
 ];
 
 /// An emulator, or `None` (said on stderr) where there is no compiler, which under `CI` is a failure.

@@ -30,6 +30,8 @@ pub(crate) struct Properties {
     pub(crate) memory: Option<u64>,
     /// Multiprocessors: how many blocks fill it, times a few.
     pub(crate) multiprocessors: usize,
+    /// Bytes of shared memory that a block may have.
+    pub(crate) shared: usize,
 }
 
 /// Runs launches and copies in the order they are asked for. Every call but those that wait may return before the work is

@@ -6,6 +6,7 @@ use fathom_core::dtype::DType;
 
 use crate::Cuda;
 use crate::blas::Matmul;
+use crate::engine::Properties;
 use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
@@ -52,27 +53,36 @@ impl Shape {
         }
     }
 
-    /// Tiles of `tile` by `tile`, down and across. Groups do not start at a tile: each may add one that is not full.
-    fn tiles(&self, tile: usize) -> (usize, usize) {
+    /// Tiles of so many rows and columns, down and across. Groups do not start at a tile: each may add one that is not
+    /// full.
+    fn tiles(&self, [rows, cols]: [usize; 2]) -> (usize, usize) {
         let down = match self.form {
-            Form::Nt | Form::Nn if self.groups > 0 => (self.m / tile + self.groups).min(self.m),
-            _ => self.m.div_ceil(tile),
+            Form::Nt | Form::Nn if self.groups > 0 => (self.m / rows + self.groups).min(self.m),
+            _ => self.m.div_ceil(rows),
         };
-        (down, self.n.div_ceil(tile))
+        (down, self.n.div_ceil(cols))
     }
 
-    /// The grid of a launch with tiles of `tile` by `tile`.
-    pub(super) fn grid(&self, tile: usize) -> [usize; 3] {
+    /// The grid of a launch with tiles of so many rows and columns.
+    pub(super) fn grid(&self, tile: [usize; 2]) -> [usize; 3] {
         let (down, across) = self.tiles(tile);
         [down * across, if self.form == Form::Tn { self.groups.max(1) } else { 1 }, 1]
     }
 
     /// Whether tiles of 128 by 128 keep `multiprocessors` busy and do not have more idle rows than smaller ones by much.
     pub(super) fn is_large(&self, multiprocessors: usize) -> bool {
-        let grid = self.grid(128);
+        let grid = self.grid([128, 128]);
         let enough = grid[0] * grid[1] >= multiprocessors;
         let shared = if self.form == Form::Tn { usize::MAX } else { self.m };
         enough && self.n > 64 && self.m > 64 && (self.groups == 0 || shared / self.groups >= 96)
+    }
+
+    /// Whether, where [`is_large`](Self::is_large) is true, tiles of 128 by 256 keep `multiprocessors` busy too, without
+    /// many more idle columns.
+    fn is_wide(&self, multiprocessors: usize) -> bool {
+        let grid = self.grid([128, 256]);
+        let padded = |tile: usize| self.n.next_multiple_of(tile);
+        grid[0] * grid[1] >= multiprocessors && padded(256) * 8 <= padded(128) * 9
     }
 
     /// Whether rows of both factors may be read in `chunk` elements at a time.
@@ -85,8 +95,8 @@ impl Shape {
         along_a.is_multiple_of(chunk) && along_b.is_multiple_of(chunk)
     }
 
-    /// The argument of a kernel with tiles of `tile` by `tile`.
-    pub(super) fn product(&self, [a, b, c, offsets]: [Mat; 4], result: DType, tile: usize) -> Product {
+    /// The argument of a kernel with tiles of so many rows and columns.
+    pub(super) fn product(&self, [a, b, c, offsets]: [Mat; 4], result: DType, tile: [usize; 2]) -> Product {
         let (down, across) = self.tiles(tile);
         // Extents of views fit i32, and so do their tiles.
         let int = |n: usize| n as i32;
@@ -108,7 +118,7 @@ impl Shape {
                 Form::Nn => 1,
                 Form::Tn => 2,
             },
-            pairs: c.is_aligned(2 * result.size() as u64).into(),
+            pairs: if c.is_aligned(16) { 2 } else { c.is_aligned(2 * result.size() as u64).into() },
         }
     }
 }
@@ -125,16 +135,16 @@ macro_rules! by_form {
 }
 pub(super) use by_form;
 
-/// Bytes of shared memory of `multiply<form, tile, tile, 32, stages>`.
-fn shared(form: Form, tile: usize, stages: usize) -> usize {
-    let along = tile * (32 + 8);
-    let across = 32 * (tile + 8);
+/// Bytes of shared memory of `multiply<form, rows, cols, depth, stages>`: the ring, or the sums on their way out.
+fn shared(form: Form, [rows, cols]: [usize; 2], depth: usize, stages: usize) -> usize {
+    let along = |outer: usize| outer * (depth + 8);
+    let across = |outer: usize| depth * (outer + 8);
     let elements = match form {
-        Form::Nt => 2 * along,
-        Form::Nn => along + across,
-        Form::Tn => 2 * across,
+        Form::Nt => along(rows) + along(cols),
+        Form::Nn => along(rows) + across(cols),
+        Form::Tn => across(rows) + across(cols),
     };
-    2 * stages * elements
+    (2 * stages * elements).max(4 * rows * (cols + 8))
 }
 
 impl Cuda {
@@ -170,14 +180,22 @@ impl Cuda {
     ) -> Result<(), CudaError> {
         let form = shape.form;
         let aligned = operands[0].is_aligned(16) && operands[1].is_aligned(16) && shape.in_chunks(8);
+        let Properties { multiprocessors, shared: most, .. } = self.engine().properties();
+        let is_large = shape.is_large(multiprocessors);
+        let wide = |stages| shared(form, [128, 256], 64, stages);
+        let can_be_wide = is_large && shape.is_wide(multiprocessors) && wide(3) <= most;
         let (name, tile, threads, shared) = if (a, b) != (DType::BF16, DType::BF16) {
-            ("gemm_f32", 64, 256, 4 * 2 * 2 * 16 * (64 + 4))
+            ("gemm_f32", [64, 64], 256, 4 * 2 * 2 * 16 * (64 + 4))
         } else if !aligned {
-            (by_form!("gemm", form, "ragged"), 64, 128, shared(form, 64, 2))
-        } else if shape.is_large(self.engine().properties().multiprocessors) {
-            (by_form!("gemm", form, "large"), 128, 128, shared(form, 128, 4))
+            (by_form!("gemm", form, "ragged"), [64, 64], 128, shared(form, [64, 64], 32, 2))
+        } else if can_be_wide && wide(4) <= most {
+            (by_form!("gemm", form, "wide4"), [128, 256], 256, wide(4))
+        } else if can_be_wide {
+            (by_form!("gemm", form, "wide3"), [128, 256], 256, wide(3))
+        } else if is_large {
+            (by_form!("gemm", form, "large"), [128, 128], 128, shared(form, [128, 128], 32, 4))
         } else {
-            (by_form!("gemm", form, "small"), 64, 128, shared(form, 64, 4))
+            (by_form!("gemm", form, "small"), [64, 64], 128, shared(form, [64, 64], 32, 4))
         };
         let args = Product { alpha, accumulate: accumulate.into(), ..shape.product(operands, c, tile) };
         self.launch(GEMM, name, shape.grid(tile), threads, shared, &args)

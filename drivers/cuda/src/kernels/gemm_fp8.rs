@@ -110,7 +110,7 @@ impl Cuda {
         } else {
             (by_form!("gemm_fp8", form, "small"), 64, 128)
         };
-        let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, tile);
+        let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, [tile, tile]);
         let args = ProductFp8 {
             p: Product { accumulate: accumulate.into(), ..product },
             a_scales: o.a_scales,
@@ -119,6 +119,6 @@ impl Cuda {
             part: o.part as i32,
             block: o.block as i32,
         };
-        self.launch(GEMM_FP8, name, shape.grid(tile), threads, shared(form, tile), &args)
+        self.launch(GEMM_FP8, name, shape.grid([tile, tile]), threads, shared(form, tile), &args)
     }
 }

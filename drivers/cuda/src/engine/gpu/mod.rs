@@ -148,6 +148,7 @@ impl Gpu {
                 name: title(ordinal),
                 memory: Some(memory),
                 multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
+                shared: usize::try_from(shared).unwrap_or(0),
             },
             description,
             context,
