@@ -78,12 +78,14 @@ pub(super) fn starts(store: &Store) -> Vec<u64> {
     metadata.map(|it| it.metadata().row_groups().iter().map(start).collect()).unwrap_or_default()
 }
 
+/// The metadata with the groups to read, and the first row of each; or what is wrong with the file.
+type Plan = Result<(ArrowReaderMetadata, vec::IntoIter<(usize, u64)>), String>;
+
 /// The row groups that begin in a range of bytes.
 pub(super) struct Parquet {
     chunks: Chunks,
     names: Option<Vec<String>>,
-    /// The metadata with the groups to read, and the first row of each; or what is wrong with the file.
-    plan: Option<Result<(ArrowReaderMetadata, vec::IntoIter<(usize, u64)>), String>>,
+    plan: Option<Plan>,
     open: Option<ParquetRecordBatchReader>,
     row: u64,
 }
