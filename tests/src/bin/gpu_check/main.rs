@@ -22,6 +22,7 @@ macro_rules! say {
 mod bench;
 mod curve;
 mod golden;
+mod products;
 mod suite;
 mod timer;
 mod train;

@@ -1,4 +1,4 @@
-//! The conformance suite, a line a kernel.
+//! The conformance suite, a line a kernel, and products that are larger than its own.
 
 use std::time::Instant;
 
@@ -9,9 +9,10 @@ use fathom::on_device;
 use fathom_conformance::{NAMES, Options, check_one};
 use fathom_core::dtype::DType;
 
+use crate::products;
 use crate::timer::Watch;
 
-/// run every kernel's cases and every property against the reference device
+/// run every kernel's cases and every property against the reference device, and large products against sums in f64
 #[derive(FromArgs)]
 #[argh(subcommand, name = "suite")]
 pub(crate) struct Arguments {
@@ -55,6 +56,21 @@ fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
             }
             Err(failure) => {
                 say!("{name:<22} {seconds:>20.2} s  FAIL\n{failure}\n");
+                failed.push(name);
+            }
+        }
+    }
+    for name in products::NAMES.into_iter().filter(|name| name.contains(&arguments.only)) {
+        let start = Instant::now();
+        let result = products::check(device, name);
+        let seconds = start.elapsed().as_secs_f64();
+        run += 1;
+        match result {
+            Ok((cases, worst)) => {
+                say!("{name:<22} {cases:>5} cases {seconds:>8.2} s  pass, {worst:.3} of what is allowed")
+            }
+            Err(problem) => {
+                say!("{name:<22} {seconds:>20.2} s  FAIL\n{problem}\n");
                 failed.push(name);
             }
         }
