@@ -133,6 +133,7 @@ FN void multiply(const ProductFp8& a) {
         next_scale = scale(0);
     }
     copy_commit();
+    expect_tile<M, N>(p, at);
     for (int step = 0; step < steps; step++) {
         int slot = step % STAGES, base = slot * SIZE;
         scales.set(slot * THREADS + thread(), next_scale);
