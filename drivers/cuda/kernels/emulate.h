@@ -429,6 +429,12 @@ FN u32 e4m3_to_f16(u32 codes) {
     }
     return y;
 }
+FN u32 permute(u32 x, u32 y, u32 selector) {
+    u64 all = (u64)y << 32 | x;
+    u32 z = 0;
+    for (int i = 0; i < 4; i++) z |= (u32)(all >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return z;
+}
 FN int opaque(int x) {
     return x;
 }

@@ -55,6 +55,11 @@ FN u32 e4m3_to_f16(u32 codes) {
 #endif
     return y;
 }
+// Four bytes out of eight, those of `x` and then those of `y`, lowest first: byte `i` of the result is the one that
+// hexadecimal digit `i` of the selector names.
+FN u32 permute(u32 x, u32 y, u32 selector) {
+    return __byte_perm(x, y, selector);
+}
 // `x`, of which the compiler knows nothing more: what it made out of the bits that are always zero would cost more.
 FN int opaque(int x) {
     asm("" : "+r"(x));

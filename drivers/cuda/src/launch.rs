@@ -49,6 +49,13 @@ impl Mat {
         Ok(Self { data: scratch.address(), stride, rows, cols, dtype: 0, reserved: 0 })
     }
 
+    /// The same of E4M3 codes.
+    pub(crate) fn e4m3(op: &'static str, scratch: &Buffer, rows: usize, cols: usize) -> Result<Self, CudaError> {
+        debug_assert!(rows * cols <= scratch.len(), "scratch holds what is put there");
+        let (rows, stride, cols) = (extent(op, rows)?, cols as i64, extent(op, cols)?);
+        Ok(Self { data: scratch.address(), stride, rows, cols, dtype: 4, reserved: 0 })
+    }
+
     /// Rows and columns without gaps at the start of a buffer, of the type of a number.
     #[cfg(test)]
     pub(crate) fn of(buffer: &Buffer, rows: usize, cols: usize, dtype: i32) -> Self {

@@ -175,19 +175,24 @@ fn product<D: Kernels>(device: &D, form: Form, [m, n, k]: [usize; 3]) -> Vec<f32
     all
 }
 
-/// A product of codes, into BF16 or added to F32.
-fn product_fp8<D: Kernels>(device: &D, [m, n, k]: [usize; 3], accumulate: bool) -> Vec<f32> {
+/// A product of codes, a weight of which is in parts of `part` rows, into F32.
+fn product_fp8<D: Kernels>(device: &D, form: Form, [m, n, k, part]: [usize; 4], accumulate: bool) -> Vec<f32> {
     let codes = |seed, count| noise(seed, count).map(|x| (x.abs() * 80.0) as u8 | if x < 0.0 { 0x80 } else { 0 });
-    let scales = |seed, count| noise(seed, count).map(|x| (1.0 + x.abs()) * 0.25).collect::<Vec<f32>>();
-    let a = put(device, [m, k], DType::E4M3, &codes(1, m * k).collect::<Vec<_>>());
-    let b = put(device, [n, k], DType::E4M3, &codes(2, n * k).collect::<Vec<_>>());
-    let sa = put(device, [m, k / 128], DType::F32, &scales(3, m * (k / 128)));
-    let sb = put(device, [n.div_ceil(128), k / 128], DType::F32, &scales(4, n.div_ceil(128) * (k / 128)));
+    let (a, b, tiles) = match form {
+        Form::Nt => ([m, k], [n, k], [Tiles::Row { part: k }, Tiles::Block { part }]),
+        Form::Nn => ([m, k], [k, n], [Tiles::Row { part }, Tiles::Block { part }]),
+        Form::Tn => ([k, m], [k, n], [Tiles::Column, Tiles::Column]),
+    };
+    let factor = |seed, [rows, cols]: [usize; 2], tiles: &Tiles<'_, D::Buffer>| {
+        let shape = tiles.scales(rows, cols);
+        let scales: Vec<f32> = noise(seed + 1, shape[0] * shape[1]).map(|x| (1.0 + x.abs()) * 0.25).collect();
+        let codes: Vec<u8> = codes(seed, rows * cols).collect();
+        (put(device, [rows, cols], DType::E4M3, &codes), put(device, shape, DType::F32, &scales))
+    };
+    let ((a, sa), (b, sb)) = (factor(1, a, &tiles[0]), factor(3, b, &tiles[1]));
     let mut c = put(device, [m, n], DType::F32, &vec![100f32; m * n]);
-    let call = Scaled::new(a.view(), sa.view(), Tiles::Row { part: k }).and_then(|a| {
-        let b = Scaled::new(b.view(), sb.view(), Tiles::Block { part: n })?;
-        GemmFp8::new(Form::Nt, a, b, c.view_mut(), accumulate)
-    });
+    let call = Scaled::new(a.view(), sa.view(), tiles[0])
+        .and_then(|a| GemmFp8::new(form, a, Scaled::new(b.view(), sb.view(), tiles[1])?, c.view_mut(), accumulate));
     device.gemm_fp8(call.unwrap_or_else(|e| panic!("{e}"))).unwrap_or_else(|e| panic!("{e}"));
     c.download(device).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -208,10 +213,23 @@ fn products_by_the_library() {
         near(&product(&cuda, form, shape), &product(&Host::default(), form, shape), &format!("{form:?}"));
     }
     near(&product(&cuda, Form::Nt, [1, 64, 64]), &product(&Host::default(), Form::Nt, [1, 64, 64]), "one row");
-    // Tiles of the inner dimension that are, and are not, a multiple of four.
-    for (shape, accumulate) in [([48, 272, 1152], false), ([16, 128, 1024], true)] {
-        let (got, want) = (product_fp8(&cuda, shape, accumulate), product_fp8(&Host::default(), shape, accumulate));
-        near(&got, &want, &format!("codes, {shape:?}"));
+    // Tiles of the inner dimension that are, and are not, a multiple of four; weights in one part and in parts of whole tiles.
+    for (form, shape, accumulate) in [
+        (Form::Nt, [48, 272, 1152, 272], false),
+        (Form::Nt, [16, 128, 512, 128], true),
+        (Form::Nt, [16, 768, 512, 384], true),
+        (Form::Nn, [48, 272, 1152, 1152], false),
+        (Form::Nn, [16, 144, 512, 512], true),
+        (Form::Nn, [32, 128, 768, 384], false),
+        (Form::Tn, [144, 272, 640, 1], true),
+        (Form::Tn, [272, 128, 512, 1], false),
+    ] {
+        let what = format!("codes, {form:?} {shape:?}");
+        near(
+            &product_fp8(&cuda, form, shape, accumulate),
+            &product_fp8(&Host::default(), form, shape, accumulate),
+            &what,
+        );
     }
     assert!(cuda.graph_use().replayed > 0);
 }

@@ -170,6 +170,33 @@ impl Drop for Owned {
     }
 }
 
+/// What a product is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Factors {
+    /// BF16.
+    Bf16,
+    /// Codes, of form `Nt`: of `a` with a scale for each 1×128 tile, of `b` with one for each 128×128 block.
+    Blocks,
+    /// Codes, of form `Nt`, both with a scale for each 1×128 tile.
+    Vectors,
+}
+
+impl Factors {
+    /// How the library's A and B, which are `b` and `a`, are scaled.
+    fn modes(self) -> Option<[i32; 2]> {
+        match self {
+            Self::Bf16 => None,
+            Self::Blocks => Some([SCALE_BLK128X128_32F, SCALE_VEC128_32F]),
+            Self::Vectors => Some([SCALE_VEC128_32F, SCALE_VEC128_32F]),
+        }
+    }
+
+    /// Codes with scales rather than numbers.
+    pub(crate) fn are_codes(self) -> bool {
+        self != Self::Bf16
+    }
+}
+
 /// What a product is, but for where its operands lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
@@ -179,8 +206,7 @@ pub(crate) struct Shape {
     pub(crate) k: u64,
     /// Elements from a row of `a`, `b` and `c` to the next.
     pub(crate) strides: [i64; 3],
-    /// Codes with scales, of form `Nt`, rather than BF16.
-    pub(crate) codes: bool,
+    pub(crate) factors: Factors,
     /// The result is F32 rather than BF16.
     pub(crate) wide: bool,
 }
@@ -199,7 +225,8 @@ impl Shape {
 
     /// The shape that the algorithm is chosen for.
     fn model(&self) -> Self {
-        let m = if self.form == Form::Tn { self.m } else { ROWS };
+        // Rows of a weight's gradient are no activations.
+        let m = if self.form == Form::Tn || self.factors == Factors::Vectors { self.m } else { ROWS };
         let stride = |columns: u64| columns.next_multiple_of(16) as i64;
         let strides = match self.form {
             Form::Nt => [self.k, self.k, self.n],
@@ -331,11 +358,11 @@ impl Lt {
         let desc = Owned(raw, api.desc_destroy);
         self.set(&desc, DESC_TRANSA, &transposed[0])?;
         self.set(&desc, DESC_TRANSB, &transposed[1])?;
-        if shape.codes {
-            self.set(&desc, DESC_A_SCALE_MODE, &SCALE_BLK128X128_32F)?;
-            self.set(&desc, DESC_B_SCALE_MODE, &SCALE_VEC128_32F)?;
+        if let Some([first, second]) = shape.factors.modes() {
+            self.set(&desc, DESC_A_SCALE_MODE, &first)?;
+            self.set(&desc, DESC_B_SCALE_MODE, &second)?;
         }
-        let factor = if shape.codes { R_8F_E4M3 } else { R_16BF };
+        let factor = if shape.factors.are_codes() { R_8F_E4M3 } else { R_16BF };
         let types = [factor, factor, if shape.wide { R_32F } else { R_16BF }];
         let layout = |i: usize| {
             let ((rows, columns, stride), mut raw) = (matrices[i], ptr::null_mut());
@@ -357,7 +384,7 @@ impl Lt {
     /// The library's algorithm for a shape, if it has one.
     fn choose(&self, shape: &Shape) -> Result<Option<Algorithm>, CudaError> {
         let (desc, [a, b, c]) = self.describe(shape)?;
-        if shape.codes {
+        if shape.factors.are_codes() {
             // Only their alignment is looked at.
             self.set(&desc, DESC_A_SCALE_POINTER, &self.workspace)?;
             self.set(&desc, DESC_B_SCALE_POINTER, &self.workspace)?;
@@ -389,7 +416,7 @@ impl Lt {
     /// The plan of a shape with an algorithm, if they go together.
     fn fits(&self, shape: &Shape, algorithm: Algorithm) -> Result<Option<Plan>, CudaError> {
         let (desc, layouts) = self.describe(shape)?;
-        if shape.codes {
+        if shape.factors.are_codes() {
             self.set(&desc, DESC_A_SCALE_POINTER, &self.workspace)?;
             self.set(&desc, DESC_B_SCALE_POINTER, &self.workspace)?;
         }
@@ -400,7 +427,7 @@ impl Lt {
             (self.api.check)(self.handle.0, desc.0, a.0, b.0, c.0, c.0, &raw const algorithm, &raw mut result)
         };
         let fits = status == 0 && result.workspace <= WORKSPACE;
-        Ok(fits.then_some(Plan { desc, layouts, algorithm, codes: shape.codes }))
+        Ok(fits.then_some(Plan { desc, layouts, algorithm, codes: shape.factors.are_codes() }))
     }
 
     /// Begins a product on a stream.
@@ -446,7 +473,7 @@ mod tests {
     use super::*;
 
     fn shape(form: Form, m: u64, strides: [i64; 3]) -> Shape {
-        Shape { form, m, n: 48, k: 80, strides, codes: false, wide: true }
+        Shape { form, m, n: 48, k: 80, strides, factors: Factors::Bf16, wide: true }
     }
 
     #[test]

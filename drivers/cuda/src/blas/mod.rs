@@ -9,15 +9,16 @@ use fathom_core::fp8::TILE;
 use crate::Cuda;
 use crate::error::CudaError;
 use crate::launch::Mat;
+use crate::memory::Buffer;
 use crate::source::TRANSPOSE;
-use lt::{Operands, Shape};
+use lt::{Factors, Operands, Shape};
 
 /// The least extent, but for rows of activations, that is not left to this driver's own kernels.
 const LEAST: usize = 64;
 
-/// The same for codes. Tensor cores add products of codes with some 14 bits, so that short sums would not keep to the
-/// bound of the core.
-const LEAST_CODES: usize = 1024;
+/// The same for the sums of codes, and in tiles for their results. Tensor cores add products of codes with some 14 bits, which
+/// the core allows of sums this long: see [`GemmFp8`](fathom_core::device::GemmFp8).
+const LEAST_CODES: usize = 512;
 
 /// A product of matrices in device memory, `c = α·op(a)·op(b)`, or `c += …`.
 #[derive(Clone, Copy, Debug)]
@@ -38,20 +39,23 @@ pub(crate) struct Matmul {
     pub(crate) accumulate: bool,
 }
 
-/// A product of E4M3 codes, `c = a·bᵀ` or `c += a·bᵀ` over factors with scales: `a` activations `[m, k]` with a scale
-/// for each 1×128 tile, `b` weights `[n, k]` with a scale for each 128×128 block.
+/// A product of E4M3 codes with scales, `c = …` or `c += …`: see [`GemmFp8`](fathom_core::device::GemmFp8) for the shapes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScaledMatmul {
+    /// Which factor is transposed, row-major.
+    pub(crate) form: Form,
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    /// Codes `[m, k]`.
+    /// Rows after which blocks of a weight start anew.
+    pub(crate) part: usize,
+    /// Codes.
     pub(crate) a: Mat,
-    /// `[m, ⌈k/128⌉]`, F32.
+    /// F32.
     pub(crate) a_scales: Mat,
-    /// Codes `[n, k]`.
+    /// Codes.
     pub(crate) b: Mat,
-    /// `[⌈n/128⌉, ⌈k/128⌉]`, F32.
+    /// F32.
     pub(crate) b_scales: Mat,
     /// `[m, n]`, BF16 or F32.
     pub(crate) c: Mat,
@@ -72,26 +76,35 @@ impl Matmul {
             n: *n as u64,
             k: *k as u64,
             strides: [a, b, c].map(stride),
-            codes: false,
+            factors: Factors::Bf16,
             wide: c.dtype() == F32,
         })
     }
 }
 
 impl ScaledMatmul {
-    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere.
+    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere. It
+    /// multiplies in form `Nt` alone, so that other factors are transposed first; and it knows blocks that start once.
     pub(crate) fn shape(&self) -> Option<Shape> {
-        let Self { m, n, k, a, b, c, .. } = self;
+        let Self { form, m, n, k, part, a, b, c, .. } = self;
         let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
         let typed = a.dtype() == E4M3 && b.dtype() == E4M3 && matches!(c.dtype(), F32 | BF16);
-        let whole = k.is_multiple_of(TILE) && n.is_multiple_of(16) && m.is_multiple_of(16);
-        (aligned && typed && whole && *m > 0 && *n >= TILE && *k >= LEAST_CODES).then(|| Shape {
+        let extents = k.is_multiple_of(TILE) && n.is_multiple_of(16) && m.is_multiple_of(16);
+        // Parts of whole tiles start no block where there was none.
+        let plain = part.is_multiple_of(TILE) || *form == Form::Nt && part == n || *form == Form::Tn;
+        let large = *m > 0 && *n >= TILE && *k >= LEAST_CODES && (*form != Form::Tn || *m >= TILE);
+        let along = *k as i64;
+        (aligned && typed && extents && plain && large).then(|| Shape {
             form: Form::Nt,
             m: *m as u64,
             n: *n as u64,
             k: *k as u64,
-            strides: [a, b, c].map(stride),
-            codes: true,
+            strides: match form {
+                Form::Nt => [a, b, c].map(stride),
+                Form::Nn => [stride(a), along, stride(c)],
+                Form::Tn => [along, along, stride(c)],
+            },
+            factors: if *form == Form::Tn { Factors::Vectors } else { Factors::Blocks },
             wide: c.dtype() == F32,
         })
     }
@@ -102,7 +115,7 @@ const F32: i32 = 0;
 const BF16: i32 = 1;
 const E4M3: i32 = 4;
 
-/// How scales are brought into the library's order: `Reorder` of `transpose.cu`.
+/// How codes and scales are brought into the library's order: `Reorder` of `transpose.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Reorder {
@@ -126,28 +139,72 @@ impl Cuda {
         if !self.engine().has_product(&shape)? {
             return Ok(false);
         }
-        let ScaledMatmul { m, k, n, a, a_scales, b, b_scales, c, accumulate } = product;
-        let tiles = k / TILE;
-        // Scales of activations: those of a tile of `k` one after the other, for all rows.
-        let across = self.scratch(tiles * m * 4)?;
-        let y = Mat::f32(OP, &across, tiles, *m)?;
-        let grid = [m.div_ceil(32), tiles.div_ceil(32), 1];
-        self.launch(TRANSPOSE, "transpose_f32", grid, 256, 32 * 33 * 4, &Reorder { x: *a_scales, y })?;
-        // Scales of weights: rows of a multiple of four.
-        let (rows, cols) = (n.div_ceil(TILE), tiles.next_multiple_of(4));
-        let mut blocks = None;
-        let weights = if cols == tiles && b_scales.stride() == cols as i64 && b_scales.is_aligned(16) {
-            b_scales.address()
-        } else {
-            let padded = blocks.insert(self.scratch(rows * cols * 4)?);
-            let y = Mat::f32(OP, padded, rows, cols)?;
-            self.launch(TRANSPOSE, "pad_f32", [rows, 1, 1], 64, 0, &Reorder { x: *b_scales, y })?;
-            y.address()
+        let ScaledMatmul { form, m, n, k, a, a_scales, b, b_scales, c, accumulate, .. } = product;
+        let tiles = (k / TILE).next_multiple_of(4);
+        // Codes: rows along the inner dimension.
+        let a = if *form == Form::Tn { self.codes_transposed(a)? } else { Ordered::as_is(a) };
+        let b = if *form == Form::Nt { Ordered::as_is(b) } else { self.codes_transposed(b)? };
+        // Scales of 1×128 tiles: those of a tile of the inner dimension one after the other, for all rows. Scales of blocks:
+        // the tiles of a row of blocks one after the other, of which there is room for a multiple of four.
+        let (a_scales, b_scales) = match form {
+            Form::Nt => (self.scales_transposed(a_scales, *m)?, self.scales_padded(b_scales, tiles)?),
+            Form::Nn => (self.scales_transposed(a_scales, *m)?, self.scales_transposed(b_scales, tiles)?),
+            Form::Tn => (self.scales_padded(a_scales, *m)?, self.scales_padded(b_scales, *n)?),
         };
-        let beta = if *accumulate { 1.0 } else { 0.0 };
-        let scales = [y.address(), weights];
-        let operands = Operands { a: a.address(), b: b.address(), c: c.address(), scales, alpha: 1.0, beta };
+        let operands = Operands {
+            a: a.address,
+            b: b.address,
+            c: c.address(),
+            scales: [a_scales.address, b_scales.address],
+            alpha: 1.0,
+            beta: if *accumulate { 1.0 } else { 0.0 },
+        };
         self.engine().product(&shape, &operands)
+    }
+
+    /// Codes transposed; of extents that are multiples of 16, in rows that start on such.
+    fn codes_transposed(&self, x: &Mat) -> Result<Ordered, CudaError> {
+        let (rows, cols) = (x.rows() as usize, x.cols() as usize);
+        let buffer = self.scratch(rows * cols)?;
+        let y = Mat::e4m3(OP, &buffer, cols, rows)?;
+        let grid = [rows.div_ceil(TILE), cols.div_ceil(TILE), 1];
+        self.launch(TRANSPOSE, "transpose_bytes", grid, 256, TILE * TILE, &Reorder { x: *x, y })?;
+        Ok(Ordered { address: y.address(), buffer: Some(buffer) })
+    }
+
+    /// Scales transposed and with zeros after them up to `cols` columns.
+    fn scales_transposed(&self, x: &Mat, cols: usize) -> Result<Ordered, CudaError> {
+        let rows = x.cols() as usize;
+        let buffer = self.scratch(rows * cols * 4)?;
+        let y = Mat::f32(OP, &buffer, rows, cols)?;
+        let grid = [cols.div_ceil(32), rows.div_ceil(32), 1];
+        self.launch(TRANSPOSE, "transpose_f32", grid, 256, 32 * 33 * 4, &Reorder { x: *x, y })?;
+        Ok(Ordered { address: y.address(), buffer: Some(buffer) })
+    }
+
+    /// Scales with zeros after them up to `cols` columns, and without gaps.
+    fn scales_padded(&self, x: &Mat, cols: usize) -> Result<Ordered, CudaError> {
+        if x.cols() as usize == cols && x.stride() == cols as i64 && x.is_aligned(16) {
+            return Ok(Ordered::as_is(x));
+        }
+        let rows = x.rows() as usize;
+        let buffer = self.scratch(rows * cols * 4)?;
+        let y = Mat::f32(OP, &buffer, rows, cols)?;
+        self.launch(TRANSPOSE, "pad_f32", [rows, 1, 1], 64, 0, &Reorder { x: *x, y })?;
+        Ok(Ordered { address: y.address(), buffer: Some(buffer) })
+    }
+}
+
+/// An operand in the library's order: where it lies, and the memory, if it is a copy.
+struct Ordered {
+    address: u64,
+    #[cfg_attr(not(test), expect(dead_code, reason = "is there to be dropped"))]
+    buffer: Option<Buffer>,
+}
+
+impl Ordered {
+    fn as_is(x: &Mat) -> Self {
+        Self { address: x.address(), buffer: None }
     }
 }
 

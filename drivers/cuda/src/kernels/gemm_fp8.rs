@@ -84,12 +84,10 @@ impl Cuda {
         let (m, n, k) = call.dimensions();
         let operands = Operands::new(OP, [&call.a, &call.b], &call.c)?;
         let Operands { a, a_scales, b, b_scales, c, .. } = operands;
-        // The library knows weights whose blocks start once.
-        if call.form == Form::Nt && operands.block == n {
-            let product = ScaledMatmul { m, n, k, a, a_scales, b, b_scales, c, accumulate: call.accumulate };
-            if self.matmul_fp8(&product)? {
-                return Ok(());
-            }
+        let (form, part, accumulate) = (call.form, operands.block, call.accumulate);
+        let product = ScaledMatmul { form, m, n, k, part, a, a_scales, b, b_scales, c, accumulate };
+        if self.matmul_fp8(&product)? {
+            return Ok(());
         }
         self.multiply_fp8(Shape { form: call.form, m, n, k, groups: 0 }, &operands, call.accumulate)
     }

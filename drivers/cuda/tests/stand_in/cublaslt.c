@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOT_SUPPORTED = 15, INVALID = 7, R_32F = 0, R_16BF = 14, R_8F_E4M3 = 28 };
+enum { NOT_SUPPORTED = 15, INVALID = 7, R_32F = 0, R_16BF = 14, R_8F_E4M3 = 28, VECTORS = 4, BLOCKS = 5 };
 typedef struct {
     int transposed[2], mode[2];
     const float *scales[2];
@@ -60,8 +60,10 @@ static int check(const Desc *d, const Layout *a, const Layout *b, const Layout *
     uint64_t k2 = d->transposed[1] ? b->cols : b->rows, m = d->transposed[1] ? b->rows : b->cols;
     if (k != k2 || c->rows != n || c->cols != m) return INVALID;
     if (a->type != R_8F_E4M3) return a->type == R_16BF && b->type == R_16BF ? 0 : NOT_SUPPORTED;
-    // Of codes: A transposed, B not, 128x128 blocks by 128-vectors, scales aligned.
-    int good = b->type == R_8F_E4M3 && d->transposed[0] == 1 && d->transposed[1] == 0 && d->mode[0] == 5 && d->mode[1] == 4;
+    // Of codes: A transposed, B not; 128x128 blocks or 128-vectors by 128-vectors; extents of whole sixteens, scales aligned.
+    int good = b->type == R_8F_E4M3 && d->transposed[0] == 1 && d->transposed[1] == 0 &&
+               (d->mode[0] == BLOCKS || d->mode[0] == VECTORS) && d->mode[1] == VECTORS &&
+               (m | n | k | a->ld | b->ld) % 16 == 0;
     return good && ((uintptr_t)d->scales[0] | (uintptr_t)d->scales[1]) % 16 == 0 && d->scales[0] ? 0 : NOT_SUPPORTED;
 }
 int cublasLtMatmulAlgoGetHeuristic(void *h, Desc *d, Layout *a, Layout *b, Layout *c, Layout *r, void *p, int most,
@@ -105,9 +107,10 @@ static void multiply(void *data) {
             double sum = 0;
             for (int64_t l = 0; l < k; l++) {
                 double scale = 1;
-                // K-major blocks, padded to four; vectors N-major.
+                // K-major blocks, padded to four; vectors M-major and N-major.
                 if (x->a.type == R_8F_E4M3)
-                    scale = x->d.scales[0][i / 128 * padded + l / 128] * x->d.scales[1][l / 128 * m + j];
+                    scale = x->d.scales[0][x->d.mode[0] == BLOCKS ? i / 128 * padded + l / 128 : l / 128 * n + i] *
+                            x->d.scales[1][l / 128 * m + j];
                 sum += scale * number(x->a.type, x->pa, x->d.transposed[0] ? i * x->a.ld + l : l * x->a.ld + i) *
                        number(x->b.type, x->pb, x->d.transposed[1] ? l * x->b.ld + j : j * x->b.ld + l);
             }

@@ -1,6 +1,7 @@
 // A stand-in for the driver of an NVIDIA GPU, to run the engine on a machine without one. Work of a stream is done when
 // somebody waits for it and not before, so that a missing wait shows; memory is the host's, filled with ones; of
-// kernels it knows those that reorder scales, and `rmsnorm_f32`, which does something that depends on all of its operands. Calls without a context end the program.
+// kernels it knows those of `transpose.cu`, and `rmsnorm_f32`, which does something that depends on all of its operands.
+// Calls without a context end the program.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,20 +51,27 @@ struct Stream {
     Graph *capture;
 };
 
+static int reorders(const char *name) {
+    return !strcmp(name, "transpose_bytes") || !strcmp(name, "transpose_f32") || !strcmp(name, "pad_f32");
+}
 static void until(Stream *stream, size_t count);
 static void work(Work *w) {
     if (w->kind == COPY) memcpy(w->to, w->from, w->bytes);
     if (w->kind == WAIT && w->event.stream) until(w->event.stream, w->event.until);
     if (w->kind == CALL) w->call(w->to);
     if (w->kind != KERNEL) return;
-    if (!strcmp(w->function->name, "transpose_f32") || !strcmp(w->function->name, "pad_f32")) {
-        int across = w->function->name[0] == 't';
-        float *x = *(float **)w->argument, *y = *(float **)(w->argument + 32);
+    if (reorders(w->function->name)) {
+        int across = w->function->name[0] == 't', size = strcmp(w->function->name, "transpose_bytes") ? 4 : 1;
+        char *x = *(char **)w->argument, *y = *(char **)(w->argument + 32);
         int64_t from = *(int64_t *)(w->argument + 8), to = *(int64_t *)(w->argument + 40);
-        int xcols = *(int *)(w->argument + 20), rows = *(int *)(w->argument + 48), cols = *(int *)(w->argument + 52);
+        int xrows = *(int *)(w->argument + 16), xcols = *(int *)(w->argument + 20);
+        int rows = *(int *)(w->argument + 48), cols = *(int *)(w->argument + 52);
         for (int r = 0; r < rows; r++)
-            for (int c = 0; c < cols; c++)
-                y[r * to + c] = across ? x[c * from + r] : c < xcols ? x[r * from + c] : 0;
+            for (int c = 0; c < cols; c++) {
+                char *at = y + (r * to + c) * size;
+                if (c < (across ? xrows : xcols)) memcpy(at, x + (across ? c * from + r : r * from + c) * size, size);
+                else memset(at, 0, size);
+            }
     }
     if (strcmp(w->function->name, "rmsnorm_f32")) return;
     // Mat: address, stride, rows, columns, type. The argument: x, weight, y, rstd, eps.
@@ -173,7 +181,7 @@ int cuModuleGetFunction(Function **function, void *module, const char *name) {
     HERE;
     *function = calloc(1, sizeof **function);
     snprintf((*function)->name, sizeof (*function)->name, "%s", name);
-    (*function)->bytes = !strcmp(name, "transpose_f32") || !strcmp(name, "pad_f32") ? 64 : 136;
+    (*function)->bytes = reorders(name) ? 64 : 136;
     return 0;
 }
 int cuFuncGetParamInfo(Function *function, size_t i, size_t *offset, size_t *bytes) {

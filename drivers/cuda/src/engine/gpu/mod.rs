@@ -224,7 +224,7 @@ impl State {
         let codes = self.codes;
         // Without the library, this driver's own kernels do.
         let Ok(lt) = self.lt() else { return Ok(None) };
-        if shape.codes && !(codes && lt.has_codes()) { Ok(None) } else { lt.plan(shape) }
+        if shape.factors.are_codes() && !(codes && lt.has_codes()) { Ok(None) } else { lt.plan(shape) }
     }
 
     /// Whether commands begin at once.
