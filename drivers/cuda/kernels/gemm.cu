@@ -35,16 +35,15 @@ FN void multiply(const Product& p) {
     Carve carve;
     auto ring = carve.take<bf16>(STAGES * SIZE);
     int steps = ceil_div(at.k1 - at.k0, K);
-    int a_outer = A_T ? at.k0 : at.m0, a_outer_end = A_T ? at.k1 : at.m1;
-    int a_inner = A_T ? at.m0 : at.k0, a_inner_end = A_T ? at.m1 : at.k1;
-    int b_outer = B_T ? at.k0 : at.n0, b_outer_end = B_T ? at.k1 : at.n1;
-    int b_inner = B_T ? at.n0 : at.k0, b_inner_end = B_T ? at.n1 : at.k1;
-    Feed<A_ROWS, A_COLS, THREADS, A_T, ALIGNED, bf16> a_feed(p.a, a_outer, a_outer_end, a_inner, a_inner_end);
-    Feed<B_ROWS, B_COLS, THREADS, B_T, ALIGNED, bf16> b_feed(p.b, at.b_row + b_outer, at.b_row + b_outer_end, b_inner,
-                                                             b_inner_end);
+    Feed<A_ROWS, A_COLS, THREADS, A_T, ALIGNED, bf16> a_feed(p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0, at.m1 - at.m0);
+    Feed<B_ROWS, B_COLS, THREADS, B_T, ALIGNED, bf16> b_feed(p.b, at.b_row + (B_T ? at.k0 : at.n0), B_T ? at.n0 : at.k0,
+                                                             at.n1 - at.n0);
+    int left = at.k1 - at.k0;
     auto fetch = [&](int base) {
-        a_feed.next(ring, base);
-        b_feed.next(ring, base + A_SIZE);
+        int width = min_of(K, left);
+        a_feed.next(ring, base, width);
+        b_feed.next(ring, base + A_SIZE, width);
+        left -= width;
     };
     float sums[I][J][4] = {};
     u32 x[2][I][4], y[2][J / 2][4];

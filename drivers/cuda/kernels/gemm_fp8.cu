@@ -25,29 +25,33 @@ FN void load_codes(u32 (&r)[4], Shared<u16> s, int base, int outer, int k, int b
         int i = lane() % 8, q = lane() / 8;
         k += NATURAL ? lane() : q / 2 * 16 + i / 2 * 4 + q % 2 * 2 + i % 2;
         load_matrix_transposed(r, s, (base + k * PITCH + outer) / 2);
-        // Bytes are now (k, even), (k, odd), (k + 1, even), (k + 1, odd); those of one row or column come together.
-        for (int n = 0; n < 4; n++) r[n] = (r[n] & 0xff0000ff) | (r[n] >> 8 & 0xff00) | (r[n] << 8 & 0xff0000);
     } else {
         load_matrix(r, s, (base + (outer + lane() % 8 + by_outer * 8) * PITCH + k) / 2 + by_inner * 8);
     }
 }
-template <bool TRANSPOSED, bool NATURAL, int PITCH>
-FN void load_a(u32 (&a)[2][4], Shared<u16> s, int base, int m, int k) {
-    u32 r[4];
-    load_codes<TRANSPOSED, NATURAL, PITCH>(r, s, base, m, k, lane() / 8 % 2, lane() / 16);
+// Where they were transposed, bytes are (k, even), (k, odd), (k + 1, even), (k + 1, odd); those of one row or column
+// then come together.
+template <bool TRANSPOSED>
+FN u32 together(u32 r) {
+    return TRANSPOSED ? (r & 0xff0000ff) | (r >> 8 & 0xff00) | (r << 8 & 0xff0000) : r;
+}
+// As sixteen rows of a, or as sixteen columns of b in two tiles of eight.
+template <bool TRANSPOSED>
+FN void as_a(u32 (&a)[2][4], const u32 (&codes)[4]) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        a[h][0] = e4m3_to_f16(r[2 * h]);
-        a[h][1] = e4m3_to_f16(TRANSPOSED ? r[2 * h] >> 16 : r[2 * h + 1]);
-        a[h][2] = e4m3_to_f16(TRANSPOSED ? r[2 * h + 1] : r[2 * h] >> 16);
-        a[h][3] = e4m3_to_f16(r[2 * h + 1] >> 16);
+        u32 r0 = together<TRANSPOSED>(codes[2 * h]), r1 = together<TRANSPOSED>(codes[2 * h + 1]);
+        a[h][0] = e4m3_to_f16(r0);
+        a[h][1] = e4m3_to_f16(TRANSPOSED ? r0 >> 16 : r1);
+        a[h][2] = e4m3_to_f16(TRANSPOSED ? r1 : r0 >> 16);
+        a[h][3] = e4m3_to_f16(r1 >> 16);
     }
 }
-// Sixteen columns of b, as two tiles of eight.
-template <bool TRANSPOSED, bool NATURAL, int PITCH>
-FN void load_b(u32 (&b)[2][2][2], Shared<u16> s, int base, int n, int k) {
+template <bool TRANSPOSED>
+FN void as_b(u32 (&b)[2][2][2], const u32 (&codes)[4]) {
     u32 r[4];
-    load_codes<TRANSPOSED, NATURAL, PITCH>(r, s, base, n, k, lane() / 16, lane() / 8 % 2);
+#pragma unroll
+    for (int n = 0; n < 4; n++) r[n] = together<TRANSPOSED>(codes[n]);
 #pragma unroll
     for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -102,22 +106,21 @@ FN void multiply(const ProductFp8& a) {
 
     int in_part = ceil_div(a.part, TILE);
     int steps = FORM == TN ? ceil_div(at.k1 - at.k0, TILE) : p.k / a.part * in_part;
-    auto piece = [&](int step, int& k, int& end) {
-        int part = FORM == TN ? 0 : step / in_part;
-        k = at.k0 + part * a.part + (step - part * in_part) * TILE;
-        end = min_of(k + TILE, FORM == TN ? at.k1 : (part + 1) * a.part);
+    Feed<A_T ? TILE : M, A_T ? M : TILE, THREADS, A_T, ALIGNED, u8> a_feed(p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0,
+                                                                          at.m1 - at.m0);
+    Feed<B_T ? TILE : N, B_T ? N : TILE, THREADS, B_T, ALIGNED, u8> b_feed(
+        p.b, at.b_row + (B_T ? at.k0 : at.n0), B_T ? at.n0 : at.k0, at.n1 - at.n0);
+    // What is left, before a piece, of the part that it is of; and how wide the piece is.
+    int part = FORM == TN ? at.k1 - at.k0 : a.part, left_to_fetch = part, left = part;
+    auto piece = [&](int& left) {
+        int width = min_of(TILE, left);
+        left = left > width ? left - width : part;
+        return width;
     };
     auto fetch = [&](int step) {
-        int base = step % STAGES * SIZE, k, end;
-        piece(step, k, end);
-        if constexpr (A_T)
-            stage<TILE, M, THREADS, ALIGNED>(ring, base, p.a, k, end, at.m0, at.m1);
-        else
-            stage<M, TILE, THREADS, ALIGNED>(ring, base, p.a, at.m0, at.m1, k, end);
-        if constexpr (B_T)
-            stage<TILE, N, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + k, at.b_row + end, at.n0, at.n1);
-        else
-            stage<N, TILE, THREADS, ALIGNED>(ring, base + A_SIZE, p.b, at.b_row + at.n0, at.b_row + at.n1, k, end);
+        int base = step % STAGES * SIZE, width = piece(left_to_fetch);
+        a_feed.next(ring, base, width);
+        b_feed.next(ring, base + A_SIZE, width);
     };
     Scales mine = scales_of<FORM, M>(a, at, thread());
     auto scale = [&](int step) { return mine.inside ? mine.from.get(mine.at + step * mine.step) : 0.0f; };
@@ -130,8 +133,9 @@ FN void multiply(const ProductFp8& a) {
         next_scale = scale(0);
     }
     copy_commit();
+    expect_tile<M, N>(p, at);
     for (int step = 0; step < steps; step++) {
-        int slot = step % STAGES, base = slot * SIZE, k, end;
+        int slot = step % STAGES, base = slot * SIZE;
         scales.set(slot * THREADS + thread(), next_scale);
         copy_wait<0>();
         // All see this piece, and all are done with the one before it, whose place is filled next.
@@ -141,14 +145,27 @@ FN void multiply(const ProductFp8& a) {
             next_scale = scale(step + 1);
         }
         copy_commit();
-        piece(step, k, end);
+        int width = piece(left);
         float sums[I][J][4] = {};
-        for (int d = 0; d < end - k; d += 32) {
+        u32 a_codes[I][4], b_codes[J / 2][4];
+        auto load = [&](int d) {
+            int by_a = lane() / 8 % 2, by_b = lane() / 16;
+#pragma unroll
+            for (int i = 0; i < I; i++)
+                load_codes<A_T, NATURAL, A_PITCH>(a_codes[i], pairs, base, row0 + i * 16, d, by_a, by_b);
+#pragma unroll
+            for (int j = 0; j < J / 2; j++)
+                load_codes<B_T, NATURAL, B_PITCH>(b_codes[j], pairs, base + A_SIZE, col0 + j * 16, d, by_b, by_a);
+        };
+        load(0);
+        for (int d = 0; d < width; d += 32) {
             u32 x[I][2][4], y[J / 2][2][2][2];
 #pragma unroll
-            for (int i = 0; i < I; i++) load_a<A_T, NATURAL, A_PITCH>(x[i], pairs, base, row0 + i * 16, d);
+            for (int i = 0; i < I; i++) as_a<A_T>(x[i], a_codes[i]);
 #pragma unroll
-            for (int j = 0; j < J / 2; j++) load_b<B_T, NATURAL, B_PITCH>(y[j], pairs, base + A_SIZE, col0 + j * 16, d);
+            for (int j = 0; j < J / 2; j++) as_b<B_T>(y[j], b_codes[j]);
+            // The next codes are on their way while these are multiplied.
+            if (d + 32 < width) load(d + 32);
 #pragma unroll
             for (int h = 0; h < 2; h++)
 #pragma unroll

@@ -147,35 +147,6 @@ FN constexpr int pitch(int cols) {
     return cols + 16 / (int)sizeof(T);
 }
 
-// Brings rows r0.. and columns c0.. of a matrix to shared memory from element `base` on, with zeros from row r1 and
-// column c1 on. ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that,
-// c0 too, and c1 be one.
-template <int ROWS, int COLS, int THREADS, bool ALIGNED, class T>
-FN void stage(Shared<T> to, int base, const Mat& m, int r0, int r1, int c0, int c1) {
-    constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, COUNT = ROWS * ACROSS;
-    static_assert(COUNT % THREADS == 0, "threads share a tile evenly");
-    auto from = whole<T>(m);
-    auto piece = [&](int n) {
-        int i = thread() + n * THREADS, r = i / ACROSS, c = i % ACROSS * CHUNK;
-        int place = base + r * pitch<T>(COLS) + c;
-        i64 at = (i64)(r0 + r) * m.stride + c0 + c;
-        bool inside = r0 + r < r1;
-        if (ALIGNED) {
-            copy_async(to, place, from, at, inside && c0 + c < c1);
-            return;
-        }
-        u32 words[4] = {};
-#pragma unroll
-        for (int e = 0; e < CHUNK; e++)
-            if (inside && c0 + c + e < c1)
-                words[e * sizeof(T) / 4] |= raw(from.get(at + e)) << (e * 8 * (int)sizeof(T) % 32);
-        to.set_quad(place, Quad{words[0], words[1], words[2], words[3]});
-    };
-    // One after the other where they pass through registers, which sums need.
-#pragma unroll(ALIGNED ? COUNT / THREADS : 1)
-    for (int n = 0; n < COUNT / THREADS; n++) piece(n);
-}
-
 // A thread's share in bringing pieces of a matrix to shared memory, one after the other along the inner dimension: tiles
 // of ROWS by COLS, or with DOWN, where the inner dimension goes down the rows, of COLS by ROWS of the matrix. Its parts
 // of a tile are in the same columns, rows apart by the same number, so that little is computed for each.
@@ -186,23 +157,26 @@ struct Feed {
     static_assert(THREADS % ACROSS == 0 && ROWS % APART == 0, "threads share a tile evenly");
     Span<T> from;
     i64 at, stride;
-    // Rows and columns that there are from this thread's first element on.
-    int rows, cols, to;
-    // Rows r0.. and columns c0.., with zeros from row r1 and column c1 on.
-    FN Feed(const Mat& m, int r0, int r1, int c0, int c1) : from(whole<T>(m)), stride(m.stride) {
-        int r = thread() / ACROSS, c = thread() % ACROSS * CHUNK;
-        at = (i64)(r0 + r) * stride + c0 + c;
-        rows = r1 - r0 - r;
-        cols = c1 - c0 - c;
-        to = r * PITCH + c;
+    // Where this thread's first element lies in a tile, and of rows or columns, whichever are not of the inner
+    // dimension, how many there are from it on.
+    int row, col, left;
+    // A tile starts at row r0 and column c0; of rows or columns that are not of the inner dimension there are `outer`.
+    FN Feed(const Mat& m, int r0, int c0, int outer) : from(whole<T>(m)), stride(m.stride) {
+        row = thread() / ACROSS;
+        col = thread() % ACROSS * CHUNK;
+        at = (i64)(r0 + row) * stride + c0 + col;
+        left = outer - (DOWN ? col : row);
     }
-    // Brings the next piece to the elements from `base` on. ALIGNED: in sixteen bytes at a time, asynchronously; every
-    // row must then start on a multiple of that, the first column too, and the last be one.
-    FN void next(Shared<T> ring, int base) {
+    // Brings the next piece, `width` of the inner dimension, to the elements from `base` on, with zeros past the ends.
+    // ALIGNED: in sixteen bytes at a time, asynchronously; every row must then start on a multiple of that, the first
+    // column too, and the last be one.
+    FN void next(Shared<T> ring, int base, int width) {
         i64 i = at;
+        int to = base + row * PITCH + col;
+        int rows = DOWN ? width - row : left, cols = DOWN ? left : width - col;
 #pragma unroll(ALIGNED ? COUNT : 1)
         for (int n = 0; n < COUNT; n++) {
-            int place = base + to + n * APART * PITCH;
+            int place = to + n * APART * PITCH;
             bool inside = n * APART < rows;
             if constexpr (ALIGNED)
                 copy_async(ring, place, from, i, inside && cols > 0);
@@ -216,13 +190,7 @@ struct Feed {
             }
             i += APART * stride;
         }
-        if (DOWN) {
-            at += ROWS * stride;
-            rows -= ROWS;
-        } else {
-            at += COLS;
-            cols -= COLS;
-        }
+        at += DOWN ? width * stride : width;
     }
 };
 
