@@ -14,7 +14,7 @@ const MARK: &str = "FATHOM_SANITIZED";
 fn conformance_under_address_sanitizer() {
     if std::env::var_os(MARK).is_some() {
         let device = Cuda::emulated(Emulation { sanitize: true, ..Emulation::default() }).unwrap();
-        let outcomes = fathom_conformance::run_with(&device, &Options { cases: 6, ..Options::default() });
+        let outcomes = fathom_conformance::run_with(&device, &Options { cases: 4, ..Options::default() });
         assert!(outcomes.iter().all(|o| o.unsupported == 0), "{outcomes:?}");
         return;
     }
