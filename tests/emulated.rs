@@ -1,5 +1,5 @@
-//! Whole models on the CUDA driver's emulator: parity with transformers, and the first steps of training beside the
-//! reference device in every precision.
+//! Whole models on the CUDA driver's emulator: parity with transformers, and the first steps of training beside another
+//! device in every precision.
 
 use fathom_core::comm::Solo;
 use fathom_core::device::{Host, Kernels};
@@ -8,6 +8,7 @@ use fathom_core::model::Batch;
 use fathom_core::rng;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
+use fathom_cpu::Cpu;
 use fathom_cuda::{Cuda, Emulation};
 use fathom_tests::golden::{Golden, check_case};
 
@@ -54,12 +55,12 @@ fn train<D: Kernels>(device: &D, golden: &Golden, precision: Precision) -> Vec<S
     (0..STEPS).map(step).collect()
 }
 
-/// `first` bounds what the loss of the first step differs by, relative to the reference device's: products and sums that
-/// round elsewhere, and nothing else. Later steps inherit each other's roundings.
-fn check_steps(precision: Precision, first: f64, later: f64) {
+/// `first` bounds what the loss of the first step differs by, relative to that of `other`: products and sums that round
+/// elsewhere, and nothing else. Later steps inherit each other's roundings, and gradients are nearer to them.
+fn check_steps<D: Kernels>(other: &D, precision: Precision, first: f64, later: f64) {
     let Some(device) = emulated() else { return };
     let golden = Golden::load("v3_mtp");
-    let (got, want) = (train(&device, &golden, precision), train(&Host::new(), &golden, precision));
+    let (got, want) = (train(&device, &golden, precision), train(other, &golden, precision));
     for (step, (got, want)) in got.iter().zip(&want).enumerate() {
         let off = |a: f64, b: f64| ((a - b) / b).abs();
         let mtp = off(got.mtp_loss.unwrap(), want.mtp_loss.unwrap());
@@ -67,22 +68,25 @@ fn check_steps(precision: Precision, first: f64, later: f64) {
         println!("{} step {step}: loss off by {loss:.1e}, {mtp:.1e}; gradient norm by {norm:.1e}", precision.name());
         let bound = if step == 0 { first } else { later };
         assert!(loss <= bound && mtp <= bound, "step {step}: losses {} and {}", got.loss, want.loss);
-        assert!(norm <= 10.0 * bound, "step {step}: gradient norms {} and {}", got.grad_norm, want.grad_norm);
+        assert!(norm <= 10.0 * later, "step {step}: gradient norms {} and {}", got.grad_norm, want.grad_norm);
     }
     assert!(want[STEPS - 1].loss != want[0].loss);
 }
 
 #[test]
 fn three_steps_in_f32() {
-    check_steps(Precision::F32, 1e-6, 1e-5);
+    check_steps(&Host::new(), Precision::F32, 1e-6, 1e-5);
 }
+
+// In fewer bits the other is the CPU driver, which sums in f32 as a GPU does. The reference device sums exactly: on a model
+// of this size that sends a token to another expert in the first step, and moves the loss by a third of a percent.
 
 #[test]
 fn three_steps_in_bf16() {
-    check_steps(Precision::BF16, 1e-3, 5e-3);
+    check_steps(&Cpu::with_threads(2), Precision::BF16, 1e-4, 5e-3);
 }
 
 #[test]
 fn three_steps_in_fp8() {
-    check_steps(Precision::FP8, 1e-3, 5e-3);
+    check_steps(&Cpu::with_threads(2), Precision::FP8, 1e-4, 5e-3);
 }
