@@ -2,53 +2,41 @@
 
 mod common;
 
-use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{Binary, BinaryOp, Cast, Device, Fill, Primitives, RandomNormal, Unary, UnaryOp};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::{Cuda, Emulation};
+use fathom_cuda::Cuda;
 use half::{bf16, f16};
-
-fn conform(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
-    for emulation in [Emulation::default(), Emulation { reverse: true, ..Emulation::default() }] {
-        let Some(device) = common::emulated(emulation) else { return };
-        let dtypes = vec![DType::F32, DType::BF16, DType::F16];
-        for options in [Options::default(), Options { dtypes, ..Options::default() }] {
-            let outcome = run(&device, &options).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(outcome.unsupported, 0);
-        }
-    }
-}
 
 #[test]
 fn fill() {
-    conform(fathom_conformance::fill);
+    common::suite_with_f16(&[fathom_conformance::fill]);
 }
 
 #[test]
 fn cast() {
-    conform(fathom_conformance::cast);
+    common::suite_with_f16(&[fathom_conformance::cast]);
 }
 
 #[test]
 fn unary() {
-    conform(fathom_conformance::unary);
+    common::suite_with_f16(&[fathom_conformance::unary]);
 }
 
 #[test]
 fn binary() {
-    conform(fathom_conformance::binary);
+    common::suite_with_f16(&[fathom_conformance::binary]);
 }
 
 #[test]
 fn mask_window() {
-    conform(fathom_conformance::mask_window);
+    common::suite_with_f16(&[fathom_conformance::mask_window]);
 }
 
 #[test]
 fn random_normal() {
-    conform(fathom_conformance::random_normal);
+    common::suite_with_f16(&[fathom_conformance::random_normal]);
 }
 
 /// Numbers that a conversion may get wrong, and many more.

@@ -2,7 +2,6 @@
 
 mod common;
 
-use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{
     Combine, Device, GatherColumns, GatherRows, Kernels, Primitives, ScatterAddColumns, ScatterAddRows,
 };
@@ -10,48 +9,32 @@ use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::{Cuda, Emulation};
+use fathom_cuda::Cuda;
 use half::bf16;
-
-const ENGINES: [Emulation; 2] = [
-    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
-    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
-];
-
-fn conform(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
-    for emulation in ENGINES {
-        let Some(device) = common::emulated(emulation) else { return };
-        let dtypes = vec![DType::F32, DType::BF16, DType::F16];
-        for options in [Options::default(), Options { dtypes, ..Options::default() }] {
-            let outcome = run(&device, &options).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(outcome.unsupported, 0);
-        }
-    }
-}
 
 #[test]
 fn gather_rows() {
-    conform(fathom_conformance::gather_rows);
+    common::suite_with_f16(&[fathom_conformance::gather_rows]);
 }
 
 #[test]
 fn scatter_add_rows() {
-    conform(fathom_conformance::scatter_add_rows);
+    common::suite_with_f16(&[fathom_conformance::scatter_add_rows]);
 }
 
 #[test]
 fn gather_columns() {
-    conform(fathom_conformance::gather_columns);
+    common::suite_with_f16(&[fathom_conformance::gather_columns]);
 }
 
 #[test]
 fn scatter_add_columns() {
-    conform(fathom_conformance::scatter_add_columns);
+    common::suite_with_f16(&[fathom_conformance::scatter_add_columns]);
 }
 
 #[test]
 fn combine() {
-    conform(fathom_conformance::combine);
+    common::suite_with_f16(&[fathom_conformance::combine]);
 }
 
 /// Bits of bfloat16 numbers.
@@ -102,7 +85,7 @@ fn scatters_are_sums_in_order() {
                 expected[i as usize * cols + c] += bf16::from_bits(x[r * cols + c]).to_f32();
             }
         }
-        for emulation in ENGINES {
+        for emulation in common::ENGINES {
             let Some(device) = common::emulated(emulation) else { return };
             let x = tensor(&device, rows, cols, DType::BF16, &x);
             let index = tensor(&device, rows, 1, DType::U32, &index);

@@ -2,37 +2,20 @@
 
 mod common;
 
-use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{Primitives, ReduceRows, Reduction, SumColumns};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::{Cuda, Emulation};
-
-const ENGINES: [Emulation; 2] = [
-    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
-    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
-];
-
-fn conform(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
-    for emulation in ENGINES {
-        let Some(device) = common::emulated(emulation) else { return };
-        let dtypes = vec![DType::F32, DType::BF16, DType::F16];
-        for options in [Options::default(), Options { dtypes, ..Options::default() }] {
-            let outcome = run(&device, &options).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(outcome.unsupported, 0);
-        }
-    }
-}
+use fathom_cuda::Cuda;
 
 #[test]
 fn reduce_rows() {
-    conform(fathom_conformance::reduce_rows);
+    common::suite_with_f16(&[fathom_conformance::reduce_rows]);
 }
 
 #[test]
 fn sum_columns() {
-    conform(fathom_conformance::sum_columns);
+    common::suite_with_f16(&[fathom_conformance::sum_columns]);
 }
 
 fn close(got: f32, want: f64, magnitude: f64) {
@@ -46,7 +29,7 @@ fn long_rows() {
     let x: Vec<f32> = (0..2 * STRIDE as u64 + 1).map(|i| rng::normal(5, 0, i)).collect();
     for cols in [1, 2048, 2049, 5000, 32_768, 32_769, 100_001] {
         let mut seen: Vec<[Vec<u32>; 3]> = Vec::new();
-        for emulation in ENGINES {
+        for emulation in common::ENGINES {
             let Some(device) = common::emulated(emulation) else { return };
             for shift in [0, 1] {
                 let mut moved = vec![f32::NAN; shift];
@@ -95,7 +78,7 @@ fn long_columns() {
     for (rows, cols) in [(256, 300), (257, 300), (1000, 264), (70_000, 3), (0, 5)] {
         let x: Vec<f32> = (0..(rows * cols) as u64).map(|i| rng::normal(9, 0, i)).collect();
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        for emulation in ENGINES {
+        for emulation in common::ENGINES {
             let Some(device) = common::emulated(emulation) else { return };
             let x = Tensor::<Cuda>::from_slice(&device, &[rows, cols], DType::F32, &x).unwrap();
             let mut y = Tensor::<Cuda>::from_slice(&device, &[1, cols], DType::F32, &vec![0.5f32; cols]).unwrap();

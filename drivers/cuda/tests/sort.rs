@@ -2,35 +2,21 @@
 
 mod common;
 
-use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{Device, Primitives, SortByKey, TopK};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::{Cuda, Emulation};
-
-const ENGINES: [Emulation; 2] = [
-    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
-    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
-];
-
-fn conform(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
-    for emulation in ENGINES {
-        let Some(device) = common::emulated(emulation) else { return };
-        let outcome = run(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
-    }
-}
+use fathom_cuda::Cuda;
 
 #[test]
 fn top_k() {
-    conform(fathom_conformance::top_k);
+    common::suite(&[fathom_conformance::top_k]);
 }
 
 #[test]
 fn sort_by_key() {
-    conform(fathom_conformance::sort_by_key);
+    common::suite(&[fathom_conformance::sort_by_key]);
 }
 
 fn expected(row: &[f32], k: usize) -> Vec<u32> {
@@ -48,7 +34,7 @@ fn largest_of_long_rows() {
         x[..cols].fill(f32::NEG_INFINITY);
         x[cols - 1] = 0.0;
         x[cols / 2] = -0.0;
-        for emulation in ENGINES {
+        for emulation in common::ENGINES {
             let Some(device) = common::emulated(emulation) else { return };
             let x = Tensor::<Cuda>::from_slice(&device, &[rows, cols], DType::F32, &x).unwrap();
             let mut index = Tensor::<Cuda>::empty(&device, &[rows, k], DType::U32).unwrap();
@@ -95,7 +81,7 @@ fn check(keys: &[u32], buckets: usize, [order, inverse, offsets]: &[Vec<u32>; 3]
 fn sorts_of_many_blocks() {
     for (items, buckets) in [(0, 5), (5000, 256), (70_000, 1024), (3000, 1025), (20_000, 130_000), (300_000, 7)] {
         let keys: Vec<u32> = (0..items).map(|i| (rng::bits(2, 0, i) % buckets as u64) as u32).collect();
-        for emulation in if items > 100_000 { &ENGINES[..1] } else { &ENGINES } {
+        for emulation in if items > 100_000 { &common::ENGINES[..1] } else { &common::ENGINES } {
             let Some(device) = common::emulated(*emulation) else { return };
             check(&keys, buckets, &sorted(&device, &keys, buckets));
             device.flush().unwrap();

@@ -40,13 +40,32 @@ pub fn emulated(options: Emulation) -> Option<Cuda> {
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 
+/// Blocks and threads in either order.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub const ENGINES: [Emulation; 2] = [
+    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
+    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
+];
+
 /// Runs kernels of the conformance suite with blocks and threads in either order; every case must be supported.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn suite(kernels: &[Part]) {
-    for reverse in [false, true] {
-        let Some(device) = emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        for kernel in kernels {
-            let outcome = kernel(&device, &Options::default()).unwrap_or_else(|e| panic!("reverse: {reverse}: {e}"));
+    suite_with(kernels, &[Options::default()]);
+}
+
+/// The same, and once more with activations of F16 among the others.
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub fn suite_with_f16(kernels: &[Part]) {
+    let dtypes = vec![DType::F32, DType::BF16, DType::F16];
+    suite_with(kernels, &[Options::default(), Options { dtypes, ..Options::default() }]);
+}
+
+#[allow(dead_code, reason = "each test has its own copy of this file")]
+fn suite_with(kernels: &[Part], options: &[Options]) {
+    for emulation in ENGINES {
+        let Some(device) = emulated(emulation) else { return };
+        for (kernel, options) in kernels.iter().flat_map(|k| options.iter().map(move |o| (k, o))) {
+            let outcome = kernel(&device, options).unwrap_or_else(|e| panic!("{emulation:?}: {e}"));
             assert_eq!(outcome.unsupported, 0, "{}", outcome.name);
         }
     }
