@@ -2,6 +2,7 @@
 //! one place where a name becomes a type.
 
 use fathom_core::device::Device;
+use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_cpu::Cpu;
 use fathom_cuda::{Cuda, CudaError, Emulation};
 
@@ -66,28 +67,35 @@ impl AnyDevice {
         // The driver says what it looked for and what to do.
         let failed = |e: CudaError| Error::Run(format!("--device {name}: {e}"));
         match parse(name)? {
-            Name::Auto => Ok(Self::automatic(threads)),
-            Name::Cpu => Ok(Self::Cpu(Cpu::with_threads(threads))),
+            Name::Auto => Self::automatic(threads),
+            Name::Cpu => Self::processor(threads).map(Self::Cpu),
             Name::Gpu(ordinal) => Cuda::new(ordinal).map(Self::Cuda).map_err(failed),
             Name::Emulated => Cuda::emulated(Emulation::default()).map(Self::Cuda).map_err(failed),
         }
     }
 
-    fn automatic(threads: usize) -> Self {
+    fn automatic(threads: usize) -> Result<Self> {
         if Cuda::count() > 0 {
             match Cuda::new(0) {
                 Ok(device) => {
                     eprintln!("device: {}, {}", device.capabilities().name, device.description());
-                    return Self::Cuda(device);
+                    return Ok(Self::Cuda(device));
                 }
                 Err(error) => {
                     eprintln!("there is a GPU, but it is not used: {error} (--device cuda insists on it)");
                 }
             }
         }
-        let device = Cpu::with_threads(threads);
+        let device = Self::processor(threads)?;
         eprintln!("device: cpu, {} threads, {}", device.threads(), device.isa());
-        Self::Cpu(device)
+        Ok(Self::Cpu(device))
+    }
+
+    fn processor(threads: usize) -> Result<Cpu> {
+        Cpu::open(threads).map_err(|e| match e.kind() {
+            ErrorKind::Unsupported => Error::Usage(e.to_string()),
+            _ => Error::Run(format!("{e}; set train.threads to fewer")),
+        })
     }
 
     /// What the device is called.

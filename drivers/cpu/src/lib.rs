@@ -58,7 +58,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 pub use error::CpuError;
 pub use memory::Buffer;
 use memory::Memory;
-pub use simd::Isa;
+pub use simd::{Isa, MAX_ISA};
 
 /// All cores of this machine as one device. Clones share threads and memory.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Cpu {
     /// A device with as many threads as the machine has.
     ///
     /// # Panics
-    /// If the system gives no threads.
+    /// Where [`open`](Self::open) fails.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self::with_threads(0)
@@ -83,9 +83,9 @@ impl Cpu {
     /// A device with `threads` threads; 0 for as many as the machine has. Results do not depend on the number.
     ///
     /// # Panics
-    /// If the system gives no threads.
+    /// Where [`open`](Self::open) fails.
     pub fn with_threads(threads: usize) -> Self {
-        Self::with(threads, Isa::best())
+        Self::open(threads).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A device with `threads` threads that uses the instructions of `isa`.
@@ -93,12 +93,23 @@ impl Cpu {
     /// # Panics
     /// If the system gives no threads.
     pub fn with(threads: usize, isa: Isa) -> Self {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("fathom-cpu-{i}"))
-            .build()
-            .unwrap_or_else(|e| panic!("cannot start the threads of the CPU device: {e}"));
-        Self(Arc::new(Inner { pool, memory: Arc::default(), isa }))
+        Self::build(threads, isa).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A device with `threads` threads (0: as many as the machine has) and the best instructions, up to [`MAX_ISA`].
+    ///
+    /// # Errors
+    /// Where [`MAX_ISA`] names no instruction set, or the system gives no threads.
+    pub fn open(threads: usize) -> Result<Self, CpuError> {
+        Self::build(threads, Isa::detect()?)
+    }
+
+    fn build(threads: usize, isa: Isa) -> Result<Self, CpuError> {
+        let pool =
+            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("fathom-cpu-{i}")).build().map_err(
+                |e| CpuError::new(ErrorKind::Other, format!("cannot start {threads} threads of the CPU device: {e}")),
+            )?;
+        Ok(Self(Arc::new(Inner { pool, memory: Arc::default(), isa })))
     }
 
     /// Number of threads.

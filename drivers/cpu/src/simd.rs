@@ -7,9 +7,20 @@
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
 //! where they can, so those differ between machines in the last bits; on one machine nothing does.
 
+use fathom_core::error::ErrorKind;
+
+use crate::error::CpuError;
 use crate::real::Real;
 
-/// Which instructions the processor has. Can only be made by asking it.
+/// Environment variable that limits the instruction sets the driver uses, whatever more the processor has:
+/// `portable`, `avx2`, `avx512` or `avx512_bf16`. Unset, there is no limit.
+///
+/// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with this
+/// variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's `ONEDNN_MAX_CPU_ISA` and
+/// PyTorch's `ATEN_CPU_CAPABILITY` do the same there.
+pub const MAX_ISA: &str = "FATHOM_MAX_CPU_ISA";
+
+/// Which vector instructions a device uses. Can only be made by asking the processor what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
@@ -25,26 +36,40 @@ pub(crate) enum Level {
     Avx512Bf16,
 }
 
+/// The names of the levels, lowest first.
+const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "avx512_bf16"];
+
 impl Isa {
-    /// The best that this processor has.
-    pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if Self::finds_avx512_bf16() {
-                return Self(Level::Avx512Bf16);
-            }
-            if Self::finds_avx512() {
-                return Self(Level::Avx512);
-            }
-            if Self::finds_avx2() {
-                return Self(Level::Avx2);
-            }
-        }
-        Self(Level::Any)
+    /// The best instruction set that this processor has, up to the limit in [`MAX_ISA`].
+    ///
+    /// # Errors
+    /// Where [`MAX_ISA`] holds something else than one of its names.
+    pub fn detect() -> Result<Self, CpuError> {
+        let limit = limit(std::env::var_os(MAX_ISA).as_deref())?;
+        let allowed = Self::found().filter(|isa| isa.rank() <= limit);
+        // The portable level comes first and is within every limit.
+        Ok(allowed.last().unwrap_or(Self(Level::Any)))
     }
 
-    /// All that this processor has, the best last.
+    /// As [`detect`](Self::detect).
+    ///
+    /// # Panics
+    /// Where [`detect`](Self::detect) fails.
+    pub fn best() -> Self {
+        Self::detect().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// All instruction sets that this processor has, up to the limit in [`MAX_ISA`], the best last.
+    ///
+    /// # Panics
+    /// Where [`detect`](Self::detect) fails.
     pub fn all() -> impl Iterator<Item = Self> {
+        let best = Self::best().rank();
+        Self::found().filter(move |isa| isa.rank() <= best)
+    }
+
+    /// What the processor has, the best last.
+    fn found() -> impl Iterator<Item = Self> {
         let levels = [
             Some(Level::Any),
             #[cfg(target_arch = "x86_64")]
@@ -55,6 +80,19 @@ impl Isa {
             Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
         ];
         levels.into_iter().flatten().map(Self)
+    }
+
+    /// The place of its name in [`NAMES`].
+    fn rank(self) -> usize {
+        match self.0 {
+            Level::Any => 0,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => 1,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => 2,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => 3,
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -96,16 +134,17 @@ impl Isa {
 
 impl std::fmt::Display for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            Level::Any => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => "avx512 with bf16",
-        })
+        f.write_str(NAMES[self.rank()])
     }
+}
+
+/// The highest rank that is allowed where [`MAX_ISA`] has this value.
+fn limit(value: Option<&std::ffi::OsStr>) -> Result<usize, CpuError> {
+    let Some(value) = value else { return Ok(NAMES.len() - 1) };
+    NAMES.iter().position(|name| value == *name).ok_or_else(|| {
+        let message = format!("{MAX_ISA}={}: must be one of {}", value.to_string_lossy(), NAMES.join(", "));
+        CpuError::new(ErrorKind::Unsupported, message)
+    })
 }
 
 /// Defines a function that takes an [`Isa`] before its own arguments and runs the version compiled for it.
@@ -287,6 +326,21 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 mod tests {
     use super::*;
     use fathom_core::math;
+
+    #[test]
+    fn the_limit_is_one_of_the_names_and_no_limit_by_default() {
+        assert_eq!(limit(None).unwrap(), NAMES.len() - 1);
+        for (rank, name) in NAMES.iter().enumerate() {
+            assert_eq!(limit(Some(name.as_ref())).unwrap(), rank);
+        }
+        for wrong in ["", "AVX2", "sse2", "avx512 with bf16"] {
+            let message = limit(Some(wrong.as_ref())).unwrap_err().to_string();
+            assert!(message.contains(MAX_ISA) && message.contains("portable, avx2"), "{message}");
+        }
+        let ranks: Vec<usize> = Isa::found().map(Isa::rank).collect();
+        assert!(ranks[0] == 0 && ranks.is_sorted(), "{ranks:?}");
+        assert!(Isa::all().last() == Some(Isa::best()));
+    }
 
     kernel! {
         fn exp_to_88_all(x: &[f32], y: &mut [f32]) {
