@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
+pub mod choices;
 pub mod golden;
 pub mod quantization;
+pub mod steps;
 
 pub use golden::Golden;
 

@@ -1,0 +1,163 @@
+//! The first steps of training on any device beside the same steps on the reference device, in every precision.
+//!
+//! Two right devices differ for three reasons, and a test that is to find faults on every machine must keep them apart:
+//!
+//! 1. They add in another order. Alone, that moves a loss by a few units in the last place of f32.
+//! 2. Some round the probabilities of attention to BF16 and some do not ([`Attend`]). In FP8 that moves the loss of so
+//!    small a model by a tenth of a percent.
+//! 3. For either, a token may go to another expert ([`choices`](crate::choices)): a third of a percent.
+//!
+//! So the choices are forced in both comparisons that are made here. In the first, attention is computed in f32 on both
+//! sides, and the loss before any update must agree as far as sums in another order allow. In the second, attention is
+//! what the device makes of it, and everything must stay within what the reference device itself moves by when its
+//! attention is off by as much as rounding may make it. Neither bound depends on the machine.
+
+use fathom_core::comm::Solo;
+use fathom_core::device::{Host, Kernels};
+use fathom_core::layer::Precision;
+use fathom_core::model::Batch;
+use fathom_core::rng;
+use fathom_core::train::schedule::Rates;
+use fathom_core::train::{Hyperparameters, StepReport, Trainer};
+
+use crate::choices::{Attend, Choices, Steered, compare};
+use crate::golden::Golden;
+
+const STEPS: usize = 3;
+const SEQUENCES: usize = 2;
+const LENGTH: usize = 24;
+
+/// How far the first step's losses may be off where nothing is rounded that need not be: sums in another order.
+const SUMS: f64 = 1e-6;
+/// The same once weights were updated: AdamW's first updates are the signs of gradients, whatever their size.
+const UPDATED: f64 = 1e-5;
+/// Runs of the reference device with its attention moved.
+const MOVED: u64 = 4;
+/// How much further than the furthest of those a device may be.
+const MARGIN: f64 = 2.0;
+
+/// Training from the weights of a golden case, gradients accumulated over two passes, in which everything takes part:
+/// dense and expert layers, both losses, the balance of experts, the expert bias.
+fn train<D: Kernels>(device: &D, golden: &Golden, precision: Precision) -> Vec<StepReport> {
+    let vocabulary = golden.config.vocab_size;
+    let mut trainer = Trainer::new(golden.model(device, precision), Solo, Hyperparameters::default()).unwrap();
+    let step = |step: usize| {
+        let rates = Rates { lr: 1e-3, batch_size: SEQUENCES, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
+        let token = |i| (rng::bits(3, step as u64, i) % vocabulary as u64) as u32;
+        let tokens: Vec<u32> = (0..(SEQUENCES * (LENGTH + 1)) as u64).map(token).collect();
+        let batch = Batch::new(&tokens, LENGTH, None, vocabulary).unwrap();
+        trainer.step(&batch, 1, &rates).unwrap_or_else(|e| panic!("step {step} in {}: {e}", precision.name()))
+    };
+    (0..STEPS).map(step).collect()
+}
+
+/// How far one training is from another, each number at its worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Distance {
+    /// Of the losses of the first step, relative.
+    first: f64,
+    /// Of the losses of all steps, relative.
+    loss: f64,
+    /// Of the gradient norms, relative.
+    norm: f64,
+    /// Of the routers' scores, absolute.
+    scores: f64,
+}
+
+impl Distance {
+    fn between(got: &[StepReport], want: &[StepReport], scores: f32) -> Self {
+        let off = |a: f64, b: f64| ((a - b) / b).abs();
+        let losses = |(a, b): (&StepReport, &StepReport)| {
+            off(a.loss, b.loss).max(off(a.mtp_loss.expect("a module"), b.mtp_loss.expect("a module")))
+        };
+        let losses: Vec<f64> = got.iter().zip(want).map(losses).collect();
+        let norms = got.iter().zip(want).map(|(a, b)| off(a.grad_norm, b.grad_norm));
+        Self {
+            first: losses[0],
+            loss: losses.iter().fold(0.0, |m, x| f64::max(m, *x)),
+            norm: norms.fold(0.0, f64::max),
+            scores: f64::from(scores),
+        }
+    }
+
+    fn or_further(self, other: Self) -> Self {
+        Self {
+            first: self.first.max(other.first),
+            loss: self.loss.max(other.loss),
+            norm: self.norm.max(other.norm),
+            scores: self.scores.max(other.scores),
+        }
+    }
+
+    /// Whether every number is one and within that of `bound`.
+    fn is_within(self, bound: Self) -> bool {
+        let pairs =
+            [(self.first, bound.first), (self.loss, bound.loss), (self.norm, bound.norm), (self.scores, bound.scores)];
+        pairs.iter().all(|(found, bound)| found <= bound)
+    }
+}
+
+/// The steps on the reference device, and what other devices are held to.
+pub struct Reference {
+    golden: Golden,
+    precision: Precision,
+    want: Vec<StepReport>,
+    choices: Vec<Choices>,
+    bound: Distance,
+}
+
+impl Reference {
+    /// Trains on the reference device in `precision`, as it is and with its attention moved.
+    pub fn new(precision: Precision) -> Self {
+        let golden = Golden::load("v3_mtp");
+        let device = Steered::recorded(Host::new(), Attend::AsItDoes);
+        let want = train(&device, &golden, precision);
+        assert!(want[STEPS - 1].loss != want[0].loss, "nothing was trained");
+        let least = Distance { first: SUMS, loss: UPDATED, norm: UPDATED, scores: UPDATED };
+        let mut reference = Self { golden, precision, want, choices: device.own(), bound: least };
+        let moved = (0..MOVED).map(|seed| reference.distance("moved", Host::new(), Attend::Moved(seed)));
+        let furthest = moved.fold(Distance::default(), Distance::or_further);
+        let Distance { first, loss, norm, scores } = furthest;
+        let allowed =
+            Distance { first: MARGIN * first, loss: MARGIN * loss, norm: MARGIN * norm, scores: MARGIN * scores };
+        reference.bound = least.or_further(allowed);
+        println!("{}: allowed {:?}", precision.name(), reference.bound);
+        reference
+    }
+
+    fn distance<D: Kernels>(&self, name: &str, device: D, attend: Attend) -> Distance {
+        let device = Steered::following(device, attend, &self.choices);
+        let got = train(&device, &self.golden, self.precision);
+        let (scores, differing) = compare(&self.choices, &device.own());
+        let distance = Distance::between(&got, &self.want, scores);
+        println!("{} {name}, {attend:?}: {distance:?}", self.precision.name());
+        for differing in differing {
+            println!("  by itself it would choose otherwise in {differing}");
+        }
+        distance
+    }
+
+    /// Holds `device` to both comparisons.
+    ///
+    /// # Panics
+    /// Where something is further off than it may be.
+    pub fn check<D: Kernels>(&self, name: &str, device: D) {
+        for attend in [Attend::InF32, Attend::AsItDoes] {
+            self.compare(name, device.clone(), attend).unwrap_or_else(|problem| panic!("{problem}"));
+        }
+    }
+
+    /// One comparison: within the bounds, and with attention that is not the device's own, in the first step as near as
+    /// sums in another order allow.
+    ///
+    /// # Errors
+    /// Says what is further off than it may be.
+    pub fn compare<D: Kernels>(&self, name: &str, device: D, attend: Attend) -> Result<(), String> {
+        let first = if attend == Attend::AsItDoes { self.bound.first } else { SUMS };
+        let (found, bound) = (self.distance(name, device, attend), Distance { first, ..self.bound });
+        match found.is_within(bound) {
+            true => Ok(()),
+            false => Err(format!("{name} in {}, {attend:?}: {found:?}, allowed {bound:?}", self.precision.name())),
+        }
+    }
+}
