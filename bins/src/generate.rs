@@ -3,7 +3,9 @@
 //! Every token runs the whole prefix again.
 
 use fathom_core::device::Kernels;
+use fathom_core::model::Model;
 use fathom_core::rng;
+use fathom_dataprep::Tokenizer;
 
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -119,42 +121,66 @@ impl<D: Kernels> Session<D> {
         sampling: &Sampling,
         mut on_text: impl FnMut(&str) -> bool,
     ) -> Result<Generated> {
-        sampling.validate()?;
-        let mut tokens = self.encode(prompt)?;
-        let (start, context, end) = (tokens.len(), self.context(), self.tokenizer().eos_id());
-        if start >= context {
-            return Err(Error::Run(format!(
-                "the prompt has {start} tokens, but the model's context (max_position_embeddings) is {context}: \
-                 shorten it"
-            )));
-        }
-        let mut decoder = self.tokenizer().stream_decoder();
-        let mut text = String::new();
-        let mut stop = Stop::Length;
-        for index in 0..sampling.max_new_tokens {
-            if tokens.len() >= context {
-                stop = Stop::Context;
-                break;
-            }
-            let token = sampling.choose(&self.next_logits(&tokens)?, index as u64);
-            if token == end {
-                stop = Stop::EndOfText;
-                break;
-            }
-            tokens.push(token);
-            let piece = decoder.push(token);
-            text.push_str(&piece);
-            if !piece.is_empty() && !on_text(&piece) {
-                break;
-            }
-        }
-        let rest = decoder.finish();
-        text.push_str(&rest);
-        if !rest.is_empty() {
-            on_text(&rest);
-        }
-        Ok(Generated { tokens: tokens.split_off(start), text, stop })
+        let (model, tokenizer) = self.parts();
+        generate(model, tokenizer, prompt, sampling, &mut on_text)
     }
+}
+
+/// As [`Session::generate`], for a model and a tokenizer that lie apart: during training, say.
+pub(crate) fn generate<D: Kernels>(
+    model: &mut Model<D>,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str) -> bool,
+) -> Result<Generated> {
+    sampling.validate()?;
+    let mut tokens = encode_prompt(tokenizer, prompt)?;
+    let (start, context) = (tokens.len(), model.config().max_position_embeddings);
+    if start >= context {
+        return Err(Error::Run(format!(
+            "the prompt has {start} tokens, but the model's context (max_position_embeddings) is {context}: \
+             shorten it"
+        )));
+    }
+    let mut decoder = tokenizer.stream_decoder();
+    let mut text = String::new();
+    let mut stop = Stop::Length;
+    for index in 0..sampling.max_new_tokens {
+        if tokens.len() >= context {
+            stop = Stop::Context;
+            break;
+        }
+        let logits = model.next_token_logits(&tokens).map_err(Error::device("computing the next token"))?;
+        let token = sampling.choose(&logits, index as u64);
+        if token == tokenizer.eos_id() {
+            stop = Stop::EndOfText;
+            break;
+        }
+        tokens.push(token);
+        let piece = decoder.push(token);
+        text.push_str(&piece);
+        if !piece.is_empty() && !on_text(&piece) {
+            break;
+        }
+    }
+    let rest = decoder.finish();
+    text.push_str(&rest);
+    if !rest.is_empty() {
+        on_text(&rest);
+    }
+    Ok(Generated { tokens: tokens.split_off(start), text, stop })
+}
+
+/// The token ids of a prompt; never none: an empty prompt is the token that begins a text, or that ends one.
+pub(crate) fn encode_prompt(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let ids = tokenizer.encode(text)?;
+    Ok(if ids.is_empty() { vec![prefix(tokenizer)] } else { ids })
+}
+
+/// The token that stands before a text without context.
+pub(crate) fn prefix(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.bos_id().unwrap_or_else(|| tokenizer.eos_id())
 }
 
 #[cfg(test)]

@@ -57,6 +57,14 @@ impl Progress {
         }
     }
 
+    /// What the model wrote after `step` steps.
+    pub fn sample(&mut self, step: u64, text: &str) {
+        // Control characters are shown as what they are: an untrained model writes them too.
+        let visible = |c: char| if c.is_control() { format!("{}", c.escape_default()) } else { c.to_string() };
+        let lines = text.lines().map(|line| format!("\n  | {}", line.chars().map(visible).collect::<String>()));
+        self.message(&format!("sample after step {step}:{}", lines.collect::<String>()));
+    }
+
     /// Something the user should know.
     pub fn message(&mut self, text: &str) {
         match &self.bar {

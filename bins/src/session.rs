@@ -9,6 +9,7 @@ use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
+use crate::generate;
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
@@ -98,18 +99,12 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = self.tokenizer.encode(text)?;
-        Ok(if ids.is_empty() { vec![self.prefix()] } else { ids })
+        generate::encode_prompt(&self.tokenizer, text)
     }
 
-    /// The token that stands before a text without context.
-    fn prefix(&self) -> u32 {
-        self.tokenizer.bos_id().unwrap_or_else(|| self.tokenizer.eos_id())
-    }
-
-    /// Logits over the vocabulary for the token after `tokens`.
-    pub(crate) fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.model.next_token_logits(tokens).map_err(Error::device("computing the next token"))
+    /// The model and its tokenizer.
+    pub(crate) fn parts(&mut self) -> (&mut Model<D>, &Tokenizer) {
+        (&mut self.model, &self.tokenizer)
     }
 
     /// Scores each token after the first.
@@ -146,7 +141,7 @@ impl<D: Kernels> Session<D> {
         let kept = context.trim_end();
         let continuation = format!("{}{continuation}", &context[kept.len()..]);
         let (tokens, start) = if kept.is_empty() {
-            let mut tokens = vec![self.prefix()];
+            let mut tokens = vec![generate::prefix(&self.tokenizer)];
             tokens.extend(self.tokenizer.encode(&continuation)?);
             (tokens, 1)
         } else {

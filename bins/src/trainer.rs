@@ -18,6 +18,7 @@ use fathom_dataprep::{Evaluation, Loader, LoaderOptions, MixSource, Packing, Sha
 use crate::checkpoint::{self, Disk, Draft, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
+use crate::generate::{self, Sampling};
 use crate::metrics::{Metrics, StepMetrics};
 use crate::prepare;
 use crate::progress::Progress;
@@ -26,6 +27,8 @@ use crate::settings::{DataSource, Settings};
 
 /// Checkpoints that may fail to be written one after the other before the run gives up.
 const FAILED_SAVES: u32 = 3;
+/// Softmax temperature of samples during training.
+const SAMPLE_TEMPERATURE: f64 = 0.8;
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -70,6 +73,7 @@ impl<D: Kernels> Run<D> {
     pub fn open(device: &D, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
         let data = open_data(&settings)?;
         let tokenizer = fit_vocabulary(&mut settings, &data[0].data)?;
+        check_samples(&settings, tokenizer.as_ref())?;
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         let lock = lock(output)?;
@@ -154,6 +158,9 @@ impl<D: Kernels> Run<D> {
             }
             self.metrics.write(&metrics)?;
             progress.step(&metrics);
+            if due(self.settings.train.sample_every, self.state.step) {
+                self.sample(&mut progress, stop)?;
+            }
             if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
                 self.try_save(&mut progress)?;
             }
@@ -244,6 +251,22 @@ impl<D: Kernels> Run<D> {
         evaluate(&mut self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
     }
 
+    /// Shows what the model writes at present. Training does not depend on it.
+    fn sample(&mut self, progress: &mut Progress, stop: &AtomicBool) -> Result<()> {
+        let (train, Some(tokenizer)) = (&self.settings.train, &self.tokenizer) else { return Ok(()) };
+        let sampling = Sampling {
+            max_new_tokens: train.sample_tokens,
+            temperature: SAMPLE_TEMPERATURE,
+            seed: train.seed,
+            ..Sampling::default()
+        };
+        let (model, prompt) = (&mut self.trainer.model, &train.sample_prompt);
+        let mut go_on = |_: &str| !stop.load(Ordering::Relaxed);
+        let generated = generate::generate(model, tokenizer, prompt, &sampling, &mut go_on)?;
+        progress.sample(self.state.step, &format!("{prompt}{}", generated.text));
+        Ok(())
+    }
+
     /// Writes a checkpoint of the present step, unless there is one.
     fn save(&mut self) -> Result<PathBuf> {
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
@@ -277,6 +300,24 @@ impl<D: Kernels> Run<D> {
         ));
         Ok(())
     }
+}
+
+/// That the samples which are asked for can be made.
+fn check_samples(settings: &Settings, tokenizer: Option<&Tokenizer>) -> Result<()> {
+    let train = &settings.train;
+    if train.sample_every == 0 {
+        return Ok(());
+    }
+    let Some(tokenizer) = tokenizer else {
+        let problem = "asks for samples, but the data has no tokenizer.json to turn tokens into text: set it to 0";
+        return Err(settings.reject("train.sample_every", problem).into());
+    };
+    let (prompt, context) = (tokenizer.encode(&train.sample_prompt)?.len(), settings.model.max_position_embeddings);
+    if prompt >= context {
+        let problem = format!("has {prompt} tokens, but the model's context is {context}: shorten it");
+        return Err(settings.reject("train.sample_prompt", problem).into());
+    }
+    Ok(())
 }
 
 /// Keeps a second run out of `output` for as long as the file is open.

@@ -242,6 +242,9 @@ pub const KEYS: &[Key] = &[
     ),
     key("train.eval_every", Count, "100", "steps between measurements of the validation loss; 0 for none"),
     key("train.eval_tokens", Count, "65536", "tokens such a measurement reads; 0 for the whole validation set"),
+    key("train.sample_every", Count, "0", "steps between sample texts that the model writes; 0 for none"),
+    key("train.sample_prompt", Text, "", "what the model continues for a sample; empty: it starts a document"),
+    key("train.sample_tokens", Count, "100", "tokens of a sample, at most"),
     key("train.threads", Count, "0", "threads that the CPU device computes with; 0 for every core"),
     key("train.report_seconds", Number, "10", "seconds between lines of progress where there is no terminal"),
     // precision

@@ -89,6 +89,12 @@ pub struct Train {
     pub eval_every: u64,
     /// Tokens such a measurement reads; 0 for all.
     pub eval_tokens: u64,
+    /// Steps between sample texts; 0 for none.
+    pub sample_every: u64,
+    /// What a sample continues.
+    pub sample_prompt: String,
+    /// Tokens of a sample, at most.
+    pub sample_tokens: usize,
     /// Threads; 0 for every core.
     pub threads: usize,
     /// Seconds between lines of progress where there is no terminal.
@@ -279,6 +285,9 @@ impl Train {
             ema_decay: reader.number("train.ema_decay", ema_decay),
             eval_every: reader.count("train.eval_every", 100),
             eval_tokens: reader.count("train.eval_tokens", 65536),
+            sample_every: reader.count("train.sample_every", 0),
+            sample_prompt: reader.text_or("train.sample_prompt", ""),
+            sample_tokens: reader.size("train.sample_tokens", 100, SANE)?,
             threads: usize::try_from(reader.count("train.threads", 0)).unwrap_or(usize::MAX),
             report_seconds: reader.number("train.report_seconds", 10.0),
         };
