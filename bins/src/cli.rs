@@ -1,6 +1,7 @@
 //! What every program does alike: arguments, exit codes, progress on a terminal.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +47,29 @@ pub fn run_with<A: FromArgs>(names: &[&str], rest: &[String], body: impl FnOnce(
     }
 }
 
+/// How the user calls another program of this package, as far as can be told from how this one was called: through cargo,
+/// or from the folder in which they lie.
+pub fn program(name: &str) -> String {
+    if std::env::var_os("CARGO").is_some() {
+        return format!("cargo run --release --bin {name} --");
+    }
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    // A program found on the PATH is named by its file: a shell has an `eval` of its own.
+    let bare = called.parent().is_none_or(|folder| folder.as_os_str().is_empty());
+    let own = if bare { std::env::current_exe().unwrap_or(called) } else { called };
+    quoted(&own.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Writes a result and a line's end to stdout. Whoever reads may have had enough (`| head`): that is no failure.
 ///
 /// # Errors
@@ -83,4 +107,16 @@ pub fn interrupts() -> Result<Arc<AtomicBool>> {
     })
     .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
     Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive_a_shell() {
+        assert_eq!(quoted(Path::new("runs/a-1.x")), "runs/a-1.x");
+        assert_eq!(quoted(Path::new("my runs")), "'my runs'");
+        assert_eq!(quoted(Path::new("it's $HOME")), r"'it'\''s $HOME'");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
 //! - [`trainer`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`metrics`]) and display
-//!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call.
+//!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that the program carries.
 //! - [`convert`]: a model folder from one format into another.
 //! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
 //! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
@@ -13,8 +13,8 @@
 //!
 //! # fn main() -> fathom::error::Result<()> {
 //! let device = fathom_cpu::Cpu::new();
-//! let mut session = Session::load(&device, "runs/quickstart/model".as_ref())?;
-//! let text = session.generate("fn main", &Sampling::default(), |_| true)?.text;
+//! let mut session = Session::load(&device, "runs/quickstart".as_ref())?;
+//! let text = session.generate("ROMEO:", &Sampling::default(), |_| true)?.text;
 //! # Ok(())
 //! # }
 //! ```

@@ -16,7 +16,7 @@ use fathom_core::device::Kernels;
 /// Continue a prompt with a trained model. The text goes to stdout as it comes, prompt excluded.
 #[derive(FromArgs)]
 #[argh(
-    example = "generate --checkpoint runs/quickstart --prompt 'fn main() {{' --temperature 0.8 --top-p 0.95",
+    example = "generate --checkpoint runs/quickstart --prompt ROMEO: --temperature 0.8 --top-p 0.95",
     error_code(0, "done"),
     error_code(1, "the checkpoint or the device failed"),
     error_code(2, "wrong arguments")

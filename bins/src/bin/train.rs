@@ -1,4 +1,4 @@
-//! Trains a model, from a configuration or, without arguments, from whatever text the machine has.
+//! Trains a model, from a configuration or, without arguments, on text that the program carries.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,14 +13,15 @@ use fathom::trainer::{Outcome, Run};
 use fathom::{on_device, quickstart, resolved};
 use fathom_core::device::Kernels;
 
-/// Train a DeepSeek-V3-style model. Without arguments: prepare text that is on this machine, train a small model on it
-/// for a few minutes, measure it, and let it write.
+/// Train a DeepSeek-V3-style model. Without --config and --set: train a small model on tiny Shakespeare, which the program
+/// carries, for at most three minutes on two cores; measure it, and let it write.
 #[derive(FromArgs)]
 #[argh(
     example = "train",
     example = "train --config configs/shakespeare.toml --set data.path=data/shakespeare --output runs/shakespeare",
     example = "train --plan --set model.preset=v3-671b",
     note = "`train --keys` lists every key of the configuration file and of --set.",
+    note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without --config and --set.",
     error_code(0, "done, or stopped by Ctrl-C and saved"),
     error_code(1, "training failed"),
     error_code(2, "wrong arguments or settings")
@@ -32,7 +33,8 @@ struct Arguments {
     /// set a key over the file: --set train.steps=200 (may be repeated)
     #[argh(option)]
     set: Vec<String>,
-    /// folder for checkpoints, metrics.jsonl and the resolved configuration (default: runs/train)
+    /// folder for checkpoints, metrics.jsonl and the resolved configuration (default: runs/train; without --config and --set:
+    /// runs/quickstart)
     #[argh(option)]
     output: Option<PathBuf>,
     /// go on from the newest checkpoint in --output; its own configuration is used if no --config is given
@@ -60,11 +62,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let bare = arguments.config.is_none() && arguments.set.is_empty() && !arguments.plan;
-    if bare && arguments.output.is_none() && !arguments.resume {
+    if arguments.json && !arguments.plan {
+        return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
+    }
+    let bare = arguments.config.is_none() && arguments.set.is_empty();
+    if bare && !arguments.plan && !arguments.resume {
         let device = AnyDevice::open(&arguments.device, 0)?;
         let stop = cli::interrupts()?;
-        return on_device!(&device, device => quickstart::run(device, &stop));
+        return on_device!(&device, device => quickstart::run(device, arguments.output.as_deref(), &stop));
     }
     let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from("runs/train"));
     let mut config = arguments.config.clone();
@@ -74,9 +79,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     let settings = Settings::load(config.as_deref(), &arguments.set)?;
     if arguments.plan {
         return print_plan(&settings, arguments.json);
-    }
-    if arguments.json {
-        return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
     }
     let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
     let outcome = on_device!(&device, device => train(device, settings, &output, arguments.resume))?;
@@ -98,7 +100,8 @@ fn report(outcome: &Outcome, output: &Path) {
         eprintln!("validation: loss {:.4}, perplexity {:.3}{bits} over {} tokens", v.loss, v.perplexity, v.tokens);
     }
     if outcome.interrupted {
-        eprintln!("stopped early; go on with: train --resume --output {}", output.display());
+        let (train, output) = (cli::program("train"), cli::quoted(output));
+        eprintln!("stopped early; go on with: {train} --resume --output {output}");
     }
 }
 

@@ -173,8 +173,7 @@ pub(super) fn device_error<E: std::fmt::Display>(tensor: &str) -> impl FnOnce(E)
     move |error| CheckpointError::Device { tensor, source: error.to_string().into() }
 }
 
-/// The model folder that a user means by `folder`: itself, or the newest checkpoint of the run in it (or in its `model`
-/// folder, where the quickstart keeps its run).
+/// The model folder that a user means by `folder`: itself, or the newest checkpoint of the run in it.
 ///
 /// # Errors
 /// [`CheckpointError::NoModel`] where there is none.
@@ -182,14 +181,8 @@ pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
     if folder.join(CONFIG).is_file() {
         return Ok(folder.into());
     }
-    for run in [folder.to_path_buf(), folder.join("model")] {
-        if run.is_dir()
-            && let Some((_, newest)) = super::latest(&run)?
-        {
-            return Ok(newest);
-        }
-    }
-    Err(CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
+    let newest = if folder.is_dir() { super::latest(folder)? } else { None };
+    newest.map(|(_, newest)| newest).ok_or_else(|| CheckpointError::NoModel { path: folder.into(), missing: CONFIG })
 }
 
 /// Builds the main model that the checkpoint in `folder` describes, without its multi-token-prediction modules, and fills
