@@ -1,0 +1,229 @@
+//! Every command of README.md, taken from README.md and run as it stands there, by a shell, one after the other, and then
+//! the commands that the first of them says to try next.
+//!
+//! A folder holds the inputs that the commands speak of. A stand-in for `cargo` starts the programs that are built already
+//! and keeps training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would ask of a cluster.
+
+mod corpora;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use corpora::{numbers, sentences, web_page};
+use flate2::{Compression, write::GzEncoder};
+
+/// Runs what `cargo` would build first. A training that says how long it is gets shorter; the main job by its variable.
+const CARGO: &str = r#"#!/bin/bash
+set -euo pipefail
+case "$*" in
+"run --release --bin "*)
+  program=$4
+  shift 4
+  if [ "${1-}" = -- ]; then shift; fi
+  if [ "$program" = train ] && [[ " $* " == *" --set "* || " $* " == *" --resume "* ]] && [[ " $* " != *" --plan "* ]]; then
+    set -- "$@" --set train.steps=2 --set train.eval_tokens=1000 --set schedule.warmup_tokens=0
+  fi
+  exec "$PROGRAMS/$program" "$@"
+  ;;
+"run --release -p "*" --example "*)
+  if [ -x "$PROGRAMS/examples/$6" ]; then
+    program=$6
+    shift 6
+    if [ "${1-}" = -- ]; then shift; fi
+    exec "$PROGRAMS/examples/$program" "$@"
+  fi
+  exec "$REAL_CARGO" run --manifest-path "$REPOSITORY/Cargo.toml" "${@:2}"
+  ;;
+"test --release --workspace") ;; # this test is part of it
+*)
+  echo "README's test does not know how to run: cargo $*" >&2
+  exit 9
+  ;;
+esac
+"#;
+
+/// An array job of which all elements run at once, as Slurm would run them.
+const SBATCH: &str = r#"#!/bin/bash
+set -euo pipefail
+grep -qx '#SBATCH --array=0-7' "$1"
+pids=()
+for element in 0 1 2 3 4 5 6 7; do
+  SLURM_ARRAY_TASK_ID=$element SLURM_ARRAY_TASK_COUNT=8 SLURM_ARRAY_TASK_MIN=0 SLURM_CPUS_PER_TASK=1 PREP="$PROGRAMS/prep" bash "$@" &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid"; done
+"#;
+
+/// There is no cluster: the file is there and is a job.
+const KUBECTL: &str = r#"#!/bin/bash
+set -euo pipefail
+[ "$1 $2" = "apply -f" ]
+grep -qx 'kind: Job' "$3"
+"#;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The commands of the shell blocks of a Markdown text, in order, with the line each begins on.
+fn commands(text: &str) -> Vec<(usize, String)> {
+    let (mut found, mut shell, mut open) = (Vec::new(), false, String::new());
+    for (number, line) in text.lines().enumerate() {
+        if let Some(language) = line.strip_prefix("```") {
+            shell = language == "sh";
+        } else if shell && !line.trim().is_empty() {
+            open += line;
+            match open.strip_suffix('\\') {
+                Some(part) => open = format!("{part} "),
+                None => found.push((number + 1, std::mem::take(&mut open))),
+            }
+        }
+    }
+    found
+}
+
+struct World {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let world = Self { root: folder.path().to_path_buf(), _folder: folder };
+        world.stand_in("cargo", CARGO);
+        world.stand_in("sbatch", SBATCH);
+        world.stand_in("kubectl", KUBECTL);
+        std::os::unix::fs::symlink(repository().join("configs"), world.root.join("configs")).unwrap();
+        world.add_text();
+        world.add_crawl();
+        world.add_model();
+        world
+    }
+
+    fn stand_in(&self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = self.root.join("stand-ins");
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// `corpus/`, `notes.txt`, and the `tokenizer.json` of somebody else.
+    fn add_text(&self) {
+        let (mut random, corpus) = (numbers(3), self.root.join("corpus"));
+        std::fs::create_dir(&corpus).unwrap();
+        for file in 0..40 {
+            std::fs::write(corpus.join(format!("{file}.txt")), sentences(&mut random, 60).join("\n")).unwrap();
+        }
+        std::fs::write(self.root.join("notes.txt"), sentences(&mut random, 60).join("\n")).unwrap();
+        self.succeeds("cargo run --release --bin prep -- --input corpus/ --vocab-size 400 --output other");
+        std::fs::rename(self.root.join("other/tokenizer.json"), self.root.join("tokenizer.json")).unwrap();
+    }
+
+    /// `crawl/`: web pages, no two alike.
+    fn add_crawl(&self) {
+        let (mut random, crawl) = (numbers(5), self.root.join("crawl"));
+        std::fs::create_dir(&crawl).unwrap();
+        for file in 0..3 {
+            let pages =
+                (0..12).map(|page| web_page(&format!("http://host{file}.example/{page}"), &sentences(&mut random, 20)));
+            let out = std::fs::File::create(crawl.join(format!("{file}.warc.gz"))).unwrap();
+            let mut out = GzEncoder::new(out, Compression::fast());
+            out.write_all(pages.collect::<String>().as_bytes()).unwrap();
+            out.finish().unwrap();
+        }
+    }
+
+    /// `DeepSeek-V3/`, a small one of the same make, and `requests.jsonl`.
+    fn add_model(&self) {
+        let (from, to) = (repository().join("tests/golden/v3_fp8"), self.root.join("DeepSeek-V3"));
+        std::fs::create_dir(&to).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        let requests = "{\"context\": \"the people\", \"continuation\": \" of the house\"}\n{\"tokens\": [5, 6, 7]}\n";
+        std::fs::write(self.root.join("requests.jsonl"), requests).unwrap();
+    }
+
+    /// What a shell makes of a command.
+    fn shell(&self, command: &str) -> Output {
+        let programs = Path::new(env!("CARGO_BIN_EXE_train")).parent().unwrap();
+        let path = format!("{}:{}", self.root.join("stand-ins").display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("bash");
+        shell.args(["-c", command]).current_dir(&self.root).env("PATH", path).env("PROGRAMS", programs);
+        shell.env("REPOSITORY", repository()).env("FATHOM_QUICKSTART_STEPS", "12");
+        // Inside of cargo's tests this is set; programs that are called through cargo see it and name commands that way.
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        shell.env("CARGO", &cargo).env("REAL_CARGO", &cargo);
+        for launcher in
+            ["SLURM_PROCID", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
+        {
+            shell.env_remove(launcher);
+        }
+        shell.output().expect("there is a bash")
+    }
+
+    /// What the command said: its results, and its messages.
+    fn succeeds(&self, command: &str) -> (String, String) {
+        let output = self.shell(command);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{command}\n{}\n{out}{err}", output.status);
+        assert!(!err.contains("panicked"), "{command}\n{err}");
+        (out, err)
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_runs_as_it_stands_there() {
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let commands = commands(&readme);
+    assert_eq!(
+        commands[0].1.split('#').next().unwrap().trim(),
+        "cargo run --release --bin train",
+        "the main job first"
+    );
+    assert!(commands.len() > 15, "{commands:?}");
+    let world = World::new();
+    for (line, command) in &commands {
+        let start = std::time::Instant::now();
+        let (_, said) = world.succeeds(command);
+        println!("README.md:{line}: {:.1} s: {command}", start.elapsed().as_secs_f64());
+        if *line == commands[0].0 {
+            follow(&world, &said);
+        }
+    }
+    let tokens = |folder: &str| std::fs::read(world.root.join(folder).join("train-00000.bin")).unwrap();
+    assert!(tokens("data/web") == tokens("data/two") && tokens("data/web") == tokens("data/slurm"), "README says so");
+}
+
+/// Runs the commands that the main job names at its end. The figure that `eval` then prints is the one it printed.
+fn follow(world: &World, said: &str) {
+    let (_, next) = said.split_once("Next:\n").unwrap_or_else(|| panic!("no next commands:\n{said}"));
+    let next: Vec<&str> = next.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(next.len(), 3, "{next:?}");
+    let mut measured = String::new();
+    for command in next {
+        assert!(command.starts_with("cargo run --release --bin "), "as the main job was called: {command}");
+        let (out, _) = world.succeeds(command);
+        assert!(!out.trim().is_empty(), "{command} prints nothing");
+        if command.contains("--bin eval") {
+            measured = out;
+        }
+    }
+    // Again, it finds its run finished and measures it once more.
+    let (out, err) = world.succeeds("cargo run --release --bin train");
+    assert!(err.contains("12 of 12 steps"), "{err}");
+    let loss = out.split("validation loss ").nth(1).and_then(|rest| rest.split(',').next()).expect("a loss");
+    assert!(measured.contains(loss), "{loss} in training, and by eval:\n{measured}");
+}
+
+#[test]
+fn commands_are_found_in_shell_blocks_only() {
+    let text = "a\n```sh\none  # why\n\ntwo \\\n  three\n```\n```toml\nfour = 4\n```\n```sh\nfive\n```\n";
+    let found = commands(text);
+    assert_eq!(found, [(3, "one  # why".into()), (6, "two    three".into()), (12, "five".into())]);
+}
