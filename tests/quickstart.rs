@@ -1,7 +1,10 @@
 //! `train` without arguments, where things are not as on the first day: a run that was stopped, one that is finished, one
 //! of other settings, and what it says to numbers that are none.
 
-use std::path::Path;
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 fn train(folder: &Path, steps: &str) -> Command {
@@ -32,8 +35,15 @@ fn losses(run: &Path) -> Vec<f64> {
 fn a_run_goes_on_after_a_stop_and_is_measured_again_when_it_is_finished() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let (whole, _) = succeeds(train(here, "30").args(["--output", "my runs/whole"]));
+    let (whole, next) = succeeds(train(here, "30").args(["--output", "my runs/whole"]));
     assert!(whole.contains("validation loss ") && whole.contains("ROMEO:"), "{whole}");
+    // Called by its path it names programs by theirs; blanks in the folder's name survive the shell.
+    let commands: Vec<&str> = next.split_once("Next:\n").expect("next commands").1.lines().collect();
+    assert_eq!(commands.len(), 3, "{next}");
+    for command in commands {
+        let output = Command::new("sh").args(["-c", command]).current_dir(here).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{command}\n{}", said(&output));
+    }
 
     let mut child = train(here, "30").stderr(Stdio::piped()).spawn().unwrap();
     let run = here.join("runs/quickstart");
@@ -57,6 +67,20 @@ fn a_run_goes_on_after_a_stop_and_is_measured_again_when_it_is_finished() {
     assert!(finished == whole && err.contains("holds 30 of 30 steps already"), "{err}");
 }
 
+/// The text of every file below a folder that a refusal must not touch.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_path_buf()]);
+    while let Some(next) = open.pop() {
+        for path in std::fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => open.push(path),
+                false => drop(found.insert(path.clone(), std::fs::read(path).unwrap())),
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn another_run_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,19 +88,53 @@ fn another_run_is_never_overwritten() {
     let run = here.join("runs/quickstart");
     succeeds(&mut train(here, "2"));
     let before = losses(&run);
-    // In the default folder it makes room; in a folder that was named it refuses.
+    // In the default folder it makes room.
     let (_, err) = succeeds(&mut train(here, "3"));
-    assert!(err.contains("runs/quickstart-1"), "{err}");
+    assert!(err.contains("it is runs/quickstart-1 now"), "{err}");
     assert!(losses(&here.join("runs/quickstart-1")) == before && losses(&run).len() == 3);
-    let output = train(here, "4").args(["--output", "runs/quickstart"]).output().unwrap();
-    assert!(output.status.code() == Some(1) && said(&output).contains("runs/quickstart/step-"), "{}", said(&output));
-    assert_eq!(losses(&run).len(), 3);
-    // Files of somebody else where the run is to go: named, and left alone.
+
+    let refused = |output: &str, words: &[&str]| {
+        let before = files(&here.join(output));
+        let result = train(here, "4").args(["--output", output]).output().unwrap();
+        let said = said(&result);
+        assert!(result.status.code() == Some(1) && words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(files(&here.join(output)) == before, "{output} was changed");
+    };
+    // In a folder that was named it refuses, and changes nothing.
+    refused("runs/quickstart", &["holds another run", "its `", "--resume --output runs/quickstart"]);
+    // A run of the same settings on other data.
+    std::fs::create_dir_all(here.join("other")).unwrap();
+    let config = std::fs::read_to_string(run.join("config.resolved.toml")).unwrap();
+    std::fs::write(here.join("other/config.resolved.toml"), config.replace("steps = 3", "steps = 4")).unwrap();
+    refused("other", &["holds another run"]);
+    // Somebody's own text under that name, in the default folder too.
     std::fs::create_dir_all(here.join("mine")).unwrap();
-    std::fs::write(here.join("mine/data"), "my notes").unwrap();
-    let output = train(here, "2").args(["--output", "mine"]).output().unwrap();
-    assert!(output.status.code() == Some(1) && said(&output).contains("mine/data"), "{}", said(&output));
-    assert_eq!(std::fs::read_to_string(here.join("mine/data")).unwrap(), "my notes");
+    std::fs::write(here.join("mine/tinyshakespeare.txt"), "my notes").unwrap();
+    refused("mine", &["mine/tinyshakespeare.txt is another text"]);
+    std::fs::write(run.join("tinyshakespeare.txt"), "edited").unwrap();
+    succeeds(&mut train(here, "3"));
+    assert_eq!(std::fs::read_to_string(here.join("runs/quickstart-2/tinyshakespeare.txt")).unwrap(), "edited");
+}
+
+#[test]
+fn a_run_that_is_refused_other_data_goes_on_with_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    succeeds(train(here, "2").args(["--output", "run"]));
+    std::fs::write(here.join("notes.txt"), "some notes of mine. ".repeat(200)).unwrap();
+    let prep = ["--tokenizer", "bytes", "--input", "notes.txt", "--output", "notes"];
+    assert!(Command::new(env!("CARGO_BIN_EXE_prep")).current_dir(here).args(prep).output().unwrap().status.success());
+    let before = std::fs::read(here.join("run/config.resolved.toml")).unwrap();
+    let resume = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_train"));
+        command.current_dir(here).args(["--device", "cpu", "--resume", "--output", "run"]).args(more);
+        command.output().unwrap()
+    };
+    let refused = resume(&["--set", "data.path=notes"]);
+    assert!(refused.status.code() == Some(1) && said(&refused).contains("cannot resume"), "{}", said(&refused));
+    assert_eq!(std::fs::read(here.join("run/config.resolved.toml")).unwrap(), before);
+    let plain = resume(&[]);
+    assert!(plain.status.success(), "{}", said(&plain));
 }
 
 #[test]

@@ -56,8 +56,20 @@ pub fn program(name: &str) -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     // A program found on the PATH is named by its file: a shell has an `eval` of its own.
     let bare = called.parent().is_none_or(|folder| folder.as_os_str().is_empty());
-    let own = if bare { std::env::current_exe().unwrap_or(called) } else { called };
-    quoted(&own.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let beside = called.with_file_name(&file);
+    if !bare && beside.is_file() {
+        return quoted(&beside);
+    }
+    // Through a link or the PATH: beside the program itself.
+    quoted(&std::env::current_exe().unwrap_or(called).with_file_name(file))
+}
+
+/// `text` with its control characters, line ends aside, shown as escapes: a terminal would obey them, and a model that has
+/// not learnt much writes them.
+pub fn visible(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A path as a shell takes it.
@@ -112,6 +124,11 @@ pub fn interrupts() -> Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(visible("a\n\u{1b}[2J\u{7}é"), "a\n\\u{1b}[2J\\u{7}é");
+    }
 
     #[test]
     fn paths_survive_a_shell() {

@@ -94,7 +94,7 @@ impl AnyDevice {
     fn processor(threads: usize) -> Result<Cpu> {
         Cpu::open(threads).map_err(|e| match e.kind() {
             ErrorKind::Unsupported => Error::Usage(e.to_string()),
-            _ => Error::Run(format!("{e}; set train.threads to fewer")),
+            _ => Error::Run(format!("{e}; ask for fewer by train.threads, --threads or RAYON_NUM_THREADS")),
         })
     }
 

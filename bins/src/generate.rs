@@ -134,8 +134,18 @@ pub(crate) fn generate<D: Kernels>(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Generated> {
+    continue_tokens(model, tokenizer, encode_prompt(tokenizer, prompt)?, sampling, on_text)
+}
+
+/// As [`generate`], after a prompt of tokens, at least one.
+pub(crate) fn continue_tokens<D: Kernels>(
+    model: &mut Model<D>,
+    tokenizer: &Tokenizer,
+    mut tokens: Vec<u32>,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str) -> bool,
+) -> Result<Generated> {
     sampling.validate()?;
-    let mut tokens = encode_prompt(tokenizer, prompt)?;
     let (start, context) = (tokens.len(), model.config().max_position_embeddings);
     if start >= context {
         return Err(Error::Run(format!(

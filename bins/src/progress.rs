@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli;
 use crate::metrics::StepMetrics;
 
 /// Shows how a run gets on, on stderr.
@@ -59,10 +60,9 @@ impl Progress {
 
     /// What the model wrote after `step` steps.
     pub fn sample(&mut self, step: u64, text: &str) {
-        // Control characters are shown as what they are: an untrained model writes them too.
-        let visible = |c: char| if c.is_control() { format!("{}", c.escape_default()) } else { c.to_string() };
-        let lines = text.lines().map(|line| format!("\n  | {}", line.chars().map(visible).collect::<String>()));
-        self.message(&format!("sample after step {step}:{}", lines.collect::<String>()));
+        let text = cli::visible(text);
+        let lines: String = text.lines().map(|line| format!("\n  | {line}")).collect();
+        self.message(&format!("sample after step {step}:{lines}"));
     }
 
     /// Something the user should know.

@@ -12,14 +12,15 @@ use fathom_core::config::ParameterCount;
 use fathom_core::device::Kernels;
 use flate2::read::GzDecoder;
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint;
 use crate::cli;
 use crate::error::{Error, Result};
-use crate::generate::Sampling;
+use crate::generate::{self, Sampling, Stop};
 use crate::prepare;
+use crate::resolved;
 use crate::session::Session;
 use crate::settings::{Settings, Source};
-use crate::trainer::{Outcome, Run};
+use crate::trainer::{self, Outcome, Run};
 
 /// The output folder where none is given.
 pub const OUTPUT: &str = "runs/quickstart";
@@ -33,46 +34,148 @@ const CONFIG: &str = include_str!("../../configs/quickstart.toml");
 const TEXT: &[u8] = include_bytes!("../assets/tinyshakespeare.txt.gz");
 /// Its name in the output folder.
 const TEXT_NAME: &str = "tinyshakespeare.txt";
-/// What the model continues when it is done. nanoGPT's validation losses on this text are in its README.
+/// What the model continues when it is done, and the tokens of what it writes.
 const PROMPT: &str = "ROMEO:";
+const SAMPLE: usize = 500;
+/// nanoGPT's validation losses on this text, from its README: on which machine, and the loss.
 const NANOGPT: [(&str, f64); 2] = [("a CPU", 1.88), ("an A100 GPU", 1.4697)];
 
 /// Prepares, trains, measures and samples in `output`, with a word on each. A run that was stopped goes on; one that is
 /// finished is measured again.
 ///
-/// Without `output` everything lies in [`OUTPUT`], and another run that lies there (of an older version, say) is moved
-/// aside.
+/// Without `output` everything lies in [`OUTPUT`], and another run that lies there (of other settings, or an older version)
+/// is moved aside.
 ///
 /// # Errors
-/// Those of its parts; an `output` that holds another run.
+/// Those of its parts; an `output` that holds another run, before anything is written there.
 pub fn run<D: Kernels>(device: &D, output: Option<&Path>, stop: &AtomicBool) -> Result<()> {
     let start = Instant::now();
     let folder = output.unwrap_or(Path::new(OUTPUT));
-    let settings = settings(folder, std::env::var(STEPS).ok().as_deref())?;
-    let mut run = match open(device, &settings, folder) {
-        Err(error) if output.is_none() && is_of_another_run(&error) => {
-            move_aside(folder, &error)?;
-            open(device, &settings, folder)?
+    let (settings, text) = (settings(folder, steps().as_deref())?, text()?);
+    match (another_run(&settings, &text, folder)?, output) {
+        (None, _) => {}
+        (Some(why), None) => move_aside(folder, &why)?,
+        (Some(why), Some(_)) => {
+            let (train, quoted) = (cli::program("train"), cli::quoted(folder));
+            return Err(Error::Run(format!(
+                "{}: holds another run: {why}; go on with that one by `{train} --resume --output {quoted}`, or choose another \
+                 --output",
+                folder.display()
+            )));
         }
-        opened => opened?,
-    };
+    }
+    match prepare_text(&settings, &text, folder) {
+        Err(Error::Data(error @ fathom_dataprep::Error::OutputExists { .. })) if output.is_none() => {
+            move_aside(folder, &error.to_string())?;
+            prepare_text(&settings, &text, folder)?;
+        }
+        prepared => prepared?,
+    }
+    let mut run = open(device, settings, folder)?;
     let outcome = run.train(stop)?;
     drop(run);
     if outcome.interrupted {
+        let shorter = steps().map_or(String::new(), |steps| format!("{STEPS}={steps} "));
+        let there = output.map_or(String::new(), |folder| format!(" --output {}", cli::quoted(folder)));
         let train = cli::program("train");
-        let again = output.map_or(train.clone(), |folder| format!("{train} --output {}", cli::quoted(folder)));
-        eprintln!("stopped after step {} and saved; go on with:\n  {again}", outcome.step);
+        eprintln!("stopped after step {} and saved; go on with:\n  {shorter}{train}{there}", outcome.step);
         return Ok(());
     }
     show(device, &outcome, folder, start)
 }
 
-/// Prepares the text in `folder` and opens the run there, or takes it up where it was stopped.
-fn open<D: Kernels>(device: &D, settings: &Settings, folder: &Path) -> Result<Run<D>> {
-    prepare_text(settings, folder)?;
+/// What [`STEPS`] holds.
+fn steps() -> Option<String> {
+    std::env::var_os(STEPS).map(|steps| steps.to_string_lossy().into_owned())
+}
+
+/// The settings of a run in `folder`, for `steps` steps if that is given.
+fn settings(folder: &Path, steps: Option<&str>) -> Result<Settings> {
+    let mut source = Source::default();
+    source.add_file(Path::new("configs/quickstart.toml"), CONFIG)?;
+    let data = folder.join("data");
+    let data = data.to_str().ok_or_else(|| Error::Usage(format!("--output {}: is not UTF-8", folder.display())))?;
+    source.set("data.path", data)?;
+    if let Some(steps) = steps {
+        let count = steps.parse::<i64>().ok().filter(|n| (1..=1_000_000).contains(n));
+        let count = count.ok_or_else(|| Error::Usage(format!("{STEPS}={steps}: must be from 1 to 1000000")))?;
+        // Warm-up is for a tenth of the run at most.
+        let longest = source.get("schedule.warmup_tokens").and_then(|entry| entry.value.as_integer()).unwrap_or(0);
+        source.set("schedule.warmup_tokens", 0)?;
+        source.set("train.steps", count)?;
+        let (tokens, _) = Settings::new(source.clone())?.budget()?;
+        source.set("schedule.warmup_tokens", longest.min(i64::try_from(tokens / 10).unwrap_or(longest)))?;
+    }
+    let mut settings = Settings::new(source)?;
+    settings.prep.output.dir = folder.join("data");
+    settings.prep.input.paths = vec![folder.join(TEXT_NAME)];
+    Ok(settings)
+}
+
+/// The text that the program carries.
+fn text() -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    GzDecoder::new(TEXT).read_to_end(&mut text).map_err(|e| Error::Run(format!("the built-in text: {e}")))?;
+    Ok(text)
+}
+
+/// Why what lies in `folder` is not this run, if it is not.
+fn another_run(settings: &Settings, text: &[u8], folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(TEXT_NAME);
+    let there = match std::fs::read(&path) {
+        Ok(there) => Some(there),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    if there.as_ref().is_some_and(|there| there != text) {
+        return Ok(Some(format!("{} is another text", path.display())));
+    }
+    let config = resolved::path(folder);
+    if config.is_file() {
+        let saved = match Settings::load(Some(&config), &[]) {
+            Ok(saved) => resolved::that_matter(&saved),
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        let now = resolved::that_matter(settings);
+        if let Some(key) = saved.keys().chain(now.keys()).find(|key| saved.get(*key) != now.get(*key)) {
+            let text = |value: Option<&serde_json::Value>| value.map_or("not set".into(), ToString::to_string);
+            return Ok(Some(format!("its `{key}` is {}, here it is {}", text(saved.get(key)), text(now.get(key)))));
+        }
+    }
+    let begun = config.is_file() || !checkpoint::survey(folder)?.is_empty();
+    Ok((begun && there.is_none()).then(|| format!("it was not trained on {TEXT_NAME}")))
+}
+
+/// Renames `folder`, which holds another run, to the first free name.
+fn move_aside(folder: &Path, why: &str) -> Result<()> {
+    drop(trainer::lock(folder)?);
+    let name = |n: u32| PathBuf::from(format!("{}-{n}", folder.display()));
+    let aside = (1..1000).map(name).find(|path| !path.exists());
+    let aside = aside.ok_or_else(|| Error::Run(format!("{}: remove some of its copies", folder.display())))?;
+    std::fs::rename(folder, &aside).map_err(Error::io("move aside", folder))?;
+    eprintln!("{} holds another run: {why}; it is {} now\n", folder.display(), aside.display());
+    Ok(())
+}
+
+fn prepare_text(settings: &Settings, text: &[u8], folder: &Path) -> Result<()> {
+    eprintln!("1. Turn text into tokens: tiny Shakespeare, which this program carries; a token is a byte");
+    let _lock = trainer::lock(folder)?;
+    let path = folder.join(TEXT_NAME);
+    if !path.is_file() {
+        let fresh = path.with_extension("tmp");
+        std::fs::write(&fresh, text).map_err(Error::io("write", &fresh))?;
+        std::fs::rename(&fresh, &path).map_err(Error::io("write", &path))?;
+    }
+    let summary = prepare::run(&settings.prep)?;
+    eprint!("{}", prepare::describe(&summary));
+    Ok(())
+}
+
+/// Opens the run in `folder`, or takes it up where it was stopped.
+fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run<D>> {
     eprintln!("\n2. Train");
-    let begun = !checkpoint::list(folder)?.is_empty();
-    let run = Run::open(device, settings.clone(), folder, begun)?;
+    let begun = !checkpoint::survey(folder)?.is_empty();
+    let run = Run::open(device, settings, folder, begun)?;
     let (count, config) = (ParameterCount::of(run.config()), run.config());
     eprintln!(
         "{:.2} M parameters, {:.2} M active per token: multi-head latent attention, {} routed experts of which {} per token",
@@ -87,85 +190,46 @@ fn open<D: Kernels>(device: &D, settings: &Settings, folder: &Path) -> Result<Ru
     Ok(run)
 }
 
-/// Whether `error` says that a folder holds a run with other text or settings.
-fn is_of_another_run(error: &Error) -> bool {
-    use fathom_dataprep::Error as DataError;
-    matches!(
-        error,
-        Error::Checkpoint(CheckpointError::ConfigDiffers { .. })
-            | Error::Data(DataError::CursorMismatch { .. } | DataError::OutputExists { .. })
-    )
-}
-
-/// Renames `folder`, which holds another run as `error` says, to the first free name.
-fn move_aside(folder: &Path, error: &Error) -> Result<()> {
-    let name = |n: u32| PathBuf::from(format!("{}-{n}", folder.display()));
-    let aside = (1..1000).map(name).find(|path| !path.exists());
-    let aside = aside.ok_or_else(|| Error::Run(format!("{error}; remove {}", folder.display())))?;
-    std::fs::rename(folder, &aside).map_err(Error::io("move aside", folder))?;
-    eprintln!("{error}\n{} is of another version: it is {} now; starting over\n", folder.display(), aside.display());
-    Ok(())
-}
-
-/// The settings of a run in `folder`, for `steps` steps if that is given.
-fn settings(folder: &Path, steps: Option<&str>) -> Result<Settings> {
-    let mut source = Source::default();
-    source.add_file(Path::new("configs/quickstart.toml"), CONFIG)?;
-    source.set("data.path", text_of(&folder.join("data"))?)?;
-    if let Some(steps) = steps {
-        let count = steps.parse::<i64>().ok().filter(|n| (1..=1_000_000).contains(n));
-        let count = count.ok_or_else(|| Error::Usage(format!("{STEPS}={steps}: must be from 1 to 1000000")))?;
-        source.set("train.steps", count)?;
-        // A tenth of the tokens, up to what the file says.
-        source.set("schedule.warmup_tokens", (count * 100).min(100_000))?;
-    }
-    let mut settings = Settings::new(source)?;
-    settings.prep.output.dir = folder.join("data");
-    settings.prep.input.paths = vec![folder.join(TEXT_NAME)];
-    Ok(settings)
-}
-
-fn text_of(path: &Path) -> Result<String> {
-    let text = path.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::Usage(format!("--output {}: is not valid UTF-8; choose another name", path.display())))
-}
-
-fn prepare_text(settings: &Settings, folder: &Path) -> Result<()> {
-    eprintln!("1. Turn text into tokens: tiny Shakespeare, which this program carries; a token is a byte");
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let path = folder.join(TEXT_NAME);
-    let mut text = Vec::new();
-    GzDecoder::new(TEXT).read_to_end(&mut text).map_err(|e| Error::Run(format!("the built-in text: {e}")))?;
-    if std::fs::read(&path).ok().as_ref() != Some(&text) {
-        std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
-    }
-    let summary = prepare::run(&settings.prep)?;
-    eprint!("{}", prepare::describe(&summary));
-    Ok(())
-}
-
 /// Measures, samples, and says what to do next.
 fn show<D: Kernels>(device: &D, outcome: &Outcome, folder: &Path, start: Instant) -> Result<()> {
     eprintln!("\n3. Measure it on the last tenth of the text, which it has not seen");
     if let Some(v) = &outcome.validation {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.3} bits per byte"));
-        println!("validation loss {:.4}, perplexity {:.2}{bits} ({} tokens)", v.loss, v.perplexity, v.tokens);
+        let (loss, perplexity, tokens) = (v.loss, v.perplexity, v.tokens);
+        cli::print(&format!("validation loss {loss:.4}, perplexity {perplexity:.2}{bits} ({tokens} tokens)"))?;
         let known = NANOGPT.map(|(machine, loss)| format!("{loss} after about 3 minutes on {machine}"));
-        eprintln!("nanoGPT's README on the same split, nats per character: {}", known.join("; "));
+        eprintln!("nanoGPT's README, same text and split, nats per character: {}", known.join("; "));
     }
     eprintln!("\n4. Let it write");
     let mut session = Session::load(device, &outcome.checkpoint)?;
-    let sampling = Sampling { max_new_tokens: 500, temperature: 0.7, seed: 1, ..Sampling::default() };
-    let generated = session.generate(PROMPT, &sampling, |_| true)?;
-    println!("{PROMPT}{}", generated.text);
+    cli::print(&cli::visible(&write(&mut session)?))?;
 
     let (run, data) = (cli::quoted(folder), cli::quoted(&folder.join("data")));
     let program = cli::program;
     eprintln!("\nDone in {:.0} s; everything is in {}. Next:", start.elapsed().as_secs_f64(), folder.display());
-    eprintln!("  {} --checkpoint {run} --prompt 'JULIET:' --temperature 0.8", program("generate"));
+    eprintln!("  {} --checkpoint {run} --prompt JULIET: --temperature 0.8", program("generate"));
     eprintln!("  {} --checkpoint {run} --data {data}", program("eval"));
     eprintln!("  {} --plan --set model.preset=v3-671b", program("train"));
     Ok(())
+}
+
+/// A text longer than the model's context: again and again the last half of a context is continued.
+fn write<D: Kernels>(session: &mut Session<D>) -> Result<String> {
+    let half = (session.context() / 2).max(1);
+    let (model, tokenizer) = session.parts();
+    let mut tokens = generate::encode_prompt(tokenizer, PROMPT)?;
+    let mut text = String::from(PROMPT);
+    for seed in 0..(SAMPLE / half).max(1) as u64 {
+        let prompt = tokens[tokens.len().saturating_sub(half)..].to_vec();
+        let sampling = Sampling { max_new_tokens: half, temperature: 0.7, seed, ..Sampling::default() };
+        let generated = generate::continue_tokens(model, tokenizer, prompt, &sampling, &mut |_| true)?;
+        tokens.extend(&generated.tokens);
+        text.push_str(&generated.text);
+        if generated.stop == Stop::EndOfText {
+            break;
+        }
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -175,8 +239,7 @@ mod tests {
 
     #[test]
     fn the_text_is_the_one_that_nanogpt_trains_on() {
-        let mut text = Vec::new();
-        GzDecoder::new(TEXT).read_to_end(&mut text).unwrap();
+        let text = text().unwrap();
         assert_eq!(text.len(), 1_115_394);
         let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hash, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed");
@@ -187,6 +250,24 @@ mod tests {
         let settings = settings(Path::new("x"), None).unwrap();
         assert_eq!(settings.model.max_position_embeddings, settings.train.sequence_length);
         assert_eq!(settings.train.eval_tokens, 0, "the losses on the way are of what the last one is of");
+    }
+
+    #[test]
+    fn the_settings_say_what_the_text_asks_for() {
+        // So that a run's settings are known before its text is prepared.
+        let settings = settings(Path::new("x"), None).unwrap();
+        assert_eq!((settings.model.vocab_size, settings.model.eos_token_id), (257, Some(256)));
+    }
+
+    #[test]
+    fn a_short_run_warms_up_for_a_tenth_of_it() {
+        let warmup = |steps| {
+            let settings = settings(Path::new("x"), steps).unwrap();
+            settings.resolved("schedule.warmup_tokens").and_then(toml::Value::as_integer).unwrap()
+        };
+        let tokens = settings(Path::new("x"), Some("10")).unwrap().budget().unwrap().0;
+        assert_eq!(warmup(Some("10")), tokens as i64 / 10);
+        assert_eq!(warmup(Some("1000000")), warmup(None));
     }
 
     #[test]

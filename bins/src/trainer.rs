@@ -83,9 +83,6 @@ impl<D: Kernels> Run<D> {
         if let (Some(folder), Some(state)) = (&newest, &saved) {
             state.check(folder, &matter)?;
         }
-        checkpoint::clean(&Disk, output)?;
-        resolved::write(output, &settings)?;
-
         let model = build_model(device, &settings, newest.is_none())?;
         let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
         let decay = settings.train.ema_decay;
@@ -104,6 +101,9 @@ impl<D: Kernels> Run<D> {
         };
         state.settings = matter;
         let validation = open_validation(&settings)?;
+        // Everything fits: only now is anything changed in a folder that holds a run.
+        checkpoint::clean(&Disk, output)?;
+        resolved::write(output, &settings)?;
         let metrics = Metrics::open(output, state.step)?;
         Ok(Self {
             saved: newest.map(|folder| (state.step, folder)),
@@ -158,11 +158,11 @@ impl<D: Kernels> Run<D> {
             }
             self.metrics.write(&metrics)?;
             progress.step(&metrics);
-            if due(self.settings.train.sample_every, self.state.step) {
-                self.sample(&mut progress, stop)?;
-            }
             if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
                 self.try_save(&mut progress)?;
+            }
+            if due(self.settings.train.sample_every, self.state.step) {
+                self.sample(&mut progress, stop)?;
             }
         }
         progress.finish();
@@ -321,7 +321,7 @@ fn check_samples(settings: &Settings, tokenizer: Option<&Tokenizer>) -> Result<(
 }
 
 /// Keeps a second run out of `output` for as long as the file is open.
-fn lock(output: &Path) -> Result<File> {
+pub(crate) fn lock(output: &Path) -> Result<File> {
     std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
     let path = output.join("run.lock");
     let file = File::create(&path).map_err(Error::io("create", &path))?;

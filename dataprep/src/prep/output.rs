@@ -56,7 +56,7 @@ pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::Thre
 /// go by what costs nothing.
 fn is_same(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool, manifest: &Manifest) -> Result<bool> {
     let config = identity.config;
-    if manifest.pipeline != config.recipe() {
+    if !same_recipe(config, manifest) {
         return Ok(false);
     }
     if !config.rank.is_first() {
@@ -65,6 +65,17 @@ fn is_same(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::ThreadPool, m
     }
     let entry = pool.install(|| inputs.read_entry(manifest.inputs.parts))?;
     Ok(entry.is_some_and(|entry| identity.fingerprint(&entry) == manifest.fingerprint))
+}
+
+/// Whether a folder was prepared by these settings. Where the inputs lay does not matter: what is in them is compared.
+fn same_recipe(config: &PrepConfig, manifest: &Manifest) -> bool {
+    let (mut now, mut then) = (config.recipe(), manifest.pipeline.clone());
+    for recipe in [&mut now, &mut then] {
+        if let Some(input) = recipe.get_mut("input").and_then(serde_json::Value::as_object_mut) {
+            input.remove("paths");
+        }
+    }
+    now == then
 }
 
 /// The folder as it is, with everything that its manifest names.
@@ -95,7 +106,10 @@ fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
             }
             continue;
         };
-        if let Some((key, value)) = fields.iter().find(|(key, value)| then.get(key.as_str()) != Some(value)) {
+        let differs = |(key, value): &(&String, &serde_json::Value)| {
+            !(section == "input" && *key == "paths") && then.get(key.as_str()) != Some(*value)
+        };
+        if let Some((key, value)) = fields.iter().find(differs) {
             return format!("{section}.{key} was {} and is {value}", then[key]);
         }
     }
@@ -189,7 +203,7 @@ pub(super) fn await_manifest(config: &PrepConfig, fingerprint: &str) -> Result<(
 /// What another process has made meanwhile, if it is what `config` describes.
 pub(super) fn made_meanwhile(config: &PrepConfig) -> Result<Option<Summary>> {
     match Manifest::read(&config.output.dir) {
-        Ok(manifest) if manifest.pipeline == config.recipe() => whole(config, manifest).map(Some),
+        Ok(manifest) if same_recipe(config, &manifest) => whole(config, manifest).map(Some),
         Ok(_) | Err(Error::ManifestMissing { .. }) => Ok(None),
         Err(e) => Err(e),
     }

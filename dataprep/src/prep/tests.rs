@@ -250,6 +250,14 @@ fn a_complete_output_is_reused_and_another_is_protected() {
     assert!(run(&again, &mut Silent).unwrap().reused);
     assert_eq!(contents(output.path()), before);
 
+    let elsewhere = tempfile::tempdir().unwrap();
+    for file in contents(input.path()).keys() {
+        fs::copy(input.path().join(file), elsewhere.path().join(file)).unwrap();
+    }
+    let mut moved = config.clone();
+    moved.input.paths = vec![elsewhere.path().into()];
+    assert!(run(&moved, &mut Silent).unwrap().reused, "the same text in another place");
+
     let other = PrepConfig { seed: 9, ..config.clone() };
     let error = run(&other, &mut Silent).unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");

@@ -105,10 +105,9 @@ impl Cpu {
     }
 
     fn build(threads: usize, isa: Isa) -> Result<Self, CpuError> {
-        let pool =
-            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("fathom-cpu-{i}")).build().map_err(
-                |e| CpuError::new(ErrorKind::Other, format!("cannot start {threads} threads of the CPU device: {e}")),
-            )?;
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("fathom-cpu-{i}")).build();
+        let failed = |e| CpuError::new(ErrorKind::Other, format!("cannot start the threads of the CPU device: {e}"));
+        let pool = pool.map_err(failed)?;
         Ok(Self(Arc::new(Inner { pool, memory: Arc::default(), isa })))
     }
 
