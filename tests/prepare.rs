@@ -218,6 +218,26 @@ fn survives_kills(folder: &Path, case: &Case) {
     assert!(contents(&output) == whole, "after {kills} kills");
 }
 
+/// More processes than tasks: some find the work of the others done, or the work folder gone, at every point of the way.
+#[test]
+fn processes_that_are_late_end_with_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, mut random) = (folder.path().join("notes.txt"), numbers(11));
+    std::fs::write(&input, sentences(&mut random, 200).join("\n")).unwrap();
+    let arguments = ["--vocab-size", "400", "--set", "prep.threads=1", "--set", "prep.wait_seconds=20"];
+    let case = Case { input, arguments: arguments.map(str::to_owned).to_vec() };
+    let mut first = None;
+    for round in 0..12 {
+        let output = folder.path().join(format!("out-{round}"));
+        let begin = |rank: usize| prep(&case, &output, &["--rank", &rank.to_string(), "--world", "8"]).spawn().unwrap();
+        let children: Vec<Child> = (0..8).map(begin).collect();
+        children.into_iter().for_each(finish);
+        let made = contents(&output);
+        assert!(!output.join("work").exists(), "nobody leaves work behind");
+        assert!(*first.get_or_insert_with(|| made.clone()) == made, "round {round}");
+    }
+}
+
 #[test]
 fn ranks_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();

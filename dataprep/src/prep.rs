@@ -99,15 +99,22 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
     let inputs = Inputs::find(&config.input, config.split_bytes)?;
     let identity = Identity::new(config)?;
+    let before = output::Before::now(config);
     if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
         return Ok(summary);
     }
     output::prepare(config)?;
     let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
-    let work = Work::new(folder, config, pool, progress);
+    let work = Work::new(folder, config, before.clone(), pool, progress);
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
-        Err(gone @ Error::WorkGone { .. }) => output::made_meanwhile(config)?.ok_or(gone),
+        // The first process ends a preparation when all tasks are done, and takes the work folder away. Another that is
+        // still reading there, or only now begins to, fails in one way or another: it is done all the same.
+        Err(error) if !config.rank.is_first() => {
+            let made = output::made_meanwhile(config, &before)?.ok_or(error)?;
+            output::clear_late_work(config, work.folder());
+            Ok(made)
+        }
         other => other,
     }
 }

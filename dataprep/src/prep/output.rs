@@ -200,8 +200,31 @@ pub(super) fn await_manifest(config: &PrepConfig, fingerprint: &str) -> Result<(
     }
 }
 
-/// What another process has made meanwhile, if it is what `config` describes.
-pub(super) fn made_meanwhile(config: &PrepConfig) -> Result<Option<Summary>> {
+/// What the output folder's manifest was at a moment, to see whether another one was written since.
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    path: PathBuf,
+    bytes: Option<Vec<u8>>,
+}
+
+impl Before {
+    /// As it is now.
+    pub fn now(config: &PrepConfig) -> Self {
+        let path = config.output.dir.join(MANIFEST);
+        Self { bytes: fs::read(&path).ok(), path }
+    }
+
+    /// Whether another process has ended a preparation since.
+    pub fn is_past(&self) -> bool {
+        fs::read(&self.path).is_ok_and(|bytes| Some(&bytes) != self.bytes.as_ref())
+    }
+}
+
+/// What another process has made since `before`, if it is what `config` describes.
+pub(super) fn made_meanwhile(config: &PrepConfig, before: &Before) -> Result<Option<Summary>> {
+    if !before.is_past() {
+        return Ok(None);
+    }
     match Manifest::read(&config.output.dir) {
         Ok(manifest) if same_recipe(config, &manifest) => whole(config, manifest).map(Some),
         Ok(_) | Err(Error::ManifestMissing { .. }) => Ok(None),
@@ -209,12 +232,21 @@ pub(super) fn made_meanwhile(config: &PrepConfig) -> Result<Option<Summary>> {
     }
 }
 
+/// Removes all intermediate results. A process that is late may be making folders meanwhile; what it leaves it removes
+/// itself.
 fn clear_work(dir: &Path) -> Result<()> {
     let work = dir.join(WORK);
     match fs::remove_dir_all(&work) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
         other => other.map_err(Error::io("remove", &work)),
     }
+}
+
+/// Removes what a late process has made in a work folder after the preparation was ended.
+pub(super) fn clear_late_work(config: &PrepConfig, folder: &Path) {
+    // Others that are late do the same, and whoever comes first does it for all.
+    let _ = fs::remove_dir_all(folder);
+    let _ = fs::remove_dir(config.output.dir.join(WORK));
 }
 
 /// Files named as this crate names shards: unfinished ones, and finished ones.

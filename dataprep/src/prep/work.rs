@@ -10,6 +10,7 @@
 //! Between stages every process waits until the receipts of all tasks are there. Nothing else passes between processes,
 //! so any storage with atomic renames will do.
 
+use super::output::Before;
 use super::rank::Rank;
 use super::{PrepConfig, Progress};
 use crate::error::{Error, Result};
@@ -60,6 +61,8 @@ pub(super) struct Receipt<R> {
 /// A place to work in, and who works.
 pub(super) struct Work<'a> {
     folder: PathBuf,
+    /// Tells whether another process has ended the preparation.
+    before: Before,
     rank: Rank,
     threads: usize,
     patience: Duration,
@@ -73,10 +76,18 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Will work in `folder` with the threads and the rank of `config`.
-    pub fn new(folder: PathBuf, config: &PrepConfig, pool: rayon::ThreadPool, progress: &'a mut dyn Progress) -> Self {
+    /// Will work in `folder` with the threads and the rank of `config`. `before` is of a moment before it was seen that
+    /// the preparation is still to be made.
+    pub fn new(
+        folder: PathBuf,
+        config: &PrepConfig,
+        before: Before,
+        pool: rayon::ThreadPool,
+        progress: &'a mut dyn Progress,
+    ) -> Self {
         Self {
             folder,
+            before,
             rank: config.rank,
             threads: pool.current_num_threads(),
             patience: Duration::from_secs(config.wait_seconds),
@@ -216,7 +227,8 @@ impl<'a> Work<'a> {
         let (mut pause, mut since, mut told) = (Duration::from_millis(10), Instant::now(), false);
         let mut before = None;
         while !path.exists() {
-            if !folder.exists() {
+            // Gone, or gone and made again by a process that came too late: this one, maybe.
+            if !folder.exists() || self.before.is_past() {
                 return Err(Error::WorkGone { path: folder.into() });
             }
             // One listing, and not a question a task: there may be many, far away.

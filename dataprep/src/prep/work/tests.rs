@@ -1,6 +1,7 @@
 use super::*;
 use crate::prep::flow::flow;
 use crate::prep::{Rank, Silent};
+use crate::shard::MANIFEST;
 
 fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {
     PrepConfig { rank: Rank::new(rank, world).unwrap(), threads, wait_seconds: 1, ..PrepConfig::default() }
@@ -8,7 +9,7 @@ fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {
 
 fn with_work<T>(folder: &Path, config: &PrepConfig, body: impl FnOnce(&Work<'_>) -> T) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build().unwrap();
-    body(&Work::new(folder.into(), config, pool, &mut Silent))
+    body(&Work::new(folder.into(), config, Before::now(config), pool, &mut Silent))
 }
 
 fn stage(tasks: usize) -> Stage {
@@ -129,6 +130,23 @@ fn a_folder_that_is_taken_away_is_noticed() {
             std::thread::yield_now();
         }
         fs::remove_dir_all(&folder).unwrap();
+        assert!(matches!(waiting.join().unwrap().unwrap_err(), Error::WorkGone { .. }));
+    });
+}
+
+#[test]
+fn who_comes_too_late_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(1, 2, 1);
+    config.output.dir = dir.path().into();
+    let folder = dir.path().join("work/key");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| with_work(&folder, &config, |work| squares(work, 1)));
+        while !folder.join("squares").exists() {
+            std::thread::yield_now();
+        }
+        // The folder is there, and nobody will ever put the first process's receipt into it.
+        fs::write(dir.path().join(MANIFEST), "{}").unwrap();
         assert!(matches!(waiting.join().unwrap().unwrap_err(), Error::WorkGone { .. }));
     });
 }
