@@ -1,5 +1,5 @@
 //! Whole models on the CUDA driver's emulator: parity with transformers, and the first steps of training beside the
-//! reference device in every precision. Both the emulator and the reference device give the same bits on every machine.
+//! reference device in every precision.
 
 use fathom_core::layer::Precision;
 use fathom_cuda::{Cuda, Emulation};

@@ -2,7 +2,10 @@
 //! the commands that the first of them says to try next.
 //!
 //! A folder holds the inputs that the commands speak of. A stand-in for `cargo` starts the programs that are built already
-//! and keeps training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would ask of a cluster.
+//! and adds settings that keep training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would ask of a
+//! cluster.
+
+#![cfg(unix)]
 
 mod corpora;
 
@@ -13,7 +16,8 @@ use std::process::{Command, Output};
 use corpora::{numbers, sentences, web_page};
 use flate2::{Compression, write::GzEncoder};
 
-/// Runs what `cargo` would build first. A training that says how long it is gets shorter; the main job by its variable.
+/// Runs what `cargo` would build first. Every training but the main job, which has a variable for it, is cut to two steps,
+/// and to one more where it is resumed.
 const CARGO: &str = r#"#!/bin/bash
 set -euo pipefail
 case "$*" in
@@ -22,7 +26,9 @@ case "$*" in
   shift 4
   if [ "${1-}" = -- ]; then shift; fi
   if [ "$program" = train ] && [[ " $* " == *" --set "* || " $* " == *" --resume "* ]] && [[ " $* " != *" --plan "* ]]; then
-    set -- "$@" --set train.steps=2 --set train.eval_tokens=1000 --set schedule.warmup_tokens=0
+    steps=2
+    if [[ " $* " == *" --resume "* ]]; then steps=3; fi
+    set -- "$@" --set train.steps=$steps --set train.eval_tokens=1000 --set schedule.warmup_tokens=0
   fi
   exec "$PROGRAMS/$program" "$@"
   ;;
@@ -36,6 +42,7 @@ case "$*" in
   exec "$REAL_CARGO" run --manifest-path "$REPOSITORY/Cargo.toml" "${@:2}"
   ;;
 "test --release --workspace") ;; # this test is part of it
+"build --release") ;; # built already, into what target/release leads to
 *)
   echo "README's test does not know how to run: cargo $*" >&2
   exit 9
@@ -49,7 +56,7 @@ set -euo pipefail
 grep -qx '#SBATCH --array=0-7' "$1"
 pids=()
 for element in 0 1 2 3 4 5 6 7; do
-  SLURM_ARRAY_TASK_ID=$element SLURM_ARRAY_TASK_COUNT=8 SLURM_ARRAY_TASK_MIN=0 SLURM_CPUS_PER_TASK=1 PREP="$PROGRAMS/prep" bash "$@" &
+  SLURM_ARRAY_TASK_ID=$element SLURM_ARRAY_TASK_COUNT=8 SLURM_ARRAY_TASK_MIN=0 SLURM_CPUS_PER_TASK=1 bash "$@" &
   pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
@@ -64,6 +71,11 @@ grep -qx 'kind: Job' "$3"
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// Where the programs lie.
+fn programs() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_train")).parent().expect("a folder")
 }
 
 /// The commands of the shell blocks of a Markdown text, in order, with the line each begins on.
@@ -96,6 +108,8 @@ impl World {
         world.stand_in("sbatch", SBATCH);
         world.stand_in("kubectl", KUBECTL);
         std::os::unix::fs::symlink(repository().join("configs"), world.root.join("configs")).unwrap();
+        std::fs::create_dir(world.root.join("target")).unwrap();
+        std::os::unix::fs::symlink(programs(), world.root.join("target/release")).unwrap();
         world.add_text();
         world.add_crawl();
         world.add_model();
@@ -150,10 +164,14 @@ impl World {
 
     /// What a shell makes of a command.
     fn shell(&self, command: &str) -> Output {
-        let programs = Path::new(env!("CARGO_BIN_EXE_train")).parent().unwrap();
         let path = format!("{}:{}", self.root.join("stand-ins").display(), std::env::var("PATH").unwrap());
-        let mut shell = Command::new("bash");
-        shell.args(["-c", command]).current_dir(&self.root).env("PATH", path).env("PROGRAMS", programs);
+        // One of several processes that fails leaves the others waiting.
+        let mut shell = Command::new("timeout");
+        shell
+            .args(["300", "bash", "-c", command])
+            .current_dir(&self.root)
+            .env("PATH", path)
+            .env("PROGRAMS", programs());
         shell.env("REPOSITORY", repository()).env("FATHOM_QUICKSTART_STEPS", "12");
         // Inside of cargo's tests this is set; programs that are called through cargo see it and name commands that way.
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
@@ -187,6 +205,8 @@ fn every_command_of_the_readme_runs_as_it_stands_there() {
         "the main job first"
     );
     assert!(commands.len() > 15, "{commands:?}");
+    let fences = readme.lines().filter(|line| line.trim_start().starts_with("```") && line.len() > 3);
+    fences.for_each(|fence| assert!(["```sh", "```toml"].contains(&fence), "a block that is not looked at: {fence}"));
     let world = World::new();
     for (line, command) in &commands {
         let start = std::time::Instant::now();
@@ -194,6 +214,9 @@ fn every_command_of_the_readme_runs_as_it_stands_there() {
         println!("README.md:{line}: {:.1} s: {command}", start.elapsed().as_secs_f64());
         if *line == commands[0].0 {
             follow(&world, &said);
+        }
+        if command.contains("--resume") {
+            assert!(said.contains("2 of 3 steps done"), "{said}");
         }
     }
     let tokens = |folder: &str| std::fs::read(world.root.join(folder).join("train-00000.bin")).unwrap();

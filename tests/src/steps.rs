@@ -2,15 +2,18 @@
 //!
 //! Two right devices differ for three reasons, and a test that is to find faults on every machine must keep them apart:
 //!
-//! 1. They add in another order. Alone, that moves a loss by a few units in the last place of f32.
+//! 1. They add in another order. That moves a loss by a few units in the last place of f32, as long as no sum lies so near
+//!    a tie that it is rounded to the other neighbour in BF16 or E4M3.
 //! 2. Some round the probabilities of attention to BF16 and some do not ([`Attend`]). In FP8 that moves the loss of so
 //!    small a model by a tenth of a percent.
 //! 3. For either, a token may go to another expert ([`choices`](crate::choices)): a third of a percent.
 //!
 //! So the choices are forced in both comparisons that are made here. In the first, attention is computed in f32 on both
-//! sides, and the loss before any update must agree as far as sums in another order allow. In the second, attention is
-//! what the device makes of it, and everything must stay within what the reference device itself moves by when its
-//! attention is off by as much as rounding may make it. Neither bound depends on the machine.
+//! sides, and the losses before any update must agree as far as sums in another order allow ([`SUMS`]): with these weights
+//! and tokens no sum that matters lies near a tie, on no instruction set and not under the CUDA emulator either. In the second,
+//! attention is what the device makes of it, and everything must stay within a multiple of what the reference device itself
+//! moves by when its attention is moved as rounding moves it. Those bounds come from the reference device alone, whose bits
+//! are the same on every machine.
 
 use fathom_core::comm::Solo;
 use fathom_core::device::{Host, Kernels};
@@ -27,13 +30,15 @@ const STEPS: usize = 3;
 const SEQUENCES: usize = 2;
 const LENGTH: usize = 24;
 
-/// How far the first step's losses may be off where nothing is rounded that need not be: sums in another order.
+/// How far the first step's losses may be off where nothing is rounded that need not be. Seen: 1.4e-7 at most, over three
+/// precisions, four instruction sets and the CUDA emulator.
 const SUMS: f64 = 1e-6;
 /// The same once weights were updated: AdamW's first updates are the signs of gradients, whatever their size.
 const UPDATED: f64 = 1e-5;
 /// Runs of the reference device with its attention moved.
-const MOVED: u64 = 4;
-/// How much further than the furthest of those a device may be.
+const MOVED: u64 = 12;
+/// How much further than the furthest of those a device may be. Were a right device one more such run, with deviations
+/// that are normally distributed, it would be this far off in one number out of some 350.
 const MARGIN: f64 = 2.0;
 
 /// Training from the weights of a golden case, gradients accumulated over two passes, in which everything takes part:
@@ -49,6 +54,11 @@ fn train<D: Kernels>(device: &D, golden: &Golden, precision: Precision) -> Vec<S
         trainer.step(&batch, 1, &rates).unwrap_or_else(|e| panic!("step {step} in {}: {e}", precision.name()))
     };
     (0..STEPS).map(step).collect()
+}
+
+/// The largest of some numbers that are not negative, or NaN if one of them is.
+fn largest(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    numbers.into_iter().fold(0.0, |m, x| if x <= m { m } else { x })
 }
 
 /// How far one training is from another, each number at its worst.
@@ -68,24 +78,19 @@ impl Distance {
     fn between(got: &[StepReport], want: &[StepReport], scores: f32) -> Self {
         let off = |a: f64, b: f64| ((a - b) / b).abs();
         let losses = |(a, b): (&StepReport, &StepReport)| {
-            off(a.loss, b.loss).max(off(a.mtp_loss.expect("a module"), b.mtp_loss.expect("a module")))
+            largest([off(a.loss, b.loss), off(a.mtp_loss.expect("a module"), b.mtp_loss.expect("a module"))])
         };
         let losses: Vec<f64> = got.iter().zip(want).map(losses).collect();
         let norms = got.iter().zip(want).map(|(a, b)| off(a.grad_norm, b.grad_norm));
-        Self {
-            first: losses[0],
-            loss: losses.iter().fold(0.0, |m, x| f64::max(m, *x)),
-            norm: norms.fold(0.0, f64::max),
-            scores: f64::from(scores),
-        }
+        Self { first: losses[0], loss: largest(losses), norm: largest(norms), scores: f64::from(scores) }
     }
 
     fn or_further(self, other: Self) -> Self {
         Self {
-            first: self.first.max(other.first),
-            loss: self.loss.max(other.loss),
-            norm: self.norm.max(other.norm),
-            scores: self.scores.max(other.scores),
+            first: largest([self.first, other.first]),
+            loss: largest([self.loss, other.loss]),
+            norm: largest([self.norm, other.norm]),
+            scores: largest([self.scores, other.scores]),
         }
     }
 
@@ -115,7 +120,9 @@ impl Reference {
         assert!(want[STEPS - 1].loss != want[0].loss, "nothing was trained");
         let least = Distance { first: SUMS, loss: UPDATED, norm: UPDATED, scores: UPDATED };
         let mut reference = Self { golden, precision, want, choices: device.own(), bound: least };
-        let moved = (0..MOVED).map(|seed| reference.distance("moved", Host::new(), Attend::Moved(seed)));
+        // In f32 there is nothing to move.
+        let runs = if precision == Precision::F32 { 0 } else { MOVED };
+        let moved = (0..runs).map(|seed| reference.distance("moved", Host::new(), Attend::Moved(seed)));
         let furthest = moved.fold(Distance::default(), Distance::or_further);
         let Distance { first, loss, norm, scores } = furthest;
         let allowed =
@@ -126,7 +133,10 @@ impl Reference {
     }
 
     fn distance<D: Kernels>(&self, name: &str, device: D, attend: Attend) -> Distance {
-        let device = Steered::following(device, attend, &self.choices);
+        self.distance_of(name, Steered::following(device, attend, &self.choices), attend)
+    }
+
+    fn distance_of<D: Kernels>(&self, name: &str, device: Steered<D>, attend: Attend) -> Distance {
         let got = train(&device, &self.golden, self.precision);
         let (scores, differing) = compare(&self.choices, &device.own());
         let distance = Distance::between(&got, &self.want, scores);
@@ -143,6 +153,9 @@ impl Reference {
     /// Where something is further off than it may be.
     pub fn check<D: Kernels>(&self, name: &str, device: D) {
         for attend in [Attend::InF32, Attend::AsItDoes] {
+            if attend == Attend::AsItDoes && self.precision == Precision::F32 {
+                continue; // the same once more
+            }
             self.compare(name, device.clone(), attend).unwrap_or_else(|problem| panic!("{problem}"));
         }
     }
@@ -153,8 +166,22 @@ impl Reference {
     /// # Errors
     /// Says what is further off than it may be.
     pub fn compare<D: Kernels>(&self, name: &str, device: D, attend: Attend) -> Result<(), String> {
+        self.judge(name, Steered::following(device, attend, &self.choices), attend)
+    }
+
+    /// Whether training without call `number` of `kernel` would be noticed, on the reference device.
+    ///
+    /// # Errors
+    /// Says what was noticed.
+    pub fn without(&self, kernel: &'static str, number: u64) -> Result<(), String> {
+        let attend = Attend::InF32;
+        let device = Steered::following(Host::new(), attend, &self.choices).leaving_out(kernel, number);
+        self.judge(kernel, device, attend)
+    }
+
+    fn judge<D: Kernels>(&self, name: &str, device: Steered<D>, attend: Attend) -> Result<(), String> {
         let first = if attend == Attend::AsItDoes { self.bound.first } else { SUMS };
-        let (found, bound) = (self.distance(name, device, attend), Distance { first, ..self.bound });
+        let (found, bound) = (self.distance_of(name, device, attend), Distance { first, ..self.bound });
         match found.is_within(bound) {
             true => Ok(()),
             false => Err(format!("{name} in {}, {attend:?}: {found:?}, allowed {bound:?}", self.precision.name())),
