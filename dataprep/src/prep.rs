@@ -109,8 +109,9 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
         // The first process ends a preparation when all tasks are done, and takes the work folder away. Another that is
-        // still reading there, or only now begins to, fails in one way or another: it is done all the same.
-        Err(error) if !config.rank.is_first() => {
+        // still reading there, or only now begins to, fails in one way or another: it is done all the same. So is a first
+        // process that was thought dead and was started twice.
+        Err(error) if !config.rank.is_first() || matches!(error, Error::WorkGone { .. }) => {
             let made = output::made_meanwhile(config, &before)?.ok_or(error)?;
             output::clear_late_work(config, work.folder());
             Ok(made)

@@ -14,7 +14,7 @@ use fathom::{on_device, quickstart, resolved};
 use fathom_core::device::Kernels;
 
 /// Train a DeepSeek-V3-style model. Without --config and --set: train a small model on tiny Shakespeare, which the program
-/// carries, for at most three minutes on two cores; measure it, and let it write.
+/// carries, in at most three minutes on two cores with AVX2; measure it, and let it write.
 #[derive(FromArgs)]
 #[argh(
     example = "train",
