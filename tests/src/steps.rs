@@ -9,7 +9,7 @@
 //! 3. For either, a token may go to another expert ([`choices`](crate::choices)): a third of a percent.
 //!
 //! So the choices are forced in both comparisons that are made here. In the first, attention is computed in f32 on both
-//! sides, and the losses before any update must agree as far as sums in another order allow ([`SUMS`]): with these weights
+//! sides, and the losses before any update must agree as far as sums in another order allow (`SUMS`): with these weights
 //! and tokens no sum that matters lies near a tie, on no instruction set and not under the CUDA emulator either. In the second,
 //! attention is what the device makes of it, and everything must stay within a multiple of what the reference device itself
 //! moves by when its attention is moved as rounding moves it. Those bounds come from the reference device alone, whose bits
