@@ -59,7 +59,9 @@ for element in 0 1 2 3 4 5 6 7; do
   SLURM_ARRAY_TASK_ID=$element SLURM_ARRAY_TASK_COUNT=8 SLURM_ARRAY_TASK_MIN=0 SLURM_CPUS_PER_TASK=1 bash "$@" &
   pids+=($!)
 done
-for pid in "${pids[@]}"; do wait "$pid"; done
+status=0
+for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+exit $status
 "#;
 
 /// There is no cluster: the file is there and is a job.
