@@ -153,7 +153,9 @@ fn variables_that_make_no_sense_are_refused_by_name() {
     );
     let output = train(folder.path(), "1").arg("--json").output().unwrap();
     assert!(output.status.code() == Some(2) && said(&output).contains("--plan"), "{}", said(&output));
-    assert!(!folder.path().join("runs").exists(), "nothing was written");
+    let output = train(folder.path(), "1").args(["--output", ""]).output().unwrap();
+    assert!(output.status.code() == Some(2) && said(&output).contains("--output is empty"), "{}", said(&output));
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing was written");
 }
 
 #[test]

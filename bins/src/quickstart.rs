@@ -256,7 +256,8 @@ mod tests {
     fn the_settings_say_what_the_text_asks_for() {
         // So that a run's settings are known before its text is prepared.
         let settings = settings(Path::new("x"), None).unwrap();
-        assert_eq!((settings.model.vocab_size, settings.model.eos_token_id), (257, Some(256)));
+        let model = settings.model;
+        assert_eq!((model.vocab_size, model.bos_token_id, model.eos_token_id), (257, None, Some(256)));
     }
 
     #[test]

@@ -65,6 +65,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json && !arguments.plan {
         return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
     }
+    if arguments.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
+        return Err(Error::Usage("--output is empty: name a folder, or `.` for this one".into()));
+    }
     let bare = arguments.config.is_none() && arguments.set.is_empty();
     if bare && !arguments.plan && !arguments.resume {
         let device = AnyDevice::open(&arguments.device, 0)?;
