@@ -10,11 +10,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use fathom_core::device::{
-    self, Attention, AttentionGrad, Capabilities, Cast, Device, Kernels, MemoryUse, Primitives, Route,
-};
+use fathom_core::device::{self, Attention, AttentionGrad, Cast, Device, Kernels, Primitives, Route};
 use fathom_core::tensor::{MatMut, MatRef, Tensor};
-use fathom_core::{DType, for_each_kernel, rng};
+use fathom_core::{DType, for_each_kernel, forward_device, rng};
 
 /// The choices of one call of the router: one layer, one micro-batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -259,29 +257,11 @@ impl<D: Device> Device for Steered<D> {
     type Error = D::Error;
     type Buffer = D::Buffer;
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
     fn alloc(&self, bytes: usize) -> Result<D::Buffer, D::Error> {
         self.inner.alloc(bytes)
     }
 
-    fn upload(&self, buffer: &mut D::Buffer, offset: usize, bytes: &[u8]) -> Result<(), D::Error> {
-        self.inner.upload(buffer, offset, bytes)
-    }
-
-    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
-        self.inner.download(buffer, offset, bytes)
-    }
-
-    fn flush(&self) -> Result<(), D::Error> {
-        self.inner.flush()
-    }
-
-    fn memory(&self) -> MemoryUse {
-        self.inner.memory()
-    }
+    forward_device!();
 }
 
 macro_rules! steered {

@@ -8,9 +8,36 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::{Call, Capabilities, Cost, Device, Kernels, MemoryUse, Primitives};
+use super::{Call, Cost, Device, Kernels, Primitives};
 use crate::error::{ErrorKind, InvalidOp};
 use crate::for_each_kernel;
+
+/// The methods of [`Device`] but `alloc`, each handed on to the device in the field `inner`: for wrappers whose buffers and
+/// errors are those of the device inside.
+#[macro_export]
+macro_rules! forward_device {
+    () => {
+        fn capabilities(&self) -> $crate::device::Capabilities {
+            self.inner.capabilities()
+        }
+
+        fn upload(&self, buffer: &mut Self::Buffer, offset: usize, bytes: &[u8]) -> Result<(), Self::Error> {
+            self.inner.upload(buffer, offset, bytes)
+        }
+
+        fn download(&self, buffer: &Self::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), Self::Error> {
+            self.inner.download(buffer, offset, bytes)
+        }
+
+        fn flush(&self) -> Result<(), Self::Error> {
+            self.inner.flush()
+        }
+
+        fn memory(&self) -> $crate::device::MemoryUse {
+            self.inner.memory()
+        }
+    };
+}
 
 /// A clock. Core has none of its own; on a system with one, a wrapper of `std::time::Instant` will do.
 pub trait Clock {
@@ -97,29 +124,11 @@ impl<D: Device, C: Clock> Device for Trace<D, C> {
     type Error = D::Error;
     type Buffer = D::Buffer;
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
     fn alloc(&self, bytes: usize) -> Result<D::Buffer, D::Error> {
         self.inner.alloc(bytes)
     }
 
-    fn upload(&self, buffer: &mut D::Buffer, offset: usize, bytes: &[u8]) -> Result<(), D::Error> {
-        self.inner.upload(buffer, offset, bytes)
-    }
-
-    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
-        self.inner.download(buffer, offset, bytes)
-    }
-
-    fn flush(&self) -> Result<(), D::Error> {
-        self.inner.flush()
-    }
-
-    fn memory(&self) -> MemoryUse {
-        self.inner.memory()
-    }
+    crate::forward_device!();
 }
 
 macro_rules! trace {
@@ -187,30 +196,12 @@ impl<D: Device> Device for Fault<D> {
     type Error = D::Error;
     type Buffer = D::Buffer;
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
     fn alloc(&self, bytes: usize) -> Result<D::Buffer, D::Error> {
         self.pass("alloc")?;
         self.inner.alloc(bytes)
     }
 
-    fn upload(&self, buffer: &mut D::Buffer, offset: usize, bytes: &[u8]) -> Result<(), D::Error> {
-        self.inner.upload(buffer, offset, bytes)
-    }
-
-    fn download(&self, buffer: &D::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), D::Error> {
-        self.inner.download(buffer, offset, bytes)
-    }
-
-    fn flush(&self) -> Result<(), D::Error> {
-        self.inner.flush()
-    }
-
-    fn memory(&self) -> MemoryUse {
-        self.inner.memory()
-    }
+    crate::forward_device!();
 }
 
 macro_rules! fault {

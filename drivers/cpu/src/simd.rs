@@ -16,8 +16,7 @@ use crate::real::Real;
 /// `portable`, `avx2`, `avx512` or `avx512_bf16`. Unset, there is no limit.
 ///
 /// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with this
-/// variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's `ONEDNN_MAX_CPU_ISA` and
-/// PyTorch's `ATEN_CPU_CAPABILITY` do the same there.
+/// variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's is `ONEDNN_MAX_CPU_ISA`.
 pub const MAX_ISA: &str = "FATHOM_MAX_CPU_ISA";
 
 /// Which vector instructions a device uses. Can only be made by asking the processor what it has.
