@@ -33,15 +33,15 @@ macro_rules! cases {
     ($($name:literal),*) => {
         &[$((
             $name,
-            include_bytes!(concat!("../../../golden/", $name, "/config.json")),
-            include_bytes!(concat!("../../../golden/", $name, "/model.safetensors")),
-            include_bytes!(concat!("../../../golden/", $name, "/golden.safetensors")),
+            include_bytes!(concat!("../../../../tests/golden/", $name, "/config.json")),
+            include_bytes!(concat!("../../../../tests/golden/", $name, "/model.safetensors")),
+            include_bytes!(concat!("../../../../tests/golden/", $name, "/golden.safetensors")),
         ),)*]
     };
 }
 
 static CASES: &[Case] = cases!["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", "v3_mtp"];
-static CODES: &[u8] = include_bytes!("../../../golden/v3_fp8/quant.safetensors");
+static CODES: &[u8] = include_bytes!("../../../../tests/golden/v3_fp8/quant.safetensors");
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let device = AnyDevice::open(&arguments.device, 0)?;
