@@ -5,7 +5,7 @@
 //!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that the program carries.
 //! - [`convert`]: a model folder from one format into another.
 //! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
-//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share. The programs themselves, in `src/bin`, only parse arguments and call this.
+//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share. [`programs`]: the programs themselves.
 //!
 //! ```no_run
 //! use fathom::generate::Sampling;
@@ -30,6 +30,7 @@ pub mod generate;
 pub mod metrics;
 pub mod plan;
 pub mod prepare;
+pub mod programs;
 pub mod progress;
 pub mod quickstart;
 pub mod resolved;

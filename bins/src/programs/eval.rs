@@ -1,0 +1,156 @@
+//! Measures a trained model.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::cli;
+use crate::device::AnyDevice;
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluated, evaluate, score_lines};
+use crate::session::Session;
+use crate::{on_device, prepare};
+use argh::FromArgs;
+use fathom_core::device::Kernels;
+use fathom_dataprep::{Evaluation, ShardSet, Split};
+
+/// Measure a trained model: loss, perplexity and bits per byte on prepared data, or the log probability of given texts.
+#[derive(FromArgs)]
+#[argh(
+    example = "eval --checkpoint runs/quickstart --data runs/quickstart/data",
+    example = "eval --checkpoint runs/quickstart --score requests.jsonl --output scores.jsonl",
+    error_code(0, "done"),
+    error_code(1, "the checkpoint, the data or the device failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// model folder, or the output folder of a run (its newest checkpoint)
+    #[argh(option)]
+    checkpoint: PathBuf,
+    /// folder that `prep` wrote, or the prefix of a Megatron .bin/.idx pair
+    #[argh(option)]
+    data: Option<PathBuf>,
+    /// which side of the data: validation or train (default: validation if there is one)
+    #[argh(option)]
+    split: Option<String>,
+    /// tokens a window (default: the model's context, at most 1024)
+    #[argh(option, default = "0")]
+    sequence_length: usize,
+    /// stop after about so many tokens; 0 for all (default: 0)
+    #[argh(option, default = "0")]
+    limit: u64,
+    /// let attention look across the boundaries of documents
+    #[argh(switch)]
+    no_document_mask: bool,
+    /// score each line of this JSON Lines file: {{"tokens": [...]}} or {{"context": "...", "continuation": "..."}}
+    #[argh(option)]
+    score: Option<PathBuf>,
+    /// where scores go (default: stdout)
+    #[argh(option)]
+    output: Option<PathBuf>,
+    /// print results as JSON
+    #[argh(switch)]
+    json: bool,
+    /// use the moving average of the weights that training kept (train.ema_decay)
+    #[argh(switch)]
+    ema: bool,
+    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
+    /// tests; default: auto)
+    #[argh(option, default = "String::from(\"auto\")")]
+    device: String,
+    /// threads of the CPU device; 0 for every core (default: 0)
+    #[argh(option, default = "0")]
+    threads: usize,
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    cli::run(|arguments: Arguments| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.data.is_none() && arguments.score.is_none() {
+        return Err(Error::Usage("nothing to do: give --data DIR, --score FILE, or both".into()));
+    }
+    let device = AnyDevice::open(&arguments.device, arguments.threads)?;
+    on_device!(&device, device => run_on(device, arguments))
+}
+
+fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
+    let load = if arguments.ema { Session::load_average } else { Session::load };
+    let mut session = load(device, &arguments.checkpoint)?;
+    if let Some(file) = &arguments.score {
+        score(&mut session, file, arguments.output.as_deref())?;
+    }
+    if let Some(data) = &arguments.data {
+        let result = measure(&mut session, arguments, data)?;
+        print(&result, arguments.json)?;
+    }
+    Ok(())
+}
+
+fn score<D: Kernels>(session: &mut Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
+    let failed = |action: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    };
+    let input = BufReader::new(File::open(file).map_err(failed("read", file))?);
+    match output {
+        None => score_lines(session, file, input, &mut std::io::stdout().lock())?,
+        Some(path) => {
+            let mut out = BufWriter::new(File::create(path).map_err(failed("create", path))?);
+            let scored = score_lines(session, file, input, &mut out)?;
+            out.flush().map_err(failed("write", path))?;
+            eprintln!("{scored} lines scored, written to {}", path.display());
+            scored
+        }
+    };
+    Ok(())
+}
+
+fn measure<D: Kernels>(session: &mut Session<D>, arguments: &Arguments, data: &Path) -> Result<Evaluated> {
+    let mut shards = match arguments.split.as_deref() {
+        Some("validation") => ShardSet::open(data, Split::Validation)?,
+        Some("train") => ShardSet::open(data, Split::Train)?,
+        Some(other) => return Err(Error::Usage(format!("--split {other}: must be validation or train"))),
+        None => prepare::validation_or_train(data)?,
+    };
+    shards.limit_vocabulary(session.model().config().vocab_size as u32);
+    let tokenizer = session.tokenizer().clone();
+    if let Some(manifest) = shards.manifest().filter(|m| m.tokenizer.fingerprint != tokenizer.fingerprint()) {
+        return Err(Error::Run(format!(
+            "{} was tokenised with another tokenizer ({}) than the checkpoint's: prepare it again with --tokenizer {}",
+            data.display(),
+            manifest.tokenizer.kind,
+            arguments.checkpoint.display()
+        )));
+    }
+    let context = session.context();
+    let length = if arguments.sequence_length > 0 { arguments.sequence_length } else { context.min(1024) };
+    if length > context {
+        return Err(Error::Usage(format!("--sequence-length {length}: the model's context is {context}")));
+    }
+    let mut windows = Evaluation::new(shards, length)?;
+    let bar = cli::progress_bar(windows.targets(), "tokens");
+    let mask = !arguments.no_document_mask;
+    let result = evaluate(session.model(), &mut windows, Some(&tokenizer), mask, arguments.limit, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(result)
+}
+
+fn print(result: &Evaluated, json: bool) -> Result<()> {
+    let text = if json {
+        serde_json::to_string(result).map_err(|e| Error::Run(e.to_string()))?
+    } else {
+        let bits = result.bits_per_byte.map_or(String::new(), |b| format!("bits per byte  {b:.4}\n"));
+        format!(
+            "loss           {:.4} nats a token\nperplexity     {:.3}\n{bits}tokens         {}",
+            result.loss, result.perplexity, result.tokens
+        )
+    };
+    cli::print(&text)
+}
