@@ -54,7 +54,7 @@ pub fn evaluate<D: Kernels>(
     let vocabulary = model.config().vocab_size;
     let total = if limit == 0 { data.targets() } else { limit.min(data.targets()) };
     let (mut nll, mut tokens, mut bytes) = (0.0f64, 0u64, 0u64);
-    let mut batch = fathom_dataprep::Batch::default();
+    let mut batch = fathom_dataprep::TokenBatch::default();
     let mut sequences = SEQUENCES;
     data.restart();
     while tokens < total && data.fill_batch(sequences, &mut batch)? > 0 {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fathom_dataprep::prep::Rank;
-use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, prep};
+use fathom_dataprep::pipeline::Rank;
+use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, pipeline};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli;
@@ -112,13 +112,13 @@ pub fn rank(rank: Option<usize>, world: Option<usize>) -> Result<Rank> {
 /// Prepares a corpus, showing progress on stderr.
 ///
 /// # Errors
-/// Those of [`prep::run`]; no input at all is a usage error.
+/// Those of [`pipeline::run`]; no input at all is a usage error.
 pub fn run(config: &PrepConfig) -> Result<Summary> {
     if config.input.paths.is_empty() {
         return Err(Error::Usage("nothing to read: give --input PATH, or input.paths in the configuration".into()));
     }
     let mut bars = Bars { stage: None };
-    let summary = prep::run(config, &mut bars)?;
+    let summary = pipeline::run(config, &mut bars)?;
     if let Some(shown) = &bars.stage {
         shown.bar.finish_and_clear();
     }
@@ -187,7 +187,7 @@ pub fn trace(folder: &Path, split: &str, token: u64, around: u64, json: bool) ->
         "validation" => Split::Validation,
         other => return Err(Error::Usage(format!("--split {other}: must be train or validation"))),
     };
-    let trace = prep::trace(folder, split, token, around)?;
+    let trace = pipeline::trace(folder, split, token, around)?;
     if json {
         return cli::print(&as_json(&trace)?);
     }

@@ -145,7 +145,7 @@ impl<D: Kernels> Run<D> {
     pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome> {
         let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
         let mut progress = Progress::new(self.state.step, self.steps, interval);
-        let mut batch = fathom_dataprep::Batch::default();
+        let mut batch = fathom_dataprep::TokenBatch::default();
         let mut measured = None;
         while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
             let mut metrics = self.one_step(&mut batch)?;
@@ -179,7 +179,7 @@ impl<D: Kernels> Run<D> {
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
     }
 
-    fn one_step(&mut self, batch: &mut fathom_dataprep::Batch) -> Result<StepMetrics> {
+    fn one_step(&mut self, batch: &mut fathom_dataprep::TokenBatch) -> Result<StepMetrics> {
         let rates = self.schedule.at(self.state.tokens);
         let start = Instant::now();
         self.loader.fill_batch(rates.batch_size, batch)?;
@@ -224,7 +224,7 @@ impl<D: Kernels> Run<D> {
     }
 
     /// Mean loss over the sequences of each source that is in the batch.
-    fn loss_by_source(&self, sums: &[f64], batch: &fathom_dataprep::Batch) -> BTreeMap<String, f64> {
+    fn loss_by_source(&self, sums: &[f64], batch: &fathom_dataprep::TokenBatch) -> BTreeMap<String, f64> {
         let rows = |source: usize| batch.sources.iter().filter(|&&of| of as usize == source).count();
         let mean = |(source, (name, sum)): (usize, (&String, &f64))| {
             let targets = rows(source) * batch.sequence_length;

@@ -17,9 +17,9 @@
 //!    or once, in order, for evaluation. [`pack`] keeps documents whole where they fit, and [`mix`] draws from several
 //!    sources in exact shares.
 //!
-//! [`prep`] is what runs stations 1 to 4: as stages of tasks over storage that any number of processes share, the same
+//! [`pipeline`] is what runs stations 1 to 4: as stages of tasks over storage that any number of processes share, the same
 //! bytes whoever does the work and however often it is killed. It decides for each document, by a hash of its content,
-//! whether it is for training or for validation. [`inspect`] reports on the result, and [`prep::trace`] says where one of
+//! whether it is for training or for validation. [`inspect`] reports on the result, and [`pipeline::trace`] says where one of
 //! its tokens came from.
 //!
 //! Nothing here knows of models or devices. Everything that comes from a file is checked, and every [`Error`] says where
@@ -41,7 +41,7 @@ pub mod mix;
 mod mmap;
 pub mod pack;
 pub mod permute;
-pub mod prep;
+pub mod pipeline;
 pub mod read;
 pub mod shard;
 pub mod tokenizer;
@@ -49,8 +49,8 @@ pub mod tokenizer;
 pub use document::{Document, Dropped, Origin};
 pub use error::{Error, Result};
 pub use fim::{Fim, FimConfig};
-pub use loader::{Batch, Cursor, Evaluation, Loader, LoaderOptions, MixSource, Packing};
+pub use loader::{Cursor, Evaluation, Loader, LoaderOptions, MixSource, Packing, TokenBatch};
 pub use pack::PackingReport;
-pub use prep::{PrepConfig, Progress, Summary};
+pub use pipeline::{PrepConfig, Progress, Summary};
 pub use shard::{Manifest, ShardSet, Split};
 pub use tokenizer::{StreamDecoder, Tokenizer};

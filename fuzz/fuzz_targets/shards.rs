@@ -3,7 +3,7 @@
 #![no_main]
 
 use fathom_dataprep::inspect::inspect;
-use fathom_dataprep::prep::{self, PrepConfig, Silent, fuzz_stored, trace};
+use fathom_dataprep::pipeline::{self, PrepConfig, Silent, fuzz_stored, trace};
 use fathom_dataprep::shard::{MANIFEST, ShardFile};
 use fathom_dataprep::{Loader, LoaderOptions, Manifest, Packing, ShardSet, Split};
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     fs::write(&input, "{\"text\": \"one\"}\n{\"text\": \"two two\"}\n").expect("a small file");
     let mut config = PrepConfig { threads: 1, ..PrepConfig::default() };
     (config.input.paths, config.output.dir) = (vec![input], folder.join("data"));
-    prep::run(&config, &mut Silent).expect("two documents can be prepared");
+    pipeline::run(&config, &mut Silent).expect("two documents can be prepared");
     folder.join("data")
 });
 

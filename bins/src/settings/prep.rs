@@ -7,7 +7,7 @@ use super::reader::Reader;
 use fathom_dataprep::dedup::DedupConfig;
 use fathom_dataprep::extract::ExtractConfig;
 use fathom_dataprep::filter::FilterConfig;
-use fathom_dataprep::prep::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+use fathom_dataprep::pipeline::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 use fathom_dataprep::read::Format;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

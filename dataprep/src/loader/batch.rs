@@ -2,7 +2,7 @@
 
 /// Sequences of tokens, and where documents begin in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
+pub struct TokenBatch {
     /// Number of sequences, `B`.
     pub sequences: usize,
     /// Input tokens a sequence, `S`.
@@ -16,7 +16,7 @@ pub struct Batch {
     pub sources: Vec<u32>,
 }
 
-impl Batch {
+impl TokenBatch {
     /// Row `b`'s `S + 1` tokens.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! Going over data once, in order.
 
-use super::{Batch, count, too_long};
+use super::{TokenBatch, count, too_long};
 use crate::error::Result;
 use crate::shard::{ShardSet, Split};
 use std::path::Path;
@@ -66,12 +66,12 @@ impl Evaluation {
         self.next = 0;
     }
 
-    /// Fills `batch` with at most `n` further windows, all of the length that [`Batch::sequence_length`] then says, and
+    /// Fills `batch` with at most `n` further windows, all of the length that [`TokenBatch::sequence_length`] then says, and
     /// gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
-    pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<usize> {
+    pub fn fill_batch(&mut self, n: usize, batch: &mut TokenBatch) -> Result<usize> {
         let s = self.sequence_length as u64;
         let full = self.targets() / s;
         let (rows, length) = if self.next < full {

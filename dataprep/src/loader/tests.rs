@@ -65,7 +65,7 @@ fn batches_do_not_depend_on_how_they_are_asked_for() {
     // Three workers, each every third sequence.
     let shared = loader(&dir, options(8, true));
     for rank in 0..3 {
-        let mut batch = Batch::default();
+        let mut batch = TokenBatch::default();
         let mine: Vec<u64> = (0..100).filter(|k| k % 3 == rank).collect();
         shared.fill_sequences(mine.iter().copied(), &mut batch).unwrap();
         for (row, k) in mine.iter().enumerate() {
@@ -125,7 +125,7 @@ fn what_cannot_be_is_an_error() {
 fn a_reused_batch_keeps_its_memory() {
     let dir = data(300, 10);
     let mut loader = loader(&dir, options(8, true));
-    let mut batch = Batch::default();
+    let mut batch = TokenBatch::default();
     loader.fill_batch(4, &mut batch).unwrap();
     let place = (batch.tokens.as_ptr(), batch.document_starts.as_ptr());
     for n in [4, 2, 4] {
@@ -142,7 +142,7 @@ fn evaluation_has_every_target_once() {
         let mut evaluation = Evaluation::open(&[dir.path()], Split::Validation, s, None).unwrap();
         let mut all = vec![0; tokens as usize];
         evaluation.data().read(0, &mut all).unwrap();
-        let (mut targets, mut windows, mut batch) = (Vec::new(), 0, Batch::default());
+        let (mut targets, mut windows, mut batch) = (Vec::new(), 0, TokenBatch::default());
         while evaluation.fill_batch(n, &mut batch).unwrap() > 0 {
             windows += batch.sequences as u64;
             (0..batch.sequences).for_each(|b| targets.extend_from_slice(&batch.row(b)[1..]));
@@ -201,7 +201,7 @@ fn sources_come_in_their_shares_and_each_goes_through_its_own_epochs() {
     let count = |source| batch.sources.iter().filter(|&&s| s == source).count();
     assert_eq!((count(0), count(1)), (100, 300));
     let alone = loader(&small, options(4, true));
-    let mut expected = Batch::default();
+    let mut expected = TokenBatch::default();
     alone.fill_sequences((0..300).map(u64::from as fn(u32) -> u64), &mut expected).unwrap();
     let from_small = (0..400).filter(|&row| batch.sources[row] == 1);
     for (row, index) in from_small.zip(0..) {

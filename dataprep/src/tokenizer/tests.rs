@@ -161,7 +161,7 @@ fn trained_in_general(texts: &[String], vocab_size: usize) -> Value {
 
 #[test]
 fn merges_are_those_of_the_general_trainer() {
-    let source = [include_str!("train.rs"), include_str!("scan.rs"), include_str!("../loader.rs"), MIXED];
+    let source = [include_str!("train/mod.rs"), include_str!("scan.rs"), include_str!("../loader/mod.rs"), MIXED];
     for (texts, vocab_size) in [(corpus(), 480), (source.map(str::to_owned).into(), 2000)] {
         let ours = train_bpe(texts.iter().cloned().map(Ok), vocab_size, 1 << 20).unwrap();
         let ours: Value = serde_json::from_slice(&ours.inner.json).unwrap();

@@ -1,6 +1,6 @@
 use super::*;
-use crate::prep::flow::flow;
-use crate::prep::{Rank, Silent};
+use crate::pipeline::flow::flow;
+use crate::pipeline::{Rank, Silent};
 use crate::shard::MANIFEST;
 
 fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {

@@ -1,9 +1,10 @@
 //! Shards out of what the tasks encoded: which document goes into which follows from their lengths alone, so every
 //! process works it out for itself and makes its own.
 
+use super::super::PrepConfig;
+use super::super::work::{Draft, Receipt, Stage, Work};
+use super::tokens;
 use super::tokens::{SPLITS, TokensReport};
-use super::work::{Draft, Receipt, Stage, Work};
-use super::{PrepConfig, tokens};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::shard::{Dtype, FileEntry, ShardEntry, Split, SplitEntry, index_bytes};
@@ -12,9 +13,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 /// Name of the stage's folder.
-pub(super) const STAGE: &str = "shards";
+pub(in crate::pipeline) const STAGE: &str = "shards";
 /// The files of a shard.
-pub(super) const SUFFIXES: [&str; 3] = ["bin", "idx", "docs.jsonl.zst"];
+pub(in crate::pipeline) const SUFFIXES: [&str; 3] = ["bin", "idx", "docs.jsonl.zst"];
 
 /// Consecutive documents of one task.
 #[derive(Clone, Debug, Default)]
@@ -44,13 +45,13 @@ impl Plan {
 }
 
 /// A side's shards, and for each the number of the task that made it.
-pub(super) struct Side {
+pub(in crate::pipeline) struct Side {
     pub entry: SplitEntry,
     pub tasks: Vec<usize>,
 }
 
 /// Makes the shards of both sides.
-pub(super) fn run(
+pub(in crate::pipeline) fn run(
     work: &Work<'_>,
     config: &PrepConfig,
     dtype: Dtype,
@@ -198,9 +199,9 @@ impl Writer<'_> {
             return Ok(());
         }
         let path = input.path().to_path_buf();
-        let damaged = |e: io::Error| super::work::damaged(&path, e);
+        let damaged = |e: io::Error| super::super::work::damaged(&path, e);
         let mut lines = BufReader::new(zstd::Decoder::new(input).map_err(damaged)?);
-        let mut packed = zstd::Encoder::new(docs, super::records::FAST).map_err(damaged)?;
+        let mut packed = zstd::Encoder::new(docs, super::super::packed::FAST).map_err(damaged)?;
         let mut line = Vec::new();
         let (first, end) = (piece.skip_documents, piece.skip_documents + piece.documents);
         for number in 0.. {
@@ -216,23 +217,27 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn open(&self, piece: &Piece, suffix: &str) -> Result<super::work::Input> {
+    fn open(&self, piece: &Piece, suffix: &str) -> Result<super::super::work::Input> {
         let receipt = &self.encoded[piece.task];
-        let missing =
-            || super::work::damaged(&super::work::file_path(self.folder, receipt.task, suffix), "not in its receipt");
+        let missing = || {
+            super::super::work::damaged(
+                &super::super::work::file_path(self.folder, receipt.task, suffix),
+                "not in its receipt",
+            )
+        };
         receipt.open(self.folder, suffix)?.ok_or_else(missing)
     }
 }
 
 /// A file with its length and SHA-256.
 struct Sum {
-    file: super::work::DraftFile,
+    file: super::super::work::DraftFile,
     hasher: Sha256,
     bytes: u64,
 }
 
 impl Sum {
-    fn new(file: super::work::DraftFile) -> Self {
+    fn new(file: super::super::work::DraftFile) -> Self {
         Self { file, hasher: Sha256::new(), bytes: 0 }
     }
 

@@ -1,26 +1,26 @@
 //! Documents written down between stages: where later ones need all of them before the first can be encoded.
 
-use super::PrepConfig;
-use super::clean::{Account, Aside, Cleaner};
+use super::super::PrepConfig;
+use super::super::clean::{Account, Aside, Cleaner};
+use super::super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
+use super::super::inputs::Inputs;
+use super::super::packed::{Packed, Provenance, Record, Records};
+use super::super::reading::{ReadReport, Reading, in_order};
+use super::super::work::{Receipt, Stage, Work};
 use super::dedup::{Removed, RemovedFrom, Signer, number};
-use super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
-use super::inputs::Inputs;
-use super::read::{ReadReport, Reading, in_order};
-use super::records::{Packed, Provenance, Record, Records};
-use super::work::{Receipt, Stage, Work};
 use crate::dedup::MinHashScratch;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Name of the stage's folder.
-pub(super) const STAGE: &str = "documents";
+pub(in crate::pipeline) const STAGE: &str = "documents";
 /// Suffix of its files.
 const SUFFIX: &str = "docs";
 
 /// What a task read and kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct DocumentsReport {
+pub(in crate::pipeline) struct DocumentsReport {
     /// What was read.
     pub read: ReadReport,
     /// What became of it.
@@ -30,7 +30,7 @@ pub(super) struct DocumentsReport {
 }
 
 /// Reads and cleans all inputs and writes down what is kept, with what `signer` computes of it.
-pub(super) fn run(
+pub(in crate::pipeline) fn run(
     work: &Work<'_>,
     config: &PrepConfig,
     inputs: &Inputs,
@@ -90,7 +90,7 @@ pub(super) fn run(
 }
 
 /// Documents that were written down, without those that were removed since.
-pub(super) struct Stored<'a> {
+pub(in crate::pipeline) struct Stored<'a> {
     folder: PathBuf,
     pub receipts: &'a [Receipt<DocumentsReport>],
     /// The documents to leave out.
@@ -112,15 +112,19 @@ impl<'a> Stored<'a> {
     pub fn open(&self, task: usize) -> Result<StoredItems> {
         let receipt = &self.receipts[task];
         let input = receipt.open(&self.folder, SUFFIX)?;
-        let missing =
-            || super::work::damaged(&super::work::file_path(&self.folder, receipt.task, SUFFIX), "not in its receipt");
+        let missing = || {
+            super::super::work::damaged(
+                &super::super::work::file_path(&self.folder, receipt.task, SUFFIX),
+                "not in its receipt",
+            )
+        };
         let removed = self.removed.of_task(receipt.task)?;
         Ok(StoredItems { records: Records::new(input.ok_or_else(missing)?)?, removed })
     }
 }
 
 /// A document that was written down.
-pub(super) struct StoredItem {
+pub(in crate::pipeline) struct StoredItem {
     /// The document.
     pub record: Record,
     /// The rule that removes it, and the number of the document that is kept in its place.
@@ -128,7 +132,7 @@ pub(super) struct StoredItem {
 }
 
 /// The documents of one task, one after the other.
-pub(super) struct StoredItems {
+pub(in crate::pipeline) struct StoredItems {
     records: Records,
     removed: RemovedFrom,
 }
@@ -149,7 +153,7 @@ impl StoredItems {
 }
 
 /// Batches of the text of all tasks, one after the other.
-pub(super) fn texts<'a>(
+pub(in crate::pipeline) fn texts<'a>(
     work: &'a Work<'_>,
     stored: &'a Stored<'_>,
 ) -> impl FnMut() -> Result<Vec<Vec<u8>>> + Send + 'a {

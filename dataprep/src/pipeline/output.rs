@@ -1,7 +1,7 @@
 //! The output folder: recognising what it already holds, and replacing it as a whole.
 
 use super::inputs::Inputs;
-use super::shards::SUFFIXES;
+use super::stage::shards::SUFFIXES;
 use super::{Identity, PrepConfig, Summary};
 use crate::error::{Error, Result};
 use crate::shard::{MANIFEST, Manifest, ShardSet, Split, sync_folder, write_atomically};

@@ -1,14 +1,14 @@
 //! Text into tokens: each task writes, for each side of the split, the tokens of its documents in order, their lengths,
 //! and a line on each document.
 
-use super::clean::{Aside, Cleaner};
+use super::super::clean::{Aside, Cleaner};
+use super::super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
+use super::super::inputs::Inputs;
+use super::super::packed::{Packed, Provenance, Record, duplicate_line, rearranged};
+use super::super::reading::{ReadReport, Reading, in_order};
+use super::super::work::{Draft, DraftFile, Receipt, Stage, Work};
+use super::super::{PrepConfig, divide};
 use super::documents::{DocumentsReport, Stored, StoredItem};
-use super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
-use super::inputs::Inputs;
-use super::read::{ReadReport, Reading, in_order};
-use super::records::{Packed, Provenance, Record, duplicate_line, rearranged};
-use super::work::{Draft, DraftFile, Receipt, Stage, Work};
-use super::{PrepConfig, divide};
 use crate::error::{Error, Result};
 use crate::fim::Fim;
 use crate::shard::{Dtype, Split};
@@ -18,15 +18,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 /// Name of the stage's folder.
-pub(super) const STAGE: &str = "tokens";
+pub(in crate::pipeline) const STAGE: &str = "tokens";
 /// Name of the stage that removes duplicates, as the manifest has it.
-pub(super) const DEDUPLICATE: &str = "deduplicate";
+pub(in crate::pipeline) const DEDUPLICATE: &str = "deduplicate";
 /// Both sides, in the order of [`TokensReport::sides`].
-pub(super) const SPLITS: [Split; 2] = [Split::Train, Split::Validation];
+pub(in crate::pipeline) const SPLITS: [Split; 2] = [Split::Train, Split::Validation];
 
 /// What a task wrote for one side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SideReport {
+pub(in crate::pipeline) struct SideReport {
     /// Documents.
     pub documents: u64,
     /// Their tokens, with one at the end of each.
@@ -39,7 +39,7 @@ pub(super) struct SideReport {
 
 /// What a task found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct TokensReport {
+pub(in crate::pipeline) struct TokensReport {
     /// What was read and cleaned, where this is the stage that does it.
     pub documents: Option<DocumentsReport>,
     /// Documents that were encoded, on either side.
@@ -72,7 +72,7 @@ fn reading(report: &TokensReport) -> Option<&ReadReport> {
 }
 
 /// What the stage works with.
-pub(super) struct Tokens<'a> {
+pub(in crate::pipeline) struct Tokens<'a> {
     config: &'a PrepConfig,
     tokenizer: &'a Tokenizer,
     fim: Option<Fim>,

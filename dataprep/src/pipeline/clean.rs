@@ -3,7 +3,7 @@
 use super::PrepConfig;
 use super::flow::Stash;
 use super::inputs::Item;
-use super::records::{Packed, Provenance, dropped_line};
+use super::packed::{Packed, Provenance, dropped_line};
 use super::work::Draft;
 use crate::dedup::{ContaminatedItem, DecontaminateScratch, Decontaminator, ItemHits, Shared};
 use crate::document::{Document, Dropped};

@@ -3,8 +3,8 @@
 //! A document's number is its task's in the upper half and its place among those the task kept in the lower: numbers rise
 //! in the order of the corpus.
 
+use super::super::work::{Draft, Receipt, Stage, Work, file_path};
 use super::documents::DocumentsReport;
-use super::work::{Draft, Receipt, Stage, Work, file_path};
 use crate::dedup::{
     DedupConfig, KeyWriter, MinHashScratch, MinHasher, Removals, SignatureWriter, bucket_edges, cluster, exact, union,
 };
@@ -21,12 +21,12 @@ const TEXTS: &str = "texts";
 const BANDS: &str = "bands";
 
 /// The number of a document.
-pub(super) fn number(task: usize, place: u64) -> u64 {
+pub(in crate::pipeline) fn number(task: usize, place: u64) -> u64 {
     ((task as u64) << 32) | (place & 0xffff_ffff)
 }
 
 /// What is computed of each document that is kept.
-pub(super) struct Signer {
+pub(in crate::pipeline) struct Signer {
     config: DedupConfig,
     hasher: Option<MinHasher>,
 }
@@ -61,7 +61,7 @@ impl Signer {
 }
 
 /// Keys and signatures of one task's documents.
-pub(super) struct SignedWriter {
+pub(in crate::pipeline) struct SignedWriter {
     urls: Option<KeyWriter>,
     texts: Option<KeyWriter>,
     bands: Option<SignatureWriter>,
@@ -98,14 +98,14 @@ impl SignedWriter {
 
 /// The removal sets, each with the rule that made it.
 #[derive(Debug, Default)]
-pub(super) struct Removed {
+pub(in crate::pipeline) struct Removed {
     sets: Vec<(&'static str, PathBuf)>,
     /// What was found.
     pub entry: DedupEntry,
 }
 
 /// The removal sets from the place of one task on.
-pub(super) struct RemovedFrom {
+pub(in crate::pipeline) struct RemovedFrom {
     sets: Vec<(&'static str, Removals)>,
     next: u64,
 }
@@ -141,7 +141,11 @@ struct Merged {
 }
 
 /// Compares the documents that were written down, in as little memory as the configuration says.
-pub(super) fn run(work: &Work<'_>, config: &DedupConfig, documents: &[Receipt<DocumentsReport>]) -> Result<Removed> {
+pub(in crate::pipeline) fn run(
+    work: &Work<'_>,
+    config: &DedupConfig,
+    documents: &[Receipt<DocumentsReport>],
+) -> Result<Removed> {
     let signed = work.folder().join(super::documents::STAGE);
     let files = |suffix: &str| -> Vec<PathBuf> {
         documents.iter().map(|receipt| file_path(&signed, receipt.task, suffix)).collect()

@@ -14,7 +14,7 @@ mod batch;
 mod evaluation;
 mod source;
 
-pub use batch::Batch;
+pub use batch::TokenBatch;
 pub use evaluation::Evaluation;
 
 use crate::error::{Error, Result};
@@ -164,7 +164,7 @@ impl Loader {
         self.mix.total()
     }
 
-    /// Names of the sources, in the order of [`Batch::sources`]; one empty name where there is a single stream.
+    /// Names of the sources, in the order of [`TokenBatch::sources`]; one empty name where there is a single stream.
     pub fn source_names(&self) -> &[String] {
         &self.names
     }
@@ -195,7 +195,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`].
-    pub fn fill_sequences(&self, ks: impl ExactSizeIterator<Item = u64>, batch: &mut Batch) -> Result<()> {
+    pub fn fill_sequences(&self, ks: impl ExactSizeIterator<Item = u64>, batch: &mut TokenBatch) -> Result<()> {
         batch.reshape(ks.len(), self.options.sequence_length);
         for (row, k) in ks.enumerate() {
             let (source, sequence) = self.locate(k).ok_or(Error::MixExhausted { total: self.total() })?;
@@ -210,7 +210,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; the cursor has then not moved.
-    pub fn fill_batch(&mut self, n: usize, batch: &mut Batch) -> Result<()> {
+    pub fn fill_batch(&mut self, n: usize, batch: &mut TokenBatch) -> Result<()> {
         let first = self.next;
         self.fill_sequences((0..n).map(|i| first.saturating_add(i as u64)), batch)?;
         self.next = first.saturating_add(n as u64);
@@ -221,8 +221,8 @@ impl Loader {
     ///
     /// # Errors
     /// As [`fill_batch`](Self::fill_batch).
-    pub fn next_batch(&mut self, n: usize) -> Result<Batch> {
-        let mut batch = Batch::default();
+    pub fn next_batch(&mut self, n: usize) -> Result<TokenBatch> {
+        let mut batch = TokenBatch::default();
         self.fill_batch(n, &mut batch)?;
         Ok(batch)
     }

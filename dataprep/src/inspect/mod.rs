@@ -5,7 +5,7 @@
 mod html;
 
 use crate::error::{Error, Result};
-use crate::prep::{Lines, Provenance};
+use crate::pipeline::{Lines, Provenance};
 use crate::shard::{Manifest, ShardSet, Split, StageReport};
 use crate::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ struct DroppedLine {
 /// Those of reading it.
 pub fn inspect(folder: &Path) -> Result<Inspection> {
     let manifest = Manifest::read(folder)?;
-    let sources = fs::read_to_string(folder.join(crate::prep::SOURCES)).unwrap_or_default();
+    let sources = fs::read_to_string(folder.join(crate::pipeline::SOURCES)).unwrap_or_default();
     let sources: Vec<&str> = sources.lines().collect();
     let mut inspection = Inspection {
         folder: folder.into(),
@@ -141,7 +141,7 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
         // A token stands for no more than a few characters, mostly; a few more do no harm.
         let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
         set.read(place.start, &mut tokens)?;
-        let found = crate::prep::trace(folder, Split::Train, place.start, 0);
+        let found = crate::pipeline::trace(folder, Split::Train, place.start, 0);
         let text = excerpt(&tokenizer.decode(&tokens));
         examples.push(match found {
             Ok(trace) => Example::new(trace.provenance, sources, None, text),
@@ -153,7 +153,7 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
 }
 
 fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Example>>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder.join(crate::prep::DROPPED))
+    let mut files: Vec<PathBuf> = fs::read_dir(folder.join(crate::pipeline::DROPPED))
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
     files.sort();
@@ -188,7 +188,7 @@ fn origin(provenance: &Provenance<'_>, sources: &[&str]) -> String {
     }
     let source = sources.get(provenance.file as usize).and_then(|line| serde_json::from_str(line).ok());
     let path =
-        source.map_or_else(|| format!("file {}", provenance.file), |source: crate::prep::SourceFile| source.path);
+        source.map_or_else(|| format!("file {}", provenance.file), |source: crate::pipeline::SourceFile| source.path);
     format!("{path}, from byte {}", provenance.bytes[0])
 }
 
@@ -328,7 +328,7 @@ mod tests {
         let mut config = crate::PrepConfig::default();
         (config.input.paths, config.output.dir) = (vec![input.path().into()], output.path().into());
         config.output.validation_fraction = 0.2;
-        crate::prep::run(&config, &mut crate::prep::Silent).unwrap();
+        crate::pipeline::run(&config, &mut crate::pipeline::Silent).unwrap();
         let inspection = inspect(output.path()).unwrap();
         assert_eq!(inspection.lengths().iter().map(|(_, _, n)| n).sum::<u64>(), 40);
         assert_eq!(inspection.kept.len(), 4);

@@ -10,26 +10,25 @@
 
 mod clean;
 mod config;
-mod dedup;
-mod documents;
+
 mod flow;
 mod inputs;
 mod output;
+mod packed;
 mod rank;
-mod read;
-mod records;
-mod shards;
-mod tokens;
+mod reading;
+mod stage;
+
 mod trace;
-mod vocabulary;
+
 mod work;
 
 pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
 pub(crate) use output::{DROPPED, SOURCES};
-pub use rank::Rank;
-pub use records::Provenance;
+pub use packed::Provenance;
 #[doc(hidden)]
-pub use records::fuzz_stored;
+pub use packed::fuzz_stored;
+pub use rank::Rank;
 pub(crate) use trace::Lines;
 pub use trace::{SourceFile, Trace, trace};
 
@@ -39,13 +38,14 @@ use crate::shard::{FORMAT, VERSION};
 use crate::tokenizer::Tokenizer;
 use crate::{hash, json};
 use clean::{Account, Cleaner};
-use dedup::{Removed, Signer};
-use documents::{DocumentsReport, Stored};
 use inputs::Inputs;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use stage::dedup::{self, Removed, Signer};
+use stage::documents::{self, DocumentsReport, Stored};
+use stage::tokens::{self, Tokens, TokensReport};
+use stage::{shards, vocabulary};
 use std::path::PathBuf;
-use tokens::{Tokens, TokensReport};
 use work::{Receipt, Work};
 
 /// Part of the fingerprint: raised whenever the same input would give other shards than before.
@@ -159,7 +159,7 @@ impl Preparation<'_, '_> {
         };
         let mut account = Account::default();
         read.iter().for_each(|report| account.add(&report.account));
-        let bad = read::bad_records(read.iter().map(|report| &report.read), &config.input)?;
+        let bad = reading::bad_records(read.iter().map(|report| &report.read), &config.input)?;
         let mut stages = account.reports(bad, &cleaner);
         stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
         stages.extend(trained);

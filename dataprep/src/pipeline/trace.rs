@@ -1,6 +1,6 @@
 //! Where a token came from.
 
-use super::records::Provenance;
+use super::packed::Provenance;
 use crate::error::{Error, Result};
 use crate::shard::{ShardSet, Split};
 use crate::tokenizer::Tokenizer;

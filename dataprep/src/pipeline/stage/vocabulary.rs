@@ -1,9 +1,9 @@
 //! The tokenizer of a preparation that trains its own: one task, since merges follow from one another.
 
-use super::flow::{BATCH_BYTES, BATCH_ITEMS};
-use super::inputs::Inputs;
-use super::work::{Stage, Work};
-use super::{PrepConfig, divide};
+use super::super::flow::{BATCH_BYTES, BATCH_ITEMS};
+use super::super::inputs::Inputs;
+use super::super::work::{Stage, Work};
+use super::super::{PrepConfig, divide};
 use crate::error::{Error, Result};
 use crate::shard::StageReport;
 use crate::tokenizer::Tokenizer;
@@ -22,7 +22,7 @@ struct VocabularyReport {
 
 /// Trains on the training side alone, up to `tokenizer.train_bytes` of what `texts` gives batch by batch (an empty batch
 /// is the last). `size` is what there is of it, in bytes.
-pub(super) fn run<T: AsRef<[u8]> + Sync>(
+pub(in crate::pipeline) fn run<T: AsRef<[u8]> + Sync>(
     work: &Work<'_>,
     config: &PrepConfig,
     size: u64,
@@ -88,7 +88,7 @@ fn train<T: AsRef<[u8]> + Sync>(
 }
 
 /// Batches of the text of all tasks' inputs, one after the other, at most `input.max_bytes` of it.
-pub(super) fn of_inputs<'a>(
+pub(in crate::pipeline) fn of_inputs<'a>(
     work: &'a Work<'_>,
     inputs: &'a Inputs,
     config: &'a PrepConfig,
