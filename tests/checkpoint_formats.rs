@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fathom::checkpoint::{self, CheckpointError, DEEPSEEK, Disk, Draft, Format, ModelFiles};
+use fathom::checkpoint::{Disk, Draft};
+use fathom::hf::{self, DEEPSEEK, Format, HfError, ModelFiles};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Dry, Host, Kernels};
 use fathom_core::fp8::{Code, E4M3, ue8m0};
@@ -38,7 +39,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 fn logits<D: Kernels>(device: &D, folder: &Path, tokens: &(Vec<usize>, Vec<u32>)) -> Vec<f32> {
-    let (mut model, warnings) = checkpoint::load_model(device, folder, Precision::F32).unwrap();
+    let (mut model, warnings) = hf::load_model(device, folder, Precision::F32).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let batch = Batch::new(&tokens.1, tokens.0[1] - 1, None, model.config().vocab_size).unwrap();
     model.logits(&batch).unwrap().download(device).unwrap()
@@ -51,7 +52,7 @@ fn worst(got: &[f32], want: &[f32]) -> f32 {
 
 fn save(model: &Model<Cpu>, root: &Path, format: Format, shard_bytes: u64) -> std::path::PathBuf {
     let mut draft = Draft::begin(&Disk, root, 1).unwrap();
-    checkpoint::save_model(&mut draft, model, None, format, shard_bytes).unwrap();
+    hf::save_model(&mut draft, model, None, format, shard_bytes).unwrap();
     draft.commit(1).unwrap()
 }
 
@@ -96,7 +97,7 @@ fn damaged_fp8_checkpoints_are_refused_by_name() {
     let refuse = |tensors: &Stored, config: &str| {
         store(tensors, &folder.path().join("model.safetensors"));
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let loaded = checkpoint::load_model(&Cpu::with_threads(1), folder.path(), Precision::F32);
+        let loaded = hf::load_model(&Cpu::with_threads(1), folder.path(), Precision::F32);
         loaded.map(drop).expect_err("it is damaged")
     };
     let with = |change: &dyn Fn(&mut Stored)| {
@@ -104,7 +105,7 @@ fn damaged_fp8_checkpoints_are_refused_by_name() {
         change(&mut tensors);
         refuse(&tensors, &config)
     };
-    let says = |error: CheckpointError, words: &[&str]| {
+    let says = |error: HfError, words: &[&str]| {
         let text = error.to_string();
         assert!(words.iter().all(|word| text.contains(word)), "{text} should say {words:?}");
     };
@@ -150,10 +151,10 @@ fn a_model_is_written_as_published_and_read_back() {
     let root = tempfile::tempdir().unwrap();
     for (format, shard_bytes) in [(Format::F32, u64::MAX), (Format::Bf16, 500_000), (Format::Fp8(DEEPSEEK), 500_000)] {
         let folder = save(&model, &root.path().join(format.name()), format, shard_bytes);
-        let read = checkpoint::read_config(&folder).unwrap();
+        let read = hf::read_config(&folder).unwrap();
         assert_eq!(read, ModelConfig { quantization_config: format.quantization(), ..config });
         let mut again = Model::new(&device, &config, Precision::F32).unwrap();
-        assert_eq!(checkpoint::load_weights(&mut again, &folder).unwrap(), Vec::<String>::new());
+        assert_eq!(hf::load_weights(&mut again, &folder).unwrap(), Vec::<String>::new());
         for parameter in model.architecture().layout().parameters() {
             let read = |model: &Model<Cpu>| {
                 let mut bytes = vec![0; 4 * parameter.elements()];
@@ -205,7 +206,7 @@ fn check_types(folder: &Path, format: Format) {
 #[test]
 fn v3_has_the_tensors_and_values_that_were_published() {
     let model = Model::new(&Dry::new(), &ModelConfig::v3_671b(), Precision::F32).unwrap();
-    let specs = checkpoint::specs(&model, Format::Fp8(DEEPSEEK));
+    let specs = hf::specs(&model, Format::Fp8(DEEPSEEK));
     let scales = specs.iter().filter(|spec| spec.name.ends_with("_scale_inv")).count();
     let codes = specs.iter().filter(|spec| spec.dtype.name() == "F8_E4M3").count();
     let values = |of_scales: bool| -> u64 {

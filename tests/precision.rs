@@ -1,7 +1,7 @@
 //! The precision policies: that their gradients are those of the same policies written in PyTorch, how far they are from
 //! transformers' in f32, what every switch of the FP8 recipe changes, and what the policies cost in memory.
 
-use fathom::checkpoint;
+use fathom::hf;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
@@ -78,7 +78,7 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
     let folder = golden_folder().join(case);
     let (want, integers) = tensors(&folder.join("policies.safetensors"));
     let (policy, stride) = (precision.name(), integers["stride"].1[0] as usize);
-    let (mut model, _) = checkpoint::load_model(device, &folder, precision).unwrap();
+    let (mut model, _) = hf::load_model(device, &folder, precision).unwrap();
     let (shape, tokens) = &integers["tokens"];
     let batch = Batch::new(tokens, shape[1] - 1, None, model.config().vocab_size).unwrap();
     let inputs = model.inputs(&batch, 0).unwrap();

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom::checkpoint::{self, DEEPSEEK, Disk, Draft, Format};
+use fathom::checkpoint::{Disk, Draft};
 use fathom::convert::{Options, convert};
+use fathom::hf::{self, DEEPSEEK, Format};
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
@@ -47,7 +48,7 @@ fn text(path: &Path) -> &str {
 
 fn save(model: &Model<Cpu>, folder: &Path, shard_bytes: u64) -> PathBuf {
     let mut draft = Draft::begin(&Disk, folder, 1).unwrap();
-    checkpoint::save_model(&mut draft, model, None, Format::F32, shard_bytes).unwrap();
+    hf::save_model(&mut draft, model, None, Format::F32, shard_bytes).unwrap();
     draft.commit(1).unwrap()
 }
 
@@ -99,7 +100,7 @@ fn converted_opens_there(to: Format) {
         return;
     }
     let (floats, _) = tensors(&out.with_extension("safetensors"));
-    let (mut model, _) = checkpoint::load_model(&device, &converted, Precision::F32).unwrap();
+    let (mut model, _) = hf::load_model(&device, &converted, Precision::F32).unwrap();
     let batch = Batch::new(&tokens, tokens.len() - 1, None, config.vocab_size).unwrap();
     let logits: Vec<f32> = model.logits(&batch).unwrap().download(&device).unwrap();
     let worst = worst(&logits, &floats["logits"]);
@@ -117,7 +118,7 @@ fn theirs_opens_here(case: &str, extra: &[&str], tolerance: f32) {
     }
     let (floats, tokens) = tensors(&folder.path().join("expected/expected.safetensors"));
     let device = Cpu::with_threads(2);
-    let (mut model, warnings) = checkpoint::load_model(&device, folder.path(), Precision::F32).unwrap();
+    let (mut model, warnings) = hf::load_model(&device, folder.path(), Precision::F32).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let (shape, ids) = &tokens["tokens"];
     let batch = Batch::new(ids, shape[1] - 1, None, model.config().vocab_size).unwrap();

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use fathom_core::config::Quantization;
 use serde_json::Value;
 
-use crate::checkpoint::safetensors::{ElementType, TensorSpec, header};
-use crate::checkpoint::save::{Index, bad_element, divide, shard_name, write, write_json};
-use crate::checkpoint::{CONFIG, CheckpointError, DEEPSEEK, Disk, Draft, Encoder, Format, ModelFiles, Stored};
+use crate::checkpoint::{Disk, Draft};
 use crate::error::{Error, Result};
+use crate::hf::safetensors::{ElementType, TensorSpec, header};
+use crate::hf::write::{Index, bad_element, divide, shard_name, write, write_json};
+use crate::hf::{CONFIG, DEEPSEEK, Encoder, Folder, Format, HfError, ModelFiles, Stored};
 
 /// What is made of a model folder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -150,14 +151,14 @@ fn plan(files: &mut ModelFiles, format: Format) -> Result<Vec<(String, Vec<Item>
     Ok(plan)
 }
 
-fn item(files: &mut ModelFiles, path: &Path, name: &str, format: Format) -> Result<Item, CheckpointError> {
+fn item(files: &mut ModelFiles, path: &Path, name: &str, format: Format) -> Result<Item, HfError> {
     let found = files.find(name)?;
     let (shape, dtype) = (&found.entry.shape, found.entry.dtype);
     let as_it_is = || TensorSpec { name: name.into(), shape: shape.clone(), dtype };
     let stored = format.of(name, shape);
     let wrong = |remedy| {
         let (path, tensor) = (path.to_path_buf(), name.to_string());
-        Err(CheckpointError::WrongType { path, tensor, dtype: dtype.name().into(), remedy })
+        Err(HfError::WrongType { path, tensor, dtype: dtype.name().into(), remedy })
     };
     let (action, specs) = match dtype {
         ElementType::E4M3 if format.quantization().is_some() && format.quantization() == files.quantization() => {
@@ -198,7 +199,7 @@ fn write_item(
     target: &Path,
     files: &mut ModelFiles,
     item: &Item,
-) -> Result<Option<f64>, CheckpointError> {
+) -> Result<Option<f64>, HfError> {
     let found = files.find(&item.name)?;
     let Action::Store(stored) = item.action else {
         let mut bytes = Vec::new();
@@ -226,9 +227,9 @@ fn convert_config(input: &Path, format: Format) -> Result<Value> {
     let path = input.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     let mut config: Value = serde_json::from_str(&text)
-        .map_err(|error| CheckpointError::Json { path: path.clone(), problem: error.to_string() })?;
+        .map_err(|error| HfError::Json { path: path.clone(), problem: error.to_string() })?;
     let Some(keys) = config.as_object_mut() else {
-        return Err(CheckpointError::Json { path, problem: "is no JSON object".into() }.into());
+        return Err(HfError::Json { path, problem: "is no JSON object".into() }.into());
     };
     keys.remove("quantization_config");
     if let Some(Quantization { weight_block_size, power_of_two_scales }) = format.quantization() {
@@ -279,7 +280,7 @@ fn of_the_weights(relative: &str) -> bool {
 }
 
 fn copy(draft: &mut Draft<'_>, from: &Path, to: &str) -> Result<()> {
-    let failed = |action| CheckpointError::io(action, from);
+    let failed = |action| HfError::io(action, from);
     draft.write(to, &mut |file, target| {
         let mut source = fs::File::open(from).map_err(failed("open"))?;
         let mut bytes = vec![0; 1 << 16];

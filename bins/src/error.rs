@@ -1,6 +1,7 @@
 //! What a run can fail with, and the exit code each failure has.
 
 use crate::checkpoint::CheckpointError;
+use crate::hf::{HfError, remedy};
 use crate::settings::SettingsError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,10 @@ pub enum Error {
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+
+    /// A model folder that cannot be read or written.
+    #[error(transparent)]
+    Model(#[from] HfError),
 
     /// Data preparation, tokenizer or shards.
     #[error(transparent)]
@@ -62,14 +67,6 @@ pub enum Error {
     /// Anything else that stops a run; the text names what does not fit and the remedy.
     #[error("{0}")]
     Run(String),
-}
-
-/// What to do about a system error, where there is something to say.
-pub(crate) fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on that disk",
-        _ => "",
-    }
 }
 
 impl Error {

@@ -1,11 +1,13 @@
 //! The `std` runtime: everything between the core and a user, to embed or to run.
 //!
 //! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
-//! - [`trainer`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`metrics`]) and display
-//!   ([`progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that the program carries.
-//! - [`convert`]: a model folder from one format into another.
-//! - [`settings`]: TOML and `--set`, the same keys for every program; [`resolved`] keeps what a run used.
-//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share. [`programs`]: the programs themselves.
+//! - [`run`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`run::metrics`]) and display
+//!   ([`run::progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that the program
+//!   carries.
+//! - [`hf`]: Hugging Face model folders; [`convert`]: such a folder from one format into another.
+//! - [`settings`]: TOML and `--set`, the same keys for every program; [`run::resolved`] keeps what a run used.
+//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share.
+//! - [`programs`]: the programs themselves.
 //!
 //! ```no_run
 //! use fathom::generate::Sampling;
@@ -27,13 +29,11 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
-pub mod metrics;
+pub mod hf;
 pub mod plan;
 pub mod prepare;
 pub mod programs;
-pub mod progress;
 pub mod quickstart;
-pub mod resolved;
+pub mod run;
 pub mod session;
 pub mod settings;
-pub mod trainer;

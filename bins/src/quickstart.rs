@@ -17,10 +17,9 @@ use crate::cli;
 use crate::error::{Error, Result};
 use crate::generate::{self, Sampling, Stop};
 use crate::prepare;
-use crate::resolved;
+use crate::run::{Outcome, Run, resolved};
 use crate::session::Session;
 use crate::settings::{Settings, Source};
-use crate::trainer::{self, Outcome, Run};
 
 /// The output folder where none is given.
 pub const OUTPUT: &str = "runs/quickstart";
@@ -148,7 +147,7 @@ fn another_run(settings: &Settings, text: &[u8], folder: &Path) -> Result<Option
 
 /// Renames `folder`, which holds another run, to the first free name.
 fn move_aside(folder: &Path, why: &str) -> Result<()> {
-    drop(trainer::lock(folder)?);
+    drop(crate::run::lock(folder)?);
     let name = |n: u32| PathBuf::from(format!("{}-{n}", folder.display()));
     let aside = (1..1000).map(name).find(|path| !path.exists());
     let aside = aside.ok_or_else(|| Error::Run(format!("{}: remove some of its copies", folder.display())))?;
@@ -159,7 +158,7 @@ fn move_aside(folder: &Path, why: &str) -> Result<()> {
 
 fn prepare_text(settings: &Settings, text: &[u8], folder: &Path) -> Result<()> {
     eprintln!("1. Turn text into tokens: tiny Shakespeare, which this program carries; a token is a byte");
-    let _lock = trainer::lock(folder)?;
+    let _lock = crate::run::lock(folder)?;
     let path = folder.join(TEXT_NAME);
     if !path.is_file() {
         let fresh = path.with_extension("tmp");

@@ -10,6 +10,7 @@ use fathom_dataprep::Tokenizer;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::generate;
+use crate::hf::{self, HfError};
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
@@ -18,7 +19,7 @@ pub struct Session<D: Kernels> {
 }
 
 /// Builds and fills the model of a folder, and gives warnings.
-type Load<D> = fn(&D, &Path, Precision) -> Result<(Model<D>, Vec<String>), checkpoint::CheckpointError>;
+type Load<D> = fn(&D, &Path, Precision) -> Result<(Model<D>, Vec<String>), HfError>;
 
 /// How probable a text is to the model, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,7 +44,7 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where the checkpoint or its tokenizer cannot be read, or do not fit each other.
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
-        Self::load_with(device, folder, checkpoint::load_model)
+        Self::load_with(device, folder, hf::load_model)
     }
 
     /// As [`load`](Self::load), with the moving average of the weights that training kept in place of the last ones.
@@ -51,7 +52,7 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// As [`load`](Self::load), and where training kept none.
     pub fn load_average(device: &D, folder: &Path) -> Result<Self> {
-        Self::load_with(device, folder, checkpoint::load_average_model)
+        Self::load_with(device, folder, hf::load_average_model)
     }
 
     fn load_with(device: &D, folder: &Path, load: Load<D>) -> Result<Self> {

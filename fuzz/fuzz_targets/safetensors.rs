@@ -1,8 +1,8 @@
 //! Any bytes as a tensor file, and as the weights of a small model.
 #![no_main]
 
-use fathom::checkpoint::load_model;
-use fathom::checkpoint::safetensors::TensorFile;
+use fathom::hf::load_model;
+use fathom::hf::safetensors::TensorFile;
 use fathom_core::device::Host;
 use fathom_core::layer::Precision;
 use libfuzzer_sys::fuzz_target;

@@ -10,24 +10,15 @@
 //!     manifest.json                sizes and SHA-256, written last
 //! ```
 //!
-//! [`safetensors`] is the file format, [`format`](Format) what weights are stored in, [`commit`] how a folder comes to
-//! count, [`store`] the seam through which all of it is written.
+//! [`commit`] is how a folder comes to count, [`store`] the seam through which all of it is written. The model's own files
+//! are [`hf`](crate::hf)'s.
 
 pub mod commit;
 mod error;
-mod files;
-mod format;
-mod model;
-pub mod safetensors;
-pub(crate) mod save;
 mod state;
 pub mod store;
 
-pub use commit::{Draft, Found, Manifest, clean, latest, list, survey};
-pub use error::{CheckpointError, Damage};
-pub use files::{CONFIG, FoundTensor, ModelFiles};
-pub use format::{DEEPSEEK, Deviation, Encoder, Format, Stored, is_quantized};
-pub use model::{load_average_model, load_model, load_weights, model_folder, read_config, read_tokenizer};
-pub use save::{save_model, specs};
+pub use commit::{Draft, Found, Manifest, clean, latest, list, model_folder, survey};
+pub use error::CheckpointError;
 pub use state::{State, load_average, load_trainer, save_trainer};
 pub use store::{Disk, Store};

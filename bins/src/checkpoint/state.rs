@@ -1,11 +1,11 @@
 //! What training needs beside the model to go on as if it had never stopped: `trainer/` in a checkpoint.
 
-use super::commit::{Draft, Manifest};
+use super::commit::Manifest;
 use super::error::CheckpointError;
-use super::format::Format;
-use super::model::{device_error, load_weights};
-use super::safetensors::{ElementType, TensorFile, TensorSpec};
-use super::save::{write_json, write_tensors};
+use crate::hf::names::AVERAGE;
+use crate::hf::safetensors::{ElementType, TensorFile, TensorSpec};
+use crate::hf::write::{write_json, write_tensors};
+use crate::hf::{Folder, Format, HfError, load_weights};
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 use fathom_core::model::{Parameter, Parameters};
@@ -22,8 +22,6 @@ const WEIGHTS: &str = "trainer/weights.safetensors";
 /// AdamW's moments, each a file of the model's tensors, in the type they have in training.
 const FIRST_MOMENTS: &str = "trainer/m.safetensors";
 const SECOND_MOMENTS: &str = "trainer/v.safetensors";
-/// The moving average of the weights, in f32, where one is kept.
-pub(super) const AVERAGE: &str = "trainer/ema.safetensors";
 const VERSION: u64 = 1;
 
 /// The counters of a training run. Random numbers are a function of seed and counter, so the seed is all there is to
@@ -61,11 +59,11 @@ impl State {
     /// Reads the counters of the checkpoint in `folder`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], [`CheckpointError::Json`].
+    /// [`HfError::Io`], [`HfError::Json`].
     pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(STATE);
         let bytes = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
-        let bad = |problem: String| CheckpointError::Json { path: path.clone(), problem };
+        let bad = |problem: String| CheckpointError::from(HfError::Json { path: path.clone(), problem });
         let state: State = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         match state.version {
             VERSION => Ok(state),
@@ -98,14 +96,14 @@ fn is_zero(n: &u64) -> bool {
 /// Writes `trainer/` into a draft whose model was written in `format`.
 ///
 /// # Errors
-/// [`CheckpointError::Io`], [`CheckpointError::Device`].
+/// [`HfError::Io`], [`HfError::Device`].
 pub fn save_trainer<D: Kernels, C: Comm<D>>(
-    draft: &mut Draft<'_>,
+    draft: &mut dyn Folder,
     trainer: &Trainer<D, C>,
     average: Option<&Ema>,
     format: Format,
     state: &State,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let device = trainer.model.device();
     if format != Format::F32 {
         save_parameters(draft, device, trainer.model.weights(), WEIGHTS)?;
@@ -122,24 +120,24 @@ pub fn save_trainer<D: Kernels, C: Comm<D>>(
 }
 
 fn save_parameters<D: Kernels>(
-    draft: &mut Draft<'_>,
+    draft: &mut dyn Folder,
     device: &D,
     values: &Parameters<D>,
     path: &str,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let (parameters, dtype) = (values.layout().parameters(), ElementType::of(values.dtype()));
     let specs: Vec<TensorSpec> =
         parameters.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.shape(), dtype }).collect();
     write_tensors(draft, path, &specs, |index, bytes| values.read(device, &parameters[index], bytes))
 }
 
-fn save_average(draft: &mut Draft<'_>, average: &Ema) -> Result<(), CheckpointError> {
+fn save_average(draft: &mut dyn Folder, average: &Ema) -> Result<(), HfError> {
     let parameters = average.layout().parameters();
     let spec = |p: &Parameter| TensorSpec { name: p.name.clone(), shape: p.shape(), dtype: ElementType::F32 };
     let specs: Vec<TensorSpec> = parameters.iter().map(spec).collect();
     write_tensors(draft, AVERAGE, &specs, |index, bytes| {
         bytes.copy_from_slice(bytemuck::cast_slice(average.parameter(&parameters[index])));
-        Ok::<(), CheckpointError>(())
+        Ok::<(), HfError>(())
     })
 }
 
@@ -147,7 +145,7 @@ fn save_average(draft: &mut Draft<'_>, average: &Ema) -> Result<(), CheckpointEr
 ///
 /// # Errors
 /// A tensor that is missing, or of the wrong shape or type.
-pub fn load_average(average: &mut Ema, folder: &Path, state: &State) -> Result<(), CheckpointError> {
+pub fn load_average(average: &mut Ema, folder: &Path, state: &State) -> Result<(), HfError> {
     if state.ema_updates == 0 {
         return Ok(());
     }
@@ -182,12 +180,12 @@ pub fn load_trainer<D: Kernels, C: Comm<D>>(
     Ok(())
 }
 
-fn load_parameters<D: Kernels>(device: &D, values: &mut Parameters<D>, path: &Path) -> Result<(), CheckpointError> {
+fn load_parameters<D: Kernels>(device: &D, values: &mut Parameters<D>, path: &Path) -> Result<(), HfError> {
     let mut file = TensorFile::open(path)?;
     let (mut bytes, dtype) = (Vec::new(), ElementType::of(values.dtype()));
     for parameter in values.layout().clone().parameters() {
         read_parameter(&mut file, parameter, dtype, &mut bytes)?;
-        values.write(device, parameter, &bytes).map_err(device_error(&parameter.name))?;
+        values.write(device, parameter, &bytes).map_err(HfError::device(&parameter.name))?;
     }
     Ok(())
 }
@@ -198,17 +196,17 @@ fn read_parameter(
     parameter: &Parameter,
     dtype: ElementType,
     bytes: &mut Vec<u8>,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let (path, tensor, expected) = (file.path().to_path_buf(), parameter.name.clone(), parameter.shape());
     let Some(entry) = file.entry(&tensor).cloned() else {
-        return Err(CheckpointError::MissingTensor { path, tensor });
+        return Err(HfError::MissingTensor { path, tensor });
     };
     if entry.shape != expected {
-        return Err(CheckpointError::WrongShape { path, tensor, expected, found: entry.shape });
+        return Err(HfError::WrongShape { path, tensor, expected, found: entry.shape });
     }
     if entry.dtype != dtype {
         let remedy = "training in this precision keeps it in another type: set train.precision back";
-        return Err(CheckpointError::WrongType { path, tensor, dtype: entry.dtype.name().into(), remedy });
+        return Err(HfError::WrongType { path, tensor, dtype: entry.dtype.name().into(), remedy });
     }
     bytes.clear();
     file.read_bytes(&entry, 0..entry.elements(), bytes)

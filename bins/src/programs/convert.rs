@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::checkpoint::{self, Format};
+use crate::checkpoint;
 use crate::cli;
 use crate::convert::{Options, Summary, convert};
 use crate::error::{Error, Result};
+use crate::hf::Format;
 use argh::FromArgs;
 
 /// Store a model in f32, BF16, or DeepSeek's block-scaled FP8. Works on any Hugging Face folder of a DeepSeek-V2 or V3 model,

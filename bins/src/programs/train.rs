@@ -7,9 +7,9 @@ use crate::cli;
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::plan;
+use crate::run::{Outcome, Run, resolved};
 use crate::settings::{Settings, keys};
-use crate::trainer::{Outcome, Run};
-use crate::{on_device, quickstart, resolved};
+use crate::{on_device, quickstart};
 use argh::FromArgs;
 use fathom_core::device::Kernels;
 

@@ -9,16 +9,16 @@ pub mod keys;
 mod model;
 mod precision;
 mod prep;
-mod rates;
 mod reader;
+mod schedule;
 mod source;
 
 pub use data::DataSource;
 pub use error::{Place, SettingsError};
-pub use rates::Rates;
+pub use schedule::ScheduleSettings;
 pub use source::{Entry, Source};
 
-use crate::checkpoint::Format;
+use crate::hf::Format;
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::{Precision, Products};
 use fathom_core::train::schedule::{Schedule, ScheduleError};
@@ -124,7 +124,7 @@ pub struct Settings {
     /// `train.*`
     pub train: Train,
     /// `schedule.*`
-    pub rates: Rates,
+    pub schedule: ScheduleSettings,
     /// `checkpoint.*`
     pub checkpoint: Checkpoint,
     /// `input.*`, `tokenizer.*`, `output.*`, `prep.*`
@@ -151,10 +151,10 @@ impl Settings {
         let model = model::resolve(&source)?;
         let train = Train::read(&mut reader, &model)?;
         let data = Data::read(&mut reader, train.seed)?;
-        let rates = Rates::read(&mut reader, &train)?;
+        let schedule = ScheduleSettings::read(&mut reader, &train)?;
         let mut settings = Settings {
             data,
-            rates,
+            schedule,
             checkpoint: Checkpoint::read(&mut reader)?,
             prep: prep::read(&mut reader)?,
             resolved: reader.resolved,
@@ -163,7 +163,7 @@ impl Settings {
             source,
         };
         settings.schedule()?;
-        if settings.rates.decays() {
+        if settings.schedule.decays() {
             // A run that goes on for longer keeps its rates unless it is told otherwise.
             let (end, _) = settings.budget()?;
             let end = Value::Integer(i64::try_from(end).unwrap_or(i64::MAX));
@@ -225,7 +225,7 @@ impl Settings {
     /// # Errors
     /// A batch that cannot grow as `schedule.*` says.
     pub fn budget(&self) -> Result<(u64, u64), SettingsError> {
-        self.rates.budget(&self.train).map_err(|error| self.misfit(error))
+        self.schedule.budget(&self.train).map_err(|error| self.misfit(error))
     }
 
     /// What training follows.
@@ -234,7 +234,7 @@ impl Settings {
     /// Rates that make no sense together, such as a warm-up longer than the run.
     pub fn schedule(&self) -> Result<Schedule, SettingsError> {
         let (tokens, _) = self.budget()?;
-        self.rates.schedule(&self.train, tokens).map_err(|error| self.misfit(error))
+        self.schedule.schedule(&self.train, tokens).map_err(|error| self.misfit(error))
     }
 
     fn misfit(&self, (key, error): (&str, ScheduleError)) -> SettingsError {

@@ -1,9 +1,7 @@
-use super::super::format::Format;
-use super::super::model::{load_weights, read_config};
-use super::super::save::save_model;
 use super::super::state::{State, load_trainer, save_trainer};
 use super::super::store::Disk;
 use super::*;
+use crate::hf::{Format, load_weights, read_config, save_model};
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::layer::Precision;

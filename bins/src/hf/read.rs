@@ -1,22 +1,19 @@
 //! The tensors of a Hugging Face model folder, read as f32 whatever they are stored in.
 
-use super::error::CheckpointError;
-use super::model::{copies, read_config};
+use super::error::HfError;
+use super::names::{AVERAGE, CONFIG, HEAD, INDEX, ModelTensor, Place, SCALES, SINGLE, copies, read_config, tensors};
 use super::safetensors::{ElementType, TensorEntry, TensorFile};
-use fathom_core::config::Quantization;
+use fathom_core::config::{ModelConfig, Quantization};
+use fathom_core::device::Kernels;
 use fathom_core::fp8::Blocks;
+use fathom_core::layer::Precision;
+use fathom_core::model::Model;
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-/// The model's description in a checkpoint.
-pub const CONFIG: &str = "config.json";
-pub(crate) const SINGLE: &str = "model.safetensors";
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
-/// What follows a weight's name in the name of its scales.
-pub(crate) const SCALES: &str = "_scale_inv";
 /// Elements read at a time, about.
 const CHUNK: usize = 1 << 20;
 
@@ -39,7 +36,7 @@ struct Average {
 
 /// The file a tensor is read from.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Origin {
     Model(usize),
     Average,
 }
@@ -47,7 +44,7 @@ enum Place {
 /// A tensor of a model folder that has been looked up: what [`ModelFiles::read_rows`] needs to read any part of it.
 #[derive(Clone, Debug)]
 pub struct FoundTensor {
-    place: Place,
+    origin: Origin,
     /// The tensor.
     pub entry: TensorEntry,
     /// All dimensions but the last, and the last. A vector has one row.
@@ -73,28 +70,28 @@ impl ModelFiles {
     /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// [`CheckpointError::NoModel`], [`CheckpointError::BadIndex`], [`CheckpointError::Json`] where `config.json` tells of
+    /// [`HfError::NoModel`], [`HfError::BadIndex`], [`HfError::Json`] where `config.json` tells of
     /// a quantisation that is not read, and those of [`TensorFile::open`].
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+    pub fn open(folder: &Path) -> Result<Self, HfError> {
         let index = folder.join(INDEX);
         let names = if index.exists() {
             read_index(&index)?
         } else if folder.join(SINGLE).exists() {
             BTreeMap::from([(SINGLE.to_string(), None)])
         } else {
-            return Err(CheckpointError::NoModel { path: folder.into(), missing: SINGLE });
+            return Err(HfError::NoModel { path: folder.into(), missing: SINGLE });
         };
         let (mut files, mut places) = (Vec::new(), HashMap::new());
         for (name, tensors) in names {
             let file = TensorFile::open(&folder.join(&name))?;
             for tensor in tensors.into_iter().flatten() {
                 if file.entry(&tensor).is_none() {
-                    return Err(CheckpointError::MissingTensor { path: file.path().into(), tensor });
+                    return Err(HfError::MissingTensor { path: file.path().into(), tensor });
                 }
             }
             for entry in file.entries() {
                 if places.insert(entry.name.clone(), files.len()).is_some() {
-                    return Err(CheckpointError::UnexpectedTensor {
+                    return Err(HfError::UnexpectedTensor {
                         path: file.path().into(),
                         tensor: format!("{} (a second time)", entry.name),
                     });
@@ -108,12 +105,12 @@ impl ModelFiles {
     /// As [`open`](Self::open), but every weight is read from the average that training kept, which is f32.
     ///
     /// # Errors
-    /// Those of `open`; [`CheckpointError::NoAverage`] where training kept none.
-    pub fn open_average(folder: &Path) -> Result<Self, CheckpointError> {
+    /// Those of `open`; [`HfError::NoAverage`] where training kept none.
+    pub fn open_average(folder: &Path) -> Result<Self, HfError> {
         let files = Self::open(folder)?;
-        let path = folder.join(super::state::AVERAGE);
+        let path = folder.join(AVERAGE);
         if !path.exists() {
-            return Err(CheckpointError::NoAverage { path: folder.into() });
+            return Err(HfError::NoAverage { path: folder.into() });
         }
         let copies = copies(&read_config(folder)?).into_iter().collect();
         Ok(Self { average: Some(Average { file: TensorFile::open(&path)?, copies }), ..files })
@@ -150,22 +147,22 @@ impl ModelFiles {
     /// Looks a tensor up, and reads and checks its scales if it is of codes.
     ///
     /// # Errors
-    /// [`CheckpointError::MissingTensor`]; of codes also [`CheckpointError::MissingScale`],
-    /// [`CheckpointError::UnknownBlocks`], [`CheckpointError::WrongShape`] and [`CheckpointError::BadElement`].
-    pub fn find(&mut self, tensor: &str) -> Result<FoundTensor, CheckpointError> {
-        let missing = || CheckpointError::MissingTensor { path: self.folder.clone(), tensor: tensor.into() };
-        let (place, entry) = match self.averaged(tensor) {
-            Some(entry) => (Place::Average, entry.clone()),
+    /// [`HfError::MissingTensor`]; of codes also [`HfError::MissingScale`],
+    /// [`HfError::UnknownBlocks`], [`HfError::WrongShape`] and [`HfError::BadElement`].
+    pub fn find(&mut self, tensor: &str) -> Result<FoundTensor, HfError> {
+        let missing = || HfError::MissingTensor { path: self.folder.clone(), tensor: tensor.into() };
+        let (origin, entry) = match self.averaged(tensor) {
+            Some(entry) => (Origin::Average, entry.clone()),
             None => {
                 let file = *self.places.get(tensor).ok_or_else(missing)?;
-                (Place::Model(file), self.files[file].entry(tensor).cloned().ok_or_else(missing)?)
+                (Origin::Model(file), self.files[file].entry(tensor).cloned().ok_or_else(missing)?)
             }
         };
         let cols = entry.shape.last().copied().unwrap_or(1);
         // Rows without columns could be any number of nothing.
         let rows = if cols == 0 { 0 } else { entry.shape.split_last().map_or(1, |(_, rest)| rest.iter().product()) };
-        let scales = if entry.dtype == ElementType::E4M3 { Some(self.read_scales(place, &entry)?) } else { None };
-        Ok(FoundTensor { place, entry, rows, cols, scales })
+        let scales = if entry.dtype == ElementType::E4M3 { Some(self.read_scales(origin, &entry)?) } else { None };
+        Ok(FoundTensor { origin, entry, rows, cols, scales })
     }
 
     /// Where the average has the tensor, if there is one.
@@ -175,39 +172,39 @@ impl ModelFiles {
     }
 
     /// The file of a place that [`find`](Self::find) gave.
-    fn file(&mut self, place: Place) -> &mut TensorFile {
-        match (place, &mut self.average) {
-            (Place::Average, Some(average)) => &mut average.file,
-            (Place::Average, None) => unreachable!("found in the average of these files"),
-            (Place::Model(file), _) => &mut self.files[file],
+    fn file(&mut self, origin: Origin) -> &mut TensorFile {
+        match (origin, &mut self.average) {
+            (Origin::Average, Some(average)) => &mut average.file,
+            (Origin::Average, None) => unreachable!("found in the average of these files"),
+            (Origin::Model(file), _) => &mut self.files[file],
         }
     }
 
-    fn read_scales(&mut self, place: Place, codes: &TensorEntry) -> Result<([usize; 2], Vec<f32>), CheckpointError> {
-        let (path, tensor) = (self.file(place).path().to_path_buf(), codes.name.clone());
+    fn read_scales(&mut self, origin: Origin, codes: &TensorEntry) -> Result<([usize; 2], Vec<f32>), HfError> {
+        let (path, tensor) = (self.file(origin).path().to_path_buf(), codes.name.clone());
         let name = format!("{tensor}{SCALES}");
         let Some(&file) = self.places.get(&name) else {
-            return Err(CheckpointError::MissingScale { path, tensor, scales: name });
+            return Err(HfError::MissingScale { path, tensor, scales: name });
         };
         let Some(Quantization { weight_block_size: block, .. }) = self.quantization else {
-            return Err(CheckpointError::UnknownBlocks { path, tensor });
+            return Err(HfError::UnknownBlocks { path, tensor });
         };
         let &[rows, cols] = codes.shape.as_slice() else {
             let remedy = "codes are read as matrices only: convert it";
-            return Err(CheckpointError::WrongType { path, tensor, dtype: "F8_E4M3".into(), remedy });
+            return Err(HfError::WrongType { path, tensor, dtype: "F8_E4M3".into(), remedy });
         };
         let expected = Blocks { rows, cols, block }.scales().to_vec();
         let file = &mut self.files[file];
         let found = file.entry(&name).map(|entry| entry.shape.clone()).unwrap_or_default();
         if found != expected {
-            return Err(CheckpointError::WrongShape { path: file.path().into(), tensor: name, expected, found });
+            return Err(HfError::WrongShape { path: file.path().into(), tensor: name, expected, found });
         }
         let mut scales = Vec::new();
         file.read_f32(&name, &mut scales)?;
         if let Some(at) = scales.iter().position(|scale| !(scale.is_finite() && *scale >= 0.0)) {
             let (row, col) = (at / expected[1], at % expected[1]);
             let problem = "a scale must be a finite number that is not negative";
-            return Err(CheckpointError::BadElement { path: file.path().into(), tensor: name, row, col, problem });
+            return Err(HfError::BadElement { path: file.path().into(), tensor: name, row, col, problem });
         }
         Ok((block, scales))
     }
@@ -216,7 +213,7 @@ impl ModelFiles {
     /// in f32. Of codes, the range must begin where a block does.
     ///
     /// # Errors
-    /// [`CheckpointError::BadElement`] for a code that is NaN, [`CheckpointError::WrongType`], [`CheckpointError::Io`].
+    /// [`HfError::BadElement`] for a code that is NaN, [`HfError::WrongType`], [`HfError::Io`].
     ///
     /// # Panics
     /// If the range is not inside the tensor.
@@ -225,9 +222,9 @@ impl ModelFiles {
         found: &FoundTensor,
         range: Range<usize>,
         values: &mut Vec<f32>,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<(), HfError> {
         let elements = range.start * found.cols..range.end * found.cols;
-        let file = self.file(found.place);
+        let file = self.file(found.origin);
         values.clear();
         let Some((block, scales)) = &found.scales else {
             return file.read_elements(&found.entry, elements, values);
@@ -239,7 +236,7 @@ impl ModelFiles {
         let blocks = Blocks { rows: range.len(), cols: found.cols, block: *block };
         let [_, across] = blocks.scales();
         let scales = &scales[range.start / block[0] * across..];
-        blocks.decode(&codes, scales, values).map_err(|at| CheckpointError::BadElement {
+        blocks.decode(&codes, scales, values).map_err(|at| HfError::BadElement {
             path: file.path().into(),
             tensor: found.entry.name.clone(),
             row: range.start + at.row,
@@ -251,7 +248,7 @@ impl ModelFiles {
     /// Replaces `bytes` by those of rows `range` of a tensor, as they are stored.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
+    /// [`HfError::Io`].
     ///
     /// # Panics
     /// If the range is not inside the tensor.
@@ -260,20 +257,20 @@ impl ModelFiles {
         found: &FoundTensor,
         range: Range<usize>,
         bytes: &mut Vec<u8>,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<(), HfError> {
         bytes.clear();
-        self.file(found.place).read_bytes(&found.entry, range.start * found.cols..range.end * found.cols, bytes)
+        self.file(found.origin).read_bytes(&found.entry, range.start * found.cols..range.end * found.cols, bytes)
     }
 
     /// Reads a tensor of `shape` as f32.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongShape`]; those of [`find`](Self::find) and [`read_rows`](Self::read_rows).
-    pub fn read(&mut self, tensor: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<(), CheckpointError> {
+    /// [`HfError::WrongShape`]; those of [`find`](Self::find) and [`read_rows`](Self::read_rows).
+    pub fn read(&mut self, tensor: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<(), HfError> {
         let found = self.find(tensor)?;
         if found.entry.shape != shape {
-            return Err(CheckpointError::WrongShape {
-                path: self.file(found.place).path().into(),
+            return Err(HfError::WrongShape {
+                path: self.file(found.origin).path().into(),
                 tensor: tensor.into(),
                 expected: shape.into(),
                 found: found.entry.shape,
@@ -313,10 +310,10 @@ impl FoundTensor {
 }
 
 /// The files an index names, each with its tensors.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, CheckpointError> {
-    let text = fs::read_to_string(path).map_err(CheckpointError::io("read", path))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|error| CheckpointError::Json { path: path.into(), problem: error.to_string() })?;
+fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, HfError> {
+    let text = fs::read_to_string(path).map_err(HfError::io("read", path))?;
+    let index: Index =
+        serde_json::from_str(&text).map_err(|error| HfError::Json { path: path.into(), problem: error.to_string() })?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut files: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
     for (tensor, file) in index.weight_map {
@@ -330,19 +327,135 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, Chec
             true if !folder.join(file).exists() => "is not there",
             true => continue,
         };
-        return Err(CheckpointError::BadIndex { path: path.into(), file: file.clone(), problem });
+        return Err(HfError::BadIndex { path: path.into(), file: file.clone(), problem });
     }
     Ok(files)
 }
 
 /// `quantization_config` of the folder's `config.json`, if there are both.
-fn read_quantization(folder: &Path) -> Result<Option<Quantization>, CheckpointError> {
+fn read_quantization(folder: &Path) -> Result<Option<Quantization>, HfError> {
     let path = folder.join(CONFIG);
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(&path).map_err(CheckpointError::io("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
     let storage: Storage =
-        serde_json::from_str(&text).map_err(|error| CheckpointError::Json { path, problem: error.to_string() })?;
+        serde_json::from_str(&text).map_err(|error| HfError::Json { path, problem: error.to_string() })?;
     Ok(storage.quantization_config)
+}
+
+/// Fills `model` from the checkpoint in `folder`; gives warnings for what is unusual but harmless.
+///
+/// Without the prediction modules' tensors the model's modules stay as they were. A model built without modules passes
+/// over those of the checkpoint.
+///
+/// # Errors
+/// A tensor that is missing, unexpected, or of the wrong shape or type; see [`HfError`].
+pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<Vec<String>, HfError> {
+    fill(model, folder, ModelFiles::open(folder)?)
+}
+
+fn fill<D: Kernels>(model: &mut Model<D>, folder: &Path, mut files: ModelFiles) -> Result<Vec<String>, HfError> {
+    let mut warnings = Vec::new();
+    let config = *model.config();
+    let layers = config.num_hidden_layers..config.num_hidden_layers + config.num_nextn_predict_layers;
+    let absent: Vec<String> =
+        layers.filter(|&index| !files.has_layer(index)).map(|index| format!("model.layers.{index}.")).collect();
+    if !absent.is_empty() {
+        warnings.push(format!("{}: no multi-token-prediction modules; they start untrained", folder.display()));
+    }
+    refuse_unexpected(model, &files)?;
+    let device = model.device().clone();
+    let mut values = Vec::new();
+    for ModelTensor { name, shape, place } in tensors(model) {
+        if absent.iter().any(|prefix| name.starts_with(prefix)) || matches!(place, Place::Copy(_)) {
+            continue;
+        }
+        files.read(&name, &shape, &mut values)?;
+        let written = match place {
+            Place::Bias(number) => model.routers[number].bias.upload(&device, &values),
+            Place::Weight(parameter) | Place::Copy(parameter) => {
+                model.weights_mut().write(&device, &parameter, bytemuck::cast_slice(&values))
+            }
+        };
+        written.map_err(HfError::device(&name))?;
+    }
+    compare_copies(&config, &mut files, &mut warnings)?;
+    Ok(warnings)
+}
+
+/// A tensor of a name that no model of this kind has is a sign of the wrong config.json.
+fn refuse_unexpected<D: Kernels>(model: &Model<D>, files: &ModelFiles) -> Result<(), HfError> {
+    let known: BTreeSet<String> = tensors(model).into_iter().map(|tensor| tensor.name).collect();
+    let config = model.config();
+    let past = |name: &str| {
+        let index = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        index.is_some_and(|index| index >= config.num_hidden_layers + config.num_nextn_predict_layers)
+    };
+    let harmless = |name: &str| {
+        // The head of a tied model, frequencies that old releases stored, modules this model was built without.
+        (name == HEAD && config.tie_word_embeddings) || name.ends_with(".rotary_emb.inv_freq") || past(name)
+    };
+    for file in files.files() {
+        for entry in file.entries() {
+            // Scales belong where their codes do.
+            let name = files.scaled_by(&entry.name).unwrap_or(&entry.name);
+            if !known.contains(name) && !harmless(name) {
+                return Err(HfError::UnexpectedTensor { path: file.path().into(), tensor: entry.name.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The modules' copies of embedding and head are shared here: say so where a checkpoint has other values in them.
+fn compare_copies(config: &ModelConfig, files: &mut ModelFiles, warnings: &mut Vec<String>) -> Result<(), HfError> {
+    let shape = [config.vocab_size, config.hidden_size];
+    let (mut copy, mut original) = (Vec::new(), Vec::new());
+    for (name, of) in copies(config).into_iter().filter(|(name, _)| files.has(name)).collect::<Vec<_>>() {
+        files.read(&name, &shape, &mut copy)?;
+        files.read(of, &shape, &mut original)?;
+        if copy != original {
+            warnings.push(format!("tensor `{name}` differs from `{of}`, which is used in its place"));
+        }
+    }
+    Ok(())
+}
+
+/// Builds the main model that the checkpoint in `folder` describes, without its multi-token-prediction modules, and fills
+/// it: what inference needs. Warnings are given too.
+///
+/// # Errors
+/// Those of [`read_config`] and [`load_weights`].
+pub fn load_model<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+) -> Result<(Model<D>, Vec<String>), HfError> {
+    build(device, folder, precision, ModelFiles::open)
+}
+
+/// As [`load_model`], with the moving average of the weights in their place. The expert biases are the checkpoint's own.
+///
+/// # Errors
+/// Those of [`load_model`]; [`HfError::NoAverage`].
+pub fn load_average_model<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+) -> Result<(Model<D>, Vec<String>), HfError> {
+    build(device, folder, precision, ModelFiles::open_average)
+}
+
+fn build<D: Kernels>(
+    device: &D,
+    folder: &Path,
+    precision: Precision,
+    open: fn(&Path) -> Result<ModelFiles, HfError>,
+) -> Result<(Model<D>, Vec<String>), HfError> {
+    let config = ModelConfig { num_nextn_predict_layers: 0, quantization_config: None, ..read_config(folder)? };
+    let mut model = Model::new(device, &config, precision)
+        .map_err(|error| HfError::Device { tensor: "the whole model".into(), source: error.to_string().into() })?;
+    let warnings = fill(&mut model, folder, open(folder)?)?;
+    Ok((model, warnings))
 }

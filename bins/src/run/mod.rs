@@ -1,29 +1,33 @@
 //! A training run: data, model, steps, checkpoints, and everything a person wants to see meanwhile.
 
+mod data;
+pub mod metrics;
+pub mod progress;
+pub mod resolved;
+
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fathom_core::comm::Solo;
+use fathom_core::comm::{Comm, Solo};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::{Batch, Model};
 use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Ema, Hyperparameters, StepReport, Trainer};
-use fathom_dataprep::{Evaluation, Loader, LoaderOptions, MixSource, Packing, ShardSet, Split, Tokenizer};
+use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
 use crate::checkpoint::{self, Disk, Draft, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::generate::{self, Sampling};
-use crate::metrics::{Metrics, StepMetrics};
-use crate::prepare;
-use crate::progress::Progress;
-use crate::resolved;
-use crate::settings::{DataSource, Settings};
+use crate::hf;
+use crate::settings::Settings;
+use metrics::{Metrics, StepMetrics};
+use progress::Progress;
 
 /// Checkpoints that may fail to be written one after the other before the run gives up.
 const FAILED_SAVES: u32 = 3;
@@ -46,11 +50,11 @@ pub struct Outcome {
 }
 
 /// A run that is ready to go, or to go on.
-pub struct Run<D: Kernels> {
+pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     settings: Settings,
     schedule: Schedule,
     steps: u64,
-    trainer: Trainer<D, Solo>,
+    trainer: Trainer<D, C>,
     average: Option<Ema>,
     loader: Loader,
     validation: Option<Evaluation>,
@@ -70,10 +74,20 @@ impl<D: Kernels> Run<D> {
     ///
     /// # Errors
     /// Settings, data, model and checkpoint that do not fit each other, by name.
-    pub fn open(device: &D, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
-        let data = open_data(&settings)?;
-        let tokenizer = fit_vocabulary(&mut settings, &data[0].data)?;
-        check_samples(&settings, tokenizer.as_ref())?;
+    pub fn open(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Self> {
+        Self::open_with(device, Solo, settings, output, resume)
+    }
+}
+
+impl<D: Kernels, C: Comm<D>> Run<D, C> {
+    /// As [`open`](Run::open), as rank `comm.rank()` of several.
+    ///
+    /// # Errors
+    /// As [`open`](Run::open).
+    pub fn open_with(device: &D, comm: C, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
+        let sources = data::open(&settings)?;
+        let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
+        data::check_samples(&settings, tokenizer.as_ref())?;
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         let lock = lock(output)?;
@@ -84,10 +98,10 @@ impl<D: Kernels> Run<D> {
             state.check(folder, &matter)?;
         }
         let model = build_model(device, &settings, newest.is_none())?;
-        let mut trainer = Trainer::new(model, Solo, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
+        let mut trainer = Trainer::new(model, comm, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
         let decay = settings.train.ema_decay;
         let mut average = (decay > 0.0).then(|| Ema::new(decay, trainer.model.architecture().layout()));
-        let mut loader = open_loader(&settings, data)?;
+        let mut loader = data::loader(&settings, sources)?;
         let mut state = match (&newest, saved) {
             (Some(folder), Some(state)) => {
                 checkpoint::load_trainer(&mut trainer, folder, &state)?;
@@ -100,7 +114,7 @@ impl<D: Kernels> Run<D> {
             _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
         };
         state.settings = matter;
-        let validation = open_validation(&settings)?;
+        let validation = data::validation(&settings)?;
         // Everything fits: only now is anything changed in a folder that holds a run.
         checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
@@ -276,7 +290,7 @@ impl<D: Kernels> Run<D> {
         let settings = &self.settings.checkpoint;
         let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
         let (format, tokenizer) = (settings.format, self.tokenizer.as_ref());
-        checkpoint::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
+        hf::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
         checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &self.state)?;
         let folder = draft.commit(settings.keep)?;
         self.saved = Some((self.state.step, folder.clone()));
@@ -300,24 +314,6 @@ impl<D: Kernels> Run<D> {
         ));
         Ok(())
     }
-}
-
-/// That the samples which are asked for can be made.
-fn check_samples(settings: &Settings, tokenizer: Option<&Tokenizer>) -> Result<()> {
-    let train = &settings.train;
-    if train.sample_every == 0 {
-        return Ok(());
-    }
-    let Some(tokenizer) = tokenizer else {
-        let problem = "asks for samples, but the data has no tokenizer.json to turn tokens into text: set it to 0";
-        return Err(settings.reject("train.sample_every", problem).into());
-    };
-    let (prompt, context) = (tokenizer.encode(&train.sample_prompt)?.len(), settings.model.max_position_embeddings);
-    if prompt >= context {
-        let problem = format!("has {prompt} tokens, but the model's context is {context}: shorten it");
-        return Err(settings.reject("train.sample_prompt", problem).into());
-    }
-    Ok(())
 }
 
 /// Keeps a second run out of `output` for as long as the file is open.
@@ -379,123 +375,11 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, fresh: bool) -> Resu
         _ if !fresh => {} // the checkpoint brings the weights
         Some(folder) => {
             let folder = checkpoint::model_folder(folder)?;
-            for warning in checkpoint::load_weights(&mut model, &folder)? {
+            for warning in hf::load_weights(&mut model, &folder)? {
                 eprintln!("{}: {warning}", folder.display());
             }
         }
         None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,
     }
     Ok(model)
-}
-
-/// Where the training data lies: one place, or that of each source.
-fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
-    let data = &settings.data;
-    let paths: Vec<&Path> = data.path.as_deref().into_iter().chain(data.sources.iter().map(|s| &*s.path)).collect();
-    if paths.is_empty() {
-        return Err(settings.reject("data.path", "is not set: name a folder that `prep` wrote").into());
-    }
-    Ok(paths)
-}
-
-/// The training data, at least one source of it.
-fn open_data(settings: &Settings) -> Result<Vec<MixSource>> {
-    let whole = DataSource { name: String::new(), path: PathBuf::new(), weight: None, epochs: None };
-    let sources = settings.data.sources.iter().chain(std::iter::repeat(&whole));
-    let open = |(path, source): (&Path, &DataSource)| {
-        let data = ShardSet::open(path, Split::Train)?;
-        Ok(MixSource { name: source.name.clone(), data, weight: source.weight, epochs: source.epochs })
-    };
-    data_paths(settings)?.into_iter().zip(sources).map(open).collect()
-}
-
-fn open_loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader> {
-    let options = LoaderOptions {
-        sequence_length: settings.train.sequence_length,
-        shuffle: settings.data.shuffle,
-        seed: settings.data.seed,
-        vocab_size: u32::try_from(settings.model.vocab_size).ok(),
-        packing: settings.data.packing,
-    };
-    let loader = match <[MixSource; 1]>::try_from(data) {
-        Ok([one]) if settings.data.sources.is_empty() => Loader::new(one.data, options)?,
-        Ok(one) => Loader::mixed(one.into(), options)?,
-        Err(several) => Loader::mixed(several, options)?,
-    };
-    let (tokens, _) = settings.budget()?;
-    let sequences = tokens / settings.train.sequence_length.max(1) as u64;
-    if loader.total() < sequences {
-        return Err(Error::Run(format!(
-            "the run takes {sequences} sequences and data.sources hold {} for the epochs they are given: train for fewer \
-             steps, or raise or leave out data.sources.NAME.epochs",
-            loader.total()
-        )));
-    }
-    if settings.data.packing == Packing::BestFit {
-        for (name, report) in loader.source_names().iter().zip(loader.packing_reports()) {
-            eprintln!("packed{}{name}: {report}", if name.is_empty() { "" } else { " " });
-        }
-    }
-    Ok(loader)
-}
-
-fn open_validation(settings: &Settings) -> Result<Option<Evaluation>> {
-    let mut set = match &settings.data.validation_path {
-        Some(path) => prepare::validation_or_train(path)?,
-        None => {
-            let held_out = |source: &MixSource| source.data.manifest().is_some_and(|m| m.validation.is_some());
-            let data = open_data(settings)?;
-            let places = data_paths(settings)?.into_iter().zip(&data).filter(|(_, source)| held_out(source));
-            let paths: Vec<&Path> = places.map(|(path, _)| path).collect();
-            if paths.is_empty() {
-                return Ok(None);
-            }
-            ShardSet::open_all(&paths, Split::Validation)?
-        }
-    };
-    set.limit_vocabulary(u32::try_from(settings.model.vocab_size).unwrap_or(u32::MAX));
-    Ok(Some(Evaluation::new(set, settings.train.sequence_length)?))
-}
-
-/// Gives the model the vocabulary of the data where the settings leave it open, and refuses one that is too small.
-/// Returns the data's tokenizer, to go with the checkpoints.
-fn fit_vocabulary(settings: &mut Settings, data: &ShardSet) -> Result<Option<Tokenizer>> {
-    let Some(manifest) = data.manifest() else { return Ok(None) };
-    let entry = &manifest.tokenizer;
-    let needed = entry.vocab_size as usize;
-    if !settings.is_set("model.vocab_size") && settings.train.init.is_none() {
-        settings.model.vocab_size = needed;
-    }
-    if needed > settings.model.vocab_size {
-        return Err(settings
-            .reject(
-                "model.vocab_size",
-                format!(
-                    "is {}, but the data in {} was tokenised with {needed} tokens; raise it, or prepare the data with \
-                     the model's own tokenizer",
-                    settings.model.vocab_size,
-                    data.path().display()
-                ),
-            )
-            .into());
-    }
-    if !settings.is_set("model.eos_token_id") && settings.train.init.is_none() {
-        settings.model.eos_token_id = Some(entry.eos_id);
-        settings.model.bos_token_id = entry.bos_id;
-    }
-    let folder = data_paths(settings)?[0];
-    if !folder.join("tokenizer.json").is_file() {
-        return Ok(None);
-    }
-    let tokenizer = Tokenizer::load(folder)?;
-    if tokenizer.fingerprint() != entry.fingerprint {
-        return Err(Error::Run(format!(
-            "{}: tokenizer.json is not the one the data was tokenised with (fingerprint {} against {} in \
-             manifest.json): prepare the data again",
-            folder.display(),
-            tokenizer.fingerprint(),
-            entry.fingerprint
-        )));
-    }
-    Ok(Some(tokenizer))
 }

@@ -1,10 +1,8 @@
 //! A model into a Hugging Face model folder, in any format.
 
-use super::commit::Draft;
-use super::error::CheckpointError;
-use super::files::{CONFIG, INDEX, SINGLE};
+use super::error::HfError;
 use super::format::{Encoder, Format};
-use super::model::{ModelTensor, Place, device_error, tensors};
+use super::names::{CONFIG, GENERATION_CONFIG, INDEX, ModelTensor, Place, SINGLE, tensors};
 use super::safetensors::{self, TensorSpec};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
@@ -15,33 +13,52 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-const GENERATION_CONFIG: &str = "generation_config.json";
+/// What writes the bytes of a file; it gets the file and its path, for errors.
+pub type Fill<'a> = &'a mut dyn FnMut(&mut dyn Write, &Path) -> Result<(), HfError>;
+
+/// A folder that is being written, file by file.
+pub trait Folder {
+    /// Where its files are for now.
+    fn path(&self) -> &Path;
+
+    /// Writes the file at `path` (relative, parts divided by `/`) with the bytes that `fill` gives.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`HfError::Io`].
+    fn write(&mut self, path: &str, fill: Fill<'_>) -> Result<(), HfError>;
+
+    /// Takes in the file at `path`, which something else has written below [`path`](Self::path).
+    ///
+    /// # Errors
+    /// [`HfError::Io`].
+    fn adopt(&mut self, path: &str) -> Result<(), HfError>;
+}
 
 /// Every tensor that [`save_model`] writes of `model`, scales among them, in its order.
 pub fn specs<D: Kernels>(model: &Model<D>, format: Format) -> Vec<TensorSpec> {
     tensors(model).into_iter().flat_map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect()
 }
 
-/// Writes `model` into a draft: `config.json`, `generation_config.json`, the weights in `format` and in files of at most
+/// Writes `model` into `folder`: `config.json`, `generation_config.json`, the weights in `format` and in files of at most
 /// `shard_bytes` (but at least a tensor each), and the tokenizer.
 ///
 /// # Errors
-/// [`CheckpointError::Io`], [`CheckpointError::Device`]; [`CheckpointError::BadElement`] for a weight that is no number and
+/// [`HfError::Io`], [`HfError::Device`]; [`HfError::BadElement`] for a weight that is no number and
 /// cannot be stored in FP8.
 pub fn save_model<D: Kernels>(
-    draft: &mut Draft<'_>,
+    folder: &mut dyn Folder,
     model: &Model<D>,
     tokenizer: Option<&Tokenizer>,
     format: Format,
     shard_bytes: u64,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let config = ModelConfig { quantization_config: format.quantization(), ..*model.config() };
-    write_json(draft, CONFIG, &config.hugging_face(format.torch_dtype()))?;
-    write_json(draft, GENERATION_CONFIG, &generation_config(&config))?;
+    write_json(folder, CONFIG, &config.hugging_face(format.torch_dtype()))?;
+    write_json(folder, GENERATION_CONFIG, &generation_config(&config))?;
     if let Some(tokenizer) = tokenizer {
-        tokenizer.save(draft.folder())?;
-        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
-        draft.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
+        tokenizer.save(folder.path())?;
+        folder.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
+        folder.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
     }
     let all = tensors(model);
     let specs: Vec<Vec<TensorSpec>> =
@@ -52,12 +69,12 @@ pub fn save_model<D: Kernels>(
         let file = shard_name(number, shards.len());
         let specs: Vec<TensorSpec> = specs[range.clone()].iter().flatten().cloned().collect();
         index.add(&file, &specs);
-        draft.write(&file, &mut |file, target| {
+        folder.write(&file, &mut |file, target| {
             write(file, target, &safetensors::header(&specs))?;
             all[range.clone()].iter().try_for_each(|tensor| write_tensor(file, target, model, tensor, format))
         })?;
     }
-    if shards.len() > 1 { index.write(draft) } else { Ok(()) }
+    if shards.len() > 1 { index.write(folder) } else { Ok(()) }
 }
 
 fn write_tensor<D: Kernels>(
@@ -66,9 +83,9 @@ fn write_tensor<D: Kernels>(
     model: &Model<D>,
     tensor: &ModelTensor,
     format: Format,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let mut values = vec![0.0f32; tensor.shape.iter().product()];
-    read_place(model, &tensor.place, bytemuck::cast_slice_mut(&mut values)).map_err(device_error(&tensor.name))?;
+    read_place(model, &tensor.place, bytemuck::cast_slice_mut(&mut values)).map_err(HfError::device(&tensor.name))?;
     let cols = tensor.shape.last().copied().unwrap_or(1);
     let mut encoder = Encoder::new(format.of(&tensor.name, &tensor.shape), cols, false);
     write(file, target, encoder.rows(&values).map_err(bad_element(target, &tensor.name))?)?;
@@ -86,9 +103,9 @@ fn read_place<D: Kernels>(model: &Model<D>, place: &Place, bytes: &mut [u8]) -> 
 }
 
 /// Wraps what cannot be encoded with where it would have gone.
-pub(crate) fn bad_element(target: &Path, tensor: &str) -> impl FnOnce(NotANumber) -> CheckpointError + use<> {
+pub(crate) fn bad_element(target: &Path, tensor: &str) -> impl FnOnce(NotANumber) -> HfError + use<> {
     let (path, tensor) = (target.to_path_buf(), tensor.to_string());
-    move |NotANumber { row, col }| CheckpointError::BadElement {
+    move |NotANumber { row, col }| HfError::BadElement {
         path,
         tensor,
         row,
@@ -107,18 +124,14 @@ fn generation_config(config: &ModelConfig) -> serde_json::Value {
     json
 }
 
-pub(crate) fn write_json(
-    draft: &mut Draft<'_>,
-    path: &str,
-    value: &impl serde::Serialize,
-) -> Result<(), CheckpointError> {
+pub(crate) fn write_json(folder: &mut dyn Folder, path: &str, value: &impl serde::Serialize) -> Result<(), HfError> {
     let json = serde_json::to_vec_pretty(value)
-        .map_err(|error| CheckpointError::Json { path: draft.folder().join(path), problem: error.to_string() })?;
-    draft.write_bytes(path, &json)
+        .map_err(|error| HfError::Json { path: folder.path().join(path), problem: error.to_string() })?;
+    folder.write(path, &mut |file, target| write(file, target, &json))
 }
 
-pub(crate) fn write(file: &mut dyn Write, target: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    file.write_all(bytes).map_err(CheckpointError::io("write", target))
+pub(crate) fn write(file: &mut dyn Write, target: &Path, bytes: &[u8]) -> Result<(), HfError> {
+    file.write_all(bytes).map_err(HfError::io("write", target))
 }
 
 /// The name of a model file among `count`, as transformers names them.
@@ -142,9 +155,9 @@ impl Index {
         self.bytes += specs.iter().map(TensorSpec::bytes).sum::<u64>();
     }
 
-    pub(crate) fn write(&self, draft: &mut Draft<'_>) -> Result<(), CheckpointError> {
+    pub(crate) fn write(&self, folder: &mut dyn Folder) -> Result<(), HfError> {
         let (bytes, map) = (self.bytes, &self.weight_map);
-        write_json(draft, INDEX, &serde_json::json!({ "metadata": { "total_size": bytes }, "weight_map": map }))
+        write_json(folder, INDEX, &serde_json::json!({ "metadata": { "total_size": bytes }, "weight_map": map }))
     }
 }
 
@@ -168,18 +181,18 @@ pub(crate) fn divide(bytes: impl IntoIterator<Item = u64>, limit: u64) -> Vec<st
 }
 
 /// Writes a safetensors file; `read` fetches the bytes of a tensor by its number. One tensor is in memory at a time.
-pub(super) fn write_tensors<E: std::fmt::Display>(
-    draft: &mut Draft<'_>,
+pub(crate) fn write_tensors<E: std::fmt::Display>(
+    folder: &mut dyn Folder,
     path: &str,
     specs: &[TensorSpec],
     mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
-) -> Result<(), CheckpointError> {
+) -> Result<(), HfError> {
     let mut bytes = Vec::new();
-    draft.write(path, &mut |file, target| {
+    folder.write(path, &mut |file, target| {
         write(file, target, &safetensors::header(specs))?;
         for (index, spec) in specs.iter().enumerate() {
             bytes.resize(spec.bytes() as usize, 0);
-            read(index, &mut bytes).map_err(device_error(&spec.name))?;
+            read(index, &mut bytes).map_err(HfError::device(&spec.name))?;
             write(file, target, &bytes)?;
         }
         Ok(())

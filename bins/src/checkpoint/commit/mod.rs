@@ -12,6 +12,8 @@
 
 use super::error::CheckpointError;
 use super::store::{Store, StoreFile};
+use crate::hf::write::Fill;
+use crate::hf::{CONFIG, Folder, HfError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -52,11 +54,11 @@ impl Manifest {
     /// Reads the manifest of the checkpoint in `folder`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; [`CheckpointError::Json`] where it is not one, or names files outside the folder.
+    /// [`HfError::Io`]; [`HfError::Json`] where it is not one, or names files outside the folder.
     pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(MANIFEST);
         let bytes = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
-        let bad = |problem: String| CheckpointError::Json { path: path.clone(), problem };
+        let bad = |problem: String| CheckpointError::from(HfError::Json { path: path.clone(), problem });
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         if manifest.format != FORMAT || manifest.version != VERSION {
             let (format, version) = (&manifest.format, manifest.version);
@@ -72,7 +74,7 @@ impl Manifest {
     /// Checks that every file has its size.
     ///
     /// # Errors
-    /// [`CheckpointError::Changed`] names the first that has not, [`CheckpointError::Io`] one that cannot be found.
+    /// [`CheckpointError::Changed`] names the first that has not, [`HfError::Io`] one that cannot be found.
     pub fn check_sizes(&self, folder: &Path) -> Result<(), CheckpointError> {
         for file in &self.files {
             let path = folder.join(&file.path);
@@ -161,7 +163,7 @@ impl<'a> Draft<'a> {
     /// Begins the checkpoint of `step` in the output folder `root`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
+    /// [`HfError::Io`].
     pub fn begin(store: &'a dyn Store, root: &Path, step: u64) -> Result<Self, CheckpointError> {
         Self::new(store, root.join(name(step)), Some(step))
     }
@@ -169,7 +171,7 @@ impl<'a> Draft<'a> {
     /// Begins a folder that is no checkpoint. Nothing may be at `target` when it is committed.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
+    /// [`HfError::Io`].
     pub fn plain(store: &'a dyn Store, target: &Path) -> Result<Self, CheckpointError> {
         Self::new(store, target.to_path_buf(), None)
     }
@@ -187,53 +189,20 @@ impl<'a> Draft<'a> {
         &self.aside
     }
 
-    /// Writes the file at `path` (parts divided by `/`) with what `fill` puts into it, and syncs it.
-    ///
-    /// # Errors
-    /// Those of `fill`; [`CheckpointError::Io`].
-    pub fn write(
-        &mut self,
-        path: &str,
-        fill: &mut dyn FnMut(&mut dyn Write, &Path) -> Result<(), CheckpointError>,
-    ) -> Result<(), CheckpointError> {
-        let target = self.target(path)?;
-        let file = self.store.create(&target).map_err(CheckpointError::io("create", &target))?;
-        let mut file = DraftFile { file, hash: self.step.map(|_| Sha256::new()), bytes: 0 };
-        fill(&mut file, &target)?;
-        file.file.sync().map_err(CheckpointError::io("sync", &target))?;
-        if let Some(hash) = file.hash {
-            self.files.push(FileEntry { path: path.into(), bytes: file.bytes, sha256: hex(hash) });
-        }
-        Ok(())
-    }
-
     /// Writes `bytes` as the file at `path`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
-    pub fn write_bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        self.write(path, &mut |file, target| file.write_all(bytes).map_err(CheckpointError::io("write", target)))
+    /// [`HfError::Io`].
+    pub fn write_bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), HfError> {
+        self.write(path, &mut |file, target| file.write_all(bytes).map_err(HfError::io("write", target)))
     }
 
-    /// Takes in the file at `path`, which something else has written below [`folder`](Self::folder).
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`].
-    pub fn adopt(&mut self, path: &str) -> Result<(), CheckpointError> {
-        let target = self.aside.join(path);
-        self.store.sync_file(&target).map_err(CheckpointError::io("sync", &target))?;
-        let bytes = fs::metadata(&target).map_err(CheckpointError::io("find", &target))?.len();
-        let sha256 = hash_file(&target).map_err(CheckpointError::io("read", &target))?;
-        self.files.push(FileEntry { path: path.into(), bytes, sha256 });
-        Ok(())
-    }
-
-    fn target(&mut self, path: &str) -> Result<PathBuf, CheckpointError> {
+    fn target(&mut self, path: &str) -> Result<PathBuf, HfError> {
         let target = self.aside.join(path);
         if let Some(folder) = target.parent().filter(|folder| **folder != self.aside)
             && !self.folders.iter().any(|known| known == folder)
         {
-            self.store.create_dir(folder).map_err(CheckpointError::io("create", folder))?;
+            self.store.create_dir(folder).map_err(HfError::io("create", folder))?;
             self.folders.push(folder.to_path_buf());
         }
         Ok(target)
@@ -243,7 +212,7 @@ impl<'a> Draft<'a> {
     /// folder.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; unless it happened while an old one was removed, there is no new folder then.
+    /// [`HfError::Io`]; unless it happened while an old one was removed, there is no new folder then.
     pub fn commit(mut self, keep: usize) -> Result<PathBuf, CheckpointError> {
         if let Some(step) = self.step {
             self.write_manifest(step)?;
@@ -270,8 +239,36 @@ impl<'a> Draft<'a> {
         let files = std::mem::take(&mut self.files);
         let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, files };
         let json = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| CheckpointError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
-        self.write_bytes(MANIFEST, &json)
+            .map_err(|error| HfError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
+        Ok(self.write_bytes(MANIFEST, &json)?)
+    }
+}
+
+impl Folder for Draft<'_> {
+    fn path(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Writes the file, hashes it, and syncs it.
+    fn write(&mut self, path: &str, fill: Fill<'_>) -> Result<(), HfError> {
+        let target = self.target(path)?;
+        let file = self.store.create(&target).map_err(HfError::io("create", &target))?;
+        let mut file = DraftFile { file, hash: self.step.map(|_| Sha256::new()), bytes: 0 };
+        fill(&mut file, &target)?;
+        file.file.sync().map_err(HfError::io("sync", &target))?;
+        if let Some(hash) = file.hash {
+            self.files.push(FileEntry { path: path.into(), bytes: file.bytes, sha256: hex(hash) });
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, path: &str) -> Result<(), HfError> {
+        let target = self.aside.join(path);
+        self.store.sync_file(&target).map_err(HfError::io("sync", &target))?;
+        let bytes = fs::metadata(&target).map_err(HfError::io("find", &target))?.len();
+        let sha256 = hash_file(&target).map_err(HfError::io("read", &target))?;
+        self.files.push(FileEntry { path: path.into(), bytes, sha256 });
+        Ok(())
     }
 }
 
@@ -309,7 +306,7 @@ pub struct Found {
 /// Every folder of an output folder that is named like a checkpoint, newest first.
 ///
 /// # Errors
-/// [`CheckpointError::Io`] when the folder cannot be listed; a folder that does not exist holds none.
+/// [`HfError::Io`] when the folder cannot be listed; a folder that does not exist holds none.
 pub fn survey(root: &Path) -> Result<Vec<Found>, CheckpointError> {
     let check = |step: u64, folder: &Path| {
         let manifest = Manifest::read(folder)?;
@@ -354,6 +351,19 @@ pub fn latest(root: &Path) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
     damage.map_or(Ok(None), Err)
 }
 
+/// The model folder that a user means by `folder`: itself, or the newest checkpoint of the run in it.
+///
+/// # Errors
+/// [`HfError::NoModel`] where there is none.
+pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    if folder.join(CONFIG).is_file() {
+        return Ok(folder.into());
+    }
+    let newest = if folder.is_dir() { latest(folder)? } else { None };
+    let none = || HfError::NoModel { path: folder.into(), missing: CONFIG }.into();
+    newest.map(|(_, newest)| newest).ok_or_else(none)
+}
+
 fn prune(store: &dyn Store, root: &Path, keep: usize) -> Result<(), CheckpointError> {
     for (_, old) in list(root)?.into_iter().skip(keep.max(1)) {
         // First to a name that does not count: half a removed checkpoint must not look like one.
@@ -367,7 +377,7 @@ fn prune(store: &dyn Store, root: &Path, keep: usize) -> Result<(), CheckpointEr
 /// Removes what saves that were cut short left in an output folder.
 ///
 /// # Errors
-/// [`CheckpointError::Io`].
+/// [`HfError::Io`].
 pub fn clean(store: &dyn Store, root: &Path) -> Result<(), CheckpointError> {
     for path in entries(root)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::metrics::StepMetrics;
 use crate::cli;
-use crate::metrics::StepMetrics;
 
 /// Shows how a run gets on, on stderr.
 pub struct Progress {

@@ -1,6 +1,6 @@
 //! What a model folder stores its tensors in: f32, BF16, or DeepSeek's FP8.
 
-use super::files::SCALES;
+use super::names::SCALES;
 use super::safetensors::{ElementType, TensorSpec};
 use fathom_core::config::Quantization;
 use fathom_core::fp8::{Blocks, NotANumber};

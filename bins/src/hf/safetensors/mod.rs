@@ -5,7 +5,7 @@
 //! without holes or overlaps, so that no byte is unaccounted for. Files are read with `read`, never mapped: a file that
 //! is replaced while it is read gives an error, not a signal.
 
-use super::error::{CheckpointError, Damage};
+use super::error::{Damage, HfError};
 use fathom_core::DType;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::fmt;
@@ -145,16 +145,16 @@ impl TensorFile {
     /// Opens a file and checks its header.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; [`CheckpointError::Damaged`] with the exact mistake.
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let mut file = File::open(path).map_err(CheckpointError::io("open", path))?;
-        let bytes = file.metadata().map_err(CheckpointError::io("read", path))?.len();
-        let damaged = |problem| CheckpointError::Damaged { path: path.into(), problem };
+    /// [`HfError::Io`]; [`HfError::Damaged`] with the exact mistake.
+    pub fn open(path: &Path) -> Result<Self, HfError> {
+        let mut file = File::open(path).map_err(HfError::io("open", path))?;
+        let bytes = file.metadata().map_err(HfError::io("read", path))?.len();
+        let damaged = |problem| HfError::Damaged { path: path.into(), problem };
         if bytes < 8 {
             return Err(damaged(Damage::TooShort { bytes }));
         }
         let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(CheckpointError::io("read", path))?;
+        file.read_exact(&mut length).map_err(HfError::io("read", path))?;
         let stated = u64::from_le_bytes(length);
         if stated > MAX_HEADER_BYTES {
             return Err(damaged(Damage::HeaderTooLong { stated, limit: MAX_HEADER_BYTES }));
@@ -164,7 +164,7 @@ impl TensorFile {
         }
         // At most MAX_HEADER_BYTES, and no more than the file holds.
         let mut header = vec![0; stated as usize];
-        file.read_exact(&mut header).map_err(CheckpointError::io("read", path))?;
+        file.read_exact(&mut header).map_err(HfError::io("read", path))?;
         let entries = parse_header(&header, 8 + stated, bytes).map_err(damaged)?;
         Ok(Self { path: path.into(), file, entries, buffer: Vec::new() })
     }
@@ -189,10 +189,10 @@ impl TensorFile {
     /// of E4M3 are no numbers without their scales and are refused.
     ///
     /// # Errors
-    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongType`], [`CheckpointError::Io`].
-    pub fn read_f32(&mut self, name: &str, values: &mut Vec<f32>) -> Result<(), CheckpointError> {
+    /// [`HfError::MissingTensor`], [`HfError::WrongType`], [`HfError::Io`].
+    pub fn read_f32(&mut self, name: &str, values: &mut Vec<f32>) -> Result<(), HfError> {
         let Some(entry) = self.entry(name).cloned() else {
-            return Err(CheckpointError::MissingTensor { path: self.path.clone(), tensor: name.into() });
+            return Err(HfError::MissingTensor { path: self.path.clone(), tensor: name.into() });
         };
         values.clear();
         self.read_elements(&entry, 0..entry.elements(), values)
@@ -210,9 +210,9 @@ impl TensorFile {
         entry: &TensorEntry,
         range: Range<usize>,
         values: &mut Vec<f32>,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<(), HfError> {
         if matches!(entry.dtype, ElementType::Other { .. } | ElementType::E4M3) {
-            return Err(CheckpointError::WrongType {
+            return Err(HfError::WrongType {
                 path: self.path.clone(),
                 tensor: entry.name.clone(),
                 dtype: entry.dtype.name().into(),
@@ -220,24 +220,19 @@ impl TensorFile {
             });
         }
         values.reserve(range.len());
-        let failed = CheckpointError::io("read", &self.path);
+        let failed = HfError::io("read", &self.path);
         self.stream(entry, range, |bytes| append_f32(entry.dtype, bytes, values)).map_err(failed)
     }
 
     /// Appends the bytes of elements `range` of a tensor of this file, whose elements are whole bytes, to `bytes`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`].
+    /// [`HfError::Io`].
     ///
     /// # Panics
     /// If the range is not inside the tensor.
-    pub fn read_bytes(
-        &mut self,
-        entry: &TensorEntry,
-        range: Range<usize>,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), CheckpointError> {
-        let failed = CheckpointError::io("read", &self.path);
+    pub fn read_bytes(&mut self, entry: &TensorEntry, range: Range<usize>, bytes: &mut Vec<u8>) -> Result<(), HfError> {
+        let failed = HfError::io("read", &self.path);
         self.stream(entry, range, |part| bytes.extend_from_slice(part)).map_err(failed)
     }
 

@@ -9,7 +9,7 @@ fn file(json: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-fn open(bytes: &[u8]) -> Result<TensorFile, CheckpointError> {
+fn open(bytes: &[u8]) -> Result<TensorFile, HfError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     TensorFile::open(file.path())
@@ -17,7 +17,7 @@ fn open(bytes: &[u8]) -> Result<TensorFile, CheckpointError> {
 
 fn damage(bytes: &[u8]) -> String {
     match open(bytes) {
-        Err(CheckpointError::Damaged { problem, .. }) => problem.to_string(),
+        Err(HfError::Damaged { problem, .. }) => problem.to_string(),
         Err(other) => panic!("another error: {other}"),
         Ok(file) => panic!("accepted: {:?}", file.entries()),
     }

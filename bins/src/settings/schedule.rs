@@ -6,7 +6,7 @@ use fathom_core::train::schedule::{Curve, Decay, Schedule, ScheduleError, Shape,
 
 /// `schedule.*`, as written; [`Settings::schedule`](super::Settings::schedule) is what training follows.
 #[derive(Clone, Debug)]
-pub struct Rates {
+pub struct ScheduleSettings {
     lr: f64,
     warmup_tokens: u64,
     decay: String,
@@ -25,11 +25,11 @@ pub struct Rates {
 /// The key an error of the schedule belongs to.
 type Keyed<T> = Result<T, (&'static str, ScheduleError)>;
 
-impl Rates {
+impl ScheduleSettings {
     pub(super) fn read(reader: &mut Reader<'_>, train: &Train) -> Result<Self, SettingsError> {
         let lr = reader.number("schedule.lr", 4.2e-4);
         let mtp_weight = reader.number("schedule.mtp_weight", 0.3);
-        let rates = Rates {
+        let schedule = ScheduleSettings {
             lr,
             warmup_tokens: reader.count("schedule.warmup_tokens", 0),
             decay: reader.text_or("schedule.decay", "constant"),
@@ -44,7 +44,7 @@ impl Rates {
             mtp_late_tokens: reader.optional_count("schedule.mtp_late_tokens"),
             balance_alpha: reader.number("schedule.balance_alpha", 1e-4),
         };
-        let (start, end) = (rates.batch_start, train.batch_size);
+        let (start, end) = (schedule.batch_start, train.batch_size);
         if start > end || !start.is_multiple_of(train.micro_batch_size) {
             let problem = format!(
                 "is {start}: it must be at most train.batch_size = {end} and a multiple of train.micro_batch_size = {}",
@@ -52,7 +52,7 @@ impl Rates {
             );
             return Err(reader.reject("schedule.batch_start", problem));
         }
-        Ok(rates)
+        Ok(schedule)
     }
 
     /// Whether the learning rate falls after its warm-up.

@@ -1,0 +1,18 @@
+//! Hugging Face model folders: names, file format, storage formats, reading and writing.
+//!
+//! [`names`] has the names of files and tensors, [`safetensors`] the file format, [`Format`] what weights are stored in,
+//! [`read`] the way from a folder to a model on a device, [`write`] the way back.
+
+mod error;
+mod format;
+pub mod names;
+pub mod read;
+pub mod safetensors;
+pub mod write;
+
+pub(crate) use error::remedy;
+pub use error::{Damage, HfError};
+pub use format::{DEEPSEEK, Deviation, Encoder, Format, Stored, is_quantized};
+pub use names::{CONFIG, read_config, read_tokenizer};
+pub use read::{FoundTensor, ModelFiles, load_average_model, load_model, load_weights};
+pub use write::{Folder, save_model, specs};
