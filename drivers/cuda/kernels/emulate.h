@@ -667,14 +667,14 @@ FN u32 atomic_max(Shared<u32> s, int i, u32 x) {
     return atomic_shared(s, i, [x](u32 old) { return old > x ? old : x; });
 }
 
-FN bool claim(u64 fault) {
-    u32* code = (u32*)(uintptr_t)fault;
+FN bool claim(u64 record) {
+    u32* code = (u32*)(uintptr_t)record;
     if (*code != 0) return false;
     *code = 0xffffffff;
     return true;
 }
-FN void publish(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
-    *(Fault*)(uintptr_t)fault = Fault{code, site, value, limit};
+FN void publish(u64 record, u32 code, u32 site, u32 value, u32 limit) {
+    *(Report*)(uintptr_t)record = Report{code, site, value, limit};
 }
 
 // Nothing to a CPU, but of an element that is there.

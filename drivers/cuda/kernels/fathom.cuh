@@ -26,11 +26,11 @@ struct Mat {
     int rows, cols, dtype, reserved;
 };
 
-// Where a kernel reports what it cannot return: the first report since the last flush wins.
-struct Fault {
+// An error report of a kernel, which cannot return one; the first since the last flush is kept.
+struct Report {
     u32 code, site, value, limit;
 };
-enum FaultCode : u32 { INDEX_OUT_OF_RANGE = 1, NON_FINITE = 2 };
+enum ReportCode : u32 { INDEX_OUT_OF_RANGE = 1, NON_FINITE = 2 };
 
 // Sixteen bytes, the widest access.
 struct alignas(16) Quad {
@@ -264,14 +264,14 @@ struct Carve {
     }
 };
 
-FN void report(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
-    if (claim(fault)) publish(fault, code, site, value, limit);
+FN void report(u64 record, u32 code, u32 site, u32 value, u32 limit) {
+    if (claim(record)) publish(record, code, site, value, limit);
 }
 
 // Whether `index` is below `limit`; reports it where not.
-FN bool in_range(u64 fault, u32 site, u32 index, u32 limit) {
+FN bool in_range(u64 record, u32 site, u32 index, u32 limit) {
     if (index < limit) return true;
-    report(fault, INDEX_OUT_OF_RANGE, site, index, limit);
+    report(record, INDEX_OUT_OF_RANGE, site, index, limit);
     return false;
 }
 

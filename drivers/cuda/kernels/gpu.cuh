@@ -239,11 +239,11 @@ FN u32 atomic_max(Shared<u32> s, int i, u32 x) {
     return atomicMax(s.p + i, x);
 }
 
-FN bool claim(u64 fault) {
-    return atomicCAS((u32*)fault, 0u, 0xffffffffu) == 0u;
+FN bool claim(u64 record) {
+    return atomicCAS((u32*)record, 0u, 0xffffffffu) == 0u;
 }
-FN void publish(u64 fault, u32 code, u32 site, u32 value, u32 limit) {
-    volatile Fault* f = (volatile Fault*)fault;
+FN void publish(u64 record, u32 code, u32 site, u32 value, u32 limit) {
+    volatile Report* f = (volatile Report*)record;
     f->site = site;
     f->value = value;
     f->limit = limit;

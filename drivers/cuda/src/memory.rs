@@ -1,8 +1,8 @@
-//! Device memory and the pool it comes from.
+//! Device memory and its pool.
 //!
-//! All work of a device runs in one order, so memory that was given back may be handed out again at once: what still
-//! uses it was asked for earlier and runs earlier. Of several free blocks the one at the lowest address is taken, so that
-//! a training step that gives back all it took finds the same blocks again: its kernels have the same arguments each time.
+//! All work of a device runs in one order, so a returned block may be handed out again at once: work that still uses it
+//! was queued earlier and runs earlier. Of several free blocks the pool takes the one at the lowest address, so a training
+//! step that returns all its blocks gets the same ones in the next step, and its kernels have the same arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,28 +10,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fathom_core::device::{MemoryUse, Pool};
 use fathom_core::error::ErrorKind;
 
-use crate::engine::Engine;
 use crate::error::CudaError;
 
-/// What every block is a multiple of, and aligned to, in bytes.
+/// Bytes that every block is a multiple of, and aligned to.
 const GRAIN: usize = 256;
 
-/// The pool of a device.
-pub(crate) struct Memory {
-    pub(crate) engine: Arc<dyn Engine>,
-    blocks: Mutex<Blocks>,
+/// A source of device memory, in blocks.
+pub(crate) trait Blocks: Send + Sync {
+    /// Allocates `bytes` bytes, more than zero, aligned to 256; returns the device address.
+    fn alloc(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Frees memory of [`alloc`](Blocks::alloc) that no queued work uses.
+    fn free(&self, address: u64);
+
+    /// Waits until all queued work is done.
+    fn wait(&self) -> Result<(), CudaError>;
 }
 
-/// Blocks of memory that nothing uses.
+/// The memory pool of a device.
+pub(crate) struct Memory {
+    source: Arc<dyn Blocks>,
+    unused: Mutex<Unused>,
+}
+
+/// Blocks that no buffer holds.
 #[derive(Default)]
-struct Blocks {
-    /// Says which size serves a request, and counts.
+struct Unused {
+    /// Decides which block size serves a request, and counts bytes.
     pool: Pool<()>,
     /// Addresses by size.
     free: BTreeMap<usize, BTreeSet<u64>>,
 }
 
-impl Blocks {
+impl Unused {
     fn reuse(&mut self, bytes: usize) -> Option<(usize, u64)> {
         let (size, ()) = self.pool.reuse(bytes)?;
         Some((size, self.free.get_mut(&size)?.pop_first()?))
@@ -49,47 +60,47 @@ impl Blocks {
 }
 
 impl Memory {
-    pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, blocks: Mutex::default() }
+    pub(crate) fn new(source: Arc<dyn Blocks>) -> Self {
+        Self { source, unused: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Blocks> {
-        // The blocks are consistent between any two statements below, so a panic elsewhere does not spoil it.
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Unused> {
+        // The lists are consistent between any two statements below, so a panic of another thread does not spoil them.
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn usage(&self) -> MemoryUse {
         self.lock().pool.usage()
     }
 
-    /// A buffer of `bytes` bytes, from the pool if it has one of about that size.
+    /// Allocates a buffer of `bytes` bytes, from the pool if it holds a block of about that size.
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CudaError> {
         let size = bytes.checked_next_multiple_of(GRAIN).unwrap_or(usize::MAX);
-        let mut blocks = self.lock();
-        let reused = if size == 0 { Some((0, 0)) } else { blocks.reuse(size) };
+        let mut unused = self.lock();
+        let reused = if size == 0 { Some((0, 0)) } else { unused.reuse(size) };
         let (size, address) = match reused {
             Some(block) => block,
             None => {
-                let fresh = self.engine.alloc(size).or_else(|_| {
-                    // Give back what is kept for reuse, once nothing uses it any more, and try again.
-                    self.engine.wait()?;
-                    for address in blocks.drain() {
-                        self.engine.free(address);
+                let fresh = self.source.alloc(size).or_else(|_| {
+                    // Frees the unused blocks, once queued work is done with them, and tries again.
+                    self.source.wait()?;
+                    for address in unused.drain() {
+                        self.source.free(address);
                     }
-                    self.engine.alloc(size)
+                    self.source.alloc(size)
                 });
                 let address = fresh.map_err(|e| match fathom_core::error::DeviceError::kind(&e) {
                     ErrorKind::OutOfMemory => {
-                        let used = blocks.pool.usage().in_use;
+                        let used = unused.pool.usage().in_use;
                         let message = format!(
-                            "out of memory: no {bytes} bytes left on the device beside the {used} in use; use a \
+                            "out of memory: the device has no {bytes} bytes left beside the {used} in use; use a \
                              smaller batch or model"
                         );
                         CudaError::new(ErrorKind::OutOfMemory, message)
                     }
                     _ => e,
                 })?;
-                blocks.pool.fresh(size);
+                unused.pool.fresh(size);
                 (size, address)
             }
         };
@@ -99,15 +110,15 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // An error here was or will be reported by whoever waits for results.
-        let _ = self.engine.wait();
+        // An error here was reported, or will be, by the next call that waits for results.
+        let _ = self.source.wait();
         for address in self.lock().drain() {
-            self.engine.free(address);
+            self.source.free(address);
         }
     }
 }
 
-/// Memory of a CUDA device, aligned to 256 bytes. Dropping it gives it back to the device's pool.
+/// Memory of a CUDA device, aligned to 256 bytes; dropping it returns the block to the device's pool.
 pub struct Buffer {
     address: u64,
     bytes: usize,
@@ -116,17 +127,17 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Size in bytes, as asked for.
+    /// Size in bytes, as requested.
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// True for a buffer of no bytes.
+    /// True if the buffer has no bytes.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Where it lies in the device's memory.
+    /// The device address of the first byte.
     pub(crate) fn address(&self) -> u64 {
         self.address
     }
@@ -146,12 +157,12 @@ mod tests {
 
     #[test]
     fn a_step_that_gives_all_back_finds_it_again() {
-        let mut blocks = Blocks::default();
+        let mut blocks = Unused::default();
         for address in [512, 0, 256] {
             blocks.pool.fresh(256);
             blocks.give(256, address);
         }
-        let take = |blocks: &mut Blocks| [(); 3].map(|()| blocks.reuse(256));
+        let take = |blocks: &mut Unused| [(); 3].map(|()| blocks.reuse(256));
         let first = take(&mut blocks);
         assert_eq!(first, [0, 256, 512].map(|address| Some((256, address))));
         assert_eq!(blocks.reuse(256), None);

@@ -1,17 +1,15 @@
 //! Dense matrix products by the vendor's library: what is asked of it, and what is not.
 
-pub(crate) mod lt;
-
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::Form;
 use fathom_core::fp8::TILE;
 
 use crate::Cuda;
+use crate::cublaslt::{Factors, Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Mat;
 use crate::memory::Buffer;
 use crate::source::TRANSPOSE;
-use lt::{Factors, Operands, Shape};
 
 /// The least extent, but for rows of activations, that is not left to this driver's own kernels.
 const LEAST: usize = 64;

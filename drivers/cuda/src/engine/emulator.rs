@@ -10,10 +10,12 @@ use std::sync::{Mutex, PoisonError};
 use fathom_core::error::ErrorKind;
 use libloading::Library;
 
-use super::{Engine, Fault, Properties};
+use super::{Engine, Properties};
 use crate::cache;
 use crate::error::CudaError;
 use crate::launch::Launch;
+use crate::memory::Blocks;
+use crate::report::KernelReport;
 use crate::source::{HEADERS, MODULES, Module};
 
 /// How to emulate.
@@ -54,7 +56,8 @@ pub(crate) struct Emulator {
     blocks: Mutex<HashMap<u64, usize>>,
     /// What came of compiling modules: those that do not compile are not tried again.
     libraries: Mutex<HashMap<&'static str, Result<&'static Library, String>>>,
-    fault: Mutex<Box<[u32; 4]>>,
+    /// The record that kernels report into.
+    report: Mutex<Box<[u32; 4]>>,
     /// Modules in place of those of the same name, and whether launches lose their last block along x.
     #[cfg(test)]
     pub(super) replaced: Vec<Module>,
@@ -76,7 +79,7 @@ impl Emulator {
             options,
             blocks: Mutex::default(),
             libraries: Mutex::default(),
-            fault: Mutex::default(),
+            report: Mutex::default(),
             #[cfg(test)]
             replaced: Vec::new(),
             #[cfg(test)]
@@ -152,11 +155,7 @@ fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
     })
 }
 
-impl Engine for Emulator {
-    fn properties(&self) -> Properties {
-        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2, shared: self.options.shared() }
-    }
-
+impl Blocks for Emulator {
     fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {
         let refused = || CudaError::new(ErrorKind::OutOfMemory, format!("no {bytes} bytes left"));
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| refused())?;
@@ -177,6 +176,16 @@ impl Engine for Emulator {
         }
     }
 
+    fn wait(&self) -> Result<(), CudaError> {
+        Ok(())
+    }
+}
+
+impl Engine for Emulator {
+    fn properties(&self) -> Properties {
+        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2, shared: self.options.shared() }
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
         let library = self.library(launch.module)?;
         let symbol = format!("kernel_{}", launch.name);
@@ -193,7 +202,7 @@ impl Engine for Emulator {
         #[cfg(test)]
         let grid = [grid[0] - u32::from(self.shrink && grid[0] > 1), grid[1], grid[2]];
         let mut message = [0u8; 512];
-        let _fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let _report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the kernel's table and the function are of one library; the argument's size is passed and compared with
         // the kernel's own; the message buffer has the size that is passed. Addresses in the argument come from views,
         // which lie in live buffers, and every access is checked against the view's extent.
@@ -229,18 +238,14 @@ impl Engine for Emulator {
         Ok(())
     }
 
-    fn wait(&self) -> Result<(), CudaError> {
-        Ok(())
+    fn report(&self) -> u64 {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).as_ptr() as u64
     }
 
-    fn fault(&self) -> u64 {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).as_ptr() as u64
-    }
-
-    fn take_fault(&self) -> Option<Fault> {
-        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        let [code, site, value, limit] = std::mem::take(&mut **fault);
-        (code != 0).then_some(Fault { code, site, value, limit })
+    fn take_report(&self) -> Option<KernelReport> {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let [code, site, value, limit] = std::mem::take(&mut **report);
+        (code != 0).then_some(KernelReport { code, site, value, limit })
     }
 
     fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {

@@ -1,103 +1,107 @@
-//! What runs launches: a GPU, or the emulator on the CPU.
+//! Engines that run launches and copies in order: a GPU, or the emulator on the CPU.
 
 pub(crate) mod emulator;
-#[cfg(test)]
-mod faults;
 pub(crate) mod gpu;
+#[cfg(test)]
+mod planted;
 
 use fathom_core::error::ErrorKind;
 
-use crate::blas::lt::{Operands, Shape};
+use crate::cublaslt::{Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
-use gpu::GraphUse;
+use crate::memory::Blocks;
+use crate::report::KernelReport;
 
-/// What a kernel reported that it could not return: `Fault` of `fathom.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) code: u32,
-    pub(crate) site: u32,
-    pub(crate) value: u32,
-    pub(crate) limit: u32,
-}
-
-/// What an engine is.
+/// Properties of an engine's machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Properties {
     /// `cuda:0`, or `cuda (emulated)`.
     pub(crate) name: &'static str,
     /// Bytes of memory, if known.
     pub(crate) memory: Option<u64>,
-    /// Multiprocessors: how many blocks fill it, times a few.
+    /// Number of multiprocessors; a grid fills the GPU with a few blocks for each.
     pub(crate) multiprocessors: usize,
-    /// Bytes of shared memory that a block may have.
+    /// Bytes of shared memory that a block may use.
     pub(crate) shared: usize,
 }
 
-/// Runs launches and copies in the order they are asked for. Every call but those that wait may return before the work is
-/// done; errors of earlier work surface at [`wait`](Engine::wait) or [`download`](Engine::download).
-pub(crate) trait Engine: Send + Sync {
+/// Counts of the work done so far, and how much of it ran as CUDA graphs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GraphUse {
+    /// Commands (launches, products, small uploads) that were issued one by one.
+    pub issued: u64,
+    /// Commands that ran as part of a graph.
+    pub replayed: u64,
+    /// Graphs captured.
+    pub captured: u64,
+    /// Launches of graphs.
+    pub launches: u64,
+    /// Kernel nodes whose arguments were updated before a launch.
+    pub updated: u64,
+    /// The reason of the last failed capture, if one failed.
+    pub refused: Option<String>,
+}
+
+/// An ordered queue of launches and copies on one machine.
+///
+/// Every call but [`wait`](Engine::wait) and [`download`](Engine::download) may return before its work is done; errors of
+/// earlier work surface at those two.
+pub(crate) trait Engine: Blocks {
+    /// The machine's properties.
     fn properties(&self) -> Properties;
 
-    /// `bytes` bytes of memory aligned to 256, `bytes` not being zero.
-    fn alloc(&self, bytes: usize) -> Result<u64, CudaError>;
-
-    /// Gives memory of [`alloc`](Engine::alloc) back, which no work uses any more.
-    fn free(&self, address: u64);
-
-    /// Runs a kernel.
+    /// Queues a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
 
-    /// Computes a dense product with the vendor's library; false where it cannot, or is not there.
+    /// Queues a dense product by the vendor's library; false if the library is missing or has no such product.
     fn product(&self, _: &Shape, _: &Operands) -> Result<bool, CudaError> {
         Ok(false)
     }
 
-    /// Whether [`product`](Engine::product) computes products of a shape.
+    /// Whether [`product`](Engine::product) computes products of this shape.
     fn has_product(&self, _: &Shape) -> Result<bool, CudaError> {
         Ok(false)
     }
 
-    /// The vendor's library for dense products, or why there is none.
+    /// The name and version of the vendor's library for dense products; an error says why there is none.
     fn blas(&self) -> Result<String, CudaError> {
-        Err(CudaError::new(ErrorKind::Unsupported, "products are not left to a library here"))
+        Err(CudaError::new(ErrorKind::Unsupported, "the emulator uses no library for matrix products"))
     }
 
-    /// Copies `bytes` to the device; they may be changed as soon as the call returns.
+    /// Copies `bytes` to the device address `to`; the caller may change `bytes` as soon as the call returns.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError>;
 
-    /// Copies from the device, after all earlier work.
+    /// Copies from the device address `from` into `bytes`, after all earlier work.
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
 
-    /// Waits for all work.
-    fn wait(&self) -> Result<(), CudaError>;
+    /// The device address of the record that kernels report into.
+    fn report(&self) -> u64;
 
-    /// Where kernels report faults, as they know the address.
-    fn fault(&self) -> u64;
+    /// Takes the report of work that was waited for, if there is one, and clears the record.
+    fn take_report(&self) -> Option<KernelReport>;
 
-    /// The report, if there is one, of work that was waited for; and makes room for the next.
-    fn take_fault(&self) -> Option<Fault>;
-
-    /// What it is, for people.
+    /// A line that describes the machine to people.
     fn description(&self) -> String {
         self.properties().name.into()
     }
 
-    /// What became of the work so far.
+    /// Counts of the work done so far.
     fn graph_use(&self) -> GraphUse {
         GraphUse::default()
     }
 
-    /// Waits for all work, and starts a clock on the device; false where it has none.
+    /// Waits for all work and starts a clock on the device; false if the device has no clock.
     fn start_clock(&self) -> Result<bool, CudaError> {
         Ok(false)
     }
 
-    /// Waits for all work, and the seconds it took since the clock was started.
+    /// Waits for all work and returns the seconds since [`start_clock`](Engine::start_clock).
     fn stop_clock(&self) -> Result<f64, CudaError> {
         Ok(0.0)
     }
 
-    /// Compiles all kernels. `done` is told how many modules are compiled, and of how many.
+    /// Compiles all kernels. Calls `done(compiled, total)` after each module.
     fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError>;
 }

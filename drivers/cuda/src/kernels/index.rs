@@ -91,7 +91,7 @@ impl Cuda {
         const OP: &str = GatherRows::<Buffer>::NAME;
         let index = mat(OP, &call.index)?;
         let (divisor, limit) = (word(call.divisor), word(call.x.rows().saturating_mul(call.divisor)));
-        let (fault, site) = (self.fault(), site(OP));
+        let (fault, site) = (self.report(), site(OP));
         if call.x.dtype() != call.y.dtype() {
             let (x, y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
             let args = GatherCast { x, index, y, fault, divisor, limit, site, wide: wide(&x, &y) };
@@ -162,7 +162,7 @@ impl Cuda {
             _ => return Err(unsupported(OP, format!("does not work on {}", call.x.dtype()))),
         };
         let (x, index, y) = (mat(OP, &call.x)?, mat(OP, &call.index)?, mat_mut(OP, &call.y)?);
-        let args = Columns { x, index, y, fault: self.fault(), site: site(OP), reserved: 0 };
+        let args = Columns { x, index, y, fault: self.report(), site: site(OP), reserved: 0 };
         let grid = blocks(OP, call.y.rows(), call.y.cols(), THREADS)?;
         self.launch(INDEX, name, [grid, 1, 1], THREADS, 0, &args)
     }
@@ -170,7 +170,7 @@ impl Cuda {
     pub(super) fn run_scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = ScatterAddColumns::<Buffer>::NAME;
         let (x, index, y) = (mat(OP, &call.x)?, mat(OP, &call.index)?, mat_mut(OP, &call.y)?);
-        let args = Columns { x, index, y, fault: self.fault(), site: site(OP), reserved: 0 };
+        let args = Columns { x, index, y, fault: self.report(), site: site(OP), reserved: 0 };
         let grid = call.y.rows().div_ceil(THREADS as usize);
         self.launch(INDEX, "scatter_add_columns", [grid, 1, 1], THREADS, 0, &args)
     }
@@ -188,7 +188,7 @@ impl Cuda {
             x,
             inverse,
             y,
-            fault: self.fault(),
+            fault: self.report(),
             site: site(OP),
             accumulate: call.accumulate.into(),
             wide: wide(&x, &y),

@@ -30,7 +30,7 @@ impl Cuda {
             logits: mat_mut(OP, &call.logits)?,
             targets: mat(OP, &call.targets)?,
             nll: mat_mut(OP, &call.nll)?,
-            fault: self.fault(),
+            fault: self.report(),
             scale: call.gradient.unwrap_or(0.0) as f32,
             has_gradient: call.gradient.is_some().into(),
             site: site(OP),

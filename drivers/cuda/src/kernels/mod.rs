@@ -22,19 +22,7 @@ use fathom_core::device::*;
 use crate::Cuda;
 use crate::error::CudaError;
 use crate::memory::Buffer;
-
-macro_rules! names {
-    (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
-        /// All kernels; the place of a name is the number by which a kernel on the device reports itself.
-        pub(crate) const NAMES: &[&str] = &[$(stringify!($p),)* $(stringify!($f),)*];
-    };
-}
-fathom_core::for_each_kernel!(names);
-
-/// The number by which kernel `op` reports itself.
-pub(crate) fn site(op: &'static str) -> u32 {
-    NAMES.iter().position(|&name| name == op).unwrap_or(NAMES.len()) as u32
-}
+use crate::report::site;
 
 /// Each method runs the function of that name.
 macro_rules! forward {

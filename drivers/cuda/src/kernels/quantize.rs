@@ -118,7 +118,7 @@ impl Cuda {
             scales: mat_mut(op, &y.scales)?,
             x_tiles: from.map_or(Ok(Tiles::NONE), |from| Tiles::new(op, &from.tiles, cols))?,
             tiles: Tiles::new(op, &y.tiles, cols)?,
-            fault: self.fault(),
+            fault: self.report(),
             site: site(op),
             power_of_two: power_of_two.into(),
         };

@@ -48,7 +48,7 @@ impl Cuda {
             x,
             table,
             positions: mat(OP, &call.positions)?,
-            fault: self.fault(),
+            fault: self.report(),
             heads,
             head,
             start,

@@ -142,7 +142,7 @@ impl Cuda {
             dweights: mat(OP, &call.dweights)?,
             dscores: call.dscores.map_or(Ok(Mat::NONE), |d| mat(OP, &d))?,
             dlogits: mat_mut(OP, &call.dlogits)?,
-            fault: self.fault(),
+            fault: self.report(),
             scale: config.scale as f32,
             top_k: config.top_k as i32,
             softmax: (config.score == Score::Softmax).into(),

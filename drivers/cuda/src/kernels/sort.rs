@@ -149,7 +149,7 @@ impl Cuda {
                 counts: counts.address(),
                 totals: totals.address(),
                 offsets: if passes == 1 { offsets } else { 0 },
-                fault: if pass == 0 { self.fault() } else { 0 },
+                fault: if pass == 0 { self.report() } else { 0 },
                 stride: keys.stride as i64,
                 items,
                 chunk,

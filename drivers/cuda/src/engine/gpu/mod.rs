@@ -1,50 +1,50 @@
-//! Kernels on a GPU.
+//! The GPU engine: launches and copies over NVIDIA's driver.
 //!
-//! Launches are not begun one by one: they are written into a list (a tenth of a microsecond each), which is handed to the
-//! GPU when it is long enough or when the host is to wait. A list of a shape that was handed over before becomes a CUDA
-//! graph, and from then on costs one launch, plus one small update for each kernel whose argument changed. Layers know
-//! nothing of this. Work runs in the order it was asked for on one stream; a second stream carries uploads that come
-//! before any other work.
+//! | file | contents |
+//! |---|---|
+//! | `commands`, `list`, `replay` | queued commands, their submission, and lists as CUDA graphs |
+//! | `transfer`, `staging` | copies, and the pinned memory they go through |
+//! | `product` | dense products by cuBLASLt |
+//! | `functions` | kernels, compiled and loaded on first use |
+//! | `driver` | handles of the driver API |
+//!
+//! A launch does not begin at once: it joins a list (a tenth of a microsecond), which is submitted when it is long enough
+//! or when the host must wait. A list of a shape that was submitted before becomes a CUDA graph; from then on it costs one
+//! launch, plus one small update for each kernel whose argument changed. Layers know nothing of this. Work runs in queue
+//! order on one stream; a second stream carries uploads that come before any other work.
 
 mod commands;
 mod driver;
 mod functions;
+mod list;
 mod options;
+mod product;
 mod replay;
 mod staging;
+mod transfer;
 
-use std::collections::HashMap;
-use std::ffi::c_void;
-use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys as cu;
 use fathom_core::error::{DeviceError, ErrorKind};
 
-use super::{Engine, Fault, Properties};
-use crate::blas::lt::{Lt, Operands, Shape, WORKSPACE};
+use super::{Engine, GraphUse, Properties};
 use crate::compile;
+use crate::cublaslt::{Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
+use crate::memory::Blocks;
+use crate::report::KernelReport;
 use crate::source::{MODULES, Module};
-use commands::{Command, Commands, Product, Recent};
-use driver::{Context, Event, Pinned, Stream, check};
+use commands::Product;
+use driver::{Context, Event, Pinned, Stream};
 use functions::Functions;
-pub use options::{GraphUse, Options};
-use replay::Replay;
-use staging::{PIECE, SMALL, Staging};
+use list::{List, Target};
+pub use options::Options;
+use product::Products;
+use transfer::Transfers;
 
-/// A list of this many commands is handed over: short enough that the GPU begins a step while the host still writes the
-/// rest of it down.
-const LONG: usize = 512;
-/// Lists shorter than this are not worth a graph.
-const SHORT: usize = 4;
-/// Graphs kept.
-const GRAPHS: usize = 128;
-/// Shapes remembered before all are forgotten.
-const SHAPES: usize = 1 << 16;
-
-/// How many GPUs can be used.
+/// The number of usable GPUs.
 pub(crate) fn count() -> usize {
     driver::count().unwrap_or(0)
 }
@@ -53,52 +53,32 @@ pub(crate) fn count() -> usize {
 pub(crate) struct Gpu {
     // Fields are dropped in this order: the context goes last.
     state: Mutex<State>,
-    fault: Pinned,
-    fault_address: u64,
+    /// The record that kernels report into: pinned host memory that the GPU can write.
+    report: Pinned,
+    report_address: u64,
     properties: Properties,
     description: String,
     context: Context,
 }
 
-// SAFETY: the handles in `state` are used by one thread at a time, under its lock, with the context made current in that
-// thread first; the driver allows any thread to use them so. The fault word is read through volatile reads of plain numbers.
+// SAFETY: every use of a handle in `state` is under its lock, in a thread that made the context current first; the driver
+// allows any thread to use handles in this way. The report record is plain numbers, which the host reads and writes
+// under the same lock by volatile accesses.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
-/// The library for dense products.
-enum Blas {
-    /// Not to be used.
-    Off,
-    /// Not looked for yet.
-    Unknown,
-    Missing(CudaError),
-    Ready(Box<Lt>),
-}
-
-/// What changes.
+/// The part of a GPU that its lock guards.
 struct State {
     options: Options,
-    commands: Commands,
     functions: Functions,
-    graphs: Recent<Replay>,
-    /// How often lists of a shape were seen that have no graph, by hash; `u32::MAX` for those that cannot have one.
-    seen: HashMap<u64, u32>,
-    staging: Staging,
-    usage: GraphUse,
-    blas: Blas,
-    /// Memory of the GPU for `blas`, or 0.
-    workspace: u64,
-    /// Whether tensor cores multiply codes with scales in tiles of 128: compute capability 9.0 alone.
-    codes: bool,
+    list: List,
+    products: Products,
+    transfers: Transfers,
     compute: Stream,
-    copy: Stream,
-    /// The copies on the copy stream that the compute stream must wait for.
-    copied: Event,
-    copies: bool,
-    /// True where the compute stream may have work.
+    /// True if the compute stream may have work.
     running: bool,
-    /// Set while a clock runs: its start and end. Graphs are not used meanwhile.
+    /// Start and end events of a running clock, during which no graphs are used.
     clock: Option<(Event, Event)>,
 }
 
@@ -113,7 +93,7 @@ impl Gpu {
         let name = context.name()?;
         if major < 8 {
             let message = format!(
-                "GPU {ordinal} ({name}) is of compute capability {major}.{minor}; 8.0 (A100) or later is needed"
+                "GPU {ordinal} ({name}) has compute capability {major}.{minor}; this driver needs 8.0 (A100) or later"
             );
             return Err(CudaError::new(ErrorKind::Unsupported, message));
         }
@@ -121,29 +101,21 @@ impl Gpu {
         let architecture = compile::architecture(major, minor);
         let gib = memory as f64 / f64::from(1 << 30);
         let description = format!("{name}, {architecture}, {multiprocessors} multiprocessors, {gib:.1} GiB");
-        let fault = Pinned::new(size_of::<Fault>())?;
+        let report = Pinned::new(size_of::<KernelReport>())?;
         let state = State {
             options,
-            commands: Commands::default(),
             functions: Functions::new(architecture, u32::try_from(shared).unwrap_or(0)),
-            graphs: Recent::new(GRAPHS),
-            seen: HashMap::new(),
-            staging: Staging::default(),
-            usage: GraphUse::default(),
-            blas: if options.blas { Blas::Unknown } else { Blas::Off },
-            workspace: 0,
-            codes: (major, minor) == (9, 0),
+            list: List::new(),
+            products: Products::new(options.blas, (major, minor) == (9, 0)),
+            transfers: Transfers::new()?,
             compute: Stream::new()?,
-            copy: Stream::new()?,
-            copied: Event::new(false)?,
-            copies: false,
             running: false,
             clock: None,
         };
         Ok(Self {
             state: Mutex::new(state),
-            fault_address: fault.device()?,
-            fault,
+            report_address: report.device()?,
+            report,
             properties: Properties {
                 name: title(ordinal),
                 memory: Some(memory),
@@ -156,7 +128,7 @@ impl Gpu {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves at worst commands behind that were not handed over.
+        // A panic of another thread leaves at worst commands that were not submitted.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -164,15 +136,6 @@ impl Gpu {
     fn bound(&self) -> Result<MutexGuard<'_, State>, CudaError> {
         self.context.bind()?;
         Ok(self.lock())
-    }
-
-    /// Compiles all modules on as many threads as there are processors, and loads them. `done` is told how many are
-    /// compiled, and of how many.
-    pub(crate) fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
-        let architecture = self.lock().functions.architecture().to_owned();
-        compile::all(&architecture, done)?;
-        let mut state = self.bound()?;
-        MODULES.iter().try_for_each(|&module| state.functions.module(module).map(drop))
     }
 }
 
@@ -183,7 +146,7 @@ fn title(ordinal: usize) -> &'static str {
 }
 
 impl State {
-    /// The place of a kernel in the table.
+    /// The index of a kernel in the table, compiled and loaded on first use.
     fn function(&mut self, context: &Context, module: Module, name: &'static str) -> Result<u32, CudaError> {
         if let Some(place) = self.functions.known(module, name) {
             return Ok(place);
@@ -192,199 +155,36 @@ impl State {
         self.functions.load(module, name)
     }
 
-    /// The library for products, looked for when first asked for. The context must be current.
-    fn lt(&mut self) -> Result<&mut Lt, CudaError> {
-        if matches!(self.blas, Blas::Unknown) {
-            let workspace = &mut self.workspace;
-            let found = Lt::new(|| {
-                *workspace = driver::alloc(WORKSPACE)?;
-                Ok(*workspace)
-            });
-            self.blas = found.map_or_else(Blas::Missing, |lt| Blas::Ready(Box::new(lt)));
-        }
-        match &mut self.blas {
-            Blas::Ready(lt) => Ok(lt),
-            Blas::Missing(error) => Err(error.clone()),
-            Blas::Off | Blas::Unknown => Err(CudaError::new(ErrorKind::Unsupported, "cuBLASLt is turned off")),
-        }
-    }
-
-    /// The place of the plan for a shape of product, if the library can compute it.
-    fn plan(&mut self, context: &Context, shape: &Shape) -> Result<Option<u32>, CudaError> {
-        match &self.blas {
-            Blas::Off | Blas::Missing(_) => return Ok(None),
-            Blas::Ready(lt) => {
-                if let Some(known) = lt.known(shape) {
-                    return Ok(known);
-                }
-            }
-            Blas::Unknown => {}
-        }
-        context.bind()?;
-        let codes = self.codes;
-        // Without the library, this driver's own kernels do.
-        let Ok(lt) = self.lt() else { return Ok(None) };
-        if shape.factors.are_codes() && !(codes && lt.has_codes()) { Ok(None) } else { lt.plan(shape) }
-    }
-
-    /// Whether commands begin at once.
+    /// Whether commands are issued at once, without graphs.
     fn direct(&self) -> bool {
         !self.options.graphs || self.options.check || self.clock.is_some()
     }
 
-    /// After a command was added: hands the list over if it is time.
+    /// Submits the list after a command was added, if it is time.
     #[inline]
     fn added(&mut self, context: &Context) -> Result<(), CudaError> {
-        if self.commands.len() < LONG && !self.direct() {
+        if !self.list.is_long() && !self.direct() {
             return Ok(());
         }
         context.bind()?;
         self.submit()
     }
 
-    /// Hands all commands over to the GPU. The context must be current here and below.
+    /// Submits all commands to the GPU. The context must be current here and below.
     fn submit(&mut self) -> Result<(), CudaError> {
-        if self.copies {
-            self.copy.record(&self.copied)?;
-            self.compute.after(&self.copied)?;
-            self.copies = false;
-            self.running = true;
-        }
-        if self.commands.is_empty() {
+        self.running |= self.transfers.join(&self.compute)?;
+        if self.list.commands.is_empty() {
             return Ok(());
         }
         self.running = true;
-        let result = self.run();
-        self.commands.clear();
-        result
-    }
-
-    fn run(&mut self) -> Result<(), CudaError> {
-        let count = self.commands.len() as u64;
-        if self.direct() || self.commands.len() < SHORT {
-            return self.issue_all();
-        }
-        let hash = self.commands.hash();
-        let commands = &self.commands;
-        if let Some(replay) = self.graphs.get(hash, |replay| replay.commands.same_shape(commands)) {
-            self.usage.updated += replay.update(commands, &self.functions)?;
-            self.compute.launch(&replay.executable)?;
-            self.usage.launches += 1;
-            self.usage.replayed += count;
-            return Ok(());
-        }
-        if self.seen.len() >= SHAPES {
-            self.seen.clear();
-        }
-        let times = self.seen.entry(hash).or_insert(0);
-        if *times == 0 {
-            *times = 1;
-            return self.issue_all();
-        }
-        if *times == u32::MAX {
-            return self.issue_all();
-        }
-        match self.capture() {
-            Ok(replay) => {
-                self.compute.launch(&replay.executable)?;
-                self.usage.captured += 1;
-                self.usage.launches += 1;
-                self.usage.replayed += count;
-                // One that makes room is destroyed once its launches are done.
-                self.graphs.put(hash, replay);
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::DeviceLost => Err(error),
-            Err(error) => {
-                self.usage.refused = Some(error.to_string());
-                self.seen.insert(hash, u32::MAX);
-                self.issue_all()
-            }
-        }
-    }
-
-    /// Writes the commands down as a graph.
-    fn capture(&self) -> Result<Replay, CudaError> {
-        self.compute.begin_capture()?;
-        let nodes: Result<Vec<_>, CudaError> = self
-            .commands
-            .list()
-            .iter()
-            .map(|command| {
-                self.issue(command)?;
-                if matches!(command, Command::Kernel(_)) { self.compute.last_node() } else { Ok(ptr::null_mut()) }
-            })
-            .collect();
-        // Ends the capture whatever happened.
-        let graph = self.compute.end_capture();
-        let (nodes, graph) = (nodes?, graph?);
-        Ok(Replay { executable: graph.instantiate()?, _graph: graph, nodes, commands: self.commands.clone() })
-    }
-
-    /// Begins the commands one by one.
-    fn issue_all(&mut self) -> Result<(), CudaError> {
-        for command in self.commands.list() {
-            let result = self.issue(command);
-            let result = if self.options.check { result.and_then(|()| self.compute.wait()) } else { result };
-            result.map_err(|e| CudaError::new(e.kind(), format!("{}: {e}", self.describe(command))))?;
-        }
-        self.usage.issued += self.commands.len() as u64;
-        Ok(())
-    }
-
-    fn describe(&self, command: &Command) -> String {
-        match command {
-            Command::Kernel(k) => {
-                let title = self.functions.get(k.function).title();
-                format!("{title}, grid {:?} of {} threads, {} bytes of shared memory", k.grid, k.threads, k.shared)
-            }
-            Command::Product(_) => "a product by cuBLASLt".into(),
-            Command::Upload { bytes, .. } => format!("an upload of {bytes} bytes"),
-        }
-    }
-
-    /// Begins a command on the compute stream.
-    fn issue(&self, command: &Command) -> Result<(), CudaError> {
-        match command {
-            Command::Kernel(kernel) => {
-                let mut argument = self.commands.argument(kernel).as_ptr().cast_mut().cast::<c_void>();
-                let [x, y, z] = kernel.grid;
-                // SAFETY: the function is of a loaded module; it takes one parameter, of the size that `admit` compared with
-                // that of the argument, which the driver copies before it returns. Addresses in it come from views, which
-                // lie in memory that is given back to the system only after a wait.
-                let code = unsafe {
-                    cu::cuLaunchKernel(
-                        self.functions.get(kernel.function).raw(),
-                        x,
-                        y,
-                        z,
-                        kernel.threads,
-                        1,
-                        1,
-                        kernel.shared,
-                        self.compute.raw(),
-                        &raw mut argument,
-                        ptr::null_mut(),
-                    )
-                };
-                check("cuLaunchKernel", code)
-            }
-            Command::Product(product) => {
-                let Blas::Ready(lt) = &self.blas else {
-                    return Err(CudaError::new(ErrorKind::Other, "a product without cuBLASLt"));
-                };
-                let Product { plan, a, b, c, scales, alpha, beta } = *product;
-                let (alpha, beta) = (f32::from_bits(alpha), f32::from_bits(beta));
-                // SAFETY: `blas::Matmul` made the plan's shape of the operands' views, which lie in memory of the device,
-                // and looked at their alignment. Only this stream uses the workspace, in order.
-                unsafe { lt.run(plan, &Operands { a, b, c, scales, alpha, beta }, self.compute.raw().cast()) }
-            }
-            // SAFETY: `from` is a piece of the arena, which is not used again before a wait; the caller of `upload` checked
-            // that `to` lies in memory of the device.
-            Command::Upload { to, from, bytes } => unsafe {
-                self.compute.upload(*to, *from as *const u8, *bytes as usize)
-            },
-        }
+        let target = Target {
+            functions: &self.functions,
+            products: &self.products,
+            stream: &self.compute,
+            direct: self.direct(),
+            check: self.options.check,
+        };
+        self.list.submit(&target)
     }
 
     /// Waits until all work is done.
@@ -400,93 +200,12 @@ impl State {
             })?;
         }
         self.running = false;
-        self.staging.reset();
+        self.transfers.staging.reset();
         Ok(())
-    }
-
-    fn upload(&mut self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
-        // Where no work is waiting or running, none can be using the destination: the copy may begin at once.
-        let idle = self.commands.is_empty() && !self.running;
-        if bytes.len() > SMALL {
-            return self.upload_large(to, bytes, idle);
-        }
-        let kept = match self.staging.keep(bytes)? {
-            Some(kept) => Some(kept),
-            None => {
-                self.settle()?;
-                self.staging.keep(bytes)?
-            }
-        };
-        let Some(from) = kept else { return self.upload_large(to, bytes, false) };
-        if idle {
-            // SAFETY: `from` is a piece of the arena, which is not used again before a wait; the caller checked `to`.
-            unsafe { self.copy.upload(to, from, bytes.len()) }?;
-            self.copies = true;
-        } else {
-            self.commands.upload(to, from as u64, bytes.len() as u64);
-        }
-        Ok(())
-    }
-
-    fn upload_large(&mut self, to: u64, bytes: &[u8], idle: bool) -> Result<(), CudaError> {
-        if !idle {
-            self.submit()?;
-            self.running = true;
-        }
-        for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            let place = self.staging.slot()?;
-            let slot = self.staging.at(place);
-            let stream = if idle { &self.copy } else { &self.compute };
-            // SAFETY: the slot is free and as large as a piece; it is not used again before its event. The caller checked
-            // that the whole destination lies in memory of the device.
-            unsafe {
-                ptr::copy_nonoverlapping(piece.as_ptr(), slot.memory.host(), piece.len());
-                stream.upload(to + (i * PIECE) as u64, slot.memory.host(), piece.len())?;
-            }
-            self.copies |= idle;
-            stream.record(&slot.event)?;
-        }
-        Ok(())
-    }
-
-    fn download(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
-        self.submit()?;
-        self.running = true;
-        // The host copies one piece while the GPU copies the next.
-        let mut last: Option<(usize, &mut [u8])> = None;
-        for (i, piece) in bytes.chunks_mut(PIECE).enumerate() {
-            let place = self.staging.slot()?;
-            let slot = self.staging.at(place);
-            // SAFETY: the slot is free and as large as a piece; the caller checked that the source lies in memory of the
-            // device.
-            unsafe { self.compute.download(slot.memory.host(), from + (i * PIECE) as u64, piece.len()) }?;
-            self.compute.record(&slot.event)?;
-            if let Some((place, piece)) = last.replace((place, piece)) {
-                self.staging.at(place).event.wait()?;
-                self.take(place, piece);
-            }
-        }
-        self.settle()?;
-        if let Some((place, piece)) = last {
-            self.take(place, piece);
-        }
-        Ok(())
-    }
-
-    /// Copies a piece out of its slot, after the copy into it.
-    fn take(&self, slot: usize, piece: &mut [u8]) {
-        // SAFETY: the slot is as large as a piece, and the copy into it is done.
-        unsafe {
-            ptr::copy_nonoverlapping(self.staging.at(slot).memory.host(), piece.as_mut_ptr(), piece.len());
-        }
     }
 }
 
-impl Engine for Gpu {
-    fn properties(&self) -> Properties {
-        self.properties
-    }
-
+impl Blocks for Gpu {
     fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {
         self.context.bind()?;
         driver::alloc(bytes)
@@ -496,6 +215,16 @@ impl Engine for Gpu {
         if self.context.bind().is_ok() {
             driver::free(address);
         }
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        self.bound()?.settle()
+    }
+}
+
+impl Engine for Gpu {
+    fn properties(&self) -> Properties {
+        self.properties
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
@@ -508,30 +237,30 @@ impl Engine for Gpu {
         let state = &mut *self.lock();
         let function = state.function(&self.context, launch.module, launch.name)?;
         if launch.shared > 48 << 10 {
-            // For `admit`, which may have to ask for it.
+            // `admit` may have to raise the kernel's limit of shared memory.
             self.context.bind()?;
         }
         state.functions.admit(function, launch.shared, launch.args.len())?;
-        state.commands.kernel(function, grid, launch.threads, launch.shared as u32, launch.args);
+        state.list.commands.kernel(function, grid, launch.threads, launch.shared as u32, launch.args);
         state.added(&self.context)
     }
 
     fn product(&self, shape: &Shape, operands: &Operands) -> Result<bool, CudaError> {
         let state = &mut *self.lock();
-        let Some(plan) = state.plan(&self.context, shape)? else { return Ok(false) };
+        let Some(plan) = state.products.plan(&self.context, shape)? else { return Ok(false) };
         let Operands { a, b, c, scales, alpha, beta } = *operands;
         let (alpha, beta) = (alpha.to_bits(), beta.to_bits());
-        state.commands.product(Product { plan, a, b, c, scales, alpha, beta });
+        state.list.commands.product(Product { plan, a, b, c, scales, alpha, beta });
         state.added(&self.context)?;
         Ok(true)
     }
 
     fn has_product(&self, shape: &Shape) -> Result<bool, CudaError> {
-        Ok(self.lock().plan(&self.context, shape)?.is_some())
+        Ok(self.lock().products.plan(&self.context, shape)?.is_some())
     }
 
     fn blas(&self) -> Result<String, CudaError> {
-        let version = self.bound()?.lt()?.version();
+        let version = self.bound()?.products.lt()?.version();
         Ok(format!("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100))
     }
 
@@ -545,26 +274,24 @@ impl Engine for Gpu {
         self.bound()?.download(from, bytes)
     }
 
-    fn wait(&self) -> Result<(), CudaError> {
-        self.bound()?.settle()
+    fn report(&self) -> u64 {
+        self.report_address
     }
 
-    fn fault(&self) -> u64 {
-        self.fault_address
-    }
-
-    fn take_fault(&self) -> Option<Fault> {
-        let words = self.fault.host().cast::<u32>();
-        // SAFETY: four numbers in pinned memory; all work was waited for, so no kernel writes them now.
+    fn take_report(&self) -> Option<KernelReport> {
+        let _state = self.lock();
+        let words = self.report.host().cast::<u32>();
+        // SAFETY: four numbers in pinned memory; the lock keeps other threads of the host away.
         let [code, site, value, limit] = std::array::from_fn(|i| unsafe { words.add(i).read_volatile() });
-        if code == 0 {
+        // u32::MAX: a kernel that another thread queued is about to write its report.
+        if matches!(code, 0 | u32::MAX) {
             return None;
         }
         for i in 0..4 {
             // SAFETY: as above.
             unsafe { words.add(i).write_volatile(0) };
         }
-        Some(Fault { code, site, value, limit })
+        Some(KernelReport { code, site, value, limit })
     }
 
     fn description(&self) -> String {
@@ -572,7 +299,7 @@ impl Engine for Gpu {
     }
 
     fn graph_use(&self) -> GraphUse {
-        self.lock().usage.clone()
+        self.lock().list.usage().clone()
     }
 
     fn start_clock(&self) -> Result<bool, CudaError> {
@@ -596,20 +323,20 @@ impl Engine for Gpu {
     }
 
     fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
-        Gpu::warm_up(self, done)
+        let architecture = self.lock().functions.architecture().to_owned();
+        compile::all(&architecture, done)?;
+        let mut state = self.bound()?;
+        MODULES.iter().try_for_each(|&module| state.functions.module(module).map(drop))
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // What follows needs the context; errors were or will be reported by what waits for results.
+        // The calls below need the context; an error was reported, or will be, by the next call that waits for results.
         let _ = self.context.bind();
         let mut state = self.lock();
         let _ = state.settle();
-        state.graphs.clear();
-        state.blas = Blas::Off;
-        if state.workspace != 0 {
-            driver::free(state.workspace);
-        }
+        state.list.clear_graphs();
+        state.products.close();
     }
 }

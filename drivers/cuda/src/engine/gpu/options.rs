@@ -1,14 +1,14 @@
-//! How a GPU is used, and what came of it.
+//! Switches of the GPU engine: graphs, cuBLASLt, and a check after every launch.
 
-/// How the GPU is used.
+/// Switches of the GPU engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// Replays work of a shape that was seen before as a CUDA graph. Off: every launch begins at once.
+    /// Replays a repeated list of commands as a CUDA graph. Off: every command is issued at once.
     pub graphs: bool,
-    /// Leaves dense products to cuBLASLt, where it is installed.
+    /// Computes dense products by cuBLASLt where it is installed.
     pub blas: bool,
-    /// Waits after every launch, so that an error names the kernel it is of. Slow.
+    /// Waits after every launch, so that an error names its kernel. Slow.
     pub check: bool,
 }
 
@@ -30,39 +30,21 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The same, with graphs or without.
+    /// These options with CUDA graphs on or off.
     #[must_use]
     pub fn with_graphs(self, graphs: bool) -> Self {
         Self { graphs, ..self }
     }
 
-    /// The same, with cuBLASLt or without.
+    /// These options with cuBLASLt on or off.
     #[must_use]
     pub fn with_blas(self, blas: bool) -> Self {
         Self { blas, ..self }
     }
 
-    /// The same, with a wait after every launch or without.
+    /// These options with the wait after every launch on or off.
     #[must_use]
     pub fn with_check(self, check: bool) -> Self {
         Self { check, ..self }
     }
-}
-
-/// What became of the work so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GraphUse {
-    /// Commands (launches, products, small uploads) that were issued one by one.
-    pub issued: u64,
-    /// Commands that ran as part of a graph.
-    pub replayed: u64,
-    /// Graphs made.
-    pub captured: u64,
-    /// Launches of graphs.
-    pub launches: u64,
-    /// Kernels in graphs whose arguments had to be changed.
-    pub updated: u64,
-    /// Why a list of commands could not be made a graph, the last time that happened.
-    pub refused: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! That the emulator finds faults: kernels of `tests/faults.cu` with one planted each, real kernels with a line taken
+//! That the emulator finds faults: kernels of `tests/planted.cu` with one planted each, real kernels with a line taken
 //! out, and launches that are wrong.
 
 use bytemuck::{Pod, Zeroable};
@@ -14,7 +14,7 @@ use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::{MODULES, Module};
 
-const FAULTS: Module = Module { name: "faults", text: include_str!("../../tests/faults.cu") };
+const PLANTED: Module = Module { name: "planted", text: include_str!("../../tests/planted.cu") };
 const THREADS: u32 = 64;
 const SHARED: usize = 256;
 
@@ -65,7 +65,7 @@ impl Bench {
 
     fn run(&mut self, name: &'static str, plant: i32) -> Result<Vec<f32>, CudaError> {
         let args = self.args(plant);
-        self.device.launch(FAULTS, name, [1, 1, 1], THREADS, SHARED, &args)?;
+        self.device.launch(PLANTED, name, [1, 1, 1], THREADS, SHARED, &args)?;
         self.y.download::<Cuda, f32>(&self.device)
     }
 }
@@ -116,7 +116,7 @@ fn launches_that_are_wrong_are_refused() {
     let args = bench.args(0);
     let device = &bench.device;
     let refused = |grid, threads, shared, message: &str| {
-        let error = device.launch(FAULTS, "across_warps", grid, threads, shared, &args).unwrap_err().to_string();
+        let error = device.launch(PLANTED, "across_warps", grid, threads, shared, &args).unwrap_err().to_string();
         assert!(error.contains("across_warps") && error.contains(message), "{error}");
     };
     refused([1, 65536, 1], 64, SHARED, "more than 65535 blocks along y or z");
@@ -126,12 +126,12 @@ fn launches_that_are_wrong_are_refused() {
     refused([1, 1, 1], 64, 128, "byte 131 of shared memory, of which the launch has 128");
     refused([1, 1, 1], 64, 300_000, "more shared memory than there is");
     refused([2, 1, 1], 64, 0, "of which the launch has 0");
-    let error = device.launch(FAULTS, "across_warps", [1, 1, 1], 64, SHARED, &7u64).unwrap_err().to_string();
+    let error = device.launch(PLANTED, "across_warps", [1, 1, 1], 64, SHARED, &7u64).unwrap_err().to_string();
     assert!(error.contains("an argument of another size than its own (8, "), "{error}");
-    let error = device.launch(FAULTS, "nowhere", [1, 1, 1], 64, SHARED, &args).unwrap_err().to_string();
-    assert!(error.contains("faults.cu has no kernel nowhere"), "{error}");
+    let error = device.launch(PLANTED, "nowhere", [1, 1, 1], 64, SHARED, &args).unwrap_err().to_string();
+    assert!(error.contains("planted.cu has no kernel nowhere"), "{error}");
     // A grid too large reaches rows that are not there; one too small leaves rows as they were.
-    let error = device.launch(FAULTS, "rows", [3, 1, 1], 64, 0, &args).unwrap_err().to_string();
+    let error = device.launch(PLANTED, "rows", [3, 1, 1], 64, 0, &args).unwrap_err().to_string();
     assert!(error.contains("rows: block (2, 0, 0), thread 0: row 2 of a matrix of 2 rows"), "{error}");
     device.flush().unwrap();
 }
@@ -192,7 +192,7 @@ fn again_sanitized(name: &str) -> Option<std::process::Output> {
 fn what_no_view_forbids_the_sanitizer_finds() {
     let sanitized = std::env::var_os("FATHOM_SANITIZED").is_some();
     if !sanitized {
-        let Some(output) = again_sanitized("engine::faults::what_no_view_forbids_the_sanitizer_finds") else {
+        let Some(output) = again_sanitized("engine::planted::what_no_view_forbids_the_sanitizer_finds") else {
             assert!(std::env::var_os("CI").is_none(), "AddressSanitizer's runtime is not installed");
             return;
         };
