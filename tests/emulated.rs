@@ -1,7 +1,7 @@
 //! Whole models on the CUDA driver's emulator: parity with transformers, and the first steps of training beside the
 //! reference device in every precision.
 
-use fathom_core::layer::Precision;
+use fathom_core::precision::Precision;
 use fathom_cuda::{Cuda, Emulation};
 use fathom_tests::golden::{Golden, check_case};
 use fathom_tests::steps::Reference;

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Host;
-use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 
 #[test]
 fn a_model_runs_without_std_and_gives_the_same_bits() {

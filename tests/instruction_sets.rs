@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use fathom_core::device::Host;
-use fathom_core::layer::Precision;
+use fathom_core::precision::Precision;
 use fathom_cpu::{Cpu, Isa};
 use fathom_tests::choices::Attend;
 use fathom_tests::steps::Reference;

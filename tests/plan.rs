@@ -1,7 +1,7 @@
 //! The published numbers of DeepSeek-V3, from running its real step on the counting device.
 
 use fathom_core::config::ModelConfig;
-use fathom_core::layer::Precision;
+use fathom_core::precision::Precision;
 use fathom_core::train::plan::Plan;
 
 #[test]

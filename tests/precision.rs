@@ -5,11 +5,12 @@ use fathom::hf;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
-use fathom_core::layer::Precision;
-use fathom_core::model::{Batch, LossScales, Parameters};
+use fathom_core::model::{Batch, LossScales};
+use fathom_core::precision::Precision;
 use fathom_core::train::plan::Plan;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_core::weights::Parameters;
 use fathom_cpu::Cpu;
 use fathom_tests::{Golden, golden_folder, tensors};
 

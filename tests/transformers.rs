@@ -8,8 +8,8 @@ use fathom::checkpoint::{Disk, Draft};
 use fathom::convert::{Options, convert};
 use fathom::hf::{self, DEEPSEEK, Format};
 use fathom_core::config::ModelConfig;
-use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 use fathom_cpu::Cpu;
 use fathom_tests::tensors;
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
-use fathom_core::layer::Precision;
+use fathom_core::precision::Precision;
 use fathom_core::train::plan::{MemoryPlan, Plan};
 use fathom_core::train::schedule::Schedule;
 use serde_json::{Value, json};

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use fathom_core::device::Kernels;
-use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;

@@ -23,7 +23,7 @@
 //! use fathom_core::comm::Solo;
 //! use fathom_core::config::ModelConfig;
 //! use fathom_core::device::Host;
-//! use fathom_core::layer::Precision;
+//! use fathom_core::precision::Precision;
 //! use fathom_core::model::{Batch, Model};
 //! use fathom_core::train::{Hyperparameters, Trainer, schedule::Rates};
 //!
@@ -64,9 +64,15 @@ pub mod layer;
 pub mod math;
 #[cfg(feature = "alloc")]
 pub mod model;
+pub mod precision;
+#[cfg(feature = "alloc")]
+pub mod quantized;
 pub mod rng;
+pub mod routing;
 #[cfg(feature = "alloc")]
 pub mod tensor;
 pub mod train;
+#[cfg(feature = "alloc")]
+pub mod weights;
 
 pub use dtype::DType;

@@ -16,10 +16,11 @@ use fathom_core::layer::moe::{BalanceLoss, Moe, RouterState};
 use fathom_core::layer::mtp::Mtp;
 use fathom_core::layer::operand::Operand;
 use fathom_core::layer::rmsnorm::RmsNorm;
-use fathom_core::layer::{Pass, Precision, Sequences, rope};
-use fathom_core::model::{Copies, Layout, Lowest, Parameters};
+use fathom_core::layer::{Pass, Sequences, rope};
+use fathom_core::precision::Precision;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
+use fathom_core::weights::{Copies, Layout, Lowest, Parameters};
 
 const STEP: f64 = 1e-5;
 /// Rows of every test: two sequences of 6 tokens, the second of two documents.

@@ -4,7 +4,7 @@
 use fathom::hf::load_model;
 use fathom::hf::safetensors::TensorFile;
 use fathom_core::device::Host;
-use fathom_core::layer::Precision;
+use fathom_core::precision::Precision;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::path::PathBuf;

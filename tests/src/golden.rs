@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
-use fathom_core::layer::Precision;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};
 

@@ -17,8 +17,8 @@
 
 use fathom_core::comm::Solo;
 use fathom_core::device::{Host, Kernels};
-use fathom_core::layer::Precision;
 use fathom_core::model::Batch;
+use fathom_core::precision::Precision;
 use fathom_core::rng;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, StepReport, Trainer};

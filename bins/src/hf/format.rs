@@ -91,7 +91,7 @@ fn keeps_f32(name: &str) -> bool {
 /// feed-forward layers and of experts, and of V3.2's indexer its two large ones; not the embedding, the head, routers, norms,
 /// nor `eh_proj`.
 ///
-/// Of the models that are computed here, [`Parameter::is_fp8`](fathom_core::model::Parameter::is_fp8) says the same of each
+/// Of the models that are computed here, [`Parameter::is_fp8`](fathom_core::weights::Parameter::is_fp8) says the same of each
 /// parameter. This goes by the name alone, for folders of other models too.
 pub fn is_quantized(name: &str, shape: &[usize]) -> bool {
     let Some(rest) = name.strip_suffix(".weight").filter(|_| shape.len() == 2) else { return false };

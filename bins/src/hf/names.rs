@@ -3,7 +3,8 @@
 use super::error::HfError;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
-use fathom_core::model::{Model, Parameter};
+use fathom_core::model::Model;
+use fathom_core::weights::Parameter;
 use fathom_dataprep::Tokenizer;
 use std::fs;
 use std::path::Path;

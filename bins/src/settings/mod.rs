@@ -20,7 +20,7 @@ pub use source::{Entry, Source};
 
 use crate::hf::Format;
 use fathom_core::config::ModelConfig;
-use fathom_core::layer::{Precision, Products};
+use fathom_core::precision::{Precision, Products};
 use fathom_core::train::schedule::{Schedule, ScheduleError};
 use fathom_dataprep::{Packing, PrepConfig};
 use reader::{Reader, SANE};

@@ -2,7 +2,7 @@
 
 use super::SettingsError;
 use super::reader::Reader;
-use fathom_core::layer::{Precision, Products};
+use fathom_core::precision::{Precision, Products};
 
 /// A switch of the FP8 recipe.
 type Switch = (&'static str, fn(&mut Precision) -> &mut bool);

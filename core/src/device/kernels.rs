@@ -1,58 +1,15 @@
-//! The two kernel traits: what a driver must write, and what it may override.
+//! The trait of the fused kernels, which a driver may override.
 
-use super::default;
-use super::{
-    AdamW, Attention, AttentionGrad, Balance, Binary, Cast, Combine, CrossEntropy, Dequantize, Device, Fill,
-    GatherColumns, GatherRows, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, MaskWindow, Quantize, RandomNormal,
-    ReduceRows, Requantize, RmsNorm, RmsNormGrad, Rope, Route, RouteGrad, ScatterAddColumns, ScatterAddRows, SortByKey,
-    SumColumns, Swiglu, SwigluGrad, TopK, Unary, UpdateBias,
-};
-
-/// Calls `$then!` with the list of all primitive kernels, as `method: Call`, and of all fused ones. What must treat
-/// every kernel alike (wrappers) is written once over this list, so a new kernel cannot be forgotten.
-#[macro_export]
-macro_rules! for_each_kernel {
-    ($then:ident) => {
-        $then! {
-            primitive {
-                fill: Fill, cast: Cast, unary: Unary, binary: Binary, reduce_rows: ReduceRows,
-                sum_columns: SumColumns, gemm: Gemm, grouped_gemm: GroupedGemm, gather_rows: GatherRows,
-                scatter_add_rows: ScatterAddRows, gather_columns: GatherColumns,
-                scatter_add_columns: ScatterAddColumns, top_k: TopK, sort_by_key: SortByKey,
-                mask_window: MaskWindow, random_normal: RandomNormal, quantize: Quantize, dequantize: Dequantize,
-            }
-            fused {
-                rmsnorm: RmsNorm, rmsnorm_grad: RmsNormGrad, rope: Rope, swiglu: Swiglu, swiglu_grad: SwigluGrad,
-                route: Route, route_grad: RouteGrad, balance: Balance, combine: Combine, attention: Attention,
-                attention_grad: AttentionGrad, cross_entropy: CrossEntropy, adamw: AdamW, update_bias: UpdateBias,
-                requantize: Requantize, gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8,
-            }
-        }
-    };
-}
+use super::primitives::Primitives;
+use super::{call, default};
 
 macro_rules! declare {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
-        /// The kernels a driver must have. Each is specified by the documentation of its call and by
-        /// [`Host`](super::Host).
-        ///
-        /// For implementers. A call's views lie inside their buffers and its shapes fit. Index operands are data: a
-        /// kernel must stay inside its buffers whatever they hold, and should report an index out of range as an error
-        /// of kind [`Shape`](crate::error::ErrorKind::Shape), at once or late. A floating-point type that the driver
-        /// does not compute in is an [`Unsupported`](crate::error::ErrorKind::Unsupported) error. Sums have an order
-        /// that depends on shapes alone.
-        pub trait Primitives: Device {
-            $(
-                #[doc = concat!("Runs a [`", stringify!($P), "`].")]
-                fn $p(&self, call: $P<'_, Self::Buffer>) -> Result<(), Self::Error>;
-            )*
-        }
-
         /// The fused kernels. Every one has a default body written in primitives; a driver overrides what is slow.
         pub trait Kernels: Primitives {
             $(
-                #[doc = concat!("Runs a [`", stringify!($F), "`].")]
-                fn $f(&self, call: $F<'_, Self::Buffer>) -> Result<(), Self::Error> {
+                #[doc = concat!("Runs a [`", stringify!($F), "`](call::", stringify!($F), ").")]
+                fn $f(&self, call: call::$F<'_, Self::Buffer>) -> Result<(), Self::Error> {
                     default::$f(self, call)
                 }
             )*

@@ -9,25 +9,21 @@
 //! *contents* of index tensors, which are device data (see [`Primitives`]).
 
 mod call;
-mod call_fp8;
-mod call_fused;
-mod call_train;
 mod default;
-mod dry;
+mod host;
 mod kernels;
 mod pool;
-mod reference;
-mod trace;
+mod primitives;
+pub(crate) mod tensor;
+pub(crate) mod view;
+mod wrap;
 
 pub use call::*;
-pub use call_fp8::*;
-pub use call_fused::*;
-pub use call_train::*;
-pub use dry::{Dry, DryBuffer, KernelCount, Tally};
-pub use kernels::{Kernels, Primitives};
+pub use host::{Host, HostBuffer, HostError};
+pub use kernels::Kernels;
 pub use pool::Pool;
-pub use reference::{Host, HostBuffer, HostError};
-pub use trace::{Clock, Fault, KernelTime, Trace};
+pub use primitives::Primitives;
+pub use wrap::{Clock, Dry, DryBuffer, Fault, KernelCount, KernelTime, Tally, Trace};
 
 use crate::error::DeviceError;
 

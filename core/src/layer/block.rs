@@ -11,8 +11,8 @@ use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
 use crate::device::{Cast, Kernels};
-use crate::model::{Layout, Parameters};
 use crate::tensor::{Tensor, View};
+use crate::weights::{Layout, Parameters};
 
 /// Norms, attention and feed-forward part of a layer.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use alloc::string::String;
 
 use super::Pass;
 use crate::device::{GatherRows, Kernels, ScatterAddRows};
-use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
+use crate::weights::{Layout, Lowest, Parameters, Slot};
 
 /// A weight `[vocabulary, hidden]`.
 #[derive(Clone, Copy, Debug)]

@@ -8,8 +8,8 @@ use super::linear::Linear;
 use super::operand::{Kept, Operand};
 use crate::DType;
 use crate::device::{Kernels, Swiglu, SwigluGrad};
-use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, ViewMut};
+use crate::weights::{Layout, Lowest, Parameters};
 
 /// Gate and up projections stacked `[2i, d]`, and the down projection `[d, i]`.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use super::Pass;
 use super::linear::Linear;
 use super::operand::Operand;
 use crate::device::{Cast, CrossEntropy, Kernels, TopK};
-use crate::model::{Layout, Lowest, Parameters, Slot};
 use crate::tensor::{Tensor, View};
+use crate::weights::{Layout, Lowest, Parameters, Slot};
 
 /// The projection `[vocabulary, hidden]`: its own, or the embedding where the model ties them.
 #[derive(Clone, Copy, Debug)]

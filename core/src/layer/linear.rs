@@ -6,8 +6,8 @@ use alloc::format;
 use super::Pass;
 use super::operand::Operand;
 use crate::device::{Binary, BinaryOp, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, SumColumns};
-use crate::model::{Layout, Lowest, Parameters, Slot, Weight};
 use crate::tensor::{View, ViewMut};
+use crate::weights::{Layout, Lowest, Parameters, Slot, Weight};
 
 /// A weight `[outputs, inputs]` and, where the model has one, a bias `[outputs]`.
 #[derive(Clone, Copy, Debug)]

@@ -20,8 +20,8 @@ use crate::DType;
 use crate::config::{LATENT_NORM_EPS, ModelConfig};
 use crate::device::{Attention, AttentionGrad, Heads, Kernels, Rope};
 use crate::error::InvalidOp;
-use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, View, ViewMut};
+use crate::weights::{Layout, Lowest, Parameters};
 
 /// The projections and norms of one attention layer.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,9 @@
 //! The layers of the model, one file each.
 //!
-//! Every file has the same shape: the layer's description, made of [`Slot`](crate::model::Slot)s by `declare`; what its
+//! Every file has the same shape: the layer's description, made of [`Slot`](crate::weights::Slot)s by `declare`; what its
 //! forward pass keeps (`Saved`); `forward`; and the backward pass, in which the input's gradient and the weights'
 //! gradients can be called apart, as pipeline schedules want. Parameter gradients add up (`+=`), activation gradients
 //! are returned, and the gradient of a residual stream is added to in place.
-
-pub mod router;
 
 #[cfg(feature = "alloc")]
 pub mod block;
@@ -27,7 +25,6 @@ pub mod mtp;
 pub mod operand;
 #[cfg(feature = "alloc")]
 mod pass;
-mod precision;
 #[cfg(feature = "alloc")]
 pub mod rmsnorm;
 #[cfg(feature = "alloc")]
@@ -35,4 +32,3 @@ pub mod rope;
 
 #[cfg(feature = "alloc")]
 pub use pass::{Pass, Sequences};
-pub use precision::{Precision, Products};

@@ -15,14 +15,14 @@ use super::Pass;
 use super::ffn::{self, Ffn, keep_gate_up};
 use super::linear::{GroupedLinear, Linear};
 use super::operand::{Kept, Operand};
-use super::router::{GroupScore, RouteConfig, Score};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
     Balance, Binary, BinaryOp, Cast, Combine, GatherRows, Kernels, Route, RouteGrad, SortByKey, Swiglu, SwigluGrad,
 };
-use crate::model::{Layout, Lowest, Parameters};
+use crate::routing::{GroupScore, RouteConfig, Score};
 use crate::tensor::{Tensor, View, ViewMut};
+use crate::weights::{Layout, Lowest, Parameters};
 
 /// Router, routed experts and shared experts of one layer.
 #[derive(Clone, Debug)]

@@ -16,8 +16,8 @@ use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
 use crate::device::Kernels;
 use crate::layer::embedding::Embedding;
-use crate::model::{Layout, Lowest, Parameters};
 use crate::tensor::{Tensor, View};
+use crate::weights::{Layout, Lowest, Parameters};
 
 /// One prediction module.
 #[derive(Clone, Debug)]

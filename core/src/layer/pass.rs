@@ -1,10 +1,10 @@
 //! What every layer is handed: the device, the weights, the batch's positions, and the precision policy.
 
-use super::Precision;
 use crate::DType;
 use crate::device::{Device, Kernels};
-use crate::model::{Copies, Parameters, Slot, Weight};
+use crate::precision::Precision;
 use crate::tensor::Tensor;
+use crate::weights::{Copies, Parameters, Slot, Weight};
 
 /// The rows of a micro-batch: `rows` tokens in sequences of `length`.
 pub struct Sequences<D: Device> {

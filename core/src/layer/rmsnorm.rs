@@ -8,8 +8,8 @@ use alloc::string::String;
 use super::Pass;
 use super::operand::Restored;
 use crate::device::{Kernels, RmsNorm as Call, RmsNormGrad};
-use crate::model::{Layout, Parameters, Slot};
 use crate::tensor::{Tensor, View, ViewMut};
+use crate::weights::{Layout, Parameters, Slot};
 
 /// A weight `[n]` and the constant in the root.
 #[derive(Clone, Copy, Debug)]

@@ -2,10 +2,11 @@
 
 use alloc::vec::Vec;
 
-use super::{Inputs, Kept, Model, Parameters};
+use super::{Inputs, Kept, Model};
 use crate::device::{Kernels, ReduceRows, Reduction, ScatterAddRows};
 use crate::layer::moe::BalanceLoss;
 use crate::tensor::Tensor;
+use crate::weights::Parameters;
 
 /// What each part of the loss is multiplied by, so that micro-batches of a batch add up to its mean.
 #[derive(Clone, Debug, PartialEq)]

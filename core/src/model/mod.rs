@@ -1,20 +1,15 @@
 //! The whole model: which layers it has, where its parameters lie, and its forward and backward pass.
 
 mod backward;
-mod copies;
 mod forward;
-mod parameters;
 
 use alloc::vec::Vec;
 
 pub use backward::{LossScales, Losses};
-pub use copies::{Copies, Weight};
 pub use forward::{Batch, Inputs, Kept, Scores, Sources};
-pub use parameters::{Group, Layout, Lowest, Parameter, Parameters, Slot};
 
 use crate::config::ModelConfig;
 use crate::device::{Fill, Kernels, RandomNormal};
-use crate::layer::Precision;
 use crate::layer::block::Block;
 use crate::layer::embedding::Embedding;
 use crate::layer::head::Head;
@@ -22,8 +17,9 @@ use crate::layer::moe::{Moe, RouterState};
 use crate::layer::mtp::Mtp;
 use crate::layer::rmsnorm::RmsNorm;
 use crate::layer::rope;
+use crate::precision::Precision;
 use crate::tensor::Tensor;
-use parameters::layer_prefix;
+use crate::weights::{Copies, Layout, Lowest, Parameters, layer_prefix};
 
 /// The layers of a model and the layout of their parameters. No weights.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::DType;
 use crate::device::Kernels;
 use crate::error::{ensure, same};
-use crate::model::{Layout, Parameter, Parameters};
+use crate::weights::{Layout, Parameter, Parameters};
 
 /// How much smaller than the device's own [`chunk`](crate::device::Capabilities::chunk) is what comes from it at a time: the
 /// weights and their average then stay in a CPU's nearest cache, and a wait for a GPU brings megabytes.

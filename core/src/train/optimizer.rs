@@ -1,8 +1,8 @@
 //! AdamW over whole groups of parameters, and the clipping of their gradients.
 
 use crate::device::{AdamRates, AdamW, Kernels, ReduceRows, Reduction, Unary, UnaryOp};
-use crate::model::{Layout, Parameters};
 use crate::tensor::{Tensor, View};
+use crate::weights::{Layout, Parameters};
 
 /// What stays the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,8 +3,8 @@
 use crate::comm::Solo;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
 use crate::device::{Device, Dry, Tally};
-use crate::layer::Precision;
 use crate::model::{Batch, Model};
+use crate::precision::Precision;
 use crate::train::schedule::Rates;
 use crate::train::{Hyperparameters, Trainer};
 

@@ -11,8 +11,9 @@ use super::schedule::Rates;
 use crate::comm::Comm;
 use crate::device::{Cast, Fill, Kernels, UpdateBias};
 use crate::error::{DeviceError, ensure};
-use crate::model::{Batch, LossScales, Model, Parameters};
+use crate::model::{Batch, LossScales, Model};
 use crate::tensor::Tensor;
+use crate::weights::Parameters;
 
 /// What came out of a step.
 #[derive(Clone, Debug, PartialEq)]

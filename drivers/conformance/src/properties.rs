@@ -8,7 +8,7 @@ use fathom_core::device::{
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
 use fathom_core::fp8::TILE;
-use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 use proptest::prelude::any;
 

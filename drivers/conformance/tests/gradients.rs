@@ -2,7 +2,7 @@
 
 use fathom_core::device::*;
 use fathom_core::dtype::DType;
-use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 
 type T = Tensor<Host>;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fathom_core::DType;
 use fathom_core::device::*;
-use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 use fathom_cpu::{Cpu, Isa};
 

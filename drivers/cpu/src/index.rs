@@ -1,7 +1,7 @@
 //! Kernels that move rows and elements by index. Every index is checked before anything is written.
 
 use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows, SortByKey, TopK};
-use fathom_core::layer::router;
+use fathom_core::routing;
 use half::bf16;
 
 use crate::Cpu;
@@ -98,7 +98,7 @@ impl Cpu {
             index.for_rows(|r, index| {
                 let copy = &mut scratch[..cols];
                 copy.copy_from_slice(x.row(r));
-                router::top_k(copy, index);
+                routing::top_k(copy, index);
             });
         })
     }

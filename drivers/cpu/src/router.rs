@@ -1,7 +1,7 @@
 //! The router, its gradient, and what keeps experts balanced.
 
 use fathom_core::device::{Balance, Route, RouteGrad, UpdateBias};
-use fathom_core::layer::router::{self, GroupScore, RouteConfig, Score};
+use fathom_core::routing::{self, GroupScore, RouteConfig, Score};
 
 use crate::error::CpuError;
 use crate::mat::{self, Mat, check_index};
@@ -80,7 +80,7 @@ impl Cpu {
                     if alone[lane] {
                         let logits = logits.row(s.row + i);
                         let scratch = &mut lanes.rest[..config.experts + config.groups];
-                        router::route(&config, logits, bias, s.row(i), e.row(i), w.row(i), scratch);
+                        routing::route(&config, logits, bias, s.row(i), e.row(i), w.row(i), scratch);
                     } else {
                         lanes.write(lane, s.row(i), e.row(i), w.row(i));
                     }
@@ -177,7 +177,7 @@ fn count_and_share(isa: Isa, s: &Mat<'_, f32>, f: &mut [f32], p: &mut [f32], mut
                 let (copy, rest) = lanes.rest.split_at_mut(s.cols());
                 let best = &mut bytemuck::cast_slice_mut(rest)[..lanes.chosen.len()];
                 copy.copy_from_slice(s.row(t));
-                router::top_k(copy, best);
+                routing::top_k(copy, best);
                 best.iter().for_each(|&e| f[e as usize] += 1.0);
             } else {
                 lanes.chosen.iter().for_each(|chosen| f[chosen[lane] as usize] += 1.0);
@@ -194,7 +194,7 @@ const WIDTH: usize = 16;
 type Lane<T> = [T; WIDTH];
 
 /// The numbers of [`WIDTH`] tokens, turned so that a vector holds one expert's of all of them. Every token goes through
-/// the operations of [`router::route`] in their order, so it gets the same bits.
+/// the operations of [`routing::route`] in their order, so it gets the same bits.
 struct Lanes<'a> {
     /// Logits, then scores: a lane for every expert.
     scores: &'a mut [Lane<f32>],

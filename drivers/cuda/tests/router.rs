@@ -6,7 +6,7 @@ use common::{assert_near, floats, noise, read, suite};
 use fathom_core::device::{Balance, Device, Host, Kernels, Route, RouteGrad};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
-use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 
 #[test]

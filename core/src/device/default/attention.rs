@@ -3,12 +3,12 @@
 use core::ops::Range;
 
 use super::Work;
-use crate::device::{
-    Attention, AttentionGrad, BinaryOp, Form, Gemm, Heads, MaskWindow, Primitives, Reduction, ScatterAddColumns,
-    UnaryOp,
+use crate::device::call::{
+    Attention, AttentionGrad, BinaryOp, Form, Gemm, Heads, MaskWindow, Reduction, ScatterAddColumns, UnaryOp,
 };
+use crate::device::primitives::Primitives;
+use crate::device::tensor::{Tensor, View};
 use crate::dtype::DType;
-use crate::tensor::{Tensor, View};
 
 /// Queries, keys and values of all heads.
 struct Operands<'a, D: Primitives> {

@@ -6,23 +6,34 @@
 //! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.
 
 mod attention;
-mod fp8;
-mod layers;
+mod gemm_fp8;
+mod index;
+mod loss;
+mod norm;
+mod optimizer;
+mod quantize;
+mod rope;
 mod router;
-mod train;
+mod swiglu;
 
-pub(super) use attention::{attention, attention_grad};
-pub(super) use fp8::{gemm_fp8, grouped_gemm_fp8, requantize};
-pub(super) use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
-pub(super) use router::{balance, route, route_grad, update_bias};
-pub(super) use train::{adamw, cross_entropy};
+pub(super) use attention::*;
+pub(super) use gemm_fp8::*;
+pub(super) use index::*;
+pub(super) use loss::*;
+pub(super) use norm::*;
+pub(super) use optimizer::*;
+pub(super) use quantize::*;
+pub(super) use rope::*;
+pub(super) use router::*;
+pub(super) use swiglu::*;
 
-use super::{
-    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, Primitives, ReduceRows, Reduction,
-    ScatterAddColumns, SumColumns, TopK, Unary, UnaryOp,
+use super::call::{
+    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, ReduceRows, Reduction, ScatterAddColumns,
+    SumColumns, TopK, Unary, UnaryOp,
 };
+use super::primitives::Primitives;
+use super::tensor::{Tensor, View, ViewMut};
 use crate::dtype::DType;
-use crate::tensor::{Tensor, View, ViewMut};
 
 /// Primitives as functions from tensors to tensors, all in one floating-point type.
 struct Work<'d, D> {

@@ -1,14 +1,14 @@
-//! The router, its gradient, and the two ways to balance its load.
+//! The MoE router, its gradient, the balance loss and the bias update.
 
 use super::Work;
-use crate::device::{
-    Balance, Binary, BinaryOp, GatherColumns, Primitives, Reduction, Route, RouteGrad, ScatterAddColumns, TopK,
-    UnaryOp, UpdateBias,
+use crate::device::call::{
+    Balance, Binary, BinaryOp, GatherColumns, Reduction, Route, RouteGrad, ScatterAddColumns, TopK, UnaryOp, UpdateBias,
 };
-use crate::layer::router::{GroupScore, RouteConfig, Score};
-use crate::tensor::Tensor;
+use crate::device::primitives::Primitives;
+use crate::device::tensor::Tensor;
+use crate::routing::{GroupScore, RouteConfig, Score};
 
-/// Every step rounds as [`layer::router::route`](crate::layer::router::route) does in f32, so on a device whose
+/// Every step rounds as [`routing::route`](crate::routing::route) does in f32, so on a device whose
 /// exponential is [`math::exp`](crate::math::exp) the choices are the same bits.
 pub(in crate::device) fn route<D: Primitives>(device: &D, mut call: Route<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.logits.dtype());

@@ -11,7 +11,7 @@ use fathom::on_device;
 use fathom_core::DType;
 use fathom_core::device::*;
 use fathom_core::error::InvalidOp;
-use fathom_core::layer::router::{GroupScore, RouteConfig, Score};
+use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
 
 use crate::timer::{Timer, Watch};

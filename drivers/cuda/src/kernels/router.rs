@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Balance, Call, Route, RouteGrad};
-use fathom_core::layer::router::{GroupScore, Score};
+use fathom_core::routing::{GroupScore, Score};
 
 use super::site;
 use crate::Cuda;

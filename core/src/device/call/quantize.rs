@@ -1,0 +1,238 @@
+//! FP8 matrices (codes with scales), and the calls that encode and decode them.
+
+use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
+use crate::device::view::{MatMut, MatRef};
+use crate::dtype::DType;
+use crate::error::{InvalidOp, ensure, same};
+use crate::fp8::TILE;
+
+/// Which elements of a matrix `[m, n]` share a scale.
+pub enum Tiles<'a, B> {
+    /// 1×128, along the columns; starting anew every `part` columns, where the matrix is several side by side. Scales
+    /// `[m, n/part·⌈part/128⌉]`.
+    Row {
+        /// Columns of a part; `n` for one.
+        part: usize,
+    },
+    /// 128×1, along the rows. Scales `[⌈m/128⌉, n]`.
+    Column,
+    /// 128×1, starting anew at the first row of every group: group `g` is rows `offsets[g]..offsets[g + 1]`, and its
+    /// tile `j` is row `⌊offsets[g]/128⌋ + g + j` of the scales `[⌊m/128⌋ + groups, n]`, of which not all are used.
+    /// Offsets must rise from 0 to `m`; a driver clamps others rather than leave its buffers.
+    Groups {
+        /// `[1, groups + 1]` u32.
+        offsets: MatRef<'a, B>,
+    },
+    /// 128×128; starting anew every `part` rows, where the matrix is several one under the other. Scales
+    /// `[m/part·⌈part/128⌉, ⌈n/128⌉]`.
+    Block {
+        /// Rows of a part; `m` for one.
+        part: usize,
+    },
+}
+
+impl<B> Clone for Tiles<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Tiles<'_, B> {}
+
+impl<B> Tiles<'_, B> {
+    /// Rows and columns of the scales of a matrix `[rows, cols]`.
+    pub fn scales(&self, rows: usize, cols: usize) -> [usize; 2] {
+        match *self {
+            Self::Row { part } => [rows, cols / part.max(1) * part.div_ceil(TILE)],
+            Self::Column => [rows.div_ceil(TILE), cols],
+            Self::Groups { offsets } => [rows / TILE + offsets.elements().saturating_sub(1), cols],
+            Self::Block { part } => [rows / part.max(1) * part.div_ceil(TILE), cols.div_ceil(TILE)],
+        }
+    }
+
+    fn check(&self, op: &'static str, rows: usize, cols: usize) -> Result<(), InvalidOp> {
+        match self {
+            Self::Row { part } => {
+                ensure(op, "a part needs columns", *part > 0)?;
+                same(op, "columns must be whole parts", 0, cols % part)
+            }
+            Self::Block { part } => {
+                ensure(op, "a part needs rows", *part > 0)?;
+                same(op, "rows must be whole parts", 0, rows % part)
+            }
+            Self::Column => Ok(()),
+            Self::Groups { offsets } => {
+                is_index(op, offsets)?;
+                ensure(op, "needs at least one group", offsets.elements() > 1)?;
+                ensure(op, "offsets must have no gaps", offsets.is_contiguous())
+            }
+        }
+    }
+
+    pub(super) fn same_kind(&self, other: &Self) -> bool {
+        core::mem::discriminant(self) == core::mem::discriminant(other)
+    }
+}
+
+/// A matrix as codes and scales, to read: an element is its code's number times its tile's scale.
+pub struct Scaled<'a, B> {
+    /// `[m, n]`, of a type of codes.
+    pub codes: MatRef<'a, B>,
+    /// F32, of the shape that `tiles` gives.
+    pub scales: MatRef<'a, B>,
+    /// Which elements share a scale.
+    pub tiles: Tiles<'a, B>,
+}
+
+impl<B> Clone for Scaled<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Scaled<'_, B> {}
+
+impl<'a, B> Scaled<'a, B> {
+    /// Codes with their scales.
+    pub fn new(codes: MatRef<'a, B>, scales: MatRef<'a, B>, tiles: Tiles<'a, B>) -> Result<Self, InvalidOp> {
+        const OP: &str = "scaled";
+        ensure(OP, "codes must be E4M3, E5M2 or E5M6 pairs", codes.dtype().is_code())?;
+        ensure(OP, "scales must be F32", scales.dtype() == DType::F32)?;
+        let scaled = Self { codes, scales, tiles };
+        let (rows, cols) = (scaled.rows(), scaled.cols());
+        tiles.check(OP, rows, cols)?;
+        let pairs = codes.dtype() == DType::E5M6Pair;
+        ensure(OP, "E5M6 is kept in 1x128 tiles of even parts only", {
+            !pairs || matches!(tiles, Tiles::Row { part } if part.is_multiple_of(2))
+        })?;
+        let [r, c] = tiles.scales(rows, cols);
+        same(OP, "rows of the scales", r, scales.rows())?;
+        same(OP, "columns of the scales", c, scales.cols())?;
+        Ok(scaled)
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.codes.rows()
+    }
+
+    /// Columns of the matrix: of numbers, where an element of the codes is a pair.
+    pub fn cols(&self) -> usize {
+        self.codes.cols() * self.codes.dtype().numbers()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        bytes_of(&self.codes) + bytes_of(&self.scales)
+    }
+}
+
+/// A matrix as codes and scales, to write.
+pub struct ScaledMut<'a, B> {
+    /// `[m, n]`, of a type of codes.
+    pub codes: MatMut<'a, B>,
+    /// F32, of the shape that `tiles` gives.
+    pub scales: MatMut<'a, B>,
+    /// Which elements share a scale.
+    pub tiles: Tiles<'a, B>,
+}
+
+impl<'a, B> ScaledMut<'a, B> {
+    /// Codes with their scales.
+    pub fn new(codes: MatMut<'a, B>, scales: MatMut<'a, B>, tiles: Tiles<'a, B>) -> Result<Self, InvalidOp> {
+        Scaled::new(codes.as_ref(), scales.as_ref(), tiles)?;
+        Ok(Self { codes, scales, tiles })
+    }
+
+    /// The same to read.
+    pub fn as_ref(&self) -> Scaled<'_, B> {
+        Scaled { codes: self.codes.as_ref(), scales: self.scales.as_ref(), tiles: self.tiles }
+    }
+}
+
+/// Encodes a matrix tile by tile ([`fp8::quantize`](crate::fp8::quantize)). The same bits on every device. An element
+/// that is NaN or infinite is an error of kind [`NonFinite`](crate::error::ErrorKind::NonFinite), at once or late.
+#[non_exhaustive]
+pub struct Quantize<'a, B> {
+    /// `[m, n]` floating point.
+    pub x: MatRef<'a, B>,
+    /// Result.
+    pub y: ScaledMut<'a, B>,
+    /// Round scales up to powers of two.
+    pub power_of_two: bool,
+}
+
+impl<'a, B> Quantize<'a, B> {
+    /// Encodes `x`.
+    pub fn new(x: MatRef<'a, B>, y: ScaledMut<'a, B>, power_of_two: bool) -> Result<Self, InvalidOp> {
+        const OP: &str = "quantize";
+        is_float(OP, &x)?;
+        same(OP, "rows of its operands", x.rows(), y.as_ref().rows())?;
+        same(OP, "columns of its operands", x.cols(), y.as_ref().cols())?;
+        Ok(Self { x, y, power_of_two })
+    }
+}
+
+impl<B> Call for Quantize<'_, B> {
+    const NAME: &'static str = "quantize";
+    fn cost(&self) -> Cost {
+        Cost::new(3 * self.x.elements() as u64, bytes_of(&self.x) + self.y.as_ref().bytes())
+    }
+}
+
+/// Decodes a matrix: `y = code · scale` in f32, rounded to the type of `y`. The same bits on every device.
+///
+/// What was quantised from a number within half a code of f32's largest may decode to infinity.
+#[non_exhaustive]
+pub struct Dequantize<'a, B> {
+    /// `[m, n]`.
+    pub x: Scaled<'a, B>,
+    /// `[m, n]` floating point.
+    pub y: MatMut<'a, B>,
+}
+
+impl<'a, B> Dequantize<'a, B> {
+    /// Decodes `x`.
+    pub fn new(x: Scaled<'a, B>, y: MatMut<'a, B>) -> Result<Self, InvalidOp> {
+        const OP: &str = "dequantize";
+        is_float(OP, &y.as_ref())?;
+        same(OP, "rows of its operands", x.rows(), y.rows())?;
+        same(OP, "columns of its operands", x.cols(), y.cols())?;
+        Ok(Self { x, y })
+    }
+}
+
+impl<B> Call for Dequantize<'_, B> {
+    const NAME: &'static str = "dequantize";
+    fn cost(&self) -> Cost {
+        Cost::new(self.y.as_ref().elements() as u64, self.x.bytes() + bytes_of_mut(&self.y))
+    }
+}
+
+/// Decodes a matrix in f32 and encodes it with other tiles: 1×128 → 128×1, for a weight gradient.
+#[non_exhaustive]
+pub struct Requantize<'a, B> {
+    /// `[m, n]`.
+    pub x: Scaled<'a, B>,
+    /// `[m, n]`.
+    pub y: ScaledMut<'a, B>,
+    /// Round scales up to powers of two.
+    pub power_of_two: bool,
+}
+
+impl<'a, B> Requantize<'a, B> {
+    /// Encodes `x` anew.
+    pub fn new(x: Scaled<'a, B>, y: ScaledMut<'a, B>, power_of_two: bool) -> Result<Self, InvalidOp> {
+        const OP: &str = "requantize";
+        same(OP, "rows of its operands", x.rows(), y.as_ref().rows())?;
+        same(OP, "columns of its operands", x.cols(), y.as_ref().cols())?;
+        Ok(Self { x, y, power_of_two })
+    }
+}
+
+impl<B> Call for Requantize<'_, B> {
+    const NAME: &'static str = "requantize";
+    fn cost(&self) -> Cost {
+        let elements = (self.x.rows() * self.x.cols()) as u64;
+        Cost::new(4 * elements, self.x.bytes() + self.y.as_ref().bytes())
+    }
+}
