@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use fathom::{cli, programs};
+
 fn main() -> ExitCode {
-    fathom::programs::convert::main()
+    cli::run(&programs::convert::COMMAND)
 }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use fathom::{cli, programs};
+
 fn main() -> ExitCode {
-    fathom::programs::eval::main()
+    cli::run(&programs::eval::COMMAND)
 }

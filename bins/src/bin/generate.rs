@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use fathom::{cli, programs};
+
 fn main() -> ExitCode {
-    fathom::programs::generate::main()
+    cli::run(&programs::generate::COMMAND)
 }

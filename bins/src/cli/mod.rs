@@ -1,56 +1,171 @@
-//! What every program does alike: arguments, exit codes, progress on a terminal.
+//! What the programs share: commands and their arguments, exit codes, progress on a terminal.
+//!
+//! A [`Command`] is one node of the tree of commands in [`programs`](crate::programs). [`run`] walks the tree with the
+//! arguments of this process. argh parses the options of a command; [`arguments`] brings them into the form that argh
+//! takes (`--option=value`, `-h`), and [`help`] writes the help text from argh's description of them.
+
+pub mod arguments;
+pub mod help;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
+use arguments::Request;
 
-/// Parses the arguments, runs `body`, prints its error, and gives the exit code: 0 done, 1 failed, 2 usage.
-pub fn run<A: FromArgs>(body: impl FnOnce(A) -> Result<()>) -> ExitCode {
-    let (name, rest) = arguments();
-    run_with(&[&name], &rest, body)
+/// The name of the program that holds all commands.
+pub const FATHOM: &str = "fathom";
+
+/// The arguments of a command, and what the command does with them.
+pub trait Program: FromArgs + ArgsInfo {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the work it does; a usage error for arguments that do not go together.
+    fn run(self) -> Result<()>;
 }
 
-/// The program's name and its arguments.
-pub fn arguments() -> (String, Vec<String>) {
-    let mut arguments = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
-    let path = arguments.next().unwrap_or_default();
-    let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("fathom");
-    (name.to_owned(), arguments.collect())
+/// A command: a program, or a subcommand of one.
+pub struct Command {
+    /// The word that calls it.
+    pub name: &'static str,
+    /// What it does, in a few words, for lists of commands.
+    pub summary: &'static str,
+    /// Commands below it.
+    pub commands: &'static [Command],
+    /// Prints the configuration keys it reads (`--keys`).
+    pub keys: Option<fn() -> String>,
+    info: fn() -> CommandInfoWithArgs,
+    run: fn(&[&str], &[&str]) -> Result<Result<()>, EarlyExit>,
 }
 
-/// As [`run`], for the command that `names` spell (`prep inspect`) with arguments of its own.
-pub fn run_with<A: FromArgs>(names: &[&str], rest: &[String], body: impl FnOnce(A) -> Result<()>) -> ExitCode {
-    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    match A::from_args(names, &rest) {
-        Err(exit) if exit.status.is_ok() => {
-            println!("{}", exit.output.trim_end());
-            ExitCode::SUCCESS
+impl Command {
+    /// A command with the arguments `P`.
+    pub const fn new<P: Program>(name: &'static str, summary: &'static str) -> Self {
+        fn run<P: Program>(names: &[&str], arguments: &[&str]) -> Result<Result<()>, EarlyExit> {
+            P::from_args(names, arguments).map(P::run)
         }
-        Err(exit) => {
-            eprintln!("{}\nSee {} --help.", exit.output.trim_end(), names.join(" "));
-            ExitCode::from(2)
-        }
-        Ok(parsed) => match body(parsed) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::from(error.exit_code())
-            }
-        },
+        Self { name, summary, commands: &[], keys: None, info: P::get_args_info, run: run::<P> }
+    }
+
+    /// Adds `--keys`, which prints `keys()`.
+    #[must_use]
+    pub const fn with_keys(mut self, keys: fn() -> String) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Adds commands below it.
+    #[must_use]
+    pub const fn with_commands(mut self, commands: &'static [Command]) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// argh's description of its arguments.
+    pub fn info(&self) -> CommandInfoWithArgs {
+        (self.info)()
+    }
+
+    /// The command below it that `name` calls.
+    pub fn find(&self, name: &str) -> Option<&'static Command> {
+        self.commands.iter().find(|command| command.name == name)
     }
 }
 
-/// How the user calls another program of this package, as far as can be told from how this one was called: through cargo,
-/// or from the folder in which they lie.
+/// How the user called this program: `None` outside of [`run`].
+static CALLED: OnceLock<&'static str> = OnceLock::new();
+
+/// Runs `root` with the arguments of this process. Gives the exit code: 0 done, 1 failed, 2 wrong arguments.
+pub fn run(root: &'static Command) -> ExitCode {
+    let _ = CALLED.set(root.name);
+    let mut rest: Vec<_> = std::env::args_os().skip(1).collect();
+    let (mut command, mut names) = (root, vec![itself(root.name)]);
+    while let Some(next) = rest.first().and_then(|word| command.find(word.to_str()?)) {
+        names.push(next.name.into());
+        command = next;
+        rest.remove(0);
+    }
+    let info = command.info();
+    match arguments::read(command, &info, &rest) {
+        Ok(Request::Help(path)) => {
+            for next in path.iter().map_while(|name| command.find(name)).collect::<Vec<_>>() {
+                command = next;
+                names.push(next.name.into());
+            }
+            shown(print(&help::text(command, &names.join(" "))))
+        }
+        Ok(Request::Version) => shown(print(&version(root.name))),
+        Ok(Request::Keys(text)) => shown(print(&text)),
+        Err(problem) => refused(&problem, &names),
+        Ok(Request::Run(arguments)) => {
+            let (words, arguments) = (borrowed(&names), borrowed(&arguments));
+            match (command.run)(&words, &arguments) {
+                Err(exit) => refused(&arguments::plain(&exit.output), &names),
+                Ok(done) => shown(done),
+            }
+        }
+    }
+}
+
+fn borrowed(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
+fn shown(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn refused(problem: &str, names: &[String]) -> ExitCode {
+    eprintln!("error: {problem}\nSee {} --help.", names.join(" "));
+    ExitCode::from(2)
+}
+
+/// The line that `--version` prints.
+pub fn version(name: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    if name == FATHOM { format!("{FATHOM} {version}") } else { format!("{name} ({FATHOM}) {version}") }
+}
+
+/// The program `fathom` as the user called it.
+pub fn called() -> String {
+    itself(FATHOM)
+}
+
+/// This program as the user called it.
+fn itself(name: &str) -> String {
+    if through_cargo() {
+        return format!("cargo run --release --bin {name} --");
+    }
+    std::env::args_os()
+        .next()
+        .filter(|called| !called.is_empty())
+        .map_or(name.into(), |called| quoted(Path::new(&called)))
+}
+
+fn through_cargo() -> bool {
+    std::env::var_os("CARGO").is_some()
+}
+
+/// How the user calls another command of this package, judged by how this one was called: as a command of `fathom`,
+/// through cargo, or from the folder that holds the programs.
 pub fn program(name: &str) -> String {
-    if std::env::var_os("CARGO").is_some() {
+    if CALLED.get() == Some(&FATHOM) {
+        return format!("{} {name}", itself(FATHOM));
+    }
+    if through_cargo() {
         return format!("cargo run --release --bin {name} --");
     }
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
@@ -65,8 +180,8 @@ pub fn program(name: &str) -> String {
     quoted(&std::env::current_exe().unwrap_or(called).with_file_name(file))
 }
 
-/// `text` with its control characters, line ends aside, shown as escapes: a terminal would obey them, and a model that has
-/// not learnt much writes them.
+/// Shows the control characters of `text` as escapes, except line ends. A terminal would obey them, and models that are
+/// little trained generate them.
 pub fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
@@ -82,7 +197,7 @@ pub fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Writes a result and a line's end to stdout. Whoever reads may have had enough (`| head`): that is no failure.
+/// Writes a result and a line end to stdout. A closed pipe (`| head`) is no failure.
 ///
 /// # Errors
 /// Where stdout cannot be written.
@@ -115,7 +230,7 @@ pub fn interrupts() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and saving; once more to leave at once");
+        eprintln!("\nfinishing the step and saving; press Ctrl-C again to leave at once");
     })
     .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
     Ok(flag)

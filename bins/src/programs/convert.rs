@@ -1,49 +1,54 @@
-//! Stores a model folder in another format.
+//! `convert`: a model folder in another number format.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::checkpoint;
-use crate::cli;
+use crate::cli::{self, Command, Program};
 use crate::convert::{Options, Summary, convert};
 use crate::error::{Error, Result};
 use crate::hf::Format;
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
-/// Store a model in f32, BF16, or DeepSeek's block-scaled FP8. Works on any Hugging Face folder of a DeepSeek-V2 or V3 model,
-/// with memory for a few rows of it. Codes and scales of FP8 are passed on unchanged, and survive the way through f32.
-#[derive(FromArgs)]
+/// The command.
+pub const COMMAND: Command = Command::new::<Arguments>("convert", "convert a model to f32, BF16 or FP8");
+
+/// Convert a model to f32, BF16, or DeepSeek's block-scaled FP8. The input is any Hugging Face folder of a DeepSeek-V2 or V3
+/// model; memory holds a few rows of it at a time. FP8 weights that stay FP8 keep their codes and scales; FP8 to f32 and
+/// back gives the same codes and scales.
+#[derive(FromArgs, ArgsInfo)]
 #[argh(
-    example = "convert --checkpoint runs/a --output exported --to fp8",
-    example = "convert --checkpoint DeepSeek-V3 --output DeepSeek-V3-bf16 --to bf16",
+    help_triggers("--help"),
+    example = "{command_name} --checkpoint runs/a --output exported --to fp8",
+    example = "{command_name} --checkpoint DeepSeek-V3 --output V3-bf16 --to bf16",
     error_code(0, "done"),
     error_code(1, "the checkpoint cannot be read, or the output not written"),
     error_code(2, "wrong arguments")
 )]
 struct Arguments {
-    /// model folder, or the output folder of a run (its newest checkpoint)
-    #[argh(option)]
+    /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
+    #[argh(option, arg_name = "folder")]
     checkpoint: PathBuf,
-    /// folder to make
-    #[argh(option)]
+    /// folder to create
+    #[argh(option, arg_name = "folder")]
     output: PathBuf,
-    /// f32, bf16 or fp8
-    #[argh(option)]
+    /// number format of the weights
+    #[argh(option, arg_name = "f32|bf16|fp8")]
     to: String,
-    /// scales of fp8: f32, or ue8m0 for powers of two (default: as they are in the input, else f32)
-    #[argh(option)]
+    /// with --to fp8: scales in f32, or powers of two (default: as in the input, else f32)
+    #[argh(option, arg_name = "f32|ue8m0")]
     scale: Option<String>,
-    /// most bytes in one file (default: tensors stay in the files they are in)
-    #[argh(option)]
+    /// maximum size of a file (default: tensors stay in the files they are in)
+    #[argh(option, arg_name = "bytes")]
     shard_bytes: Option<u64>,
-    /// take the moving average of the weights that training kept (train.ema_decay)
+    /// convert the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    cli::run(|arguments: Arguments| run(&arguments))
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

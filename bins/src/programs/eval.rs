@@ -1,72 +1,78 @@
-//! Measures a trained model.
+//! `eval`: measures a trained model.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use crate::cli;
+use crate::cli::{self, Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate, score_lines};
 use crate::session::Session;
 use crate::{on_device, prepare};
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
 use fathom_dataprep::{Evaluation, ShardSet, Split};
 
-/// Measure a trained model: loss, perplexity and bits per byte on prepared data, or the log probability of given texts.
-#[derive(FromArgs)]
+/// The command.
+pub const COMMAND: Command =
+    Command::new::<Arguments>("eval", "measure a model: loss, perplexity, bits per byte, scores");
+
+/// Measure a model: loss, perplexity and bits per byte on prepared data, or the log probability of given texts.
+#[derive(FromArgs, ArgsInfo)]
 #[argh(
-    example = "eval --checkpoint runs/quickstart --data runs/quickstart/data",
-    example = "eval --checkpoint runs/quickstart --score requests.jsonl --output scores.jsonl",
+    help_triggers("--help"),
+    example = "{command_name} --checkpoint runs/quickstart --data runs/quickstart/data",
+    example = "{command_name} --checkpoint runs/quickstart --score requests.jsonl --output scores.jsonl",
     error_code(0, "done"),
     error_code(1, "the checkpoint, the data or the device failed"),
     error_code(2, "wrong arguments")
 )]
 struct Arguments {
-    /// model folder, or the output folder of a run (its newest checkpoint)
-    #[argh(option)]
+    /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
+    #[argh(option, arg_name = "folder")]
     checkpoint: PathBuf,
     /// folder that `prep` wrote, or the prefix of a Megatron .bin/.idx pair
-    #[argh(option)]
+    #[argh(option, arg_name = "folder")]
     data: Option<PathBuf>,
-    /// which side of the data: validation or train (default: validation if there is one)
-    #[argh(option)]
+    /// split of the data (default: validation, if there is one)
+    #[argh(option, arg_name = "validation|train")]
     split: Option<String>,
-    /// tokens a window (default: the model's context, at most 1024)
-    #[argh(option, default = "0")]
+    /// tokens of a window (default: the model's context length, at most 1024)
+    #[argh(option, default = "0", arg_name = "n")]
     sequence_length: usize,
-    /// stop after about so many tokens; 0 for all (default: 0)
-    #[argh(option, default = "0")]
+    /// stop after about this many tokens; 0 for all (default: 0)
+    #[argh(option, default = "0", arg_name = "n")]
     limit: u64,
-    /// let attention look across the boundaries of documents
+    /// let attention cross document boundaries
     #[argh(switch)]
     no_document_mask: bool,
-    /// score each line of this JSON Lines file: {{"tokens": [...]}} or {{"context": "...", "continuation": "..."}}
-    #[argh(option)]
+    /// score each line of a JSON Lines file: {"tokens": [...]} or {"context": "...", "continuation": "..."}. Spaces at the
+    /// end of a context count to the continuation, as in lm-evaluation-harness.
+    #[argh(option, arg_name = "file")]
     score: Option<PathBuf>,
-    /// where scores go (default: stdout)
-    #[argh(option)]
+    /// file for the scores (default: stdout)
+    #[argh(option, arg_name = "file")]
     output: Option<PathBuf>,
     /// print results as JSON
     #[argh(switch)]
     json: bool,
-    /// use the moving average of the weights that training kept (train.ema_decay)
+    /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
-    /// tests; default: auto)
-    #[argh(option, default = "String::from(\"auto\")")]
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
+    /// for tests) (default: auto)
+    #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
-    /// threads of the CPU device; 0 for every core (default: 0)
-    #[argh(option, default = "0")]
+    /// threads of the CPU device; 0 for all cores (default: 0)
+    #[argh(option, default = "0", arg_name = "n")]
     threads: usize,
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    cli::run(|arguments: Arguments| run(&arguments))
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -1,63 +1,67 @@
-//! Continues a prompt with a trained model.
+//! `generate`: continues a prompt with a trained model.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use crate::cli;
+use crate::cli::{Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::generate::{Sampling, Stop};
 use crate::on_device;
 use crate::session::Session;
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
 
-/// Continue a prompt with a trained model. The text goes to stdout as it comes, prompt excluded.
-#[derive(FromArgs)]
+/// The command.
+pub const COMMAND: Command = Command::new::<Arguments>("generate", "continue a prompt with a model");
+
+/// Continue a prompt with a model. The generated text, without the prompt, goes to stdout as it comes.
+#[derive(FromArgs, ArgsInfo)]
 #[argh(
-    example = "generate --checkpoint runs/quickstart --prompt ROMEO: --temperature 0.8 --top-p 0.95",
+    help_triggers("--help"),
+    example = "{command_name} --checkpoint runs/quickstart --prompt ROMEO: --temperature 0.8 --top-p 0.95",
     error_code(0, "done"),
     error_code(1, "the checkpoint or the device failed"),
     error_code(2, "wrong arguments")
 )]
 struct Arguments {
-    /// model folder, or the output folder of a run (its newest checkpoint)
-    #[argh(option)]
+    /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
+    #[argh(option, arg_name = "folder")]
     checkpoint: PathBuf,
-    /// text to continue; `-` reads it from stdin (default: empty: from nothing)
-    #[argh(option, default = "String::new()")]
+    /// text to continue, UTF-8; `-` reads it from stdin (default: empty, which starts a new document)
+    #[argh(option, default = "String::new()", arg_name = "text")]
     prompt: String,
-    /// tokens to generate at most (default: 128)
-    #[argh(option, default = "128")]
+    /// maximum number of generated tokens (default: 128)
+    #[argh(option, default = "128", arg_name = "n")]
     max_new_tokens: usize,
-    /// how far to stray from the most probable token; 0 never does (default: 1)
-    #[argh(option, default = "1.0")]
+    /// softmax temperature; 0 = greedy (default: 1)
+    #[argh(option, default = "1.0", arg_name = "t")]
     temperature: f64,
-    /// consider only so many of the most probable tokens; 0 for all (default: 0)
-    #[argh(option, default = "0")]
+    /// sample from the k most probable tokens; 0 = all (default: 0)
+    #[argh(option, default = "0", arg_name = "k")]
     top_k: usize,
-    /// consider only the most probable tokens that reach this probability together (default: 1)
-    #[argh(option, default = "1.0")]
+    /// nucleus sampling: sample from the most probable tokens whose probabilities add up to p; 1 = all (default: 1)
+    #[argh(option, default = "1.0", arg_name = "p")]
     top_p: f64,
-    /// the same seed gives the same text (default: 0)
-    #[argh(option, default = "0")]
+    /// seed of the sampler; the same seed gives the same text (default: 0)
+    #[argh(option, default = "0", arg_name = "n")]
     seed: u64,
-    /// use the moving average of the weights that training kept (train.ema_decay)
+    /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
-    /// tests; default: auto)
-    #[argh(option, default = "String::from(\"auto\")")]
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
+    /// for tests) (default: auto)
+    #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
-    /// threads of the CPU device; 0 for every core (default: 0)
-    #[argh(option, default = "0")]
+    /// threads of the CPU device; 0 for all cores (default: 0)
+    #[argh(option, default = "0", arg_name = "n")]
     threads: usize,
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    cli::run(|arguments: Arguments| run(&arguments))
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

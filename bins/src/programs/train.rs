@@ -1,65 +1,76 @@
-//! Trains a model, from a configuration or, without arguments, on text that the program carries.
+//! `train`: trains a model, from a configuration or, without arguments, on text that the program carries.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use crate::cli;
+use crate::cli::{self, Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::plan;
 use crate::run::{Outcome, Run, resolved};
-use crate::settings::{Settings, keys};
+use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
 
-/// Train a DeepSeek-V3-style model. Without --config and --set: train a small model on tiny Shakespeare, which the program
-/// carries, in at most three minutes on two cores with AVX2; measure it, and let it write.
-#[derive(FromArgs)]
+/// The command.
+pub const COMMAND: Command = Command::new::<Arguments>("train", "train a model").with_keys(keys);
+
+/// Train a DeepSeek-V3-style model. Without arguments: train a small model on tiny Shakespeare, which the program carries,
+/// in at most three minutes on two cores with AVX2; measure it, and let it generate text.
+#[derive(FromArgs, ArgsInfo)]
 #[argh(
-    example = "train",
-    example = "train --config configs/shakespeare.toml --set data.path=data/shakespeare --output runs/shakespeare",
-    example = "train --plan --set model.preset=v3-671b",
-    note = "`train --keys` lists every key of the configuration file and of --set.",
-    note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without --config and --set.",
+    help_triggers("--help"),
+    example = "{command_name}",
+    example = "{command_name} data/notes --set train.steps=2000 --output runs/notes",
+    example = "{command_name} --config configs/shakespeare.toml --set data.path=data/shakespeare --output runs/shakespeare",
+    example = "{command_name} --plan --set model.preset=v3-671b",
+    note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
     error_code(0, "done, or stopped by Ctrl-C and saved"),
     error_code(1, "training failed"),
     error_code(2, "wrong arguments or settings")
 )]
 struct Arguments {
+    /// folder that `prep` wrote; the same as --set data.path=FOLDER
+    #[argh(positional)]
+    data: Option<PathBuf>,
     /// TOML file of settings
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     config: Option<PathBuf>,
-    /// set a key over the file: --set train.steps=200 (may be repeated)
-    #[argh(option)]
+    /// set a configuration key over the file: --set train.steps=200 (may be repeated)
+    #[argh(option, arg_name = "key=value")]
     set: Vec<String>,
-    /// folder for checkpoints, metrics.jsonl and the resolved configuration (default: runs/train; without --config and --set:
+    /// folder for checkpoints, metrics.jsonl and config.resolved.toml (default: runs/train; without data and settings:
     /// runs/quickstart)
-    #[argh(option)]
+    #[argh(option, arg_name = "folder")]
     output: Option<PathBuf>,
-    /// go on from the newest checkpoint in --output; its own configuration is used if no --config is given
+    /// resume from the newest checkpoint in --output, with its configuration unless --config is given
     #[argh(switch)]
     resume: bool,
-    /// print what the run would be and cost, and exit
+    /// print the size, memory and cost of the run, and exit
     #[argh(switch)]
     plan: bool,
     /// print the plan as JSON
     #[argh(switch)]
     json: bool,
-    /// auto (a GPU if there is one), cpu, cuda, cuda:N, or cuda:emulated (the GPU's kernels on the CPU, checked and slow, for
-    /// tests; default: auto)
-    #[argh(option, default = "String::from(\"auto\")")]
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
+    /// for tests) (default: auto)
+    #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
+    /// threads of the CPU device; the same as --set train.threads=N; 0 for all cores (default: 0)
+    #[argh(option, arg_name = "n")]
+    threads: Option<usize>,
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    if std::env::args().any(|a| a == "--keys") {
-        print!("{}", keys::table(&["model", "data", "train", "schedule", "checkpoint"]));
-        println!("  model.FIELD                  any field of DeepSeek's config.json");
-        return ExitCode::SUCCESS;
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
     }
-    cli::run(|arguments: Arguments| run(&arguments))
+}
+
+/// The table that `--keys` prints.
+fn keys() -> String {
+    let sections = ["model", "data", "train", "precision", "schedule", "checkpoint"];
+    format!("{}  model.FIELD                  any field of DeepSeek's config.json\n", keys::table(&sections))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -69,9 +80,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
         return Err(Error::Usage("--output is empty: name a folder, or `.` for this one".into()));
     }
-    let bare = arguments.config.is_none() && arguments.set.is_empty();
+    let bare = arguments.config.is_none() && arguments.set.is_empty() && arguments.data.is_none();
     if bare && !arguments.plan && !arguments.resume {
-        let device = AnyDevice::open(&arguments.device, 0)?;
+        let device = AnyDevice::open(&arguments.device, arguments.threads.unwrap_or(0))?;
         let stop = cli::interrupts()?;
         return on_device!(&device, device => quickstart::run(device, arguments.output.as_deref(), &stop));
     }
@@ -80,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.resume && config.is_none() {
         config = Some(resolved::path(&output)).filter(|path| path.is_file());
     }
-    let settings = Settings::load(config.as_deref(), &arguments.set)?;
+    let settings = settings(arguments, config.as_deref())?;
     if arguments.plan {
         return print_plan(&settings, arguments.json);
     }
@@ -88,6 +99,22 @@ fn run(arguments: &Arguments) -> Result<()> {
     let outcome = on_device!(&device, device => train(device, settings, &output, arguments.resume))?;
     report(&outcome, &output);
     Ok(())
+}
+
+/// The settings of `config` with what the arguments say over them.
+fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
+    let mut source = Source::read(config, &arguments.set)?;
+    if let Some(data) = &arguments.data {
+        let data = data.to_str().ok_or_else(|| Error::Usage(format!("{}: is not UTF-8", data.display())))?;
+        if arguments.set.iter().any(|set| set.starts_with("data.path=")) {
+            return Err(Error::Usage(format!("{data} and --set data.path are both given; leave one out")));
+        }
+        source.set("data.path", data)?;
+    }
+    if let Some(threads) = arguments.threads {
+        source.set("train.threads", i64::try_from(threads).unwrap_or(i64::MAX))?;
+    }
+    Ok(Settings::new(source)?)
 }
 
 fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Outcome> {
