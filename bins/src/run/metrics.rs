@@ -1,10 +1,13 @@
-//! `metrics.jsonl`: one JSON object a step, in the order of steps, without gaps or repeats even across resumes.
+//! `metrics.jsonl`: one JSON object per step, in the order of steps, without gaps or repeats even across resumes.
+//!
+//! [`Metrics`] writes the file during a run. [`read`] and [`Rows`] read it, also while a run writes it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use fathom_core::train::ExpertLoad;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -12,8 +15,11 @@ use crate::error::{Error, Result};
 /// The file's name in the output folder of a run.
 pub const FILE: &str = "metrics.jsonl";
 
-/// What is recorded of a step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The longest line that is read, in bytes: far above a line with the load of every expert of the largest models.
+const MAX_LINE: u64 = 64 << 20;
+
+/// The numbers of one training step: one line of `metrics.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Steps taken, this one included.
     pub step: u64,
@@ -44,8 +50,80 @@ pub struct StepMetrics {
     /// Seconds the step took.
     pub seconds: f64,
     /// Validation loss, if it was measured after this step, nats.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+    /// Tokens of the step that were routed to each expert, one list per MoE layer; every `train.expert_load_every` steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expert_load: Vec<Vec<f32>>,
+    /// Text that the model wrote after this step, prompt included; every `train.sample_every` steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+}
+
+impl StepMetrics {
+    /// Load of the busiest expert over the mean, minus one, for each MoE layer; empty where
+    /// [`expert_load`](Self::expert_load) is.
+    pub fn violation_by_layer(&self) -> Vec<f32> {
+        let layer = |load: &Vec<f32>| ExpertLoad { layers: vec![load.clone()] }.max_violation();
+        self.expert_load.iter().map(layer).collect()
+    }
+}
+
+/// Reads the metrics of the run in `folder`, step by step.
+///
+/// A last line that is cut off, by a crash or because the run is writing it, is left out.
+///
+/// # Errors
+/// [`Error::Io`] where there is no such file or it cannot be read; [`Error::Line`] names a line that is not a step's metrics.
+pub fn read(folder: &Path) -> Result<Vec<StepMetrics>> {
+    Rows::open(&folder.join(FILE))?.collect()
+}
+
+/// An iterator over the steps of a `metrics.jsonl`; one line is in memory at a time.
+#[derive(Debug)]
+pub struct Rows {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// The line of the last row, its end included.
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl Rows {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        Ok(Self { path: path.into(), reader: BufReader::new(file), line: Vec::new(), number: 0 })
+    }
+
+    fn row(&mut self) -> Result<Option<StepMetrics>> {
+        self.line.clear();
+        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line);
+        self.number += 1;
+        if read.map_err(Error::io("read", &self.path))? == 0 {
+            return Ok(None);
+        }
+        let whole = self.line.last() == Some(&b'\n');
+        if !whole && (self.line.len() as u64) < MAX_LINE {
+            return Ok(None); // cut off
+        }
+        serde_json::from_slice(&self.line).map(Some).map_err(|e| Error::Line {
+            path: self.path.clone(),
+            line: self.number,
+            problem: format!("is not a step's metrics ({e}); move the file away to go on without it"),
+        })
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<StepMetrics>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.row().transpose()
+    }
 }
 
 /// The open file.
@@ -112,30 +190,16 @@ fn drain(file: &mut impl Write, pending: &mut Vec<u8>) -> std::io::Result<()> {
 
 /// Keeps the lines of steps up to `step`, by writing them to a new file that replaces the old one.
 fn truncate(path: &Path, step: u64) -> Result<()> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
     let fresh = path.with_extension("jsonl.tmp");
-    let mut out = File::create(&fresh).map_err(Error::io("create", &fresh))?;
-    let mut reader = BufReader::new(file);
-    let (mut line, mut number) = (Vec::new(), 0);
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))? == 0 {
-            break;
-        }
-        number += 1;
-        if line.last() != Some(&b'\n') {
-            break; // cut off by a crash
-        }
-        let metrics: StepMetrics = serde_json::from_slice(&line).map_err(|e| Error::Line {
-            path: path.to_path_buf(),
-            line: number,
-            problem: format!("is not a step's metrics ({e}); move the file away to go on without it"),
-        })?;
+    let mut out = File::create(&fresh).map(BufWriter::new).map_err(Error::io("create", &fresh))?;
+    let mut rows = Rows::open(path)?;
+    while let Some(metrics) = rows.row()? {
         if metrics.step > step {
             break;
         }
-        out.write_all(&line).map_err(Error::io("write", &fresh))?;
+        out.write_all(&rows.line).map_err(Error::io("write", &fresh))?;
     }
+    let out = out.into_inner().map_err(|e| Error::io("write", &fresh)(e.into_error()))?;
     out.sync_all().map_err(Error::io("sync", &fresh))?;
     std::fs::rename(&fresh, path).map_err(Error::io("replace", path))
 }
@@ -149,17 +213,12 @@ mod tests {
             step,
             tokens: step * 10,
             loss: 1.5,
-            loss_by_source: BTreeMap::new(),
-            mtp_loss: None,
-            balance_loss: 0.0,
             grad_norm: 0.1,
             lr: 1e-3,
             tokens_per_second: 5.0,
             max_violation: 0.25,
-            dead_experts: 0,
-            dropped: 0,
             seconds: 2.0,
-            validation_loss: None,
+            ..StepMetrics::default()
         }
     }
 
@@ -208,6 +267,55 @@ mod tests {
         disk.1 = 100;
         drain(&mut disk, &mut pending).unwrap();
         assert_eq!((disk.0.as_slice(), pending.as_slice()), (&b"one\ntwo\nthree\n"[..], &b""[..]));
+    }
+
+    #[test]
+    fn what_was_written_is_read_to_the_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).unwrap_err().to_string().contains("metrics.jsonl"));
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        let odd = StepMetrics {
+            // Numbers whose shortest decimal form a careless reader turns into a neighbour.
+            loss: 0.1 + 0.2,
+            grad_norm: 5e-324,
+            lr: 1.0 / 3.0,
+            validation_loss: Some(f64::MAX),
+            expert_load: vec![vec![2.0, 2.0], vec![0.0, 3.0]],
+            sample: Some("ROMEO:\n\"¿\u{1b}".into()),
+            ..step(1)
+        };
+        metrics.write(&odd).unwrap();
+        metrics.write(&step(2)).unwrap();
+        drop(metrics);
+        assert_eq!(odd.violation_by_layer(), [0.0, 1.0]);
+        assert_eq!(read(folder.path()).unwrap(), [odd, step(2)]);
+
+        let path = folder.path().join(FILE);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"step\":3,\"tok").unwrap();
+        let steps: Vec<u64> = read(folder.path()).unwrap().iter().map(|row| row.step).collect();
+        assert_eq!(steps, [1, 2], "a line that is being written is not there yet");
+        file.write_all(b"\n{}\n").unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl:3:"), "{error}");
+    }
+
+    #[test]
+    fn every_number_is_read_back_as_it_was() {
+        // Bit patterns from everywhere, written as JSON and read again.
+        let mut bits = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..20_000 {
+            bits = bits.wrapping_mul(0xd129_0d3a_9b1f_5c2d).rotate_left(23) ^ 0x5bf0_3635;
+            let number = f64::from_bits(bits);
+            if !number.is_finite() {
+                continue;
+            }
+            let row = StepMetrics { loss: number, ..step(1) };
+            let text = serde_json::to_string(&row).unwrap();
+            let again: StepMetrics = serde_json::from_str(&text).unwrap();
+            assert_eq!(again.loss.to_bits(), number.to_bits(), "{text}");
+            assert_eq!(serde_json::to_string(&again).unwrap(), text);
+        }
     }
 
     #[test]

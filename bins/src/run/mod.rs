@@ -170,13 +170,13 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 measured = self.validate(self.settings.train.eval_tokens)?;
                 metrics.validation_loss = measured.map(|v| v.loss);
             }
+            if due(self.settings.train.sample_every, self.state.step) {
+                metrics.sample = self.sample(stop)?;
+            }
             self.metrics.write(&metrics)?;
             progress.step(&metrics);
             if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
                 self.try_save(&mut progress)?;
-            }
-            if due(self.settings.train.sample_every, self.state.step) {
-                self.sample(&mut progress, stop)?;
             }
         }
         progress.finish();
@@ -219,6 +219,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.state.optimizer_step = self.trainer.optimizer.step;
         self.state.cursor = self.loader.cursor();
         let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums } = report;
+        let every = self.settings.train.expert_load_every;
+        let shown = every > 0 && self.state.step.is_multiple_of(every);
         Ok(StepMetrics {
             step: self.state.step,
             tokens: self.state.tokens,
@@ -234,6 +236,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             dropped: 0,
             seconds,
             validation_loss: None,
+            expert_load: if shown { load.layers } else { Vec::new() },
+            sample: None,
         })
     }
 
@@ -265,9 +269,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         evaluate(&mut self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
     }
 
-    /// Shows what the model writes at present. Training does not depend on it.
-    fn sample(&mut self, progress: &mut Progress, stop: &AtomicBool) -> Result<()> {
-        let (train, Some(tokenizer)) = (&self.settings.train, &self.tokenizer) else { return Ok(()) };
+    /// A text by the model as it is now. Training does not depend on it. None if `stop` is set before it is complete.
+    fn sample(&mut self, stop: &AtomicBool) -> Result<Option<String>> {
+        let (train, Some(tokenizer)) = (&self.settings.train, &self.tokenizer) else { return Ok(None) };
         let sampling = Sampling {
             max_new_tokens: train.sample_tokens,
             temperature: SAMPLE_TEMPERATURE,
@@ -277,8 +281,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let (model, prompt) = (&mut self.trainer.model, &train.sample_prompt);
         let mut go_on = |_: &str| !stop.load(Ordering::Relaxed);
         let generated = generate::generate(model, tokenizer, prompt, &sampling, &mut go_on)?;
-        progress.sample(self.state.step, &format!("{prompt}{}", generated.text));
-        Ok(())
+        Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))
     }
 
     /// Writes a checkpoint of the present step, unless there is one.

@@ -56,17 +56,19 @@ impl Progress {
                 }
             }
         }
+        if let Some(text) = &m.sample {
+            self.sample(m.step, text);
+        }
     }
 
-    /// What the model wrote after `step` steps.
-    pub fn sample(&mut self, step: u64, text: &str) {
+    fn sample(&self, step: u64, text: &str) {
         let text = cli::visible(text);
         let lines: String = text.lines().map(|line| format!("\n  | {line}")).collect();
         self.message(&format!("sample after step {step}:{lines}"));
     }
 
     /// Something the user should know.
-    pub fn message(&mut self, text: &str) {
+    pub fn message(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),

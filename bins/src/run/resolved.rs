@@ -18,6 +18,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.ema_decay",
     "train.eval_every",
     "train.eval_tokens",
+    "train.expert_load_every",
     "train.sample_every",
     "train.sample_prompt",
     "train.sample_tokens",

@@ -242,6 +242,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("train.eval_every", Count, "100", "steps between measurements of the validation loss; 0 for none"),
     key("train.eval_tokens", Count, "65536", "tokens such a measurement reads; 0 for the whole validation set"),
+    key(
+        "train.expert_load_every",
+        Count,
+        "50",
+        "steps between records of every expert's load in metrics.jsonl; 0 records none",
+    ),
     key("train.sample_every", Count, "0", "steps between sample texts that the model writes; 0 for none"),
     key("train.sample_prompt", Text, "", "what the model continues for a sample; empty: it starts a document"),
     key("train.sample_tokens", Count, "100", "tokens of a sample, at most"),

@@ -89,6 +89,8 @@ pub struct Train {
     pub eval_every: u64,
     /// Tokens such a measurement reads; 0 for all.
     pub eval_tokens: u64,
+    /// Steps between records of every expert's load; 0 for none.
+    pub expert_load_every: u64,
     /// Steps between sample texts; 0 for none.
     pub sample_every: u64,
     /// What a sample continues.
@@ -285,6 +287,7 @@ impl Train {
             ema_decay: reader.number("train.ema_decay", ema_decay),
             eval_every: reader.count("train.eval_every", 100),
             eval_tokens: reader.count("train.eval_tokens", 65536),
+            expert_load_every: reader.count("train.expert_load_every", 50),
             sample_every: reader.count("train.sample_every", 0),
             sample_prompt: reader.text_or("train.sample_prompt", ""),
             sample_tokens: reader.size("train.sample_tokens", 100, SANE)?,
