@@ -1,5 +1,6 @@
 //! Every way data preparation and loading can fail, with its place and its remedy.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -315,7 +316,7 @@ pub enum Error {
     )]
     TooManyBad {
         /// The record that went over the limit.
-        bad: Box<crate::read::Bad>,
+        bad: Box<BadRecord>,
         /// Bad records so far.
         count: u64,
         /// The limit.
@@ -400,4 +401,52 @@ impl Error {
         let path = path.to_path_buf();
         move |source| Error::Io { action, path, source }
     }
+}
+
+/// A record, or a stretch of a file, that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRecord {
+    /// Where it is.
+    pub place: Place,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for BadRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.why)
+    }
+}
+
+/// A place in an input file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Which of its bytes or rows, from 0.
+    pub at: u64,
+    /// What `at` counts.
+    pub unit: Unit,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.unit {
+            Unit::Byte => "byte",
+            Unit::DecompressedByte => "decompressed byte",
+            Unit::Row => "row",
+        };
+        write!(f, "{}: {unit} {}", self.path.display(), self.at)
+    }
+}
+
+/// What positions in a file count, in places and in [`Origin::bytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes of the file as it lies on disk.
+    Byte,
+    /// Bytes of what it decompresses to.
+    DecompressedByte,
+    /// Rows of a table.
+    Row,
 }

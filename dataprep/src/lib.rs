@@ -29,6 +29,7 @@
 
 pub mod dedup;
 pub mod document;
+mod durable;
 pub mod error;
 pub mod extract;
 pub mod filter;

@@ -1,6 +1,6 @@
 //! From signatures to the documents to remove: one task a bucket finds the edges, one task the clusters.
 
-use super::Keep;
+use super::config::Keep;
 use super::minhash::MinHashConfig;
 use super::records::{Kind, RecordFile, RecordWriter};
 use super::removals::{self, Removals};

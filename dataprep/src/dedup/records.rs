@@ -160,7 +160,7 @@ impl<const N: usize> RecordWriter<N> {
         fs::rename(&self.part, &self.path).map_err(Error::io("rename a finished file to", &self.path))?;
         self.published = true;
         match self.path.parent() {
-            Some(folder) if self.durable && !folder.as_os_str().is_empty() => crate::shard::sync_folder(folder)?,
+            Some(folder) if self.durable && !folder.as_os_str().is_empty() => crate::durable::sync_folder(folder)?,
             _ => {}
         }
         Ok(self.header.records)

@@ -1,6 +1,6 @@
 //! The report as a page: tables, and plots as inline SVG, so that the file can be sent around.
 
-use super::{Distribution, Example, Inspection, by_count, drop_rate};
+use super::report::{Distribution, Example, Inspection, by_count, drop_rate};
 use std::fmt::Write;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\

@@ -3,12 +3,16 @@
 //! Counts come from `manifest.json`; what was measured of documents and the examples from the files beside it.
 
 mod html;
+mod report;
+
+pub use report::{Distribution, Example, Inspection};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Lines, Provenance};
-use crate::shard::{Manifest, ShardSet, Split, StageReport};
+use crate::shard::{Manifest, ShardSet, Split};
 use crate::tokenizer::Tokenizer;
-use serde::{Deserialize, Serialize};
+use report::{by_count, drop_rate};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -20,47 +24,6 @@ const SAMPLED: usize = 200_000;
 const EXAMPLES: usize = 4;
 /// Characters of an example.
 const EXCERPT: usize = 600;
-
-/// What [`inspect`] found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
-    /// The folder.
-    pub folder: PathBuf,
-    /// What it says of itself.
-    pub manifest: Manifest,
-    /// Every score of the training documents that was measured, by name.
-    pub scores: BTreeMap<String, Distribution>,
-    /// Documents that were kept, from all over the training side.
-    pub kept: Vec<Example>,
-    /// Documents that were dropped, the first of every rule.
-    pub dropped: BTreeMap<String, Vec<Example>>,
-}
-
-/// How a score is distributed over documents.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Distribution {
-    /// Documents that have it.
-    pub documents: usize,
-    /// The least, the 5th, 25th, 50th, 75th and 95th percentile, and the greatest.
-    pub quantiles: [f64; 7],
-    /// Documents in 24 intervals of equal width between the 1st and the 99th percentile, those beyond in the outermost.
-    pub histogram: Vec<usize>,
-    /// Where the first interval begins and the last ends.
-    pub range: [f64; 2],
-}
-
-/// A document to look at.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Example {
-    /// Where it came from.
-    pub origin: String,
-    /// What dropped it, and its language where that is known.
-    pub note: String,
-    /// What was measured of it, by name.
-    pub scores: BTreeMap<String, f64>,
-    /// The beginning of its text.
-    pub text: String,
-}
 
 /// A line of `dropped/*.jsonl.zst`.
 #[derive(Deserialize)]
@@ -112,24 +75,6 @@ fn scores(folder: &Path, manifest: &Manifest) -> Result<BTreeMap<String, Distrib
         }
     }
     Ok(values.into_iter().map(|(name, values)| (name, Distribution::of(values))).collect())
-}
-
-impl Distribution {
-    /// Of these values, of which none is NaN.
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let Some(last) = values.len().checked_sub(1) else { return Self::default() };
-        let at = |share: f64| values[((last as f64 * share).round() as usize).min(last)];
-        let quantiles = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(at);
-        let range = [at(0.01), at(0.99)];
-        let mut histogram = vec![0; 24];
-        let width = (range[1] - range[0]).max(f64::MIN_POSITIVE);
-        for value in &values {
-            let interval = ((value - range[0]) / width * 24.0).clamp(0.0, 23.0);
-            histogram[interval as usize] += 1;
-        }
-        Self { documents: values.len(), quantiles, histogram, range }
-    }
 }
 
 fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Example>> {
@@ -206,25 +151,7 @@ fn excerpt(text: &str) -> String {
     text.chars().take(EXCERPT).collect()
 }
 
-/// The share of its documents that a stage dropped. Counts are read from a file, so they are added as what cannot overflow.
-fn drop_rate(stage: &StageReport) -> f64 {
-    let dropped: f64 = stage.dropped.values().map(|n| *n as f64).sum();
-    dropped / (dropped + stage.kept as f64).max(1.0)
-}
-
 impl Inspection {
-    /// How many documents have so many tokens: the first and last length of each interval, and the documents.
-    pub fn lengths(&self) -> Vec<(u64, u64, u64)> {
-        let sides = [Some(&self.manifest.train), self.manifest.validation.as_ref()];
-        let mut all: Vec<u64> = Vec::new();
-        for lengths in sides.into_iter().flatten().map(|side| &side.lengths) {
-            all.resize(all.len().max(lengths.len()), 0);
-            all.iter_mut().zip(lengths).for_each(|(sum, n)| *sum = sum.saturating_add(*n));
-        }
-        let interval = |(i, n)| (1_u64 << i, (1_u64 << (i + 1)) - 1, n);
-        (0..63_u32).zip(all).map(interval).skip_while(|(_, _, n)| *n == 0).collect()
-    }
-
     /// For a person to read on a terminal.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -296,13 +223,6 @@ impl Inspection {
     pub fn html(&self) -> String {
         html::page(self)
     }
-}
-
-/// Entries by count, the greatest first, and by name among equals.
-fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
-    let mut entries: Vec<(&str, u64)> = counts.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    entries.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    entries
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Going over data once, in order.
 
-use super::{TokenBatch, count, too_long};
+use super::batch::TokenBatch;
+use super::options::{count, too_long};
 use crate::error::Result;
 use crate::shard::{ShardSet, Split};
 use std::path::Path;

@@ -12,10 +12,12 @@
 
 mod batch;
 mod evaluation;
+mod options;
 mod source;
 
 pub use batch::TokenBatch;
 pub use evaluation::Evaluation;
+pub use options::{LoaderOptions, Packing};
 
 use crate::error::{Error, Result};
 use crate::mix::Mix;
@@ -26,32 +28,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use source::Sequences;
 use std::path::Path;
-
-/// How sequences are made of documents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// One long stream, cut wherever a sequence ends.
-    #[default]
-    Concatenate,
-    /// Whole documents as far as they fit: [`PackedRows`](crate::pack::PackedRows).
-    BestFit,
-}
-
-/// How to make sequences, and in which order to take them.
-#[derive(Clone, Debug)]
-pub struct LoaderOptions {
-    /// Input tokens a sequence, `S`.
-    pub sequence_length: usize,
-    /// True: a new order every epoch. False: the stream's order.
-    pub shuffle: bool,
-    /// Chooses the order.
-    pub seed: u64,
-    /// The model's vocabulary; a token outside it is an error when it is read.
-    pub vocab_size: Option<u32>,
-    /// What becomes of documents that do not fill a sequence.
-    pub packing: Packing,
-}
 
 /// One of several sources to draw sequences from.
 #[derive(Debug)]
@@ -299,19 +275,6 @@ fn share(name: &str, weight: Option<f64>, epochs: Option<f64>, sequences: u64) -
     }
     let natural = sequences as f64 * epochs.unwrap_or(1.0);
     Ok((weight.unwrap_or(natural), limit.map(|limit| limit as u64)))
-}
-
-/// Targets in `data`, after checking that the length can be asked for at all.
-fn count(data: &ShardSet, sequence_length: usize) -> Result<u64> {
-    if sequence_length == 0 || u32::try_from(sequence_length).is_err() {
-        let what = format!("{sequence_length} tokens; it must be between 1 and 4294967295");
-        return Err(Error::Config { field: "train.sequence_length", what });
-    }
-    Ok(data.tokens().saturating_sub(1))
-}
-
-fn too_long(data: &ShardSet, sequence_length: usize) -> Error {
-    Error::SequenceTooLong { path: data.path().into(), sequence_length, tokens: data.tokens() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The sequences of one source: cut out of its stream, or packed.
 
-use super::{LoaderOptions, Packing, count, too_long};
+use super::options::{LoaderOptions, Packing, count, too_long};
 use crate::error::Result;
 use crate::pack::{PackedRows, PackingReport};
 use crate::permute::Permutation;

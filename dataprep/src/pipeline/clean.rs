@@ -1,9 +1,10 @@
 //! What happens to a document between its file and its tokens: the filters, and an account of what they did.
 
-use super::PrepConfig;
+use super::config::PrepConfig;
 use super::flow::Stash;
 use super::inputs::Item;
-use super::packed::{Packed, Provenance, dropped_line};
+use super::packed::Packed;
+use super::provenance::{Provenance, dropped_line};
 use super::work::Draft;
 use crate::dedup::{ContaminatedItem, DecontaminateScratch, Decontaminator, ItemHits, Shared};
 use crate::document::{Document, Dropped};

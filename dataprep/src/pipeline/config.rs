@@ -1,6 +1,6 @@
 //! The settings of a preparation.
 
-use super::Rank;
+use super::rank::Rank;
 use crate::dedup::{DecontaminateConfig, DedupConfig};
 use crate::error::{Error, Result};
 use crate::extract::ExtractConfig;

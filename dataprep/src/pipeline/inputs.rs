@@ -1,6 +1,6 @@
 //! What there is to read, divided into tasks by bytes alone, and the items in it.
 
-use super::InputConfig;
+use super::config::InputConfig;
 use crate::document::{Document, Dropped};
 use crate::error::{Error, Result};
 use crate::hash;

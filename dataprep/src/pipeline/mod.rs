@@ -10,79 +10,51 @@
 
 mod clean;
 mod config;
+mod divide;
 
 mod flow;
+mod identity;
 mod inputs;
 mod output;
 mod packed;
+mod progress;
+mod provenance;
 mod rank;
 mod reading;
+mod removed;
+mod sign;
 mod stage;
 
 mod trace;
+mod watch;
 
 mod work;
 
 pub use config::{InputConfig, OutputConfig, PrepConfig, TokenizerConfig};
+pub use output::Summary;
 pub(crate) use output::{DROPPED, SOURCES};
-pub use packed::Provenance;
 #[doc(hidden)]
 pub use packed::fuzz_stored;
+pub use progress::{Progress, Silent};
+pub use provenance::Provenance;
 pub use rank::Rank;
 pub(crate) use trace::Lines;
 pub use trace::{SourceFile, Trace, trace};
 
 use crate::error::{Error, Result};
-use crate::shard::{Dtype, InputsEntry, Manifest, Split, StageReport};
-use crate::shard::{FORMAT, VERSION};
+use crate::shard::{Dtype, FORMAT, Manifest, StageReport, VERSION};
 use crate::tokenizer::Tokenizer;
-use crate::{hash, json};
 use clean::{Account, Cleaner};
+use identity::Identity;
 use inputs::Inputs;
+use removed::Removed;
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use stage::dedup::{self, Removed, Signer};
+use sign::Signer;
+use stage::dedup;
 use stage::documents::{self, DocumentsReport, Stored};
 use stage::tokens::{self, Tokens, TokensReport};
 use stage::{shards, vocabulary};
-use std::path::PathBuf;
 use work::{Receipt, Work};
-
-/// Part of the fingerprint: raised whenever the same input would give other shards than before.
-const REVISION: u64 = 2;
-
-/// Where a preparation reports how far it is.
-pub trait Progress: Send {
-    /// A stage begins; it will read `total` bytes of files.
-    fn stage(&mut self, name: &str, total: u64);
-    /// The stage has read `done` bytes of files, and passed on `documents` documents.
-    fn advance(&mut self, done: u64, documents: u64);
-    /// Something the user should know: what was left out, with its place.
-    fn message(&mut self, text: &str);
-}
-
-/// Reports to no one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn stage(&mut self, _name: &str, _total: u64) {}
-    fn advance(&mut self, _done: u64, _documents: u64) {}
-    fn message(&mut self, _text: &str) {}
-}
-
-/// What a preparation made.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    /// The folder.
-    pub dir: PathBuf,
-    /// What is in it.
-    pub manifest: Manifest,
-    /// The tokenizer, as it was saved there.
-    pub tokenizer: Tokenizer,
-    /// True when the folder already held exactly this and was left as it was.
-    pub reused: bool,
-}
 
 /// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads and of processes.
 ///
@@ -99,7 +71,7 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
     let inputs = Inputs::find(&config.input, config.split_bytes)?;
     let identity = Identity::new(config)?;
-    let before = output::Before::now(config);
+    let before = watch::ManifestWatch::now(config);
     if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
         return Ok(summary);
     }
@@ -271,69 +243,6 @@ fn duplicates(encoded: &[Receipt<TokensReport>]) -> StageReport {
         report.duplicates.iter().for_each(|(rule, n)| *all.dropped.entry(rule.clone()).or_default() += n);
     }
     all
-}
-
-/// What a preparation's result depends on besides its inputs.
-struct Identity<'a> {
-    config: &'a PrepConfig,
-    /// The tokenizer, where it is not to be trained.
-    tokenizer: Option<Tokenizer>,
-    /// SHA-256 of the files that are part of the settings.
-    lists: Vec<String>,
-}
-
-impl<'a> Identity<'a> {
-    fn new(config: &'a PrepConfig) -> Result<Self> {
-        let lists = config.lists().map(hash::of_file).collect::<Result<_>>()?;
-        Ok(Self { config, tokenizer: config.tokenizer.load()?, lists })
-    }
-
-    /// Everything the shards' bytes depend on. Paths do not matter, contents do.
-    fn fingerprint(&self, inputs: &InputsEntry) -> String {
-        self.of(&json!(inputs))
-    }
-
-    /// With the inputs as far as they are known.
-    fn of(&self, inputs: &serde_json::Value) -> String {
-        let mut recipe = self.config.recipe();
-        recipe["input"]["paths"] = json!(null);
-        recipe["tokenizer"]["path"] = json!(self.tokenizer.as_ref().map(Tokenizer::entry));
-        let all = json!({ "revision": REVISION, "recipe": recipe, "lists": self.lists, "inputs": inputs });
-        hash::of_bytes(json::canonical(&all).as_bytes())
-    }
-}
-
-/// Divides a document between the two sides. Its side depends on its content and the seed only: documents come and go
-/// without moving others.
-fn divide<'d>(document: &'d [u8], config: &PrepConfig) -> [(Split, &'d [u8]); 2] {
-    let tail = config.output.validation_tail;
-    let cut = if tail > 0.0 {
-        head_length(document, tail)
-    } else if hash_fraction(document, config.seed) < config.output.validation_fraction {
-        0
-    } else {
-        document.len()
-    };
-    let (head, tail) = document.split_at(cut);
-    [(Split::Train, head), (Split::Validation, tail)]
-}
-
-/// Bytes before the last `tail` of a document, moved back to the start of a character.
-fn head_length(document: &[u8], tail: f64) -> usize {
-    let mut cut = ((document.len() as f64 * (1.0 - tail)) as usize).min(document.len());
-    let wanted = cut;
-    while cut > 0 && wanted - cut < 3 && document.get(cut).is_some_and(|byte| byte & 0xc0 == 0x80) {
-        cut -= 1;
-    }
-    cut
-}
-
-/// A number in [0, 1) drawn from seed and content.
-fn hash_fraction(document: &[u8], seed: u64) -> f64 {
-    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(document).finalize();
-    let first: [u8; 8] = digest[..8].try_into().expect("a digest has 32 bytes");
-    // The upper 53 bits are exactly what an f64 holds.
-    (u64::from_le_bytes(first) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 fn check_not_empty(config: &PrepConfig, stages: &[StageReport], train: u64, all: u64) -> Result<()> {

@@ -1,10 +1,13 @@
 //! The output folder: recognising what it already holds, and replacing it as a whole.
 
+use super::config::PrepConfig;
+use super::identity::Identity;
 use super::inputs::Inputs;
 use super::stage::shards::SUFFIXES;
-use super::{Identity, PrepConfig, Summary};
+use super::watch::ManifestWatch;
+use crate::durable::{sync_folder, write_atomically};
 use crate::error::{Error, Result};
-use crate::shard::{MANIFEST, Manifest, ShardSet, Split, sync_folder, write_atomically};
+use crate::shard::{MANIFEST, Manifest, ShardSet, Split};
 use crate::tokenizer::{TOKENIZER, Tokenizer};
 use std::fs;
 use std::io;
@@ -18,6 +21,19 @@ pub(crate) const SOURCES: &str = "sources.jsonl";
 
 /// Folder of dropped documents.
 pub(crate) const DROPPED: &str = "dropped";
+
+/// What a preparation made.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The folder.
+    pub dir: PathBuf,
+    /// What is in it.
+    pub manifest: Manifest,
+    /// The tokenizer, as it was saved there.
+    pub tokenizer: Tokenizer,
+    /// True when the folder already held exactly this and was left as it was.
+    pub reused: bool,
+}
 
 /// Where intermediate results of a preparation with this key lie.
 pub(super) fn work_folder(config: &PrepConfig, key: &str) -> PathBuf {
@@ -200,28 +216,8 @@ pub(super) fn await_manifest(config: &PrepConfig, fingerprint: &str) -> Result<(
     }
 }
 
-/// What the output folder's manifest was at a moment, to see whether another one was written since.
-#[derive(Clone, Debug)]
-pub(super) struct Before {
-    path: PathBuf,
-    bytes: Option<Vec<u8>>,
-}
-
-impl Before {
-    /// As it is now.
-    pub fn now(config: &PrepConfig) -> Self {
-        let path = config.output.dir.join(MANIFEST);
-        Self { bytes: fs::read(&path).ok(), path }
-    }
-
-    /// Whether another process has ended a preparation since.
-    pub fn is_past(&self) -> bool {
-        fs::read(&self.path).is_ok_and(|bytes| Some(&bytes) != self.bytes.as_ref())
-    }
-}
-
 /// What another process has made since `before`, if it is what `config` describes.
-pub(super) fn made_meanwhile(config: &PrepConfig, before: &Before) -> Result<Option<Summary>> {
+pub(super) fn made_meanwhile(config: &PrepConfig, before: &ManifestWatch) -> Result<Option<Summary>> {
     if !before.is_past() {
         return Ok(None);
     }

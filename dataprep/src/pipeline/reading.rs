@@ -1,6 +1,6 @@
 //! The reading of one task, with its counts and complaints.
 
-use super::InputConfig;
+use super::config::InputConfig;
 use super::inputs::{Inputs, Item, Items};
 use super::work::{Draft, Receipt, Stage, Work};
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Where a token came from.
 
-use super::packed::Provenance;
+use super::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::shard::{ShardSet, Split};
 use crate::tokenizer::Tokenizer;

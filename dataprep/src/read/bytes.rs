@@ -1,7 +1,11 @@
 //! Reading from memory: what fuzzing and tests go through.
 
+use super::again;
+use super::reader::Reader;
+use super::record::{ReadConfig, Record};
+use super::split::{self, Split};
 use super::stream::Store;
-use super::{Compression, Format, InputFile, ReadConfig, Reader, Record, Split, split};
+use super::walk::{Compression, Format, InputFile};
 use crate::error::Result;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -57,7 +61,7 @@ pub fn fuzz(bytes: &[u8], format: Format, compression: Compression) {
 /// [`super::read_again`] for bytes in memory.
 pub(super) fn again(bytes: &[u8], format: Format, compression: Compression, range: &Range<u64>) -> Result<Vec<u8>> {
     let (store, file) = in_memory(bytes, format, compression);
-    super::again(&store, &file, range)
+    again::again(&store, &file, range)
 }
 
 pub(super) fn in_memory(bytes: &[u8], format: Format, compression: Compression) -> (Store, InputFile) {

@@ -4,8 +4,8 @@
 //! too many cannot fill the memory; then `csv-core` takes its fields apart.
 
 use super::fields::{FieldNames, Fields};
+use super::record::{Context, Found, Record, Records};
 use super::stream::{Store, Stream};
-use super::{Context, Found, Record, Records};
 use csv_core::ReadRecordResult;
 use std::io;
 use std::ops::Range;
@@ -44,8 +44,8 @@ impl Framer {
     /// Opens `store` at the start of a record. A byte order mark is no part of the first one.
     fn open(stream: Stream, delimiter: u8) -> io::Result<Self> {
         let mut framer = Self { stream, delimiter };
-        if framer.stream.position() == 0 && framer.stream.fill()?.starts_with(super::BYTE_ORDER_MARK) {
-            framer.stream.consume(super::BYTE_ORDER_MARK.len());
+        if framer.stream.position() == 0 && framer.stream.fill()?.starts_with(super::record::BYTE_ORDER_MARK) {
+            framer.stream.consume(super::record::BYTE_ORDER_MARK.len());
         }
         Ok(framer)
     }
@@ -192,7 +192,7 @@ impl Columns {
             let value = row.get(column?)?;
             (!value.is_empty()).then(|| String::from_utf8_lossy(value).into_owned())
         };
-        Ok(Fields { text: super::utf8(text.to_vec())?, id: optional(self.id), url: optional(self.url) })
+        Ok(Fields { text: super::record::utf8(text.to_vec())?, id: optional(self.id), url: optional(self.url) })
     }
 }
 
@@ -284,7 +284,7 @@ impl Records for Csv {
 /// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it. Whether a line end is
 /// inside quotes depends on everything before, so the whole file is read, without parsing it.
 pub(super) fn starts(store: &Store, cuts: &[u64], delimiter: u8) -> io::Result<Vec<u64>> {
-    let mut framer = Framer::open(Stream::plain(store, 0, super::uncounted())?, delimiter)?;
+    let mut framer = Framer::open(Stream::plain(store, 0, super::record::uncounted())?, delimiter)?;
     let (mut starts, mut buffer) = (Vec::new(), Vec::new());
     let mut cuts = cuts.iter().copied().peekable();
     // The header belongs to the first split, wherever the cuts are.

@@ -1,8 +1,8 @@
 //! Files with one record a line: JSON objects, or plain text.
 
 use super::fields;
+use super::record::{Context, Found, Record, Records};
 use super::stream::{Line, Stream};
-use super::{Context, Found, Record, Records};
 use std::io;
 
 /// The lines of a stream that begin before `end`.
@@ -30,9 +30,9 @@ impl Records for Lines {
             let limit = self.context.config.max_document_bytes;
             let line = self.stream.line(limit, &mut self.buffer)?;
             let mut bytes = self.buffer.as_slice();
-            if start == 0 && bytes.starts_with(super::BYTE_ORDER_MARK) {
-                bytes = bytes.get(super::BYTE_ORDER_MARK.len()..).unwrap_or_default();
-                start += super::BYTE_ORDER_MARK.len() as u64;
+            if start == 0 && bytes.starts_with(super::record::BYTE_ORDER_MARK) {
+                bytes = bytes.get(super::record::BYTE_ORDER_MARK.len()..).unwrap_or_default();
+                start += super::record::BYTE_ORDER_MARK.len() as u64;
             }
             bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
             match line {
@@ -48,7 +48,7 @@ impl Records for Lines {
                         fields::of_json(bytes, &self.context.config.fields)
                             .map(|found| Found { range: range.clone(), fields: found })
                     } else {
-                        super::utf8(bytes.to_vec()).map(|text| Found::text(range.clone(), text))
+                        super::record::utf8(bytes.to_vec()).map(|text| Found::text(range.clone(), text))
                     };
                     return Ok(Some(self.context.record(range.start, found)));
                 }
@@ -70,7 +70,7 @@ pub(super) fn starts(store: &super::stream::Store, cuts: &[u64]) -> io::Result<V
             continue;
         }
         // A line begins at the cut itself when the byte before it ends one.
-        let mut stream = Stream::plain(store, cut.saturating_sub(1), super::uncounted())?;
+        let mut stream = Stream::plain(store, cut.saturating_sub(1), super::record::uncounted())?;
         let mut nothing = Vec::new();
         stream.line(0, &mut nothing)?;
         starts.push(stream.position());

@@ -1,9 +1,9 @@
 //! WARC files whose records are compressed one by one, as the standard recommends (ISO 28500, annex D): each record is a
 //! gzip member of its own, so a record can be found by its place in the compressed file.
 
+use super::record::{Context, Record, Records};
 use super::stream::{Store, Stream};
 use super::warc::{self, Item, Items};
-use super::{Context, Record, Records};
 use flate2::bufread::GzDecoder;
 use memchr::memmem;
 use std::io::{self, BufReader, Read};
@@ -23,7 +23,7 @@ const HEADERS: u64 = 1 << 20;
 /// that is damaged, by whether any is found after it.
 pub(super) fn are_records(store: &Store) -> io::Result<bool> {
     let only_one = || -> io::Result<bool> {
-        let compressed = Stream::plain(store, 0, super::uncounted())?;
+        let compressed = Stream::plain(store, 0, super::record::uncounted())?;
         let first = GzDecoder::new(compressed).take(MOST);
         let mut items = Items::new(Stream::over(BufReader::new(first)), None, 0);
         Ok(matches!(items.next(u64::MAX)?, Item::Record { .. }) && matches!(items.next(u64::MAX)?, Item::End))
@@ -51,7 +51,7 @@ pub(super) fn starts(store: &Store, cuts: &[u64]) -> io::Result<Vec<u64>> {
 /// The first place from `from` on where members with records begin.
 fn find(store: &Store, from: u64) -> io::Result<Option<u64>> {
     let finder = memmem::Finder::new(MAGIC);
-    let mut stream = Stream::plain(store, from, super::uncounted())?;
+    let mut stream = Stream::plain(store, from, super::record::uncounted())?;
     // What was read and may hold the start of a magic number.
     let (mut window, mut window_start) = (Vec::new(), from);
     loop {
@@ -74,7 +74,7 @@ fn find(store: &Store, from: u64) -> io::Result<Option<u64>> {
 /// Whether members with records follow one another from `start` to the end, or long enough. So records between two places
 /// of damage that are closer than that are lost with the first.
 fn is_certain(store: &Store, start: u64) -> io::Result<bool> {
-    let mut stream = Stream::plain(store, start, super::uncounted())?;
+    let mut stream = Stream::plain(store, start, super::record::uncounted())?;
     let mut left = MOST;
     while stream.position() - start <= CERTAIN && !stream.fill()?.is_empty() {
         match is_member(&mut stream, &mut left) {

@@ -1,8 +1,9 @@
 //! Cutting files into parts that workers read on their own.
 
+use super::access::Access;
 use super::stream::Store;
 use super::walk::{Format, InputFile};
-use super::{Way, csv, lines, members, warc};
+use super::{csv, lines, members, warc};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -50,15 +51,15 @@ pub(super) fn ranges(store: &Store, file: &InputFile, split_bytes: u64) -> Resul
         cuts.push(cut);
         cut = cut.saturating_add(step);
     }
-    let way = if cuts.is_empty() { Way::Decompressed } else { Way::of(store, file)? };
+    let way = if cuts.is_empty() { Access::Decompressed } else { Access::of(store, file)? };
     let starts = match (way, file.format) {
-        (Way::Plain, Format::Lines | Format::JsonLines) => lines::starts(store, &cuts),
-        (Way::Plain, Format::Csv) => csv::starts(store, &cuts, b','),
-        (Way::Plain, Format::Tsv) => csv::starts(store, &cuts, b'\t'),
-        (Way::Plain, Format::Warc) => warc::starts(store, file.bytes, &cuts),
+        (Access::Plain, Format::Lines | Format::JsonLines) => lines::starts(store, &cuts),
+        (Access::Plain, Format::Csv) => csv::starts(store, &cuts, b','),
+        (Access::Plain, Format::Tsv) => csv::starts(store, &cuts, b'\t'),
+        (Access::Plain, Format::Warc) => warc::starts(store, file.bytes, &cuts),
         #[cfg(feature = "parquet")]
-        (Way::Rows, format) => super::table::starts(store, format, &cuts),
-        (Way::Members, _) => members::starts(store, &cuts),
+        (Access::Rows, format) => super::table::starts(store, format, &cuts),
+        (Access::Members, _) => members::starts(store, &cuts),
         _ => Ok(Vec::new()),
     }
     .map_err(Error::io("read", &file.path))?;

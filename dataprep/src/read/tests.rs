@@ -1,5 +1,8 @@
 use super::bytes::again;
+use super::record::uncounted;
+use super::stream::{Store, Stream};
 use super::*;
+use crate::error::Error;
 use proptest::prelude::*;
 use std::fs;
 use std::io::{Read, Write};

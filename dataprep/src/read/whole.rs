@@ -1,7 +1,7 @@
 //! Files that are one document.
 
+use super::record::{Context, Found, Record, Records};
 use super::stream::Stream;
-use super::{Context, Found, Record, Records};
 use std::io;
 
 /// The one document of a file.
@@ -32,7 +32,8 @@ impl Records for Whole {
             let page = crate::extract::decode(&bytes, None, None);
             return self.context.page(Found::text(0..length, page)).map(Some);
         }
-        let mark = if bytes.starts_with(super::BYTE_ORDER_MARK) { super::BYTE_ORDER_MARK.len() } else { 0 };
+        let mark =
+            if bytes.starts_with(super::record::BYTE_ORDER_MARK) { super::record::BYTE_ORDER_MARK.len() } else { 0 };
         bytes.drain(..mark);
         let range = mark as u64..length;
         Ok(Some(match String::from_utf8(bytes) {

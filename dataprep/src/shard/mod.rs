@@ -27,13 +27,14 @@
 mod index;
 mod manifest;
 mod set;
+mod split;
 mod writer;
 
 pub use index::{Dtype, ShardFile};
 pub use manifest::{DedupEntry, FileEntry, InputsEntry, Manifest, ShardEntry, SplitEntry, StageReport, TokenizerEntry};
 pub use manifest::{FORMAT, MANIFEST, VERSION};
-pub(crate) use manifest::{sync_folder, write_atomically};
-pub use set::{ShardSet, Split, TokenPlace};
+pub use set::{ShardSet, TokenPlace};
+pub use split::Split;
 pub(crate) use writer::index_bytes;
 pub use writer::{ShardWriter, WrittenShards};
 

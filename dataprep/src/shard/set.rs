@@ -2,39 +2,12 @@
 
 use super::index::{ShardFile, with_suffix};
 use super::manifest::{MANIFEST, Manifest};
+use super::split::Split;
 use crate::error::{Error, Result};
 use crate::hash;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// A side of the split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    /// What the model learns from.
-    Train,
-    /// What it is measured on.
-    Validation,
-}
-
-impl Split {
-    /// The name in file names and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-        }
-    }
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The shards of one split, in order, as one stream of tokens.
 #[derive(Debug)]

@@ -344,7 +344,7 @@ impl Tokenizer {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let write = |name: &str, content: &[u8]| {
             let path: PathBuf = folder.join(name);
-            crate::shard::write_atomically(&path, content)
+            crate::durable::write_atomically(&path, content)
         };
         write(TOKENIZER, &self.inner.json)?;
         write(TOKENIZER_CONFIG, &pretty(&self.inner.config))

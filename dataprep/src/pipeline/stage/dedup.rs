@@ -1,135 +1,14 @@
 //! Documents that occur more than once: keys and signatures are written with the documents, and merged here.
-//!
-//! A document's number is its task's in the upper half and its place among those the task kept in the lower: numbers rise
-//! in the order of the corpus.
 
-use super::super::work::{Draft, Receipt, Stage, Work, file_path};
 use super::documents::DocumentsReport;
-use crate::dedup::{
-    DedupConfig, KeyWriter, MinHashScratch, MinHasher, Removals, SignatureWriter, bucket_edges, cluster, exact, union,
-};
-use crate::document::Document;
+use crate::dedup::{DedupConfig, bucket_edges, cluster, exact, union};
 use crate::error::{Error, Result};
-use crate::shard::DedupEntry;
+use crate::pipeline::removed::Removed;
+use crate::pipeline::sign::{BANDS, TEXTS, URLS};
+use crate::pipeline::work::{Receipt, Stage, Work, file_path};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Suffixes of the files with keys of addresses, keys of texts, and signatures.
-const URLS: &str = "urls";
-const TEXTS: &str = "texts";
-const BANDS: &str = "bands";
-
-/// The number of a document.
-pub(in crate::pipeline) fn number(task: usize, place: u64) -> u64 {
-    ((task as u64) << 32) | (place & 0xffff_ffff)
-}
-
-/// What is computed of each document that is kept.
-pub(in crate::pipeline) struct Signer {
-    config: DedupConfig,
-    hasher: Option<MinHasher>,
-}
-
-impl Signer {
-    /// `None` when nothing is to be compared.
-    pub fn new(config: &DedupConfig) -> Result<Option<Self>> {
-        if !config.is_on() {
-            return Ok(None);
-        }
-        let hasher = config.near.then(|| MinHasher::new(&config.minhash)).transpose()?;
-        Ok(Some(Self { config: config.clone(), hasher }))
-    }
-
-    /// The bands of a text's signature; none where signatures are off, or the text too short.
-    pub fn bands(&self, text: &str, scratch: &mut MinHashScratch) -> Vec<u64> {
-        let mut bands = Vec::new();
-        if let Some(hasher) = &self.hasher {
-            hasher.bands(text, scratch, &mut bands);
-        }
-        bands
-    }
-
-    /// For the documents of one task.
-    pub fn writer(&self) -> SignedWriter {
-        SignedWriter {
-            urls: self.config.urls.then(KeyWriter::default),
-            texts: self.config.exact.then(KeyWriter::default),
-            bands: self.config.near.then(|| SignatureWriter::new(&self.config.minhash)),
-        }
-    }
-}
-
-/// Keys and signatures of one task's documents.
-pub(in crate::pipeline) struct SignedWriter {
-    urls: Option<KeyWriter>,
-    texts: Option<KeyWriter>,
-    bands: Option<SignatureWriter>,
-}
-
-impl SignedWriter {
-    /// Adds a document.
-    pub fn push(&mut self, number: u64, document: &Document, bands: &[u64]) {
-        if let (Some(urls), Some(url)) = (&mut self.urls, &document.url) {
-            urls.push_url(number, url);
-        }
-        if let Some(texts) = &mut self.texts {
-            texts.push_text(number, &document.text);
-        }
-        if let Some(signatures) = &mut self.bands {
-            signatures.push(number, bands, document.text.len() as u64);
-        }
-    }
-
-    /// Writes what there is beside the task's other files.
-    pub fn publish(self, draft: &Draft) -> Result<()> {
-        if let Some(urls) = self.urls {
-            urls.publish(&draft.path(URLS))?;
-        }
-        if let Some(texts) = self.texts {
-            texts.publish(&draft.path(TEXTS))?;
-        }
-        if let Some(bands) = self.bands {
-            bands.publish(&draft.path(BANDS))?;
-        }
-        Ok(())
-    }
-}
-
-/// The removal sets, each with the rule that made it.
-#[derive(Debug, Default)]
-pub(in crate::pipeline) struct Removed {
-    sets: Vec<(&'static str, PathBuf)>,
-    /// What was found.
-    pub entry: DedupEntry,
-}
-
-/// The removal sets from the place of one task on.
-pub(in crate::pipeline) struct RemovedFrom {
-    sets: Vec<(&'static str, Removals)>,
-    next: u64,
-}
-
-impl Removed {
-    /// For the documents of `task`, in order.
-    pub fn of_task(&self, task: usize) -> Result<RemovedFrom> {
-        let next = number(task, 0);
-        let open = |(rule, path): &(&'static str, PathBuf)| Ok((*rule, Removals::open(path, next)?));
-        Ok(RemovedFrom { sets: self.sets.iter().map(open).collect::<Result<_>>()?, next })
-    }
-}
-
-impl RemovedFrom {
-    /// For the next document: the rule that removes it, and the document that is kept in its place.
-    pub fn next(&mut self) -> Result<Option<(&'static str, u64)>> {
-        let mut found = None;
-        for (rule, set) in &mut self.sets {
-            found = found.or(set.kept_for(self.next)?.map(|kept| (*rule, kept)));
-        }
-        self.next += 1;
-        Ok(found)
-    }
-}
 
 /// What a task that merges has to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,17 @@
 //! Documents written down between stages: where later ones need all of them before the first can be encoded.
 
-use super::super::PrepConfig;
-use super::super::clean::{Account, Aside, Cleaner};
-use super::super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
-use super::super::inputs::Inputs;
-use super::super::packed::{Packed, Provenance, Record, Records};
-use super::super::reading::{ReadReport, Reading, in_order};
-use super::super::work::{Receipt, Stage, Work};
-use super::dedup::{Removed, RemovedFrom, Signer, number};
 use crate::dedup::MinHashScratch;
 use crate::error::Result;
+use crate::pipeline::clean::{Account, Aside, Cleaner};
+use crate::pipeline::config::PrepConfig;
+use crate::pipeline::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::packed::{Packed, Record, Records};
+use crate::pipeline::provenance::Provenance;
+use crate::pipeline::reading::{ReadReport, Reading, in_order};
+use crate::pipeline::removed::{Removed, RemovedFrom, number};
+use crate::pipeline::sign::Signer;
+use crate::pipeline::work::{Receipt, Stage, Work};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -113,8 +115,8 @@ impl<'a> Stored<'a> {
         let receipt = &self.receipts[task];
         let input = receipt.open(&self.folder, SUFFIX)?;
         let missing = || {
-            super::super::work::damaged(
-                &super::super::work::file_path(&self.folder, receipt.task, SUFFIX),
+            crate::pipeline::work::damaged(
+                &crate::pipeline::work::file_path(&self.folder, receipt.task, SUFFIX),
                 "not in its receipt",
             )
         };

@@ -1,12 +1,12 @@
 //! Shards out of what the tasks encoded: which document goes into which follows from their lengths alone, so every
 //! process works it out for itself and makes its own.
 
-use super::super::PrepConfig;
-use super::super::work::{Draft, Receipt, Stage, Work};
 use super::tokens;
 use super::tokens::{SPLITS, TokensReport};
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::pipeline::config::PrepConfig;
+use crate::pipeline::work::{Draft, Receipt, Stage, Work};
 use crate::shard::{Dtype, FileEntry, ShardEntry, Split, SplitEntry, index_bytes};
 use sha2::{Digest, Sha256};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -199,9 +199,9 @@ impl Writer<'_> {
             return Ok(());
         }
         let path = input.path().to_path_buf();
-        let damaged = |e: io::Error| super::super::work::damaged(&path, e);
+        let damaged = |e: io::Error| crate::pipeline::work::damaged(&path, e);
         let mut lines = BufReader::new(zstd::Decoder::new(input).map_err(damaged)?);
-        let mut packed = zstd::Encoder::new(docs, super::super::packed::FAST).map_err(damaged)?;
+        let mut packed = zstd::Encoder::new(docs, crate::pipeline::packed::FAST).map_err(damaged)?;
         let mut line = Vec::new();
         let (first, end) = (piece.skip_documents, piece.skip_documents + piece.documents);
         for number in 0.. {
@@ -217,11 +217,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn open(&self, piece: &Piece, suffix: &str) -> Result<super::super::work::Input> {
+    fn open(&self, piece: &Piece, suffix: &str) -> Result<crate::pipeline::work::Input> {
         let receipt = &self.encoded[piece.task];
         let missing = || {
-            super::super::work::damaged(
-                &super::super::work::file_path(self.folder, receipt.task, suffix),
+            crate::pipeline::work::damaged(
+                &crate::pipeline::work::file_path(self.folder, receipt.task, suffix),
                 "not in its receipt",
             )
         };
@@ -231,13 +231,13 @@ impl Writer<'_> {
 
 /// A file with its length and SHA-256.
 struct Sum {
-    file: super::super::work::DraftFile,
+    file: crate::pipeline::work::DraftFile,
     hasher: Sha256,
     bytes: u64,
 }
 
 impl Sum {
-    fn new(file: super::super::work::DraftFile) -> Self {
+    fn new(file: crate::pipeline::work::DraftFile) -> Self {
         Self { file, hasher: Sha256::new(), bytes: 0 }
     }
 

@@ -1,16 +1,18 @@
 //! Text into tokens: each task writes, for each side of the split, the tokens of its documents in order, their lengths,
 //! and a line on each document.
 
-use super::super::clean::{Aside, Cleaner};
-use super::super::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
-use super::super::inputs::Inputs;
-use super::super::packed::{Packed, Provenance, Record, duplicate_line, rearranged};
-use super::super::reading::{ReadReport, Reading, in_order};
-use super::super::work::{Draft, DraftFile, Receipt, Stage, Work};
-use super::super::{PrepConfig, divide};
 use super::documents::{DocumentsReport, Stored, StoredItem};
 use crate::error::{Error, Result};
 use crate::fim::Fim;
+use crate::pipeline::clean::{Aside, Cleaner};
+use crate::pipeline::config::PrepConfig;
+use crate::pipeline::divide::divide;
+use crate::pipeline::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::packed::{Packed, Record};
+use crate::pipeline::provenance::{Provenance, duplicate_line, rearranged};
+use crate::pipeline::reading::{ReadReport, Reading, in_order};
+use crate::pipeline::work::{Draft, DraftFile, Receipt, Stage, Work};
 use crate::shard::{Dtype, Split};
 use crate::tokenizer::{Encoder, Tokenizer};
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,11 @@
 //! The tokenizer of a preparation that trains its own: one task, since merges follow from one another.
 
-use super::super::flow::{BATCH_BYTES, BATCH_ITEMS};
-use super::super::inputs::Inputs;
-use super::super::work::{Stage, Work};
-use super::super::{PrepConfig, divide};
 use crate::error::{Error, Result};
+use crate::pipeline::config::PrepConfig;
+use crate::pipeline::divide::divide;
+use crate::pipeline::flow::{BATCH_BYTES, BATCH_ITEMS};
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::work::{Stage, Work};
 use crate::shard::StageReport;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::WordCounter;

@@ -10,11 +10,12 @@
 //! Between stages every process waits until the receipts of all tasks are there. Nothing else passes between processes,
 //! so any storage with atomic renames will do.
 
-use super::output::Before;
+use super::config::PrepConfig;
+use super::progress::Progress;
 use super::rank::Rank;
-use super::{PrepConfig, Progress};
+use super::watch::ManifestWatch;
+use crate::durable::sync_folder;
 use crate::error::{Error, Result};
-use crate::shard::sync_folder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -62,7 +63,7 @@ pub(super) struct Receipt<R> {
 pub(super) struct Work<'a> {
     folder: PathBuf,
     /// Tells whether another process has ended the preparation.
-    before: Before,
+    before: ManifestWatch,
     rank: Rank,
     threads: usize,
     patience: Duration,
@@ -81,7 +82,7 @@ impl<'a> Work<'a> {
     pub fn new(
         folder: PathBuf,
         config: &PrepConfig,
-        before: Before,
+        before: ManifestWatch,
         pool: rayon::ThreadPool,
         progress: &'a mut dyn Progress,
     ) -> Self {

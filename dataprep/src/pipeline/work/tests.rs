@@ -9,7 +9,7 @@ fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {
 
 fn with_work<T>(folder: &Path, config: &PrepConfig, body: impl FnOnce(&Work<'_>) -> T) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build().unwrap();
-    body(&Work::new(folder.into(), config, Before::now(config), pool, &mut Silent))
+    body(&Work::new(folder.into(), config, ManifestWatch::now(config), pool, &mut Silent))
 }
 
 fn stage(tasks: usize) -> Stage {

@@ -1,8 +1,8 @@
 //! Arrow's IPC formats, a record batch at a time. A file is a stream with a signature before it and an index behind, so
 //! both are read as streams of messages: a schema, dictionaries, and record batches.
 
-use super::super::stream::{Store, Stream};
-use super::{Batches, Step, guarded, wanted};
+use super::batches::{Batches, Step, guarded, wanted};
+use crate::read::stream::{Store, Stream};
 use arrow_array::ArrayRef;
 use arrow_buffer::Buffer;
 use arrow_ipc::convert::try_fb_to_schema;

@@ -4,35 +4,22 @@
 //! checked against the file before anything is allocated for them, and a panic in a decoder is a bad stretch of rows.
 
 mod arrow;
+mod batches;
 mod parquet;
 
 use super::fields::{self, FieldNames};
+use super::record::{Context, Found, Record, Records};
 use super::stream::Store;
-use super::{Context, Format, Found, Record, Records};
+use super::walk::Format;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Fields, Schema};
-use std::fmt::Display;
+use arrow_schema::{DataType, Fields};
+use batches::{Batches, Step};
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-/// What comes next out of a table.
-enum Step {
-    /// Rows from `first` on.
-    Rows { first: u64, batch: RecordBatch },
-    /// Rows from `row` on that cannot be read.
-    Bad { row: u64, why: String },
-}
-
-/// The rows of a format, a batch at a time.
-trait Batches {
-    /// `None` at the end. An error is the system's.
-    fn next(&mut self) -> io::Result<Option<Step>>;
-}
 
 /// The rows of a table in a range of its bytes, with the columns `names`, or with all.
 fn batches(
@@ -186,18 +173,6 @@ fn column(fields: &Fields, arrays: &[ArrayRef], path: &str) -> Option<ArrayRef> 
     None
 }
 
-/// Whether the column `name` of a table holds the field at one of these paths.
-fn is_wanted(name: &str, paths: Option<&[String]>) -> bool {
-    let holds = |path: &String| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    paths.is_none_or(|paths| paths.iter().any(holds))
-}
-
-/// Numbers of the columns of a schema that hold fields at one of these paths.
-fn wanted(schema: &Schema, paths: Option<&[String]>) -> Vec<usize> {
-    let fields = schema.fields().iter().enumerate();
-    fields.filter(|(_, field)| is_wanted(field.name(), paths)).map(|(index, _)| index).collect()
-}
-
 /// What stands in a row of a column.
 enum Value {
     Text(String),
@@ -237,18 +212,10 @@ fn value(column: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// Runs a decoder. Its errors, and its panics, are what is wrong with the file.
-fn guarded<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("the decoder panicked on it".into()),
-    }
-}
-
 /// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an error
 /// where it may lie in a stretch that is damaged.
 pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut batches = batches(store, format, 0..u64::MAX, None, super::uncounted());
+    let mut batches = batches(store, format, 0..u64::MAX, None, super::record::uncounted());
     let mut damage = None;
     while let Some(step) = batches.next()? {
         let (first, batch) = match step {

@@ -1,7 +1,7 @@
 //! Apache Parquet, a row group at a time.
 
-use super::super::stream::{Counted, Raw, Store};
-use super::{Batches, Step, guarded, is_wanted};
+use super::batches::{Batches, Step, guarded, is_wanted};
+use crate::read::stream::{Counted, Raw, Store};
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,

@@ -4,8 +4,8 @@
 //! record does not hold to that it is bad, and reading goes on at the next line that begins with `WARC/`.
 
 use super::http::{self, Body};
+use super::record::{Context, Found, Record, Records};
 use super::stream::{Line, Store, Stream};
-use super::{Context, Found, Record, Records};
 use crate::document::Dropped;
 use crate::read::fields::Fields;
 use std::io;
@@ -246,7 +246,7 @@ pub(super) fn record(
         return Ok(context.too_large(found(String::new()), length));
     };
     if head.kind == "conversion" {
-        return Ok(context.record(at, super::utf8(content).map(found)));
+        return Ok(context.record(at, super::record::utf8(content).map(found)));
     }
     let limit = context.config.max_document_bytes;
     let response = match http::parse(&content, limit) {
@@ -282,7 +282,7 @@ fn looks_like_a_page(body: &[u8]) -> bool {
 /// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it, in a plain file of
 /// `length` bytes. Passes from header to header, over what is between.
 pub(super) fn starts(store: &Store, length: u64, cuts: &[u64]) -> io::Result<Vec<u64>> {
-    let mut items = Items::new(Stream::plain(store, 0, super::uncounted())?, Some(length), 0);
+    let mut items = Items::new(Stream::plain(store, 0, super::record::uncounted())?, Some(length), 0);
     let (mut starts, mut cuts) = (Vec::new(), cuts.iter().copied().peekable());
     while let Some(&cut) = cuts.peek() {
         let at = match items.next(u64::MAX)? {

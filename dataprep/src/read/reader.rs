@@ -1,0 +1,131 @@
+//! Goes through the records of one split, whatever its format.
+
+use super::access::Access;
+use super::record::{Context, ReadConfig, Record, Records, Site, uncounted};
+use super::split::Split;
+use super::stream::{Store, Stream};
+#[cfg(feature = "parquet")]
+use super::table;
+use super::walk::{Format, InputFile};
+use super::{csv, lines, members, warc, whole};
+use crate::error::{Error, Result};
+use crate::extract::Extractor;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Goes through the records of one split.
+pub struct Reader {
+    records: Box<dyn Records + Send>,
+    site: Site,
+    read: Arc<AtomicU64>,
+    finished: bool,
+}
+
+impl Reader {
+    /// Opens `file` at `split`, one of those that [`splits`] gave for it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be opened, [`Error::UnsupportedInput`] when its kind cannot be read at all.
+    pub fn open(file: &InputFile, split: &Split, config: &ReadConfig) -> Result<Self> {
+        Self::of_store(&Store::of(file), file, split, config)
+    }
+
+    pub(super) fn of_store(store: &Store, file: &InputFile, split: &Split, config: &ReadConfig) -> Result<Self> {
+        let read = Arc::<AtomicU64>::default();
+        let way = Access::of(store, file)?;
+        let site = Site { path: file.path.clone(), unit: way.unit() };
+        let context = Context {
+            file: split.file,
+            site: site.clone(),
+            config: Arc::new(config.clone()),
+            extractor: config.extract.clone().map(Extractor::new),
+        };
+        let records = records(store, file, way, split.bytes.clone(), context, &read)?;
+        Ok(Self { records, site, read, finished: false })
+    }
+
+    /// Bytes read from disk so far, for progress.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Result<Record>> {
+        if self.finished {
+            return None;
+        }
+        match self.records.next() {
+            Ok(Some(record)) => Some(Ok(record)),
+            Ok(None) => {
+                self.finished = true;
+                None
+            }
+            Err(e) => {
+                self.finished = true;
+                let damaged = |e: io::Error| self.site.bad(self.records.position(), format!("damaged: {e}"));
+                Some(match e.raw_os_error() {
+                    Some(_) => Err(Error::io("read", &self.site.path)(e)),
+                    // Errors of ours pass through; the decoders' end the stream, and what came before stands.
+                    None => e.downcast::<Error>().map_or_else(|e| Ok(damaged(e)), Err),
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("path", &self.site.path).field("position", &self.records.position()).finish()
+    }
+}
+
+fn records(
+    store: &Store,
+    file: &InputFile,
+    way: Access,
+    bytes: Range<u64>,
+    context: Context,
+    read: &Arc<AtomicU64>,
+) -> Result<Box<dyn Records + Send>> {
+    let end = if way == Access::Decompressed { u64::MAX } else { bytes.end };
+    let stream = match way {
+        Access::Decompressed => Stream::open(store, file.compression, read.clone()),
+        _ => Stream::plain(store, bytes.start, read.clone()),
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(e) => return Err(Error::io("read", &file.path)(e)),
+    };
+    Ok(match file.format {
+        Format::Text => Box::new(whole::Whole::new(context, stream, false)),
+        Format::Html => Box::new(whole::Whole::new(context, stream, true)),
+        Format::Lines => Box::new(lines::Lines::new(context, stream, end, false)),
+        Format::JsonLines => Box::new(lines::Lines::new(context, stream, end, true)),
+        Format::Csv | Format::Tsv => {
+            let delimiter = if file.format == Format::Csv { b',' } else { b'\t' };
+            let middle = way == Access::Plain && bytes.start > 0;
+            let csv = || {
+                let header = middle.then(|| Stream::plain(store, 0, uncounted())).transpose()?;
+                csv::Csv::new(context, stream, header, end, delimiter)
+            };
+            Box::new(csv().map_err(Error::io("read", &file.path))?)
+        }
+        Format::Warc if way == Access::Members => Box::new(members::Members::new(context, store.clone(), stream, end)),
+        Format::Warc => {
+            let length = (way == Access::Plain).then_some(file.bytes);
+            Box::new(warc::Warc::new(context, stream, length, end))
+        }
+        #[cfg(feature = "parquet")]
+        Format::Parquet | Format::Arrow => {
+            Box::new(table::Table::new(context, store, file.format, bytes, read.clone()))
+        }
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet | Format::Arrow => unreachable!("such files are refused when their way is chosen"),
+    })
+}
