@@ -1,9 +1,10 @@
-//! Every command of README.md, taken from README.md and run as it stands there, by a shell, one after the other, and then
-//! the commands that the first of them says to try next.
+//! Every command of README.md and of docs/guide.md, run by a shell as it is written, one after the other, and the
+//! commands that the first of them says to try next. Their other blocks are checked too: settings are accepted, code is
+//! that of the library's own example, and the output shown has the headings that the program prints.
 //!
-//! A folder holds the inputs that the commands speak of. A stand-in for `cargo` starts the programs that are built already
-//! and adds settings that keep training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would ask of a
-//! cluster.
+//! A folder holds the inputs that the commands name. Stand-ins for `cargo` and `fathom` start the programs that are
+//! built already and add settings that keep training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would
+//! ask of a cluster.
 
 #![cfg(unix)]
 
@@ -16,8 +17,8 @@ use std::process::{Command, Output};
 use corpora::{numbers, sentences, web_page};
 use flate2::{Compression, write::GzEncoder};
 
-/// Runs what `cargo` would build first. Every training but the main job, which has a variable for it, is cut to two steps,
-/// and to one more where it is resumed.
+/// Runs what `cargo` would build first. Every training but the main job, which has a variable for it, is cut to two
+/// steps, and to three where it is resumed.
 const CARGO: &str = r#"#!/bin/bash
 set -euo pipefail
 case "$*" in
@@ -25,29 +26,37 @@ case "$*" in
   program=$4
   shift 4
   if [ "${1-}" = -- ]; then shift; fi
-  if [ "$program" = train ] && [[ " $* " == *" --set "* || " $* " == *" --resume "* ]] && [[ " $* " != *" --plan "* ]]; then
+  command=$program
+  if [ "$program" = fathom ]; then command=$1; fi
+  if [ "$command" = train ] && [[ " $* " == *" --output "* && " $* " != *" --plan "* ]]; then
     steps=2
     if [[ " $* " == *" --resume "* ]]; then steps=3; fi
     set -- "$@" --set train.steps=$steps --set train.eval_tokens=1000 --set schedule.warmup_tokens=0
   fi
   exec "$PROGRAMS/$program" "$@"
   ;;
-"run --release -p "*" --example "*)
-  if [ -x "$PROGRAMS/examples/$6" ]; then
-    program=$6
-    shift 6
+"run --release --example "*)
+  if [ -x "$PROGRAMS/examples/$4" ]; then
+    program=$4
+    shift 4
     if [ "${1-}" = -- ]; then shift; fi
     exec "$PROGRAMS/examples/$program" "$@"
   fi
   exec "$REAL_CARGO" run --manifest-path "$REPOSITORY/Cargo.toml" "${@:2}"
   ;;
+"install --path bins --bin fathom") ;; # built already; the stand-in below starts it
 "test --release --workspace") ;; # this test is part of it
 "build --release") ;; # built already, into what target/release leads to
 *)
-  echo "README's test does not know how to run: cargo $*" >&2
+  echo "the pages' test does not know how to run: cargo $*" >&2
   exit 9
   ;;
 esac
+"#;
+
+/// The program `fathom` as `cargo install` would leave it.
+const FATHOM: &str = r#"#!/bin/bash
+exec cargo run --release --bin fathom -- "$@"
 "#;
 
 /// An array job of which all elements run at once, as Slurm would run them.
@@ -80,18 +89,34 @@ fn programs() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_train")).parent().expect("a folder")
 }
 
+/// A page of this repository.
+fn page(name: &str) -> String {
+    std::fs::read_to_string(repository().join(name)).unwrap()
+}
+
+/// The lines of the fenced blocks in one language, with their numbers.
+fn lines<'a>(text: &'a str, language: &str) -> Vec<(usize, &'a str)> {
+    let mut open = None;
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        match (line.strip_prefix("```"), open) {
+            (Some(_), Some(_)) => open = None,
+            (Some(fence), None) => open = Some(fence),
+            (None, Some(fence)) if fence == language => found.push((number + 1, line)),
+            (None, _) => {}
+        }
+    }
+    found
+}
+
 /// The commands of the shell blocks of a Markdown text, in order, with the line each begins on.
 fn commands(text: &str) -> Vec<(usize, String)> {
-    let (mut found, mut shell, mut open) = (Vec::new(), false, String::new());
-    for (number, line) in text.lines().enumerate() {
-        if let Some(language) = line.strip_prefix("```") {
-            shell = language == "sh";
-        } else if shell && !line.trim().is_empty() {
-            open += line;
-            match open.strip_suffix('\\') {
-                Some(part) => open = format!("{part} "),
-                None => found.push((number + 1, std::mem::take(&mut open))),
-            }
+    let (mut found, mut open) = (Vec::new(), String::new());
+    for (number, line) in lines(text, "sh").into_iter().filter(|(_, line)| !line.trim().is_empty()) {
+        open += line;
+        match open.strip_suffix('\\') {
+            Some(part) => open = format!("{part} "),
+            None => found.push((number, std::mem::take(&mut open))),
         }
     }
     found
@@ -107,6 +132,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let world = Self { root: folder.path().to_path_buf(), _folder: folder };
         world.stand_in("cargo", CARGO);
+        world.stand_in("fathom", FATHOM);
         world.stand_in("sbatch", SBATCH);
         world.stand_in("kubectl", KUBECTL);
         std::os::unix::fs::symlink(repository().join("configs"), world.root.join("configs")).unwrap();
@@ -127,12 +153,17 @@ impl World {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// `corpus/`, `notes.txt`, and the `tokenizer.json` of somebody else.
+    /// `corpus/`, `notes/`, `notes.txt`, and the `tokenizer.json` of somebody else.
     fn add_text(&self) {
         let (mut random, corpus) = (numbers(3), self.root.join("corpus"));
         std::fs::create_dir(&corpus).unwrap();
         for file in 0..40 {
             std::fs::write(corpus.join(format!("{file}.txt")), sentences(&mut random, 60).join("\n")).unwrap();
+        }
+        std::fs::create_dir(self.root.join("notes")).unwrap();
+        for file in 0..4 {
+            let text = sentences(&mut random, 60).join("\n");
+            std::fs::write(self.root.join(format!("notes/{file}.md")), text).unwrap();
         }
         std::fs::write(self.root.join("notes.txt"), sentences(&mut random, 60).join("\n")).unwrap();
         self.succeeds("cargo run --release --bin prep -- --input corpus/ --vocab-size 400 --output other");
@@ -175,7 +206,7 @@ impl World {
             .env("PATH", path)
             .env("PROGRAMS", programs());
         shell.env("REPOSITORY", repository()).env("FATHOM_QUICKSTART_STEPS", "12");
-        // Inside of cargo's tests this is set; programs that are called through cargo see it and name commands that way.
+        // Cargo's tests have this set; programs that are called through cargo see it and name commands that way.
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         shell.env("CARGO", &cargo).env("REAL_CARGO", &cargo);
         for launcher in
@@ -198,31 +229,67 @@ impl World {
 }
 
 #[test]
-fn every_command_of_the_readme_runs_as_it_stands_there() {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let commands = commands(&readme);
+fn every_command_of_the_pages_runs_as_it_stands_there() {
+    let readme = page("README.md");
     assert_eq!(
-        commands[0].1.split('#').next().unwrap().trim(),
+        commands(&readme)[0].1.split('#').next().unwrap().trim(),
         "cargo run --release --bin train",
         "the main job first"
     );
-    assert!(commands.len() > 15, "{commands:?}");
-    let fences = readme.lines().filter(|line| line.trim_start().starts_with("```") && line.len() > 3);
-    fences.for_each(|fence| assert!(["```sh", "```toml"].contains(&fence), "a block that is not looked at: {fence}"));
     let world = World::new();
-    for (line, command) in &commands {
-        let start = std::time::Instant::now();
-        let (_, said) = world.succeeds(command);
-        println!("README.md:{line}: {:.1} s: {command}", start.elapsed().as_secs_f64());
-        if *line == commands[0].0 {
-            follow(&world, &said);
-        }
-        if command.contains("--resume") {
-            assert!(said.contains("2 of 3 steps done"), "{said}");
+    for name in ["README.md", "docs/guide.md"] {
+        let commands = commands(&page(name));
+        assert!(commands.len() > 5, "{name}: {commands:?}");
+        for (index, (line, command)) in commands.iter().enumerate() {
+            let start = std::time::Instant::now();
+            let (_, said) = world.succeeds(command);
+            println!("{name}:{line}: {:.1} s: {command}", start.elapsed().as_secs_f64());
+            if (name, index) == ("README.md", 0) {
+                assert_has_headings(&said, &readme);
+                follow(&world, &said);
+            }
+            if command.contains("train --resume") {
+                assert!(said.contains("2 of 3 steps done"), "{said}");
+            }
         }
     }
     let tokens = |folder: &str| std::fs::read(world.root.join(folder).join("train-00000.bin")).unwrap();
-    assert!(tokens("data/web") == tokens("data/two") && tokens("data/web") == tokens("data/slurm"), "README says so");
+    assert!(
+        tokens("data/web") == tokens("data/two") && tokens("data/web") == tokens("data/slurm"),
+        "the guide says so"
+    );
+}
+
+/// The numbered headings of the output that the README shows are those that the program prints.
+fn assert_has_headings(said: &str, readme: &str) {
+    let shown = lines(readme, "text").into_iter().map(|(_, line)| line);
+    let headings: Vec<&str> = shown.filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
+    assert!(headings.len() > 3, "{headings:?}");
+    for heading in headings {
+        assert!(said.lines().any(|line| line == heading), "the README shows `{heading}`:\n{said}");
+    }
+}
+
+#[test]
+fn every_other_block_of_the_pages_is_true() {
+    for name in ["README.md", "docs/guide.md"] {
+        let text = page(name);
+        for fence in text.lines().filter(|line| line.trim_start().starts_with("```") && line.len() > 3) {
+            let known = ["```sh", "```toml", "```rust", "```text", "```python"];
+            assert!(known.contains(&fence), "{name}: a block that is not looked at: {fence}");
+        }
+        let toml: Vec<&str> = lines(&text, "toml").into_iter().map(|(_, line)| line).collect();
+        let mut source = fathom::settings::Source::default();
+        source.add_file(Path::new(name), &toml.join("\n")).unwrap();
+        fathom::settings::Settings::new(source).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    // Code is taken from the library's own example, which is compiled as documentation.
+    let library = page("bins/src/lib.rs");
+    let code = lines(&page("README.md"), "rust").into_iter().map(|(_, line)| line.to_string()).collect::<Vec<_>>();
+    assert!(code.len() > 3, "{code:?}");
+    for line in code.iter().filter(|line| !line.trim().is_empty()) {
+        assert!(library.lines().any(|there| there == format!("//! {line}")), "not in bins/src/lib.rs: {line}");
+    }
 }
 
 /// Runs the commands that the main job names at its end. The figure that `eval` then prints is the one it printed.
