@@ -1,7 +1,7 @@
 //! A model inside another program: load a checkpoint, continue a text, ask how probable another is.
 //!
 //! ```text
-//! cargo run --release -p fathom --example embed -- runs/quickstart "ROMEO:"
+//! cargo run --release --example embed -- runs/quickstart "ROMEO:"
 //! ```
 
 use std::io::Write;
