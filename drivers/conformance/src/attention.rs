@@ -1,13 +1,28 @@
-//! Cases of attention and its gradient.
+//! Cases of attention, its gradient and the window mask.
 
-use fathom_core::device::{Attention, AttentionGrad, Heads, Host, Kernels};
-use fathom_core::dtype::DType;
+use fathom_core::device::{Attention, AttentionGrad, Heads, Host, Kernels, MaskWindow};
 use proptest::prelude::*;
 
-use crate::case::{Case, Magnitude, Operand, Placed, decode, execute, sweep};
-use crate::primitives::case;
+use crate::case::{Magnitude, Operand, case, decode, execute, kernel, sweep};
 use crate::values::{Draw, Style, size, some};
 use crate::{Failure, Options, Outcome};
+
+case!(MaskCase, "mask_window", { rows: usize, cols: usize, base: usize, last: usize }, |self| 1,
+    operands {
+        vec![
+            Operand::indices(self.rows, 1, self.d.indices(1, self.rows, self.base + self.cols + 3)),
+            Operand::floats(self.d.wide(), self.rows, self.cols, self.d.floats(0, self.rows * self.cols))
+                .gaps(self.d.gaps)
+                .exact(),
+        ]
+    }
+    call |device, first, y| device.mask_window(MaskWindow::new(first.view(), self.base, self.last, y.view_mut())?)
+);
+kernel!(
+    /// [`MaskWindow`]: bit for bit.
+    mask_window, rows: size(40), cols: size(70), base: 0usize..20, last: 0usize..40 =>
+    |(d, rows, cols, base, last)| MaskCase { d, rows, cols, base, last }
+);
 
 /// Queries, keys, values and starts of a case, as their operands.
 pub(crate) fn inputs(d: &Draw, heads: &Heads, sequences: usize) -> [Operand; 4] {

@@ -389,3 +389,45 @@ pub(crate) fn draw<T: Debug>(
         TestError::Abort(why) => Failure { name, problem: format!("cases ran out: {why}") },
     })
 }
+
+/// Declares a case: its kernel, its fields, its activations' type and its longest sum.
+macro_rules! case {
+    ($name:ident, $kernel:literal, { $($field:ident: $t:ty),* $(,)? }, |$self:ident| $terms:expr,
+        operands $operands:block
+        call |$device:ident, $($o:ident),*| $call:expr
+    ) => {
+        #[derive(Clone, Debug)]
+        struct $name { d: $crate::values::Draw, $($field: $t),* }
+
+        impl $crate::case::Case for $name {
+            const KERNEL: &'static str = $kernel;
+            fn operands(&$self) -> Vec<$crate::case::Operand> $operands
+            fn call<D: fathom_core::device::Kernels>(
+                &$self,
+                $device: &D,
+                operands: &mut [$crate::case::Placed<D>],
+            ) -> Result<(), D::Error> {
+                let [$($o),*] = operands else { unreachable!("a case is called with its own operands") };
+                $call
+            }
+            fn terms(&$self) -> usize { $terms }
+            fn dtype(&self) -> fathom_core::dtype::DType { self.d.dtype }
+        }
+    };
+}
+pub(crate) use case;
+
+/// Declares the public function of a kernel: the strategy its cases are drawn from.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $name:ident, $($field:tt: $from:expr),* => $build:expr) => {
+        $(#[$doc])*
+        pub fn $name<D: fathom_core::device::Kernels>(
+            device: &D,
+            options: &$crate::Options,
+        ) -> Result<$crate::Outcome, $crate::Failure> {
+            let draw = $crate::values::Draw::any(options.dtypes(device));
+            $crate::case::sweep(device, options.cases, (draw, $($from),*).prop_map($build))
+        }
+    };
+}
+pub(crate) use kernel;

@@ -42,30 +42,43 @@
 
 mod attention;
 mod case;
-mod fp8;
+mod elementwise;
+mod gemm;
+mod gemm_fp8;
+mod index;
 mod ladder;
-mod layers;
-mod primitives;
+mod loss;
+mod norm;
+mod optimizer;
 pub mod properties;
+mod quantize;
+mod reduce;
+mod rope;
 mod router;
+mod sort;
+mod swiglu;
 mod tolerance;
-mod train;
 mod values;
 
 use fathom_core::device::Kernels;
 use fathom_core::dtype::DType;
 
-pub use attention::{attention, attention_grad};
-pub use fp8::{dequantize, gemm_fp8, grouped_gemm_fp8, quantize, requantize};
+pub use attention::*;
+pub use elementwise::*;
+pub use gemm::*;
+pub use gemm_fp8::*;
+pub use index::*;
 pub use ladder::Ladder;
-pub use layers::{combine, rmsnorm, rmsnorm_grad, rope, swiglu, swiglu_grad};
-pub use primitives::{
-    binary, cast, fill, gather_columns, gather_rows, gemm, grouped_gemm, mask_window, random_normal, reduce_rows,
-    scatter_add_columns, scatter_add_rows, sort_by_key, sum_columns, top_k, unary,
-};
-pub use router::{balance, route, route_grad, update_bias};
+pub use loss::*;
+pub use norm::*;
+pub use optimizer::*;
+pub use quantize::*;
+pub use reduce::*;
+pub use rope::*;
+pub use router::*;
+pub use sort::*;
+pub use swiglu::*;
 pub use tolerance::tolerance;
-pub use train::{adamw, cross_entropy};
 
 /// How much to run.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use proptest::prelude::any;
 
 use crate::attention::inputs;
 use crate::case::{Operand, Placed, Trouble, draw};
-use crate::fp8::Tiling;
-use crate::train::rates;
+use crate::optimizer::rates;
+use crate::quantize::Tiling;
 use crate::values::{Draw, Style, some};
 use crate::{Failure, Options, Outcome};
 

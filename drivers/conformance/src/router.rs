@@ -1,15 +1,12 @@
-//! Cases of the router, its gradient, and the balance of its load.
+//! Cases of the MoE router, its gradient, the balance loss and the bias update.
 
-use fathom_core::device::{Balance, Kernels, Route, RouteGrad, UpdateBias};
-use fathom_core::dtype::DType;
+use fathom_core::device::{Balance, Route, RouteGrad, UpdateBias};
 use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::case::{Case, Magnitude, Operand, Placed, sweep};
-use crate::primitives::{case, kernel};
+use crate::case::{Magnitude, Operand, case, kernel};
 use crate::values::{Draw, size, some};
-use crate::{Failure, Options, Outcome};
 
 /// Every rule: with and without groups, both scores, both group scores.
 fn rules() -> impl Strategy<Value = RouteConfig> {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use fathom_core::device::{Attention, Heads};
+use fathom_core::device::{Attention, Heads, MaskWindow};
 
 use crate::elementwise::convert;
 use crate::error::CpuError;
@@ -15,8 +15,8 @@ use crate::factor::{Computed, Factor, left_words, numbers, right_words};
 use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
-use crate::par::{Blocks, Tile};
-use crate::real::Real;
+use crate::par::{Blocks, Tile, Tiles};
+use crate::real::{Real, typed};
 use crate::scores::{KEYS, QUERIES, Window, soften};
 use crate::simd::kernel;
 use crate::{Cpu, Isa};
@@ -195,8 +195,29 @@ pub(crate) fn tile(scratch: &mut [f32], rows: usize, cols: usize, stride: usize)
     Tile::whole(MatMut::new(scratch, rows, cols, stride))
 }
 
+typed! {
+    attention: Attention[q] => run_attention,
+}
+
 impl Cpu {
-    pub(crate) fn run_attention<T: Factor>(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn mask_window(&self, call: MaskWindow<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "mask_window";
+        let (first, y) = (mat::read::<u32>(OP, &call.first)?, mat::write::<f32>(OP, call.y)?);
+        let (base, last) = (call.base, call.last);
+        let work = y.rows() * y.cols() / 4;
+        self.for_each(work, Tiles::of_elements(y), |_, mut y: Tile<'_, f32>| {
+            let left = base + y.col;
+            y.for_rows(|r, row| {
+                let seen_from = (first.row(r)[0] as usize).saturating_sub(left).min(row.len());
+                let seen_to = (last + r + 1).saturating_sub(left).clamp(seen_from, row.len());
+                row[..seen_from].fill(f32::NEG_INFINITY);
+                row[seen_to..].fill(f32::NEG_INFINITY);
+            });
+        });
+        Ok(())
+    }
+
+    fn run_attention<T: Factor>(&self, call: Attention<'_, Buffer>) -> Result<(), CpuError> {
         if has_pairs(self.isa()) { self.attention_in::<T, T::Word>(call) } else { self.attention_in::<T, f32>(call) }
     }
 

@@ -14,7 +14,7 @@ use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::reduce::add;
 use crate::scores::{KEYS, QUERIES, differentiate};
 use crate::simd::{kernel, sum2};
@@ -157,8 +157,12 @@ fn head<T: Real, W: Computed>(
     dq_rows.for_rows(|t, row| convert(isa, &dq[(t - first) * width..], row));
 }
 
+typed! {
+    attention_grad: AttentionGrad[q] => run_attention_grad,
+}
+
 impl Cpu {
-    pub(crate) fn run_attention_grad<T: Factor>(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_attention_grad<T: Factor>(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CpuError> {
         if has_pairs(self.isa()) {
             self.attention_grad_in::<T, T::Word>(call)
         } else {

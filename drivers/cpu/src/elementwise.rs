@@ -1,17 +1,21 @@
 //! Kernels that look at one element at a time.
 
 use fathom_core::DType;
-use fathom_core::device::{Binary, BinaryOp, Cast, Fill, MaskWindow, Unary, UnaryOp};
+use fathom_core::device::{Binary, BinaryOp, Cast, Fill, RandomNormal, Unary, UnaryOp};
 use fathom_core::error::ErrorKind;
+use fathom_core::rng;
 use half::{bf16, f16};
 
 use crate::Cpu;
 use crate::error::CpuError;
 use crate::mat::{self, Element, Mat, MatMut};
 use crate::memory::Buffer;
-use crate::par::{Tile, Tiles};
-use crate::real::{Real, with_type};
+use crate::par::{BLOCK, Chunks, Tiles};
+use crate::real::{Real, typed, with_type};
 use crate::simd::{self, kernel};
+
+/// Numbers drawn in f32 before they are stored.
+const PIECE: usize = 256;
 
 /// Conversion from and to f64, rounding to nearest.
 pub(crate) trait Convert: Element {
@@ -107,8 +111,14 @@ kernel! {
     }
 }
 
+typed! {
+    unary: Unary[y] => run_unary,
+    binary: Binary[x, y] => run_binary,
+    random_normal: RandomNormal[y] => run_random_normal,
+}
+
 impl Cpu {
-    pub(crate) fn run_fill(&self, call: Fill<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn fill(&self, call: Fill<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "fill";
         with_type!(OP, call.y.dtype(), [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], T => {
             let y = mat::write::<T>(OP, call.y)?;
@@ -119,7 +129,7 @@ impl Cpu {
         })
     }
 
-    pub(crate) fn run_cast(&self, call: Cast<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn cast(&self, call: Cast<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "cast";
         use DType::{BF16, F16, F32};
         let isa = self.isa();
@@ -158,7 +168,7 @@ impl Cpu {
         });
     }
 
-    pub(crate) fn run_unary<T: Real>(&self, call: Unary<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_unary<T: Real>(&self, call: Unary<'_, Buffer>) -> Result<(), CpuError> {
         let (f, isa) = (call.f, self.isa());
         use UnaryOp::*;
         if !matches!(f, Affine(..) | Sigmoid | Exp | Ln | Square | Sqrt | Recip | Sign | ClipFactor(_)) {
@@ -170,7 +180,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_binary<X: Real, Y: Real>(&self, call: Binary<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_binary<X: Real, Y: Real>(&self, call: Binary<'_, Buffer>) -> Result<(), CpuError> {
         let (f, isa) = (call.f, self.isa());
         if !matches!(f, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div) {
             return Err(CpuError::new(ErrorKind::Unsupported, format!("binary: {f:?} is not supported")));
@@ -184,19 +194,16 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_mask_window(&self, call: MaskWindow<'_, Buffer>) -> Result<(), CpuError> {
-        const OP: &str = "mask_window";
-        let (first, y) = (mat::read::<u32>(OP, &call.first)?, mat::write::<f32>(OP, call.y)?);
-        let (base, last) = (call.base, call.last);
-        let work = y.rows() * y.cols() / 4;
-        self.for_each(work, Tiles::of_elements(y), |_, mut y: Tile<'_, f32>| {
-            let left = base + y.col;
-            y.for_rows(|r, row| {
-                let seen_from = (first.row(r)[0] as usize).saturating_sub(left).min(row.len());
-                let seen_to = (last + r + 1).saturating_sub(left).clamp(seen_from, row.len());
-                row[..seen_from].fill(f32::NEG_INFINITY);
-                row[seen_to..].fill(f32::NEG_INFINITY);
-            });
+    fn run_random_normal<T: Real>(&self, call: RandomNormal<'_, Buffer>) -> Result<(), CpuError> {
+        let (seed, stream, std) = (call.seed, call.stream, call.std);
+        let y = mat::write::<T>("random_normal", call.y)?.into_slice();
+        self.for_each(20 * y.len(), Chunks::new(y, BLOCK), |i, y| {
+            let mut drawn = [0.0; PIECE];
+            for (piece, y) in y.chunks_mut(PIECE).enumerate() {
+                let drawn = &mut drawn[..y.len()];
+                rng::fill_normal(seed, stream, (i * BLOCK + piece * PIECE) as u64, std, drawn);
+                y.iter_mut().zip(drawn).for_each(|(y, &mut x)| *y = T::store(x));
+            }
         });
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! Kernels that move rows and elements by index. Every index is checked before anything is written.
 
-use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows, SortByKey, TopK};
-use fathom_core::routing;
+use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows};
 use half::bf16;
 
 use crate::Cpu;
@@ -10,12 +9,18 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut, check_index, out_of_range};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::reduce::add;
 use crate::simd::kernel;
 
+typed! {
+    scatter_add_rows: ScatterAddRows[x] => run_scatter_add_rows,
+    gather_columns: GatherColumns[x] => run_gather_columns,
+    combine: Combine[x] => run_combine,
+}
+
 impl Cpu {
-    pub(crate) fn run_gather_rows(&self, call: GatherRows<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn gather_rows(&self, call: GatherRows<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "gather_rows";
         let (index, divisor, isa) = (mat::read(OP, &call.index)?, call.divisor, self.isa());
         if call.x.dtype() == call.y.dtype() {
@@ -42,7 +47,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_scatter_add_rows<T: Real>(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_scatter_add_rows<T: Real>(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "scatter_add_rows";
         // Tasks take columns, not rows: each adds the rows in their order, and none meets another.
         const COLS: usize = 64;
@@ -59,7 +64,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_gather_columns<T: Real>(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_gather_columns<T: Real>(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "gather_columns";
         let (x, index, y) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<T>(OP, call.y)?);
         check_index(OP, &index, x.cols())?;
@@ -72,7 +77,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "scatter_add_columns";
         let (x, index, y) =
             (mat::read::<f32>(OP, &call.x)?, mat::read(OP, &call.index)?, mat::write::<f32>(OP, call.y)?);
@@ -90,47 +95,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_top_k(&self, call: TopK<'_, Buffer>) -> Result<(), CpuError> {
-        let (x, index) = (mat::read::<f32>("top_k", &call.x)?, mat::write::<u32>("top_k", call.index)?);
-        let (cols, k) = (x.cols(), index.cols());
-        let tiles = Tiles::new(index, rows_per_block(cols * k.max(1)), k);
-        self.for_each_with(x.rows() * cols * k, cols, tiles, |_, mut index, scratch| {
-            index.for_rows(|r, index| {
-                let copy = &mut scratch[..cols];
-                copy.copy_from_slice(x.row(r));
-                routing::top_k(copy, index);
-            });
-        })
-    }
-
-    pub(crate) fn run_sort_by_key(&self, call: SortByKey<'_, Buffer>) -> Result<(), CpuError> {
-        const OP: &str = "sort_by_key";
-        let keys = mat::read::<u32>(OP, &call.keys)?;
-        let buckets = call.buckets;
-        check_index(OP, &keys, buckets)?;
-        let keys = keys.as_slice();
-        let order = mat::write::<u32>(OP, call.order)?.into_slice();
-        let inverse = mat::write::<u32>(OP, call.inverse)?.into_slice();
-        let offsets = mat::write::<u32>(OP, call.offsets)?.into_slice();
-        // Counts move through `offsets`: first one place up, so that placing an item leaves the end of its bucket, the
-        // start of the next.
-        offsets.fill(0);
-        for &key in keys {
-            offsets[(key as usize + 2).min(buckets)] += u32::from(key as usize + 2 <= buckets);
-        }
-        for g in 2..=buckets {
-            offsets[g] += offsets[g - 1];
-        }
-        for (item, &key) in (0u32..).zip(keys) {
-            let place = &mut offsets[key as usize + 1];
-            order[*place as usize] = item;
-            inverse[item as usize] = *place;
-            *place += 1;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn run_combine<T: Real>(&self, call: Combine<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_combine<T: Real>(&self, call: Combine<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "combine";
         let (x, inverse) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.inverse)?);
         let y = mat::write::<T>(OP, call.y)?;

@@ -9,9 +9,9 @@
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
 //! | `factor` | F32 and BF16 as factors of attention's products |
-//! | `fp8` | codes with scales: encoding and decoding |
+//! | `quantize` | codes with scales: encoding and decoding |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
-//! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `random` | the rest |
+//! | `elementwise`, `reduce`, `index`, `norm`, `rope`, `swiglu`, `router`, `loss`, `optimizer`, `sort` | the rest |
 //!
 //! Three promises hold by construction, and are tested:
 //!
@@ -30,7 +30,6 @@ mod attention_grad;
 mod elementwise;
 mod error;
 mod factor;
-mod fp8;
 mod gemm;
 mod index;
 mod kernels;
@@ -40,13 +39,14 @@ mod memory;
 mod norm;
 mod optimizer;
 mod par;
-mod random;
+mod quantize;
 mod real;
 mod reduce;
 mod rope;
 mod router;
 mod scores;
 mod simd;
+mod sort;
 mod swiglu;
 
 use std::sync::Arc;
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_type_it_does_not_compute_in_is_refused_by_name() {
         use fathom_core::DType;
-        use fathom_core::device::{Primitives, Unary, UnaryOp};
+        use fathom_core::device::{Unary, UnaryOp};
         let cpu = Cpu::with_threads(1);
         let mut y = fathom_core::tensor::Tensor::<Cpu>::zeros(&cpu, &[2, 2], DType::F16).unwrap();
         let error = cpu.unary(Unary::new(UnaryOp::Exp, y.view_mut()).unwrap()).unwrap_err();

@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, out_of_range};
 use crate::memory::Buffer;
 use crate::par::{Tiles, rows_per_block};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::{exp_to_88, kernel, max, sum};
 
 kernel! {
@@ -37,8 +37,12 @@ kernel! {
     }
 }
 
+typed! {
+    cross_entropy: CrossEntropy[logits] => run_cross_entropy,
+}
+
 impl Cpu {
-    pub(crate) fn run_cross_entropy<T: Real>(&self, call: CrossEntropy<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_cross_entropy<T: Real>(&self, call: CrossEntropy<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "cross_entropy";
         let targets = mat::read::<u32>(OP, &call.targets)?;
         let (x, nll) = (mat::write::<T>(OP, call.logits)?, mat::write::<f32>(OP, call.nll)?);

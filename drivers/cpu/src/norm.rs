@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles, rows_per_block};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::reduce::add;
 use crate::simd::{kernel, sum, sum2};
 
@@ -70,8 +70,13 @@ kernel! {
     }
 }
 
+typed! {
+    rmsnorm: RmsNorm[x] => run_rmsnorm,
+    rmsnorm_grad: RmsNormGrad[x] => run_rmsnorm_grad,
+}
+
 impl Cpu {
-    pub(crate) fn run_rmsnorm<T: Real>(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_rmsnorm<T: Real>(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "rmsnorm";
         let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
         let (y, rstd) = (mat::write::<T>(OP, call.y)?, mat::write::<f32>(OP, call.rstd)?);
@@ -83,7 +88,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_rmsnorm_grad<T: Real>(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_rmsnorm_grad<T: Real>(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "rmsnorm_grad";
         let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
         let (rstd, dy) = (mat::read::<f32>(OP, &call.rstd)?, mat::read::<T>(OP, &call.dy)?);

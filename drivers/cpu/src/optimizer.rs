@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat;
 use crate::memory::Buffer;
 use crate::par::{BLOCK, Chunks};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::kernel;
 
 /// The numbers of a step, as the loop uses them.
@@ -39,8 +39,12 @@ kernel! {
     }
 }
 
+typed! {
+    adamw: AdamW[m] => run_adamw,
+}
+
 impl Cpu {
-    pub(crate) fn run_adamw<T: Real>(&self, call: AdamW<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_adamw<T: Real>(&self, call: AdamW<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "adamw";
         let clip = mat::read::<f32>(OP, &call.clip)?.row(0)[0];
         let g = mat::read::<f32>(OP, &call.g)?.as_slice();

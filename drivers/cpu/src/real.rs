@@ -102,6 +102,32 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
+/// For each `name: Call[x] => run`: the method of that name, which runs `run` over the Rust type of the operand `x` (or of
+/// two operands).
+macro_rules! typed {
+    ($($name:ident: $Call:ident[$($by:ident),+] => $run:ident,)*) => {
+        impl $crate::Cpu {
+            $(
+                pub(crate) fn $name(
+                    &self,
+                    call: $Call<'_, $crate::memory::Buffer>,
+                ) -> Result<(), $crate::error::CpuError> {
+                    $crate::real::typed!(@ self, call, $name, $run, $($by),+)
+                }
+            )*
+        }
+    };
+    (@ $cpu:ident, $call:ident, $name:ident, $run:ident, $x:ident) => {
+        $crate::real::with_real!(stringify!($name), $call.$x.dtype(), X => $cpu.$run::<X>($call))
+    };
+    (@ $cpu:ident, $call:ident, $name:ident, $run:ident, $x:ident, $y:ident) => {
+        $crate::real::with_real!(stringify!($name), $call.$x.dtype(), X => {
+            $crate::real::with_real!(stringify!($name), $call.$y.dtype(), Y => $cpu.$run::<X, Y>($call))
+        })
+    };
+}
+pub(crate) use typed;
+
 #[cfg(test)]
 mod tests {
     use super::*;

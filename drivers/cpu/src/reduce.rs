@@ -8,7 +8,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::Tiles;
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::{self, kernel};
 
 /// Elements reduced by one task; longer rows are reduced in pieces of this length, and then the pieces.
@@ -36,8 +36,13 @@ kernel! {
     }
 }
 
+typed! {
+    reduce_rows: ReduceRows[x] => run_reduce_rows,
+    sum_columns: SumColumns[x] => run_sum_columns,
+}
+
 impl Cpu {
-    pub(crate) fn run_reduce_rows<T: Real>(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_reduce_rows<T: Real>(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "reduce_rows";
         let (f, isa, accumulate) = (call.f, self.isa(), call.accumulate);
         if !matches!(f, Reduction::Sum | Reduction::SumSquares | Reduction::Max) {
@@ -64,7 +69,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_sum_columns<T: Real>(&self, call: SumColumns<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_sum_columns<T: Real>(&self, call: SumColumns<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "sum_columns";
         let (x, y) = (mat::read::<T>(OP, &call.x)?, mat::write::<f32>(OP, call.y)?);
         self.add_column_sums(&x, y)

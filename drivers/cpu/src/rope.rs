@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, check_index};
 use crate::memory::Buffer;
 use crate::par::Tiles;
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::kernel;
 
 kernel! {
@@ -21,8 +21,12 @@ kernel! {
     }
 }
 
+typed! {
+    rope: Rope[x] => run_rope,
+}
+
 impl Cpu {
-    pub(crate) fn run_rope<T: Real>(&self, call: Rope<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_rope<T: Real>(&self, call: Rope<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "rope";
         let (head, start, isa) = (call.head, call.start, self.isa());
         let sign = if call.inverse { -1.0 } else { 1.0 };

@@ -58,7 +58,7 @@ kernel! {
 }
 
 impl Cpu {
-    pub(crate) fn run_route(&self, call: Route<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn route(&self, call: Route<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "route";
         let config = call.config;
         let logits = mat::read::<f32>(OP, &call.logits)?;
@@ -89,7 +89,7 @@ impl Cpu {
         })
     }
 
-    pub(crate) fn run_route_grad(&self, call: RouteGrad<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn route_grad(&self, call: RouteGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "route_grad";
         let config = call.config;
         let (s, experts) = (mat::read::<f32>(OP, &call.scores)?, mat::read::<u32>(OP, &call.experts)?);
@@ -109,7 +109,7 @@ impl Cpu {
         })
     }
 
-    pub(crate) fn run_balance(&self, call: Balance<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn balance(&self, call: Balance<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "balance";
         let s = mat::read::<f32>(OP, &call.scores)?;
         let (tokens, experts, k, alpha) = (call.sequence, s.cols(), call.top_k, call.alpha);
@@ -146,7 +146,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_update_bias(&self, call: UpdateBias<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn update_bias(&self, call: UpdateBias<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "update_bias";
         let load = mat::read::<f32>(OP, &call.load)?;
         let mut bias = mat::write::<f32>(OP, call.bias)?;

@@ -7,7 +7,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles, rows_per_block};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::{LANES, kernel, quick_sigmoid, sum};
 
 kernel! {
@@ -61,8 +61,13 @@ kernel! {
     }
 }
 
+typed! {
+    swiglu: Swiglu[y] => run_swiglu,
+    swiglu_grad: SwigluGrad[y] => run_swiglu_grad,
+}
+
 impl Cpu {
-    pub(crate) fn run_swiglu<T: Real>(&self, call: Swiglu<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_swiglu<T: Real>(&self, call: Swiglu<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "swiglu";
         let x = mat::read::<T>(OP, &call.gate_up)?;
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
@@ -71,7 +76,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn run_swiglu_grad<T: Real>(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_swiglu_grad<T: Real>(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "swiglu_grad";
         let (x, dy) = (mat::read::<T>(OP, &call.gate_up)?, mat::read::<T>(OP, &call.dy)?);
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;

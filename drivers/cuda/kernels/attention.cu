@@ -1,5 +1,5 @@
 // Causal attention over decompressed latent keys and values (DeepSeek-V3 report, eq. 1-11), a tile of keys at a time
-// with the running maximum and sum of the softmax (Dao, "FlashAttention-2", 2023).
+// with the running maximum and sum of the softmax (Dao, "FlashAttention-2", 2023), and the window mask.
 //
 // Tiles of keys start at multiples of their size from the start of the sequence, and keys that a row does not see count
 // as exact zeros, so a row's result depends on nothing but what it sees.
@@ -198,4 +198,20 @@ KERNEL(attention_general, Forward, 256) {
     if (i >= rows) return;
     for (int c = part; c < p.value; c += 8) store(a.o, at.first + t, j * p.value + c, o.get(i, c) / total);
     if (part == 0) store(a.lse, at.first + t, j, most + natural_log(total));
+}
+
+struct Mask {
+    Mat first, y;
+    i64 base, last;
+};
+
+// y[r, c] = -inf unless first[r] ≤ base + c ≤ last + r.
+KERNEL(mask_window, Mask, 256) {
+    int r, c;
+    if (!eighth(a.y, (u32)block_x() * (u32)threads() + (u32)thread(), r, c)) return;
+    i64 first = row<u32>(a.first, r).get(0), last = a.last + r;
+    for (int k = 0; k < 8 && k < a.y.cols - c; k++) {
+        i64 position = a.base + c + k;
+        if (position < first || position > last) store(a.y, r, c + k, -infinity());
+    }
 }

@@ -1,4 +1,4 @@
-// Fills, conversions, maps of one and two operands, window masks and random numbers. A thread takes eight elements of a
+// Fills, conversions, maps of one and two operands, and random numbers. A thread takes eight elements of a
 // row, by sixteen bytes where rows are aligned to that.
 #include "fathom.cuh"
 
@@ -162,22 +162,6 @@ KERNEL(binary, Binary, 256) {
             case DIV: y[k] = y[k] / x[k]; break;
         }
     store_eight(a.y, r, c, a.wide & Y, y);
-}
-
-struct Mask {
-    Mat first, y;
-    i64 base, last;
-};
-
-// y[r, c] = -inf unless first[r] ≤ base + c ≤ last + r.
-KERNEL(mask_window, Mask, 256) {
-    int r, c;
-    if (!eighth(a.y, place(), r, c)) return;
-    i64 first = row<u32>(a.first, r).get(0), last = a.last + r;
-    for (int k = 0; k < 8 && k < a.y.cols - c; k++) {
-        i64 position = a.base + c + k;
-        if (position < first || position > last) store(a.y, r, c + k, -infinity());
-    }
 }
 
 struct Normal {

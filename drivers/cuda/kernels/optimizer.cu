@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter, 2019), and the bias update that balances experts.
+// AdamW (Loshchilov and Hutter, 2019).
 #include "fathom.cuh"
 
 struct AdamW {
@@ -86,29 +86,5 @@ KERNEL(adamw_any, AdamW, 256) {
     for (int k = 0; k < 4; k++) {
         i64 i = first + k * threads();
         if (i < a.w.cols) steps(a, clip, (int)i, (int)i + 1);
-    }
-}
-
-struct Bias {
-    Mat load, bias;
-    double speed;
-};
-
-// b += γ·sign(mean(load) − load), the sign in f64 and without a division: exact as long as the counts are.
-KERNEL(update_bias, Bias, 256) {
-    Carve carve;
-    auto scratch = carve.take<double>(8);
-    int n = a.load.cols;
-    double total = 0.0;
-    for (int e = thread(); e < n; e += threads()) total += load(a.load, 0, e);
-    for (int d = 16; d > 0; d /= 2) total += shuffle_xor(total, d);
-    if (lane() == 0) scratch.set(warp(), total);
-    sync();
-    total = 0.0;
-    for (int i = 0; i < threads() / 32; i++) total += scratch.get(i);
-    for (int e = thread(); e < n; e += threads()) {
-        double excess = total - n * (double)load(a.load, 0, e);
-        double sign = (double)((excess > 0.0) - (excess < 0.0));
-        store(a.bias, 0, e, (float)((double)load(a.bias, 0, e) + a.speed * sign));
     }
 }

@@ -1,7 +1,7 @@
-// The choice of experts (V3 report eq. 12–16), its gradient, and the balance loss (eq. 17–20): a warp for each token, in
-// which lane `l` has the experts `l + 32·j`.
+// The choice of experts (V3 report eq. 12–16), its gradient, the balance loss (eq. 17–20) and the bias update: a warp for
+// each token, in which lane `l` has the experts `l + 32·j`.
 //
-// Choices must have the bits of `core/src/layer/router.rs`: exponentials are those of the core, and whatever is summed before
+// Choices must have the bits of `core/src/routing.rs`: exponentials are those of the core, and whatever is summed before
 // a choice is summed one by one, in its order.
 #include "fathom.cuh"
 
@@ -342,4 +342,28 @@ KERNEL(balance_grad, BalanceGrad, 128) {
     total = warp_sum(total);
     mean = warp_sum(mean) / total;
     for (int e = lane(); e < n; e += 32) store(a.dscores, r, e, a.alpha * (f.get(e) - mean) / total);
+}
+
+struct Bias {
+    Mat load, bias;
+    double speed;
+};
+
+// b += γ·sign(mean(load) − load), the sign in f64 and without a division: exact as long as the counts are.
+KERNEL(update_bias, Bias, 256) {
+    Carve carve;
+    auto scratch = carve.take<double>(8);
+    int n = a.load.cols;
+    double total = 0.0;
+    for (int e = thread(); e < n; e += threads()) total += load(a.load, 0, e);
+    for (int d = 16; d > 0; d /= 2) total += shuffle_xor(total, d);
+    if (lane() == 0) scratch.set(warp(), total);
+    sync();
+    total = 0.0;
+    for (int i = 0; i < threads() / 32; i++) total += scratch.get(i);
+    for (int e = thread(); e < n; e += threads()) {
+        double excess = total - n * (double)load(a.load, 0, e);
+        double sign = (double)((excess > 0.0) - (excess < 0.0));
+        store(a.bias, 0, e, (float)((double)load(a.bias, 0, e) + a.speed * sign));
+    }
 }

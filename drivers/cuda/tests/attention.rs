@@ -1,4 +1,4 @@
-//! Attention against the reference device.
+//! Attention and its window mask against the reference device.
 
 mod common;
 #[path = "common/heads.rs"]
@@ -17,6 +17,11 @@ fn attention() {
         let outcome = fathom_conformance::attention(&device, &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(outcome.unsupported, 0);
     }
+}
+
+#[test]
+fn mask_window() {
+    common::suite_with_f16(&[fathom_conformance::mask_window]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Fills, conversions, maps, masks and random numbers against the reference device.
+//! Fills, conversions, maps and random numbers against the reference device.
 
 mod common;
 
@@ -27,11 +27,6 @@ fn unary() {
 #[test]
 fn binary() {
     common::suite_with_f16(&[fathom_conformance::binary]);
-}
-
-#[test]
-fn mask_window() {
-    common::suite_with_f16(&[fathom_conformance::mask_window]);
 }
 
 #[test]

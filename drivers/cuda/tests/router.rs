@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_near, floats, noise, read, suite};
-use fathom_core::device::{Balance, Device, Host, Kernels, Route, RouteGrad};
+use fathom_core::device::{Balance, Device, Host, Kernels, Route, RouteGrad, UpdateBias};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::routing::{GroupScore, RouteConfig, Score};
@@ -11,7 +11,12 @@ use fathom_core::tensor::Tensor;
 
 #[test]
 fn conformance() {
-    suite(&[fathom_conformance::route, fathom_conformance::route_grad, fathom_conformance::balance]);
+    suite(&[
+        fathom_conformance::route,
+        fathom_conformance::route_grad,
+        fathom_conformance::balance,
+        fathom_conformance::update_bias,
+    ]);
 }
 
 const V3: RouteConfig = RouteConfig {
@@ -148,5 +153,21 @@ fn sequences_of_several_parts() {
         let got = balance(&device, config, sequence, sequences).unwrap_or_else(|e| panic!("{e}"));
         let want = balance(&Host::new(), config, sequence, sequences).unwrap_or_else(|e| panic!("{e}"));
         assert_near(&got, &want, 1e-5);
+    }
+}
+
+#[test]
+fn a_load_next_to_the_mean_moves_the_right_way() {
+    let Some(device) = common::device() else { return };
+    fn bias<D: Kernels>(d: &D) -> Result<Vec<f32>, D::Error> {
+        // Counts whose products with their number, 300, are far above what f32 holds.
+        let load = floats(d, DType::F32, 1, 300, |i| 16_000_000.0 + [0.0, 1.0, -1.0][i % 3])?;
+        let mut bias = floats(d, DType::F32, 1, 300, |_| 0.0)?;
+        d.update_bias(UpdateBias::new(load.view(), 1e-3, bias.view_mut())?)?;
+        read(d, &bias)
+    }
+    let bias = bias(&device).unwrap_or_else(|e| panic!("{e}"));
+    for (i, b) in bias.into_iter().enumerate() {
+        assert_eq!(b, [0.0, -1e-3, 1e-3][i % 3], "expert {i}");
     }
 }

@@ -60,7 +60,7 @@ impl<'a> Plan<'a> {
 }
 
 impl Cpu {
-    pub(crate) fn run_grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm";
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
         let (form, weight) = (call.form, call.weight());

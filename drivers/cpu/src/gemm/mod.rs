@@ -1,7 +1,7 @@
 //! Matrix products.
 //!
 //! Factors are F32, BF16, or E4M3 codes with scales. Two BF16 factors are multiplied in pairs where the processor has an
-//! instruction for that, and so are codes ([`scaled`]); in every other case what is not F32 is made so first. Either way
+//! instruction for that, and so are codes ([`gemm_fp8`]); in every other case what is not F32 is made so first. Either way
 //! the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
 //! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
@@ -12,11 +12,11 @@
 
 mod block;
 mod codes;
+mod gemm_fp8;
 mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod join;
 mod pack;
-mod scaled;
 mod source;
 mod tile;
 mod transpose;
@@ -195,7 +195,7 @@ macro_rules! with_operands {
 use with_operands;
 
 impl Cpu {
-    pub(crate) fn run_gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CpuError> {
         let (form, alpha, add) = (call.form, call.alpha as f32, call.accumulate);
         with_operands!("gemm", self.isa(), call, |W, a, b, c| self.product::<W, _, _, _>(form, a, b, c, alpha, add))
     }

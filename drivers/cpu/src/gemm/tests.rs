@@ -3,8 +3,7 @@ use std::rc::Rc;
 
 use fathom_core::DType;
 use fathom_core::device::{
-    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Primitives, Quantize, Scaled,
-    ScaledMut, Tiles,
+    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Quantize, Scaled, ScaledMut, Tiles,
 };
 use fathom_core::tensor::Tensor;
 use half::bf16;

@@ -1,17 +1,19 @@
-//! Causal attention over decompressed latent keys and values.
+//! Causal attention over decompressed latent keys and values, and the window mask.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Attention, Call};
+use fathom_core::device::{Attention, Call, MaskWindow};
 
 use super::scores::{Problem, WIDTHS, check, fit, is_bf16, padded, rows};
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::{Mat, mat_mut};
+use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::ATTENTION;
 
 /// Rows of a tile of keys.
 const KEYS: usize = 64;
+/// Threads of a block that masks.
+const MASK_THREADS: u32 = 256;
 /// The kernels for [`WIDTHS`].
 const NAMES: [&str; WIDTHS.len()] = [
     "attention_bf16_32_32",
@@ -29,8 +31,26 @@ struct Forward {
     lse: Mat,
 }
 
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MaskArgs {
+    first: Mat,
+    y: Mat,
+    base: i64,
+    last: i64,
+}
+
 impl Cuda {
-    pub(super) fn run_attention(&self, call: Attention<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn mask_window(&self, call: MaskWindow<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = MaskWindow::<Buffer>::NAME;
+        let y = mat_mut(OP, &call.y)?;
+        // Positions are below 2^62, where sums with rows and columns do not overflow.
+        let position = |p: usize| p.min(1 << 62) as i64;
+        let args = MaskArgs { first: mat(OP, &call.first)?, y, base: position(call.base), last: position(call.last) };
+        self.launch(ATTENTION, "mask_window", [y.eighths(OP, MASK_THREADS)?, 1, 1], MASK_THREADS, 0, &args)
+    }
+
+    pub(super) fn attention(&self, call: Attention<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Attention::<Buffer>::NAME;
         let types = [call.q.dtype(), call.kv.dtype(), call.k_pe.dtype(), call.o.dtype()];
         check(OP, &types)?;

@@ -38,7 +38,7 @@ struct Backward {
 }
 
 impl Cuda {
-    pub(super) fn run_attention_grad(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn attention_grad(&self, call: AttentionGrad<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = AttentionGrad::<Buffer>::NAME;
         let outer = [call.o.dtype(), call.lse.dtype()];
         check(OP, &outer)?;

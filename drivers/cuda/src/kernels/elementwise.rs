@@ -1,7 +1,7 @@
-//! Fills, conversions, maps of one and two operands, window masks and random numbers.
+//! Fills, conversions, maps of one and two operands, and random numbers.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Binary, BinaryOp, Call, Cast, Fill, MaskWindow, RandomNormal, Unary, UnaryOp};
+use fathom_core::device::{Binary, BinaryOp, Call, Cast, Fill, RandomNormal, Unary, UnaryOp};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2};
 use half::{bf16, f16};
@@ -56,15 +56,6 @@ struct BinaryArgs {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct MaskArgs {
-    first: Mat,
-    y: Mat,
-    base: i64,
-    last: i64,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
 struct NormalArgs {
     y: Mat,
     seed: u64,
@@ -78,7 +69,7 @@ pub(super) fn wide(x: &Mat, y: &Mat) -> u32 {
 }
 
 impl Cuda {
-    pub(super) fn run_fill(&self, call: Fill<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn fill(&self, call: Fill<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Fill::<Buffer>::NAME;
         let (dtype, y) = (call.y.dtype(), call.y.as_ref());
         let size = dtype.size();
@@ -114,7 +105,7 @@ impl Cuda {
         self.launch(ELEMENTWISE, "fill", [grid, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_cast(&self, call: Cast<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn cast(&self, call: Cast<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Cast::<Buffer>::NAME;
         let (mut x, mut y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
         if call.x.is_contiguous() && call.y.is_contiguous() {
@@ -130,7 +121,7 @@ impl Cuda {
         self.launch(ELEMENTWISE, name, [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_unary(&self, call: Unary<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn unary(&self, call: Unary<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Unary::<Buffer>::NAME;
         let (f, p, q) = match call.f {
             UnaryOp::Affine(a, b) => (0, a, b),
@@ -149,7 +140,7 @@ impl Cuda {
         self.launch(ELEMENTWISE, "unary", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_binary(&self, call: Binary<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn binary(&self, call: Binary<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Binary::<Buffer>::NAME;
         let f = match call.f {
             BinaryOp::Add => 0,
@@ -170,16 +161,7 @@ impl Cuda {
         self.launch(ELEMENTWISE, "binary", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_mask_window(&self, call: MaskWindow<'_, Buffer>) -> Result<(), CudaError> {
-        const OP: &str = MaskWindow::<Buffer>::NAME;
-        let y = mat_mut(OP, &call.y)?;
-        // Positions are below 2^62, where sums with rows and columns do not overflow.
-        let position = |p: usize| p.min(1 << 62) as i64;
-        let args = MaskArgs { first: mat(OP, &call.first)?, y, base: position(call.base), last: position(call.last) };
-        self.launch(ELEMENTWISE, "mask_window", [y.eighths(OP, THREADS)?, 1, 1], THREADS, 0, &args)
-    }
-
-    pub(super) fn run_random_normal(&self, call: RandomNormal<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn random_normal(&self, call: RandomNormal<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = RandomNormal::<Buffer>::NAME;
         let name = match call.y.dtype() {
             DType::F32 => "random_normal_f32",

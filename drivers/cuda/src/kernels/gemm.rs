@@ -148,7 +148,7 @@ fn shared(form: Form, [rows, cols]: [usize; 2], depth: usize, stages: usize) -> 
 }
 
 impl Cuda {
-    pub(super) fn run_gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Gemm::<Buffer>::NAME;
         let (m, n, k) = call.dimensions();
         let (a, b, c) = (mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?);
@@ -161,7 +161,7 @@ impl Cuda {
         self.multiply(shape, [a, b, c, Mat::NONE], types, alpha, accumulate)
     }
 
-    pub(super) fn run_grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GroupedGemm::<Buffer>::NAME;
         let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
         let operands = [mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?, mat(OP, &call.offsets)?];

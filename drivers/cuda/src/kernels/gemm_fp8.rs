@@ -79,7 +79,7 @@ impl Operands {
 }
 
 impl Cuda {
-    pub(super) fn run_gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GemmFp8::<Buffer>::NAME;
         let (m, n, k) = call.dimensions();
         let operands = Operands::new(OP, [&call.a, &call.b], &call.c)?;
@@ -92,7 +92,7 @@ impl Cuda {
         self.multiply_fp8(Shape { form: call.form, m, n, k, groups: 0 }, &operands, call.accumulate)
     }
 
-    pub(super) fn run_grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GroupedGemmFp8::<Buffer>::NAME;
         let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
         let operands = Operands { offsets: mat(OP, &call.offsets)?, ..Operands::new(OP, [&call.a, &call.b], &call.c)? };

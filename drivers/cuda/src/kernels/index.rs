@@ -87,7 +87,7 @@ fn word(n: usize) -> u32 {
 }
 
 impl Cuda {
-    pub(super) fn run_gather_rows(&self, call: GatherRows<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn gather_rows(&self, call: GatherRows<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GatherRows::<Buffer>::NAME;
         let index = mat(OP, &call.index)?;
         let (divisor, limit) = (word(call.divisor), word(call.x.rows().saturating_mul(call.divisor)));
@@ -127,7 +127,7 @@ impl Cuda {
         self.launch(INDEX, name, [blocks(OP, rows, bytes / width, THREADS)?, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_scatter_add_rows(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn scatter_add_rows(&self, call: ScatterAddRows<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = ScatterAddRows::<Buffer>::NAME;
         let (x, index, y) = (mat(OP, &call.x)?, mat(OP, &call.index)?, mat_mut(OP, &call.y)?);
         let name = match call.x.dtype() {
@@ -154,7 +154,7 @@ impl Cuda {
         self.launch(INDEX, name, [grid, 1, 1], 128, (128 + 4) * 4, &args)
     }
 
-    pub(super) fn run_gather_columns(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn gather_columns(&self, call: GatherColumns<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = GatherColumns::<Buffer>::NAME;
         let name = match call.x.dtype().size() {
             2 => "gather_columns_16",
@@ -167,7 +167,7 @@ impl Cuda {
         self.launch(INDEX, name, [grid, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn scatter_add_columns(&self, call: ScatterAddColumns<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = ScatterAddColumns::<Buffer>::NAME;
         let (x, index, y) = (mat(OP, &call.x)?, mat(OP, &call.index)?, mat_mut(OP, &call.y)?);
         let args = Columns { x, index, y, fault: self.report(), site: site(OP), reserved: 0 };
@@ -175,7 +175,7 @@ impl Cuda {
         self.launch(INDEX, "scatter_add_columns", [grid, 1, 1], THREADS, 0, &args)
     }
 
-    pub(super) fn run_combine(&self, call: Combine<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn combine(&self, call: Combine<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Combine::<Buffer>::NAME;
         let name = match call.x.dtype() {
             DType::F32 => "combine_f32",

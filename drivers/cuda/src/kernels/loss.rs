@@ -24,7 +24,7 @@ struct Args {
 }
 
 impl Cuda {
-    pub(super) fn run_cross_entropy(&self, call: CrossEntropy<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn cross_entropy(&self, call: CrossEntropy<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = CrossEntropy::<Buffer>::NAME;
         let args = Args {
             logits: mat_mut(OP, &call.logits)?,

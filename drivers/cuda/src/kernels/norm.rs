@@ -48,7 +48,7 @@ struct Total {
 }
 
 impl Cuda {
-    pub(super) fn run_rmsnorm(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn rmsnorm(&self, call: RmsNorm<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = RmsNorm::<Buffer>::NAME;
         let args = Forward {
             x: mat(OP, &call.x)?,
@@ -63,7 +63,7 @@ impl Cuda {
         self.launch(NORM, name, [call.x.rows(), 1, 1], threads, 32 * 4, &args)
     }
 
-    pub(super) fn run_rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = RmsNormGrad::<Buffer>::NAME;
         let (rows, cols) = (call.x.rows(), call.x.cols());
         if rows == 0 || cols == 0 {

@@ -1,7 +1,7 @@
-//! AdamW, and the bias update that balances experts.
+//! AdamW.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{AdamW, Call, UpdateBias};
+use fathom_core::device::{AdamW, Call};
 
 use crate::Cuda;
 use crate::error::CudaError;
@@ -31,14 +31,6 @@ struct Adam {
     reserved: i32,
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Bias {
-    load: Mat,
-    bias: Mat,
-    speed: f64,
-}
-
 impl Adam {
     /// The kernel for these operands, and how many elements it must do before those it takes in fours.
     fn kernel(&self) -> (&'static str, i32) {
@@ -54,7 +46,7 @@ impl Adam {
 }
 
 impl Cuda {
-    pub(super) fn run_adamw(&self, call: AdamW<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn adamw(&self, call: AdamW<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = AdamW::<Buffer>::NAME;
         let n = call.w.cols();
         let r = &call.rates;
@@ -81,11 +73,5 @@ impl Cuda {
         // A thread for every four elements, and one for what is left over.
         let blocks = if n == 0 { 0 } else { (n / 4 + 1).div_ceil(THREADS) };
         self.launch(OPTIMIZER, name, [blocks, 1, 1], THREADS as u32, 0, &args)
-    }
-
-    pub(super) fn run_update_bias(&self, call: UpdateBias<'_, Buffer>) -> Result<(), CudaError> {
-        const OP: &str = UpdateBias::<Buffer>::NAME;
-        let args = Bias { load: mat(OP, &call.load)?, bias: mat_mut(OP, &call.bias)?, speed: call.speed };
-        self.launch(OPTIMIZER, "update_bias", [1, 1, 1], THREADS as u32, 8 * 8, &args)
     }
 }

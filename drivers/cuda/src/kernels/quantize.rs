@@ -162,18 +162,18 @@ impl Cuda {
         }
     }
 
-    pub(super) fn run_quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Quantize::<Buffer>::NAME;
         self.encode(OP, (mat(OP, &call.x)?, call.x.dtype()), None, &call.y, call.power_of_two)
     }
 
-    pub(super) fn run_requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Requantize::<Buffer>::NAME;
         let codes = (mat(OP, &call.x.codes)?, call.x.codes.dtype());
         self.encode(OP, codes, Some(&call.x), &call.y, call.power_of_two)
     }
 
-    pub(super) fn run_dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Dequantize::<Buffer>::NAME;
         let (rows, cols) = (call.x.rows(), call.x.cols());
         let args = Decode {

@@ -43,7 +43,7 @@ struct Columns {
 }
 
 impl Cuda {
-    pub(super) fn run_reduce_rows(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn reduce_rows(&self, call: ReduceRows<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = ReduceRows::<Buffer>::NAME;
         let (f, then) = match call.f {
             Reduction::Sum => (0, 0),
@@ -85,7 +85,7 @@ impl Cuda {
         self.launch(REDUCE, "reduce_long", [rows * pieces, 1, 1], THREADS, 32 * 4, &args)
     }
 
-    pub(super) fn run_sum_columns(&self, call: SumColumns<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn sum_columns(&self, call: SumColumns<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = SumColumns::<Buffer>::NAME;
         let (x, y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
         let (rows, cols) = (call.x.rows(), call.x.cols());

@@ -28,7 +28,7 @@ struct Args {
 }
 
 impl Cuda {
-    pub(super) fn run_rope(&self, call: Rope<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn rope(&self, call: Rope<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Rope::<Buffer>::NAME;
         let (rows, heads, rotated) = (call.x.rows(), call.heads(), call.table.cols());
         if heads * rotated == 0 {

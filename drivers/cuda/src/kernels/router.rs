@@ -1,7 +1,7 @@
 //! The choice of experts, its gradient, and the balance loss.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Balance, Call, Route, RouteGrad};
+use fathom_core::device::{Balance, Call, Route, RouteGrad, UpdateBias};
 use fathom_core::routing::{GroupScore, Score};
 
 use super::site;
@@ -104,8 +104,16 @@ fn warps(words: usize) -> (usize, usize) {
     (warps, 4 * words * warps + 64)
 }
 
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Bias {
+    load: Mat,
+    bias: Mat,
+    speed: f64,
+}
+
 impl Cuda {
-    pub(super) fn run_route(&self, call: Route<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn route(&self, call: Route<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Route::<Buffer>::NAME;
         let config = &call.config;
         let name = sized(OP, ["route_256", "route_1024"], config.experts)?;
@@ -129,7 +137,7 @@ impl Cuda {
         self.launch(ROUTER, name, [call.logits.rows().div_ceil(warps), 1, 1], 32 * warps as u32, shared, &args)
     }
 
-    pub(super) fn run_route_grad(&self, call: RouteGrad<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn route_grad(&self, call: RouteGrad<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = RouteGrad::<Buffer>::NAME;
         let config = &call.config;
         let (warps, shared) = warps(config.experts);
@@ -154,7 +162,7 @@ impl Cuda {
         self.launch(ROUTER, "route_grad", [blocks, 1, 1], 32 * warps as u32, shared, &args)
     }
 
-    pub(super) fn run_balance(&self, call: Balance<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn balance(&self, call: Balance<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Balance::<Buffer>::NAME;
         let (rows, experts) = (call.scores.rows(), call.scores.cols());
         let (sequences, parts) = (rows / call.sequence, call.sequence.div_ceil(TOKENS));
@@ -179,5 +187,11 @@ impl Cuda {
         let (loss, dscores) = (mat_mut(OP, &call.loss)?, mat_mut(OP, &call.dscores)?);
         let args = BalanceGradient { scores, f, loss, dscores, sequence, alpha };
         self.launch(ROUTER, "balance_grad", [rows.div_ceil(WARPS), 1, 1], 32 * WARPS as u32, 0, &args)
+    }
+
+    pub(super) fn update_bias(&self, call: UpdateBias<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = UpdateBias::<Buffer>::NAME;
+        let args = Bias { load: mat(OP, &call.load)?, bias: mat_mut(OP, &call.bias)?, speed: call.speed };
+        self.launch(ROUTER, "update_bias", [1, 1, 1], 256, 8 * 8, &args)
     }
 }

@@ -79,7 +79,7 @@ pub(super) struct Keys {
 }
 
 impl Cuda {
-    pub(super) fn run_top_k(&self, call: TopK<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn top_k(&self, call: TopK<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = TopK::<Buffer>::NAME;
         let (x, index) = (mat(OP, &call.x)?, mat_mut(OP, &call.index)?);
         if call.index.cols() == 0 {
@@ -93,7 +93,7 @@ impl Cuda {
         self.launch(SORT, "top_k_long", [rows, 1, 1], 512, 2 * 32 * 4, &args)
     }
 
-    pub(super) fn run_sort_by_key(&self, call: SortByKey<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn sort_by_key(&self, call: SortByKey<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = SortByKey::<Buffer>::NAME;
         let keys = Keys {
             op: OP,

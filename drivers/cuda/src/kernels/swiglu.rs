@@ -32,7 +32,7 @@ struct Backward {
 }
 
 impl Cuda {
-    pub(super) fn run_swiglu(&self, call: Swiglu<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn swiglu(&self, call: Swiglu<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Swiglu::<Buffer>::NAME;
         let (rows, cols) = (call.y.rows(), call.y.cols());
         let args = Forward {
@@ -46,7 +46,7 @@ impl Cuda {
         self.launch(SWIGLU, name, [rows, 1, 1], threads_for(eights(cols), 256), 0, &args)
     }
 
-    pub(super) fn run_swiglu_grad(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CudaError> {
+    pub(super) fn swiglu_grad(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = SwigluGrad::<Buffer>::NAME;
         let (rows, cols) = (call.dy.rows(), call.dy.cols());
         let d_gate_up = call.d_gate_up.as_ref();

@@ -20,7 +20,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
 use crate::par::{BLOCK, Blocks, Tile, Tiles};
-use crate::real::Real;
+use crate::real::{Real, typed};
 use crate::simd::kernel;
 use crate::{Cpu, Isa};
 use codes::{Format, Scale};
@@ -258,14 +258,19 @@ impl Source for Decoder<'_> {
     }
 }
 
+typed! {
+    quantize: Quantize[x] => run_quantize,
+    dequantize: Dequantize[y] => run_dequantize,
+}
+
 impl Cpu {
-    pub(crate) fn run_quantize<X: Magnitude>(&self, call: Quantize<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_quantize<X: Magnitude>(&self, call: Quantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "quantize";
         let x = mat::read::<X>(OP, &call.x)?;
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, 0, &x))
     }
 
-    pub(crate) fn run_requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "requantize";
         let mut groups = self.alloc_f32(3 * Tiling::groups(&call.x.tiles))?;
         let x = Decoder::new(OP, self.isa(), &call.x, as_groups(&mut groups))?;
@@ -273,7 +278,7 @@ impl Cpu {
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, scratch, &x))
     }
 
-    pub(crate) fn run_dequantize<Y: Real>(&self, call: Dequantize<'_, Buffer>) -> Result<(), CpuError> {
+    fn run_dequantize<Y: Real>(&self, call: Dequantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "dequantize";
         let mut groups = self.alloc_f32(3 * Tiling::groups(&call.x.tiles))?;
         let x = Decoder::new(OP, self.isa(), &call.x, as_groups(&mut groups))?;

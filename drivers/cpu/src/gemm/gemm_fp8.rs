@@ -254,7 +254,7 @@ fn multiply<C: Output>(
 }
 
 impl Cpu {
-    pub(crate) fn run_gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "gemm_fp8";
         let (form, add, (m, n, k)) = (call.form, call.accumulate, call.dimensions());
         let (a, b) = (Codes::read(OP, &call.a)?, Codes::read(OP, &call.b)?);
@@ -271,7 +271,7 @@ impl Cpu {
         })
     }
 
-    pub(crate) fn run_grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CpuError> {
+    pub(crate) fn grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm_fp8";
         let (form, weight) = (call.form, call.weight());
         let (a, b) = (Codes::read(OP, &call.a)?, Codes::read(OP, &call.b)?);

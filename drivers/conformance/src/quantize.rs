@@ -1,16 +1,14 @@
-//! Cases of codes with scales.
+//! Cases of FP8 matrices: encoding and decoding.
 
-use fathom_core::device::{
-    Dequantize, Form, GemmFp8, GroupedGemmFp8, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles,
-};
+use fathom_core::device::{Dequantize, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair};
 use fathom_core::tensor::MatRef;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::case::{Case, Magnitude, Operand, Placed, sweep};
-use crate::primitives::{FORMS, case, offsets};
+use crate::case::{Operand, case, sweep};
+use crate::gemm::offsets;
 use crate::values::{Draw, Rng, size};
 use crate::{Failure, Options, Outcome};
 
@@ -63,7 +61,7 @@ fn code<C: Code>(rng: &mut Rng, x: f64, finite: bool) -> u16 {
 }
 
 /// Codes of a matrix `[rows, cols]`, to read.
-fn codes(d: &Draw, i: u64, dtype: DType, (rows, cols): (usize, usize), finite: bool) -> Operand {
+pub(crate) fn codes(d: &Draw, i: u64, dtype: DType, (rows, cols): (usize, usize), finite: bool) -> Operand {
     let (mut rng, numbers) = (d.rng(i + 100), d.floats(i, rows * cols));
     let width = cols / dtype.numbers();
     let bits = match dtype {
@@ -82,7 +80,7 @@ fn codes(d: &Draw, i: u64, dtype: DType, (rows, cols): (usize, usize), finite: b
 }
 
 /// Scales of a matrix `[rows, cols]`, to read. Some are zero in the styles that have zeros.
-fn scales(d: &Draw, i: u64, tiling: &Tiling, (rows, cols): (usize, usize)) -> Operand {
+pub(crate) fn scales(d: &Draw, i: u64, tiling: &Tiling, (rows, cols): (usize, usize)) -> Operand {
     let (r, c) = tiling.scales(rows, cols);
     let values = d.floats(i, r * c).into_iter().map(f64::abs).collect();
     Operand::floats(DType::F32, r, c, values)
@@ -243,114 +241,6 @@ pub fn requantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, 
             _ => Tiling::Groups(sizes),
         };
         RequantizeCase { d, from: (format, from), to: (to, tiling), rows, cols, power_of_two }
-    });
-    sweep(device, options.cases, cases)
-}
-
-/// An E4M3 factor: codes and scales.
-fn factor(d: &Draw, i: u64, tiling: &Tiling, shape: (usize, usize)) -> [Operand; 2] {
-    let codes = codes(d, i, DType::E4M3, shape, true).gaps(d.gaps);
-    [codes, scales(d, i + 1, tiling, shape).gaps(!d.gaps)]
-}
-
-/// The tilings of the factors of a product of `form`: parts of `part`, inner dimension `k`.
-fn factors(form: Form, part: usize, k: usize) -> (Tiling, Tiling) {
-    match form {
-        Form::Nt => (Tiling::Row(k), Tiling::Block(part)),
-        Form::Nn => (Tiling::Row(part), Tiling::Block(part)),
-        Form::Tn => (Tiling::Column, Tiling::Column),
-    }
-}
-
-case!(GemmCase, "gemm_fp8", { form: Form, m: usize, n: usize, k: usize, part: usize, accumulate: bool },
-    |self| self.k + 1,
-    operands {
-        let (m, n, k) = (self.m, self.n, self.k);
-        let (a, b) = match self.form {
-            Form::Nt => ((m, k), (n, k)),
-            Form::Nn => ((m, k), (k, n)),
-            Form::Tn => ((k, m), (k, n)),
-        };
-        let tilings = factors(self.form, self.part, k);
-        let [a, a_scales] = factor(&self.d, 0, &tilings.0, a);
-        let [b, b_scales] = factor(&self.d, 2, &tilings.1, b);
-        let c = Operand::floats(self.d.dtype, m, n, self.d.floats(4, m * n)).gaps(!self.d.gaps);
-        vec![a, a_scales, b, b_scales, c.near(Magnitude::Absolute), offsets(&[])]
-    }
-    call |device, a, a_scales, b, b_scales, c, none| {
-        let tilings = factors(self.form, self.part, self.k);
-        let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(none.view()))?;
-        let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(none.view()))?;
-        device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), self.accumulate)?)
-    }
-);
-
-/// [`GemmFp8`] in its three forms, the weight in one part or in several, into F32 and into BF16.
-pub fn gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    // Many rows or long sides, not both: the host counts every product.
-    let sides = prop_oneof![(size(40), 1usize..20), (size(4), side())];
-    let strategy = (Draw::any(products(options)), select(FORMS.to_vec()), sides, (side(), 0usize..3), any::<bool>());
-    let cases = strategy.prop_map(|(d, form, (m, other), (part, parts), accumulate)| {
-        let (n, k) = if form == Form::Nt { (part * parts, other) } else { (other, part * parts) };
-        GemmCase { d, form, m, n, k, part, accumulate }
-    });
-    sweep(device, options.cases, cases)
-}
-
-/// Types that a product of codes is stored in.
-fn products(options: &Options) -> Vec<DType> {
-    options.dtypes.iter().copied().filter(|d| matches!(d, DType::F32 | DType::BF16)).collect()
-}
-
-case!(GroupedCase, "grouped_gemm_fp8", { form: Form, sizes: Vec<usize>, n: usize, k: usize, part: usize },
-    |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
-    operands {
-        let (rows, weights) = (self.sizes.iter().sum(), self.sizes.len() * self.n);
-        let (weight, input, output) = ((weights, self.k), (rows, self.k), (rows, self.n));
-        let (a, b, c) = match self.form {
-            Form::Nt => (input, weight, output),
-            Form::Nn => (output, weight, input),
-            Form::Tn => (output, input, weight),
-        };
-        let tilings = self.tilings();
-        let [a, a_scales] = factor(&self.d, 0, &tilings.0, a);
-        let [b, b_scales] = factor(&self.d, 2, &tilings.1, b);
-        let c = Operand::floats(self.d.dtype, c.0, c.1, self.d.floats(4, c.0 * c.1)).gaps(!self.d.gaps);
-        vec![a, a_scales, b, b_scales, offsets(&self.sizes), c.near(Magnitude::Absolute)]
-    }
-    call |device, a, a_scales, b, b_scales, offsets, c| {
-        let (tilings, groups) = (self.tilings(), self.sizes.len());
-        let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(offsets.view()))?;
-        let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(offsets.view()))?;
-        device.grouped_gemm_fp8(GroupedGemmFp8::new(self.form, groups, a, b, offsets.view(), c.view_mut())?)
-    }
-);
-
-impl GroupedCase {
-    fn tilings(&self) -> (Tiling, Tiling) {
-        match self.form {
-            Form::Tn => (Tiling::Groups(self.sizes.clone()), Tiling::Groups(self.sizes.clone())),
-            form => factors(form, self.part, self.k),
-        }
-    }
-}
-
-/// [`GroupedGemmFp8`] in its three forms, with empty groups, into F32 and into BF16.
-pub fn grouped_gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    // Long groups for sums over rows, short ones where the sums are long already.
-    let groups = |rows| prop::collection::vec(rows, 1..5);
-    let sides = prop_oneof![(groups(size(40).boxed()), 1usize..20), (groups(size(3).boxed()), side())];
-    let many = groups(prop_oneof![size(9), side()].boxed());
-    let strategy = (
-        Draw::any(products(options)),
-        select(FORMS.to_vec()),
-        sides,
-        (side(), 1usize..3),
-        (many, 1usize..10, 1usize..10),
-    );
-    let cases = strategy.prop_map(|(d, form, (few, k), (part, parts), (many, short_n, short_k))| match form {
-        Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1 },
-        _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part },
     });
     sweep(device, options.cases, cases)
 }

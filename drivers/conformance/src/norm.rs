@@ -1,0 +1,70 @@
+//! Cases of RMSNorm and its gradient.
+
+use fathom_core::device::{RmsNorm, RmsNormGrad};
+use proptest::prelude::*;
+
+use crate::case::{Magnitude, Operand, case, kernel};
+use crate::values::{size, some};
+
+const EPS: f64 = 1e-6;
+
+/// `1/rms` of every row, as a forward call would have left it.
+fn rstd(x: &Operand) -> Vec<f64> {
+    let n = x.cols as f64;
+    x.values().chunks_exact(x.cols).map(|row| 1.0 / (row.iter().map(|v| v * v).sum::<f64>() / n + EPS).sqrt()).collect()
+}
+
+case!(NormCase, "rmsnorm", { rows: usize, cols: usize }, |self| self.cols,
+    operands {
+        vec![
+            Operand::floats(self.d.dtype, self.rows, self.cols, self.d.floats(0, self.rows * self.cols))
+                .gaps(self.d.gaps),
+            Operand::floats(self.d.wide(), 1, self.cols, self.d.normals(1, self.cols)),
+            Operand::result(self.d.dtype, self.rows, self.cols).gaps(!self.d.gaps),
+            Operand::result(self.d.wide(), self.rows, 1),
+        ]
+    }
+    call |device, x, w, y, rstd| {
+        device.rmsnorm(RmsNorm::new(x.view(), w.view(), EPS, y.view_mut(), rstd.view_mut())?)
+    }
+);
+kernel!(
+    /// [`RmsNorm`].
+    rmsnorm, rows: size(40), cols: some(70) => |(d, rows, cols)| NormCase { d, rows, cols }
+);
+
+case!(NormGradCase, "rmsnorm_grad", { rows: usize, cols: usize, accumulate: bool }, |self| self.rows + self.cols,
+    operands {
+        let (m, n) = (self.rows, self.cols);
+        let x = Operand::floats(self.d.dtype, m, n, self.d.floats(0, m * n)).gaps(self.d.gaps);
+        let w = Operand::floats(self.d.wide(), 1, n, self.d.normals(1, n));
+        let rstd = Operand::floats(self.d.wide(), m, 1, rstd(&x));
+        let dy = Operand::floats(self.d.dtype, m, n, self.d.normals(2, m * n)).gaps(!self.d.gaps);
+        let dx = Operand::floats(self.d.dtype, m, n, self.d.normals(3, m * n)).gaps(self.d.gaps);
+        let dw = Operand::floats(self.d.wide(), 1, n, self.d.normals(4, n));
+        // rstd·(|g| + |x̂|·mean|g·x̂|), and Σ|dy·x̂|.
+        let (xs, ws, rs, dys) = (x.values(), w.values(), rstd.values(), dy.values());
+        let mut dx_size: Vec<f64> = dx.values().iter().map(|v| if self.accumulate { v.abs() } else { 0.0 }).collect();
+        let mut dw_size: Vec<f64> = dw.values().iter().map(|v| v.abs()).collect();
+        for (r, &rstd) in rs.iter().enumerate() {
+            let at = |c: usize| r * n + c;
+            let g = |c: usize| (dys[at(c)] * ws[c]).abs();
+            let normed = |c: usize| (xs[at(c)] * rstd).abs();
+            let mean = (0..n).map(|c| g(c) * normed(c)).sum::<f64>() / n as f64;
+            for c in 0..n {
+                dx_size[at(c)] += rstd * (g(c) + normed(c) * mean);
+                dw_size[c] += dys[at(c)].abs() * normed(c);
+            }
+        }
+        let (dx, dw) = (dx.near(Magnitude::Given(dx_size)), dw.near(Magnitude::Given(dw_size)));
+        vec![x, w, rstd, dy, dx, dw]
+    }
+    call |device, x, w, rstd, dy, dx, dw| device.rmsnorm_grad(RmsNormGrad::new(
+        x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), self.accumulate, dw.view_mut(),
+    )?)
+);
+kernel!(
+    /// [`RmsNormGrad`].
+    rmsnorm_grad, rows: size(40), cols: some(70), accumulate: any::<bool>() =>
+    |(d, rows, cols, accumulate)| NormGradCase { d, rows, cols, accumulate }
+);
