@@ -44,7 +44,7 @@ case "$*" in
   fi
   exec "$REAL_CARGO" run --manifest-path "$REPOSITORY/Cargo.toml" "${@:2}"
   ;;
-"install --path bins --bin fathom") ;; # built already; the stand-in below starts it
+"install --locked --path bins --bin fathom") ;; # built already; the stand-in below starts it
 "test --release --workspace") ;; # this test is part of it
 "build --release") ;; # built already, into what target/release leads to
 *)
