@@ -1,8 +1,8 @@
 //! Every kernel at the shapes of training, against its floor.
 //!
-//! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations it
-//! must do over the rate of a large product in the same type, both measured here, on this device, in this process. FP8
-//! products are held to twice the BF16 rate, which is what the hardware claims.
+//! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations
+//! it must do over the rate of a large product in the same type, both measured here, on this device, in this process.
+//! FP8 products are held to twice the BF16 rate, which is what the hardware claims.
 
 use argh::FromArgs;
 use fathom::device::AnyDevice;

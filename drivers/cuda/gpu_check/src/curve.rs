@@ -2,11 +2,12 @@
 //!
 //! # Tolerance
 //!
-//! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts are a
-//! rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a curve is held to
-//! what the CPU itself does when its initial weights are moved by one unit in the last place (`--perturb`), a change that
-//! no training run should mind. In BF16 and FP8 alike that moves the first loss by 1e-4, one loss in 200 steps by at most 1.6 %,
-//! the mean of the last 50 by 0.2 to 0.3 %; [`ONE`] and [`LAST`] are about three times as much.
+//! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts
+//! are a rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a
+//! curve is held to what the CPU itself does when its initial weights are moved by one unit in the last place
+//! (`--perturb`), a change that no training run should mind. In BF16 and FP8 alike that moves the first loss by 1e-4,
+//! one loss in 200 steps by at most 1.6 %, the mean of the last 50 by 0.2 to 0.3 %; [`ONE`] and [`LAST`] are about
+//! three times as much.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -53,7 +54,8 @@ pub(crate) struct Arguments {
     /// learning rate after warming up (default: 1e-3)
     #[argh(option, default = "1e-3")]
     lr: f64,
-    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all (default: 0)
+    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all
+    /// (default: 0)
     #[argh(option, default = "0")]
     perturb: u64,
 }
@@ -80,7 +82,8 @@ const TAIL: usize = 50;
 const ONE: f64 = 0.05;
 /// The largest relative difference of the mean loss of the last steps.
 const LAST: f64 = 0.01;
-/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products' inputs.
+/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products'
+/// inputs.
 const FIRST: f64 = 1e-3;
 
 /// `tiny`, with bytes as tokens.

@@ -11,7 +11,8 @@ use fathom_core::device::Kernels;
 use fathom_tests::golden::{Golden, check_case, check_trajectory};
 use fathom_tests::quantization::check_codes;
 
-/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with PyTorch
+/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with
+/// PyTorch
 #[derive(FromArgs)]
 #[argh(subcommand, name = "golden")]
 pub(crate) struct Arguments {

@@ -8,8 +8,8 @@
 //! gpu_check train                        # tokens a second of a 1 B-parameter model
 //! ```
 //!
-//! `drivers/cuda/check.sh` runs them all. Results go to stdout, one line as soon as it is known; exit code 1 where anything
-//! failed, 2 for wrong arguments.
+//! `drivers/cuda/check.sh` runs them all. Results go to stdout, one line as soon as it is known; exit code 1 where
+//! anything failed, 2 for wrong arguments.
 
 /// Writes a line of the result. Whoever reads may have had enough (`| head`): that is no failure.
 macro_rules! say {
