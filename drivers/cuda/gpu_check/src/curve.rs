@@ -12,7 +12,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -29,11 +30,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::precision;
 
+/// The command.
+pub(crate) const COMMAND: Command = Command::new::<Arguments>("curve", "compare a training run with the CPU");
+
 /// compare the losses of a training run on a device with those of the same run on the CPU
-#[derive(FromArgs)]
-#[argh(subcommand, name = "curve")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// f32, bf16 or fp8 (default: bf16)
@@ -177,7 +186,13 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
     Ok(curve)
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     precision(&arguments.precision)?;
     let text = text(arguments.text.as_ref())?;
     let device = AnyDevice::open(&arguments.device, 0)?;
