@@ -34,6 +34,7 @@ pub mod plan;
 pub mod prepare;
 pub mod programs;
 pub mod quickstart;
+pub mod report;
 pub mod run;
 pub mod session;
 pub mod settings;

@@ -3,7 +3,7 @@
 //! The text is tiny Shakespeare and the last tenth is held out, as in nanoGPT's `shakespeare_char`, so the validation loss
 //! can be put beside nanoGPT's. Nothing is read that lies on the machine, so every machine trains on the same tokens.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use crate::cli;
 use crate::error::{Error, Result};
 use crate::generate::{self, Sampling, Stop};
 use crate::prepare;
+use crate::report::{self, curve::When};
 use crate::run::{Outcome, Run, resolved};
 use crate::session::Session;
 use crate::settings::{Settings, Source};
@@ -47,7 +48,7 @@ const NANOGPT: [(&str, f64); 2] = [("a CPU", 1.88), ("an A100 GPU", 1.4697)];
 ///
 /// # Errors
 /// Those of its parts; an `output` that holds another run, before anything is written there.
-pub fn run<D: Kernels>(device: &D, output: Option<&Path>, stop: &AtomicBool) -> Result<()> {
+pub fn run<D: Kernels>(device: &D, output: Option<&Path>, curve: When, stop: &AtomicBool) -> Result<()> {
     let start = Instant::now();
     let folder = output.unwrap_or(Path::new(OUTPUT));
     let (settings, text) = (settings(folder, steps().as_deref())?, text()?);
@@ -72,6 +73,7 @@ pub fn run<D: Kernels>(device: &D, output: Option<&Path>, stop: &AtomicBool) -> 
     }
     let mut run = open(device, settings, folder)?;
     let outcome = run.train(stop)?;
+    let curve = curve.draw(run.history(), std::io::stderr().is_terminal());
     drop(run);
     if outcome.interrupted {
         let shorter = steps().map_or(String::new(), |steps| format!("{STEPS}={steps} "));
@@ -80,7 +82,7 @@ pub fn run<D: Kernels>(device: &D, output: Option<&Path>, stop: &AtomicBool) -> 
         eprintln!("stopped after step {} and saved; go on with:\n  {shorter}{train}{there}", outcome.step);
         return Ok(());
     }
-    show(device, &outcome, folder, start)
+    show(device, &outcome, &curve, folder, start)
 }
 
 /// What [`STEPS`] holds.
@@ -190,7 +192,7 @@ fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run
 }
 
 /// Measures, samples, and says what to do next.
-fn show<D: Kernels>(device: &D, outcome: &Outcome, folder: &Path, start: Instant) -> Result<()> {
+fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, start: Instant) -> Result<()> {
     eprintln!("\n3. Measure it on the last tenth of the text, which it has not seen");
     if let Some(v) = &outcome.validation {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.3} bits per byte"));
@@ -199,13 +201,15 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, folder: &Path, start: Instant
         let known = NANOGPT.map(|(machine, loss)| format!("{loss} after about 3 minutes on {machine}"));
         eprintln!("nanoGPT's README, same text and split, nats per character: {}", known.join("; "));
     }
+    eprint!("{curve}");
     eprintln!("\n4. Let it write");
     let mut session = Session::load(device, &outcome.checkpoint)?;
     cli::print(&cli::visible(&write(&mut session)?))?;
 
     let (run, data) = (cli::quoted(folder), cli::quoted(&folder.join("data")));
     let program = cli::program;
-    eprintln!("\nDone in {:.0} s; everything is in {}. Next:", start.elapsed().as_secs_f64(), folder.display());
+    eprintln!("\nCurves, samples and settings: {}", folder.join(report::PAGE).display());
+    eprintln!("Done in {:.0} s; everything is in {}. Next:", start.elapsed().as_secs_f64(), folder.display());
     eprintln!("  {} --checkpoint {run} --prompt JULIET: --temperature 0.8", program("generate"));
     eprintln!("  {} --checkpoint {run} --data {data}", program("eval"));
     eprintln!("  {} --plan --set model.preset=v3-671b", program("train"));

@@ -2,10 +2,13 @@
 //!
 //! A [`Command`] is one node of the tree of commands in [`programs`](crate::programs). [`run`] walks the tree with the
 //! arguments of this process. argh parses the options of a command; [`arguments`] brings them into the form that argh
-//! takes (`--option=value`, `-h`), and [`help`] writes the help text from argh's description of them.
+//! takes (`--option=value`, `-h`), and [`help`], [`complete`] and [`man`] write texts from
+//! argh's description of them.
 
 pub mod arguments;
+pub mod complete;
 pub mod help;
+pub mod man;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -2,15 +2,26 @@
 //!
 //! Each is a program of its own (`train`) and a command of the program `fathom` (`fathom train`). [`ALL`] is the tree.
 
+pub mod compare;
 pub mod convert;
 pub mod eval;
 pub mod generate;
 pub mod prep;
+pub mod shell;
 pub mod train;
 pub mod welcome;
 
 use crate::cli::{Command, FATHOM};
 
 /// The program `fathom` with every command.
-pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "DeepSeek-V3-style language models")
-    .with_commands(&[prep::COMMAND, train::COMMAND, eval::COMMAND, generate::COMMAND, convert::COMMAND]);
+pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and run DeepSeek-V3-style language models")
+    .with_commands(&[
+        prep::COMMAND,
+        train::COMMAND,
+        eval::COMMAND,
+        generate::COMMAND,
+        convert::COMMAND,
+        compare::COMMAND,
+        shell::COMPLETIONS,
+        shell::MAN,
+    ]);

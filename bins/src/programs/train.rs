@@ -1,11 +1,13 @@
 //! `train`: trains a model, from a configuration or, without arguments, on text that the program carries.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::plan;
+use crate::report::{self, curve::When};
 use crate::run::{Outcome, Run, resolved};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
@@ -13,7 +15,8 @@ use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
 
 /// The command.
-pub const COMMAND: Command = Command::new::<Arguments>("train", "train a model").with_keys(keys);
+pub const COMMAND: Command =
+    Command::new::<Arguments>("train", "train a model").with_keys(keys).with_commands(&[super::compare::COMMAND]);
 
 /// Train a DeepSeek-V3-style model. Without arguments: train a small model on tiny Shakespeare, which the program carries,
 /// in at most three minutes on two cores with AVX2; measure it, and let it generate text.
@@ -56,6 +59,9 @@ struct Arguments {
     /// for tests) (default: auto)
     #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
+    /// draw the loss curve at the end: auto is on a terminal only (default: auto)
+    #[argh(option, default = "When::Auto", arg_name = "auto|always|never")]
+    curve: When,
     /// threads of the CPU device; the same as --set train.threads=N; 0 for all cores (default: 0)
     #[argh(option, arg_name = "n")]
     threads: Option<usize>,
@@ -84,7 +90,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if bare && !arguments.plan && !arguments.resume {
         let device = AnyDevice::open(&arguments.device, arguments.threads.unwrap_or(0))?;
         let stop = cli::interrupts()?;
-        return on_device!(&device, device => quickstart::run(device, arguments.output.as_deref(), &stop));
+        return on_device!(&device, device => {
+            quickstart::run(device, arguments.output.as_deref(), arguments.curve, &stop)
+        });
     }
     let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from("runs/train"));
     let mut config = arguments.config.clone();
@@ -96,9 +104,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         return print_plan(&settings, arguments.json);
     }
     let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
-    let outcome = on_device!(&device, device => train(device, settings, &output, arguments.resume))?;
-    report(&outcome, &output);
-    Ok(())
+    on_device!(&device, device => train(device, settings, &output, arguments))
 }
 
 /// The settings of `config` with what the arguments say over them.
@@ -117,19 +123,23 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
     Ok(Settings::new(source)?)
 }
 
-fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Outcome> {
+fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, arguments: &Arguments) -> Result<()> {
     let stop = cli::interrupts()?;
-    let mut run = Run::open(device, settings, output, resume)?;
+    let mut run = Run::open(device, settings, output, arguments.resume)?;
     eprintln!("{} of {} steps done; writing to {}", run.step(), run.steps(), output.display());
-    run.train(&stop)
+    let outcome = run.train(&stop)?;
+    eprint!("{}", arguments.curve.draw(run.history(), std::io::stderr().is_terminal()));
+    summary(&outcome, output);
+    Ok(())
 }
 
-fn report(outcome: &Outcome, output: &Path) {
+fn summary(outcome: &Outcome, output: &Path) {
     eprintln!("step {}, {} tokens; checkpoint {}", outcome.step, outcome.tokens, outcome.checkpoint.display());
     if let Some(v) = &outcome.validation {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));
         eprintln!("validation: loss {:.4}, perplexity {:.3}{bits} over {} tokens", v.loss, v.perplexity, v.tokens);
     }
+    eprintln!("curves: {}", output.join(report::PAGE).display());
     if outcome.interrupted {
         let (train, output) = (cli::program("train"), cli::quoted(output));
         eprintln!("stopped early; go on with: {train} --resume --output {output}");

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::generate::{self, Sampling};
 use crate::hf;
+use crate::report::{self, Report};
 use crate::settings::Settings;
 use metrics::{Metrics, StepMetrics};
 use progress::Progress;
@@ -61,6 +62,7 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     tokenizer: Option<Tokenizer>,
     output: PathBuf,
     metrics: Metrics,
+    report: Report,
     state: State,
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
@@ -119,6 +121,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
         let metrics = Metrics::open(output, state.step)?;
+        let dense = trainer.model.config().first_k_dense_replace;
+        let report = Report::open(output, dense, settings.train.tensorboard);
         Ok(Self {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
@@ -131,6 +135,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             validation,
             tokenizer,
             metrics,
+            report,
             state,
             settings,
             _lock: lock,
@@ -145,6 +150,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// Steps of the whole run.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// The metrics of all steps so far.
+    pub fn history(&self) -> &report::history::History {
+        self.report.history()
     }
 
     /// The model's configuration.
@@ -174,10 +184,13 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 metrics.sample = self.sample(stop)?;
             }
             self.metrics.write(&metrics)?;
+            self.report.step(&metrics);
             progress.step(&metrics);
             if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
                 self.try_save(&mut progress)?;
+                self.report.write(None);
             }
+            self.report.problems().iter().for_each(|problem| progress.message(problem));
         }
         progress.finish();
         let checkpoint = self.save()?;
@@ -189,6 +202,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             None => self.validate(0)?,
             whole => whole,
         };
+        self.report.write(validation.as_ref());
+        self.report.problems().iter().for_each(|problem| progress.message(problem));
         let State { step, tokens, .. } = self.state;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
     }

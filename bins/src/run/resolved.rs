@@ -24,6 +24,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.sample_tokens",
     "train.threads",
     "train.report_seconds",
+    "train.tensorboard",
     "checkpoint.every_steps",
     "checkpoint.format",
     "checkpoint.keep",
@@ -45,6 +46,17 @@ pub fn write(output: &Path, settings: &Settings) -> Result<()> {
     let fresh = path.with_extension("toml.tmp");
     std::fs::write(&fresh, settings.to_toml()).map_err(Error::io("write", &fresh))?;
     std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
+}
+
+/// Reads the resolved settings of the run in `output`, by key.
+///
+/// # Errors
+/// Where the file cannot be read or is not TOML.
+pub fn read(output: &Path) -> Result<BTreeMap<String, serde_json::Value>> {
+    let path = path(output);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let table = toml::from_str(&text).map_err(|e| Error::Run(format!("{}: {}", path.display(), e.message())))?;
+    Ok(flatten(table))
 }
 
 /// What a run's numbers depend on, by key: kept with every checkpoint, and compared when a run goes on.

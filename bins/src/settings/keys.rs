@@ -253,6 +253,7 @@ pub const KEYS: &[Key] = &[
     key("train.sample_tokens", Count, "100", "tokens of a sample, at most"),
     key("train.threads", Count, "0", "threads that the CPU device computes with; 0 for every core"),
     key("train.report_seconds", Number, "10", "seconds between lines of progress where there is no terminal"),
+    key("train.tensorboard", Flag, "true", "write the metrics to a TensorBoard event file in the run's folder as well"),
     // precision
     key("precision.bf16_moments", Flag, "true for bf16 and fp8", "AdamW's moments in BF16"),
     key("precision.recompute_norms", Flag, "true", "compute RMSNorm again in the backward pass"),

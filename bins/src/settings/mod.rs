@@ -101,6 +101,8 @@ pub struct Train {
     pub threads: usize,
     /// Seconds between lines of progress where there is no terminal.
     pub report_seconds: f64,
+    /// Writes the metrics to a TensorBoard event file too.
+    pub tensorboard: bool,
 }
 
 /// `checkpoint.*`
@@ -293,6 +295,7 @@ impl Train {
             sample_tokens: reader.size("train.sample_tokens", 100, SANE)?,
             threads: usize::try_from(reader.count("train.threads", 0)).unwrap_or(usize::MAX),
             report_seconds: reader.number("train.report_seconds", 10.0),
+            tensorboard: reader.flag("train.tensorboard", true),
         };
         train.check(reader, context)?;
         Ok(train)

@@ -1,0 +1,52 @@
+//! `completions` and `man`: what a shell and a manual reader install of the program `fathom`.
+
+use argh::{ArgsInfo, FromArgs};
+
+use crate::cli::complete::{self, Shell};
+use crate::cli::{self, Command, Program, man};
+use crate::error::Result;
+
+/// The command `completions`.
+pub const COMPLETIONS: Command = Command::new::<Completions>("completions", "print a completion script for a shell");
+/// The command `man`.
+pub const MAN: Command = Command::new::<Man>("man", "print the man page");
+
+/// Print a completion script for a shell.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    help_triggers("--help"),
+    example = "source <({command_name} bash)",
+    example = "{command_name} bash > ~/.local/share/bash-completion/completions/fathom",
+    example = "{command_name} zsh > ~/.zfunc/_fathom",
+    example = "{command_name} fish > ~/.config/fish/completions/fathom.fish",
+    note = "zsh finds the script if ~/.zfunc is in $fpath before compinit runs.",
+    error_code(0, "done"),
+    error_code(2, "wrong arguments")
+)]
+struct Completions {
+    /// the shell
+    #[argh(positional, arg_name = "bash|zsh|fish")]
+    shell: Shell,
+}
+
+/// Print the man page of fathom and all of its commands.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    help_triggers("--help"),
+    example = "{command_name} > ~/.local/share/man/man1/fathom.1",
+    error_code(0, "done"),
+    error_code(2, "wrong arguments")
+)]
+struct Man {}
+
+impl Program for Completions {
+    fn run(self) -> Result<()> {
+        cli::print(&complete::script(&super::ALL, self.shell))
+    }
+}
+
+impl Program for Man {
+    fn run(self) -> Result<()> {
+        cli::print(&man::page(&super::ALL))
+    }
+}
