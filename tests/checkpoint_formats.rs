@@ -39,7 +39,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 fn logits<D: Kernels>(device: &D, folder: &Path, tokens: &(Vec<usize>, Vec<u32>)) -> Vec<f32> {
-    let (mut model, warnings) = hf::load_model(device, folder, Precision::F32).unwrap();
+    let (model, warnings) = hf::load_model(device, folder, Precision::F32).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let batch = Batch::new(&tokens.1, tokens.0[1] - 1, None, model.config().vocab_size).unwrap();
     model.logits(&batch).unwrap().download(device).unwrap()

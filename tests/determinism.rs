@@ -134,7 +134,7 @@ fn check_documents(precision: Precision) {
     let mut model = Model::new(&device, &config(), precision).unwrap();
     model.initialize(5).unwrap();
     let starts: Vec<u32> = (0..40).map(|i| if i < 25 { 0 } else { 25 }).collect();
-    let mut logits = |first: u64| {
+    let logits = |first: u64| {
         let mut both = tokens(25, first);
         both.extend(tokens(16, 99));
         let batch = Batch::new(&both, 40, Some(&starts), 300).unwrap();

@@ -79,11 +79,11 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
     let folder = golden_folder().join(case);
     let (want, integers) = tensors(&folder.join("policies.safetensors"));
     let (policy, stride) = (precision.name(), integers["stride"].1[0] as usize);
-    let (mut model, _) = hf::load_model(device, &folder, precision).unwrap();
+    let (model, _) = hf::load_model(device, &folder, precision).unwrap();
     let (shape, tokens) = &integers["tokens"];
     let batch = Batch::new(tokens, shape[1] - 1, None, model.config().vocab_size).unwrap();
     let inputs = model.inputs(&batch, 0).unwrap();
-    let kept = model.forward(&inputs).unwrap();
+    let kept = model.forward(&inputs, &mut model.load_count().unwrap()).unwrap();
     let mut chosen = Vec::new();
     for experts in kept.blocks().iter().filter_map(|block| block.experts()) {
         let mut bytes = vec![0; 4 * experts.elements()];

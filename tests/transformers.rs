@@ -100,7 +100,7 @@ fn converted_opens_there(to: Format) {
         return;
     }
     let (floats, _) = tensors(&out.with_extension("safetensors"));
-    let (mut model, _) = hf::load_model(&device, &converted, Precision::F32).unwrap();
+    let (model, _) = hf::load_model(&device, &converted, Precision::F32).unwrap();
     let batch = Batch::new(&tokens, tokens.len() - 1, None, config.vocab_size).unwrap();
     let logits: Vec<f32> = model.logits(&batch).unwrap().download(&device).unwrap();
     let worst = worst(&logits, &floats["logits"]);
@@ -118,7 +118,7 @@ fn theirs_opens_here(case: &str, extra: &[&str], tolerance: f32) {
     }
     let (floats, tokens) = tensors(&folder.path().join("expected/expected.safetensors"));
     let device = Cpu::with_threads(2);
-    let (mut model, warnings) = hf::load_model(&device, folder.path(), Precision::F32).unwrap();
+    let (model, warnings) = hf::load_model(&device, folder.path(), Precision::F32).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let (shape, ids) = &tokens["tokens"];
     let batch = Batch::new(ids, shape[1] - 1, None, model.config().vocab_size).unwrap();

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = arguments.next().ok_or("usage: embed CHECKPOINT [PROMPT]")?;
     let prompt = arguments.next().unwrap_or_else(|| "fn main".into());
 
-    let mut session = Session::load(&Cpu::new(), Path::new(&folder))?;
+    let session = Session::load(&Cpu::new(), Path::new(&folder))?;
     let sampling = Sampling { max_new_tokens: 40, temperature: 0.7, seed: 1, ..Sampling::default() };
     print!("{prompt}");
     let generated = session.generate(&prompt, &sampling, |piece| {

@@ -44,7 +44,7 @@ pub struct Evaluated {
 /// # Errors
 /// Where the data cannot be read, or the device fails.
 pub fn evaluate<D: Kernels>(
-    model: &mut Model<D>,
+    model: &Model<D>,
     data: &mut Evaluation,
     tokenizer: Option<&Tokenizer>,
     document_mask: bool,
@@ -102,7 +102,7 @@ struct Response<'a> {
 /// # Errors
 /// [`Error::Line`] with the place of a line that cannot be scored.
 pub fn score_lines<D: Kernels>(
-    session: &mut Session<D>,
+    session: &Session<D>,
     path: &Path,
     mut input: impl BufRead,
     output: &mut impl Write,
@@ -131,7 +131,7 @@ pub fn score_lines<D: Kernels>(
     }
 }
 
-fn score_line<D: Kernels>(session: &mut Session<D>, line: &[u8]) -> Result<TokenScores, String> {
+fn score_line<D: Kernels>(session: &Session<D>, line: &[u8]) -> Result<TokenScores, String> {
     const SHAPES: &str = r#"{"tokens": [...]} or {"context": "...", "continuation": "..."}"#;
     if line.len() as u64 >= MAX_LINE {
         return Err(format!("is longer than {MAX_LINE} bytes: split it"));

@@ -116,7 +116,7 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Sampling that makes no sense, a prompt that fills the context, or a failure of the device.
     pub fn generate(
-        &mut self,
+        &self,
         prompt: &str,
         sampling: &Sampling,
         mut on_text: impl FnMut(&str) -> bool,
@@ -128,7 +128,7 @@ impl<D: Kernels> Session<D> {
 
 /// As [`Session::generate`], for a model and a tokenizer that lie apart: during training, say.
 pub(crate) fn generate<D: Kernels>(
-    model: &mut Model<D>,
+    model: &Model<D>,
     tokenizer: &Tokenizer,
     prompt: &str,
     sampling: &Sampling,
@@ -139,7 +139,7 @@ pub(crate) fn generate<D: Kernels>(
 
 /// As [`generate`], after a prompt of tokens, at least one.
 pub(crate) fn continue_tokens<D: Kernels>(
-    model: &mut Model<D>,
+    model: &Model<D>,
     tokenizer: &Tokenizer,
     mut tokens: Vec<u32>,
     sampling: &Sampling,

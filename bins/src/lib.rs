@@ -15,7 +15,7 @@
 //!
 //! # fn main() -> fathom::error::Result<()> {
 //! let device = fathom_cpu::Cpu::new();
-//! let mut session = Session::load(&device, "runs/quickstart".as_ref())?;
+//! let session = Session::load(&device, "runs/quickstart".as_ref())?;
 //! let text = session.generate("ROMEO:", &Sampling::default(), |_| true)?.text;
 //! # Ok(())
 //! # }

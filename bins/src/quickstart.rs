@@ -217,7 +217,7 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
 }
 
 /// A text longer than the model's context: again and again the last half of a context is continued.
-fn write<D: Kernels>(session: &mut Session<D>) -> Result<String> {
+fn write<D: Kernels>(session: &Session<D>) -> Result<String> {
     let half = (session.context() / 2).max(1);
     let (model, tokenizer) = session.parts();
     let mut tokens = generate::encode_prompt(tokenizer, PROMPT)?;

@@ -81,8 +81,8 @@ impl<D: Kernels> Session<D> {
     }
 
     /// The model.
-    pub fn model(&mut self) -> &mut Model<D> {
-        &mut self.model
+    pub fn model(&self) -> &Model<D> {
+        &self.model
     }
 
     /// The tokenizer.
@@ -104,15 +104,15 @@ impl<D: Kernels> Session<D> {
     }
 
     /// The model and its tokenizer.
-    pub(crate) fn parts(&mut self) -> (&mut Model<D>, &Tokenizer) {
-        (&mut self.model, &self.tokenizer)
+    pub(crate) fn parts(&self) -> (&Model<D>, &Tokenizer) {
+        (&self.model, &self.tokenizer)
     }
 
     /// Scores each token after the first.
     ///
     /// # Errors
     /// Fewer than two tokens, a token outside the vocabulary, or more tokens than the context holds.
-    pub fn score_tokens(&mut self, tokens: &[u32]) -> Result<TokenScores> {
+    pub fn score_tokens(&self, tokens: &[u32]) -> Result<TokenScores> {
         let (length, context, vocabulary) = (tokens.len(), self.context(), self.model.config().vocab_size);
         if length < 2 {
             return Err(Error::Run(format!(
@@ -138,7 +138,7 @@ impl<D: Kernels> Session<D> {
     ///
     /// # Errors
     /// Where the tokenizer refuses the text, or the continuation has no tokens or more than the context holds.
-    pub fn score_continuation(&mut self, context: &str, continuation: &str) -> Result<TokenScores> {
+    pub fn score_continuation(&self, context: &str, continuation: &str) -> Result<TokenScores> {
         let kept = context.trim_end();
         let continuation = format!("{}{continuation}", &context[kept.len()..]);
         let (tokens, start) = if kept.is_empty() {

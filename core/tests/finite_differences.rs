@@ -12,7 +12,7 @@ use fathom_core::layer::ffn::Ffn;
 use fathom_core::layer::head::Head;
 use fathom_core::layer::linear::Linear;
 use fathom_core::layer::mla::Mla;
-use fathom_core::layer::moe::{BalanceLoss, Moe, RouterState};
+use fathom_core::layer::moe::{BalanceLoss, LoadCount, Moe, RouterState, Routers};
 use fathom_core::layer::mtp::Mtp;
 use fathom_core::layer::operand::Operand;
 use fathom_core::layer::rmsnorm::RmsNorm;
@@ -365,7 +365,10 @@ fn check_moe(config: ModelConfig, alpha: f64) {
     let (x, r) = (random(1, ROWS * 8), random(2, ROWS * 8));
     // The loss is the layer's output and the balance loss, which is known only after the backward pass.
     let both = |b: &Bench, x: &[f64], gradients: &mut Parameters<Host>| {
-        let mut routers = routers(&b.device, &[&layer], b.config.n_routed_experts);
+        let states = routers(&b.device, &[&layer], b.config.n_routed_experts);
+        let zeros = HostTensor::zeros(&b.device, &[1, b.config.n_routed_experts], DType::F64).unwrap();
+        let mut loads = LoadCount { layers: vec![zeros] };
+        let mut routers = Routers { states: &states, loads: Some(&mut loads) };
         let pass = b.pass();
         let (input, dy) = (tensor(&b.device, ROWS, x), tensor(&b.device, ROWS, &r));
         let mut y = HostTensor::zeros(&b.device, &[ROWS, 8], DType::F64).unwrap();
@@ -377,7 +380,7 @@ fn check_moe(config: ModelConfig, alpha: f64) {
         let mut pending = layer.backward_input(&pass, &saved, loss, dy.view(), dx.view_mut()).unwrap();
         layer.backward_shared(&pass, &saved, &mut pending, &dy_operand, dx.view_mut()).unwrap();
         layer.backward_weight(&pass, gradients, &saved, &pending, &input, &dy_operand).unwrap();
-        let load: Vec<f64> = routers[0].load.download(&b.device).unwrap();
+        let load: Vec<f64> = loads.layers[0].download(&b.device).unwrap();
         assert_eq!(load.iter().sum::<f64>(), (ROWS * b.config.num_experts_per_tok) as f64);
         (dot(&b.device, &y, &r) + dot(&b.device, &balance, &[1.0]), dx)
     };
@@ -419,13 +422,14 @@ fn check_block(experts: Option<usize>, precision: Precision) {
     let (x, r) = (random(1, ROWS * 8), random(2, ROWS * 8));
     let forward = |b: &Bench, x: &[f64]| {
         let layers: Vec<_> = layer.experts().into_iter().collect();
-        let mut routers = routers(&b.device, &layers, b.config.n_routed_experts);
+        let states = routers(&b.device, &layers, b.config.n_routed_experts);
+        let mut routers = Routers { states: &states, loads: None };
         layer.forward(&b.pass(), &mut routers, tensor(&b.device, ROWS, x)).unwrap()
     };
     let mut gradients = bench.zero_gradients();
     let (_, saved) = forward(&bench, &x);
     let mut dy = tensor(&bench.device, ROWS, &r);
-    layer.backward(&bench.pass(), &mut gradients, saved, None, &mut dy).unwrap();
+    layer.backward(&bench.pass(), &mut gradients, saved.unwrap(), None, &mut dy).unwrap();
     let dx = dy.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, |b, x| dot(&b.device, &forward(b, &x[0]).0, &r));
 }
@@ -453,7 +457,8 @@ fn multi_token_prediction() {
     let (x, r) = (random(1, ROWS * 8), random(2, ROWS * 8));
     let forward = |b: &Bench, x: &HostTensor| {
         let layers: Vec<_> = layer.block().experts().into_iter().collect();
-        let mut routers = routers(&b.device, &layers, b.config.n_routed_experts);
+        let states = routers(&b.device, &layers, b.config.n_routed_experts);
+        let mut routers = Routers { states: &states, loads: None };
         layer.forward(&b.pass(), &mut routers, &embedding, tokens.view(), x.view()).unwrap()
     };
     let mut gradients = bench.zero_gradients();
@@ -465,7 +470,7 @@ fn multi_token_prediction() {
         .backward(
             &bench.pass(),
             &mut gradients,
-            saved,
+            saved.unwrap(),
             None,
             &embedding,
             tokens.view(),

@@ -6,9 +6,9 @@
 //! than any fault that a comparison of two devices is meant to find. With the choices forced, all else can be held to a
 //! narrow bound on every machine; the scores themselves are compared as numbers, before the choice.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fathom_core::device::{self, Attention, AttentionGrad, Cast, Device, Kernels, Primitives, Route};
 use fathom_core::tensor::{MatMut, MatRef, Tensor};
@@ -50,49 +50,54 @@ pub struct Steered<D> {
     inner: D,
     attend: Attend,
     /// The choices to follow, if any.
-    follow: Option<Rc<Vec<Choices>>>,
+    follow: Option<Arc<Vec<Choices>>>,
     /// What the device chose by itself, call by call, whether it was followed or not.
-    own: Rc<RefCell<Vec<Choices>>>,
+    own: Arc<Mutex<Vec<Choices>>>,
     /// Numbers drawn for [`Attend::Moved`].
-    drawn: Rc<Cell<u64>>,
+    drawn: Arc<AtomicU64>,
     /// The kernel of which one call is left out: its name, and how many calls before that one are made.
-    left_out: Option<(&'static str, Rc<Cell<u64>>)>,
+    left_out: Option<(&'static str, Arc<AtomicU64>)>,
 }
 
 impl<D: Kernels> Steered<D> {
     /// Lets `inner` choose, and writes it down.
     pub fn recorded(inner: D, attend: Attend) -> Self {
-        Self { inner, attend, follow: None, own: Rc::default(), drawn: Rc::default(), left_out: None }
+        Self { inner, attend, follow: None, own: Arc::default(), drawn: Arc::default(), left_out: None }
     }
 
     /// Sends every token where `choices` say, call by call. The weights of the chosen experts come from the device's own
     /// scores, by its own router.
     pub fn following(inner: D, attend: Attend, choices: &[Choices]) -> Self {
-        Self { follow: Some(Rc::new(choices.to_vec())), ..Self::recorded(inner, attend) }
+        Self { follow: Some(Arc::new(choices.to_vec())), ..Self::recorded(inner, attend) }
     }
 
     /// Leaves out call `number`, counted from 0, of the kernel `name`: a fault for tests to find.
     pub fn leaving_out(self, name: &'static str, number: u64) -> Self {
-        Self { left_out: Some((name, Rc::new(Cell::new(number)))), ..self }
+        Self { left_out: Some((name, Arc::new(AtomicU64::new(number)))), ..self }
     }
 
     /// Whether the call of a kernel that is to come is the one that is left out.
     fn leaves_out(&self, name: &str) -> bool {
         match &self.left_out {
-            Some((known, before)) if *known == name => match before.get() {
-                u64::MAX => false,
-                n => {
-                    before.set(n.wrapping_sub(1));
-                    n == 0
-                }
-            },
+            // Counts down to the call that is left out, and stays below zero from then on.
+            Some((known, before)) if *known == name => {
+                let left = before.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| match n {
+                    u64::MAX => None,
+                    n => Some(n.wrapping_sub(1)),
+                });
+                left == Ok(0)
+            }
             _ => false,
         }
     }
 
     /// What the device chose by itself so far.
     pub fn own(&self) -> Vec<Choices> {
-        self.own.borrow().clone()
+        self.list().clone()
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Choices>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn floats(&self, x: MatRef<'_, D::Buffer>) -> Result<Vec<f32>, D::Error> {
@@ -115,8 +120,11 @@ impl<D: Kernels> Steered<D> {
         let mut chosen = vec![0u32; call.experts.elements()];
         let place = call.experts.as_ref();
         self.inner.download(place.buffer(), 4 * place.offset(), bytemuck::cast_slice_mut(&mut chosen))?;
-        let number = self.own.borrow().len();
-        self.own.borrow_mut().push(Choices { experts: config.experts, top_k: config.top_k, biased, chosen });
+        let number = {
+            let mut own = self.list();
+            own.push(Choices { experts: config.experts, top_k: config.top_k, biased, chosen });
+            own.len() - 1
+        };
 
         let Some(follow) = &self.follow else { return Ok(()) };
         let forced = follow.get(number).unwrap_or_else(|| panic!("call {number} of the router has nothing to follow"));
@@ -198,7 +206,7 @@ impl<D: Kernels> Steered<D> {
             for row in values.chunks_exact_mut(x.shape().cols()) {
                 let step = row.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 512.0;
                 for value in row {
-                    let number = self.drawn.replace(self.drawn.get() + 1);
+                    let number = self.drawn.fetch_add(1, Ordering::Relaxed);
                     let up = rng::bits(seed, rng::stream("moved"), number) & 1 == 1;
                     *value += if up { step } else { -step };
                 }

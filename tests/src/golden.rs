@@ -91,7 +91,7 @@ pub fn check_case<D: Kernels>(device: &D, case: &str, golden: &Golden) {
     let (shape, tokens) = &golden.tokens["tokens"];
     let batch = Batch::new(tokens, shape[1] - 1, None, vocabulary).unwrap();
 
-    let mut model = golden.model(device, Precision::F32);
+    let model = golden.model(device, Precision::F32);
     let logits: Vec<f32> = model.logits(&batch).unwrap().download(device).unwrap();
     let want = &golden.floats["logits"];
     let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));

@@ -96,7 +96,7 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn score<D: Kernels>(session: &mut Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
+fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::Io { action, path, source }
@@ -115,7 +115,7 @@ fn score<D: Kernels>(session: &mut Session<D>, file: &Path, output: Option<&Path
     Ok(())
 }
 
-fn measure<D: Kernels>(session: &mut Session<D>, arguments: &Arguments, data: &Path) -> Result<Evaluated> {
+fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path) -> Result<Evaluated> {
     let mut shards = match arguments.split.as_deref() {
         Some("validation") => ShardSet::open(data, Split::Validation)?,
         Some("train") => ShardSet::open(data, Split::Train)?,

@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 fn write<D: Kernels>(device: &D, arguments: &Arguments, prompt: &str, sampling: &Sampling) -> Result<()> {
     let load = if arguments.ema { Session::load_average } else { Session::load };
-    let mut session = load(device, &arguments.checkpoint)?;
+    let session = load(device, &arguments.checkpoint)?;
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;

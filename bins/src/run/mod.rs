@@ -281,7 +281,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let Some(data) = &mut self.validation else { return Ok(None) };
         let mask = self.settings.data.document_mask;
         let tokenizer = self.tokenizer.as_ref();
-        evaluate(&mut self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
+        evaluate(&self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
     }
 
     /// A text by the model as it is now. Training does not depend on it. None if `stop` is set before it is complete.
@@ -293,7 +293,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             seed: train.seed,
             ..Sampling::default()
         };
-        let (model, prompt) = (&mut self.trainer.model, &train.sample_prompt);
+        let (model, prompt) = (&self.trainer.model, &train.sample_prompt);
         let mut go_on = |_: &str| !stop.load(Ordering::Relaxed);
         let generated = generate::generate(model, tokenizer, prompt, &sampling, &mut go_on)?;
         Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))

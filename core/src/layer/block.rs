@@ -6,7 +6,7 @@ use alloc::format;
 use super::Pass;
 use super::ffn::{self, Ffn};
 use super::mla::{self, Mla};
-use super::moe::{self, BalanceLoss, Moe, RouterState};
+use super::moe::{self, BalanceLoss, Moe, Routers};
 use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
@@ -78,17 +78,18 @@ impl Block {
         }
     }
 
-    /// The residual stream after the layer, `[t, d]`.
+    /// The residual stream after the layer, `[t, d]`, and in training what the backward pass needs.
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        routers: &mut [RouterState<D>],
+        routers: &mut Routers<'_, D>,
         input: Tensor<D>,
-    ) -> Result<(Tensor<D>, Saved<D>), D::Error> {
+    ) -> Result<(Tensor<D>, Option<Saved<D>>), D::Error> {
         let (normed, mut input_norm) = self.input_layernorm.normed(pass, input.view())?;
         let mut middle = copy(pass, &input)?;
         let attention = self.attention.forward(pass, &Operand::of(normed.view()), middle.view_mut())?;
         input_norm.keep(pass, normed);
+        let first = pass.training.then_some((input, input_norm, attention));
 
         let (normed, mut middle_norm) = self.post_attention_layernorm.normed(pass, middle.view())?;
         let mut output = copy(pass, &middle)?;
@@ -99,7 +100,15 @@ impl Block {
         };
         drop(x);
         middle_norm.keep(pass, normed);
-        Ok((output, Saved { input, input_norm, attention, middle, middle_norm, feed_forward }))
+        let saved = first.map(|(input, input_norm, attention)| Saved {
+            input,
+            input_norm,
+            attention,
+            middle,
+            middle_norm,
+            feed_forward,
+        });
+        Ok((output, saved))
     }
 
     /// Turns the gradient of the layer's output into that of its input, in place, and adds the parameters' gradients.

@@ -10,6 +10,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::Pass;
 use super::ffn::{self, Ffn, keep_gate_up};
@@ -18,7 +19,8 @@ use super::operand::{Kept, Operand};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
-    Balance, Binary, BinaryOp, Cast, Combine, GatherRows, Kernels, Route, RouteGrad, SortByKey, Swiglu, SwigluGrad,
+    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Route, RouteGrad, SortByKey, Swiglu,
+    SwigluGrad,
 };
 use crate::routing::{GroupScore, RouteConfig, Score};
 use crate::tensor::{Tensor, View, ViewMut};
@@ -39,14 +41,33 @@ pub struct Moe {
     bias_name: Option<String>,
 }
 
-/// What one MoE layer keeps beside its parameters.
+/// Router state of one MoE layer, beside its parameters.
 pub struct RouterState<D: Kernels> {
     /// The checkpoint's name of the bias, where the model has one.
     pub bias_name: Option<String>,
     /// `e_score_correction_bias`, `[1, N]`, never in less than f32. Moved by the training step, not by gradients.
     pub bias: Tensor<D>,
-    /// Tokens routed to each expert since the load was last cleared, `[1, N]`.
-    pub load: Tensor<D>,
+}
+
+/// Tokens routed to each expert since the counts were last cleared.
+pub struct LoadCount<D: Kernels> {
+    /// `[1, N]` for each layer with experts.
+    pub layers: Vec<Tensor<D>>,
+}
+
+impl<D: Kernels> LoadCount<D> {
+    /// Sets all counts to zero.
+    pub fn clear(&mut self, device: &D) -> Result<(), D::Error> {
+        self.layers.iter_mut().try_for_each(|load| device.fill(Fill::new(load.view_mut(), 0.0)))
+    }
+}
+
+/// What the routers of a pass read and count.
+pub struct Routers<'a, D: Kernels> {
+    /// The state of each layer with experts.
+    pub states: &'a [RouterState<D>],
+    /// Where each layer's load is added; none in inference.
+    pub loads: Option<&'a mut LoadCount<D>>,
 }
 
 /// What the backward pass needs beside the input.
@@ -107,35 +128,32 @@ impl Moe {
         Self { gate, gate_up, down, shared, rule: rule(config), index, bias_name }
     }
 
-    /// The state this layer needs: a bias of zeros and an empty load.
+    /// The state this layer needs: a bias of zeros.
     pub fn state<D: Kernels>(&self, device: &D, dtype: DType) -> Result<RouterState<D>, D::Error> {
-        let row = [1, self.rule.experts];
-        Ok(RouterState {
-            bias_name: self.bias_name.clone(),
-            bias: Tensor::<D>::zeros(device, &row, dtype)?,
-            load: Tensor::<D>::zeros(device, &row, dtype)?,
-        })
+        let bias = Tensor::<D>::zeros(device, &[1, self.rule.experts], dtype)?;
+        Ok(RouterState { bias_name: self.bias_name.clone(), bias })
     }
 
     /// `y += moe(x)`: `x [t, d]` normed, `y [t, d]` the residual stream.
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        routers: &mut [RouterState<D>],
+        routers: &mut Routers<'_, D>,
         x: &Operand<'_, D>,
         mut y: ViewMut<'_, D>,
     ) -> Result<Saved<D>, D::Error> {
         let (t, k, n, d) = (y.rows(), self.rule.top_k, self.rule.experts, y.cols());
         let device = pass.device;
-        let router = &mut routers[self.index];
-        let [scores, experts, weights] = self.route(pass, router, x, t)?;
+        let [scores, experts, weights] = self.route(pass, &routers.states[self.index], x, t)?;
 
         let mut order = pass.indices(t * k, 1)?;
         let mut inverse = pass.indices(t, k)?;
         let mut offsets = pass.indices(1, n + 1)?;
         let (o, i, f) = (order.view_mut(), inverse.view_mut(), offsets.view_mut());
         device.sort_by_key(SortByKey::new(experts.view(), n, o, i, f)?)?;
-        add_load(pass, offsets.view(), router.load.view_mut())?;
+        if let Some(loads) = &mut routers.loads {
+            add_load(pass, offsets.view(), loads.layers[self.index].view_mut())?;
+        }
 
         let dispatched = self.dispatched(pass, x.x()?);
         let rows = dispatched.gather(pass, d, order.view(), k, offsets.view())?;

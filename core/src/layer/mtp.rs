@@ -10,7 +10,7 @@ use alloc::format;
 use super::Pass;
 use super::block::{self, Block};
 use super::linear::Linear;
-use super::moe::{BalanceLoss, RouterState};
+use super::moe::{BalanceLoss, Routers};
 use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
@@ -62,11 +62,11 @@ impl Mtp {
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        routers: &mut [RouterState<D>],
+        routers: &mut Routers<'_, D>,
         embedding: &Embedding,
         tokens: View<'_, D>,
         hidden: View<'_, D>,
-    ) -> Result<(Tensor<D>, Saved<D>), D::Error> {
+    ) -> Result<(Tensor<D>, Option<Saved<D>>), D::Error> {
         let (t, d) = (hidden.rows(), hidden.cols());
         let embedded = embedding.forward(pass, tokens)?;
         let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
@@ -76,7 +76,7 @@ impl Mtp {
         drop(both);
         let (output, block) = self.block.forward(pass, routers, x)?;
         let (normed, norm) = self.norm.normed(pass, output.view())?;
-        Ok((normed, Saved { enorm, hnorm, block, output, norm }))
+        Ok((normed, block.map(|block| Saved { enorm, hnorm, block, output, norm })))
     }
 
     /// Adds the gradients of the module's parameters, of the embedding, and of `hidden` (into `dhidden`), given the

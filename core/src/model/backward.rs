@@ -43,7 +43,8 @@ impl<D: Kernels> Model<D> {
         losses: &mut Losses<D>,
     ) -> Result<(), D::Error> {
         let a = &self.architecture;
-        let pass = self.pass(inputs);
+        let copies = self.copies()?;
+        let pass = self.pass(inputs, &copies, true);
         let Kept { blocks, output, norm, hidden, mtp } = kept;
         let (t, d) = (output.shape().rows(), output.shape().cols());
         let mut dhidden = Vec::with_capacity(hidden.len());

@@ -1,13 +1,16 @@
 //! The forward pass, to hidden states, logits or the loss of every token.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Model;
 use crate::DType;
 use crate::device::{IGNORE, Kernels};
 use crate::error::{InvalidOp, ensure, same};
+use crate::layer::moe::{LoadCount, Routers};
 use crate::layer::{Pass, Sequences, block, mtp, rmsnorm, rope};
 use crate::tensor::Tensor;
+use crate::weights::Copies;
 
 /// Tokens of some sequences, on the host.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +97,8 @@ pub struct Inputs<D: Kernels> {
     pub sequences: Sequences<D>,
     /// `[n, 1]`: the source of each sequence, if losses are to be kept apart.
     pub sources: Option<Tensor<D>>,
+    /// Cosines and sines of the positions, shared with the model.
+    pub(super) rope: Arc<Tensor<D>>,
 }
 
 /// What the forward pass keeps for the backward pass.
@@ -114,7 +119,7 @@ impl<D: Kernels> Kept<D> {
     }
 }
 
-/// The loss of every target, and what the model would have said.
+/// Per-token negative log-likelihood, and the argmax token at each position.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
     /// `−ln p(target)` in nats, sequence by sequence.
@@ -125,12 +130,12 @@ pub struct Scores {
 
 impl<D: Kernels> Model<D> {
     /// Brings a batch to the device, for the main model and the first `depths` prediction modules.
-    pub fn inputs(&mut self, batch: &Batch<'_>, depths: usize) -> Result<Inputs<D>, D::Error> {
+    pub fn inputs(&self, batch: &Batch<'_>, depths: usize) -> Result<Inputs<D>, D::Error> {
         let (n, s) = (batch.sequences(), batch.length);
         ensure("forward", "the sequence is longer than max_position_embeddings", {
             s <= self.config().max_position_embeddings
         })?;
-        self.extend_rope(s)?;
+        let rope = self.rope(s)?;
         let row = s + 1;
         let mut staged: Vec<u32> = Vec::with_capacity(n * s);
         let mut upload = |values: &mut dyn Iterator<Item = u32>| {
@@ -154,28 +159,43 @@ impl<D: Kernels> Model<D> {
             starts: upload(&mut places().map(start))?,
         };
         let of = |s: Sources<'_>| Tensor::<D>::from_slice(&self.device, &[n, 1], DType::U32, s.of);
-        Ok(Inputs { tokens, targets, sequences, sources: batch.sources.map(of).transpose()? })
+        Ok(Inputs { tokens, targets, sequences, sources: batch.sources.map(of).transpose()?, rope })
     }
 
-    fn extend_rope(&mut self, length: usize) -> Result<(), D::Error> {
-        if length > self.rope.shape().rows() {
+    /// The table of rotary positions for sequences of `length` tokens.
+    fn rope(&self, length: usize) -> Result<Arc<Tensor<D>>, D::Error> {
+        let mut table = self.rope.lock();
+        if length > table.shape().rows() {
             let rows = length.next_power_of_two().min(self.config().max_position_embeddings.max(length));
-            self.rope = rope::table(&self.device, self.config(), rows, self.precision.statistics())?;
+            *table = Arc::new(rope::table(&self.device, self.config(), rows, self.precision.statistics())?);
         }
-        Ok(())
+        Ok(Arc::clone(&table))
     }
 
-    /// Runs the main model and as many prediction modules as `inputs` holds tokens for.
-    pub fn forward(&mut self, inputs: &Inputs<D>) -> Result<Kept<D>, D::Error> {
-        self.refresh_copies()?;
-        let Self { device, architecture: a, precision, weights, copies, routers, rope, .. } = self;
-        let (sequences, precision) = (&inputs.sequences, *precision);
-        let pass = Pass { device, weights, copies, sequences, rope, precision, training: true };
+    /// A pass over `inputs`; in `training` the layers keep what a backward pass needs.
+    pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>, copies: &'a Copies<D>, training: bool) -> Pass<'a, D> {
+        Pass {
+            device: &self.device,
+            weights: &self.weights,
+            copies,
+            sequences: &inputs.sequences,
+            rope: &inputs.rope,
+            precision: self.precision,
+            training,
+        }
+    }
+
+    /// Runs the main model and as many MTP modules as `inputs` holds tokens for, to hidden states; adds every expert's
+    /// load to `loads`. The loss is computed by [`backward`](Self::backward).
+    pub fn forward(&self, inputs: &Inputs<D>, loads: &mut LoadCount<D>) -> Result<Kept<D>, D::Error> {
+        let (a, copies) = (&self.architecture, self.copies()?);
+        let pass = self.pass(inputs, &copies, true);
+        let routers = &mut Routers { states: &self.routers, loads: Some(loads) };
         let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
         let mut blocks = Vec::with_capacity(a.blocks.len());
         for block in &a.blocks {
             let (y, saved) = block.forward(&pass, routers, x)?;
-            blocks.push(saved);
+            blocks.extend(saved);
             x = y;
         }
         let (normed, norm) = a.norm.normed(&pass, x.view())?;
@@ -186,65 +206,52 @@ impl<D: Kernels> Model<D> {
             let before = &kept.hidden[kept.hidden.len() - 1];
             let (hidden, saved) = module.forward(&pass, routers, &a.embedding, tokens.view(), before.view())?;
             kept.hidden.push(hidden);
-            kept.mtp.push(saved);
+            kept.mtp.extend(saved);
         }
         Ok(kept)
     }
 
-    /// Hidden states after the final norm, `[t, d]`; nothing is kept on the way.
-    fn hidden(&mut self, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
-        self.refresh_copies()?;
-        let Self { device, architecture: a, precision, weights, copies, routers, rope, .. } = self;
-        let (sequences, precision) = (&inputs.sequences, *precision);
-        let pass = Pass { device, weights, copies, sequences, rope, precision, training: false };
-        let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
+    /// Hidden states after the final norm, `[t, d]`. Keeps nothing and counts no loads.
+    fn hidden(&self, pass: &Pass<'_, D>, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
+        let a = &self.architecture;
+        let routers = &mut Routers { states: &self.routers, loads: None };
+        let mut x = a.embedding.forward(pass, inputs.tokens[0].view())?;
         for block in &a.blocks {
-            x = block.forward(&pass, routers, x)?.0;
+            x = block.forward(pass, routers, x)?.0;
         }
-        Ok(a.norm.normed(&pass, x.view())?.0)
+        Ok(a.norm.normed(pass, x.view())?.0)
     }
 
     /// Logits `[n·length, vocabulary]` of a batch, all at once: for short inputs.
-    pub fn logits(&mut self, batch: &Batch<'_>) -> Result<Tensor<D>, D::Error> {
-        let inputs = self.inputs(batch, 0)?;
-        let hidden = self.hidden(&inputs)?;
-        let a = &self.architecture;
-        a.head.logits(&self.pass(&inputs), hidden.view())
+    pub fn logits(&self, batch: &Batch<'_>) -> Result<Tensor<D>, D::Error> {
+        let (inputs, copies) = (self.inputs(batch, 0)?, self.copies()?);
+        let pass = self.pass(&inputs, &copies, false);
+        let hidden = self.hidden(&pass, &inputs)?;
+        self.architecture.head.logits(&pass, hidden.view())
     }
 
-    /// Logits `[vocabulary]` of what follows `tokens`, one sequence.
-    pub fn next_token_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, D::Error> {
+    /// Logits `[vocabulary]` of the token that follows `tokens`, one sequence.
+    pub fn next_token_logits(&self, tokens: &[u32]) -> Result<Vec<f32>, D::Error> {
         let mut padded = Vec::with_capacity(tokens.len() + 1);
         padded.extend_from_slice(tokens);
         padded.push(0);
         let batch = Batch::new(&padded, tokens.len(), None, self.config().vocab_size)?;
-        let inputs = self.inputs(&batch, 0)?;
-        let hidden = self.hidden(&inputs)?;
+        let (inputs, copies) = (self.inputs(&batch, 0)?, self.copies()?);
+        let pass = self.pass(&inputs, &copies, false);
+        let hidden = self.hidden(&pass, &inputs)?;
         let last = hidden.view().row_range(tokens.len() - 1..tokens.len())?;
-        self.architecture.head.logits(&self.pass(&inputs), last)?.download(&self.device)
+        self.architecture.head.logits(&pass, last)?.download(&self.device)
     }
 
-    /// The loss of every target of a batch.
-    pub fn score(&mut self, batch: &Batch<'_>) -> Result<Scores, D::Error> {
-        let inputs = self.inputs(batch, 0)?;
-        let hidden = self.hidden(&inputs)?;
-        let pass = self.pass(&inputs);
+    /// Per-token negative log-likelihood of the targets of a batch, and the argmax token at each position.
+    pub fn score(&self, batch: &Batch<'_>) -> Result<Scores, D::Error> {
+        let (inputs, copies) = (self.inputs(batch, 0)?, self.copies()?);
+        let pass = self.pass(&inputs, &copies, false);
+        let hidden = self.hidden(&pass, &inputs)?;
         let mut nll = pass.statistics(hidden.shape().rows(), 1)?;
         let mut greedy = pass.indices(hidden.shape().rows(), 1)?;
         let targets = inputs.targets[0].view();
         self.architecture.head.losses(&pass, hidden.view(), targets, &mut nll, Some(&mut greedy))?;
         Ok(Scores { nll: nll.download(&self.device)?, greedy: greedy.download(&self.device)? })
-    }
-
-    pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>) -> Pass<'a, D> {
-        Pass {
-            device: &self.device,
-            weights: &self.weights,
-            copies: &self.copies,
-            sequences: &inputs.sequences,
-            rope: &self.rope,
-            precision: self.precision,
-            training: true,
-        }
     }
 }

@@ -3,7 +3,10 @@
 mod backward;
 mod forward;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use spin::Mutex;
 
 pub use backward::{LossScales, Losses};
 pub use forward::{Batch, Inputs, Kept, Scores, Sources};
@@ -13,7 +16,7 @@ use crate::device::{Fill, Kernels, RandomNormal};
 use crate::layer::block::Block;
 use crate::layer::embedding::Embedding;
 use crate::layer::head::Head;
-use crate::layer::moe::{Moe, RouterState};
+use crate::layer::moe::{LoadCount, Moe, RouterState};
 use crate::layer::mtp::Mtp;
 use crate::layer::rmsnorm::RmsNorm;
 use crate::layer::rope;
@@ -92,14 +95,18 @@ pub struct Model<D: Kernels> {
     architecture: Architecture,
     precision: Precision,
     weights: Parameters<D>,
-    /// What low-precision products read in their place, if anything.
-    copies: Copies<D>,
+    copies: Mutex<LazyCopies<D>>,
+    /// Expert bias of every layer with experts.
+    pub routers: Vec<RouterState<D>>,
+    /// Cosines and sines of every position used so far. A pass keeps the table it began with.
+    rope: Mutex<Arc<Tensor<D>>>,
+}
+
+/// What low-precision products read in place of the weights, if anything, made by the first pass that needs it.
+struct LazyCopies<D: Kernels> {
+    copies: Arc<Copies<D>>,
     /// The weights changed since the copies were made.
     stale: bool,
-    /// Expert bias and load of every layer with experts.
-    pub routers: Vec<RouterState<D>>,
-    /// Cosines and sines of every position used so far.
-    rope: Tensor<D>,
 }
 
 impl<D: Kernels> Model<D> {
@@ -110,8 +117,16 @@ impl<D: Kernels> Model<D> {
         let routers =
             architecture.experts().map(|m| m.state(device, precision.statistics())).collect::<Result<_, _>>()?;
         let rope = rope::table(device, config, 1, precision.statistics())?;
-        let copies = Copies::new(device, architecture.layout(), &precision)?;
-        Ok(Self { device: device.clone(), architecture, precision, weights, copies, stale: true, routers, rope })
+        let copies = Arc::new(Copies::new(device, architecture.layout(), &precision)?);
+        Ok(Self {
+            device: device.clone(),
+            architecture,
+            precision,
+            weights,
+            copies: Mutex::new(LazyCopies { copies, stale: true }),
+            routers,
+            rope: Mutex::new(Arc::new(rope)),
+        })
     }
 
     /// The master weights.
@@ -121,28 +136,36 @@ impl<D: Kernels> Model<D> {
 
     /// The master weights, to change. What low-precision products read is made anew before the next pass.
     pub fn weights_mut(&mut self) -> &mut Parameters<D> {
-        self.stale = true;
+        self.copies.get_mut().stale = true;
         &mut self.weights
     }
 
     /// Bytes of what low-precision products read in place of the master weights.
     pub fn copied_bytes(&self) -> usize {
-        self.copies.bytes()
+        self.copies.lock().copies.bytes()
     }
 
-    fn refresh_copies(&mut self) -> Result<(), D::Error> {
-        if self.stale {
-            self.copies.make(&self.device, &self.weights)?;
-            self.stale = false;
+    /// What low-precision products read, made again if the weights changed. A pass on another thread waits for it.
+    fn copies(&self) -> Result<Arc<Copies<D>>, D::Error> {
+        let mut lazy = self.copies.lock();
+        if lazy.stale {
+            // Weights change by exclusive access alone, so no pass holds the old copies and their memory serves again.
+            if Arc::get_mut(&mut lazy.copies).is_none() {
+                lazy.copies = Arc::new(Copies::new(&self.device, self.architecture.layout(), &self.precision)?);
+            }
+            if let Some(copies) = Arc::get_mut(&mut lazy.copies) {
+                copies.make(&self.device, &self.weights)?;
+            }
+            lazy.stale = false;
         }
-        Ok(())
+        Ok(Arc::clone(&lazy.copies))
     }
 
     /// Random weights: matrices from a normal distribution of standard deviation `initializer_range` (0.006 in the V3
     /// report), norm weights one, biases zero. A weight depends on the seed and the parameter's name alone.
     pub fn initialize(&mut self, seed: u64) -> Result<(), D::Error> {
         let std = self.config().initializer_range;
-        self.stale = true;
+        self.copies.get_mut().stale = true;
         let layout = self.architecture.layout().clone();
         for parameter in layout.parameters() {
             let view = self.weights.view_mut(&parameter.slot)?;
@@ -156,7 +179,7 @@ impl<D: Kernels> Model<D> {
         for router in &mut self.routers {
             self.device.fill(Fill::new(router.bias.view_mut(), 0.0))?;
         }
-        self.clear_load()
+        Ok(())
     }
 
     /// The device the weights are on.
@@ -179,11 +202,11 @@ impl<D: Kernels> Model<D> {
         self.precision
     }
 
-    /// Forgets the load of all experts.
-    pub fn clear_load(&mut self) -> Result<(), D::Error> {
-        for router in &mut self.routers {
-            self.device.fill(Fill::new(router.load.view_mut(), 0.0))?;
-        }
-        Ok(())
+    /// Counts of zero for the experts of every layer that has some.
+    pub fn load_count(&self) -> Result<LoadCount<D>, D::Error> {
+        let zeros = |router: &RouterState<D>| {
+            Tensor::<D>::zeros(&self.device, router.bias.shape().dimensions(), self.precision.statistics())
+        };
+        Ok(LoadCount { layers: self.routers.iter().map(zeros).collect::<Result<_, _>>()? })
     }
 }

@@ -11,6 +11,7 @@ use super::schedule::Rates;
 use crate::comm::Comm;
 use crate::device::{Cast, Fill, Kernels, UpdateBias};
 use crate::error::{DeviceError, ensure};
+use crate::layer::moe::LoadCount;
 use crate::model::{Batch, LossScales, Model};
 use crate::tensor::Tensor;
 use crate::weights::Parameters;
@@ -43,6 +44,8 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
     pub hyper: Hyperparameters,
     comm: C,
     gradients: Parameters<D>,
+    /// Tokens that went to each expert in the last batch.
+    loads: LoadCount<D>,
     /// `[1, n]`: Σ nll of each depth, the balance loss, the routers' loads, and Σ nll of each source. Read once a step.
     report: Tensor<D>,
     squared: Tensor<D>,
@@ -59,6 +62,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         Ok(Self {
             optimizer: Optimizer::new(&device, &layout, moments)?,
             gradients: Parameters::zeros(&device, &layout, master)?,
+            loads: model.load_count()?,
             report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
             squared: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
             clip: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
@@ -66,6 +70,11 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             comm,
             hyper,
         })
+    }
+
+    /// Tokens that went to each expert in the last batch, on this rank.
+    pub fn loads(&self) -> &LoadCount<D> {
+        &self.loads
     }
 
     /// The gradients of the last step, before clipping.
@@ -105,7 +114,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         for group in self.gradients.groups_mut() {
             device.fill(Fill::new(group.view_mut(), 0.0))?;
         }
-        self.model.clear_load()?;
+        self.loads.clear(&device)?;
         let scales = self.scales(batch, depths, rates);
         let sources = batch.sources.map_or(0, |s| s.count);
         let mut losses = self.model.losses(depths, sources)?;
@@ -115,12 +124,11 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         }
         for start in (0..n).step_by(micro_batch) {
             let inputs = self.model.inputs(&batch.slice(start..start + micro_batch), depths)?;
-            let kept = self.model.forward(&inputs)?;
+            let kept = self.model.forward(&inputs, &mut self.loads)?;
             self.model.backward(&inputs, kept, &scales, &mut self.gradients, &mut losses)?;
         }
         let mut column = 0;
-        let routers = self.model.routers.iter().map(|r| &r.load);
-        for part in [&losses.nll, &losses.balance].into_iter().chain(routers).chain(&losses.by_source) {
+        for part in [&losses.nll, &losses.balance].into_iter().chain(&self.loads.layers).chain(&losses.by_source) {
             let width = part.shape().elements();
             let to = self.report.view_mut().columns(column..column + width)?;
             device.cast(Cast::new(part.view().reshape(1, width)?, to)?)?;
@@ -148,7 +156,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let device = self.model.device().clone();
         let mut column = 2 + self.model.config().num_nextn_predict_layers;
         for router in &mut self.model.routers {
-            let width = router.load.shape().elements();
+            let width = router.bias.shape().elements();
             if router.bias_name.is_some() && speed != 0.0 {
                 let load = self.report.view().columns(column..column + width)?;
                 device.update_bias(UpdateBias::new(load, speed, router.bias.view_mut())?)?;
@@ -164,7 +172,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let values = read(device, &self.report)?;
         let mean = |k: usize| values[k] / (batch.targets(k) * self.comm.world()) as f64;
         let mut rest = values[depths + 2..].iter().map(|&x| x as f32);
-        let layers = self.model.routers.iter().map(|r| rest.by_ref().take(r.load.shape().elements()).collect());
+        let layers = self.loads.layers.iter().map(|load| rest.by_ref().take(load.shape().elements()).collect());
         Ok(StepReport {
             loss: mean(0),
             mtp_loss: (depths > 0).then(|| (1..=depths).map(mean).sum::<f64>() / depths as f64),
@@ -178,7 +186,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
 
 /// Numbers that a step reports.
 fn columns<D: Kernels>(model: &Model<D>, sources: usize) -> usize {
-    let loads: usize = model.routers.iter().map(|r| r.load.shape().elements()).sum();
+    let loads: usize = model.routers.iter().map(|r| r.bias.shape().elements()).sum();
     2 + model.config().num_nextn_predict_layers + loads + sources
 }
 

@@ -27,11 +27,12 @@ mod router;
 mod sort;
 mod swiglu;
 
-use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 use core::fmt;
+
+use spin::Mutex;
 
 use super::call;
 use super::kernels::Kernels;
@@ -45,7 +46,7 @@ use crate::fp8::accumulate::Accumulation;
 /// The scalar reference device. Clones share one pool.
 #[derive(Clone)]
 pub struct Host {
-    pool: Rc<RefCell<Pool<Vec<u64>>>>,
+    pool: Arc<Mutex<Pool<Vec<u64>>>>,
     accumulation: Accumulation,
 }
 
@@ -57,7 +58,7 @@ impl Host {
 
     /// A host device that sums products of FP8 matrices as `accumulation` says.
     pub fn with_accumulation(accumulation: Accumulation) -> Self {
-        Self { pool: Rc::new(RefCell::new(Pool::new())), accumulation }
+        Self { pool: Arc::new(Mutex::new(Pool::new())), accumulation }
     }
 }
 
@@ -79,7 +80,7 @@ pub struct HostBuffer {
     bytes: usize,
     /// Bytes of the pool's block.
     size: usize,
-    pool: Rc<RefCell<Pool<Vec<u64>>>>,
+    pool: Arc<Mutex<Pool<Vec<u64>>>>,
 }
 
 impl HostBuffer {
@@ -95,7 +96,7 @@ impl HostBuffer {
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        self.pool.borrow_mut().give(self.size, core::mem::take(&mut self.words));
+        self.pool.lock().give(self.size, core::mem::take(&mut self.words));
     }
 }
 
@@ -152,7 +153,7 @@ impl Device for Host {
 
     fn alloc(&self, bytes: usize) -> core::result::Result<HostBuffer, HostError> {
         let count = bytes.div_ceil(size_of::<u64>());
-        let recycled = self.pool.borrow_mut().reuse(bytes);
+        let recycled = self.pool.lock().reuse(bytes);
         let fresh = recycled.is_none();
         let (size, mut words) = recycled.unwrap_or((bytes, Vec::new()));
         if words.capacity() < count && words.try_reserve_exact(count).is_err() {
@@ -160,11 +161,11 @@ impl Device for Host {
             return Err(HostError::new(ErrorKind::OutOfMemory, message));
         }
         if fresh {
-            self.pool.borrow_mut().fresh(bytes);
+            self.pool.lock().fresh(bytes);
         }
         words.clear();
         words.resize(count, u64::MAX);
-        Ok(HostBuffer { words, bytes, size, pool: Rc::clone(&self.pool) })
+        Ok(HostBuffer { words, bytes, size, pool: Arc::clone(&self.pool) })
     }
 
     fn upload(&self, buffer: &mut HostBuffer, offset: usize, bytes: &[u8]) -> Result {
@@ -184,7 +185,7 @@ impl Device for Host {
     }
 
     fn memory(&self) -> MemoryUse {
-        self.pool.borrow().usage()
+        self.pool.lock().usage()
     }
 }
 

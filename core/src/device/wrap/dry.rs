@@ -5,9 +5,10 @@
 //! and the most memory that was in use at once.
 
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+
+use spin::Mutex;
 
 use crate::device::call::{self, Call, Cost};
 use crate::device::host::{HostError, inside};
@@ -22,7 +23,7 @@ use crate::for_each_kernel;
 #[derive(Clone)]
 pub struct Dry {
     capabilities: Capabilities,
-    state: Rc<RefCell<State>>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -37,12 +38,12 @@ pub struct DryBuffer {
     bytes: usize,
     /// Bytes of the pool's block.
     size: usize,
-    state: Rc<RefCell<State>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Drop for DryBuffer {
     fn drop(&mut self) {
-        self.state.borrow_mut().pool.give(self.size, ());
+        self.state.lock().pool.give(self.size, ());
     }
 }
 
@@ -99,19 +100,19 @@ impl Dry {
     /// A device that passes for one of these capabilities. An allocation past `capabilities.memory` fails.
     pub fn with(capabilities: Capabilities) -> Self {
         let state = State { pool: Pool::new(), kernels: BTreeMap::new(), uploaded: 0, downloaded: 0 };
-        Self { capabilities, state: Rc::new(RefCell::new(state)) }
+        Self { capabilities, state: Arc::new(Mutex::new(state)) }
     }
 
     /// What was counted since the start, or since the last [`reset`](Self::reset).
     pub fn tally(&self) -> Tally {
-        let state = self.state.borrow();
+        let state = self.state.lock();
         let kernels = state.kernels.values().copied().collect();
         Tally { kernels, uploaded: state.uploaded, downloaded: state.downloaded }
     }
 
     /// Forgets the tally, and measures the memory peak anew from what is in use now.
     pub fn reset(&self) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state.lock();
         state.kernels.clear();
         (state.uploaded, state.downloaded) = (0, 0);
         state.pool.reset_peak();
@@ -119,7 +120,7 @@ impl Dry {
 
     fn count<C: Call>(&self, call: &C) {
         let cost = call.cost();
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state.lock();
         let none = KernelCount { name: C::NAME, calls: 0, cost: Cost::default() };
         let count = state.kernels.entry(C::NAME).or_insert(none);
         count.calls += 1;
@@ -143,7 +144,7 @@ impl Device for Dry {
     }
 
     fn alloc(&self, bytes: usize) -> Result<DryBuffer, HostError> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state.lock();
         let limit = self.capabilities.memory.unwrap_or(u64::MAX);
         let in_use = state.pool.usage().in_use;
         if in_use.checked_add(bytes as u64).is_none_or(|n| n > limit) {
@@ -155,19 +156,19 @@ impl Device for Dry {
             state.pool.fresh(bytes);
             bytes
         });
-        Ok(DryBuffer { bytes, size, state: Rc::clone(&self.state) })
+        Ok(DryBuffer { bytes, size, state: Arc::clone(&self.state) })
     }
 
     fn upload(&self, buffer: &mut DryBuffer, offset: usize, bytes: &[u8]) -> Result<(), HostError> {
         inside("upload", offset, bytes.len(), buffer.bytes)?;
-        self.state.borrow_mut().uploaded += bytes.len() as u64;
+        self.state.lock().uploaded += bytes.len() as u64;
         Ok(())
     }
 
     /// Gives zeros.
     fn download(&self, buffer: &DryBuffer, offset: usize, bytes: &mut [u8]) -> Result<(), HostError> {
         inside("download", offset, bytes.len(), buffer.bytes)?;
-        self.state.borrow_mut().downloaded += bytes.len() as u64;
+        self.state.lock().downloaded += bytes.len() as u64;
         bytes.fill(0);
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Device for Dry {
     }
 
     fn memory(&self) -> MemoryUse {
-        self.state.borrow().pool.usage()
+        self.state.lock().pool.usage()
     }
 }
 

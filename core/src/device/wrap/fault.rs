@@ -1,7 +1,8 @@
 //! A device of which one call fails.
 
-use alloc::rc::Rc;
-use core::cell::Cell;
+use alloc::sync::Arc;
+
+use spin::Mutex;
 
 use crate::device::Device;
 use crate::device::call::{self, Call};
@@ -19,13 +20,13 @@ pub struct Fault<D> {
     inner: D,
     n: u64,
     kind: ErrorKind,
-    calls: Rc<Cell<u64>>,
+    calls: Arc<Mutex<u64>>,
 }
 
 impl<D: Device> Fault<D> {
     /// Lets call `n` of `inner`, counted from 0, fail with an error of `kind`.
     pub fn new(inner: D, n: u64, kind: ErrorKind) -> Self {
-        Self { inner, n, kind, calls: Rc::default() }
+        Self { inner, n, kind, calls: Arc::default() }
     }
 
     /// Lets one of the first `calls` calls fail, which one depends on `seed` alone.
@@ -38,11 +39,15 @@ impl<D: Device> Fault<D> {
 
     /// Allocations and kernels so far.
     pub fn calls(&self) -> u64 {
-        self.calls.get()
+        *self.calls.lock()
     }
 
     fn pass(&self, name: &'static str) -> Result<(), D::Error> {
-        let call = self.calls.replace(self.calls.get() + 1);
+        let call = {
+            let mut calls = self.calls.lock();
+            *calls += 1;
+            *calls - 1
+        };
         if call == self.n {
             return Err(InvalidOp::new(name, "was made to fail", 0, 0).with_kind(self.kind).into());
         }

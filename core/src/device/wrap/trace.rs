@@ -1,9 +1,10 @@
 //! A device that times every kernel of the device inside.
 
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+
+use spin::Mutex;
 
 use crate::device::Device;
 use crate::device::call::{self, Call, Cost};
@@ -38,14 +39,14 @@ pub struct KernelTime {
 /// kernels is therefore slower under a trace.
 pub struct Trace<D, C> {
     inner: D,
-    clock: Rc<C>,
-    times: Rc<RefCell<BTreeMap<&'static str, KernelTime>>>,
+    clock: Arc<C>,
+    times: Arc<Mutex<BTreeMap<&'static str, KernelTime>>>,
 }
 
 impl<D: Device, C: Clock> Trace<D, C> {
     /// Traces `inner` by `clock`.
     pub fn new(inner: D, clock: C) -> Self {
-        Self { inner, clock: Rc::new(clock), times: Rc::default() }
+        Self { inner, clock: Arc::new(clock), times: Arc::default() }
     }
 
     /// The device inside.
@@ -55,14 +56,14 @@ impl<D: Device, C: Clock> Trace<D, C> {
 
     /// Every kernel that was called, the one that took longest first.
     pub fn report(&self) -> Vec<KernelTime> {
-        let mut report: Vec<_> = self.times.borrow().values().copied().collect();
+        let mut report: Vec<_> = self.times.lock().values().copied().collect();
         report.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         report
     }
 
     /// Forgets what was measured so far.
     pub fn reset(&self) {
-        self.times.borrow_mut().clear();
+        self.times.lock().clear();
     }
 
     fn timed(
@@ -76,7 +77,7 @@ impl<D: Device, C: Clock> Trace<D, C> {
         run()?;
         self.inner.flush()?;
         let seconds = self.clock.seconds() - start;
-        let mut times = self.times.borrow_mut();
+        let mut times = self.times.lock();
         let time = times.entry(name).or_insert(KernelTime { name, calls: 0, seconds: 0.0, flops: 0, bytes: 0 });
         time.calls += 1;
         time.seconds += seconds;
@@ -88,7 +89,7 @@ impl<D: Device, C: Clock> Trace<D, C> {
 
 impl<D: Clone, C> Clone for Trace<D, C> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), clock: Rc::clone(&self.clock), times: Rc::clone(&self.times) }
+        Self { inner: self.inner.clone(), clock: Arc::clone(&self.clock), times: Arc::clone(&self.times) }
     }
 }
 
