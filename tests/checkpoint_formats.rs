@@ -1,4 +1,5 @@
-//! Checkpoints in DeepSeek's FP8 layout: read to the golden numbers, refused by name where they are damaged, and written.
+//! Checkpoints in DeepSeek's FP8 layout: read to the golden numbers, refused by name where they are damaged, and
+//! written.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The first steps of training on the CPU driver, beside the reference device, with every instruction set of this machine.
+//! The first steps of training on the CPU driver, beside the reference device, with every instruction set of this
+//! machine.
 
 use std::panic::AssertUnwindSafe;
 
@@ -40,8 +41,8 @@ fn attention_that_is_moved_by_a_rounding_is_found_where_it_should_be_exact() {
     }
 }
 
-/// One call of a kernel left out, of the thousands in three steps. What changes only later steps must be found in f32: in FP8
-/// one update of one group of weights is less than what rounding makes of three steps.
+/// One call of a kernel left out, of the thousands in three steps. What changes only later steps must be found in f32:
+/// in FP8 one update of one group of weights is less than what rounding makes of three steps.
 #[test]
 fn a_kernel_that_is_left_out_once_is_found() {
     let all = ["rope", "swiglu", "combine", "attention_grad", "swiglu_grad", "rmsnorm_grad", "route_grad"];

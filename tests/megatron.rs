@@ -1,5 +1,5 @@
-//! Token shards go both ways between here and Megatron. Runs where `python3` (or `FATHOM_PYTHON`) has megatron-core; says
-//! so and passes where it has not.
+//! Token shards go both ways between here and Megatron. Runs where `python3` (or `FATHOM_PYTHON`) has megatron-core;
+//! says so and passes where it has not.
 
 use std::io::Write;
 use std::path::Path;

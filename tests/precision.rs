@@ -1,5 +1,5 @@
-//! The precision policies: that their gradients are those of the same policies written in PyTorch, how far they are from
-//! transformers' in f32, what every switch of the FP8 recipe changes, and what the policies cost in memory.
+//! The precision policies: that their gradients are those of the same policies written in PyTorch, how far they are
+//! from transformers' in f32, what every switch of the FP8 recipe changes, and what the policies cost in memory.
 
 use fathom::hf;
 use fathom_core::comm::Solo;
@@ -124,10 +124,11 @@ fn from_policy<D: Kernels>(device: &D, case: &str, precision: Precision) -> Dist
     Distance { loss: loss.abs(), gradients: (difference / norm).sqrt(), worst, choices }
 }
 
-/// On the reference device, which like the reference computes in f64 between roundings, so that nearly all go the same way.
-/// In BF16 on `v3_fp8` the gradients are 0.24 % apart, which one rounding that falls the other way
-/// would explain. A policy that rounds a tensor in another place is further off: on `v3_yarn` by 0.5 % (a gradient that is rounded after one sum, not after two) to 20 % (another scale).
-/// Other devices sum in f32; that they round in the same places is for the conformance tests.
+/// On the reference device, which like the reference computes in f64 between roundings, so that nearly all go the same
+/// way. In BF16 on `v3_fp8` the gradients are 0.24 % apart, which one rounding that falls the other way
+/// would explain. A policy that rounds a tensor in another place is further off: on `v3_yarn` by 0.5 % (a gradient that
+/// is rounded after one sum, not after two) to 20 % (another scale). Other devices sum in f32; that they round in the
+/// same places is for the conformance tests.
 #[test]
 fn policies_are_those_of_pytorch() {
     for case in ["v3_yarn", "v3_no_q_lora", "v3_fp8"] {
@@ -172,8 +173,8 @@ fn every_switch_trains_and_those_of_numbers_change_them() {
     for (name, precision) in switched() {
         let (loss, gradient) = errors(&device, "v3_yarn", precision);
         assert!(loss < 5e-2 && gradient < 0.4, "{name}: loss off by {loss}, gradients by {gradient}");
-        // Moments come after the gradients, and what is computed again is computed to the same bits. Going from the tiles
-        // of the dispatch to those of a weight gradient rounds nothing, since both have powers of two as scales.
+        // Moments come after the gradients, and what is computed again is computed to the same bits. Going from the
+        // tiles of the dispatch to those of a weight gradient rounds nothing, since both have powers of two as scales.
         let same = matches!(name, "bf16_moments" | "recompute_norms" | "recompute_up_projections" | "dispatch");
         assert_eq!(gradient == with, same, "{name}: gradients are off by {gradient}, by {with} as the paper has it");
     }

@@ -1,5 +1,5 @@
-//! Preparation as processes do it: the same bytes for any number of threads and ranks, and after any number of kills. Each
-//! is tried on plain text and with every stage on that web pages go through.
+//! Preparation as processes do it: the same bytes for any number of threads and ranks, and after any number of kills.
+//! Each is tried on plain text and with every stage on that web pages go through.
 
 mod corpora;
 
@@ -16,8 +16,8 @@ struct Case {
     arguments: Vec<String>,
 }
 
-/// Documents that differ, some of them often repeated words, in `.jsonl` files and plain ones; with all stages that a plain
-/// run has, in small tasks and small shards.
+/// Documents that differ, some of them often repeated words, in `.jsonl` files and plain ones; with all stages that a
+/// plain run has, in small tasks and small shards.
 fn plain(folder: &Path) -> Case {
     let text = folder.join("text");
     std::fs::create_dir(&text).unwrap();
@@ -40,9 +40,9 @@ fn plain(folder: &Path) -> Case {
     Case { input: text, arguments: arguments.map(str::to_owned).to_vec() }
 }
 
-/// Web pages in WARC files and documents in `.jsonl` files, among them what each stage is there to find: bad records, pages
-/// without main text, documents that are too short or in no language, addresses of people, one address or text twice,
-/// near-duplicates, and items of an evaluation. The settings are those of `configs/web.toml`.
+/// Web pages in WARC files and documents in `.jsonl` files, among them what each stage is there to find: bad records,
+/// pages without main text, documents that are too short or in no language, addresses of people, one address or text
+/// twice, near-duplicates, and items of an evaluation. The settings are those of `configs/web.toml`.
 fn web(folder: &Path) -> Case {
     let (input, evaluation) = (folder.join("web"), folder.join("evaluation.jsonl"));
     std::fs::create_dir(&input).unwrap();
@@ -218,7 +218,8 @@ fn survives_kills(folder: &Path, case: &Case) {
     assert!(contents(&output) == whole, "after {kills} kills");
 }
 
-/// More processes than tasks: some find the work of the others done, or the work folder gone, at every point of the way.
+/// More processes than tasks: some find the work of the others done, or the work folder gone, at every point of the
+/// way.
 #[test]
 fn processes_that_are_late_end_with_the_others() {
     let folder = tempfile::tempdir().unwrap();

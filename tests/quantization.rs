@@ -138,7 +138,8 @@ struct Matrix<T = f32> {
 }
 
 impl Matrix {
-    /// Normally distributed numbers; every row, now and then, near the ends of f32's range or beyond its normal numbers.
+    /// Normally distributed numbers; every row, now and then, near the ends of f32's range or beyond its normal
+    /// numbers.
     fn random(rows: usize, cols: usize, seed: u64, extremes: bool) -> Self {
         let mut data = vec![0.0; rows * cols];
         fathom_core::rng::fill_normal(seed, 0, 0, 1.0, &mut data);

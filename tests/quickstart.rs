@@ -1,5 +1,5 @@
-//! `train` without arguments, where things are not as on the first day: a run that was stopped, one that is finished, one
-//! of other settings, and what it says to numbers that are none.
+//! `train` without arguments, where things are not as on the first day: a run that was stopped, one that is finished,
+//! one of other settings, and what it says to numbers that are none.
 
 #![cfg(unix)]
 

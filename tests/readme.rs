@@ -3,8 +3,8 @@
 //! that of the library's own example, and the output shown has the headings that the program prints.
 //!
 //! A folder holds the inputs that the commands name. Stand-ins for `cargo` and `fathom` start the programs that are
-//! built already and add settings that keep training to a few steps; stand-ins for `sbatch` and `kubectl` do what those would
-//! ask of a cluster.
+//! built already and add settings that keep training to a few steps; stand-ins for `sbatch` and `kubectl` do what those
+//! would ask of a cluster.
 
 #![cfg(unix)]
 

@@ -42,8 +42,8 @@ fn read(data: &[u8]) {
     }
 }
 
-/// What the latest panic said. libFuzzer's own hook ends the process on every panic, but readers catch those of the crates
-/// they call and go on: only what comes out of them is a finding.
+/// What the latest panic said. libFuzzer's own hook ends the process on every panic, but readers catch those of the
+/// crates they call and go on: only what comes out of them is a finding.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
 fuzz_target!(

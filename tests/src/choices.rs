@@ -1,10 +1,10 @@
 //! Makes the routers of one device choose the experts that another device chose.
 //!
-//! Which experts a token goes to is a comparison of scores. Devices that sum in another order give scores that differ in
-//! their last bits, and in BF16 and FP8 a last bit can move a rounding, so two scores that are nearly equal may stand in
-//! the other order. The token then goes elsewhere, and the loss of a small model moves by some tenths of a percent: more
-//! than any fault that a comparison of two devices is meant to find. With the choices forced, all else can be held to a
-//! narrow bound on every machine; the scores themselves are compared as numbers, before the choice.
+//! Which experts a token goes to is a comparison of scores. Devices that sum in another order give scores that differ
+//! in their last bits, and in BF16 and FP8 a last bit can move a rounding, so two scores that are nearly equal may
+//! stand in the other order. The token then goes elsewhere, and the loss of a small model moves by some tenths of a
+//! percent: more than any fault that a comparison of two devices is meant to find. With the choices forced, all else
+//! can be held to a narrow bound on every machine; the scores themselves are compared as numbers, before the choice.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,15 +29,15 @@ pub struct Choices {
 
 /// What a [`Steered`] device does about attention in BF16.
 ///
-/// A device that multiplies BF16 by BF16 rounds the probabilities before it multiplies values by them, and a device that
-/// multiplies in f32 does not. Both are right (`fathom_conformance` allows 2^-8 of the magnitude for it), and every number
-/// after the first attention differs for it.
+/// A device that multiplies BF16 by BF16 rounds the probabilities before it multiplies values by them, and a device
+/// that multiplies in f32 does not. Both are right (`fathom_conformance` allows 2^-8 of the magnitude for it), and
+/// every number after the first attention differs for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Attend {
     /// Nothing.
     AsItDoes,
-    /// Lets the device compute attention and its gradient in f32, and rounds the results to BF16: then nothing is rounded
-    /// that need not be.
+    /// Lets the device compute attention and its gradient in f32, and rounds the results to BF16: then nothing is
+    /// rounded that need not be.
     InF32,
     /// In f32, and then every result is moved up or down, as the seed says, by 2^-9 of the largest in its row: what
     /// probabilities that are rounded to BF16 may do to it, or a little more.
@@ -65,8 +65,8 @@ impl<D: Kernels> Steered<D> {
         Self { inner, attend, follow: None, own: Arc::default(), drawn: Arc::default(), left_out: None }
     }
 
-    /// Sends every token where `choices` say, call by call. The weights of the chosen experts come from the device's own
-    /// scores, by its own router.
+    /// Sends every token where `choices` say, call by call. The weights of the chosen experts come from the device's
+    /// own scores, by its own router.
     pub fn following(inner: D, attend: Attend, choices: &[Choices]) -> Self {
         Self { follow: Some(Arc::new(choices.to_vec())), ..Self::recorded(inner, attend) }
     }
@@ -130,8 +130,8 @@ impl<D: Kernels> Steered<D> {
         let forced = follow.get(number).unwrap_or_else(|| panic!("call {number} of the router has nothing to follow"));
         assert_eq!(forced.chosen.len(), call.experts.elements(), "call {number} of the router");
         for (token, chosen) in forced.chosen.chunks_exact(config.top_k).enumerate() {
-            // A bias takes part in the choice and not in the weights. Scores are between 0 and 1: 16 apart, nothing else
-            // decides, neither in a group nor between groups.
+            // A bias takes part in the choice and not in the weights. Scores are between 0 and 1: 16 apart, nothing
+            // else decides, neither in a group nor between groups.
             let mut bias = vec![0.0f32; config.experts];
             for (rank, &expert) in chosen.iter().enumerate() {
                 bias[expert as usize] = 16.0 * (config.top_k - rank) as f32;
@@ -224,8 +224,8 @@ pub struct Differing {
     pub call: usize,
     /// The token in that call.
     pub token: usize,
-    /// The experts, with the scores that each of the two devices has for them: those that only the first chose, then those
-    /// that only the second did.
+    /// The experts, with the scores that each of the two devices has for them: those that only the first chose, then
+    /// those that only the second did.
     pub experts: Vec<(u32, f32, f32)>,
 }
 

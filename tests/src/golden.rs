@@ -148,9 +148,10 @@ fn trajectory<D: Kernels>(device: &D, golden: &Golden) -> (Vec<StepReport>, Vec<
     (reports, bias.collect())
 }
 
-/// Compares a trajectory with transformers'. Which experts a token goes to can hang on the last bit of a score; a device
-/// whose sums round otherwise may then choose otherwise in a tie, and from there on its trajectory is another one. That
-/// shows in the loads: where a few differ from those of the reference device, the steps before are held to the bounds.
+/// Compares a trajectory with transformers'. Which experts a token goes to can hang on the last bit of a score; a
+/// device whose sums round otherwise may then choose otherwise in a tie, and from there on its trajectory is another
+/// one. That shows in the loads: where a few differ from those of the reference device, the steps before are held to
+/// the bounds.
 ///
 /// # Panics
 /// Where something is further off than its bound.

@@ -5,8 +5,8 @@ use fathom_core::device::{Dequantize, Kernels, Quantize, Scaled, ScaledMut, Tile
 use fathom_core::tensor::Tensor;
 use safetensors::SafeTensors;
 
-/// Tiles, transposed tiles and blocks, each with f32 and with power-of-two scales; and what the 256 codes stand for. `bytes` are
-/// those of `tests/golden/v3_fp8/quant.safetensors`.
+/// Tiles, transposed tiles and blocks, each with f32 and with power-of-two scales; and what the 256 codes stand for.
+/// `bytes` are those of `tests/golden/v3_fp8/quant.safetensors`.
 ///
 /// # Panics
 /// Where a bit is another.

@@ -2,18 +2,18 @@
 //!
 //! Two right devices differ for three reasons, and a test that is to find faults on every machine must keep them apart:
 //!
-//! 1. They add in another order. That moves a loss by a few units in the last place of f32, as long as no sum lies so near
-//!    a tie that it is rounded to the other neighbour in BF16 or E4M3.
+//! 1. They add in another order. That moves a loss by a few units in the last place of f32, as long as no sum lies so
+//!    near a tie that it is rounded to the other neighbour in BF16 or E4M3.
 //! 2. Some round the probabilities of attention to BF16 and some do not ([`Attend`]). In FP8 that moves the loss of so
 //!    small a model by a tenth of a percent.
 //! 3. For either, a token may go to another expert ([`choices`](crate::choices)): a third of a percent.
 //!
 //! So the choices are forced in both comparisons that are made here. In the first, attention is computed in f32 on both
-//! sides, and the losses before any update must agree as far as sums in another order allow (`SUMS`): with these weights
-//! and tokens no sum that matters lies near a tie, on no instruction set and not under the CUDA emulator either. In the second,
-//! attention is what the device makes of it, and everything must stay within a multiple of what the reference device itself
-//! moves by when its attention is moved as rounding moves it. Those bounds come from the reference device alone, whose bits
-//! are the same on every machine.
+//! sides, and the losses before any update must agree as far as sums in another order allow (`SUMS`): with these
+//! weights and tokens no sum that matters lies near a tie, on no instruction set and not under the CUDA emulator
+//! either. In the second, attention is what the device makes of it, and everything must stay within a multiple of what
+//! the reference device itself moves by when its attention is moved as rounding moves it. Those bounds come from the
+//! reference device alone, whose bits are the same on every machine.
 
 use fathom_core::comm::Solo;
 use fathom_core::device::{Host, Kernels};
@@ -30,8 +30,8 @@ const STEPS: usize = 3;
 const SEQUENCES: usize = 2;
 const LENGTH: usize = 24;
 
-/// How far the first step's losses may be off where nothing is rounded that need not be. Seen: 1.4e-7 at most, over three
-/// precisions, four instruction sets and the CUDA emulator.
+/// How far the first step's losses may be off where nothing is rounded that need not be. Seen: 1.4e-7 at most, over
+/// three precisions, four instruction sets and the CUDA emulator.
 const SUMS: f64 = 1e-6;
 /// The same once weights were updated: AdamW's first updates are the signs of gradients, whatever their size.
 const UPDATED: f64 = 1e-5;

@@ -1,14 +1,14 @@
-//! Compiles every kernel for three architectures with NVRTC, which needs no GPU, and prints what each takes. Fails where a
-//! kernel does not compile, or spills registers or has a stack frame above a limit; and where the compiler takes what it
-//! must refuse, which would mean that it checks nothing.
+//! Compiles every kernel for three architectures with NVRTC, which needs no GPU, and prints what each takes. Fails
+//! where a kernel does not compile, or spills registers or has a stack frame above a limit; and where the compiler
+//! takes what it must refuse, which would mean that it checks nothing.
 //!
 //! ```text
 //! pip install --target DIR --no-deps nvidia-cuda-nvrtc==13.0.88
 //! FATHOM_CUDA_LIBRARIES=DIR/nvidia/cu13/lib cargo run --release -p fathom-cuda --example compile_kernels
 //! ```
 //!
-//! Arguments, if any, are the modules to compile. `--into-cache sm_90a` compiles all for that architecture into the folder
-//! of `FATHOM_CUDA_CACHE` instead, to be taken to a machine without NVRTC.
+//! Arguments, if any, are the modules to compile. `--into-cache sm_90a` compiles all for that architecture into the
+//! folder of `FATHOM_CUDA_CACHE` instead, to be taken to a machine without NVRTC.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -1,8 +1,8 @@
 //! cuBLASLt, loaded where it is installed. Its matrices are column-major: a row-major matrix is the transpose of a
 //! column-major one in the same memory, so `c = a·b` becomes `cᵀ = bᵀ·aᵀ`, and our second factor is its first.
 //!
-//! A row of the result must not depend on how many other rows there are. So the algorithm for a product with a weight is
-//! chosen for one number of rows, whatever the real one, and none that splits sums is taken.
+//! A row of the result must not depend on how many other rows there are. So the algorithm for a product with a weight
+//! is chosen for one number of rows, whatever the real one, and none that splits sums is taken.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
@@ -433,8 +433,8 @@ impl Lt {
     /// Begins a product on a stream.
     ///
     /// # Safety
-    /// The operands must be memory of the device of the plan's shape, with rows aligned to 16 bytes, and `stream` a stream
-    /// of the current context on which no other work uses the workspace out of order.
+    /// The operands must be memory of the device of the plan's shape, with rows aligned to 16 bytes, and `stream` a
+    /// stream of the current context on which no other work uses the workspace out of order.
     pub(crate) unsafe fn run(&self, plan: u32, operands: &Operands, stream: *mut c_void) -> Result<(), CudaError> {
         let plan = &self.list[plan as usize];
         let Operands { a, b, c, scales, alpha, beta } = *operands;

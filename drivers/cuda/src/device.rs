@@ -20,9 +20,9 @@ const CHUNK: usize = 64 << 20;
 /// One GPU, or one emulator; clones share its queue and its memory.
 ///
 /// `Cuda` and [`Buffer`] are `Send` and `Sync`. All clones append to one queue under one lock, and every call makes the
-/// GPU's context current in its own thread first. A returned block is handed out again in queue order, so a buffer may be
-/// dropped in any thread. A late error (see [`Device::flush`]) is returned once, to the first thread that waits, whichever
-/// thread queued the work.
+/// GPU's context current in its own thread first. A returned block is handed out again in queue order, so a buffer may
+/// be dropped in any thread. A late error (see [`Device::flush`]) is returned once, to the first thread that waits,
+/// whichever thread queued the work.
 #[derive(Clone)]
 pub struct Cuda {
     memory: Arc<Memory>,
@@ -80,8 +80,8 @@ impl Cuda {
 
     /// Seconds that the device takes for the calls that `work` makes, from an idle device until it is idle again.
     ///
-    /// Meanwhile every launch is issued at once, without graphs, so for many small kernels this is the time that the host
-    /// takes to issue them. Only one clock runs on a device: calls in two threads at once give wrong times.
+    /// Meanwhile every launch is issued at once, without graphs, so for many small kernels this is the time that the
+    /// host takes to issue them. Only one clock runs on a device: calls in two threads at once give wrong times.
     ///
     /// # Errors
     /// Those of `work`, and of the device.

@@ -15,8 +15,8 @@
 //! | `../kernels/*.cu` | the kernels in CUDA C++, one file per subject; `fathom.cuh` documents the language they use |
 //!
 //! Neither building this crate nor starting a program that uses it needs CUDA: [`Cuda::count`] is 0 without an NVIDIA
-//! driver. A machine with a GPU needs NVIDIA's driver (580 or later) and, unless all kernels are in the cache, NVRTC 13;
-//! cuBLASLt 13 is used if it is found.
+//! driver. A machine with a GPU needs NVIDIA's driver (580 or later) and, unless all kernels are in the cache, NVRTC
+//! 13; cuBLASLt 13 is used if it is found.
 //!
 //! | variable | meaning |
 //! |---|---|

@@ -61,8 +61,8 @@ fn load(path: &Path) -> Result<Library, libloading::Error> {
     }
 }
 
-/// The first library of one of `names` that loads, kept for ever. `companion`: the beginning of the name of files in the
-/// same folder that must be loaded first. `remedy`: what to install.
+/// The first library of one of `names` that loads, kept for ever. `companion`: the beginning of the name of files in
+/// the same folder that must be loaded first. `remedy`: what to install.
 pub(crate) fn find(
     what: &str,
     names: &[&str],

@@ -1,8 +1,9 @@
 //! Device memory and its pool.
 //!
 //! All work of a device runs in one order, so a returned block may be handed out again at once: work that still uses it
-//! was queued earlier and runs earlier. Of several free blocks the pool takes the one at the lowest address, so a training
-//! step that returns all its blocks gets the same ones in the next step, and its kernels have the same arguments.
+//! was queued earlier and runs earlier. Of several free blocks the pool takes the one at the lowest address, so a
+//! training step that returns all its blocks gets the same ones in the next step, and its kernels have the same
+//! arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,8 @@
 //! Error reports that kernels write into one record in memory, and their translation into [`CudaError`].
 //!
 //! A kernel cannot return an error. Where it meets an index out of range or a value that has no FP8 code, it writes a
-//! [`KernelReport`] (the first one is kept) and goes on inside its buffers. The host reads the record after it has waited.
+//! [`KernelReport`] (the first one is kept) and goes on inside its buffers. The host reads the record after it has
+//! waited.
 
 use fathom_core::error::ErrorKind;
 

@@ -1,5 +1,5 @@
-//! The engine for GPUs on a machine without one: against a library that stands in for the driver, and does work only when
-//! it is waited for. What the driver really does with these calls it cannot tell.
+//! The engine for GPUs on a machine without one: against a library that stands in for the driver, and does work only
+//! when it is waited for. What the driver really does with these calls it cannot tell.
 #![cfg(target_os = "linux")]
 
 use std::path::{Path, PathBuf};
@@ -213,7 +213,8 @@ fn products_by_the_library() {
         near(&product(&cuda, form, shape), &product(&Host::default(), form, shape), &format!("{form:?}"));
     }
     near(&product(&cuda, Form::Nt, [1, 64, 64]), &product(&Host::default(), Form::Nt, [1, 64, 64]), "one row");
-    // Tiles of the inner dimension that are, and are not, a multiple of four; weights in one part and in parts of whole tiles.
+    // Tiles of the inner dimension that are, and are not, a multiple of four; weights in one part and in parts of whole
+    // tiles.
     for (form, shape, accumulate) in [
         (Form::Nt, [48, 272, 1152, 272], false),
         (Form::Nt, [16, 128, 512, 128], true),

@@ -1,10 +1,11 @@
 //! Every kernel at the shapes of training, against its floor.
 //!
-//! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations it
-//! must do over the rate of a large product in the same type, both measured here, on this device, in this process. FP8
-//! products are held to twice the BF16 rate, which is what the hardware claims.
+//! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations
+//! it must do over the rate of a large product in the same type, both measured here, on this device, in this process.
+//! FP8 products are held to twice the BF16 rate, which is what the hardware claims.
 
 use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -17,11 +18,19 @@ use fathom_core::tensor::Tensor;
 use crate::timer::{Timer, Watch};
 use crate::train::product_peak;
 
+/// The command.
+pub(crate) const COMMAND: Command = Command::new::<Arguments>("bench", "time every kernel against its floor");
+
 /// time every kernel at the shapes of training a model of hidden width 2048, against what the device can do
 #[derive(FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "bench")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// only lines with this in them
@@ -80,7 +89,13 @@ struct Bench<'a, D: Watch> {
     seed: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     if arguments.shrink == 0 {
         return Err(Error::Usage("--shrink must be at least 1".into()));
     }

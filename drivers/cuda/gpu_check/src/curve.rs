@@ -2,16 +2,18 @@
 //!
 //! # Tolerance
 //!
-//! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts are a
-//! rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a curve is held to
-//! what the CPU itself does when its initial weights are moved by one unit in the last place (`--perturb`), a change that
-//! no training run should mind. In BF16 and FP8 alike that moves the first loss by 1e-4, one loss in 200 steps by at most 1.6 %,
-//! the mean of the last 50 by 0.2 to 0.3 %; [`ONE`] and [`LAST`] are about three times as much.
+//! Two devices that both compute rightly round differently, and training amplifies that: a token whose two best experts
+//! are a rounding apart goes elsewhere, and from there on the runs are different samples of one distribution. So a
+//! curve is held to what the CPU itself does when its initial weights are moved by one unit in the last place
+//! (`--perturb`), a change that no training run should mind. In BF16 and FP8 alike that moves the first loss by 1e-4,
+//! one loss in 200 steps by at most 1.6 %, the mean of the last 50 by 0.2 to 0.3 %; [`ONE`] and [`LAST`] are about
+//! three times as much.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -28,11 +30,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::precision;
 
+/// The command.
+pub(crate) const COMMAND: Command = Command::new::<Arguments>("curve", "compare a training run with the CPU");
+
 /// compare the losses of a training run on a device with those of the same run on the CPU
 #[derive(FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "curve")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// f32, bf16 or fp8 (default: bf16)
@@ -53,7 +63,8 @@ pub(crate) struct Arguments {
     /// learning rate after warming up (default: 1e-3)
     #[argh(option, default = "1e-3")]
     lr: f64,
-    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all (default: 0)
+    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all
+    /// (default: 0)
     #[argh(option, default = "0")]
     perturb: u64,
 }
@@ -80,7 +91,8 @@ const TAIL: usize = 50;
 const ONE: f64 = 0.05;
 /// The largest relative difference of the mean loss of the last steps.
 const LAST: f64 = 0.01;
-/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products' inputs.
+/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products'
+/// inputs.
 const FIRST: f64 = 1e-3;
 
 /// `tiny`, with bytes as tokens.
@@ -174,7 +186,13 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
     Ok(curve)
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     precision(&arguments.precision)?;
     let text = text(arguments.text.as_ref())?;
     let device = AnyDevice::open(&arguments.device, 0)?;

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -11,11 +12,20 @@ use fathom_core::device::Kernels;
 use fathom_tests::golden::{Golden, check_case, check_trajectory};
 use fathom_tests::quantization::check_codes;
 
-/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with PyTorch
+/// The command.
+pub(crate) const COMMAND: Command = Command::new::<Arguments>("golden", "compare small models with transformers");
+
+/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with
+/// PyTorch
 #[derive(FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "golden")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// only the cases with this in their name
@@ -43,7 +53,13 @@ macro_rules! cases {
 static CASES: &[Case] = cases!["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", "v3_mtp"];
 static CODES: &[u8] = include_bytes!("../../../../tests/golden/v3_fp8/quant.safetensors");
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let device = AnyDevice::open(&arguments.device, 0)?;
     on_device!(&device, device => golden(device, arguments))
 }

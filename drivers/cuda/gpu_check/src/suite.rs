@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -12,11 +13,20 @@ use fathom_core::dtype::DType;
 use crate::products;
 use crate::timer::Watch;
 
+/// The command.
+pub(crate) const COMMAND: Command =
+    Command::new::<Arguments>("suite", "compare every kernel with the reference device");
+
 /// run every kernel's cases and every property against the reference device, and large products against sums in f64
 #[derive(FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "suite")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// cases a kernel (default: 32)
@@ -27,7 +37,13 @@ pub(crate) struct Arguments {
     only: String,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let device = AnyDevice::open(&arguments.device, 0)?;
     on_device!(&device, device => suite(device, arguments))
 }

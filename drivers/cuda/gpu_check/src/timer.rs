@@ -81,8 +81,8 @@ impl<'a, D: Watch> Timer<'a, D> {
         Ok(Self { device, other })
     }
 
-    /// Seconds that `work` takes, the mean over runs that take about `budget` seconds together. What comes between runs to
-    /// make them cold is timed apart and taken off.
+    /// Seconds that `work` takes, the mean over runs that take about `budget` seconds together. What comes between runs
+    /// to make them cold is timed apart and taken off.
     pub(crate) fn time(
         &mut self,
         budget: f64,

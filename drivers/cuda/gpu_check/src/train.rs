@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use argh::{ArgsInfo, FromArgs};
+use fathom::cli::{Command, Program};
 use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
@@ -23,11 +24,19 @@ use crate::timer::{Timer, Watch};
 /// A model of 1.0 B parameters, also for `drivers/cuda/python/train_step.py`.
 const ONE_BILLION: &str = include_str!("../../../../configs/train_1b.json");
 
+/// The command.
+pub(crate) const COMMAND: Command = Command::new::<Arguments>("train", "time training steps of a whole model");
+
 /// time training steps of a whole model on random tokens
 #[derive(FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "train")]
-pub(crate) struct Arguments {
-    /// as of train (default: auto)
+#[argh(
+    help_triggers("--help"),
+    error_code(0, "all is well"),
+    error_code(1, "a check failed"),
+    error_code(2, "wrong arguments")
+)]
+struct Arguments {
+    /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
     /// which model: 1b (configs/train_1b.json), a preset's name, or a config.json (default: 1b)
@@ -74,7 +83,13 @@ fn model(preset: &str) -> Result<ModelConfig> {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+impl Program for Arguments {
+    fn run(self) -> Result<()> {
+        run(&self)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let config = model(&arguments.preset)?;
     if arguments.micro_batch == 0 || !arguments.batch.is_multiple_of(arguments.micro_batch) {
         return Err(Error::Usage("--batch must be a multiple of --micro-batch".into()));

@@ -14,8 +14,8 @@ use crate::source::TRANSPOSE;
 /// The least extent, but for rows of activations, that is not left to this driver's own kernels.
 const LEAST: usize = 64;
 
-/// The same for the sums of codes, and in tiles for their results. Tensor cores add products of codes with some 14 bits, which
-/// the core allows of sums this long: see [`GemmFp8`](fathom_core::device::GemmFp8).
+/// The same for the sums of codes, and in tiles for their results. Tensor cores add products of codes with some 14
+/// bits, which the core allows of sums this long: see [`GemmFp8`](fathom_core::device::GemmFp8).
 const LEAST_CODES: usize = 512;
 
 /// A product of matrices in device memory, `c = α·op(a)·op(b)`, or `c += …`.
@@ -37,7 +37,8 @@ pub(crate) struct Matmul {
     pub(crate) accumulate: bool,
 }
 
-/// A product of E4M3 codes with scales, `c = …` or `c += …`: see [`GemmFp8`](fathom_core::device::GemmFp8) for the shapes.
+/// A product of E4M3 codes with scales, `c = …` or `c += …`: see [`GemmFp8`](fathom_core::device::GemmFp8) for the
+/// shapes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScaledMatmul {
     /// Which factor is transposed, row-major.
@@ -61,8 +62,8 @@ pub(crate) struct ScaledMatmul {
 }
 
 impl Matmul {
-    /// The product as the library is asked for it; `None` where it is not. That does not depend on the rows of activations:
-    /// all rows are computed the same way.
+    /// The product as the library is asked for it; `None` where it is not. That does not depend on the rows of
+    /// activations: all rows are computed the same way.
     pub(crate) fn shape(&self) -> Option<Shape> {
         let Self { form, m, n, k, a, b, c, .. } = self;
         let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
@@ -81,8 +82,9 @@ impl Matmul {
 }
 
 impl ScaledMatmul {
-    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere. It
-    /// multiplies in form `Nt` alone, so that other factors are transposed first; and it knows blocks that start once.
+    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere.
+    /// It multiplies in form `Nt` alone, so that other factors are transposed first; and it knows blocks that start
+    /// once.
     pub(crate) fn shape(&self) -> Option<Shape> {
         let Self { form, m, n, k, part, a, b, c, .. } = self;
         let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
@@ -142,8 +144,8 @@ impl Cuda {
         // Codes: rows along the inner dimension.
         let a = if *form == Form::Tn { self.codes_transposed(a)? } else { Ordered::as_is(a) };
         let b = if *form == Form::Nt { Ordered::as_is(b) } else { self.codes_transposed(b)? };
-        // Scales of 1×128 tiles: those of a tile of the inner dimension one after the other, for all rows. Scales of blocks:
-        // the tiles of a row of blocks one after the other, of which there is room for a multiple of four.
+        // Scales of 1×128 tiles: those of a tile of the inner dimension one after the other, for all rows. Scales of
+        // blocks: the tiles of a row of blocks one after the other, of which there is room for a multiple of four.
         let (a_scales, b_scales) = match form {
             Form::Nt => (self.scales_transposed(a_scales, *m)?, self.scales_padded(b_scales, tiles)?),
             Form::Nn => (self.scales_transposed(a_scales, *m)?, self.scales_transposed(b_scales, tiles)?),

@@ -1,4 +1,5 @@
-//! Products of the library against sums in f64, where there is a GPU and the library; its scales' order on the emulator.
+//! Products of the library against sums in f64, where there is a GPU and the library; its scales' order on the
+//! emulator.
 
 use fathom_core::device::Device as _;
 use fathom_core::fp8::{Code, E4M3 as E4M3Code};

@@ -203,9 +203,9 @@ impl Engine for Emulator {
         let grid = [grid[0] - u32::from(self.shrink && grid[0] > 1), grid[1], grid[2]];
         let mut message = [0u8; 512];
         let _report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the kernel's table and the function are of one library; the argument's size is passed and compared with
-        // the kernel's own; the message buffer has the size that is passed. Addresses in the argument come from views,
-        // which lie in live buffers, and every access is checked against the view's extent.
+        // SAFETY: the kernel's table and the function are of one library; the argument's size is passed and compared
+        // with the kernel's own; the message buffer has the size that is passed. Addresses in the argument come from
+        // views, which lie in live buffers, and every access is checked against the view's extent.
         let failed = unsafe {
             run(
                 kernel,

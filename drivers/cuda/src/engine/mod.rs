@@ -46,8 +46,8 @@ pub struct GraphUse {
 
 /// An ordered queue of launches and copies on one machine.
 ///
-/// Every call but [`wait`](Engine::wait) and [`download`](Engine::download) may return before its work is done; errors of
-/// earlier work surface at those two.
+/// Every call but [`wait`](Engine::wait) and [`download`](Engine::download) may return before its work is done; errors
+/// of earlier work surface at those two.
 pub(crate) trait Engine: Blocks {
     /// The machine's properties.
     fn properties(&self) -> Properties;

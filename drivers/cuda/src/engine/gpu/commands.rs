@@ -1,7 +1,7 @@
 //! Work that was asked for and not yet begun: a list of commands, and when two such lists are the same work.
 //!
-//! Everything of a command but the contents of a kernel's argument is its *shape*. Lists of one shape can share a graph:
-//! arguments of its kernels can be changed at little cost.
+//! Everything of a command but the contents of a kernel's argument is its *shape*. Lists of one shape can share a
+//! graph: arguments of its kernels can be changed at little cost.
 
 /// A launch of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -281,7 +281,8 @@ impl Stream {
     /// Copies `bytes` bytes to the device.
     ///
     /// # Safety
-    /// `from` must be pinned memory of that size that nobody writes, and `to` memory of the device, until the copy is done.
+    /// `from` must be pinned memory of that size that nobody writes, and `to` memory of the device, until the copy is
+    /// done.
     pub(super) unsafe fn upload(&self, to: u64, from: *const u8, bytes: usize) -> Result<(), CudaError> {
         // SAFETY: as promised by the caller.
         check("cuMemcpyHtoDAsync", unsafe { cu::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, self.0) })
@@ -290,7 +291,8 @@ impl Stream {
     /// Copies `bytes` bytes from the device.
     ///
     /// # Safety
-    /// `to` must be pinned memory of that size that nobody uses, and `from` memory of the device, until the copy is done.
+    /// `to` must be pinned memory of that size that nobody uses, and `from` memory of the device, until the copy is
+    /// done.
     pub(super) unsafe fn download(&self, to: *mut u8, from: u64, bytes: usize) -> Result<(), CudaError> {
         // SAFETY: as promised by the caller.
         check("cuMemcpyDtoHAsync", unsafe { cu::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.0) })

@@ -114,8 +114,8 @@ impl Functions {
         Ok(place)
     }
 
-    /// Checks a launch against the kernel, and allows it the shared memory it asks for. The context must be current where
-    /// that is more than kernels have by themselves.
+    /// Checks a launch against the kernel, and allows it the shared memory it asks for. The context must be current
+    /// where that is more than kernels have by themselves.
     #[inline]
     pub(super) fn admit(&mut self, place: u32, shared: usize, bytes: usize) -> Result<(), CudaError> {
         let function = &mut self.list[place as usize];

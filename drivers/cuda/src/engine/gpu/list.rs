@@ -154,9 +154,9 @@ impl List {
             Command::Kernel(kernel) => {
                 let mut argument = self.commands.argument(kernel).as_ptr().cast_mut().cast::<c_void>();
                 let [x, y, z] = kernel.grid;
-                // SAFETY: the function belongs to a loaded module. It takes one parameter; `admit` compared its size with
-                // the argument's, and the driver copies it before it returns. Addresses in it come from views, which lie
-                // in memory that is freed only after a wait.
+                // SAFETY: the function belongs to a loaded module. It takes one parameter; `admit` compared its size
+                // with the argument's, and the driver copies it before it returns. Addresses in it come from views,
+                // which lie in memory that is freed only after a wait.
                 let code = unsafe {
                     cu::cuLaunchKernel(
                         target.functions.get(kernel.function).raw(),

@@ -8,10 +8,10 @@
 //! | `functions` | kernels, compiled and loaded on first use |
 //! | `driver` | handles of the driver API |
 //!
-//! A launch does not begin at once: it joins a list (a tenth of a microsecond), which is submitted when it is long enough
-//! or when the host must wait. A list of a shape that was submitted before becomes a CUDA graph; from then on it costs one
-//! launch, plus one small update for each kernel whose argument changed. Layers know nothing of this. Work runs in queue
-//! order on one stream; a second stream carries uploads that come before any other work.
+//! A launch does not begin at once: it joins a list (a tenth of a microsecond), which is submitted when it is long
+//! enough or when the host must wait. A list of a shape that was submitted before becomes a CUDA graph; from then on it
+//! costs one launch, plus one small update for each kernel whose argument changed. Layers know nothing of this. Work
+//! runs in queue order on one stream; a second stream carries uploads that come before any other work.
 
 mod commands;
 mod driver;
@@ -61,9 +61,9 @@ pub(crate) struct Gpu {
     context: Context,
 }
 
-// SAFETY: every use of a handle in `state` is under its lock, in a thread that made the context current first; the driver
-// allows any thread to use handles in this way. The report record is plain numbers, which the host reads and writes
-// under the same lock by volatile accesses.
+// SAFETY: every use of a handle in `state` is under its lock, in a thread that made the context current first; the
+// driver allows any thread to use handles in this way. The report record is plain numbers, which the host reads and
+// writes under the same lock by volatile accesses.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}

@@ -71,8 +71,8 @@ impl Products {
     /// Issues a product on a stream. The context must be current.
     ///
     /// # Safety
-    /// The operands must lie in device memory, in the shape of the product's plan and with rows aligned to 16 bytes, and
-    /// all products must be issued on one stream, which orders their use of the workspace.
+    /// The operands must lie in device memory, in the shape of the product's plan and with rows aligned to 16 bytes,
+    /// and all products must be issued on one stream, which orders their use of the workspace.
     pub(super) unsafe fn issue(&self, product: &Product, stream: &Stream) -> Result<(), CudaError> {
         let Library::Ready(lt) = &self.library else {
             return Err(CudaError::new(ErrorKind::Other, "a product was queued without cuBLASLt"));

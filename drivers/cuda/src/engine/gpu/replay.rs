@@ -42,8 +42,8 @@ impl Replay {
                 kern: ptr::null_mut(),
                 ctx: ptr::null_mut(),
             };
-            // SAFETY: the node is of the graph kept beside, and of a kernel, as the shapes are the same; the argument is that
-            // kernel's, which the driver copies before it returns.
+            // SAFETY: the node is of the graph kept beside, and of a kernel, as the shapes are the same; the argument
+            // is that kernel's, which the driver copies before it returns.
             unsafe { self.executable.set(self.nodes[i], &params) }?;
             changed += 1;
         }

@@ -29,8 +29,8 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Copies `bytes` to a place of the arena of their own, which stays as it is until [`reset`](Staging::reset); `None`
-    /// where the arena is full.
+    /// Copies `bytes` to a place of the arena of their own, which stays as it is until [`reset`](Staging::reset);
+    /// `None` where the arena is full.
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<Option<*const u8>, CudaError> {
         if self.arena.is_none() {
             self.arena = Some(Pinned::new(ARENA)?);

@@ -72,8 +72,8 @@ impl State {
             let place = self.transfers.staging.slot()?;
             let slot = self.transfers.staging.at(place);
             let stream = if idle { &self.transfers.stream } else { &self.compute };
-            // SAFETY: the slot is free and as large as a piece; it is not reused before its event. The caller checked that
-            // the whole destination lies in device memory.
+            // SAFETY: the slot is free and as large as a piece; it is not reused before its event. The caller checked
+            // that the whole destination lies in device memory.
             unsafe {
                 ptr::copy_nonoverlapping(piece.as_ptr(), slot.memory.host(), piece.len());
                 stream.upload(to + (i * PIECE) as u64, slot.memory.host(), piece.len())?;
@@ -93,7 +93,8 @@ impl State {
         for (i, piece) in bytes.chunks_mut(PIECE).enumerate() {
             let place = self.transfers.staging.slot()?;
             let slot = self.transfers.staging.at(place);
-            // SAFETY: the slot is free and as large as a piece; the caller checked that the source lies in device memory.
+            // SAFETY: the slot is free and as large as a piece; the caller checked that the source lies in device
+            // memory.
             unsafe { self.compute.download(slot.memory.host(), from + (i * PIECE) as u64, piece.len()) }?;
             self.compute.record(&slot.event)?;
             if let Some((place, piece)) = last.replace((place, piece)) {
