@@ -159,6 +159,9 @@ pub struct Quantization {
 }
 
 impl Family {
+    /// Every family.
+    pub const ALL: [Family; 2] = [Family::V2, Family::V3];
+
     /// The `model_type` in `config.json`.
     pub const fn model_type(self) -> &'static str {
         match self {
@@ -177,7 +180,12 @@ impl Family {
 
     /// The family of a `model_type`, if it is one of ours.
     pub fn from_model_type(name: &str) -> Option<Self> {
-        [Family::V2, Family::V3].into_iter().find(|family| family.model_type() == name)
+        Self::ALL.into_iter().find(|family| family.model_type() == name)
+    }
+
+    /// The family of a class in `architectures`, if it is one of ours.
+    pub fn from_architecture(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.architecture() == name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::config::{Family, ModelConfig, Quantization, ScoringFunction, TopkMethod, Yarn};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -91,6 +92,7 @@ keys! {
     /// The keys of `config.json` that are read.
     Keys {
         model_type: String,
+        architectures: Vec<String>,
         vocab_size: usize,
         hidden_size: usize,
         intermediate_size: usize,
@@ -310,11 +312,15 @@ impl Keys {
         })
     }
 
-    /// A file that says nothing of its family but has latent attention is taken for V3.
+    /// The family of `model_type`; under a name of its own (`kimi_k2`), that of the class in `architectures`. A file that
+    /// says nothing of its family but has latent attention is taken for V3.
     fn family<E: Error>(&mut self) -> Result<Family, E> {
         let expected = "expected \"deepseek_v3\" or \"deepseek_v2\"";
+        let classes = self.architectures.value.take().unwrap_or_default();
+        let by_class = || classes.iter().find_map(|class| Family::from_architecture(class));
         match self.model_type.value.take() {
             Some(name) => Family::from_model_type(&name)
+                .or_else(by_class)
                 .ok_or_else(|| E::custom(format_args!("model_type = \"{name}\": unknown family; {expected}"))),
             None if self.kv_lora_rank.value.is_some() => Ok(Family::V3),
             None => Err(E::custom(format_args!("model_type: missing; {expected}"))),

@@ -175,6 +175,22 @@ fn written_keys_are_the_listed_ones() {
 }
 
 #[test]
+fn a_model_under_a_name_of_its_own_is_what_its_architecture_says() {
+    let read = |json| from_value::<ModelConfig>(json).map_err(|error| error.to_string());
+    let named =
+        |name: &str, class: &str| json!({"model_type": name, "architectures": [class], "num_experts_per_tok": 6});
+    let (v3, v2) = (named("deepseek_v3", "X"), named("deepseek_v2", "X"));
+    assert_eq!(read(named("kimi_k2", "DeepseekV3ForCausalLM")), read(v3));
+    assert_eq!(read(named("other", "DeepseekV2ForCausalLM")), read(v2));
+    for (name, class) in [("kimi_k2", "KimiForCausalLM"), ("deepseek_v32", "DeepseekV32ForCausalLM")] {
+        assert!(read(named(name, class)).unwrap_err().contains(&format!("model_type = \"{name}\": unknown family")));
+    }
+    assert!(
+        read(json!({"model_type": "kimi_k2", "architectures": 3})).unwrap_err().contains("architectures: invalid type")
+    );
+}
+
+#[test]
 fn bad_files_are_named_by_field() {
     let cases = [
         (json!({"model_type": "llama"}), "model_type = \"llama\""),
