@@ -379,7 +379,11 @@ fn the_average_of_the_weights_is_kept_used_and_exported() {
     }
     let copy = "model.layers.2.embed_tokens.weight";
     assert_eq!(exported[copy], exported["model.embed_tokens.weight"]);
-    let eval = |arguments: &[&str]| w.ok("eval", &[arguments, &["--data", "data", "--json"]].concat());
+    let eval = |arguments: &[&str]| {
+        // An exported folder does not say at which length it was trained.
+        let text = w.ok("eval", &[arguments, &["--data", "data", "--json", "--sequence-length", "64"]].concat());
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["loss"].as_f64().unwrap()
+    };
     let used = eval(&["--checkpoint", "averaged", "--ema"]);
     assert_eq!(used, eval(&["--checkpoint", "exported"]));
     assert_ne!(used, eval(&["--checkpoint", "last"]));
@@ -387,4 +391,330 @@ fn the_average_of_the_weights_is_kept_used_and_exported() {
     w.fails("eval", &["--checkpoint", "run", "--ema", "--data", "data"], 1, &["no average", "train.ema_decay"]);
     // Training goes on with and without it.
     w.ok("train", &w.training("averaged", &["--resume", "--set", "train.steps=3"]));
+}
+
+impl World {
+    /// `eval --json` with `arguments`, and what was said on stderr.
+    fn eval(&self, arguments: &[&str]) -> (serde_json::Value, String) {
+        let (code, out, said) = self.run("eval", &[arguments, &["--json"]].concat());
+        assert_eq!(code, 0, "{said}");
+        (serde_json::from_str(&out).unwrap(), said)
+    }
+}
+
+#[test]
+fn a_result_names_its_checkpoint_and_a_damaged_one_is_not_replaced_in_silence() {
+    let w = World::new();
+    let more = ["--set", "train.steps=4", "--set", "checkpoint.every_steps=2", "--set", "schedule.lr=0.01"];
+    w.ok("train", &w.training("k", &more));
+    let data = ["--data", "data"];
+    let (newest, _) = w.eval(&[&["--checkpoint", "k"], &data[..]].concat());
+    assert_eq!(newest["checkpoint"], "k/step-00000004");
+    assert_eq!(newest.get("passed_over"), None);
+    let older = w.eval(&[&["--checkpoint", "k/step-00000002"], &data[..]].concat()).0;
+    assert_ne!(newest["loss"], older["loss"]);
+
+    let weights = "k/step-00000004/model.safetensors";
+    w.damaged(
+        weights,
+        |bytes| bytes.truncate(1000),
+        || {
+            let note = "passing over k/step-00000004: k/step-00000004/model.safetensors: has 1000 bytes";
+            let (result, said) = w.eval(&[&["--checkpoint", "k"], &data[..]].concat());
+            assert_eq!((&result["checkpoint"], &result["loss"]), (&older["checkpoint"], &older["loss"]));
+            assert!(result["passed_over"][0].as_str().unwrap().starts_with(note) && said.contains(note), "{said}");
+            let (code, _, said) = w.run("generate", &["--checkpoint", "k", "--max-new-tokens", "1"]);
+            assert!(code == 0 && said.contains(note) && said.contains("checkpoint: k/step-00000002"), "{said}");
+            let (code, _, said) = w.run("convert", &["--checkpoint", "k", "--output", "from-k", "--to", "bf16"]);
+            assert!(code == 0 && said.contains(note) && said.contains("checkpoint: k/step-00000002"), "{said}");
+            // A step that is named is that step or an error.
+            for program in ["eval", "generate", "convert"] {
+                let more: &[&str] = match program {
+                    "eval" => &data,
+                    "convert" => &["--output", "x", "--to", "f32"],
+                    _ => &[],
+                };
+                let arguments = [&["--checkpoint", "k/step-00000004"], more].concat();
+                w.fails(program, &arguments, 1, &["model.safetensors: has 1000 bytes"]);
+            }
+            w.fails("train", &w.training("x", &["--set", "train.init=k/step-00000004"]), 2, &["has 1000 bytes"]);
+        },
+    );
+    // The same size and other bytes.
+    let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 0x40;
+    w.damaged(weights, flip, || {
+        for checkpoint in ["k", "k/step-00000004"] {
+            let words = ["k/step-00000004/model.safetensors: has SHA-256"];
+            w.fails("eval", &[&["--checkpoint", checkpoint], &data[..]].concat(), 1, &words);
+            w.fails("generate", &["--checkpoint", checkpoint], 1, &words);
+            w.fails("convert", &["--checkpoint", checkpoint, "--output", "x", "--to", "f32"], 1, &words);
+        }
+    });
+}
+
+#[test]
+fn a_measurement_says_of_what_and_agrees_with_training() {
+    let w = World::new();
+    let (code, _, said) = w.run("train", &w.training("v", &["--set", "train.eval_tokens=0"]));
+    assert!(code == 0 && !said.contains("no validation split"), "{said}");
+    let (result, _) = w.eval(&["--checkpoint", "v", "--data", "data"]);
+    assert_eq!((&result["split"], &result["window"]), (&"validation".into(), &32.into()));
+    let at_the_end = format!("validation: loss {:.4}, perplexity", result["loss"].as_f64().unwrap());
+    assert!(said.contains(&at_the_end), "{at_the_end}\n{said}");
+    let text = w.ok("eval", &["--checkpoint", "v", "--data", "data"]);
+    for line in ["checkpoint     v/step-00000002", "split          validation", "window         32 tokens"] {
+        assert!(text.contains(line), "{text}");
+    }
+    // Without the mask in training, none in the measurement.
+    w.ok("train", &w.training("unmasked", &["--set", "data.document_mask=false"]));
+    assert_eq!(w.eval(&["--checkpoint", "unmasked", "--data", "data"]).0["document_mask"], false);
+
+    w.ok(
+        "prep",
+        &["--tokenizer", "bytes", "--input", "text.txt", "--output", "whole", "--set", "output.validation_fraction=0"],
+    );
+    let more = ["--set", "data.path=whole"];
+    let (code, _, said) = w.run("train", &w.training("nv", &more));
+    assert!(code == 0 && said.contains("no validation split"), "{said}");
+    let (code, _, said) = w.run("train", &w.training("nv2", &[&more[..], &["--set", "train.eval_every=0"]].concat()));
+    assert!(code == 0 && !said.contains("no validation split"), "{said}");
+    let (result, _) = w.eval(&["--checkpoint", "nv", "--data", "whole"]);
+    assert_eq!(result["split"], "train (no validation split)");
+    assert_eq!(w.eval(&["--checkpoint", "nv", "--data", "whole", "--split", "train"]).0["split"], "train");
+    w.fails("eval", &["--checkpoint", "nv", "--data", "whole", "--split", "validation"], 1, &["whole"]);
+}
+
+#[test]
+fn a_plan_is_of_the_data_that_is_named() {
+    let w = World::new();
+    let plan = |more: &[&str]| {
+        let text = w.ok("train", &[&["--plan", "--json", "--device", "cpu"], more].concat());
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let (alone, with_data) = (plan(&["--set", "model.preset=tiny"]), plan(&["--set", "data.path=data"]));
+    assert_eq!((&alone["vocab_size"], &with_data["vocab_size"]), (&4096.into(), &257.into()));
+    assert_eq!(with_data["parameters_by_kind"]["embedding"], 257 * 128);
+    assert_eq!(with_data["vocabulary_of"], "data");
+    w.fails("train", &["--plan", "--set", "data.path=nowhere"], 1, &["nowhere"]);
+    w.fails("train", &["--plan", "--set", "data.sources.a.path=nowhere"], 1, &["nowhere"]);
+    let text = w.ok("train", &["--plan", "--device", "cpu", "--set", "data.path=data"]);
+    if cfg!(target_os = "linux") {
+        assert!(text.contains("\n  fits here: "), "{text}");
+        assert_eq!(with_data["fits"], true);
+        assert_eq!(plan(&["--set", "model.preset=v3-671b"])["fits"], false);
+    }
+}
+
+#[test]
+fn a_run_that_is_not_there_or_is_finished_says_so() {
+    let w = World::new();
+    w.fails("train", &["--resume", "--output", "none"], 1, &["none holds no complete checkpoint"]);
+    assert!(!w.root.join("none").exists());
+    let (code, _, said) = w.run("train", &w.training("run", &["--resume", "--set", "train.steps=1"]));
+    assert!(code == 0 && said.contains("2 steps are done and the settings ask for 1: nothing to train"), "{said}");
+    // From another folder, with the data where it was.
+    let elsewhere = w.root.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let mut train = Command::new(env!("CARGO_BIN_EXE_train"));
+    train.args(["--resume", "--output", "../run", "--set", "train.steps=3"]).current_dir(&elsewhere);
+    let output = train.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let diverging = ["--set", "schedule.lr=1e30", "--set", "train.steps=9"];
+    w.fails("train", &w.training("nan", &diverging), 1, &["no checkpoint was written yet"]);
+}
+
+#[test]
+fn a_context_that_was_cut_is_said_to_be() {
+    let w = World::new();
+    let long = "the quick brown fox ".repeat(10);
+    let line = serde_json::json!({ "context": long, "continuation": " jumps" });
+    std::fs::write(w.root.join("in.jsonl"), format!("{line}\n")).unwrap();
+    let (code, out, said) = w.run("eval", &["--checkpoint", "run", "--score", "in.jsonl"]);
+    let score: serde_json::Value = serde_json::from_str(&out).unwrap();
+    // 199 bytes of context without its last space, which goes to the continuation, and 7 of that; 65 tokens fit.
+    assert_eq!((code, &score["cut"]), (0, &(199 + 7 - 65).into()), "{said}");
+    assert!(said.contains("1 lines are longer than the model's context of 64 tokens"), "{said}");
+}
+
+/// Writes tensors as a safetensors file.
+fn store(tensors: &Tensors, path: &Path) {
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// A model folder without anything of training, to be changed: a copy of `plain` with the weights in `weights`.
+fn folder(w: &World, name: &str, weights: &[(&str, &Tensors)]) -> PathBuf {
+    let folder = w.root.join(name);
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(w.root.join("plain").join(file), folder.join(file)).unwrap();
+    }
+    weights.iter().for_each(|(file, tensors)| store(tensors, &folder.join(file)));
+    folder
+}
+
+fn write_index(folder: &Path, map: &[(&str, &str)]) {
+    let map: serde_json::Map<String, serde_json::Value> =
+        map.iter().map(|(tensor, file)| (tensor.to_string(), (*file).into())).collect();
+    std::fs::write(folder.join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string())
+        .unwrap();
+}
+
+#[test]
+fn model_folders_as_others_write_them_are_read_as_they_mean_them() {
+    let w = World::new();
+    w.ok("convert", &["--checkpoint", "run", "--output", "plain", "--to", "f32"]);
+    let plain = tensors(&w.root.join("plain"));
+    std::fs::write(w.root.join("in.jsonl"), "{\"tokens\": [116, 104, 101, 32, 113]}\n").unwrap();
+    let score = |folder: &str| {
+        let (code, out, said) = w.run("eval", &["--checkpoint", folder, "--score", "in.jsonl"]);
+        assert_eq!(code, 0, "{folder}: {said}");
+        (out, said)
+    };
+    let right = score("plain").0;
+
+    // Experts as transformers 5 holds them: gate and up rows of all experts in one tensor.
+    let mut fused = plain.clone();
+    for layer in 1..=2 {
+        let prefix = format!("model.layers.{layer}.mlp.experts");
+        let mut take = |expert: usize, part: &str| fused.remove(&format!("{prefix}.{expert}.{part}.weight")).unwrap();
+        let (mut gate_up, mut down, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
+        for expert in 0..8 {
+            for part in ["gate_proj", "up_proj"] {
+                let (_, shape, bytes) = take(expert, part);
+                shapes = shape;
+                gate_up.extend(bytes);
+            }
+            down.extend(take(expert, "down_proj").2);
+        }
+        let (rows, cols, kind) = (shapes[0], shapes[1], safetensors::Dtype::F32);
+        fused.insert(format!("{prefix}.gate_up_proj"), (kind, vec![8, 2 * rows, cols], gate_up));
+        fused.insert(format!("{prefix}.down_proj"), (kind, vec![8, cols, rows], down));
+    }
+    folder(&w, "fused", &[("model.safetensors", &fused)]);
+    assert_eq!(score("fused").0, right);
+    w.ok("convert", &["--checkpoint", "fused", "--output", "apart", "--to", "f32"]);
+    assert_eq!(tensors(&w.root.join("apart")), plain);
+
+    // A tensor in two files: the one counts that the index names.
+    let norm = "model.norm.weight";
+    let (mut one, mut two) = (plain.clone(), Tensors::new());
+    two.insert(norm.into(), plain[norm].clone());
+    one.get_mut(norm).unwrap().2.fill(0);
+    let place = folder(&w, "twice", &[("one.safetensors", &one), ("two.safetensors", &two)]);
+    let map = |in_two: &str| -> Vec<(&str, &str)> {
+        let file = |name: &String| if name == in_two { "two.safetensors" } else { "one.safetensors" };
+        plain.keys().map(|name| (name.as_str(), file(name))).collect()
+    };
+    write_index(&place, &map(norm));
+    assert_eq!(score("twice").0, right);
+    let mut neither = map(norm);
+    neither.retain(|(name, _)| *name != norm);
+    neither.push(("lm_head.weight", "two.safetensors"));
+    two.insert("lm_head.weight".into(), plain["lm_head.weight"].clone());
+    store(&two, &place.join("two.safetensors"));
+    write_index(&place, &neither);
+    w.fails(
+        "eval",
+        &["--checkpoint", "twice", "--score", "in.jsonl"],
+        1,
+        &[norm, "one.safetensors", "two.safetensors"],
+    );
+
+    // One file beside an index of other files, of another model.
+    let mut other = plain.clone();
+    other.get_mut(norm).unwrap().2.fill(0);
+    let place = folder(&w, "both", &[("model.safetensors", &plain), ("one.safetensors", &other)]);
+    write_index(&place, &plain.keys().map(|name| (name.as_str(), "one.safetensors")).collect::<Vec<_>>());
+    let (out, said) = score("both");
+    assert_eq!(out, right);
+    assert!(said.contains("model.safetensors lies beside model.safetensors.index.json"), "{said}");
+    let (_, _, said) = w.run("convert", &["--checkpoint", "both", "--output", "one-of-both", "--to", "f32"]);
+    assert!(said.contains("model.safetensors lies beside model.safetensors.index.json"), "{said}");
+    assert_eq!(tensors(&w.root.join("one-of-both")), plain);
+
+    // A weight that is no number.
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut diverged = plain.clone();
+        diverged.get_mut(norm).unwrap().2[8..12].copy_from_slice(&bad.to_le_bytes());
+        let place = w.root.join("diverged");
+        let _ = std::fs::remove_dir_all(&place);
+        folder(&w, "diverged", &[("model.safetensors", &diverged)]);
+        let words = [norm, "row 0, column 2", "NaN or infinite"];
+        w.fails("eval", &["--checkpoint", "diverged", "--score", "in.jsonl"], 1, &words);
+        w.fails("eval", &["--checkpoint", "diverged", "--data", "data"], 1, &words);
+        w.fails("generate", &["--checkpoint", "diverged"], 1, &words);
+    }
+    // Weights that are numbers and give logits that are none.
+    let mut large = plain.clone();
+    for (_, _, bytes) in large.values_mut().filter(|(_, shape, _)| shape.len() == 2) {
+        bytes.chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&3e38f32.to_le_bytes()));
+    }
+    folder(&w, "large", &[("model.safetensors", &large)]);
+    for temperature in ["0", "1"] {
+        let arguments = ["--checkpoint", "large", "--prompt", "a", "--temperature", temperature];
+        w.fails("generate", &arguments, 1, &["the logits of the model are not finite"]);
+    }
+    w.fails("eval", &["--checkpoint", "large", "--score", "in.jsonl"], 1, &["log probabilities", "not finite"]);
+    w.fails("eval", &["--checkpoint", "large", "--data", "data"], 1, &["log probabilities", "not finite"]);
+
+    // Without a tokenizer token ids are scored as ever, and text says what is missing.
+    let place = folder(&w, "mute", &[("model.safetensors", &plain)]);
+    std::fs::remove_file(place.join("tokenizer.json")).unwrap();
+    assert_eq!(score("mute").0, right);
+    w.fails("generate", &["--checkpoint", "mute"], 1, &["mute has no tokenizer.json"]);
+    std::fs::write(place.join("tiktoken.model"), "IQ== 0\n").unwrap();
+    w.fails("generate", &["--checkpoint", "mute"], 1, &["tiktoken.model", "convert_tiktoken_to_fast"]);
+}
+
+#[test]
+fn prompts_and_ends_of_text_are_as_the_folder_says() {
+    let w = World::new();
+    w.ok("convert", &["--checkpoint", "run", "--output", "plain", "--to", "f32"]);
+    let plain = tensors(&w.root.join("plain"));
+    let generate = |folder: &str, prompt: &str| {
+        let more = ["--temperature", "0", "--max-new-tokens", "16"];
+        w.ok("generate", &[&["--checkpoint", folder, "--prompt", prompt], &more[..]].concat()).into_bytes()
+    };
+    let change = |path: PathBuf, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+    };
+    // A template that puts a Q before every text, as a list of processors and alone.
+    let template = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": "Q", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [],
+        "special_tokens": { "Q": { "id": "Q", "ids": [u32::from(b'Q')], "tokens": ["Q"] } },
+    });
+    let right = generate("plain", "Qab");
+    for (name, processor) in [
+        ("alone", template.clone()),
+        ("listed", serde_json::json!({ "type": "Sequence", "processors": [{ "type": "ByteLevel" }, template] })),
+    ] {
+        let place = folder(&w, name, &[("model.safetensors", &plain)]);
+        change(place.join("tokenizer.json"), &|json| json["post_processor"] = processor.clone());
+        assert_eq!(generate(name, "ab"), right, "{name}");
+        assert_eq!(generate(name, "Qab"), right, "{name}: the token is not put there twice");
+        assert_eq!(generate(name, ""), generate("plain", "Q"), "{name}");
+    }
+
+    // The first byte that is not the one before it ends the text, if it is named as an end.
+    let text = generate("plain", "ab");
+    let end = *text.iter().find(|&&byte| byte != text[0]).unwrap_or(&text[0]);
+    let before = text.iter().position(|&byte| byte == end).unwrap();
+    let mut ended = text[..before].to_vec();
+    ended.push(b'\n');
+    for (name, ids) in [("ends", serde_json::json!([256, end])), ("end", serde_json::json!(end))] {
+        let place = folder(&w, name, &[("model.safetensors", &plain)]);
+        change(place.join("generation_config.json"), &|json| json["eos_token_id"] = ids.clone());
+        assert_eq!(generate(name, "ab"), ended, "{name}");
+    }
+    let place = folder(&w, "of-config", &[("model.safetensors", &plain)]);
+    std::fs::remove_file(place.join("generation_config.json")).unwrap();
+    change(place.join("config.json"), &|json| json["eos_token_id"] = serde_json::json!([256, end]));
+    assert_eq!(generate("of-config", "ab"), ended, "config.json speaks where generation_config.json is not there");
 }

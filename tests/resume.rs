@@ -219,3 +219,46 @@ fn ctrl_c_finishes_the_step_and_saves() {
     succeeds(train(&data, &stopped, STEPS, 0).arg("--resume"));
     assert_same("stopped by Ctrl-C", &whole, &stopped);
 }
+
+#[test]
+fn the_best_checkpoint_is_kept_through_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let sets = ["checkpoint.keep=1", "checkpoint.keep_best=true", "checkpoint.keep_every=15", "schedule.lr=0.03"];
+    let run = |output: &Path, steps: usize| {
+        let mut command = train(&data, output, steps, 9);
+        for set in sets {
+            command.arg("--set").arg(set);
+        }
+        command
+    };
+    let steps = |output: &Path| {
+        let names = std::fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name());
+        let step = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+        names.filter_map(step).collect::<std::collections::BTreeSet<u64>>()
+    };
+    let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
+    let said = succeeds(&mut run(&whole, STEPS)).stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let measured = |output: &Path| -> Vec<(u64, f64)> {
+        let loss = |row: &serde_json::Value| Some((row["step"].as_u64()?, row["validation_loss"].as_f64()?));
+        metrics(output).iter().filter_map(loss).collect()
+    };
+    let losses = measured(&whole);
+    assert_eq!(losses.len(), 5, "every seventh of forty steps");
+    let (best, loss) = *losses.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let end = format!("lowest validation loss: {loss:.4} at step {best}; checkpoint {}", whole.display());
+    assert!(said.contains(&end), "{end}\n{said}");
+    assert!(said.contains("(best "), "the progress line names it: {said}");
+    let expected = [best, 15, 30, STEPS as u64].into_iter().collect();
+    assert_eq!(steps(&whole), expected);
+
+    // Stopped at a step that is not the best, and gone on.
+    succeeds(&mut run(&halves, STEPS / 2));
+    succeeds(run(&halves, STEPS).arg("--resume"));
+    assert_eq!((measured(&halves), steps(&halves)), (losses, expected));
+    assert_same("the best kept, 20 steps and 20 more", &whole, &halves);
+    let refused = run(&folder.path().join("x"), 3).args(["--set", "train.eval_every=0"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("checkpoint.keep_best"));
+}

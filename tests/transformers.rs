@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom::checkpoint::{Disk, Draft};
+use fathom::checkpoint::{Disk, Draft, Keep};
 use fathom::convert::{Options, convert};
 use fathom::hf::{self, DEEPSEEK, Format};
 use fathom_core::config::ModelConfig;
@@ -49,7 +49,7 @@ fn text(path: &Path) -> &str {
 fn save(model: &Model<Cpu>, folder: &Path, shard_bytes: u64) -> PathBuf {
     let mut draft = Draft::begin(&Disk, folder, 1).unwrap();
     hf::save_model(&mut draft, model, None, Format::F32, shard_bytes).unwrap();
-    draft.commit(1).unwrap()
+    draft.commit(Keep::newest(1)).unwrap()
 }
 
 /// What is written here opens in transformers, with equal logits.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use fathom_core::config::Quantization;
 use serde_json::Value;
 
-use crate::checkpoint::{Disk, Draft};
+use crate::checkpoint::{Disk, Draft, Keep};
 use crate::error::{Error, Result};
 use crate::hf::safetensors::{ElementType, TensorSpec, header};
 use crate::hf::write::{Index, bad_element, divide, shard_name, write, write_json};
@@ -47,6 +47,8 @@ pub struct Summary {
     pub bytes_before: u64,
     /// Bytes of all tensors of the output.
     pub bytes_after: u64,
+    /// What is unusual but harmless about the input.
+    pub warnings: Vec<String>,
     /// The tensor that changed most, and by how much: the L2 norm of the difference over that of the tensor.
     pub worst: Option<(String, f64)>,
 }
@@ -98,6 +100,7 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
         unchanged: items().filter(|item| item.action == Action::Pass).count(),
         bytes_before: files.files().iter().flat_map(|file| file.entries()).map(|entry| entry.end - entry.begin).sum(),
         bytes_after: items().map(Item::bytes).sum(),
+        warnings: files.warnings().to_vec(),
         worst: None,
     };
     let config = convert_config(input, format)?;
@@ -125,7 +128,7 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
         index.write(&mut draft)?;
     }
     carry_over(&mut draft, input)?;
-    draft.commit(0)?;
+    draft.commit(Keep::default())?;
     Ok(summary)
 }
 

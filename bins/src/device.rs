@@ -104,6 +104,36 @@ impl AnyDevice {
     }
 }
 
+/// The memory that training on the device of that name has: the device's name and bytes. `None` where that is not known, or
+/// there is no such device here.
+pub fn memory(name: &str) -> Option<(&'static str, u64)> {
+    let gpu = |ordinal| {
+        let device = Cuda::new(ordinal).ok()?;
+        let capabilities = device.capabilities();
+        Some((capabilities.name, capabilities.memory?))
+    };
+    match parse(name).ok()? {
+        Name::Gpu(ordinal) => gpu(ordinal),
+        Name::Auto if Cuda::count() > 0 => gpu(0),
+        Name::Auto | Name::Cpu => host_memory().map(|bytes| ("cpu", bytes)),
+        Name::Emulated => None,
+    }
+}
+
+/// Bytes of memory that this process may use: those of the machine, or of its control group if that has fewer.
+fn host_memory() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total_of_meminfo);
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    limits.into_iter().filter_map(limit).chain(machine).min()
+}
+
+/// `MemTotal` of a `/proc/meminfo`, in bytes.
+fn total_of_meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +149,15 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{name}");
             assert!(error.to_string().contains("cuda:emulated"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_machine_is_read_from_its_table() {
+        let table = "MemTotal:       24684084 kB\nMemFree:        13138884 kB\n";
+        assert_eq!(total_of_meminfo(table), Some(25_276_502_016));
+        assert_eq!(total_of_meminfo("MemFree: 1 kB\n"), None);
+        assert_eq!(memory("tpu"), None);
+        assert_eq!(memory("cuda:emulated"), None);
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! How well a model predicts text: over token shards, and line by line.
 
+use std::fmt;
 use std::io::{BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
-use fathom_dataprep::{Evaluation, Tokenizer};
+use fathom_dataprep::{Evaluation, ShardSet, Split, Tokenizer};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::State;
 use crate::error::{Error, Result};
+use crate::generate::check_finite;
+use crate::prepare;
 use crate::session::{Session, TokenScores};
 
 /// Sequences scored at once: enough to keep every core busy.
@@ -64,6 +68,7 @@ pub fn evaluate<D: Kernels>(
         let scored = Batch::new(&batch.tokens, length, starts, vocabulary)
             .map_err(|e| Error::Run(format!("validation data: {e}; was it tokenised for this model?")))?;
         let scores = model.score(&scored).map_err(Error::device("evaluating"))?;
+        check_finite(&scores.nll, "the log probabilities")?;
         nll += scores.nll.iter().map(|&x| f64::from(x)).sum::<f64>();
         tokens += scores.nll.len() as u64;
         if let Some(tokenizer) = tokenizer {
@@ -77,10 +82,125 @@ pub fn evaluate<D: Kernels>(
     Ok(Evaluated { loss, perplexity: loss.exp(), bits_per_byte, tokens, bytes })
 }
 
+/// What to measure a model on.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Prepared data: a folder, or the prefix of one pair of Megatron files.
+    pub data: &'a Path,
+    /// The split; the validation split if there is one where this is `None`.
+    pub split: Option<Split>,
+    /// Tokens of a window; `None` takes the length that the model trained at, or else its context, at most 1024.
+    pub window: Option<usize>,
+    /// Whether attention stays inside documents; `None` does as training did, or else stays inside.
+    pub document_mask: Option<bool>,
+    /// About how many tokens to score; 0 for all.
+    pub limit: u64,
+}
+
+/// A measurement, and what it was made of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// The model folder.
+    pub checkpoint: PathBuf,
+    /// One line for each newer checkpoint that was passed over, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<String>,
+    /// The data.
+    pub data: PathBuf,
+    /// The split: `validation`, `train`, or `train (no validation split)` where nothing was held out.
+    pub split: String,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Whether attention stayed inside documents.
+    pub document_mask: bool,
+    /// The numbers.
+    #[serde(flatten)]
+    pub result: Evaluated,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Evaluated { loss, perplexity, bits_per_byte, tokens, .. } = self.result;
+        writeln!(f, "checkpoint     {}", self.checkpoint.display())?;
+        writeln!(f, "data           {}", self.data.display())?;
+        writeln!(f, "split          {}", self.split)?;
+        writeln!(f, "window         {} tokens", self.window)?;
+        writeln!(f, "loss           {loss:.4} nats a token")?;
+        writeln!(f, "perplexity     {perplexity:.3}")?;
+        if let Some(bits) = bits_per_byte {
+            writeln!(f, "bits per byte  {bits:.4}")?;
+        }
+        write!(f, "tokens         {tokens}")
+    }
+}
+
+/// Measures a loaded model on prepared data. `progress` is told how many of how many tokens are done.
+///
+/// # Errors
+/// Data that cannot be read or was made with another tokenizer; a window longer than the model's context; those of
+/// [`evaluate`].
+pub fn measure<D: Kernels>(
+    session: &Session<D>,
+    request: &Request<'_>,
+    progress: impl FnMut(u64, u64),
+) -> Result<Measured> {
+    let (mut shards, found) = match request.split {
+        Some(split) => (ShardSet::open(request.data, split)?, split),
+        None => prepare::validation_or_train(request.data)?,
+    };
+    let unsplit = request.split.is_none() && found == Split::Train;
+    let split = if unsplit { "train (no validation split)".into() } else { found.name().into() };
+    shards.limit_vocabulary(session.model().config().vocab_size as u32);
+    check_tokenizer(session, &shards, request.data)?;
+    let (trained, context) = (Trained::read(session.checkpoint()), session.context());
+    let window = request.window.unwrap_or_else(|| trained.length.unwrap_or(1024).min(context));
+    if window > context {
+        return Err(Error::Usage(format!("--sequence-length {window}: the model's context is {context}")));
+    }
+    let document_mask = request.document_mask.or(trained.document_mask).unwrap_or(true);
+    let mut windows = Evaluation::new(shards, window)?;
+    let (model, tokenizer) = session.model_and_tokenizer();
+    let result = evaluate(model, &mut windows, tokenizer, document_mask, request.limit, progress)?;
+    let (checkpoint, passed_over) = (session.checkpoint().into(), session.passed_over().to_vec());
+    Ok(Measured { checkpoint, passed_over, data: request.data.into(), split, window, document_mask, result })
+}
+
+fn check_tokenizer<D: Kernels>(session: &Session<D>, shards: &ShardSet, data: &Path) -> Result<()> {
+    let Some(tokenizer) = session.tokenizer() else { return Ok(()) };
+    match shards.manifest().filter(|m| m.tokenizer.fingerprint != tokenizer.fingerprint()) {
+        None => Ok(()),
+        Some(manifest) => Err(Error::Run(format!(
+            "{} was tokenised with another tokenizer ({}) than the checkpoint's: prepare it again with --tokenizer {}",
+            data.display(),
+            manifest.tokenizer.kind,
+            session.checkpoint().display()
+        ))),
+    }
+}
+
+/// How the model of a checkpoint was trained, as far as measuring it depends on it.
+#[derive(Default)]
+struct Trained {
+    /// `train.sequence_length`
+    length: Option<usize>,
+    /// `data.document_mask`
+    document_mask: Option<bool>,
+}
+
+impl Trained {
+    /// What the state of training in a checkpoint says; nothing for other model folders.
+    fn read(folder: &Path) -> Self {
+        let Ok(state) = State::read(folder) else { return Self::default() };
+        let length = state.settings.get("train.sequence_length").and_then(serde_json::Value::as_u64);
+        let document_mask = state.settings.get("data.document_mask").and_then(serde_json::Value::as_bool);
+        Self { length: length.and_then(|n| usize::try_from(n).ok()), document_mask }
+    }
+}
+
 /// A line of `--score`'s input.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request {
+struct ScoreLine {
     tokens: Option<Vec<u32>>,
     context: Option<String>,
     continuation: Option<String>,
@@ -92,12 +212,29 @@ struct Response<'a> {
     logprobs: &'a [f32],
     greedy: &'a [bool],
     sum_logprob: f64,
+    /// Tokens of the context that were left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    cut: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// What [`score_lines`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scored {
+    /// Lines that were scored.
+    pub lines: u64,
+    /// Those of them whose context was cut to fit the model's.
+    pub cut: u64,
 }
 
 /// Scores every line of `input`, a JSON object `{"tokens": [...]}` or `{"context": "...", "continuation": "..."}`, and
-/// writes `{"logprobs": [...], "greedy": [...], "sum_logprob": x}` for each, in order. Empty lines are passed over.
+/// writes `{"logprobs": [...], "greedy": [...], "sum_logprob": x}` for each, in order. Empty lines are passed over. Where a
+/// context was longer than the model's, `"cut"` is the number of its tokens that were left out at the left.
 ///
-/// `path` is only named in errors. Returns the number of lines scored.
+/// `path` is only named in errors. Returns what was done.
 ///
 /// # Errors
 /// [`Error::Line`] with the place of a line that cannot be scored.
@@ -106,8 +243,8 @@ pub fn score_lines<D: Kernels>(
     path: &Path,
     mut input: impl BufRead,
     output: &mut impl Write,
-) -> Result<u64> {
-    let (mut line, mut number, mut scored) = (Vec::new(), 0, 0);
+) -> Result<Scored> {
+    let (mut line, mut number, mut scored) = (Vec::new(), 0, Scored::default());
     loop {
         line.clear();
         let read = std::io::Read::take(&mut input, MAX_LINE).read_until(b'\n', &mut line);
@@ -123,11 +260,13 @@ pub fn score_lines<D: Kernels>(
             line: number,
             problem,
         })?;
-        let response = Response { logprobs: &scores.logprobs, greedy: &scores.greedy, sum_logprob: scores.sum() };
+        let (logprobs, greedy, cut) = (&scores.logprobs, &scores.greedy, scores.cut);
+        let response = Response { logprobs, greedy, sum_logprob: scores.sum(), cut };
         let mut text = serde_json::to_string(&response).map_err(|e| Error::Run(e.to_string()))?;
         text.push('\n');
         output.write_all(text.as_bytes()).map_err(Error::io("write the scores of", path))?;
-        scored += 1;
+        scored.lines += 1;
+        scored.cut += u64::from(cut > 0);
     }
 }
 
@@ -136,7 +275,7 @@ fn score_line<D: Kernels>(session: &Session<D>, line: &[u8]) -> Result<TokenScor
     if line.len() as u64 >= MAX_LINE {
         return Err(format!("is longer than {MAX_LINE} bytes: split it"));
     }
-    let request: Request = serde_json::from_slice(line).map_err(|e| format!("is not {SHAPES}: {e}"))?;
+    let request: ScoreLine = serde_json::from_slice(line).map_err(|e| format!("is not {SHAPES}: {e}"))?;
     let scores = match (request.tokens, request.context, request.continuation) {
         (Some(tokens), None, None) => session.score_tokens(&tokens),
         (None, Some(context), Some(continuation)) => session.score_continuation(&context, &continuation),

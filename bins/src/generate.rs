@@ -121,8 +121,9 @@ impl<D: Kernels> Session<D> {
         sampling: &Sampling,
         mut on_text: impl FnMut(&str) -> bool,
     ) -> Result<Generated> {
-        let (model, tokenizer) = self.parts();
-        generate(model, tokenizer, prompt, sampling, &mut on_text)
+        let tokens = self.encode(prompt)?;
+        let (model, tokenizer, ends) = self.parts()?;
+        continue_tokens(model, tokenizer, ends, tokens, sampling, &mut on_text)
     }
 }
 
@@ -134,13 +135,14 @@ pub(crate) fn generate<D: Kernels>(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Generated> {
-    continue_tokens(model, tokenizer, encode_prompt(tokenizer, prompt)?, sampling, on_text)
+    continue_tokens(model, tokenizer, &[], encode_prompt(tokenizer, prompt)?, sampling, on_text)
 }
 
-/// As [`generate`], after a prompt of tokens, at least one.
+/// As [`generate`], after a prompt of at least one token; the tokenizer's end token and those in `ends` end the text.
 pub(crate) fn continue_tokens<D: Kernels>(
     model: &Model<D>,
     tokenizer: &Tokenizer,
+    ends: &[u32],
     mut tokens: Vec<u32>,
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str) -> bool,
@@ -162,8 +164,9 @@ pub(crate) fn continue_tokens<D: Kernels>(
             break;
         }
         let logits = model.next_token_logits(&tokens).map_err(Error::device("computing the next token"))?;
+        check_finite(&logits, "the logits")?;
         let token = sampling.choose(&logits, index as u64);
-        if token == tokenizer.eos_id() {
+        if token == tokenizer.eos_id() || ends.contains(&token) {
             stop = Stop::EndOfText;
             break;
         }
@@ -180,6 +183,16 @@ pub(crate) fn continue_tokens<D: Kernels>(
         on_text(&rest);
     }
     Ok(Generated { tokens: tokens.split_off(start), text, stop })
+}
+
+/// Refuses numbers of the model that are NaN or infinite: nothing can be chosen or measured by them.
+pub(crate) fn check_finite(values: &[f32], what: &str) -> Result<()> {
+    let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+    Err(Error::Run(format!(
+        "{what} of the model are not finite ({} at position {at}): its weights have diverged or are damaged; take an earlier \
+         checkpoint",
+        values[at]
+    )))
 }
 
 /// The token ids of a prompt; never none: an empty prompt is the token that begins a text, or that ends one.

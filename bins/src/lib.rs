@@ -25,6 +25,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
+pub mod counter;
 pub mod device;
 pub mod error;
 pub mod evaluate;

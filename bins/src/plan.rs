@@ -1,6 +1,7 @@
 //! `train --plan`: what a run will be and cost, before it is run.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
 use fathom_core::precision::Precision;
@@ -31,6 +32,20 @@ pub struct Request<'a> {
     pub precision: Precision,
     /// Whether a moving average of the weights is kept.
     pub average: bool,
+    /// The device that would train, by name, and its memory in bytes; `None` where that is not known.
+    pub device: Option<(&'a str, u64)>,
+    /// Where the vocabulary comes from, if it is the data's: shown beside the parameters.
+    pub data: Option<&'a Path>,
+}
+
+impl Request<'_> {
+    /// Bytes that training takes on the device, and whether they fit.
+    fn fits(&self, memory: &MemoryPlan) -> Option<(u64, bool)> {
+        let (name, limit) = self.device?;
+        // The CPU's memory is the host's, where the average lies.
+        let needed = memory.total() + if name == "cpu" { average_bytes(self, memory) } else { 0 };
+        Some((needed, needed <= limit))
+    }
 }
 
 /// The plan as a text for people, or as one JSON object.
@@ -61,7 +76,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "parameters_in_training": count.parameters_in_training(),
         "active_parameters": count.active_parameters(),
         "parameters_by_kind": by_kind(count).into_iter().map(|(k, n)| (k.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
-        "flops_per_token": request.model.flops_per_token(request.length) + request.model.mtp_flops_per_token(request.length),
+        "flops_per_token": needed(request),
         "flops_per_token_counted": plan.flops_per_token,
         "kv_cache_bytes_per_token": kv.latent,
         "kv_cache": {
@@ -76,12 +91,22 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "activations": memory.activations, "total": memory.total(),
         },
         "host_memory": { "ema": average_bytes(request, memory) },
+        "device": request.device.map(|(name, bytes)| json!({ "name": name, "memory": bytes })),
+        "fits": request.fits(memory).map(|(_, fits)| fits),
+        "vocab_size": request.model.vocab_size,
+        "vocabulary_of": request.data,
+        "flops_of_run": needed(request) as f64 * request.tokens as f64,
         "tokens": request.tokens,
         "steps": request.steps,
         "sequence_length": request.length,
         "micro_batch_size": request.micro_batch,
         "schedule": rates.collect::<Vec<_>>(),
     })
+}
+
+/// Operations that training needs for a token.
+fn needed(request: &Request<'_>) -> u64 {
+    request.model.flops_per_token(request.length) + request.model.mtp_flops_per_token(request.length)
 }
 
 /// The moving average of the weights, on the host: as large as the master weights, f32 like them.
@@ -129,6 +154,9 @@ fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -
     for (kind, n) in by_kind(count).into_iter().filter(|(_, n)| *n > 0) {
         writeln!(out, "    {:<26}{:>22}", kind.replace('_', " "), grouped(n))?;
     }
+    let from =
+        request.data.map_or("of the preset or of model.vocab_size".into(), |data| format!("of {}", data.display()));
+    writeln!(out, "  {:<28}{:>22}  {from}", "vocabulary", grouped(request.model.vocab_size as u64))?;
     writeln!(out)
 }
 
@@ -154,6 +182,10 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
         let average = size(average_bytes(request, plan));
         writeln!(out, "  {:<28}{average:>22}  moving average of the weights", "and on the host")?;
     }
+    if let (Some((name, limit)), Some((needed, fits))) = (request.device, request.fits(plan)) {
+        let verdict = if fits { "fits here" } else { "does not fit here" };
+        writeln!(out, "  {verdict}: {} needed, {name} has {}", size(needed), size(limit))?;
+    }
     writeln!(out)
 }
 
@@ -174,14 +206,12 @@ fn cache(out: &mut String, kv: &KvCache) -> std::fmt::Result {
 }
 
 fn work(out: &mut String, request: &Request<'_>, plan: &Plan) -> std::fmt::Result {
-    let model = request.model;
-    let needed = model.flops_per_token(request.length) + model.mtp_flops_per_token(request.length);
-    writeln!(out, "Work of training a token, forward and backward")?;
-    writeln!(out, "  {:<28}{:>22}  6 x active matrix parameters, and attention", "needed", operations(needed))?;
+    let needed = needed(request);
+    writeln!(out, "Work of training, forward and backward")?;
+    let per_token = operations(needed);
+    writeln!(out, "  {:<28}{per_token:>22}  6 x active matrix parameters, and attention", "needed per token")?;
     let counted = operations(plan.flops_per_token);
-    writeln!(out, "  {:<28}{counted:>22}  every kernel of the real step", "counted")?;
-    let total = needed as f64 * request.tokens as f64;
-    writeln!(out, "  {:<28}{:>22}", "whole run", format!("{total:.3e} FLOP"))?;
+    writeln!(out, "  {:<28}{counted:>22}  every kernel of the real step", "counted per token")?;
     let mut kernels = plan.tally.kernels.clone();
     kernels.sort_by_key(|k| std::cmp::Reverse(k.cost.flops));
     let all = plan.tally.cost().flops.max(1) as f64;
@@ -189,6 +219,8 @@ fn work(out: &mut String, request: &Request<'_>, plan: &Plan) -> std::fmt::Resul
         let share = 100.0 * k.cost.flops as f64 / all;
         writeln!(out, "    {:<26}{share:>20.1} %  {} calls", k.name, k.calls)?;
     }
+    let (total, tokens) = (needed as f64 * request.tokens as f64, grouped(request.tokens));
+    writeln!(out, "  {:<28}{:>22}  {tokens} tokens", "needed for the whole run", format!("{total:.3e} FLOP"))?;
     writeln!(out)
 }
 
@@ -261,6 +293,8 @@ mod tests {
             micro_batch: 1,
             length: 4096,
             precision: Precision::F32,
+            device: Some(("cpu", 16 << 30)),
+            data: None,
         }
     }
 
@@ -288,9 +322,34 @@ mod tests {
             "213.50 GiB -> 7.62 GiB",
             "28.0x smaller",
             "moving average",
+            "does not fit here: ",
+            "cpu has 16.00 GiB",
+            "14,800,000,000,000 tokens",
         ] {
             assert!(text.contains(needed), "{needed} is missing from:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_fits_is_said_to_fit() {
+        let (model, schedule) = (ModelConfig::tiny(), Schedule::v3());
+        let small = Request { length: 64, device: Some(("cpu", 1 << 30)), ..request(&model, &schedule) };
+        assert!(report(&small, false).unwrap().contains("\n  fits here: "));
+        let value: Value = serde_json::from_str(&report(&small, true).unwrap()).unwrap();
+        assert_eq!((&value["fits"], &value["device"]["memory"]), (&json!(true), &json!(1 << 30)));
+        let (needed, average) =
+            (value["memory"]["total"].as_u64().unwrap(), value["host_memory"]["ema"].as_u64().unwrap());
+        assert!(average > 0);
+        // On the CPU the average takes the same memory; on a GPU it does not.
+        let fits = |device, bytes| {
+            let request = Request { device: Some((device, bytes)), ..request(&model, &schedule) };
+            let request = Request { length: 64, ..request };
+            serde_json::from_str::<Value>(&report(&request, true).unwrap()).unwrap()["fits"] == true
+        };
+        assert!(fits("cpu", needed + average) && !fits("cpu", needed + average - 1));
+        assert!(fits("cuda:0", needed) && !fits("cuda:0", needed - 1));
+        let unknown = Request { device: None, ..small };
+        assert!(!report(&unknown, false).unwrap().contains("fit here"));
     }
 
     #[test]

@@ -125,14 +125,14 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
     Ok(summary)
 }
 
-/// The validation side of prepared data, or all of it where nothing was held out.
+/// The validation split of prepared data, or the training split where nothing was held out; and which of them it is.
 ///
 /// # Errors
-/// Those of [`ShardSet::open`]: a validation side that is there but damaged is not passed over.
-pub fn validation_or_train(path: &Path) -> Result<ShardSet> {
+/// Those of [`ShardSet::open`]: a validation split that is there but damaged is not passed over.
+pub fn validation_or_train(path: &Path) -> Result<(ShardSet, Split)> {
     match ShardSet::open(path, Split::Validation) {
-        Err(fathom_dataprep::Error::NoShards { .. }) => Ok(ShardSet::open(path, Split::Train)?),
-        other => Ok(other?),
+        Err(fathom_dataprep::Error::NoShards { .. }) => Ok((ShardSet::open(path, Split::Train)?, Split::Train)),
+        other => Ok((other?, Split::Validation)),
     }
 }
 

@@ -203,8 +203,8 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
     }
     eprint!("{curve}");
     eprintln!("\n4. Let it write");
-    let mut session = Session::load(device, &outcome.checkpoint)?;
-    cli::print(&cli::visible(&write(&mut session)?))?;
+    let session = Session::load(device, &outcome.checkpoint)?;
+    cli::print(&cli::visible(&write(&session)?))?;
 
     let (run, data) = (cli::quoted(folder), cli::quoted(&folder.join("data")));
     let program = cli::program;
@@ -219,13 +219,13 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
 /// A text longer than the model's context: again and again the last half of a context is continued.
 fn write<D: Kernels>(session: &Session<D>) -> Result<String> {
     let half = (session.context() / 2).max(1);
-    let (model, tokenizer) = session.parts();
-    let mut tokens = generate::encode_prompt(tokenizer, PROMPT)?;
+    let mut tokens = session.encode(PROMPT)?;
+    let (model, tokenizer, ends) = session.parts()?;
     let mut text = String::from(PROMPT);
     for seed in 0..(SAMPLE / half).max(1) as u64 {
         let prompt = tokens[tokens.len().saturating_sub(half)..].to_vec();
         let sampling = Sampling { max_new_tokens: half, temperature: 0.7, seed, ..Sampling::default() };
-        let generated = generate::continue_tokens(model, tokenizer, prompt, &sampling, &mut |_| true)?;
+        let generated = generate::continue_tokens(model, tokenizer, ends, prompt, &sampling, &mut |_| true)?;
         tokens.extend(&generated.tokens);
         text.push_str(&generated.text);
         if generated.stop == Stop::EndOfText {

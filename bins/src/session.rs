@@ -1,6 +1,6 @@
 //! A trained model in memory: what a program embeds to generate text or to score it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
@@ -10,16 +10,42 @@ use fathom_dataprep::Tokenizer;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::generate;
-use crate::hf::{self, HfError};
+use crate::hf::{self, Template};
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
     model: Model<D>,
-    tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
+    prompts: Prompts,
+    checkpoint: PathBuf,
+    passed_over: Vec<String>,
 }
 
-/// Builds and fills the model of a folder, and gives warnings.
-type Load<D> = fn(&D, &Path, Precision) -> Result<(Model<D>, Vec<String>), HfError>;
+/// What a model folder says about prompts and ends of text, beside the tokenizer.
+#[derive(Clone, Debug, Default)]
+struct Prompts {
+    /// Tokens around a prompt, as the tokenizer's template has them.
+    template: Template,
+    /// Tokens that end a text, beside the tokenizer's own.
+    ends: Vec<u32>,
+}
+
+/// How a checkpoint is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Take the moving average of the weights that training kept, in place of the last weights.
+    pub average: bool,
+    /// What the model computes in.
+    pub precision: Precision,
+    /// Compare every file of the model with the SHA-256 in the checkpoint's manifest, if it has one.
+    pub verify: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { average: false, precision: Precision::F32, verify: true }
+    }
+}
 
 /// How probable a text is to the model, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +54,8 @@ pub struct TokenScores {
     pub logprobs: Vec<f32>,
     /// Whether each scored token was the most probable one.
     pub greedy: Vec<bool>,
+    /// Tokens of the context that were left out because the model's context is shorter.
+    pub cut: usize,
 }
 
 impl TokenScores {
@@ -38,31 +66,49 @@ impl TokenScores {
 }
 
 impl<D: Kernels> Session<D> {
-    /// Loads a checkpoint: a model folder in Hugging Face layout, or the output folder of a run, whose newest checkpoint
-    /// is taken.
+    /// Loads a checkpoint: a model folder in Hugging Face layout, or the output folder of a run, whose newest complete
+    /// checkpoint is taken. Prints a warning to stderr for each newer one that is damaged, and for what is unusual.
     ///
     /// # Errors
     /// Where the checkpoint or its tokenizer cannot be read, or do not fit each other.
-    pub fn load(device: &D, folder: &Path) -> Result<Self> {
-        Self::load_with(device, folder, hf::load_model)
+    pub fn load(device: &D, path: &Path) -> Result<Self> {
+        Self::load_with(device, path, &LoadOptions::default())
     }
 
     /// As [`load`](Self::load), with the moving average of the weights that training kept in place of the last ones.
     ///
     /// # Errors
     /// As [`load`](Self::load), and where training kept none.
-    pub fn load_average(device: &D, folder: &Path) -> Result<Self> {
-        Self::load_with(device, folder, hf::load_average_model)
+    pub fn load_average(device: &D, path: &Path) -> Result<Self> {
+        Self::load_with(device, path, &LoadOptions { average: true, ..LoadOptions::default() })
     }
 
-    fn load_with(device: &D, folder: &Path, load: Load<D>) -> Result<Self> {
-        let folder = checkpoint::model_folder(folder)?;
-        let (model, warnings) = load(device, &folder, Precision::F32)?;
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); [`HfError::NoAverage`](crate::hf::HfError::NoAverage);
+    /// [`CheckpointError::Changed`](checkpoint::CheckpointError::Changed).
+    pub fn load_with(device: &D, path: &Path, options: &LoadOptions) -> Result<Self> {
+        let located = checkpoint::locate(path)?;
+        let passed_over = located.notes();
+        for note in &passed_over {
+            eprintln!("{note}");
+        }
+        if options.verify {
+            located.verify(options.average)?;
+        }
+        let folder = located.folder;
+        let load = if options.average { hf::load_average_model } else { hf::load_model };
+        let (model, warnings) = load(device, &folder, options.precision)?;
         for warning in warnings {
             eprintln!("{}: {warning}", folder.display());
         }
-        let tokenizer = Tokenizer::load(&folder)?;
-        Self::new(model, tokenizer)
+        let tokenizer = hf::read_tokenizer(&folder)?;
+        if let Some(tokenizer) = &tokenizer {
+            check_vocabulary(&model, tokenizer)?;
+        }
+        let prompts = Prompts { template: hf::read_template(&folder)?, ends: hf::read_end_tokens(&folder)? };
+        Ok(Self { model, tokenizer, prompts, checkpoint: folder, passed_over })
     }
 
     /// Puts a model and a tokenizer together.
@@ -70,14 +116,19 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where the tokenizer has more tokens than the model.
     pub fn new(model: Model<D>, tokenizer: Tokenizer) -> Result<Self> {
-        let (tokens, rows) = (tokenizer.vocab_size() as usize, model.config().vocab_size);
-        if tokens > rows {
-            return Err(Error::Run(format!(
-                "the tokenizer has {tokens} tokens, but the model's vocab_size is {rows}: they belong to different \
-                 models; use the tokenizer.json the model was trained with"
-            )));
-        }
-        Ok(Self { model, tokenizer })
+        check_vocabulary(&model, &tokenizer)?;
+        let (prompts, checkpoint) = (Prompts::default(), PathBuf::new());
+        Ok(Self { model, tokenizer: Some(tokenizer), prompts, checkpoint, passed_over: Vec::new() })
+    }
+
+    /// The model folder that was loaded; empty for a session that was put together by [`new`](Self::new).
+    pub fn checkpoint(&self) -> &Path {
+        &self.checkpoint
+    }
+
+    /// One line for each newer checkpoint of the run that was passed over, with the reason.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 
     /// The model.
@@ -85,9 +136,14 @@ impl<D: Kernels> Session<D> {
         &self.model
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    /// The tokenizer, if the folder has one that is read.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The tokenizer, for what cannot do without.
+    fn text(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| no_tokenizer(&self.checkpoint))
     }
 
     /// The longest sequence the model takes.
@@ -95,17 +151,32 @@ impl<D: Kernels> Session<D> {
         self.model.config().max_position_embeddings
     }
 
-    /// The token ids of a prompt; never none: an empty prompt is the token that begins a text, or that ends one.
+    /// The token ids of a prompt, with the tokens that the tokenizer's template puts around a text (for example a begin
+    /// token); a token that the prompt already begins with is not repeated. Never empty: an empty prompt is the token that
+    /// begins a text, or that ends one.
     ///
     /// # Errors
-    /// Where the tokenizer refuses the text.
+    /// Where there is no tokenizer, or it refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        generate::encode_prompt(&self.tokenizer, text)
+        let tokenizer = self.text()?;
+        let Template { before, after } = &self.prompts.template;
+        let mut ids = tokenizer.encode(text)?;
+        if !ids.starts_with(before) {
+            ids.splice(0..0, before.iter().copied());
+        }
+        ids.extend(after);
+        Ok(if ids.is_empty() { vec![generate::prefix(tokenizer)] } else { ids })
     }
 
-    /// The model and its tokenizer.
-    pub(crate) fn parts(&self) -> (&Model<D>, &Tokenizer) {
-        (&self.model, &self.tokenizer)
+    /// The model, and its tokenizer if it has one.
+    pub(crate) fn model_and_tokenizer(&self) -> (&Model<D>, Option<&Tokenizer>) {
+        (&self.model, self.tokenizer.as_ref())
+    }
+
+    /// Everything that generation needs.
+    pub(crate) fn parts(&self) -> Result<(&Model<D>, &Tokenizer, &[u32])> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer(&self.checkpoint))?;
+        Ok((&self.model, tokenizer, &self.prompts.ends))
     }
 
     /// Scores each token after the first.
@@ -126,28 +197,32 @@ impl<D: Kernels> Session<D> {
         }
         let batch = Batch::new(tokens, length - 1, None, vocabulary).map_err(|e| Error::Run(e.to_string()))?;
         let scores = self.model.score(&batch).map_err(Error::device("scoring"))?;
+        generate::check_finite(&scores.nll, "the log probabilities")?;
         Ok(TokenScores {
             logprobs: scores.nll.iter().map(|&x| -x).collect(),
             greedy: scores.greedy.iter().zip(&tokens[1..]).map(|(a, b)| a == b).collect(),
+            cut: 0,
         })
     }
 
     /// Scores `continuation` after `context`, as lm-evaluation-harness does: spaces at the end of the context belong to
     /// the continuation; the two are tokenised together and split at the length of the context's own tokens; an empty
-    /// context is the token that begins a text; what is too long is cut off at the left.
+    /// context is the token that begins a text. What is longer than the model's context is cut off at the left;
+    /// [`TokenScores::cut`] says how much.
     ///
     /// # Errors
     /// Where the tokenizer refuses the text, or the continuation has no tokens or more than the context holds.
     pub fn score_continuation(&self, context: &str, continuation: &str) -> Result<TokenScores> {
         let kept = context.trim_end();
         let continuation = format!("{}{continuation}", &context[kept.len()..]);
+        let tokenizer = self.text()?;
         let (tokens, start) = if kept.is_empty() {
-            let mut tokens = vec![generate::prefix(&self.tokenizer)];
-            tokens.extend(self.tokenizer.encode(&continuation)?);
+            let mut tokens = vec![generate::prefix(tokenizer)];
+            tokens.extend(tokenizer.encode(&continuation)?);
             (tokens, 1)
         } else {
-            let start = self.tokenizer.encode(kept)?.len();
-            (self.tokenizer.encode(&format!("{kept}{continuation}"))?, start)
+            let start = tokenizer.encode(kept)?.len();
+            (tokenizer.encode(&format!("{kept}{continuation}"))?, start)
         };
         let scored = tokens.len().saturating_sub(start);
         if scored == 0 {
@@ -164,6 +239,33 @@ impl<D: Kernels> Session<D> {
         let skip = scores.logprobs.len() - scored;
         scores.logprobs.drain(..skip);
         scores.greedy.drain(..skip);
+        scores.cut = first;
         Ok(scores)
     }
+}
+
+fn check_vocabulary<D: Kernels>(model: &Model<D>, tokenizer: &Tokenizer) -> Result<()> {
+    let (tokens, rows) = (tokenizer.vocab_size() as usize, model.config().vocab_size);
+    if tokens > rows {
+        return Err(Error::Run(format!(
+            "the tokenizer has {tokens} tokens, but the model's vocab_size is {rows}: they belong to different models; use \
+             the tokenizer.json the model was trained with"
+        )));
+    }
+    Ok(())
+}
+
+/// Other vocabularies that a model folder may hold: the file, and what to do.
+const VOCABULARIES: [(&str, &str); 2] = [
+    ("tiktoken.model", "transformers.integrations.tiktoken.convert_tiktoken_to_fast makes a tokenizer.json of it"),
+    ("tokenizer.model", "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a tokenizer.json of it"),
+];
+
+fn no_tokenizer(folder: &Path) -> Error {
+    let other = VOCABULARIES.iter().find(|(file, _)| folder.join(file).is_file());
+    let remedy = match other {
+        Some((file, how)) => format!("its vocabulary is {file}, which is not read; {how}"),
+        None => "put the tokenizer.json there that the model was trained with".into(),
+    };
+    Error::Run(format!("{} has no tokenizer.json, which text needs: {remedy}", folder.display()))
 }

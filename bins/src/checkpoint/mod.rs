@@ -18,7 +18,7 @@ mod error;
 mod state;
 pub mod store;
 
-pub use commit::{Draft, Found, Manifest, clean, latest, list, model_folder, survey};
+pub use commit::{Draft, Found, Keep, Located, Manifest, clean, latest, list, locate, survey};
 pub use error::CheckpointError;
-pub use state::{State, load_average, load_trainer, save_trainer};
+pub use state::{Best, State, load_average, load_trainer, save_trainer};
 pub use store::{Disk, Store};

@@ -39,6 +39,9 @@ pub struct State {
     /// Updates of the moving average of the weights; 0 where none is kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ema_updates: u64,
+    /// The checkpoint with the lowest validation loss so far, where `checkpoint.keep_best` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// `train.seed`.
     pub seed: u64,
     /// Seconds of training.
@@ -49,11 +52,21 @@ pub struct State {
     pub settings: BTreeMap<String, serde_json::Value>,
 }
 
+/// The step with the lowest validation loss of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Steps taken when it was measured.
+    pub step: u64,
+    /// The loss, nats.
+    pub validation_loss: f64,
+}
+
 impl State {
     /// Counters as they are now.
     pub fn new(step: u64, tokens: u64, seed: u64, seconds: f64, cursor: Cursor) -> Self {
-        let (settings, ema_updates) = (BTreeMap::new(), 0);
-        Self { version: VERSION, step, tokens, optimizer_step: step, ema_updates, seed, seconds, cursor, settings }
+        let (settings, optimizer_step, ema_updates, best) = (BTreeMap::new(), step, 0, None);
+        Self { version: VERSION, step, tokens, optimizer_step, ema_updates, best, seed, seconds, cursor, settings }
     }
 
     /// Reads the counters of the checkpoint in `folder`.

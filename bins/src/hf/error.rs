@@ -74,6 +74,20 @@ pub enum HfError {
         tensor: String,
     },
 
+    /// Two files hold a tensor of one name, and no index says which of them counts.
+    #[error(
+        "{}: tensor `{tensor}` is in {} too, and model.safetensors.index.json names neither: remove one of them",
+        path.display(), first.display()
+    )]
+    DuplicateTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The other file.
+        first: PathBuf,
+    },
+
     /// A tensor of another shape than the model's.
     #[error("{}: tensor `{tensor}` has shape {found:?} where the model needs {expected:?}", path.display())]
     WrongShape {

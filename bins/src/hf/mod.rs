@@ -13,6 +13,6 @@ pub mod write;
 pub(crate) use error::remedy;
 pub use error::{Damage, HfError};
 pub use format::{DEEPSEEK, Deviation, Encoder, Format, Stored, is_quantized};
-pub use names::{CONFIG, read_config, read_tokenizer};
+pub use names::{CONFIG, Template, read_config, read_end_tokens, read_template, read_tokenizer};
 pub use read::{FoundTensor, ModelFiles, load_average_model, load_model, load_weights};
 pub use write::{Folder, save_model, specs};

@@ -14,6 +14,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+/// Least bytes of an expert's matrix that is read out of a tensor of several experts.
+const MIN_EXPERT_BYTES: u64 = 64;
 /// Elements read at a time, about.
 const CHUNK: usize = 1 << 20;
 
@@ -25,6 +27,7 @@ pub struct ModelFiles {
     places: HashMap<String, usize>,
     quantization: Option<Quantization>,
     average: Option<Average>,
+    warnings: Vec<String>,
 }
 
 /// What is read in place of the folder's own weights.
@@ -69,37 +72,44 @@ struct Storage {
 impl ModelFiles {
     /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
     ///
+    /// Of a tensor that several files hold, the one counts that the index names. Where `model.safetensors` lies beside an
+    /// index of other files it is taken, as transformers does, and a warning names both. Experts that transformers 5 stored
+    /// together appear as one tensor each.
+    ///
     /// # Errors
-    /// [`HfError::NoModel`], [`HfError::BadIndex`], [`HfError::Json`] where `config.json` tells of
-    /// a quantisation that is not read, and those of [`TensorFile::open`].
+    /// [`HfError::NoModel`], [`HfError::BadIndex`], [`HfError::DuplicateTensor`], [`HfError::Json`] where `config.json` tells
+    /// of a quantization that is not read, and those of [`TensorFile::open`].
     pub fn open(folder: &Path) -> Result<Self, HfError> {
-        let index = folder.join(INDEX);
-        let names = if index.exists() {
-            read_index(&index)?
-        } else if folder.join(SINGLE).exists() {
-            BTreeMap::from([(SINGLE.to_string(), None)])
-        } else {
-            return Err(HfError::NoModel { path: folder.into(), missing: SINGLE });
+        let quantization = read_quantization(folder)?;
+        let (names, warnings) = weight_files(folder)?;
+        let of_file = |(name, tensors)| {
+            let (name, tensors): (&String, &BTreeSet<String>) = (name, tensors);
+            tensors.iter().map(move |tensor| (tensor.as_str(), name.as_str()))
         };
+        let home: HashMap<&str, &str> = names.iter().flat_map(of_file).collect();
         let (mut files, mut places) = (Vec::new(), HashMap::new());
-        for (name, tensors) in names {
-            let file = TensorFile::open(&folder.join(&name))?;
-            for tensor in tensors.into_iter().flatten() {
-                if file.entry(&tensor).is_none() {
-                    return Err(HfError::MissingTensor { path: file.path().into(), tensor });
-                }
+        for (name, tensors) in &names {
+            let mut file = TensorFile::open(&folder.join(name))?;
+            if let Some(tensor) = tensors.iter().find(|tensor| file.entry(tensor).is_none()) {
+                return Err(HfError::MissingTensor { path: file.path().into(), tensor: tensor.clone() });
             }
+            file.retain(|tensor| home.get(tensor).is_none_or(|home| home == name));
+            file.split(separate_experts);
             for entry in file.entries() {
-                if places.insert(entry.name.clone(), files.len()).is_some() {
-                    return Err(HfError::UnexpectedTensor {
-                        path: file.path().into(),
-                        tensor: format!("{} (a second time)", entry.name),
-                    });
+                if let Some(first) = places.insert(entry.name.clone(), files.len()) {
+                    let first = files.get(first).unwrap_or(&file).path().into();
+                    let (path, tensor) = (file.path().into(), entry.name.clone());
+                    return Err(HfError::DuplicateTensor { path, tensor, first });
                 }
             }
             files.push(file);
         }
-        Ok(Self { folder: folder.into(), files, places, quantization: read_quantization(folder)?, average: None })
+        Ok(Self { folder: folder.into(), files, places, quantization, average: None, warnings })
+    }
+
+    /// What is unusual but harmless about the folder.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// As [`open`](Self::open), but every weight is read from the average that training kept, which is f32.
@@ -289,6 +299,18 @@ impl ModelFiles {
     }
 }
 
+impl ModelFiles {
+    /// Refuses the values of a tensor if one is NaN or infinite.
+    fn check_finite(&mut self, tensor: &str, values: &[f32]) -> Result<(), HfError> {
+        let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+        let found = self.find(tensor)?;
+        let (row, col) = (at / found.cols.max(1), at % found.cols.max(1));
+        let problem = "the weight is NaN or infinite: the model has diverged or the file is damaged; take another one";
+        let path = self.file(found.origin).path().into();
+        Err(HfError::BadElement { path, tensor: tensor.into(), row, col, problem })
+    }
+}
+
 impl FoundTensor {
     /// The scales, of codes: of a matrix of the shape that [`Blocks::scales`] gives.
     pub fn scales(&self) -> Option<&[f32]> {
@@ -309,15 +331,25 @@ impl FoundTensor {
     }
 }
 
-/// The files an index names, each with its tensors.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, HfError> {
-    let text = fs::read_to_string(path).map_err(HfError::io("read", path))?;
-    let index: Index =
-        serde_json::from_str(&text).map_err(|error| HfError::Json { path: path.into(), problem: error.to_string() })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut files: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
-    for (tensor, file) in index.weight_map {
-        files.entry(file).or_default().get_or_insert_default().push(tensor);
+/// The files of a folder's weights, each with the tensors that an index says it holds; and warnings.
+fn weight_files(folder: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, Vec<String>), HfError> {
+    let (index, single) = (folder.join(INDEX), folder.join(SINGLE).exists());
+    let alone = || BTreeMap::from([(SINGLE.to_string(), BTreeSet::new())]);
+    if !index.exists() {
+        let missing = || HfError::NoModel { path: folder.into(), missing: SINGLE };
+        return single.then(|| (alone(), Vec::new())).ok_or_else(missing);
+    }
+    let text = fs::read_to_string(&index).map_err(HfError::io("read", &index))?;
+    let map: Index = serde_json::from_str(&text)
+        .map_err(|error| HfError::Json { path: index.clone(), problem: error.to_string() })?;
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, file) in map.weight_map {
+        files.entry(file).or_default().insert(tensor);
+    }
+    if single && !files.contains_key(SINGLE) {
+        let warning =
+            format!("{SINGLE} lies beside {INDEX} of other files: it is taken, and those files are not; remove one");
+        return Ok((alone(), vec![warning]));
     }
     for file in files.keys() {
         let mut parts = Path::new(file).components();
@@ -327,9 +359,32 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Option<Vec<String>>>, HfEr
             true if !folder.join(file).exists() => "is not there",
             true => continue,
         };
-        return Err(HfError::BadIndex { path: path.into(), file: file.clone(), problem });
+        return Err(HfError::BadIndex { path: index, file: file.clone(), problem });
     }
-    Ok(files)
+    Ok((files, Vec::new()))
+}
+
+/// The experts of a layer as tensors of their own, where transformers 5 stored them as one: `gate_up_proj` is
+/// `[experts, 2 * intermediate, hidden]` with the gate's rows first, `down_proj` is `[experts, hidden, intermediate]`.
+fn separate_experts(entry: &TensorEntry) -> Option<Vec<TensorEntry>> {
+    let (prefix, parts): (_, &[&str]) = match entry.name.rsplit_once(".mlp.experts.")? {
+        (prefix, "gate_up_proj") => (prefix, &["gate_proj", "up_proj"]),
+        (prefix, "down_proj") => (prefix, &["down_proj"]),
+        _ => return None,
+    };
+    let &[experts, rows, cols] = entry.shape.as_slice() else { return None };
+    // Codes would need their scales divided too.
+    let whole = rows.is_multiple_of(parts.len()) && entry.dtype != ElementType::E4M3;
+    let number = experts.saturating_mul(parts.len());
+    let bytes = (entry.end - entry.begin) / number.max(1) as u64;
+    let part = |number: usize| {
+        let (expert, part) = (number / parts.len(), parts[number % parts.len()]);
+        let begin = entry.begin + number as u64 * bytes;
+        let name = format!("{prefix}.mlp.experts.{expert}.{part}.weight");
+        TensorEntry { name, dtype: entry.dtype, shape: vec![rows / parts.len(), cols], begin, end: begin + bytes }
+    };
+    // So that a small file cannot ask for a large table.
+    (whole && entry.dtype.bits() >= 8 && bytes >= MIN_EXPERT_BYTES).then(|| (0..number).map(part).collect())
 }
 
 /// `quantization_config` of the folder's `config.json`, if there are both.
@@ -352,17 +407,18 @@ fn read_quantization(folder: &Path) -> Result<Option<Quantization>, HfError> {
 /// # Errors
 /// A tensor that is missing, unexpected, or of the wrong shape or type; see [`HfError`].
 pub fn load_weights<D: Kernels>(model: &mut Model<D>, folder: &Path) -> Result<Vec<String>, HfError> {
-    fill(model, folder, ModelFiles::open(folder)?)
+    fill(model, ModelFiles::open(folder)?)
 }
 
-fn fill<D: Kernels>(model: &mut Model<D>, folder: &Path, mut files: ModelFiles) -> Result<Vec<String>, HfError> {
-    let mut warnings = Vec::new();
+fn fill<D: Kernels>(model: &mut Model<D>, mut files: ModelFiles) -> Result<Vec<String>, HfError> {
+    let mut warnings = files.warnings().to_vec();
     let config = *model.config();
     let layers = config.num_hidden_layers..config.num_hidden_layers + config.num_nextn_predict_layers;
     let absent: Vec<String> =
         layers.filter(|&index| !files.has_layer(index)).map(|index| format!("model.layers.{index}.")).collect();
     if !absent.is_empty() {
-        warnings.push(format!("{}: no multi-token-prediction modules; they start untrained", folder.display()));
+        warnings
+            .push(format!("{}: no multi-token-prediction (MTP) modules; they start untrained", files.folder.display()));
     }
     refuse_unexpected(model, &files)?;
     let device = model.device().clone();
@@ -372,6 +428,7 @@ fn fill<D: Kernels>(model: &mut Model<D>, folder: &Path, mut files: ModelFiles) 
             continue;
         }
         files.read(&name, &shape, &mut values)?;
+        files.check_finite(&name, &values)?;
         let written = match place {
             Place::Bias(number) => model.routers[number].bias.upload(&device, &values),
             Place::Weight(parameter) | Place::Copy(parameter) => {
@@ -456,6 +513,6 @@ fn build<D: Kernels>(
     let config = ModelConfig { num_nextn_predict_layers: 0, quantization_config: None, ..read_config(folder)? };
     let mut model = Model::new(device, &config, precision)
         .map_err(|error| HfError::Device { tensor: "the whole model".into(), source: error.to_string().into() })?;
-    let warnings = fill(&mut model, folder, open(folder)?)?;
+    let warnings = fill(&mut model, open(folder)?)?;
     Ok((model, warnings))
 }

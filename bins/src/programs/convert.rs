@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use crate::checkpoint;
-use crate::cli::{self, Command, Program};
+use crate::cli::{Command, Program};
 use crate::convert::{Options, Summary, convert};
+use crate::counter::Counter;
 use crate::error::{Error, Result};
 use crate::hf::Format;
 use argh::{ArgsInfo, FromArgs};
@@ -64,19 +65,23 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         (Some(other), _) => return Err(Error::Usage(format!("--scale {other}: must be f32 or ue8m0"))),
     };
-    let folder = checkpoint::model_folder(&arguments.checkpoint)?;
+    let located = checkpoint::locate(&arguments.checkpoint)?;
+    for note in located.notes() {
+        eprintln!("{note}");
+    }
+    located.verify(arguments.ema)?;
+    let folder = located.folder;
+    eprintln!("checkpoint: {}", folder.display());
     let options = Options { format, power_of_two_scales, shard_bytes: arguments.shard_bytes, average: arguments.ema };
-    let bar = cli::progress_bar(0, "bytes");
-    let summary = convert(&folder, &arguments.output, &options, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
+    let mut counter = Counter::new("convert", "bytes");
+    let summary = convert(&folder, &arguments.output, &options, |done, total| counter.show(done, total))?;
+    counter.finish();
     report(&summary, arguments);
     Ok(())
 }
 
 fn report(summary: &Summary, arguments: &Arguments) {
+    summary.warnings.iter().for_each(|warning| eprintln!("{warning}"));
     let Summary { tensors, quantized, unchanged, bytes_before, bytes_after, .. } = summary;
     eprintln!(
         "{tensors} tensors, {quantized} of them now in FP8, {unchanged} passed on as they were\n{bytes_before} bytes -> \

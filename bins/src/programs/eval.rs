@@ -5,14 +5,15 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Command, Program};
+use crate::counter::Counter;
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluated, evaluate, score_lines};
-use crate::session::Session;
-use crate::{on_device, prepare};
+use crate::evaluate::{self, Measured, Request, score_lines};
+use crate::on_device;
+use crate::session::{LoadOptions, Session};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
-use fathom_dataprep::{Evaluation, ShardSet, Split};
+use fathom_dataprep::Split;
 
 /// The command.
 pub const COMMAND: Command =
@@ -38,7 +39,7 @@ struct Arguments {
     /// split of the data (default: validation, if there is one)
     #[argh(option, arg_name = "validation|train")]
     split: Option<String>,
-    /// tokens of a window (default: the model's context length, at most 1024)
+    /// tokens of a window (default: the length that the run trained at, else the model's context, at most 1024)
     #[argh(option, default = "0", arg_name = "n")]
     sequence_length: usize,
     /// stop after about this many tokens; 0 for all (default: 0)
@@ -84,79 +85,57 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
-    let load = if arguments.ema { Session::load_average } else { Session::load };
-    let mut session = load(device, &arguments.checkpoint)?;
+    let options = LoadOptions { average: arguments.ema, ..LoadOptions::default() };
+    let session = Session::load_with(device, &arguments.checkpoint, &options)?;
+    eprintln!("checkpoint: {}", session.checkpoint().display());
     if let Some(file) = &arguments.score {
-        score(&mut session, file, arguments.output.as_deref())?;
+        score(&session, file, arguments.output.as_deref())?;
     }
     if let Some(data) = &arguments.data {
-        let result = measure(&mut session, arguments, data)?;
-        print(&result, arguments.json)?;
+        let result = measure(&session, arguments, data)?;
+        let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
+        cli::print(&if arguments.json { json()? } else { result.to_string() })?;
     }
     Ok(())
 }
 
 fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
-    let failed = |action: &'static str, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| Error::Io { action, path, source }
-    };
-    let input = BufReader::new(File::open(file).map_err(failed("read", file))?);
-    match output {
+    let input = BufReader::new(File::open(file).map_err(Error::io("read", file))?);
+    let scored = match output {
         None => score_lines(session, file, input, &mut std::io::stdout().lock())?,
         Some(path) => {
-            let mut out = BufWriter::new(File::create(path).map_err(failed("create", path))?);
+            let mut out = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
             let scored = score_lines(session, file, input, &mut out)?;
-            out.flush().map_err(failed("write", path))?;
-            eprintln!("{scored} lines scored, written to {}", path.display());
+            out.flush().map_err(Error::io("write", path))?;
+            eprintln!("{} lines scored, written to {}", scored.lines, path.display());
             scored
         }
     };
+    if scored.cut > 0 {
+        let (lines, context) = (scored.cut, session.context());
+        eprintln!(
+            "{lines} lines are longer than the model's context of {context} tokens: cut at the left (\"cut\" says how much)"
+        );
+    }
     Ok(())
 }
 
-fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path) -> Result<Evaluated> {
-    let mut shards = match arguments.split.as_deref() {
-        Some("validation") => ShardSet::open(data, Split::Validation)?,
-        Some("train") => ShardSet::open(data, Split::Train)?,
+fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path) -> Result<Measured> {
+    let split = match arguments.split.as_deref() {
+        None => None,
+        Some("validation") => Some(Split::Validation),
+        Some("train") => Some(Split::Train),
         Some(other) => return Err(Error::Usage(format!("--split {other}: must be validation or train"))),
-        None => prepare::validation_or_train(data)?,
     };
-    shards.limit_vocabulary(session.model().config().vocab_size as u32);
-    let tokenizer = session.tokenizer().clone();
-    if let Some(manifest) = shards.manifest().filter(|m| m.tokenizer.fingerprint != tokenizer.fingerprint()) {
-        return Err(Error::Run(format!(
-            "{} was tokenised with another tokenizer ({}) than the checkpoint's: prepare it again with --tokenizer {}",
-            data.display(),
-            manifest.tokenizer.kind,
-            arguments.checkpoint.display()
-        )));
-    }
-    let context = session.context();
-    let length = if arguments.sequence_length > 0 { arguments.sequence_length } else { context.min(1024) };
-    if length > context {
-        return Err(Error::Usage(format!("--sequence-length {length}: the model's context is {context}")));
-    }
-    let mut windows = Evaluation::new(shards, length)?;
-    let bar = cli::progress_bar(windows.targets(), "tokens");
-    let mask = !arguments.no_document_mask;
-    let result = evaluate(session.model(), &mut windows, Some(&tokenizer), mask, arguments.limit, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
+    let request = Request {
+        data,
+        split,
+        window: Some(arguments.sequence_length).filter(|&length| length > 0),
+        document_mask: arguments.no_document_mask.then_some(false),
+        limit: arguments.limit,
+    };
+    let mut counter = Counter::new("eval", "tokens");
+    let result = evaluate::measure(session, &request, |done, total| counter.show(done, total))?;
+    counter.finish();
     Ok(result)
-}
-
-fn print(result: &Evaluated, json: bool) -> Result<()> {
-    let text = if json {
-        serde_json::to_string(result).map_err(|e| Error::Run(e.to_string()))?
-    } else {
-        let bits = result.bits_per_byte.map_or(String::new(), |b| format!("bits per byte  {b:.4}\n"));
-        format!(
-            "loss           {:.4} nats a token\nperplexity     {:.3}\n{bits}tokens         {}",
-            result.loss, result.perplexity, result.tokens
-        )
-    };
-    cli::print(&text)
 }

@@ -8,7 +8,7 @@ use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::generate::{Sampling, Stop};
 use crate::on_device;
-use crate::session::Session;
+use crate::session::{LoadOptions, Session};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::device::Kernels;
 
@@ -84,8 +84,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn write<D: Kernels>(device: &D, arguments: &Arguments, prompt: &str, sampling: &Sampling) -> Result<()> {
-    let load = if arguments.ema { Session::load_average } else { Session::load };
-    let session = load(device, &arguments.checkpoint)?;
+    let options = LoadOptions { average: arguments.ema, ..LoadOptions::default() };
+    let session = Session::load_with(device, &arguments.checkpoint, &options)?;
+    eprintln!("checkpoint: {}", session.checkpoint().display());
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;

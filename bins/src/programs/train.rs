@@ -3,12 +3,13 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::{self, CheckpointError};
 use crate::cli::{self, Command, Program};
-use crate::device::AnyDevice;
+use crate::device::{self, AnyDevice};
 use crate::error::{Error, Result};
 use crate::plan;
 use crate::report::{self, curve::When};
-use crate::run::{Outcome, Run, resolved};
+use crate::run::{Outcome, Run, fit_to_data, resolved};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
 use argh::{ArgsInfo, FromArgs};
@@ -75,8 +76,7 @@ impl Program for Arguments {
 
 /// The table that `--keys` prints.
 fn keys() -> String {
-    let sections = ["model", "data", "train", "precision", "schedule", "checkpoint"];
-    format!("{}  model.FIELD                  any field of DeepSeek's config.json\n", keys::table(&sections))
+    keys::table(&["model", "data", "train", "precision", "schedule", "checkpoint"])
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -99,12 +99,20 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.resume && config.is_none() {
         config = Some(resolved::path(&output)).filter(|path| path.is_file());
     }
+    if arguments.resume && config.is_none() && no_data(arguments) && checkpoint::survey(&output)?.is_empty() {
+        return Err(CheckpointError::NoCheckpoint { path: output }.into());
+    }
     let settings = settings(arguments, config.as_deref())?;
     if arguments.plan {
-        return print_plan(&settings, arguments.json);
+        return print_plan(settings, &arguments.device, arguments.json);
     }
     let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
     on_device!(&device, device => train(device, settings, &output, arguments))
+}
+
+/// Whether the arguments name no data to begin with.
+fn no_data(arguments: &Arguments) -> bool {
+    arguments.data.is_none() && !arguments.set.iter().any(|set| set.trim_start().starts_with("data."))
 }
 
 /// The settings of `config` with what the arguments say over them.
@@ -126,7 +134,12 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
 fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, arguments: &Arguments) -> Result<()> {
     let stop = cli::interrupts()?;
     let mut run = Run::open(device, settings, output, arguments.resume)?;
-    eprintln!("{} of {} steps done; writing to {}", run.step(), run.steps(), output.display());
+    let (done, steps, folder) = (run.step(), run.steps(), output.display());
+    if done > 0 && done >= steps {
+        eprintln!("{folder}: {done} steps are done and the settings ask for {steps}: nothing to train");
+    } else {
+        eprintln!("{done} of {steps} steps done; writing to {folder}");
+    }
     let outcome = run.train(&stop)?;
     eprint!("{}", arguments.curve.draw(run.history(), std::io::stderr().is_terminal()));
     summary(&outcome, output);
@@ -139,6 +152,20 @@ fn summary(outcome: &Outcome, output: &Path) {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));
         eprintln!("validation: loss {:.4}, perplexity {:.3}{bits} over {} tokens", v.loss, v.perplexity, v.tokens);
     }
+    if let Some(best) = &outcome.best {
+        let (loss, step) = (best.validation_loss, best.step);
+        match &outcome.best_checkpoint {
+            Some(folder) => {
+                eprintln!("lowest validation loss: {loss:.4} at step {step}; checkpoint {}", folder.display())
+            }
+            None if step < outcome.step => {
+                eprintln!(
+                    "lowest validation loss: {loss:.4} at step {step} (checkpoint.keep_best=true keeps its checkpoint)"
+                );
+            }
+            None => {}
+        }
+    }
     eprintln!("curves: {}", output.join(report::PAGE).display());
     if outcome.interrupted {
         let (train, output) = (cli::program("train"), cli::quoted(output));
@@ -146,7 +173,8 @@ fn summary(outcome: &Outcome, output: &Path) {
     }
 }
 
-fn print_plan(settings: &Settings, json: bool) -> Result<()> {
+fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
+    let data = fit_to_data(&mut settings)?;
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
     let request = plan::Request {
@@ -158,6 +186,8 @@ fn print_plan(settings: &Settings, json: bool) -> Result<()> {
         length: settings.train.sequence_length,
         precision: settings.train.precision,
         average: settings.train.ema_decay > 0.0,
+        device: device::memory(device),
+        data: data.as_deref(),
     };
     cli::print(&plan::report(&request, json)?)
 }

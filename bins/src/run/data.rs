@@ -29,6 +29,20 @@ pub(super) fn open(settings: &Settings) -> Result<Vec<MixSource>> {
     data_paths(settings)?.into_iter().zip(sources).map(open).collect()
 }
 
+/// Gives the model the vocabulary of the data that the settings name, as a run would. Returns where that is, or `None` where
+/// they name none.
+///
+/// # Errors
+/// Data that is not there or cannot be read, and a vocabulary that does not fit the model.
+pub fn fit_to_data(settings: &mut Settings) -> Result<Option<PathBuf>> {
+    if settings.data.path.is_none() && settings.data.sources.is_empty() {
+        return Ok(None);
+    }
+    let sources = open(settings)?;
+    fit_vocabulary(settings, &sources[0].data)?;
+    Ok(sources[0].data.manifest().map(|_| sources[0].data.path().into()))
+}
+
 pub(super) fn loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader> {
     let options = LoaderOptions {
         sequence_length: settings.train.sequence_length,
@@ -61,7 +75,7 @@ pub(super) fn loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader
 
 pub(super) fn validation(settings: &Settings) -> Result<Option<Evaluation>> {
     let mut set = match &settings.data.validation_path {
-        Some(path) => prepare::validation_or_train(path)?,
+        Some(path) => prepare::validation_or_train(path)?.0,
         None => {
             let held_out = |source: &MixSource| source.data.manifest().is_some_and(|m| m.validation.is_some());
             let data = open(settings)?;

@@ -5,6 +5,8 @@ pub mod metrics;
 pub mod progress;
 pub mod resolved;
 
+pub use data::fit_to_data;
+
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Ema, Hyperparameters, StepReport, Trainer};
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
-use crate::checkpoint::{self, Disk, Draft, State};
+use crate::checkpoint::{self, Best, Disk, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::generate::{self, Sampling};
@@ -48,6 +50,10 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// The whole validation set at the end, where there is one and the end was reached.
     pub validation: Option<Evaluated>,
+    /// The lowest validation loss that was measured on the way, where there is a validation set.
+    pub best: Option<Best>,
+    /// The checkpoint of `best`, where `checkpoint.keep_best` kept it.
+    pub best_checkpoint: Option<PathBuf>,
 }
 
 /// A run that is ready to go, or to go on.
@@ -116,7 +122,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
         };
         state.settings = matter;
+        if settings.checkpoint.keep_best && kept(output, state.best)?.is_none() {
+            state.best = None;
+        }
         let validation = data::validation(&settings)?;
+        if validation.is_none() && settings.train.eval_every > 0 {
+            eprintln!(
+                "the data has no validation split, so no validation loss is measured: prepare it with --set \
+                 output.validation_tail=0.1, name other data as data.validation_path, or set train.eval_every=0"
+            );
+        }
         // Everything fits: only now is anything changed in a folder that holds a run.
         checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
@@ -175,19 +190,26 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let mut metrics = self.one_step(&mut batch)?;
             let last = self.state.step == self.steps;
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
-            let every = self.settings.train.eval_every;
-            if due(every, self.state.step) {
+            let before = self.state.best;
+            if due(self.settings.train.eval_every, self.state.step) {
                 measured = self.validate(self.settings.train.eval_tokens)?;
                 metrics.validation_loss = measured.map(|v| v.loss);
+                self.note_best(metrics.validation_loss);
             }
+            let keep = &self.settings.checkpoint;
+            let improved = keep.keep_best && self.state.best != before;
+            let save = due(keep.every_steps, self.state.step) || due(keep.keep_every, self.state.step) || improved;
             if due(self.settings.train.sample_every, self.state.step) {
                 metrics.sample = self.sample(stop)?;
             }
             self.metrics.write(&metrics)?;
             self.report.step(&metrics);
-            progress.step(&metrics);
-            if due(self.settings.checkpoint.every_steps, self.state.step) && !last {
-                self.try_save(&mut progress)?;
+            progress.step(&metrics, self.state.best.filter(|_| self.settings.checkpoint.keep_best));
+            if save && !last {
+                let saved = self.try_save(&mut progress)?;
+                if improved && !saved {
+                    self.state.best = before;
+                }
                 self.report.write(None);
             }
             self.report.problems().iter().for_each(|problem| progress.message(problem));
@@ -204,8 +226,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         self.report.write(validation.as_ref());
         self.report.problems().iter().for_each(|problem| progress.message(problem));
-        let State { step, tokens, .. } = self.state;
-        Ok(Outcome { step, tokens, interrupted, checkpoint, validation })
+        let State { step, tokens, best, .. } = self.state;
+        let best_checkpoint = if self.settings.checkpoint.keep_best { kept(&self.output, best)? } else { None };
+        Ok(Outcome { step, tokens, interrupted, checkpoint, validation, best, best_checkpoint })
+    }
+
+    fn note_best(&mut self, measured: Option<f64>) {
+        let lower = |loss: &f64| self.state.best.is_none_or(|best| *loss < best.validation_loss);
+        if let Some(validation_loss) = measured.filter(lower) {
+            self.state.best = Some(Best { step: self.state.step, validation_loss });
+        }
     }
 
     fn one_step(&mut self, batch: &mut fathom_dataprep::TokenBatch) -> Result<StepMetrics> {
@@ -272,7 +302,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             ErrorKind::OutOfMemory => "; lower train.micro_batch_size or train.sequence_length",
             _ => "",
         };
-        let source = format!("{error}{remedy}; the last checkpoint in {} is untouched", self.output.display());
+        let saved = match &self.saved {
+            Some((_, folder)) => format!("the last checkpoint, {}, is untouched", folder.display()),
+            None => "no checkpoint was written yet".into(),
+        };
+        let source = format!("{error}{remedy}; {saved}");
         Error::Device { doing: format!("training step {}", self.state.step + 1), source: source.into() }
     }
 
@@ -310,28 +344,35 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let (format, tokenizer) = (settings.format, self.tokenizer.as_ref());
         hf::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
         checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &self.state)?;
-        let folder = draft.commit(settings.keep)?;
+        let best = self.state.best.filter(|_| settings.keep_best).map(|best| best.step);
+        let folder = draft.commit(Keep { newest: settings.keep, best, every: settings.keep_every })?;
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)
     }
 
-    /// Saves; a failure is reported and forgiven until there have been too many in a row.
-    fn try_save(&mut self, progress: &mut Progress) -> Result<()> {
+    /// Saves, and returns whether that succeeded. A failure is reported and forgiven until there were too many in a row.
+    fn try_save(&mut self, progress: &mut Progress) -> Result<bool> {
         let Err(error) = self.save() else {
             self.failed_saves = 0;
-            return Ok(());
+            return Ok(true);
         };
         self.failed_saves += 1;
         if self.failed_saves >= FAILED_SAVES {
             return Err(error);
         }
+        let untouched = if self.saved.is_some() { "the last checkpoint is untouched and " } else { "" };
         progress.message(&format!(
-            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); the last checkpoint is untouched \
-             and training goes on: {error}",
+            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes on: {error}",
             self.state.step, self.failed_saves
         ));
-        Ok(())
+        Ok(false)
     }
+}
+
+/// The folder of the best checkpoint, if it is there and complete.
+fn kept(output: &Path, best: Option<Best>) -> Result<Option<PathBuf>> {
+    let Some(best) = best else { return Ok(None) };
+    Ok(checkpoint::list(output)?.into_iter().find(|(step, _)| *step == best.step).map(|(_, folder)| folder))
 }
 
 /// Keeps a second run out of `output` for as long as the file is open.
@@ -366,13 +407,11 @@ fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
             first.folder.display()
         )));
     }
-    let newest = checkpoint::latest(output)?.map(|(_, folder)| folder);
-    for damaged in found.iter().take_while(|found| newest.as_ref() != Some(&found.folder)) {
-        if let Some(damage) = &damaged.damage {
-            eprintln!("passing over {}: {damage}", damaged.folder.display());
-        }
+    let located = checkpoint::locate(output)?;
+    for note in located.notes() {
+        eprintln!("{note}");
     }
-    Ok(newest)
+    Ok(Some(located.folder))
 }
 
 fn hyperparameters(settings: &Settings) -> Hyperparameters {
@@ -392,9 +431,11 @@ fn build_model<D: Kernels>(device: &D, settings: &Settings, fresh: bool) -> Resu
     match &settings.train.init {
         _ if !fresh => {} // the checkpoint brings the weights
         Some(folder) => {
-            let folder = checkpoint::model_folder(folder)?;
-            for warning in hf::load_weights(&mut model, &folder)? {
-                eprintln!("{}: {warning}", folder.display());
+            let located = checkpoint::locate(folder)?;
+            located.verify(false)?;
+            eprintln!("initial weights: {}", located.folder.display());
+            for note in located.notes().into_iter().chain(hf::load_weights(&mut model, &located.folder)?) {
+                eprintln!("{note}");
             }
         }
         None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,

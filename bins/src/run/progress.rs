@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::metrics::StepMetrics;
+use crate::checkpoint::Best;
 use crate::cli;
 
 /// Shows how a run gets on, on stderr.
@@ -34,11 +35,12 @@ impl Progress {
         Self { bar, started: Instant::now(), first, steps, interval, printed: None, rate: 0.0, validation: None }
     }
 
-    /// A step was taken.
-    pub fn step(&mut self, m: &StepMetrics) {
+    /// Shows a step, and the lowest validation loss so far if its checkpoint is kept.
+    pub fn step(&mut self, m: &StepMetrics, best: Option<Best>) {
         self.rate = if self.rate == 0.0 { m.tokens_per_second } else { 0.9 * self.rate + 0.1 * m.tokens_per_second };
         self.validation = m.validation_loss.or(self.validation);
-        let validation = self.validation.map_or(String::new(), |v| format!("  validation {v:.3}"));
+        let best = best.map_or(String::new(), |b| format!(" (best {:.3} at step {})", b.validation_loss, b.step));
+        let validation = self.validation.map_or(String::new(), |v| format!("  validation {v:.3}{best}"));
         let text = format!(
             "loss {:.3}{validation}  lr {:.1e}  {:.0} tok/s  max violation {:.2}",
             m.loss, m.lr, self.rate, m.max_violation

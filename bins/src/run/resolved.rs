@@ -28,6 +28,8 @@ const MAY_CHANGE: &[&str] = &[
     "checkpoint.every_steps",
     "checkpoint.format",
     "checkpoint.keep",
+    "checkpoint.keep_best",
+    "checkpoint.keep_every",
     "checkpoint.shard_bytes",
     "model.preset",
 ];
@@ -37,12 +39,14 @@ pub fn path(output: &Path) -> PathBuf {
     output.join("config.resolved.toml")
 }
 
-/// Writes the resolved settings of a run.
+/// Writes the resolved settings of a run, paths made absolute, so that it can be resumed from any working directory.
 ///
 /// # Errors
 /// Where the file cannot be written.
 pub fn write(output: &Path, settings: &Settings) -> Result<()> {
     let path = path(output);
+    let mut settings = settings.clone();
+    settings.make_paths_absolute();
     let fresh = path.with_extension("toml.tmp");
     std::fs::write(&fresh, settings.to_toml()).map_err(Error::io("write", &fresh))?;
     std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))

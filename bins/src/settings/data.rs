@@ -12,9 +12,9 @@ pub struct DataSource {
     pub name: String,
     /// Prepared folder or prefix.
     pub path: PathBuf,
-    /// Its share of the sequences, in any unit. None: its size times its epochs.
+    /// Sampling weight, in any unit. None: its size times its epochs.
     pub weight: Option<f64>,
-    /// Times it may be gone through at most. None: for ever.
+    /// Most passes over it. None: no limit.
     pub epochs: Option<f64>,
 }
 

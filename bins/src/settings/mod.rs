@@ -35,24 +35,24 @@ pub struct Data {
     pub path: Option<PathBuf>,
     /// Several of them to draw from, in place of `path`; in the order of their names.
     pub sources: Vec<DataSource>,
-    /// How sequences are made of documents.
+    /// How documents fill sequences.
     pub packing: Packing,
     /// Other data to validate on.
     pub validation_path: Option<PathBuf>,
-    /// Sequences in a new order every epoch.
+    /// Shuffle sequences, in a new order every epoch.
     pub shuffle: bool,
-    /// Chooses the order.
+    /// Random seed of the shuffle.
     pub seed: u64,
-    /// Attention stops at the beginning of a document.
+    /// Mask attention across document boundaries.
     pub document_mask: bool,
 }
 
-/// How long to train.
+/// Length of a training run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// So many steps.
+    /// A number of optimizer steps.
     Steps(u64),
-    /// Until so many tokens were seen.
+    /// A number of training tokens.
     Tokens(u64),
 }
 
@@ -61,41 +61,41 @@ pub enum Length {
 pub struct Train {
     /// Checkpoint the weights start from.
     pub init: Option<PathBuf>,
-    /// How long.
+    /// Length of the run.
     pub length: Length,
-    /// Sequences a step, once the batch has grown.
+    /// Sequences per optimizer step, once the batch has grown.
     pub batch_size: usize,
-    /// Sequences computed at once.
+    /// Micro-batch size: sequences per forward and backward pass.
     pub micro_batch_size: usize,
-    /// Tokens a sequence.
+    /// Sequence length in tokens.
     pub sequence_length: usize,
     /// The precision policy: `train.precision` and `precision.*`.
     pub precision: Precision,
-    /// Chooses the initial weights.
+    /// Random seed of the initial weights.
     pub seed: u64,
-    /// Longest gradient; 0 does not clip.
+    /// Maximum gradient L2 norm; 0 does not clip.
     pub clip_norm: f64,
-    /// AdamW's decay of matrices.
+    /// AdamW weight decay of matrices.
     pub weight_decay: f64,
-    /// AdamW's memory of gradients.
+    /// AdamW β₁, the decay of the first moment.
     pub beta1: f64,
-    /// AdamW's memory of squared gradients.
+    /// AdamW β₂, the decay of the second moment.
     pub beta2: f64,
-    /// AdamW's guard against division by zero.
+    /// AdamW ε.
     pub eps: f64,
     /// Decay of the moving average of the weights; 0 keeps none.
     pub ema_decay: f64,
-    /// Steps between measurements of the validation loss; 0 for none.
+    /// Steps between validation losses; 0 for none.
     pub eval_every: u64,
-    /// Tokens such a measurement reads; 0 for all.
+    /// Tokens per validation loss; 0 for all.
     pub eval_tokens: u64,
     /// Steps between records of every expert's load; 0 for none.
     pub expert_load_every: u64,
     /// Steps between sample texts; 0 for none.
     pub sample_every: u64,
-    /// What a sample continues.
+    /// Prompt of the samples.
     pub sample_prompt: String,
-    /// Tokens of a sample, at most.
+    /// Maximum new tokens per sample.
     pub sample_tokens: usize,
     /// Threads; 0 for every core.
     pub threads: usize,
@@ -110,11 +110,15 @@ pub struct Train {
 pub struct Checkpoint {
     /// Steps between checkpoints; 0 writes only the last.
     pub every_steps: u64,
-    /// How many are kept.
+    /// Newest checkpoints that are kept.
     pub keep: usize,
-    /// What the model is stored in.
+    /// Keep the checkpoint with the lowest validation loss too.
+    pub keep_best: bool,
+    /// Keep the checkpoints of every multiple of so many steps too; 0 for none.
+    pub keep_every: u64,
+    /// Number format of the model's files.
     pub format: Format,
-    /// Most bytes in one model file.
+    /// Maximum bytes per model file.
     pub shard_bytes: u64,
 }
 
@@ -167,6 +171,10 @@ impl Settings {
             source,
         };
         settings.schedule()?;
+        if settings.checkpoint.keep_best && settings.train.eval_every == 0 {
+            let problem = "needs a validation loss to compare: set train.eval_every above 0";
+            return Err(settings.reject("checkpoint.keep_best", problem));
+        }
         if settings.schedule.decays() {
             // A run that goes on for longer keeps its rates unless it is told otherwise.
             let (end, _) = settings.budget()?;
@@ -194,6 +202,19 @@ impl Settings {
     /// The value `key` resolved to, as it would be written.
     pub fn resolved(&self, key: &str) -> Option<&Value> {
         self.resolved.get(key)
+    }
+
+    /// Makes the paths of a training run independent of the working directory.
+    pub(crate) fn make_paths_absolute(&mut self) {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        for key in keys::KEYS.iter().filter(|key| key.kind == keys::Kind::Path) {
+            if let Some(Value::String(text)) = self.resolved.get_mut(key.name) {
+                *text = absolute(Path::new(text)).to_string_lossy().into_owned();
+            }
+        }
+        for source in &mut self.data.sources {
+            source.path = absolute(&source.path);
+        }
     }
 
     /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
@@ -232,7 +253,7 @@ impl Settings {
         self.schedule.budget(&self.train).map_err(|error| self.misfit(error))
     }
 
-    /// What training follows.
+    /// The schedule of the run.
     ///
     /// # Errors
     /// Rates that make no sense together, such as a warm-up longer than the run.
@@ -248,15 +269,15 @@ impl Settings {
 
 impl Data {
     fn read(reader: &mut Reader<'_>, train_seed: u64) -> Result<Self, SettingsError> {
-        let best_fit = reader.text_or("data.packing", "concatenate") == "best_fit";
+        let best_fit = reader.word("data.packing") == "best_fit";
         let data = Data {
             path: reader.path("data.path"),
             sources: data::sources(reader)?,
             packing: if best_fit { Packing::BestFit } else { Packing::Concatenate },
             validation_path: reader.path("data.validation_path"),
-            shuffle: reader.flag("data.shuffle", true),
-            seed: reader.count("data.seed", train_seed),
-            document_mask: reader.flag("data.document_mask", true),
+            shuffle: reader.flag("data.shuffle"),
+            seed: reader.count_or("data.seed", train_seed),
+            document_mask: reader.flag("data.document_mask"),
         };
         if data.path.is_some() && !data.sources.is_empty() {
             let problem = "and data.sources are both given; data comes from one place or from several: leave one out";
@@ -268,7 +289,7 @@ impl Data {
 
 impl Train {
     fn read(reader: &mut Reader<'_>, model: &ModelConfig) -> Result<Self, SettingsError> {
-        let batch_size = reader.size("train.batch_size", 32, SANE)?;
+        let batch_size = reader.size("train.batch_size", SANE)?;
         let largest = (1..=batch_size.min(8)).rev().find(|size| batch_size.is_multiple_of(*size)).unwrap_or(1);
         let context = model.max_position_embeddings;
         let precision = precision::read(reader)?;
@@ -277,25 +298,25 @@ impl Train {
             init: reader.path("train.init"),
             length: Self::length(reader)?,
             batch_size,
-            micro_batch_size: reader.size("train.micro_batch_size", largest, SANE)?,
-            sequence_length: reader.size("train.sequence_length", context.min(256), SANE)?,
+            micro_batch_size: reader.size_or("train.micro_batch_size", largest, SANE)?,
+            sequence_length: reader.size_or("train.sequence_length", context.min(256), SANE)?,
             precision,
-            seed: reader.count("train.seed", 0),
-            clip_norm: reader.number("train.clip_norm", 1.0),
-            weight_decay: reader.number("train.weight_decay", 0.1),
-            beta1: reader.number("train.beta1", 0.9),
-            beta2: reader.number("train.beta2", 0.95),
-            eps: reader.number("train.eps", 1e-8),
-            ema_decay: reader.number("train.ema_decay", ema_decay),
-            eval_every: reader.count("train.eval_every", 100),
-            eval_tokens: reader.count("train.eval_tokens", 65536),
-            expert_load_every: reader.count("train.expert_load_every", 50),
-            sample_every: reader.count("train.sample_every", 0),
-            sample_prompt: reader.text_or("train.sample_prompt", ""),
-            sample_tokens: reader.size("train.sample_tokens", 100, SANE)?,
-            threads: usize::try_from(reader.count("train.threads", 0)).unwrap_or(usize::MAX),
-            report_seconds: reader.number("train.report_seconds", 10.0),
-            tensorboard: reader.flag("train.tensorboard", true),
+            seed: reader.count("train.seed"),
+            clip_norm: reader.number("train.clip_norm"),
+            weight_decay: reader.number("train.weight_decay"),
+            beta1: reader.number("train.beta1"),
+            beta2: reader.number("train.beta2"),
+            eps: reader.number("train.eps"),
+            ema_decay: reader.number_or("train.ema_decay", ema_decay),
+            eval_every: reader.count("train.eval_every"),
+            eval_tokens: reader.count("train.eval_tokens"),
+            expert_load_every: reader.count("train.expert_load_every"),
+            sample_every: reader.count("train.sample_every"),
+            sample_prompt: reader.word("train.sample_prompt"),
+            sample_tokens: reader.size("train.sample_tokens", SANE)?,
+            threads: usize::try_from(reader.count("train.threads")).unwrap_or(usize::MAX),
+            report_seconds: reader.number("train.report_seconds"),
+            tensorboard: reader.flag("train.tensorboard"),
         };
         train.check(reader, context)?;
         Ok(train)
@@ -309,7 +330,7 @@ impl Train {
                 return Err(reader.reject("train.tokens", problem));
             }
             (None, Some(tokens)) => Length::Tokens(tokens),
-            (_, None) => Length::Steps(reader.count("train.steps", 1000)),
+            (_, None) => Length::Steps(reader.count("train.steps")),
         };
         match length {
             Length::Steps(0) => Err(reader.reject("train.steps", "is 0: it must be at least 1".into())),
@@ -345,10 +366,12 @@ impl Train {
 impl Checkpoint {
     fn read(reader: &mut Reader<'_>) -> Result<Self, SettingsError> {
         Ok(Checkpoint {
-            every_steps: reader.count("checkpoint.every_steps", 500),
-            keep: reader.size("checkpoint.keep", 2, SANE)?,
-            format: Format::from_name(&reader.text_or("checkpoint.format", "f32")).unwrap_or(Format::F32),
-            shard_bytes: reader.size("checkpoint.shard_bytes", 5_000_000_000, usize::MAX)? as u64,
+            every_steps: reader.count("checkpoint.every_steps"),
+            keep: reader.size("checkpoint.keep", SANE)?,
+            keep_best: reader.flag("checkpoint.keep_best"),
+            keep_every: reader.count("checkpoint.keep_every"),
+            format: Format::from_name(&reader.word("checkpoint.format")).unwrap_or(Format::F32),
+            shard_bytes: reader.size("checkpoint.shard_bytes", usize::MAX)? as u64,
         })
     }
 }

@@ -29,7 +29,7 @@ fn from_preset(source: &Source, name: &str) -> Result<ModelConfig, SettingsError
 }
 
 fn from_checkpoint(source: &Source, folder: &Path) -> Result<ModelConfig, SettingsError> {
-    let config = crate::checkpoint::model_folder(folder).and_then(|folder| Ok(crate::hf::read_config(&folder)?));
+    let config = crate::checkpoint::locate(folder).and_then(|located| Ok(crate::hf::read_config(&located.folder)?));
     // How a file was stored is not what the model is.
     config.map(|config| ModelConfig { quantization_config: None, ..config }).map_err(|error| SettingsError::Value {
         key: "train.init".into(),

@@ -26,19 +26,19 @@ const ALL: [Switch; 3] = [
 
 /// The policy. Switches that are not given are as the policy has them.
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<Precision, SettingsError> {
-    let mut precision = match reader.text_or("train.precision", "f32").as_str() {
+    let mut precision = match reader.word("train.precision").as_str() {
         "bf16" => Precision::BF16,
         "fp8" => Precision::FP8,
         _ => Precision::F32,
     };
     for (key, field) in ALL {
         let field = field(&mut precision);
-        *field = reader.flag(key, *field);
+        *field = reader.flag_or(key, *field);
     }
     for (key, field) in RECIPE {
         if precision.products == Products::Fp8 {
             let field = field(&mut precision);
-            *field = reader.flag(key, *field);
+            *field = reader.flag_or(key, *field);
         } else if reader.source.get(key).is_some() {
             let problem = format!("is for train.precision = \"fp8\" only, which is {:?} here", precision.name());
             return Err(reader.reject(key, problem));

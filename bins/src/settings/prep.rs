@@ -26,8 +26,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
             text_field: reader.text_or("input.text_field", &known.input.text_field),
             id_field: reader.text_or("input.id_field", &known.input.id_field),
             url_field: reader.text_or("input.url_field", &known.input.url_field),
-            max_bad_records: reader.count("input.max_bad_records", known.input.max_bad_records),
-            max_document_bytes: reader.count("input.max_document_bytes", known.input.max_document_bytes),
+            max_bad_records: reader.count_or("input.max_bad_records", known.input.max_bad_records),
+            max_document_bytes: reader.count_or("input.max_document_bytes", known.input.max_document_bytes),
             max_bytes: reader.optional_count("input.max_bytes"),
         },
         extract: extract(reader)?,
@@ -38,22 +38,22 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
             path: reader.path("tokenizer.path"),
             vocab_size: vocab_size.map(narrow),
             eos: reader.text("tokenizer.eos"),
-            max_words: reader.size("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
-            train_bytes: reader.count("tokenizer.train_bytes", known.tokenizer.train_bytes),
+            max_words: reader.size_or("tokenizer.max_words", known.tokenizer.max_words, usize::MAX)?,
+            train_bytes: reader.count_or("tokenizer.train_bytes", known.tokenizer.train_bytes),
         },
         fim: overlay(reader, "fim", &known.fim)?,
         output: OutputConfig {
             dir: PathBuf::new(),
-            validation_fraction: reader.number("output.validation_fraction", known.output.validation_fraction),
-            validation_tail: reader.number("output.validation_tail", known.output.validation_tail),
-            shard_bytes: reader.count("output.shard_bytes", known.output.shard_bytes),
-            dropped: reader.flag("output.dropped", known.output.dropped),
-            overwrite: reader.flag("output.overwrite", known.output.overwrite),
+            validation_fraction: reader.number_or("output.validation_fraction", known.output.validation_fraction),
+            validation_tail: reader.number_or("output.validation_tail", known.output.validation_tail),
+            shard_bytes: reader.count_or("output.shard_bytes", known.output.shard_bytes),
+            dropped: reader.flag_or("output.dropped", known.output.dropped),
+            overwrite: reader.flag_or("output.overwrite", known.output.overwrite),
         },
-        threads: usize::try_from(reader.count("prep.threads", 0)).unwrap_or(usize::MAX),
-        seed: reader.count("prep.seed", known.seed),
-        split_bytes: reader.size("prep.split_bytes", known.split_bytes as usize, usize::MAX)? as u64,
-        wait_seconds: reader.count("prep.wait_seconds", known.wait_seconds),
+        threads: usize::try_from(reader.count("prep.threads")).unwrap_or(usize::MAX),
+        seed: reader.count_or("prep.seed", known.seed),
+        split_bytes: reader.size_or("prep.split_bytes", known.split_bytes as usize, usize::MAX)? as u64,
+        wait_seconds: reader.count_or("prep.wait_seconds", known.wait_seconds),
         rank: known.rank,
     };
     for (key, share) in [
@@ -72,7 +72,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
 }
 
 fn format(reader: &mut Reader<'_>) -> Result<Option<Format>, SettingsError> {
-    let name = reader.text_or("input.format", "suffix");
+    let name = reader.word("input.format");
     if name == "suffix" {
         return Ok(None);
     }
@@ -81,13 +81,13 @@ fn format(reader: &mut Reader<'_>) -> Result<Option<Format>, SettingsError> {
 }
 
 fn extract(reader: &mut Reader<'_>) -> Result<Option<ExtractConfig>, SettingsError> {
-    let enabled = reader.flag("extract.enabled", true);
+    let enabled = reader.flag("extract.enabled");
     let config = overlay(reader, "extract", &ExtractConfig::default())?;
     Ok(enabled.then_some(config))
 }
 
 fn filter(reader: &mut Reader<'_>) -> Result<FilterConfig, SettingsError> {
-    let base = match reader.text_or("filter.preset", "off").as_str() {
+    let base = match reader.word("filter.preset").as_str() {
         "fineweb" => FilterConfig::default(),
         _ => FilterConfig::off(),
     };
@@ -147,7 +147,7 @@ mod tests {
         leaves("decontaminate", &json!(PrepConfig::default().decontaminate), &mut fields);
         for (name, value) in &fields {
             let key = crate::settings::keys::find(name).unwrap_or_else(|| panic!("{name} has no key"));
-            if matches!(key.kind, Kind::List) || key.default.starts_with("as ") {
+            if matches!(key.kind, Kind::List) || key.derived {
                 continue;
             }
             let stated = serde_json::from_str(key.default).unwrap_or_else(|_| json!(key.default));

@@ -22,30 +22,52 @@ impl Reader<'_> {
         Some(value)
     }
 
-    pub(super) fn count(&mut self, key: &'static str, default: u64) -> u64 {
+    /// The default in the table of keys.
+    fn stated(key: &str) -> Option<Value> {
+        keys::find(key).and_then(keys::Key::stated)
+    }
+
+    /// A count, with the default in the table.
+    pub(super) fn count(&mut self, key: &'static str) -> u64 {
+        let value = self.value(key, Self::stated(key)).and_then(|value| value.as_integer());
+        value.and_then(|n| u64::try_from(n).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn count_or(&mut self, key: &'static str, default: u64) -> u64 {
         let default = i64::try_from(default).unwrap_or(i64::MAX);
-        self.optional_count_or(key, Some(default)).unwrap_or_default()
+        let value = self.value(key, Some(Value::Integer(default))).and_then(|value| value.as_integer());
+        value.and_then(|n| u64::try_from(n).ok()).unwrap_or_default()
     }
 
     pub(super) fn optional_count(&mut self, key: &'static str) -> Option<u64> {
-        self.optional_count_or(key, None)
+        self.value(key, None)?.as_integer().and_then(|n| u64::try_from(n).ok())
     }
 
-    pub(super) fn optional_count_or(&mut self, key: &'static str, default: Option<i64>) -> Option<u64> {
-        let value = self.value(key, default.map(Value::Integer))?;
-        value.as_integer().and_then(|n| u64::try_from(n).ok())
+    /// A count that must be at least 1 and at most `limit`, with the default in the table.
+    pub(super) fn size(&mut self, key: &'static str, limit: usize) -> Result<usize, SettingsError> {
+        let value = self.count(key);
+        self.within(key, value, limit)
     }
 
-    /// A count that must be at least 1 and at most `limit`.
-    pub(super) fn size(&mut self, key: &'static str, default: usize, limit: usize) -> Result<usize, SettingsError> {
-        let value = self.count(key, default as u64);
+    pub(super) fn size_or(&mut self, key: &'static str, default: usize, limit: usize) -> Result<usize, SettingsError> {
+        let value = self.count_or(key, default as u64);
+        self.within(key, value, limit)
+    }
+
+    fn within(&self, key: &'static str, value: u64, limit: usize) -> Result<usize, SettingsError> {
         match usize::try_from(value) {
             Ok(size) if (1..=limit).contains(&size) => Ok(size),
             _ => Err(self.reject(key, format!("is {value}: it must be between 1 and {limit}"))),
         }
     }
 
-    pub(super) fn number(&mut self, key: &'static str, default: f64) -> f64 {
+    /// A number, with the default in the table.
+    pub(super) fn number(&mut self, key: &'static str) -> f64 {
+        let default = Self::stated(key).and_then(|value| value.as_float()).unwrap_or_default();
+        self.number_or(key, default)
+    }
+
+    pub(super) fn number_or(&mut self, key: &'static str, default: f64) -> f64 {
         match self.value(key, Some(Value::Float(default))) {
             Some(Value::Integer(n)) => n as f64,
             Some(Value::Float(x)) => x,
@@ -53,8 +75,19 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+    /// A flag, with the default in the table.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        self.value(key, Self::stated(key)).and_then(|value| value.as_bool()).unwrap_or_default()
+    }
+
+    pub(super) fn flag_or(&mut self, key: &'static str, default: bool) -> bool {
         self.value(key, Some(Value::Boolean(default))).and_then(|value| value.as_bool()).unwrap_or(default)
+    }
+
+    /// A word, with the default in the table.
+    pub(super) fn word(&mut self, key: &'static str) -> String {
+        let default = Self::stated(key).and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default();
+        self.text_or(key, &default)
     }
 
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {

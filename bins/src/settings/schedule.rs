@@ -27,22 +27,22 @@ type Keyed<T> = Result<T, (&'static str, ScheduleError)>;
 
 impl ScheduleSettings {
     pub(super) fn read(reader: &mut Reader<'_>, train: &Train) -> Result<Self, SettingsError> {
-        let lr = reader.number("schedule.lr", 4.2e-4);
-        let mtp_weight = reader.number("schedule.mtp_weight", 0.3);
+        let lr = reader.number("schedule.lr");
+        let mtp_weight = reader.number("schedule.mtp_weight");
         let schedule = ScheduleSettings {
             lr,
-            warmup_tokens: reader.count("schedule.warmup_tokens", 0),
-            decay: reader.text_or("schedule.decay", "constant"),
-            lr_min: reader.number("schedule.lr_min", lr * 0.1),
+            warmup_tokens: reader.count("schedule.warmup_tokens"),
+            decay: reader.word("schedule.decay"),
+            lr_min: reader.number_or("schedule.lr_min", lr * 0.1),
             decay_tokens: reader.optional_count("schedule.decay_tokens"),
-            batch_start: reader.size("schedule.batch_start", train.batch_size, SANE)?,
-            batch_ramp_tokens: reader.count("schedule.batch_ramp_tokens", 0),
-            bias_speed: reader.number("schedule.bias_speed", 0.001),
+            batch_start: reader.size_or("schedule.batch_start", train.batch_size, SANE)?,
+            batch_ramp_tokens: reader.count("schedule.batch_ramp_tokens"),
+            bias_speed: reader.number("schedule.bias_speed"),
             bias_freeze_tokens: reader.optional_count("schedule.bias_freeze_tokens"),
             mtp_weight,
-            mtp_weight_late: reader.number("schedule.mtp_weight_late", mtp_weight),
+            mtp_weight_late: reader.number_or("schedule.mtp_weight_late", mtp_weight),
             mtp_late_tokens: reader.optional_count("schedule.mtp_late_tokens"),
-            balance_alpha: reader.number("schedule.balance_alpha", 1e-4),
+            balance_alpha: reader.number("schedule.balance_alpha"),
         };
         let (start, end) = (schedule.batch_start, train.batch_size);
         if start > end || !start.is_multiple_of(train.micro_batch_size) {

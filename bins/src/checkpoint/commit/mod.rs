@@ -12,6 +12,7 @@
 
 use super::error::CheckpointError;
 use super::store::{Store, StoreFile};
+use crate::hf::names::AVERAGE;
 use crate::hf::write::Fill;
 use crate::hf::{CONFIG, Folder, HfError};
 use serde::{Deserialize, Serialize};
@@ -208,12 +209,11 @@ impl<'a> Draft<'a> {
         Ok(target)
     }
 
-    /// Makes the draft what it is to be. After a checkpoint the oldest beyond the newest `keep` are removed. Gives the
-    /// folder.
+    /// Gives the draft its name. After a checkpoint, those that `keep` does not keep are removed. Returns the folder.
     ///
     /// # Errors
     /// [`HfError::Io`]; unless it happened while an old one was removed, there is no new folder then.
-    pub fn commit(mut self, keep: usize) -> Result<PathBuf, CheckpointError> {
+    pub fn commit(mut self, keep: Keep) -> Result<PathBuf, CheckpointError> {
         if let Some(step) = self.step {
             self.write_manifest(step)?;
         }
@@ -351,21 +351,110 @@ pub fn latest(root: &Path) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
     damage.map_or(Ok(None), Err)
 }
 
-/// The model folder that a user means by `folder`: itself, or the newest checkpoint of the run in it.
-///
-/// # Errors
-/// [`HfError::NoModel`] where there is none.
-pub fn model_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    if folder.join(CONFIG).is_file() {
-        return Ok(folder.into());
-    }
-    let newest = if folder.is_dir() { latest(folder)? } else { None };
-    let none = || HfError::NoModel { path: folder.into(), missing: CONFIG }.into();
-    newest.map(|(_, newest)| newest).ok_or_else(none)
+/// The model folder that a path leads to.
+#[derive(Debug)]
+pub struct Located {
+    /// The model folder.
+    pub folder: PathBuf,
+    /// Newer checkpoints of the same run that are incomplete or damaged, newest first.
+    pub passed_over: Vec<Found>,
 }
 
-fn prune(store: &dyn Store, root: &Path, keep: usize) -> Result<(), CheckpointError> {
-    for (_, old) in list(root)?.into_iter().skip(keep.max(1)) {
+impl Located {
+    /// One line for each checkpoint that was passed over, with the reason.
+    pub fn notes(&self) -> Vec<String> {
+        let note = |found: &Found| {
+            let damage = found.damage.as_ref().map_or(String::new(), |damage| format!(": {damage}"));
+            format!("passing over {}{damage}", found.folder.display())
+        };
+        self.passed_over.iter().map(note).collect()
+    }
+
+    /// Compares the model's weights with the SHA-256 in the manifest, and their moving average too if `average` is set. Text
+    /// files may be edited; the state of training is not read. A folder without a manifest passes.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] names the first file that differs.
+    pub fn verify(&self, average: bool) -> Result<(), CheckpointError> {
+        let Some(mut manifest) = manifest_of(&self.folder)? else { return Ok(()) };
+        manifest.files.retain(|file| is_weights(&file.path) || (average && file.path == AVERAGE));
+        manifest.check_contents(&self.folder)
+    }
+}
+
+/// The manifest of a model folder, if it has one. Other programs' model folders may hold a `manifest.json` of another kind.
+fn manifest_of(folder: &Path) -> Result<Option<Manifest>, CheckpointError> {
+    let path = folder.join(MANIFEST);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let foreign = || {
+        let bytes = fs::read(&path).ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        Some(json.get("format").and_then(|format| format.as_str()) != Some(FORMAT))
+    };
+    if step_of(folder).is_none() && foreign() == Some(true) { Ok(None) } else { Manifest::read(folder).map(Some) }
+}
+
+/// Whether a file of a checkpoint holds weights of the model.
+fn is_weights(path: &str) -> bool {
+    path.ends_with(".safetensors") && !path.starts_with("trainer/")
+}
+
+/// The model folder that a user means by `path`: itself, or the newest complete checkpoint of the run in it.
+///
+/// A folder that is named is never replaced by another; its weights must have the sizes in its manifest, if it has one.
+///
+/// # Errors
+/// [`HfError::NoModel`] where there is none; [`CheckpointError::Changed`] for a damaged folder that was named.
+pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
+    if path.join(CONFIG).is_file() || step_of(path).is_some() {
+        if let Some(mut manifest) = manifest_of(path)? {
+            manifest.files.retain(|file| is_weights(&file.path));
+            manifest.check_sizes(path)?;
+        }
+        if !path.join(CONFIG).is_file() {
+            return Err(HfError::NoModel { path: path.into(), missing: CONFIG }.into());
+        }
+        return Ok(Located { folder: path.into(), passed_over: Vec::new() });
+    }
+    let mut passed_over = Vec::new();
+    for found in if path.is_dir() { survey(path)? } else { Vec::new() } {
+        if found.damage.is_none() {
+            return Ok(Located { folder: found.folder, passed_over });
+        }
+        passed_over.push(found);
+    }
+    // None is complete: what is wrong with the newest.
+    let damage = passed_over.into_iter().next().and_then(|found| found.damage);
+    Err(damage.unwrap_or_else(|| HfError::NoModel { path: path.into(), missing: CONFIG }.into()))
+}
+
+/// Which checkpoints stay when a new one is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest ones, at least one.
+    pub newest: usize,
+    /// The step of the best one.
+    pub best: Option<u64>,
+    /// Those of steps that are a multiple of this; 0 for none.
+    pub every: u64,
+}
+
+impl Keep {
+    /// The newest `newest` checkpoints alone.
+    pub fn newest(newest: usize) -> Self {
+        Self { newest, ..Self::default() }
+    }
+
+    fn protects(&self, step: u64) -> bool {
+        self.best == Some(step) || (self.every > 0 && step.is_multiple_of(self.every))
+    }
+}
+
+fn prune(store: &dyn Store, root: &Path, keep: Keep) -> Result<(), CheckpointError> {
+    let old = list(root)?.into_iter().skip(keep.newest.max(1)).filter(|(step, _)| !keep.protects(*step));
+    for (_, old) in old {
         // First to a name that does not count: half a removed checkpoint must not look like one.
         let aside = root.join(format!("{}.tmp-old", old.file_name().unwrap_or_default().to_string_lossy()));
         store.rename(&old, &aside).map_err(CheckpointError::io("rename", &old))?;

@@ -156,7 +156,7 @@ fn save(
     let mut draft = Draft::begin(store, root, at)?;
     save_model(&mut draft, &trainer.model, Some(&Tokenizer::bytes()), Format::F32, 50_000)?;
     save_trainer(&mut draft, trainer, None, Format::F32, &state(at))?;
-    draft.commit(keep)
+    draft.commit(Keep::newest(keep))
 }
 
 #[test]
@@ -229,6 +229,74 @@ fn old_checkpoints_go_and_only_complete_ones_count() {
     let error = latest(root.path()).unwrap_err().to_string();
     assert!(error.contains("step-00000004/config.json"), "the newest damaged one is named: {error}");
     assert_eq!(latest(&root.path().join("nowhere")).unwrap(), None);
+}
+
+#[test]
+fn the_best_checkpoint_and_every_nth_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let trained = trainer(&config(), 1);
+    let save = |at, best| {
+        let mut draft = Draft::begin(&Disk, root.path(), at).unwrap();
+        save_model(&mut draft, &trained.model, None, Format::F32, u64::MAX).unwrap();
+        draft.commit(Keep { newest: 1, best, every: 4 }).unwrap();
+        list(root.path()).unwrap().into_iter().map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    assert_eq!(save(1, Some(1)), [1]);
+    assert_eq!(save(2, Some(1)), [2, 1]);
+    assert_eq!(save(4, Some(1)), [4, 1]);
+    assert_eq!(save(5, Some(5)), [5, 4], "the one that was the best before goes");
+    assert_eq!(save(8, Some(5)), [8, 5, 4]);
+    assert_eq!(save(9, None), [9, 8, 4]);
+}
+
+#[test]
+fn a_path_leads_to_the_newest_complete_checkpoint_and_says_what_it_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let trained = trainer(&config(), 1);
+    for at in 1..=3 {
+        save(&Disk, root.path(), &trained, at, 3).unwrap();
+    }
+    let folder = |at: u64| root.path().join(name(at));
+    let located = locate(root.path()).unwrap();
+    assert_eq!((located.folder.clone(), located.notes()), (folder(3), Vec::new()));
+    located.verify(false).unwrap();
+
+    let weights = folder(3).join("model-00001-of-00003.safetensors");
+    let good = fs::read(&weights).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bad).unwrap();
+    let error = locate(root.path()).unwrap().verify(false).unwrap_err().to_string();
+    assert!(error.contains("step-00000003/model-00001-of-00003.safetensors: has SHA-256"), "{error}");
+
+    fs::write(&weights, &good[..9]).unwrap();
+    fs::remove_file(folder(2).join(MANIFEST)).unwrap();
+    let located = locate(root.path()).unwrap();
+    assert_eq!(located.folder, folder(1));
+    let notes = located.notes();
+    assert!(notes.len() == 2 && notes[0].contains("step-00000003/model-00001"), "{notes:?}");
+    assert!(notes[0].contains("has 9 bytes") && notes[1].contains("step-00000002/manifest.json"), "{notes:?}");
+
+    // A folder that is named is that folder or an error, never another step.
+    let error = locate(&folder(3)).unwrap_err().to_string();
+    assert!(error.contains("has 9 bytes where manifest.json says"), "{error}");
+    fs::write(&weights, &good).unwrap();
+    fs::remove_dir_all(folder(3).join("trainer")).unwrap();
+    assert_eq!(locate(&folder(3)).unwrap().folder, folder(3), "inference does without the state of training");
+    locate(&folder(3)).unwrap().verify(false).unwrap();
+    fs::remove_file(folder(2).join(CONFIG)).unwrap();
+    assert!(locate(&folder(2)).unwrap_err().to_string().contains("config.json is missing"));
+    fs::write(folder(1).join(MANIFEST), "{").unwrap();
+    let error = locate(root.path()).unwrap_err().to_string();
+    assert!(error.contains("step-00000003/trainer"), "where none is complete, the newest is named: {error}");
+    let foreign = root.path().join("exported");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join(CONFIG), "{}").unwrap();
+    fs::write(foreign.join(MANIFEST), r#"{"files": 3}"#).unwrap();
+    assert_eq!(locate(&foreign).unwrap().folder, foreign, "another program's manifest says nothing to this one");
+    for nothing in [root.path().join("nowhere"), weights] {
+        assert!(locate(&nothing).unwrap_err().to_string().contains("holds no model"));
+    }
 }
 
 #[test]

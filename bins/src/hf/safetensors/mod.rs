@@ -169,6 +169,18 @@ impl TensorFile {
         Ok(Self { path: path.into(), file, entries, buffer: Vec::new() })
     }
 
+    /// Leaves out the tensors whose name `keep` refuses.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|entry| keep(&entry.name));
+    }
+
+    /// Replaces each tensor for which `parts` gives other tensors by those, which must lie in its bytes.
+    pub fn split(&mut self, parts: impl Fn(&TensorEntry) -> Option<Vec<TensorEntry>>) {
+        let entries = std::mem::take(&mut self.entries);
+        self.entries = entries.into_iter().flat_map(|entry| parts(&entry).unwrap_or_else(|| vec![entry])).collect();
+        self.entries.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
