@@ -183,7 +183,9 @@ fn a_model_under_a_name_of_its_own_is_what_its_architecture_says() {
     assert_eq!(read(named("kimi_k2", "DeepseekV3ForCausalLM")), read(v3));
     assert_eq!(read(named("other", "DeepseekV2ForCausalLM")), read(v2));
     for (name, class) in [("kimi_k2", "KimiForCausalLM"), ("deepseek_v32", "DeepseekV32ForCausalLM")] {
-        assert!(read(named(name, class)).unwrap_err().contains(&format!("model_type = \"{name}\": unknown family")));
+        assert!(
+            read(named(name, class)).unwrap_err().contains(&alloc::format!("model_type = \"{name}\": unknown family"))
+        );
     }
     assert!(
         read(json!({"model_type": "kimi_k2", "architectures": 3})).unwrap_err().contains("architectures: invalid type")
