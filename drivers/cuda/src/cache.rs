@@ -1,4 +1,4 @@
-//! Compiled kernels on disk, by a hash of everything they were made of.
+//! Cache of compiled kernels on disk, keyed by a hash of all inputs of the compiler.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::CudaError;
 
-/// The folder of compiled kernels: `FATHOM_CUDA_CACHE`, else `fathom/cuda` in the user's cache folder.
+/// The cache folder: `FATHOM_CUDA_CACHE`, else `fathom/cuda` in the user's cache folder.
 pub(crate) fn folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     set("FATHOM_CUDA_CACHE")
@@ -18,7 +18,7 @@ pub(crate) fn folder() -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join("fathom-cuda"))
 }
 
-/// A name for what is made of `parts`: change any, and the name changes.
+/// A hash of `parts`, in hexadecimal digits.
 pub(crate) fn key(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -31,8 +31,10 @@ pub(crate) fn key(parts: &[&str]) -> String {
     })
 }
 
-/// The file `name`, made by `make` at a path of its own where there is none yet. Another process may be making it too:
-/// whoever is done first wins, and nobody sees half a file.
+/// The path of the cached file `name`; if it does not exist, `make` writes it to a temporary path, which is then
+/// renamed.
+///
+/// Several processes may make the file at once: the first rename wins, and no process sees half a file.
 pub(crate) fn file(name: &str, make: impl FnOnce(&Path) -> Result<(), CudaError>) -> Result<PathBuf, CudaError> {
     let folder = folder();
     let path = folder.join(name);
@@ -40,10 +42,8 @@ pub(crate) fn file(name: &str, make: impl FnOnce(&Path) -> Result<(), CudaError>
         return Ok(path);
     }
     let failed = |what: &str, at: &Path, e: std::io::Error| {
-        let message = format!(
-            "cannot {what} {}: {e}; set FATHOM_CUDA_CACHE to a folder where compiled kernels can be kept",
-            at.display()
-        );
+        let message =
+            format!("cannot {what} {}: {e}; set FATHOM_CUDA_CACHE to a folder that can be written", at.display());
         CudaError::new(ErrorKind::Other, message)
     };
     fs::create_dir_all(&folder).map_err(|e| failed("create", &folder, e))?;

@@ -1,4 +1,4 @@
-//! What the compiler makes of the kernels, on a machine that need not have a GPU.
+//! Registers, stack and spills of the compiled kernels; needs NVRTC, but no GPU.
 
 use fathom_core::error::ErrorKind;
 
@@ -6,31 +6,31 @@ use crate::compile;
 use crate::error::CudaError;
 use crate::source::MODULES;
 
-/// What a kernel takes.
+/// Resources that a kernel uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KernelUse {
-    /// The file it is in, without `.cu`.
+    /// The kernel file, without `.cu`.
     pub module: &'static str,
-    /// Its name.
+    /// The kernel's name.
     pub kernel: String,
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of its stack frame in local memory, of a thread.
+    /// Bytes of stack frame per thread, in local memory.
     pub stack: u32,
-    /// Bytes of registers stored to and loaded from local memory for lack of room.
+    /// Bytes of spilled registers, stores and loads together.
     pub spills: u32,
 }
 
-/// The modules of this driver.
+/// Names of all kernel files, without `.cu`.
 pub fn modules() -> Vec<&'static str> {
     MODULES.iter().map(|m| m.name).collect()
 }
 
-/// Compiles a module for an architecture (`sm_90a`), and says what its kernels take.
+/// Compiles a kernel file for an architecture (such as `sm_90a`) and returns the resources of each kernel.
 ///
 /// # Errors
-/// Where the compiler is not installed, or refuses a kernel: with what it said.
+/// NVRTC is not installed, or the file does not compile; the message holds the compiler's log.
 pub fn kernel_uses(module: &str, architecture: &str) -> Result<Vec<KernelUse>, CudaError> {
     let module = MODULES.iter().find(|m| m.name == module);
     let &module = module.ok_or_else(|| CudaError::new(ErrorKind::Other, "no such module"))?;
@@ -39,24 +39,26 @@ pub fn kernel_uses(module: &str, architecture: &str) -> Result<Vec<KernelUse>, C
         .ok_or_else(|| CudaError::new(ErrorKind::Other, format!("{}.cu: cannot read\n{log}", module.name)))
 }
 
-/// Compiles a text for an architecture as kernels are compiled.
+/// Compiles a text for an architecture, with the options of the kernel files.
 ///
 /// # Errors
-/// Where the compiler is not installed, or refuses the text.
+/// NVRTC is not installed, or the text does not compile.
 pub fn compile_text(text: &str, architecture: &str) -> Result<(), CudaError> {
     compile::text(text, architecture).map(drop)
 }
 
-/// Compiles all kernels for an architecture into the cache, for machines on which the compiler is not installed: there,
-/// those of the same sources and of NVRTC 13.0 are taken. `done` is told how many files are compiled, and of how many.
+/// Compiles all kernels for an architecture into the cache, for machines without NVRTC.
+///
+/// Such a machine uses cached kernels of the same sources and of NVRTC 13.0. Calls `done(compiled, total)` after each
+/// file.
 ///
 /// # Errors
-/// Where the compiler is not installed, or refuses a kernel.
+/// NVRTC is not installed, or a kernel does not compile.
 pub fn fill_cache(architecture: &str, done: impl Fn(usize, usize) + Sync) -> Result<(), CudaError> {
     compile::all(architecture, &done)
 }
 
-/// The kernels of a log of `ptxas -v`.
+/// Parses a log of `ptxas -v`.
 fn parse(module: &'static str, log: &str) -> Option<Vec<KernelUse>> {
     let mut found: Vec<KernelUse> = Vec::new();
     let mut complete = true;
@@ -66,7 +68,7 @@ fn parse(module: &'static str, log: &str) -> Option<Vec<KernelUse>> {
             let kernel = rest.split('\'').next()?.to_owned();
             found.push(KernelUse { module, kernel, registers: 0, stack: 0, spills: 0 });
         } else if let Some((stack, rest)) = line.split_once(" bytes stack frame, ") {
-            // Functions that were not inlined have lines of their own: the frames add up at worst.
+            // Functions that were not inlined have separate lines; the sum of the frames is the worst case.
             let kernel = found.last_mut()?;
             kernel.stack += stack.split_whitespace().last()?.parse::<u32>().ok()?;
             for part in rest.split(", ") {

@@ -1,4 +1,4 @@
-//! Kernels compiled for a GPU by NVRTC, the vendor's compiler, at run time and once: what it made is kept on disk.
+//! Compilation of kernels at run time by NVRTC, NVIDIA's compiler; cubins are cached on disk.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::error::CudaError;
 use crate::library;
 use crate::source::{HEADERS, MODULES, Module};
 
-/// The version this driver is tested with. Its cubins are also looked for in the cache where there is no NVRTC.
+/// The tested version of NVRTC. A machine without NVRTC uses cached cubins of this version.
 const PINNED: (c_int, c_int) = (13, 0);
 
 const REMEDY: &str = "install NVRTC 13 (`pip install nvidia-cuda-nvrtc==13.0.88`, or the CUDA toolkit 13)";
 
 type Program = *mut c_void;
 
-/// The functions of NVRTC. All but the first three return 0 where they succeed.
+/// Functions of NVRTC. All but the first three return 0 on success.
 struct Nvrtc {
     version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int,
     error: unsafe extern "C" fn(c_int) -> *const c_char,
@@ -83,14 +83,14 @@ impl Nvrtc {
     }
 }
 
-/// What came of a text.
+/// A compiled text.
 pub(crate) struct Compiled {
     pub(crate) cubin: Vec<u8>,
-    /// What the compiler said, registers and spills with `--ptxas-options=-v`.
+    /// The compiler's log; with `--ptxas-options=-v` it lists registers and spills.
     pub(crate) log: String,
 }
 
-/// A program, destroyed at its end.
+/// An NVRTC program, destroyed on drop.
 struct Owned(&'static Nvrtc, Program);
 
 impl Drop for Owned {
@@ -100,7 +100,7 @@ impl Drop for Owned {
     }
 }
 
-/// The name that NVRTC has for a GPU of a compute capability: `sm_90a` has instructions that `sm_90` lacks.
+/// NVRTC's name for a compute capability; `sm_90a` has instructions that `sm_90` lacks.
 pub(crate) fn architecture(major: i32, minor: i32) -> String {
     if (major, minor) == (9, 0) { "sm_90a".into() } else { format!("sm_{major}{minor}") }
 }
@@ -113,10 +113,10 @@ fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
     HEADERS.iter().copied().filter(|(name, _)| *name != "emulate.h")
 }
 
-/// Stack of the compiler, which recurses: Rust gives a thread 2 MiB, a C compiler is used to more.
+/// Stack of the compiler's thread in bytes: the compiler recurses deeper than Rust's default of 2 MiB allows.
 const STACK: usize = 64 << 20;
 
-/// Compiles a text; the error holds the compiler's log.
+/// Compiles a text on a thread with a large stack; an error holds the compiler's log.
 fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
     let failed = |what: String| CudaError::new(ErrorKind::Other, format!("{name}.cu: the compiler's thread {what}"));
     std::thread::scope(|scope| {
@@ -127,7 +127,7 @@ fn compile(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaE
     })
 }
 
-/// The same on this thread.
+/// Compiles a text on this thread.
 fn compile_here(name: &str, text: &str, options: &[String]) -> Result<Compiled, CudaError> {
     let nvrtc = Nvrtc::get()?;
     let c = |s: &str| CString::new(s).map_err(|_| CudaError::new(ErrorKind::Other, format!("{name}: a zero byte")));
@@ -172,25 +172,25 @@ fn compile_here(name: &str, text: &str, options: &[String]) -> Result<Compiled, 
         .map_err(|e| CudaError::new(ErrorKind::Other, format!("{name}.cu does not compile: {e}\n{log}")))?;
     let cubin = bytes("nvrtcGetCUBIN", nvrtc.cubin_size, nvrtc.cubin)?;
     if cubin.is_empty() {
-        return Err(CudaError::new(ErrorKind::Other, format!("{name}.cu: NVRTC made no cubin of it\n{log}")));
+        return Err(CudaError::new(ErrorKind::Other, format!("{name}.cu: NVRTC returned no cubin\n{log}")));
     }
     Ok(Compiled { cubin, log })
 }
 
-/// Compiles a module and says what its kernels take, without the cache.
+/// Compiles a kernel file without the cache, with registers and spills in the log.
 pub(crate) fn verbose(module: Module, architecture: &str) -> Result<Compiled, CudaError> {
     let mut options = options(architecture);
     options.push("--ptxas-options=-v".into());
     compile(module.name, module.text, &options)
 }
 
-/// Compiles a text that is no module, as modules are compiled.
+/// Compiles a text with the options of the kernel files.
 pub(crate) fn text(text: &str, architecture: &str) -> Result<Compiled, CudaError> {
     compile("text", text, &options(architecture))
 }
 
-/// Compiles all modules for an architecture on as many threads as there are processors, so that [`cubin`] finds them in
-/// the cache. `done` is told how many are ready, and of how many.
+/// Compiles all kernel files for an architecture into the cache, on all processors. Calls `done(compiled, total)` after
+/// each file.
 pub(crate) fn all(architecture: &str, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError> {
     let (next, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let worker = || {
@@ -208,7 +208,7 @@ pub(crate) fn all(architecture: &str, done: &(dyn Fn(usize, usize) + Sync)) -> R
     })
 }
 
-/// A module compiled for an architecture, from the cache if it was before, and where in the cache it lies.
+/// The cubin of a kernel file for an architecture, compiled if it is not in the cache, and its path there.
 pub(crate) fn cubin(module: Module, architecture: &str) -> Result<(Vec<u8>, std::path::PathBuf), CudaError> {
     let nvrtc = Nvrtc::get();
     let (major, minor) = match &nvrtc {

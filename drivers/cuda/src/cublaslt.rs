@@ -1,8 +1,10 @@
-//! cuBLASLt, loaded where it is installed. Its matrices are column-major: a row-major matrix is the transpose of a
-//! column-major one in the same memory, so `c = a·b` becomes `cᵀ = bᵀ·aᵀ`, and our second factor is its first.
+//! Binding of cuBLASLt, NVIDIA's library for matrix products, loaded if it is installed.
 //!
-//! A row of the result must not depend on how many other rows there are. So the algorithm for a product with a weight
-//! is chosen for one number of rows, whatever the real one, and none that splits sums is taken.
+//! The library's matrices are column-major. A row-major matrix is the transpose of a column-major one in the same
+//! memory, so `c = a·b` becomes `cᵀ = bᵀ·aᵀ`, and our second factor is the library's first.
+//!
+//! A row of the result must not depend on the number of other rows. Therefore the algorithm for a product with a weight
+//! is always chosen for [`ROWS`] rows, and algorithms that split sums (split-K) are excluded.
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
@@ -17,13 +19,13 @@ use crate::library;
 
 const REMEDY: &str = "install cuBLAS 13 (`pip install nvidia-cublas==13.1.0.3`, or the CUDA toolkit 13)";
 
-/// Bytes of memory that algorithms may use: what NVIDIA advises for Hopper.
+/// Bytes of workspace for algorithms, as NVIDIA advises for Hopper.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
-/// The rows that algorithms for products with a weight are chosen for.
+/// The number of rows for which the algorithm of a product with a weight is chosen.
 const ROWS: u64 = 4096;
 
-// Numbers of cublasLt.h, cublas_api.h and library_types.h.
+// Constants of cublasLt.h, cublas_api.h and library_types.h.
 const OP_N: i32 = 0;
 const OP_T: i32 = 1;
 const COMPUTE_32F: c_int = 68;
@@ -66,7 +68,7 @@ impl Choice {
     const NONE: Self = Self { algorithm: Algorithm([0; 8]), workspace: 0, state: 0, waves: 0.0, reserved: [0; 4] };
 }
 
-/// The functions. All but the first three return 0 where they succeed.
+/// Functions of the library. All but the first three return 0 on success.
 struct Api {
     version: unsafe extern "C" fn() -> usize,
     status_name: unsafe extern "C" fn(Status) -> *const c_char,
@@ -160,7 +162,7 @@ impl Api {
     }
 }
 
-/// Something that a function of the library destroys.
+/// A handle and the library function that destroys it.
 struct Owned(Handle, unsafe extern "C" fn(Handle) -> Status);
 
 impl Drop for Owned {
@@ -170,19 +172,19 @@ impl Drop for Owned {
     }
 }
 
-/// What a product is of.
+/// Types of the factors of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Factors {
     /// BF16.
     Bf16,
-    /// Codes, of form `Nt`: of `a` with a scale for each 1×128 tile, of `b` with one for each 128×128 block.
+    /// FP8 in form `Nt`: a scale per 1×128 tile of `a`, and per 128×128 block of `b`.
     Blocks,
-    /// Codes, of form `Nt`, both with a scale for each 1×128 tile.
+    /// FP8 in form `Nt`: a scale per 1×128 tile of both.
     Vectors,
 }
 
 impl Factors {
-    /// How the library's A and B, which are `b` and `a`, are scaled.
+    /// Scale modes of the library's A and B, which are our `b` and `a`.
     fn modes(self) -> Option<[i32; 2]> {
         match self {
             Self::Bf16 => None,
@@ -191,28 +193,28 @@ impl Factors {
         }
     }
 
-    /// Codes with scales rather than numbers.
+    /// Whether the factors are FP8 codes with scales.
     pub(crate) fn are_codes(self) -> bool {
         self != Self::Bf16
     }
 }
 
-/// What a product is, but for where its operands lie.
+/// A product without the addresses of its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     pub(crate) form: Form,
     pub(crate) m: u64,
     pub(crate) n: u64,
     pub(crate) k: u64,
-    /// Elements from a row of `a`, `b` and `c` to the next.
+    /// Row strides of `a`, `b` and `c` in elements.
     pub(crate) strides: [i64; 3],
     pub(crate) factors: Factors,
-    /// The result is F32 rather than BF16.
+    /// Whether the result is F32 (else BF16).
     pub(crate) wide: bool,
 }
 
 impl Shape {
-    /// Rows, columns and stride of the library's A, B and C, and which of A and B it is to transpose.
+    /// Rows, columns and stride of the library's A, B and C, and the transpositions of A and B.
     fn matrices(&self) -> ([(u64, u64, i64); 3], [i32; 2]) {
         let (m, n, k, [a, b, c]) = (self.m, self.n, self.k, self.strides);
         let (first, second, transposed) = match self.form {
@@ -223,9 +225,9 @@ impl Shape {
         ([first, second, (n, m, c)], transposed)
     }
 
-    /// The shape that the algorithm is chosen for.
+    /// The shape for which the algorithm is chosen.
     fn model(&self) -> Self {
-        // Rows of a weight's gradient are no activations.
+        // The rows of a weight's gradient belong to the weight: they are not activations.
         let m = if self.form == Form::Tn || self.factors == Factors::Vectors { self.m } else { ROWS };
         let stride = |columns: u64| columns.next_multiple_of(16) as i64;
         let strides = match self.form {
@@ -237,7 +239,7 @@ impl Shape {
     }
 }
 
-/// A shape made ready.
+/// A shape with its algorithm and library handles.
 struct Plan {
     desc: Owned,
     layouts: [Owned; 3],
@@ -245,34 +247,34 @@ struct Plan {
     codes: bool,
 }
 
-/// Where the operands of a product lie.
+/// Device addresses of the operands of a product, and its scalars.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operands {
     pub(crate) a: u64,
     pub(crate) b: u64,
     pub(crate) c: u64,
-    /// Scales of `a` and `b`, of codes.
+    /// Scales of `a` and `b` if the factors are FP8.
     pub(crate) scales: [u64; 2],
     pub(crate) alpha: f32,
     pub(crate) beta: f32,
 }
 
-/// The library on one GPU. Its calls need the GPU's context to be current.
+/// The library on one GPU, whose context must be current in every call.
 pub(crate) struct Lt {
     api: &'static Api,
-    /// By shape; `None` for those it cannot compute.
+    /// Plans by shape, as indices into `list`; `None` if the library has no such product.
     places: HashMap<Shape, Option<u32>>,
-    /// By model.
+    /// Algorithms by [`Shape::model`].
     algorithms: HashMap<Shape, Option<Algorithm>>,
     list: Vec<Plan>,
     preference: Owned,
     handle: Owned,
-    /// Of [`WORKSPACE`] bytes.
+    /// Device address of [`WORKSPACE`] bytes.
     workspace: u64,
 }
 
 impl Lt {
-    /// The library, with [`WORKSPACE`] bytes of the GPU's memory at `workspace()`.
+    /// Loads the library; `workspace` allocates [`WORKSPACE`] bytes and returns their address.
     pub(crate) fn new(workspace: impl FnOnce() -> Result<u64, CudaError>) -> Result<Self, CudaError> {
         let api = Api::get()?;
         let made = |call, destroy, create: &dyn Fn(*mut Handle) -> Status| {
@@ -307,23 +309,23 @@ impl Lt {
         })
     }
 
-    /// 130100 for 13.1.
+    /// The version, for example 130100 for 13.1.
     pub(crate) fn version(&self) -> usize {
         // SAFETY: takes nothing.
         unsafe { (self.api.version)() }
     }
 
-    /// Whether products of codes with scales in tiles of 128 exist in this version: from 12.9 on.
+    /// Whether this version multiplies FP8 codes with scales per 128 elements (12.9 or later).
     pub(crate) fn has_codes(&self) -> bool {
         self.version() >= 120_900
     }
 
-    /// What [`plan`](Lt::plan) said of a shape, if it was asked before.
+    /// The cached result of [`plan`](Lt::plan) for a shape.
     pub(crate) fn known(&self, shape: &Shape) -> Option<Option<u32>> {
         self.places.get(shape).copied()
     }
 
-    /// The place of the plan for a shape; `None` where the library cannot compute it as it must be computed.
+    /// The index of the plan for a shape; `None` if the library has no algorithm for it.
     pub(crate) fn plan(&mut self, shape: &Shape) -> Result<Option<u32>, CudaError> {
         if let Some(place) = self.known(shape) {
             return Ok(place);
@@ -374,18 +376,18 @@ impl Lt {
         Ok((desc, [layout(0)?, layout(1)?, layout(2)?]))
     }
 
-    /// Sets a number or an address of a description.
+    /// Sets an attribute of a matmul descriptor.
     fn set<T: Copy>(&self, desc: &Owned, attribute: c_int, value: &T) -> Result<(), CudaError> {
         // SAFETY: the description is alive, and the value is of the size that is passed.
         let status = unsafe { (self.api.desc_set)(desc.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         self.api.checked("cublasLtMatmulDescSetAttribute", status)
     }
 
-    /// The library's algorithm for a shape, if it has one.
+    /// Asks the library's heuristic for an algorithm.
     fn choose(&self, shape: &Shape) -> Result<Option<Algorithm>, CudaError> {
         let (desc, [a, b, c]) = self.describe(shape)?;
         if shape.factors.are_codes() {
-            // Only their alignment is looked at.
+            // The heuristic reads only the alignment of these addresses.
             self.set(&desc, DESC_A_SCALE_POINTER, &self.workspace)?;
             self.set(&desc, DESC_B_SCALE_POINTER, &self.workspace)?;
         }
@@ -405,7 +407,7 @@ impl Lt {
                 &raw mut found,
             )
         };
-        // 15: CUBLAS_STATUS_NOT_SUPPORTED, 7: CUBLAS_STATUS_INVALID_VALUE. A product it does not have.
+        // 15: CUBLAS_STATUS_NOT_SUPPORTED, 7: CUBLAS_STATUS_INVALID_VALUE. The library has no such product.
         if matches!(status, 7 | 15) || status == 0 && (found == 0 || choice.state != 0) {
             return Ok(None);
         }
@@ -413,7 +415,7 @@ impl Lt {
         Ok((choice.workspace <= WORKSPACE).then_some(choice.algorithm))
     }
 
-    /// The plan of a shape with an algorithm, if they go together.
+    /// The plan of a shape with an algorithm; `None` if the algorithm does not support the shape.
     fn fits(&self, shape: &Shape, algorithm: Algorithm) -> Result<Option<Plan>, CudaError> {
         let (desc, layouts) = self.describe(shape)?;
         if shape.factors.are_codes() {
@@ -430,11 +432,11 @@ impl Lt {
         Ok(fits.then_some(Plan { desc, layouts, algorithm, codes: shape.factors.are_codes() }))
     }
 
-    /// Begins a product on a stream.
+    /// Issues a product on a stream.
     ///
     /// # Safety
-    /// The operands must be memory of the device of the plan's shape, with rows aligned to 16 bytes, and `stream` a
-    /// stream of the current context on which no other work uses the workspace out of order.
+    /// The operands must lie in device memory in the plan's shape, with rows aligned to 16 bytes, and `stream` must
+    /// belong to the current context and order all uses of the workspace.
     pub(crate) unsafe fn run(&self, plan: u32, operands: &Operands, stream: *mut c_void) -> Result<(), CudaError> {
         let plan = &self.list[plan as usize];
         let Operands { a, b, c, scales, alpha, beta } = *operands;

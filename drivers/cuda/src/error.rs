@@ -1,10 +1,10 @@
-//! What can go wrong on a GPU.
+//! The error type of the CUDA driver.
 
 use std::fmt;
 
 use fathom_core::error::{DeviceError, ErrorKind, InvalidOp};
 
-/// The error of the CUDA driver: a kind for programs, a sentence for people.
+/// An error of the CUDA driver: a kind for programs and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaError {
     kind: ErrorKind,
@@ -12,12 +12,12 @@ pub struct CudaError {
 }
 
 impl CudaError {
-    /// An error of kind `kind`, described by `message`.
+    /// Creates an error of kind `kind` with text `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// What is wrong.
+    /// The message.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -1,4 +1,4 @@
-//! Finding the vendor's libraries: none is needed to build or start the program, each is looked for when first needed.
+//! Search for NVIDIA's libraries at run time; building and starting the program needs none of them.
 
 use std::ffi::{CStr, c_char};
 use std::fs;
@@ -9,8 +9,8 @@ use libloading::Library;
 
 use crate::error::CudaError;
 
-/// Folders that may hold the vendor's libraries, most wanted first: those of `FATHOM_CUDA_LIBRARIES` (separated as in
-/// `PATH`), of a CUDA toolkit, and of the Python packages beside any `python3` on the `PATH`.
+/// Folders to search, in this order: those of `FATHOM_CUDA_LIBRARIES` (separated as in `PATH`), of a CUDA toolkit, and
+/// of the Python packages beside any `python3` on the `PATH`.
 fn folders() -> Vec<PathBuf> {
     let list = |name: &str| -> Vec<PathBuf> {
         std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default()
@@ -35,7 +35,7 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// What lies in a folder under a name that begins with `start`, in order.
+/// Paths in a folder whose names begin with `start`, sorted.
 fn entries(folder: &Path, start: &str) -> Vec<PathBuf> {
     let Ok(all) = fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<PathBuf> = all
@@ -47,11 +47,11 @@ fn entries(folder: &Path, start: &str) -> Vec<PathBuf> {
 }
 
 fn load(path: &Path) -> Result<Library, libloading::Error> {
-    // Symbols are made global: NVRTC finds its builtins among them.
+    // Symbols are global, so that NVRTC finds its builtins.
     #[cfg(unix)]
     {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-        // SAFETY: the vendor's libraries do nothing at loading but set themselves up.
+        // SAFETY: loading NVIDIA's libraries only initialises them.
         unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map(Into::into)
     }
     #[cfg(not(unix))]
@@ -61,8 +61,10 @@ fn load(path: &Path) -> Result<Library, libloading::Error> {
     }
 }
 
-/// The first library of one of `names` that loads, kept for ever. `companion`: the beginning of the name of files in
-/// the same folder that must be loaded first. `remedy`: what to install.
+/// Loads the first library named in `names` that is found, and never unloads it.
+///
+/// Files beside it whose names begin with `companion` are loaded first. `what` and `remedy` go into the error message:
+/// the library, and how to install it.
 pub(crate) fn find(
     what: &str,
     names: &[&str],
@@ -92,7 +94,7 @@ pub(crate) fn find(
     Err(CudaError::new(ErrorKind::Other, message))
 }
 
-/// The function `name` of a library.
+/// Looks up the function `name` of a library.
 ///
 /// # Safety
 /// `F` must be the function's type.
@@ -100,12 +102,12 @@ pub(crate) unsafe fn function<F: Copy>(library: &'static Library, name: &'static
     // SAFETY: as promised by the caller; the library is never unloaded.
     let found = unsafe { library.get::<F>(name.to_bytes_with_nul()) };
     found.map(|symbol| *symbol).map_err(|error| {
-        let message = format!("a library of the vendor lacks {}: {error}", name.to_string_lossy());
+        let message = format!("the library has no function {}: {error}", name.to_string_lossy());
         CudaError::new(ErrorKind::Other, message)
     })
 }
 
-/// A text of the vendor's, which lives for ever; `unknown` for none.
+/// Copies a C string of a library; `unknown` for a null pointer.
 pub(crate) fn text(text: *const c_char) -> String {
     if text.is_null() {
         return "unknown".into();

@@ -1,15 +1,15 @@
-//! The kernels' source files, which travel inside the program.
+//! Source texts of the kernels, embedded in the program.
 
-/// A file of kernels, compiled as one module.
+/// A kernel file, which is compiled as one module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Module {
     /// The file's name without `.cu`.
     pub(crate) name: &'static str,
-    /// Its text.
+    /// The file's text.
     pub(crate) text: &'static str,
 }
 
-/// What the files include, by name.
+/// Header files by name and text.
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
@@ -25,7 +25,7 @@ macro_rules! modules {
             pub(crate) const $constant: Module =
                 Module { name: $file, text: include_str!(concat!("../kernels/", $file, ".cu")) };
         )*
-        /// All of them.
+        /// All kernel files.
         pub(crate) const MODULES: &[Module] = &[$($constant,)*];
     };
 }

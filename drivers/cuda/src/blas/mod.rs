@@ -1,4 +1,6 @@
-//! Dense matrix products by the vendor's library: what is asked of it, and what is not.
+//! Dense matrix products by cuBLASLt: which products it computes, and the layout it needs.
+//!
+//! All other products run on the driver's own kernels (`kernels/gemm.rs`, `kernels/gemm_fp8.rs`).
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::Form;
@@ -11,11 +13,11 @@ use crate::launch::Mat;
 use crate::memory::Buffer;
 use crate::source::TRANSPOSE;
 
-/// The least extent, but for rows of activations, that is not left to this driver's own kernels.
+/// Smallest extent of a product that goes to the library; rows of activations may be fewer.
 const LEAST: usize = 64;
 
-/// The same for the sums of codes, and in tiles for their results. Tensor cores add products of codes with some 14
-/// bits, which the core allows of sums this long: see [`GemmFp8`](fathom_core::device::GemmFp8).
+/// Shortest inner dimension of an FP8 product that goes to the library. Tensor cores accumulate FP8 products with about
+/// 14 bits, which the core allows for sums of this length: see [`GemmFp8`](fathom_core::device::GemmFp8).
 const LEAST_CODES: usize = 512;
 
 /// A product of matrices in device memory, `c = α·op(a)·op(b)`, or `c += …`.
@@ -27,18 +29,19 @@ pub(crate) struct Matmul {
     pub(crate) m: usize,
     /// Columns of `c`.
     pub(crate) n: usize,
-    /// Length of the sums.
+    /// Inner dimension.
     pub(crate) k: usize,
     pub(crate) a: Mat,
     pub(crate) b: Mat,
     pub(crate) c: Mat,
     pub(crate) alpha: f32,
-    /// Adds to what is in `c`.
+    /// Adds the product to `c` instead of replacing it.
     pub(crate) accumulate: bool,
 }
 
-/// A product of E4M3 codes with scales, `c = …` or `c += …`: see [`GemmFp8`](fathom_core::device::GemmFp8) for the
-/// shapes.
+/// A product of FP8 matrices (E4M3 codes with scales), `c = a·b` or `c += a·b`.
+///
+/// [`GemmFp8`](fathom_core::device::GemmFp8) has the shapes of the scales.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScaledMatmul {
     /// Which factor is transposed, row-major.
@@ -46,7 +49,7 @@ pub(crate) struct ScaledMatmul {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    /// Rows after which blocks of a weight start anew.
+    /// Rows of a weight per part; each part begins a new row of blocks.
     pub(crate) part: usize,
     /// Codes.
     pub(crate) a: Mat,
@@ -62,8 +65,9 @@ pub(crate) struct ScaledMatmul {
 }
 
 impl Matmul {
-    /// The product as the library is asked for it; `None` where it is not. That does not depend on the rows of
-    /// activations: all rows are computed the same way.
+    /// The product's shape for the library; `None` if the driver's own kernels compute it.
+    ///
+    /// The choice does not depend on the number of rows of activations, so all rows are computed in the same way.
     pub(crate) fn shape(&self) -> Option<Shape> {
         let Self { form, m, n, k, a, b, c, .. } = self;
         let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
@@ -82,15 +86,16 @@ impl Matmul {
 }
 
 impl ScaledMatmul {
-    /// As [`Matmul::shape`], of what the library can do with codes: whole tiles of `k`, and multiples of 16 elsewhere.
-    /// It multiplies in form `Nt` alone, so that other factors are transposed first; and it knows blocks that start
-    /// once.
+    /// The product's shape for the library; `None` if the driver's own kernels compute it (as [`Matmul::shape`]).
+    ///
+    /// The library needs whole tiles of `k` and multiples of 16 elsewhere. It multiplies in form `Nt` only, so other
+    /// factors are transposed first, and it has no parts: blocks start at the first row.
     pub(crate) fn shape(&self) -> Option<Shape> {
         let Self { form, m, n, k, part, a, b, c, .. } = self;
         let aligned = [a, b, c].iter().all(|mat| mat.is_aligned(16));
         let typed = a.dtype() == E4M3 && b.dtype() == E4M3 && matches!(c.dtype(), F32 | BF16);
         let extents = k.is_multiple_of(TILE) && n.is_multiple_of(16) && m.is_multiple_of(16);
-        // Parts of whole tiles start no block where there was none.
+        // Parts of whole tiles do not move the start of any block.
         let plain = part.is_multiple_of(TILE) || *form == Form::Nt && part == n || *form == Form::Tn;
         let large = *m > 0 && *n >= TILE && *k >= LEAST_CODES && (*form != Form::Tn || *m >= TILE);
         let along = *k as i64;
@@ -115,7 +120,7 @@ const F32: i32 = 0;
 const BF16: i32 = 1;
 const E4M3: i32 = 4;
 
-/// How codes and scales are brought into the library's order: `Reorder` of `transpose.cu`.
+/// Argument of the kernels that copy codes and scales into the library's layout: `Reorder` of `transpose.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Reorder {
@@ -124,7 +129,7 @@ struct Reorder {
 }
 
 impl Cuda {
-    /// Computes a dense product with the vendor's library; false where it does not, and a kernel of this driver must.
+    /// Queues a dense product by the library; false if a kernel of this driver must compute it.
     pub(crate) fn matmul(&self, product: &Matmul) -> Result<bool, CudaError> {
         let Some(shape) = product.shape() else { return Ok(false) };
         let Matmul { a, b, c, alpha, accumulate, .. } = product;
@@ -133,7 +138,7 @@ impl Cuda {
         self.engine().product(&shape, &Operands { a, b, c, scales: [0; 2], alpha: *alpha, beta })
     }
 
-    /// Computes a product of codes with scales with the vendor's library; false where it does not.
+    /// Queues an FP8 product by the library; false if a kernel of this driver must compute it.
     pub(crate) fn matmul_fp8(&self, product: &ScaledMatmul) -> Result<bool, CudaError> {
         let Some(shape) = product.shape() else { return Ok(false) };
         if !self.engine().has_product(&shape)? {
@@ -144,8 +149,8 @@ impl Cuda {
         // Codes: rows along the inner dimension.
         let a = if *form == Form::Tn { self.codes_transposed(a)? } else { Ordered::as_is(a) };
         let b = if *form == Form::Nt { Ordered::as_is(b) } else { self.codes_transposed(b)? };
-        // Scales of 1×128 tiles: those of a tile of the inner dimension one after the other, for all rows. Scales of
-        // blocks: the tiles of a row of blocks one after the other, of which there is room for a multiple of four.
+        // Scales of 1×128 tiles: for each tile of the inner dimension, the scales of all rows are contiguous. Scales of
+        // blocks: the scales of a row of blocks are contiguous, padded to a multiple of four.
         let (a_scales, b_scales) = match form {
             Form::Nt => (self.scales_transposed(a_scales, *m)?, self.scales_padded(b_scales, tiles)?),
             Form::Nn => (self.scales_transposed(a_scales, *m)?, self.scales_transposed(b_scales, tiles)?),
@@ -162,7 +167,7 @@ impl Cuda {
         self.engine().product(&shape, &operands)
     }
 
-    /// Codes transposed; of extents that are multiples of 16, in rows that start on such.
+    /// Transposes codes; all extents and row starts must be multiples of 16.
     fn codes_transposed(&self, x: &Mat) -> Result<Ordered, CudaError> {
         let (rows, cols) = (x.rows() as usize, x.cols() as usize);
         let buffer = self.scratch(rows * cols)?;
@@ -172,7 +177,7 @@ impl Cuda {
         Ok(Ordered { address: y.address(), buffer: Some(buffer) })
     }
 
-    /// Scales transposed and with zeros after them up to `cols` columns.
+    /// Transposes scales and pads the rows with zeros to `cols` columns.
     fn scales_transposed(&self, x: &Mat, cols: usize) -> Result<Ordered, CudaError> {
         let rows = x.cols() as usize;
         let buffer = self.scratch(rows * cols * 4)?;
@@ -182,7 +187,7 @@ impl Cuda {
         Ok(Ordered { address: y.address(), buffer: Some(buffer) })
     }
 
-    /// Scales with zeros after them up to `cols` columns, and without gaps.
+    /// Pads rows of scales with zeros to `cols` columns, without gaps between rows.
     fn scales_padded(&self, x: &Mat, cols: usize) -> Result<Ordered, CudaError> {
         if x.cols() as usize == cols && x.stride() == cols as i64 && x.is_aligned(16) {
             return Ok(Ordered::as_is(x));
@@ -195,10 +200,10 @@ impl Cuda {
     }
 }
 
-/// An operand in the library's order: where it lies, and the memory, if it is a copy.
+/// An operand in the library's layout: its address, and its memory if it is a copy.
 struct Ordered {
     address: u64,
-    #[cfg_attr(not(test), expect(dead_code, reason = "is there to be dropped"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "holds the memory until it is dropped"))]
     buffer: Option<Buffer>,
 }
 
@@ -210,7 +215,7 @@ impl Ordered {
 
 const OP: &str = "gemm_fp8";
 
-/// Elements from row to row; of a single row, whose stride may be anything, some that are enough and aligned.
+/// The row stride in elements; for a single row, whose stride may be arbitrary, an aligned one.
 fn stride(mat: &Mat) -> i64 {
     if mat.rows() > 1 { mat.stride() } else { (mat.cols().max(1) as u32).next_multiple_of(16).into() }
 }

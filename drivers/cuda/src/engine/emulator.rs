@@ -1,4 +1,6 @@
-//! The kernels on a CPU: compiled as host C++ and run thread by thread, every access checked (`kernels/emulate.h`).
+//! The emulator: kernels compiled as host C++ and run thread by thread, with every access checked.
+//!
+//! `kernels/emulate.h` is its other half, which runs inside the compiled library.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
@@ -18,26 +20,26 @@ use crate::memory::Blocks;
 use crate::report::KernelReport;
 use crate::source::{HEADERS, MODULES, Module};
 
-/// How to emulate.
+/// Options of the emulator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Emulation {
-    /// Runs blocks, warps and lanes from the last to the first. Results must not change.
+    /// Runs blocks, warps and lanes from the last to the first; results must not change.
     pub reverse: bool,
-    /// Runs them in an order that is drawn at random, by this number if it is not zero.
+    /// Seed of a random order of blocks, warps and lanes; 0 = in order.
     pub seed: u32,
-    /// Compiles kernels with AddressSanitizer. The program must have been started with its runtime preloaded.
+    /// Compiles kernels with AddressSanitizer, whose runtime must be preloaded into this program.
     pub sanitize: bool,
-    /// Bytes of shared memory that drivers believe a block may have; those of Hopper where zero.
+    /// Bytes of shared memory per block that the device reports; 0 = those of Hopper.
     pub shared: u32,
 }
 
 impl Emulation {
-    /// Bytes of shared memory of a block.
+    /// Bytes of shared memory per block.
     fn shared(&self) -> usize {
         if self.shared == 0 { 227 << 10 } else { self.shared as usize }
     }
 
-    /// The order as the kernels' side numbers it.
+    /// The order's number in `emulate.h`.
     fn order(&self) -> u32 {
         match (self.seed, self.reverse) {
             (0, reverse) => reverse.into(),
@@ -49,16 +51,16 @@ impl Emulation {
 type Run =
     unsafe extern "C" fn(*const c_void, *const u32, u32, u32, *const c_void, u32, u32, *mut c_char, u32) -> c_int;
 
-/// The emulator.
+/// An engine that runs kernels on the CPU.
 pub(crate) struct Emulator {
     options: Emulation,
-    /// Sizes of the memory that was handed out.
+    /// Allocated blocks: bytes by address.
     blocks: Mutex<HashMap<u64, usize>>,
-    /// What came of compiling modules: those that do not compile are not tried again.
+    /// Compiled modules by name, or the compiler's error, which is not retried.
     libraries: Mutex<HashMap<&'static str, Result<&'static Library, String>>>,
     /// The record that kernels report into.
     report: Mutex<Box<[u32; 4]>>,
-    /// Modules in place of those of the same name, and whether launches lose their last block along x.
+    /// For tests: modules that replace those of the same name, and whether launches lose their last block along x.
     #[cfg(test)]
     pub(super) replaced: Vec<Module>,
     #[cfg(test)]
@@ -72,7 +74,7 @@ fn other(message: impl Into<String>) -> CudaError {
 }
 
 impl Emulator {
-    /// An emulator, if there is a compiler for it.
+    /// Creates an emulator; fails without a C++ compiler.
     pub(crate) fn new(options: Emulation) -> Result<Self, CudaError> {
         compiler()?;
         Ok(Self {
@@ -100,30 +102,33 @@ impl Emulator {
     }
 }
 
-/// A module's library. Kernels may be running on another thread when an emulator goes: libraries stay.
+/// Compiles and loads a module. Libraries are never unloaded: a kernel may still run in another thread.
 fn load(module: Module, sanitize: bool) -> Result<&'static Library, CudaError> {
     let path = build(module, sanitize)?;
-    // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code of its own.
+    // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code.
     let library = unsafe { Library::new(&path) };
     let library = library.map_err(|e| other(format!("cannot load {}: {e}", path.display())))?;
     Ok(Box::leak(Box::new(library)))
 }
 
-/// The C++ compiler: `CXX`, else `c++`, `g++` or `clang++`, whichever answers.
+/// The C++ compiler: `CXX`, else the first of `c++`, `g++` and `clang++` that runs.
 fn compiler() -> Result<PathBuf, CudaError> {
     let named = std::env::var_os("CXX").filter(|v| !v.is_empty()).map(PathBuf::from);
     let answers = |name: &PathBuf| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
     let candidates = named.into_iter().chain(["c++", "g++", "clang++"].map(PathBuf::from));
     candidates.into_iter().find(answers).ok_or_else(|| {
-        other("emulating CUDA kernels needs a C++ compiler: install g++ (Debian and Ubuntu: apt-get install g++), or set CXX")
+        other(
+            "emulating CUDA kernels needs a C++ compiler: install g++ (Debian and Ubuntu: apt-get install g++), or set \
+             CXX",
+        )
     })
 }
 
-/// Compiles a module, unless it was before, and returns the library.
+/// Compiles a module unless it is in the cache; returns the library's path.
 fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
     let compiler = compiler()?;
     let version = Command::new(&compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
-    // Under the sanitizer kernels compile for longer than they then run.
+    // Under the sanitizer, compiling takes longer than running.
     let level = if sanitize { "-O1" } else { "-O2" };
     let mut flags =
         vec!["-std=c++17", level, "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC", "-DFATHOM_EMULATE"];
@@ -157,7 +162,7 @@ fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
 
 impl Blocks for Emulator {
     fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {
-        let refused = || CudaError::new(ErrorKind::OutOfMemory, format!("no {bytes} bytes left"));
+        let refused = || CudaError::new(ErrorKind::OutOfMemory, format!("the host has no {bytes} bytes left"));
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| refused())?;
         // SAFETY: the layout is not of size zero, as the trait promises.
         let address = unsafe { alloc_zeroed(layout) } as u64;

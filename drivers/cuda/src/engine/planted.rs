@@ -1,5 +1,6 @@
-//! That the emulator finds faults: kernels of `tests/planted.cu` with one planted each, real kernels with a line taken
-//! out, and launches that are wrong.
+//! Tests that the emulator finds planted faults in kernels and in launches.
+//!
+//! `tests/planted.cu` has kernels with one fault each; real kernels are tested with a line removed.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_conformance::{Failure, Options, Outcome};
@@ -27,14 +28,14 @@ struct Planted {
     reserved: i32,
 }
 
-/// Orders in which sound kernels must give the same.
+/// Orders in which sound kernels must give the same results.
 const ORDERS: [Emulation; 3] = [
     Emulation { reverse: false, seed: 0, sanitize: false, shared: 0 },
     Emulation { reverse: true, seed: 0, sanitize: false, shared: 0 },
     Emulation { reverse: false, seed: 5, sanitize: false, shared: 0 },
 ];
 
-/// An emulator, or `None` (said on stderr) where there is no compiler, which under `CI` is a failure.
+/// An emulator, or `None` with a message on stderr if there is no compiler; under `CI` that is a failure.
 fn emulated(options: Emulation) -> Option<Cuda> {
     let device = Cuda::emulated(options);
     if std::env::var_os("CI").is_some() {
@@ -136,10 +137,10 @@ fn launches_that_are_wrong_are_refused() {
     device.flush().unwrap();
 }
 
-/// The conformance functions of a kernel, and how a real file is spoiled.
+/// A kernel's part of the conformance suite.
 type Suite = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 
-/// A device on which the text of a module has every place of `from` replaced, one at a time.
+/// A device for each occurrence of `from` in a module's text, with that occurrence replaced.
 fn spoiled(module: &'static str, from: &str, to: &str) -> Vec<Cuda> {
     let original = MODULES.iter().find(|m| m.name == module).unwrap();
     let places: Vec<_> = original.text.match_indices(from).map(|(at, _)| at).collect();

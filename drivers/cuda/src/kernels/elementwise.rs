@@ -81,7 +81,7 @@ impl Cuda {
             DType::U32 => call.value.round_ties_even() as u32,
             DType::E4M3 => twice(E4M3::encode_finite(round_to_odd(call.value)) * 0x101),
             DType::E5M2 => twice(E5M2::encode_finite(round_to_odd(call.value)) * 0x101),
-            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+            other => return Err(unsupported(OP, format!("does not support {other}"))),
         };
         let (mut rows, mut bytes) = (y.rows(), y.cols() * size);
         if y.is_contiguous() {
@@ -167,7 +167,7 @@ impl Cuda {
             DType::F32 => "random_normal_f32",
             DType::BF16 => "random_normal_bf16",
             DType::F16 => "random_normal_f16",
-            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+            other => return Err(unsupported(OP, format!("does not support {other}"))),
         };
         let pairs = call.y.elements().div_ceil(2);
         let args = NormalArgs { y: mat_mut(OP, &call.y)?.flat(), seed: call.seed, stream: call.stream, std: call.std };

@@ -69,7 +69,8 @@ impl Shape {
         [down * across, if self.form == Form::Tn { self.groups.max(1) } else { 1 }, 1]
     }
 
-    /// Whether tiles of 128 by 128 keep `multiprocessors` busy and do not have more idle rows than smaller ones by much.
+    /// Whether tiles of 128 by 128 keep `multiprocessors` busy and do not have more idle rows than smaller ones by
+    /// much.
     pub(super) fn is_large(&self, multiprocessors: usize) -> bool {
         let grid = self.grid([128, 128]);
         let enough = grid[0] * grid[1] >= multiprocessors;
@@ -77,8 +78,8 @@ impl Shape {
         enough && self.n > 64 && self.m > 64 && (self.groups == 0 || shared / self.groups >= 96)
     }
 
-    /// Whether, where [`is_large`](Self::is_large) is true, tiles of 128 by 256 keep `multiprocessors` busy too, without
-    /// many more idle columns.
+    /// Whether, where [`is_large`](Self::is_large) is true, tiles of 128 by 256 keep `multiprocessors` busy too,
+    /// without many more idle columns.
     fn is_wide(&self, multiprocessors: usize) -> bool {
         let grid = self.grid([128, 256]);
         let padded = |tile: usize| self.n.next_multiple_of(tile);

@@ -134,7 +134,7 @@ impl Cuda {
             DType::F32 => "scatter_add_rows_f32",
             DType::BF16 => "scatter_add_rows_bf16",
             DType::F16 => "scatter_add_rows_f16",
-            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+            other => return Err(unsupported(OP, format!("does not support {other}"))),
         };
         let (rows, targets) = (call.x.rows(), call.y.rows());
         // Rows in the order of what they are added to: those of one target together, in their own order. What is out of
@@ -159,7 +159,7 @@ impl Cuda {
         let name = match call.x.dtype().size() {
             2 => "gather_columns_16",
             4 => "gather_columns_32",
-            _ => return Err(unsupported(OP, format!("does not work on {}", call.x.dtype()))),
+            _ => return Err(unsupported(OP, format!("does not support {}", call.x.dtype()))),
         };
         let (x, index, y) = (mat(OP, &call.x)?, mat(OP, &call.index)?, mat_mut(OP, &call.y)?);
         let args = Columns { x, index, y, fault: self.report(), site: site(OP), reserved: 0 };
@@ -181,7 +181,7 @@ impl Cuda {
             DType::F32 => "combine_f32",
             DType::BF16 => "combine_bf16",
             DType::F16 => "combine_f16",
-            other => return Err(unsupported(OP, format!("does not work on {other}"))),
+            other => return Err(unsupported(OP, format!("does not support {other}"))),
         };
         let (x, inverse, y) = (mat(OP, &call.x)?, mat(OP, &call.inverse)?, mat_mut(OP, &call.y)?);
         let args = CombineArgs {

@@ -58,7 +58,8 @@ impl Tiles {
 
     /// Tiles of a matrix of `cols` columns.
     fn new(op: &'static str, tiles: &Tiling<'_, Buffer>, cols: usize) -> Result<Self, CudaError> {
-        // A part is no longer than a side, which has the range of `i32` as `mat` checks; where a side is empty it may be.
+        // A part is no longer than a side, which has the range of `i32` as `mat` checks; where a side is empty it may
+        // be.
         let part = |part: usize| (i32::try_from(part).unwrap_or(i32::MAX), part.div_ceil(TILE) as i32);
         let base = Self { across: tiles_across(tiles, cols).max(1) as i32, ..Self::NONE };
         Ok(match tiles {

@@ -93,7 +93,7 @@ fn sized(op: &'static str, names: [&'static str; 2], experts: usize) -> Result<&
     match experts {
         0..=256 => Ok(names[0]),
         257..=1024 => Ok(names[1]),
-        _ => Err(unsupported(op, format!("does not work on {experts} experts, more than 1024,"))),
+        _ => Err(unsupported(op, format!("does not support {experts} experts, more than 1024,"))),
     }
 }
 
@@ -142,7 +142,7 @@ impl Cuda {
         let config = &call.config;
         let (warps, shared) = warps(config.experts);
         if shared > 2 * SHARED {
-            return Err(unsupported(OP, format!("does not work on {} experts", config.experts)));
+            return Err(unsupported(OP, format!("does not support {} experts", config.experts)));
         }
         let args = Gradient {
             scores: mat(OP, &call.scores)?,

@@ -108,8 +108,8 @@ impl Cuda {
         self.sort(&keys, order, inverse, mat_mut(OP, &call.offsets)?.address(), call.buckets)
     }
 
-    /// Writes the order of items by key to `order`; where an item is in it to `inverse`, and where each of `groups` keys
-    /// starts to `offsets`, unless they are 0. One pass a digit of up to ten bits, three launches a pass.
+    /// Writes the order of items by key to `order`; where an item is in it to `inverse`, and where each of `groups`
+    /// keys starts to `offsets`, unless they are 0. One pass a digit of up to ten bits, three launches a pass.
     pub(super) fn sort(
         &self,
         keys: &Keys,

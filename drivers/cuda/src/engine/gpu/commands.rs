@@ -1,31 +1,31 @@
-//! Work that was asked for and not yet begun: a list of commands, and when two such lists are the same work.
+//! Queued commands, and the comparison of two lists of commands.
 //!
-//! Everything of a command but the contents of a kernel's argument is its *shape*. Lists of one shape can share a
-//! graph: arguments of its kernels can be changed at little cost.
+//! The *shape* of a command is all of it except the contents of a kernel's argument. Lists of one shape can share a
+//! graph, since updating the arguments of its kernels is cheap.
 
 /// A launch of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kernel {
-    /// Which, in the engine's table.
+    /// Index of the kernel in [`Functions`](super::functions::Functions).
     pub(super) function: u32,
     pub(super) grid: [u32; 3],
     pub(super) threads: u32,
     pub(super) shared: u32,
-    /// Where its argument begins in the list's arguments, in words.
+    /// Start of its argument in the list's arguments, in words.
     pub(super) at: u32,
-    /// Bytes of its argument.
+    /// Size of its argument in bytes.
     pub(super) bytes: u32,
 }
 
-/// A dense product by the vendor's library.
+/// A dense product by cuBLASLt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Product {
-    /// Which, in the engine's table.
+    /// Index of the plan in [`Lt`](crate::cublaslt::Lt).
     pub(super) plan: u32,
     pub(super) a: u64,
     pub(super) b: u64,
     pub(super) c: u64,
-    /// Where the scales of `a` and `b` lie, if they have some.
+    /// Addresses of the scales of `a` and `b`, or 0.
     pub(super) scales: [u64; 2],
     /// The bits of α.
     pub(super) alpha: u32,
@@ -37,7 +37,7 @@ pub(super) struct Product {
 pub(super) enum Command {
     Kernel(Kernel),
     Product(Product),
-    /// A copy of `bytes` bytes from pinned memory of the host to memory of the device.
+    /// A copy of `bytes` bytes from pinned host memory to device memory.
     Upload {
         to: u64,
         from: u64,
@@ -45,11 +45,11 @@ pub(super) enum Command {
     },
 }
 
-/// Commands in order.
+/// A list of commands in queue order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Commands {
     list: Vec<Command>,
-    /// The arguments of the kernels, one after the other, each padded to whole words.
+    /// The concatenated arguments of the kernels, each padded to whole words.
     arguments: Vec<u64>,
     hash: u64,
 }
@@ -73,7 +73,7 @@ impl Commands {
         self.hash = 0;
     }
 
-    /// A number that is the same for lists of the same shape, and hardly ever for others.
+    /// A hash of the list's shape.
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
@@ -84,7 +84,7 @@ impl Commands {
     }
 
     fn mix(&mut self, words: &[u64]) {
-        // The multiplier and the rotation of FxHash.
+        // Multiplier and rotation are those of FxHash.
         for &word in words {
             self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
@@ -119,12 +119,12 @@ impl Commands {
         self.list.push(Command::Upload { to, from, bytes });
     }
 
-    /// True for a list of the same shape.
+    /// Whether two lists have the same shape.
     pub(super) fn same_shape(&self, other: &Self) -> bool {
         self.hash == other.hash && self.list == other.list
     }
 
-    /// The places of the kernels whose arguments differ between two lists of one shape.
+    /// The kernels whose arguments differ between two lists of one shape, with their indices.
     pub(super) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (usize, &'a Kernel)> {
         let same = self.arguments == other.arguments;
         let list = if same { &[][..] } else { &self.list[..] };
@@ -134,15 +134,15 @@ impl Commands {
         })
     }
 
-    /// Takes the arguments of a list of the same shape over.
+    /// Copies the arguments of a list of the same shape.
     pub(super) fn adopt(&mut self, other: &Self) {
         self.arguments.clone_from(&other.arguments);
     }
 }
 
-/// A few things by the hash of their shape; the one that was not used for longest makes room.
+/// A cache by hash that evicts the least recently used value.
 pub(super) struct Recent<T> {
-    /// Hash, time of last use, thing.
+    /// Hash, time of last use, value.
     kept: Vec<(u64, u64, T)>,
     capacity: usize,
     clock: u64,
@@ -153,7 +153,7 @@ impl<T> Recent<T> {
         Self { kept: Vec::new(), capacity, clock: 0 }
     }
 
-    /// The thing under `hash` that fits.
+    /// The value under `hash` that `fits` accepts.
     pub(super) fn get(&mut self, hash: u64, fits: impl Fn(&T) -> bool) -> Option<&mut T> {
         self.clock += 1;
         let (_, used, thing) = self.kept.iter_mut().find(|(h, _, thing)| *h == hash && fits(thing))?;
@@ -161,7 +161,7 @@ impl<T> Recent<T> {
         Some(thing)
     }
 
-    /// Keeps a thing, and returns the one that had to go.
+    /// Inserts a value and returns the evicted one.
     pub(super) fn put(&mut self, hash: u64, thing: T) -> Option<T> {
         self.clock += 1;
         let oldest = (0..self.kept.len()).min_by_key(|&i| self.kept[i].1);

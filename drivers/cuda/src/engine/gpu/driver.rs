@@ -1,5 +1,6 @@
-//! The driver API of CUDA, as far as the engine needs it: handles that clean up after themselves, every return code
-//! looked at. Calls act on the context that is current in the thread; [`Context::bind`] makes it so.
+//! Safe handles over CUDA's driver API: every return code is checked, and handles are destroyed on drop.
+//!
+//! Calls act on the context that is current in the calling thread; [`Context::bind`] makes it current.
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
@@ -11,16 +12,16 @@ use fathom_core::error::ErrorKind;
 use crate::error::CudaError;
 use crate::library::text;
 
-/// The oldest driver that takes cubins of NVRTC 13.
+/// Version of the oldest driver that loads cubins of NVRTC 13.
 const OLDEST: i32 = 13000;
 
-/// The error for a call that did not succeed, with the vendor's name and text for the code.
+/// Turns a return code into a result; the message holds the driver's name and text for the code.
 pub(super) fn check(call: &str, code: cu::CUresult) -> Result<(), CudaError> {
     use cu::CUresult as R;
     let kind = match code {
         R::CUDA_SUCCESS => return Ok(()),
         R::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
-        // After these every call fails: only a new process helps.
+        // After one of these every call fails; only a new process helps.
         R::CUDA_ERROR_ILLEGAL_ADDRESS
         | R::CUDA_ERROR_LAUNCH_TIMEOUT
         | R::CUDA_ERROR_ASSERT
@@ -42,7 +43,7 @@ pub(super) fn check(call: &str, code: cu::CUresult) -> Result<(), CudaError> {
         _ => ErrorKind::Other,
     };
     let (mut name, mut meaning) = (ptr::null(), ptr::null());
-    // SAFETY: both write the address of a text that lives for ever, or null.
+    // SAFETY: both write the address of a static string, or null.
     unsafe {
         let _ = cu::cuGetErrorName(code, &raw mut name);
         let _ = cu::cuGetErrorString(code, &raw mut meaning);
@@ -54,7 +55,7 @@ fn other(message: impl Into<String>) -> CudaError {
     CudaError::new(ErrorKind::Other, message)
 }
 
-/// Makes the driver ready, or says why there is none.
+/// Initialises the driver, once per process.
 pub(super) fn init() -> Result<(), CudaError> {
     static DRIVER: OnceLock<Result<(), CudaError>> = OnceLock::new();
     DRIVER
@@ -62,13 +63,13 @@ pub(super) fn init() -> Result<(), CudaError> {
             // SAFETY: loads the driver's library, if there is one.
             if !unsafe { cu::is_culib_present() } {
                 return Err(other(
-                    "no NVIDIA driver on this machine: libcuda is not found. Install driver 580 or later (in a container, \
-                     start it with --gpus all), or use the CPU",
+                    "no NVIDIA driver on this machine: libcuda is not found. Install driver 580 or later (start a container \
+                     with --gpus all), or use the CPU",
                 ));
             }
             // SAFETY: takes no pointer.
             check("cuInit", unsafe { cu::cuInit(0) }).map_err(|e| {
-                let hint = "there is an NVIDIA driver, but it cannot be used; `nvidia-smi` should list a GPU";
+                let hint = "an NVIDIA driver is installed but unusable; check that `nvidia-smi` lists a GPU";
                 CudaError::new(ErrorKind::Other, format!("{e}: {hint}"))
             })?;
             let mut version = 0;
@@ -77,7 +78,7 @@ pub(super) fn init() -> Result<(), CudaError> {
             if version < OLDEST {
                 let (major, minor) = (version / 1000, version % 1000 / 10);
                 return Err(other(format!(
-                    "the NVIDIA driver is for CUDA {major}.{minor}, and CUDA 13.0 is needed: install driver 580 or later"
+                    "the NVIDIA driver supports CUDA {major}.{minor}, and 13.0 is needed: install driver 580 or later"
                 )));
             }
             Ok(())
@@ -85,7 +86,7 @@ pub(super) fn init() -> Result<(), CudaError> {
         .clone()
 }
 
-/// How many GPUs there are.
+/// The number of GPUs.
 pub(super) fn count() -> Result<usize, CudaError> {
     init()?;
     let mut n = 0;
@@ -94,7 +95,7 @@ pub(super) fn count() -> Result<usize, CudaError> {
     Ok(usize::try_from(n).unwrap_or(0))
 }
 
-/// The primary context of a GPU, retained.
+/// The primary context of a GPU, retained until drop.
 pub(super) struct Context {
     device: cu::CUdevice,
     raw: cu::CUcontext,
@@ -138,7 +139,7 @@ impl Context {
         Ok(bytes as u64)
     }
 
-    /// What the vendor calls the GPU.
+    /// The GPU's product name.
     pub(super) fn name(&self) -> Result<String, CudaError> {
         let mut name = [0u8; 256];
         // SAFETY: the length that is passed is one less than the array's, so it ends in a zero byte.
@@ -155,7 +156,7 @@ impl Drop for Context {
     }
 }
 
-/// Memory of the GPU, `bytes` of it.
+/// Allocates `bytes` bytes of GPU memory.
 pub(super) fn alloc(bytes: usize) -> Result<u64, CudaError> {
     let mut address = 0;
     // SAFETY: a place for an address.
@@ -163,13 +164,13 @@ pub(super) fn alloc(bytes: usize) -> Result<u64, CudaError> {
     Ok(address)
 }
 
-/// Gives memory of [`alloc`] back. An error is of earlier work, and was or will be reported by what waits for it.
+/// Frees memory of [`alloc`]. An error belongs to earlier work, and the next call that waits reports it.
 pub(super) fn free(address: u64) {
     // SAFETY: `Engine::free` takes what `alloc` gave, once, when nothing uses it any more.
     let _ = unsafe { cu::cuMemFree_v2(address) };
 }
 
-/// Memory of the host that the GPU can reach.
+/// Pinned host memory, which the GPU can access.
 pub(super) struct Pinned {
     host: *mut c_void,
     bytes: usize,
@@ -194,7 +195,7 @@ impl Pinned {
         self.host.cast()
     }
 
-    /// Where the GPU sees it.
+    /// Its address on the GPU.
     pub(super) fn device(&self) -> Result<u64, CudaError> {
         let mut address = 0;
         // SAFETY: the memory is mapped, as `new` asked for.
@@ -211,7 +212,7 @@ impl Drop for Pinned {
     }
 }
 
-/// A point in a stream's work.
+/// A point in a stream's work that can be waited for.
 pub(super) struct Event(cu::CUevent);
 
 impl Event {
@@ -229,7 +230,7 @@ impl Event {
         check("cuEventSynchronize", unsafe { cu::cuEventSynchronize(self.0) })
     }
 
-    /// Seconds from `self` to `end`, both made with timing and reached.
+    /// Seconds from `self` to `end`; both must have timing and be complete.
     pub(super) fn seconds_to(&self, end: &Self) -> Result<f64, CudaError> {
         let mut milliseconds = 0.0f32;
         // SAFETY: a place for a number; both events are alive.
@@ -246,7 +247,7 @@ impl Drop for Event {
     }
 }
 
-/// Work in order.
+/// A stream: a queue of work that runs in order.
 pub(super) struct Stream(cu::CUstream);
 
 impl Stream {
@@ -272,7 +273,7 @@ impl Stream {
         check("cuEventRecord", unsafe { cu::cuEventRecord(event.0, self.0) })
     }
 
-    /// What is asked of this stream from now on runs after `event`.
+    /// Orders all later work of this stream after `event`.
     pub(super) fn after(&self, event: &Event) -> Result<(), CudaError> {
         // SAFETY: both are alive.
         check("cuStreamWaitEvent", unsafe { cu::cuStreamWaitEvent(self.0, event.0, 0) })
@@ -281,7 +282,7 @@ impl Stream {
     /// Copies `bytes` bytes to the device.
     ///
     /// # Safety
-    /// `from` must be pinned memory of that size that nobody writes, and `to` memory of the device, until the copy is
+    /// `from` must be pinned memory of that size that nothing writes, and `to` device memory, until the copy is
     /// done.
     pub(super) unsafe fn upload(&self, to: u64, from: *const u8, bytes: usize) -> Result<(), CudaError> {
         // SAFETY: as promised by the caller.
@@ -291,21 +292,21 @@ impl Stream {
     /// Copies `bytes` bytes from the device.
     ///
     /// # Safety
-    /// `to` must be pinned memory of that size that nobody uses, and `from` memory of the device, until the copy is
+    /// `to` must be pinned memory of that size that nothing uses, and `from` device memory, until the copy is
     /// done.
     pub(super) unsafe fn download(&self, to: *mut u8, from: u64, bytes: usize) -> Result<(), CudaError> {
         // SAFETY: as promised by the caller.
         check("cuMemcpyDtoHAsync", unsafe { cu::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.0) })
     }
 
-    /// What is asked of the stream from now on is not done but written down.
+    /// Begins a capture: later work of the stream is recorded as a graph instead of run.
     pub(super) fn begin_capture(&self) -> Result<(), CudaError> {
         let mode = cu::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is alive and not capturing.
         check("cuStreamBeginCapture", unsafe { cu::cuStreamBeginCapture_v2(self.0, mode) })
     }
 
-    /// The node of the graph under capture that the next one will come after.
+    /// The last node of the graph under capture, on which the next one will depend.
     pub(super) fn last_node(&self) -> Result<cu::CUgraphNode, CudaError> {
         let mut status = cu::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         let (mut nodes, mut edges, mut count) = (ptr::null(), ptr::null(), 0);
@@ -325,7 +326,7 @@ impl Stream {
         check("cuStreamGetCaptureInfo", code)?;
         let active = status == cu::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE;
         if !active || count != 1 || nodes.is_null() {
-            return Err(other(format!("cuStreamGetCaptureInfo: {status:?} with {count} nodes to come after")));
+            return Err(other(format!("cuStreamGetCaptureInfo: {status:?} with {count} dependencies, not 1")));
         }
         // SAFETY: the driver's list has one node, and lives until the stream is next used.
         Ok(unsafe { *nodes })
@@ -354,7 +355,7 @@ impl Drop for Stream {
     }
 }
 
-/// Work that was written down.
+/// A captured graph.
 pub(super) struct Graph(cu::CUgraph);
 
 impl Graph {
@@ -373,15 +374,15 @@ impl Drop for Graph {
     }
 }
 
-/// Work that can be launched at once.
+/// A graph that can be launched.
 pub(super) struct Executable(cu::CUgraphExec);
 
 impl Executable {
-    /// Changes what a kernel of the graph is launched with, from the next launch of the graph on.
+    /// Changes the parameters of a kernel node for later launches of the graph.
     ///
     /// # Safety
-    /// `node` must be a kernel node of the graph this was made of, the graph must be alive, and `params` must hold
-    /// arguments as that kernel takes them.
+    /// `node` must be a kernel node of the graph that this was instantiated from, the graph must be alive, and `params`
+    /// must hold arguments as that kernel takes them.
     pub(super) unsafe fn set(
         &self,
         node: cu::CUgraphNode,

@@ -1,4 +1,4 @@
-//! The kernels of a GPU: modules, compiled and loaded when first asked for, and a quick way from a name to a kernel.
+//! The kernels of a GPU: modules are compiled and loaded on first use, and kernels are found by name.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -13,7 +13,7 @@ use crate::compile;
 use crate::error::CudaError;
 use crate::source::Module;
 
-/// Shared memory that every kernel may have; for more it must be asked.
+/// Bytes of shared memory that every kernel may use; more must be requested.
 const FREE_SHARED: u32 = 48 << 10;
 
 /// A kernel.
@@ -21,9 +21,9 @@ pub(super) struct Function {
     module: &'static str,
     name: &'static str,
     raw: cu::CUfunction,
-    /// Bytes of its argument.
+    /// Size of the argument in bytes.
     bytes: usize,
-    /// Most shared memory it was allowed so far.
+    /// Bytes of shared memory that were requested so far.
     shared: u32,
 }
 
@@ -38,10 +38,10 @@ impl Function {
     }
 }
 
-/// Where two texts of the program lie, and how long the second is: the same kernel may be known under several.
+/// Addresses of the module's and the kernel's name, and the length of the latter; a kernel may have several keys.
 type Key = (usize, usize, usize);
 
-/// Mixes the words of a [`Key`]; cheap, as every launch looks one up.
+/// A cheap hash of a [`Key`], which every launch looks up.
 #[derive(Default)]
 struct Mix(u64);
 
@@ -57,10 +57,10 @@ impl Hasher for Mix {
     }
 }
 
-/// All kernels that were asked for.
+/// Table of all kernels that were used.
 pub(super) struct Functions {
     architecture: String,
-    /// Most shared memory a block can have.
+    /// Maximum bytes of shared memory per block.
     most_shared: u32,
     modules: HashMap<&'static str, cu::CUmodule>,
     places: HashMap<Key, u32, BuildHasherDefault<Mix>>,
@@ -80,7 +80,7 @@ impl Functions {
         &self.list[place as usize]
     }
 
-    /// The place of a kernel, if it was asked for under these names before.
+    /// The index of a kernel, if it was looked up under these names before.
     #[inline]
     pub(super) fn known(&self, module: Module, name: &'static str) -> Option<u32> {
         self.places.get(&Self::key(module, name)).copied()
@@ -90,7 +90,7 @@ impl Functions {
         (module.name.as_ptr() as usize, name.as_ptr() as usize, name.len())
     }
 
-    /// The place of a kernel; compiles and loads its module if need be. The context must be current.
+    /// The index of a kernel; compiles and loads its module if needed. The context must be current.
     pub(super) fn load(&mut self, module: Module, name: &'static str) -> Result<u32, CudaError> {
         if let Some(place) = self.list.iter().position(|f| f.module == module.name && f.name == name) {
             self.places.insert(Self::key(module, name), place as u32);
@@ -114,8 +114,8 @@ impl Functions {
         Ok(place)
     }
 
-    /// Checks a launch against the kernel, and allows it the shared memory it asks for. The context must be current
-    /// where that is more than kernels have by themselves.
+    /// Checks the size of a launch's argument and raises the kernel's limit of shared memory if needed. The context
+    /// must be current if the launch uses more than [`FREE_SHARED`].
     #[inline]
     pub(super) fn admit(&mut self, place: u32, shared: usize, bytes: usize) -> Result<(), CudaError> {
         let function = &mut self.list[place as usize];
@@ -130,7 +130,7 @@ impl Functions {
         if shared > self.most_shared as usize {
             let most = self.most_shared;
             let title = function.title();
-            return wrong(format!("{title}: needs {shared} bytes of shared memory, and a block has {most} at most"));
+            return wrong(format!("{title}: needs {shared} bytes of shared memory per block; this GPU has {most}"));
         }
         let attribute = cu::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of a loaded module.
@@ -141,7 +141,7 @@ impl Functions {
         Ok(())
     }
 
-    /// Loads a module, unless it was before.
+    /// Loads a module on its first use.
     pub(super) fn module(&mut self, module: Module) -> Result<cu::CUmodule, CudaError> {
         if let Some(&loaded) = self.modules.get(module.name) {
             return Ok(loaded);
@@ -151,7 +151,7 @@ impl Functions {
         // SAFETY: a place for a handle, and a cubin, which says itself how long it is.
         let code = unsafe { cu::cuModuleLoadData(&raw mut raw, cubin.as_ptr().cast()) };
         check("cuModuleLoadData", code).map_err(|e| {
-            let message = format!("{}.cu: {e}; delete {} if it may be broken", module.name, path.display());
+            let message = format!("{}.cu: {e}; if the file is damaged, delete {}", module.name, path.display());
             CudaError::new(fathom_core::error::DeviceError::kind(&e), message)
         })?;
         self.modules.insert(module.name, raw);

@@ -1,4 +1,4 @@
-//! A list of commands as a CUDA graph, whose kernels' arguments can be brought up to date.
+//! A list of commands as a CUDA graph with kernel arguments that can be updated.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -10,19 +10,19 @@ use super::driver::{Executable, Graph};
 use super::functions::Functions;
 use crate::error::CudaError;
 
-/// A list of commands as a graph.
+/// A captured list of commands.
 pub(super) struct Replay {
     pub(super) executable: Executable,
-    /// Owns the nodes.
+    /// The graph, which owns the nodes.
     pub(super) _graph: Graph,
-    /// One for each command; null for those that are not kernels.
+    /// A node per command; null for commands that are not kernels.
     pub(super) nodes: Vec<cu::CUgraphNode>,
-    /// The commands as they are in the graph.
+    /// The commands with the arguments that the graph has.
     pub(super) commands: Commands,
 }
 
 impl Replay {
-    /// Brings the kernels' arguments up to date with a list of the same shape; how many changed.
+    /// Updates the kernels' arguments to those of a list of the same shape; returns the number of changed kernels.
     pub(super) fn update(&mut self, commands: &Commands, functions: &Functions) -> Result<u64, CudaError> {
         let mut changed = 0;
         for (i, kernel) in commands.changed(&self.commands) {

@@ -1,25 +1,25 @@
-//! Pinned memory of the host, through which copies go: the GPU reads and writes it while the host does other things.
+//! Pinned host memory for copies, which the GPU reads and writes while the host works on.
 
 use super::driver::{Event, Pinned};
 use crate::error::CudaError;
 
-/// Copies of at most this size share the arena, and can be part of a graph.
+/// Largest copy in bytes that goes through the arena and can be part of a graph.
 pub(super) const SMALL: usize = 256 << 10;
 const ARENA: usize = 8 << 20;
-/// Larger ones go in pieces of this size.
+/// Size in bytes of the pieces of a larger copy.
 pub(super) const PIECE: usize = 8 << 20;
 const SLOTS: usize = 3;
-/// What pieces of the arena are multiples of.
+/// Alignment of copies in the arena in bytes.
 const GRAIN: usize = 64;
 
-/// Room for one piece, and when it is free again.
+/// Memory for one piece, and the event after which it is free.
 pub(super) struct Slot {
     pub(super) memory: Pinned,
     pub(super) event: Event,
     busy: bool,
 }
 
-/// All of it, taken when first needed.
+/// The arena and the slots, allocated on first use.
 #[derive(Default)]
 pub(super) struct Staging {
     arena: Option<Pinned>,
@@ -29,8 +29,7 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Copies `bytes` to a place of the arena of their own, which stays as it is until [`reset`](Staging::reset);
-    /// `None` where the arena is full.
+    /// Copies `bytes` into the arena, where they stay until [`reset`](Staging::reset); `None` if the arena is full.
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<Option<*const u8>, CudaError> {
         if self.arena.is_none() {
             self.arena = Some(Pinned::new(ARENA)?);
@@ -50,13 +49,13 @@ impl Staging {
         Ok(Some(place))
     }
 
-    /// Frees the arena: no copy from it is under way. The next pieces lie where the first ones did, so that a step that
-    /// repeats the copies of the last one repeats their addresses.
+    /// Empties the arena, from which no copy may be running. A step that repeats the copies of the last one then gets
+    /// the same addresses.
     pub(super) fn reset(&mut self) {
         self.used = 0;
     }
 
-    /// The place of a slot that no copy uses; the caller records its event behind the copy that will.
+    /// The index of a free slot, after a wait if needed; the caller records the slot's event behind its copy.
     pub(super) fn slot(&mut self) -> Result<usize, CudaError> {
         if self.slots.len() < SLOTS {
             self.slots.push(Slot { memory: Pinned::new(PIECE)?, event: Event::new(false)?, busy: true });
