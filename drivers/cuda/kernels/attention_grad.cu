@@ -1,10 +1,11 @@
-// The gradient of attention. With probabilities `p = exp(scale·q·k − lse)` computed again, `delta = Σ o·do` of a row and
-// head, and `ds = p·(do·v − delta)`: dv = Σ_t p·do, dk = scale·Σ_t ds·q, dq = scale·Σ_u ds·k (Dao, "FlashAttention-2",
-// 2023, algorithm 2).
+// Gradient of causal attention. With probabilities `p = exp(scale·q·k − lse)` computed again, `delta = Σ o·do` of a row
+// and head, and `ds = p·(do·v − delta)`: dv = Σ_t p·do, dk = scale·Σ_t ds·q, dq = scale·Σ_u ds·k (Dao,
+// "FlashAttention-2", 2023, algorithm 2).
 //
 // One kernel gathers keys' and values' gradients over the queries, another the queries' over the keys, so that each sum
-// is made in one place and in one order: scores are computed once more than they must be, and nothing is added by atomic
-// operations. What the heads give to the keys with position lies in `partial` until it is summed in the heads' order.
+// is made in one place and in one order: scores are computed once more than they must be, and nothing is added by
+// atomic operations. What the heads give to the keys with position lies in `partial` until it is summed in the heads'
+// order.
 #include "scores.cuh"
 
 struct Backward {
@@ -225,8 +226,8 @@ FN void keys_gradient(const Backward& a) {
     }
 }
 
-// Gradients of 16 queries per warp, which stay in registers with the outputs' gradients; keys and values come in tiles as
-// they do forward, and are worked on by 16 rows, which leaves registers to fetch operands ahead.
+// Gradients of 16 queries per warp, which stay in registers with the outputs' gradients; keys and values come in tiles
+// as they do forward, and are worked on by 16 rows, which leaves registers to fetch operands ahead.
 template <int QK, int V, int WARPS>
 FN void queries_gradient(const Backward& a) {
     constexpr int ROWS = WARPS * 16, KEY_TILE = TILE * padded(QK), VALUE_TILE = TILE * padded(V);

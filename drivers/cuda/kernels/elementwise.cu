@@ -1,4 +1,4 @@
-// Fills, conversions, maps of one and two operands, and random numbers. A thread takes eight elements of a
+// Fills, casts, unary and binary operations, and random numbers. A thread takes eight elements of a
 // row, by sixteen bytes where rows are aligned to that.
 #include "fathom.cuh"
 

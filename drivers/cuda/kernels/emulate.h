@@ -1,8 +1,8 @@
 // The machine's part of `fathom.cuh` on a CPU: the same names, every access checked.
 //
-// A block's threads are fibers. Each runs until it must wait for others, at a barrier of the block or an exchange of its
-// warp (shuffles, votes, matrix instructions); so a kernel that forgets to wait reads what is not there yet. Beyond that
-// the emulator finds, and names with kernel, block and thread:
+// A block's threads are fibers. Each runs until it must wait for others, at a barrier of the block or an exchange of
+// its warp (shuffles, votes, matrix instructions); so a kernel that forgets to wait reads what is not there yet. Beyond
+// that the emulator finds, and names with kernel, block and thread:
 //
 //  - an element outside its view, row or piece of shared memory, or not aligned to the width of its access;
 //  - shared memory that is read before it is written, and two threads that touch the same place without a barrier
@@ -298,15 +298,19 @@ inline void touch_shared(u32 at, u32 bytes, Touch touch) {
         if (is_written && c.writer != me && !both_atomic) {
             bool over = c.written < t.barrier || (c.writer / 32 == me / 32 && c.written < t.exchange);
             if (!over && c.writer == MANY)
-                fail("%s byte %u of shared memory, which an atomic operation changes without a barrier between", verb, i * 2);
+                fail("%s byte %u of shared memory, which an atomic operation changes without a barrier between", verb,
+                     i * 2);
             if (!over)
-                fail("%s byte %u of shared memory, which thread %u writes without a barrier between", verb, i * 2, c.writer);
+                fail("%s byte %u of shared memory, which thread %u writes without a barrier between", verb, i * 2,
+                     c.writer);
         }
         if (touch != Touch::Read) {
             if (is_read && c.reader != me) {
                 bool same_warp = c.reader == my_warp || (c.reader < WARP && c.reader / 32 == me / 32);
                 bool over = c.read < t.barrier || (same_warp && c.read < t.exchange);
-                if (!over) fail("%s byte %u of shared memory, which another thread reads without a barrier between", verb, i * 2);
+                if (!over)
+                    fail("%s byte %u of shared memory, which another thread reads without a barrier between", verb,
+                         i * 2);
             }
             c.written = m.clock;
             c.writer = touch == Touch::Atomic ? MANY : me;
@@ -549,9 +553,11 @@ struct Span {
     FN u8* place(i64 i, u32 bytes) const {
         i64 elements = (i64)((bytes + sizeof(T) - 1) / sizeof(T));
         if (i < 0 || i + elements > count)
-            emulator::fail("element %lld of a view of %lld", (long long)(i < 0 ? i : i + elements - 1), (long long)count);
+            emulator::fail("element %lld of a view of %lld", (long long)(i < 0 ? i : i + elements - 1),
+                           (long long)count);
         u8* p = (u8*)(uintptr_t)address + i * (i64)sizeof(T);
-        if (bytes > sizeof(T) && (uintptr_t)p % bytes != 0) emulator::fail("element %lld is not aligned to %u bytes", (long long)i, bytes);
+        if (bytes > sizeof(T) && (uintptr_t)p % bytes != 0)
+            emulator::fail("element %lld is not aligned to %u bytes", (long long)i, bytes);
         return p;
     }
     template <class V>
@@ -599,7 +605,8 @@ struct Shared {
         if (i < 0 || (u32)i + elements > count)
             emulator::fail("element %d of a piece of shared memory of %u", i < 0 ? i : i + (int)elements - 1, count);
         u32 p = at + (u32)i * (u32)sizeof(T);
-        if (bytes > sizeof(T) && p % bytes != 0) emulator::fail("element %d of shared memory is not aligned to %u bytes", i, bytes);
+        if (bytes > sizeof(T) && p % bytes != 0)
+            emulator::fail("element %d of shared memory is not aligned to %u bytes", i, bytes);
         emulator::check_shared(p, bytes);
         return p;
     }
@@ -650,7 +657,7 @@ FN u32 atomic_add(Span<u32> s, i64 i, u32 x) {
     *p = old + x;
     return old;
 }
-// Atomic operations on shared memory need no barrier among each other; whoever reads the result needs one.
+// Atomic operations on shared memory need no barrier among each other; a read of the result needs one.
 template <class F>
 FN u32 atomic_shared(Shared<u32> s, int i, F f) {
     u32 p = s.place(i, 4);
@@ -690,7 +697,7 @@ FN void copy_async(Shared<T> to, int i, Span<T> from, i64 j, bool valid) {
     auto& t = m.fibers[m.current];
     u32 p = to.place(i, 16);
     u64 source = valid ? (u64)(uintptr_t)from.place(j, 16) : 0;
-    // Whoever still reads or writes the place must be done now, not when the copy lands.
+    // Other reads and writes of the destination must be done now, not when the copy lands.
     emulator::touch_shared(p, 16, emulator::Touch::Write);
     if (t.groups.empty()) t.groups.emplace_back();
     t.groups.back().push_back({p, source, valid});
@@ -771,14 +778,15 @@ extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulat
     if (args_bytes != kernel->args) return refuse("an argument of another size than its own", args_bytes, kernel->args);
     if (threads == 0 || threads % 32 != 0 || threads > kernel->threads)
         return refuse("threads that are no whole warps or more than it was compiled for", threads, kernel->threads);
-    if (shared_bytes > emulator::MAX_SHARED) return refuse("more shared memory than there is", shared_bytes, emulator::MAX_SHARED);
+    if (shared_bytes > emulator::MAX_SHARED)
+        return refuse("more shared memory than there is", shared_bytes, emulator::MAX_SHARED);
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return refuse("no blocks", grid[0], grid[1]);
     if (grid[1] > 65535 || grid[2] > 65535) return refuse("more than 65535 blocks along y or z", grid[1], grid[2]);
     m.threads = threads;
     m.shared_bytes = shared_bytes;
     if (m.fibers.size() != threads) m.fibers.resize(threads);
     if (!m.stacks) {
-        // Pages are had when they are first written.
+        // The system provides pages when they are first written.
         void* stacks = mmap(nullptr, emulator::MAX_THREADS * emulator::STACK, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (stacks == MAP_FAILED) return refuse("no memory for stacks", 0, 0);

@@ -1,5 +1,6 @@
-// What every kernel file is written in: views of device memory, element types, and the few things a kernel asks of the
-// machine, under one set of names. `gpu.cuh` provides those on a GPU, `emulate.h` on a CPU, where every access is checked.
+// The language of all kernel files: views of device memory, element types, and the operations of the machine under one
+// set of names. `gpu.cuh` provides those on a GPU, `emulate.h` on a CPU, where every access is
+// checked.
 //
 // Rules that make one source run on both, and that the emulator holds kernels to:
 //  - Blocks have one dimension. A kernel takes one argument, a struct of plain data, the same as its `#[repr(C)]` twin
@@ -172,7 +173,9 @@ FN void set_eight(Span<bf16> s, i64 i, const float (&v)[8]) {
 FN void set_eight(Span<f16> s, i64 i, const float (&v)[8]) {
     u32 words[4];
 #pragma unroll
-    for (int k = 0; k < 4; k++) words[k] = (u32)rounded<f16>(v[2 * k]).bits | (u32)rounded<f16>(v[2 * k + 1]).bits << 16;
+    for (int k = 0; k < 4; k++) {
+        words[k] = (u32)rounded<f16>(v[2 * k]).bits | (u32)rounded<f16>(v[2 * k + 1]).bits << 16;
+    }
     s.set_quad(i, Quad{words[0], words[1], words[2], words[3]});
 }
 // Eight elements of row `r` from column `c`, a multiple of eight, on; 0 past the row's end. `wide` says that rows start
@@ -222,9 +225,9 @@ FN bool eighth(const Mat& m, u32 i, int& r, int& c) {
     return row < (u32)m.rows && at < per_row;
 }
 
-// How kernels go through rows: eight neighbours at a time, as f32. `Wide` in accesses of sixteen bytes, where rows start on
-// such and hold whole eights; `Any` one by one whatever the type, with zeros past the end. What a kernel sums has the same
-// order, and so the same bits, over either.
+// How kernels go through rows: eight neighbours at a time, as f32. `Wide` in accesses of sixteen bytes, where rows
+// start on such and hold whole eights; `Any` one by one whatever the type, with zeros past the end. What a kernel sums
+// has the same order, and so the same bits, over either.
 template <class T>
 struct Wide {
     // Whether every eight is whole.

@@ -1,4 +1,4 @@
-// Matrix products of F32 and BF16, plain and grouped.
+// GEMM of F32 and BF16 matrices, plain and grouped.
 #include "fathom.cuh"
 #include "tile.cuh"
 
@@ -35,7 +35,8 @@ FN void multiply(const Product& p) {
     Carve carve;
     auto ring = carve.take<bf16>(STAGES * SIZE);
     int steps = ceil_div(at.k1 - at.k0, K);
-    Feed<A_ROWS, A_COLS, THREADS, A_T, ALIGNED, bf16> a_feed(p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0, at.m1 - at.m0);
+    Feed<A_ROWS, A_COLS, THREADS, A_T, ALIGNED, bf16> a_feed(p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0,
+                                                             at.m1 - at.m0);
     Feed<B_ROWS, B_COLS, THREADS, B_T, ALIGNED, bf16> b_feed(p.b, at.b_row + (B_T ? at.k0 : at.n0), B_T ? at.n0 : at.k0,
                                                              at.n1 - at.n0);
     int left = at.k1 - at.k0;
@@ -92,8 +93,8 @@ FN void multiply(const Product& p) {
     finish<M, N, false, false>(p, at, row0, col0, sums);
 }
 
-// The widest tile has a multiprocessor's shared memory for itself: it reads three quarters, for a sum, of what a tile of
-// 128×128 does, in whole lines of 128 bytes. Where there is not that much, STAGES are fewer, or the tile is smaller.
+// The widest tile has a multiprocessor's shared memory for itself: it reads three quarters, for a sum, of what a tile
+// of 128×128 does, in whole lines of 128 bytes. Where there is not that much, STAGES are fewer, or the tile is smaller.
 #define FORMS(form, FORM)                                                \
     KERNEL(gemm_##form##_wide4, Product, 256) {                          \
         multiply<FORM, 128, 256, 64, 4, 4, true>(a);                     \

@@ -11,7 +11,7 @@
 struct ProductFp8 {
     Product p;
     Mat a_scales, b_scales;
-    // Where tiles start anew: every `part` of the inner dimension, and every `block` rows of b in NT.
+    // Where a new tile begins: at every `part` of the inner dimension, and at every `block` rows of b in NT.
     int part, block;
 };
 
@@ -106,8 +106,8 @@ FN void multiply(const ProductFp8& a) {
 
     int in_part = ceil_div(a.part, TILE);
     int steps = FORM == TN ? ceil_div(at.k1 - at.k0, TILE) : p.k / a.part * in_part;
-    Feed<A_T ? TILE : M, A_T ? M : TILE, THREADS, A_T, ALIGNED, u8> a_feed(p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0,
-                                                                          at.m1 - at.m0);
+    Feed<A_T ? TILE : M, A_T ? M : TILE, THREADS, A_T, ALIGNED, u8> a_feed(
+        p.a, A_T ? at.k0 : at.m0, A_T ? at.m0 : at.k0, at.m1 - at.m0);
     Feed<B_T ? TILE : N, B_T ? N : TILE, THREADS, B_T, ALIGNED, u8> b_feed(
         p.b, at.b_row + (B_T ? at.k0 : at.n0), B_T ? at.n0 : at.k0, at.n1 - at.n0);
     // What is left, before a piece, of the part that it is of; and how wide the piece is.

@@ -1,5 +1,5 @@
-// Softmax cross entropy in place: a block for each row of logits, which reads it once for the loss and once more, then mostly
-// from the second-level cache, to replace it by its gradient.
+// Softmax cross entropy in place: a block per row of logits, which reads it once for the loss and once more, then
+// mostly from the second-level cache, to replace it by its gradient.
 #include "fathom.cuh"
 
 struct Loss {

@@ -55,8 +55,8 @@ struct Backward {
 // Columns whose sums a block keeps in shared memory; those past them lie in `sums` all the while.
 constexpr int WINDOW = 8192;
 
-// The sums of a block, of which each thread adds to its own eight columns, so that nothing has to wait. In shared memory the
-// halves of all eights lie apart: neighbours in a warp then touch neighbouring sixteen bytes.
+// The sums of a block, of which each thread adds to its own eight columns, so that nothing has to wait. In shared
+// memory the halves of all eights lie apart: neighbours in a warp then touch neighbouring sixteen bytes.
 struct Sums {
     Wide<float> row;
     Shared<float> window;

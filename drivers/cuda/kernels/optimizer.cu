@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter, 2019).
+// AdamW step (Loshchilov and Hutter, 2019, algorithm 2).
 #include "fathom.cuh"
 
 struct AdamW {
@@ -48,8 +48,8 @@ FN void set4(Span<T> s, int i, const float (&x)[4]) {
         s.set_pair(i, Pair{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])});
 }
 
-// M is the type of the moments. Each thread has four neighbours of those from `lead` on; what they leave at either end is
-// done by the last.
+// M is the type of the moments. Each thread has four neighbours of those from `lead` on; what they leave at either end
+// is done by the last.
 template <class M>
 FN void adamw(const AdamW& a) {
     float clip = load(a.clip, 0, 0);

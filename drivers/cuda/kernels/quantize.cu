@@ -1,4 +1,5 @@
-// Codes with scales: encoding, decoding, and encoding anew, with the bits of `fathom_core::fp8`.
+// Quantization of matrices to FP8 codes with scales, dequantization, and requantization in other tiles, with the bits
+// of `fathom_core::fp8`.
 //
 // A thread holds eight columns of a row, or of four rows. Where rows are aligned they are eight neighbours, reached by
 // wide accesses; elsewhere (`Single`) they are pairs that neighbouring threads hold side by side, reached one by one.
@@ -157,11 +158,11 @@ FN void check_finite(const Encode& a, u32 amax) {
 
 // x / scale with the bits of the division, for one scale and many x.
 //
-// By a power of two it is a product: both are the one nearest number. By any other, with `inverse` the number nearest to
-// 1 / scale, a quotient is corrected twice by its remainder: the first correction brings it within a unit in the last
-// place, and from there the second gives the nearest number (Markstein, 1990, theorem 8.2), provided that the remainder
-// is exact. It is for quotients of 2^-22 and more where the scale is at least 2^-80; smaller ones are encoded as zero
-// by any format. Zero and what comes to be zero keep the sign of x.
+// By a power of two it is a product: both are the one nearest number. By any other, with `inverse` the number nearest
+// to 1 / scale, a quotient is corrected twice by its remainder: the first correction brings it within a unit in the
+// last place, and from there the second gives the nearest number (Markstein, 1990, theorem 8.2), provided that the
+// remainder is exact. It is for quotients of 2^-22 and more where the scale is at least 2^-80; smaller ones are encoded
+// as zero by any format. Zero and what comes to be zero keep the sign of x.
 struct Divisor {
     float scale, inverse;
     FN Divisor() : scale(1.0f), inverse(1.0f) {}
@@ -242,7 +243,8 @@ struct Single {
             int at = column<false, threads>(l, k);
             if (at >= width) continue;
             if (a.x.dtype >= E4M3)
-                v[k] = decode_one(a.x.dtype, code_at(a.x, r, c + at)) * scale_at(a.x_tiles, a.x_scales, r, c + at, a.x.rows);
+                float scale = scale_at(a.x_tiles, a.x_scales, r, c + at, a.x.rows);
+                v[k] = decode_one(a.x.dtype, code_at(a.x, r, c + at)) * scale;
             else
                 v[k] = load(a.x, r, c + at);
         }
@@ -260,7 +262,8 @@ FN void store_codes(const Mat& codes, int r, int c, int width, int l, const floa
         if (8 * l >= width) return;
         i64 at = c + 8 * l;
         if (codes.dtype != E5M6Pair) {
-            to.set_pair(at, {encode_four(codes.dtype, v[0], v[1], v[2], v[3]), encode_four(codes.dtype, v[4], v[5], v[6], v[7])});
+            u32 low = encode_four(codes.dtype, v[0], v[1], v[2], v[3]);
+            to.set_pair(at, {low, encode_four(codes.dtype, v[4], v[5], v[6], v[7])});
             return;
         }
         // Eight codes of twelve bits are three words.
@@ -288,7 +291,8 @@ FN void store_codes(const Mat& codes, int r, int c, int width, int l, const floa
     }
 }
 
-// ---- 1×128 tiles: sixteen threads for each, `count` tiles one after the other so that their loads are under way at once
+// ---- 1×128 tiles: sixteen threads for each, `count` tiles one after the other so that their loads are under way at
+// once
 
 // A tile of a row: its row, its place among the row's scales, its first column and its width.
 struct RowTile {

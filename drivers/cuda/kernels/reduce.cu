@@ -1,5 +1,6 @@
-// Sums and maxima of rows, sums of columns. Both cut what they sum into pieces of a size given by the shape, so that a long
-// row or column fills the device, and sum the pieces' results in a second launch: no order depends on the machine.
+// Reductions: sums and maxima of rows, sums of columns. Both cut what they sum into pieces of a size given by the
+// shape, so that a long row or column fills the device, and sum the pieces' results in a second launch: no order
+// depends on the machine.
 #include "fathom.cuh"
 
 // `Reduction` of the core, numbered as `reduce.rs` does.
@@ -21,8 +22,8 @@ FN float include(float sum, float v) {
     return f == SUM_SQUARES ? fma(v, v, sum) : join<f>(sum, v);
 }
 
-// Columns `from` to `to` of row `r`, by `lanes` threads of which this is number `me`: this thread's part. The order is the
-// same whether rows are aligned or not.
+// Columns `from` to `to` of row `r`, by `lanes` threads of which this is number `me`: this thread's part. The order is
+// the same whether rows are aligned or not.
 template <class T, int f>
 FN float reduce_part(const Mat& x, int r, int from, int to, int me, int lanes, bool wide) {
     const int ahead = 4;  // loads under way

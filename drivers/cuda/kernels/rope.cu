@@ -17,8 +17,8 @@ FN void turn(float& even, float& odd, float cos, float sin) {
     odd = e * sin + o * cos;
 }
 
-// Calls `rotate(r, position, column of x, column of the table)` for all pieces of `width` columns of the rows of a block. Rows
-// whose position the table does not have are left alone.
+// Calls `rotate(r, position, column of x, column of the table)` for all pieces of `width` columns of the rows of a
+// block. Rows whose position the table does not have are left alone.
 template <class F>
 FN void for_pieces(const Rope& a, int width, F rotate) {
     int pieces = a.table.cols / width, in_row = a.heads * pieces;

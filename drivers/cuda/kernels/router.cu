@@ -1,8 +1,8 @@
-// The choice of experts (V3 report eq. 12–16), its gradient, the balance loss (eq. 17–20) and the bias update: a warp for
-// each token, in which lane `l` has the experts `l + 32·j`.
+// Router: the choice of experts (V3 report eq. 12–16), its gradient, the balance loss (eq. 17–20) and the bias update:
+// a warp for each token, in which lane `l` has the experts `l + 32·j`.
 //
-// Choices must have the bits of `core/src/routing.rs`: exponentials are those of the core, and whatever is summed before
-// a choice is summed one by one, in its order.
+// Choices must have the bits of `core/src/routing.rs`: exponentials are those of the core, and whatever is summed
+// before a choice is summed one by one, in its order.
 #include "fathom.cuh"
 
 // Larger for larger numbers, the same for both zeros; 0 for NaN, which is larger than nothing.
@@ -34,8 +34,8 @@ struct Candidates {
         }
         has_nan = ballot(nan) != 0;
     }
-    // Takes the best that is left, the lower expert among equals. As in a scan that asks of each whether it is larger than the
-    // best so far, NaN is taken where, of those left, it comes first.
+    // Takes the best that is left, the lower expert among equals. As in a scan that asks of each whether it is larger
+    // than the best so far, NaN is taken where, of those left, it comes first.
     FN int take() {
         u32 most = 0, at = 0;
 #pragma unroll
@@ -74,8 +74,8 @@ struct Route {
     u32 softmax, top_two, normalize, reserved;
 };
 
-// Members of groups that are not among the best become −∞. `biased` and `groups` are the warp's own places in shared memory,
-// from `b` and `g` on.
+// Members of groups that are not among the best become −∞. `biased` and `groups` are the warp's own places in shared
+// memory, from `b` and `g` on.
 template <int J>
 FN void mask_groups(const Route& a, float (&x)[J], Shared<float> biased, int b, Shared<float> groups, int g) {
     int n = a.logits.cols, size = n / a.groups;
@@ -235,7 +235,8 @@ KERNEL(route_grad, RouteGrad, 128) {
 
 struct Count {
     Mat scores;
-    // f32 [sequences·parts, 2·experts]: how often an expert is among the best of the tokens of a part, and the sum of its shares.
+    // f32 [sequences·parts, 2·experts]: how often an expert is among the best of the tokens of a part, and the sum of
+    // its shares.
     Mat sums;
     // Tokens of a sequence and of a part, parts of a sequence.
     int sequence, tokens, parts, top_k;

@@ -116,9 +116,9 @@ FN void load_values(Shared<bf16> to, int at, const Problem& p, int j, int first,
     load_tile<ROWS, COLS>(to, at, p.kv, j * (p.nope + p.value) + p.nope, p.value, p.kv, 0, first, rows, p.aligned);
 }
 
-// Where a lane's row of the four matrices of a 16 × 16 block lies in a tile of COLS columns. With `by_rows` they come in
-// the order of a left operand `[m, k]`, or with `load_matrix_transposed` of a right operand `[k, n]`; with `by_columns`
-// in the order of a right operand that lies as `[n, k]`.
+// Where a lane's row of the four matrices of a 16 × 16 block lies in a tile of COLS columns. With `by_rows` they come
+// in the order of a left operand `[m, k]`, or with `load_matrix_transposed` of a right operand `[k, n]`; with
+// `by_columns` in the order of a right operand that lies as `[n, k]`.
 template <int COLS>
 FN int by_rows() {
     return lane() % 16 * padded(COLS) + lane() / 16 * 8;
@@ -195,7 +195,8 @@ FN void put_pair(const Mat& m, int t, int column, int count, int c, float x, flo
     if (c + 1 < count) to.set(column + c + 1, rounded<bf16>(y));
 }
 
-// The general kernels' tiles: `p.tile` rows of f32, an odd number of elements apart so that rows lie in different banks.
+// The general kernels' tiles: `p.tile` rows of f32, an odd number of elements apart so that rows lie in different
+// banks.
 struct Rows {
     Shared<float> s;
     int stride;

@@ -1,4 +1,4 @@
-// The largest of a row, and the stable counting sort of small keys.
+// Top-k of rows, and a stable counting sort of small keys.
 #include "fathom.cuh"
 
 struct TopK {
@@ -76,11 +76,11 @@ KERNEL(top_k_long, TopK, 512) {
     }
 }
 
-// One pass of a sort: by `buckets` values of a digit of the key, items of equal digits staying in their order. Of a sort by
-// several digits, lowest first, `from` is the order that the pass before left.
+// One pass of a sort: by `buckets` values of a digit of the key, items of equal digits staying in their order. Of a
+// sort by several digits, lowest first, `from` is the order that the pass before left.
 //
-// The items are cut into chunks, a block for each, and a chunk into a run for each warp. `count` counts the digits of every
-// chunk, `scan` adds up the counts of each digit over the chunks, and `scatter` finds from them where its chunk's
+// The items are cut into chunks, a block for each, and a chunk into a run for each warp. `count` counts the digits of
+// every chunk, `scan` adds up the counts of each digit over the chunks, and `scatter` finds from them where its chunk's
 // first item of each digit goes, and the others after it.
 struct Sort {
     u64 keys, from, order, inverse;  // from, inverse: 0 for none

@@ -1,4 +1,4 @@
-// The gated product of a feed-forward network (Shazeer, 2020) and its gradient: a block for each row.
+// SwiGLU (Shazeer, 2020) and its gradient: a block per row.
 #include "fathom.cuh"
 
 FN float sigmoid(float x) {

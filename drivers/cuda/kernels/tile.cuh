@@ -20,8 +20,8 @@ struct Product {
     float alpha;
     int accumulate;
     int form;
-    // How the rows of `c` may be accessed: 1 two neighbours at once, the first in an even column; 2 also sixteen bytes at
-    // once, the first in a column that is a multiple of as many; else 0.
+    // How the rows of `c` may be accessed: 1 two neighbours at once, the first in an even column; 2 also sixteen bytes
+    // at once, the first in a column that is a multiple of as many; else 0.
     int pairs;
 };
 
@@ -147,9 +147,9 @@ FN constexpr int pitch(int cols) {
     return cols + 16 / (int)sizeof(T);
 }
 
-// A thread's share in bringing pieces of a matrix to shared memory, one after the other along the inner dimension: tiles
-// of ROWS by COLS, or with DOWN, where the inner dimension goes down the rows, of COLS by ROWS of the matrix. Its parts
-// of a tile are in the same columns, rows apart by the same number, so that little is computed for each.
+// A thread's share in bringing pieces of a matrix to shared memory, one after the other along the inner dimension:
+// tiles of ROWS by COLS, or with DOWN, where the inner dimension goes down the rows, of COLS by ROWS of the matrix. Its
+// parts of a tile are in the same columns, rows apart by the same number, so that little is computed for each.
 template <int ROWS, int COLS, int THREADS, bool DOWN, bool ALIGNED, class T>
 struct Feed {
     static constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = COLS / CHUNK, APART = THREADS / ACROSS;

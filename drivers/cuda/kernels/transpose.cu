@@ -1,14 +1,14 @@
-// Copies in the order that the vendor's library wants codes and scales in.
+// Copies of FP8 codes and scales into the layouts that cuBLASLt takes.
 #include "fathom.cuh"
 
 struct Reorder {
     Mat x, y;
 };
 
-// y = xᵀ of bytes. Extents are multiples of 16, and rows start on such. A block for each 128 by 128 of them: a thread turns
-// four by four at a time in registers, so that shared memory holds words of four rows, columns one under the other. The
-// sixteen bytes `q` of column `c` lie at `q ^ c / 16`: neither the words that are written nor the sixteens that are read
-// meet in a bank.
+// y = xᵀ of bytes. Extents are multiples of 16, and rows start on such. A block for each 128 by 128 of them: a thread
+// turns four by four at a time in registers, so that shared memory holds words of four rows, columns one under the
+// other. The sixteen bytes `q` of column `c` lie at `q ^ c / 16`: neither the words that are written nor the sixteens
+// that are read meet in a bank.
 KERNEL(transpose_bytes, Reorder, 256) {
     Carve carve;
     auto tile = carve.take<u32>(128 * 32);
@@ -44,8 +44,8 @@ KERNEL(transpose_bytes, Reorder, 256) {
     }
 }
 
-// y = xᵀ of numbers, and zeros where y has more columns; a block for each 32 by 32 of them, through shared memory so that
-// reads and writes are of whole lines.
+// y = xᵀ of numbers, and zeros where y has more columns; a block for each 32 by 32 of them, through shared memory so
+// that reads and writes are of whole lines.
 KERNEL(transpose_f32, Reorder, 256) {
     Carve carve;
     auto tile = carve.take<float>(32 * 33);

@@ -89,7 +89,8 @@ pub(crate) fn find(
         }
     }
     let message = format!(
-        "cannot load {what}: {remedy}, and put its folder into FATHOM_CUDA_LIBRARIES or LD_LIBRARY_PATH. Tried:{failures}"
+        "cannot load {what}: {remedy}, and put its folder into FATHOM_CUDA_LIBRARIES or LD_LIBRARY_PATH. \
+         Tried:{failures}"
     );
     Err(CudaError::new(ErrorKind::Other, message))
 }

@@ -26,7 +26,7 @@ KERNEL(within_warp, Planted, 64) {
     if (a.plant == 0) sync_warp();
     store(a.y, 0, thread(), shared.get(thread() ^ 1));
 }
-// What was read is written anew, after a barrier or not.
+// What was read is overwritten, after a barrier or not.
 KERNEL(read_then_write, Planted, 64) {
     Carve carve;
     auto shared = carve.take<float>(64);
@@ -61,7 +61,8 @@ KERNEL(unaligned, Planted, 64) {
     auto x = row<float>(a.x, 0);
     int c = a.plant ? min_of(thread(), 60) : thread() / 4 * 4;
     Quad q = x.quad(c);
-    store(a.y, 0, thread(), as_float(a.plant ? q.x : thread() % 4 == 0 ? q.x : thread() % 4 == 1 ? q.y : thread() % 4 == 2 ? q.z : q.w));
+    u32 own = thread() % 4 == 0 ? q.x : thread() % 4 == 1 ? q.y : thread() % 4 == 2 ? q.z : q.w;
+    store(a.y, 0, thread(), as_float(a.plant ? q.x : own));
 }
 // Reaches past a piece of shared memory.
 KERNEL(past_shared, Planted, 64) {
@@ -79,7 +80,8 @@ KERNEL(unwritten, Planted, 64) {
     sync();
     store(a.y, 0, thread(), shared.get(thread()));
 }
-// Copies behind its back and waits for all copies (0), not for the last (1), not for the others' (2), or ends without (3).
+// Copies behind its back and waits for all copies (0), not for the last (1), not for the others' (2), or ends without
+// (3).
 KERNEL(copies, Planted, 64) {
     Carve carve;
     auto shared = carve.take<float>(64);

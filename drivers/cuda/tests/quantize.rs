@@ -89,8 +89,8 @@ fn bytes<D: Kernels>(device: &D, tensor: &Tensor<D>) -> Vec<u8> {
     bytes
 }
 
-/// Bytes of the codes and scales of a quantisation, of those codes decoded as F32 and as BF16, and of the codes in rows
-/// encoded anew with `tiling`.
+/// Bytes of codes and scales, of those codes decoded as F32 and as BF16, and of the codes in rows requantized with
+/// `tiling`.
 fn results<D: Kernels>(device: &D, dtype: DType, format: DType, tiling: Tiling, power_of_two: bool) -> Vec<Vec<u8>> {
     let numbers = encode_numbers(&numbers(), dtype);
     let mut x = Tensor::<D>::empty(device, &[ROWS, COLS], dtype).unwrap();

@@ -223,7 +223,7 @@ impl<D: Watch> Bench<'_, D> {
     }
 }
 
-/// Times a kernel: `time!(bench, "what", kernel: Call::new(...))`. The call is made anew for every run.
+/// Times a kernel: `time!(bench, "what", kernel: Call::new(...))`. Each run makes the call again.
 macro_rules! time {
     ($bench:expr, $what:expr, $kernel:ident: $call:expr) => {{
         let cost = Call::cost(&$call?);

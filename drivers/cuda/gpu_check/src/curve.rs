@@ -226,7 +226,7 @@ fn copy(a: &Arguments) -> Arguments {
 fn compare(curve: &Curve, other: &Curve) -> Result<()> {
     if (&curve.of, &curve.precision) != (&other.of, &other.precision) {
         return Err(Error::Run(format!(
-            "the curve to compare with is of {} in {}, this one of {} in {}: record it anew with the same program",
+            "the curve to compare with is of {} in {}, this one of {} in {}: record it again with this program",
             other.of, other.precision, curve.of, curve.precision
         )));
     }
@@ -242,8 +242,8 @@ fn compare(curve: &Curve, other: &Curve) -> Result<()> {
     let limit = |step| if step == 0 { FIRST } else { ONE };
     let beyond = relative.iter().enumerate().position(|(step, &x)| x.is_nan() || x > limit(step));
     say!(
-        "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the mean, {:.2e} at \
-         most (step {worst}); of the mean of the last {} steps {end:+.2e}",
+        "{} against {} in {}, {steps} steps: relative difference of the loss {:.2e} in the first step, {:.2e} in the \
+         mean, {:.2e} at most (step {worst}); of the mean of the last {} steps {end:+.2e}",
         curve.device,
         other.device,
         curve.precision,

@@ -136,7 +136,7 @@ impl Case {
             let b = Scaled::new(y.0.view(), y.1.view(), second)?;
             device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), accumulate)?)
         };
-        // The tile of an index along which parts start anew.
+        // The tile of an index; every part begins a new tile.
         let tile = |i: usize| i / part * part.div_ceil(TILE) + i % part / TILE;
         self.compare(device, accumulate, run, |i, j| {
             let (mut sum, mut size, mut cut) = (0.0, 0.0, 0.0);

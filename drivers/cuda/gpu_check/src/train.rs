@@ -107,13 +107,13 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 const RATES: Rates = Rates { lr: 1e-4, batch_size: 0, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 0.0 };
 
-/// What a step is, from the device that only counts.
+/// Prints the model and the cost of a step, from a dry run.
 fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let (length, precision) = (arguments.length, precision(&arguments.precision)?);
     let count = ParameterCount::of(config);
     let plan = Plan::new(config, precision, arguments.micro_batch, length)?;
     say!(
-        "{}: {:.1} M parameters, {:.1} M active a token; {} layers of {}, {} heads, {} experts of {} of which {} a token",
+        "{}: {:.1} M parameters, {:.1} M active per token; {} layers of {}, {} heads, {} experts of {}, {} per token",
         arguments.preset,
         count.parameters() as f64 / 1e6,
         count.active_parameters() as f64 / 1e6,
@@ -136,8 +136,8 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
     trainer.step(&batch, arguments.micro_batch, &RATES)?;
     let tally = device.tally();
     say!(
-        "a step of {} x {length} tokens, {} at a time, in {}: {} kernel calls, {} bytes up, {} bytes down, {:.1} TFLOP, \
-         {:.1} GiB planned",
+        "a step of {} x {length} tokens, micro-batch {}, in {}: {} kernel calls, {} bytes up, {} bytes down, {:.1} \
+         TFLOP, {:.1} GiB planned",
         arguments.batch,
         arguments.micro_batch,
         precision.name(),

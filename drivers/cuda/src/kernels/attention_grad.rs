@@ -1,4 +1,4 @@
-//! The gradient of attention.
+//! Gradient of causal attention.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{AttentionGrad, Call};

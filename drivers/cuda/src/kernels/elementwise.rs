@@ -1,4 +1,4 @@
-//! Fills, conversions, maps of one and two operands, and random numbers.
+//! Fills, casts, unary and binary operations, and random numbers.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Binary, BinaryOp, Call, Cast, Fill, RandomNormal, Unary, UnaryOp};
@@ -63,7 +63,7 @@ struct NormalArgs {
     std: f64,
 }
 
-/// Which of two operands have rows that start on a multiple of sixteen bytes, as kernels take it.
+/// Bit mask of the operands whose rows start on multiples of 16 bytes.
 pub(super) fn wide(x: &Mat, y: &Mat) -> u32 {
     u32::from(x.is_aligned(16)) | u32::from(y.is_aligned(16)) << 1
 }
@@ -179,8 +179,7 @@ fn twice(bits: u16) -> u32 {
     u32::from(bits) * 0x1_0001
 }
 
-/// The f32 below or above `x` whose last bit is set, unless `x` is an f32: rounding that to nearest in a narrower type
-/// gives what rounding `x` itself would.
+/// `x` rounded to odd in f32: rounding the result to nearest in a narrower type equals rounding `x` itself.
 fn round_to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let bits = nearest.to_bits();

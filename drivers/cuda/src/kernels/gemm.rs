@@ -1,4 +1,4 @@
-//! Matrix products of F32 and BF16, plain and grouped.
+//! GEMM of F32 and BF16 matrices, plain and grouped.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, Form, Gemm, GroupedGemm};
@@ -12,7 +12,7 @@ use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::GEMM;
 
-/// `Product` of `tile.cuh`: what matrix products of all kinds begin with.
+/// `Product` of `tile.cuh`: the first part of the argument of every GEMM kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Product {
@@ -32,8 +32,8 @@ pub(super) struct Product {
     pub(super) pairs: i32,
 }
 
-/// The shape of a product: `m` by `n` with sums over `k`. Of products over `groups` of rows (none for a plain one) the
-/// extent that the groups share is that of all.
+/// The shape of a GEMM, `[m, n]` with inner dimension `k`; a grouped one has `groups > 0`, and the dimension that the
+/// groups divide is that of all groups together.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) form: Form,
@@ -44,7 +44,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// One product for each of `groups` groups of `rows` rows, with weights `[n, k]`.
+    /// A product per group, over `rows` rows in all groups together, with weights `[n, k]`.
     pub(super) fn grouped(form: Form, groups: usize, rows: usize, (n, k): (usize, usize)) -> Self {
         match form {
             Form::Nt => Self { form, m: rows, n, k, groups },
@@ -53,8 +53,8 @@ impl Shape {
         }
     }
 
-    /// Tiles of so many rows and columns, down and across. Groups do not start at a tile: each may add one that is not
-    /// full.
+    /// The number of tiles of `[rows, cols]` elements, down and across. Groups do not start at a tile: each may add a
+    /// partial one.
     fn tiles(&self, [rows, cols]: [usize; 2]) -> (usize, usize) {
         let down = match self.form {
             Form::Nt | Form::Nn if self.groups > 0 => (self.m / rows + self.groups).min(self.m),
@@ -63,14 +63,13 @@ impl Shape {
         (down, self.n.div_ceil(cols))
     }
 
-    /// The grid of a launch with tiles of so many rows and columns.
+    /// The grid of a launch with tiles of `tile` rows and columns.
     pub(super) fn grid(&self, tile: [usize; 2]) -> [usize; 3] {
         let (down, across) = self.tiles(tile);
         [down * across, if self.form == Form::Tn { self.groups.max(1) } else { 1 }, 1]
     }
 
-    /// Whether tiles of 128 by 128 keep `multiprocessors` busy and do not have more idle rows than smaller ones by
-    /// much.
+    /// Whether tiles of 128×128 keep `multiprocessors` busy, without many more idle rows than smaller tiles.
     pub(super) fn is_large(&self, multiprocessors: usize) -> bool {
         let grid = self.grid([128, 128]);
         let enough = grid[0] * grid[1] >= multiprocessors;
@@ -78,15 +77,15 @@ impl Shape {
         enough && self.n > 64 && self.m > 64 && (self.groups == 0 || shared / self.groups >= 96)
     }
 
-    /// Whether, where [`is_large`](Self::is_large) is true, tiles of 128 by 256 keep `multiprocessors` busy too,
-    /// without many more idle columns.
+    /// Whether tiles of 128×256 keep `multiprocessors` busy too, without many more idle columns; asked only if
+    /// [`is_large`](Self::is_large).
     fn is_wide(&self, multiprocessors: usize) -> bool {
         let grid = self.grid([128, 256]);
         let padded = |tile: usize| self.n.next_multiple_of(tile);
         grid[0] * grid[1] >= multiprocessors && padded(256) * 8 <= padded(128) * 9
     }
 
-    /// Whether rows of both factors may be read in `chunk` elements at a time.
+    /// Whether rows of both factors may be read in chunks of `chunk` elements.
     pub(super) fn in_chunks(&self, chunk: usize) -> bool {
         let (along_a, along_b) = match self.form {
             Form::Nt => (self.k, self.k),
@@ -96,7 +95,7 @@ impl Shape {
         along_a.is_multiple_of(chunk) && along_b.is_multiple_of(chunk)
     }
 
-    /// The argument of a kernel with tiles of so many rows and columns.
+    /// The argument of a kernel with tiles of `tile` rows and columns.
     pub(super) fn product(&self, [a, b, c, offsets]: [Mat; 4], result: DType, tile: [usize; 2]) -> Product {
         let (down, across) = self.tiles(tile);
         // Extents of views fit i32, and so do their tiles.
@@ -124,7 +123,7 @@ impl Shape {
     }
 }
 
-/// The kernel of a form, of three that differ in their tiles.
+/// Selects the kernel of a form.
 macro_rules! by_form {
     ($prefix:literal, $form:expr, $suffix:literal) => {
         match $form {
@@ -136,7 +135,7 @@ macro_rules! by_form {
 }
 pub(super) use by_form;
 
-/// Bytes of shared memory of `multiply<form, rows, cols, depth, stages>`: the ring, or the sums on their way out.
+/// Bytes of shared memory of `multiply<form, rows, cols, depth, stages>`: its ring buffer, or the sums to be stored.
 fn shared(form: Form, [rows, cols]: [usize; 2], depth: usize, stages: usize) -> usize {
     let along = |outer: usize| outer * (depth + 8);
     let across = |outer: usize| depth * (outer + 8);
@@ -170,7 +169,7 @@ impl Cuda {
         self.multiply(shape, operands, types, 1.0, call.form == Form::Tn)
     }
 
-    /// A product by this driver's kernels. The operands are a, b, c and offsets, the types those of the first three.
+    /// Queues a product by this driver's kernels. The operands are a, b, c and offsets, the types those of a, b and c.
     fn multiply(
         &self,
         shape: Shape,

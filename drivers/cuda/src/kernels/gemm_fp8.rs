@@ -1,4 +1,4 @@
-//! Matrix products of E4M3 codes with scales, plain and grouped.
+//! GEMM of FP8 matrices (E4M3 codes with scales), plain and grouped.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, Form, GemmFp8, GroupedGemmFp8, Scaled, Tiles};
@@ -23,7 +23,7 @@ struct ProductFp8 {
     block: i32,
 }
 
-/// What a product is of, apart from its shape.
+/// The operands of a product.
 struct Operands {
     a: Mat,
     a_scales: Mat,
@@ -32,13 +32,13 @@ struct Operands {
     c: Mat,
     offsets: Mat,
     result: DType,
-    /// What the inner dimension is cut into, before it is cut into tiles.
+    /// Extent of a part of the inner dimension; tiles start at its parts.
     part: usize,
-    /// Rows of a part of `b`.
+    /// Rows per part of `b`.
     block: usize,
 }
 
-/// The part of a row or block of tiles; all of `whole` for others.
+/// The part of a row or block tiling; `whole` for other tilings.
 fn part(tiles: &Tiles<'_, Buffer>, whole: usize) -> usize {
     match *tiles {
         Tiles::Row { part } | Tiles::Block { part } => part,
@@ -99,7 +99,7 @@ impl Cuda {
         self.multiply_fp8(shape, &operands, call.form == Form::Tn)
     }
 
-    /// A product by this driver's kernels.
+    /// Queues a product by this driver's kernels.
     fn multiply_fp8(&self, shape: Shape, o: &Operands, accumulate: bool) -> Result<(), CudaError> {
         let form = shape.form;
         let in_chunks = shape.in_chunks(16) && (form == Form::Tn || o.part.is_multiple_of(16));

@@ -1,4 +1,4 @@
-//! Softmax cross entropy in place.
+//! Softmax cross entropy, whose gradient replaces the logits in place.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, CrossEntropy};

@@ -1,4 +1,4 @@
-//! The kernel traits: each method is the inherent method of the same name in the file of its subject.
+//! Kernels by subject: each method of the core's kernel traits is an inherent method of `Cuda` in one of these files.
 
 mod attention;
 mod attention_grad;
@@ -24,7 +24,7 @@ use crate::error::CudaError;
 use crate::memory::Buffer;
 use crate::report::site;
 
-/// Each method of the traits runs the inherent method of the same name.
+/// Implements the traits: each method calls the inherent method of the same name.
 macro_rules! forward {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
         impl Primitives for Cuda {

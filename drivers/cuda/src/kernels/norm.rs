@@ -1,4 +1,4 @@
-//! RMS norm and its gradient.
+//! RMSNorm and its gradient.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, RmsNorm, RmsNormGrad};
@@ -9,8 +9,8 @@ use crate::launch::{Mat, eights, mat, mat_mut, threads_for, wide};
 use crate::memory::Buffer;
 use crate::source::NORM;
 
-/// Threads of all blocks of a gradient together, about: what fills a large GPU. A constant and not a question to the
-/// device, because how rows divide into parts shows in the last bits of the sums.
+/// Threads of all blocks of a gradient together, about as many as fill a large GPU. A constant, not a property of the
+/// device, because the division of rows into parts shows in the last bits of the sums.
 const THREADS: usize = 264 * 512;
 
 /// Columns whose sums are in shared memory: `WINDOW` of `norm.cu`.

@@ -1,4 +1,4 @@
-//! AdamW.
+//! AdamW step of a parameter group.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{AdamW, Call};
@@ -32,7 +32,7 @@ struct Adam {
 }
 
 impl Adam {
-    /// The kernel for these operands, and how many elements it must do before those it takes in fours.
+    /// The kernel for these operands, and the number of elements before the first aligned group of four.
     fn kernel(&self) -> (&'static str, i32) {
         let wide = [self.w, self.g];
         let aligned = |m: &Mat, lead: u64| (m.address() + lead * m.size()).is_multiple_of(4 * m.size());

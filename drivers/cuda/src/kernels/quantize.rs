@@ -1,4 +1,4 @@
-//! Codes with scales: encoding, decoding, and encoding anew.
+//! Quantization to FP8 codes with scales, dequantization and requantization.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, Dequantize, Quantize, Requantize, Scaled, ScaledMut, Tiles as Tiling};
@@ -79,12 +79,12 @@ impl Tiles {
     }
 }
 
-/// What the rows of a matrix of codes must be aligned to so that eight are read or written at once.
+/// Alignment of the rows of a matrix of codes at which eight codes are read or written at once, in bytes.
 fn code_grain(dtype: DType) -> u64 {
     if dtype == DType::E5M6Pair { 4 } else { 8 }
 }
 
-/// The grid for `tiles` 1×128 tiles, `each` of them to a thread.
+/// The grid for `tiles` 1×128 tiles, `each` per thread.
 fn row_grid(op: &'static str, tiles: usize, each: usize, threads: u32) -> Result<[usize; 3], CudaError> {
     // Tiles are counted in 32 bits, with room for the block that reaches past the last.
     if tiles > (1 << 31) {
@@ -93,7 +93,7 @@ fn row_grid(op: &'static str, tiles: usize, each: usize, threads: u32) -> Result
     Ok([tiles.div_ceil(each * threads as usize / ROW_THREADS), 1, 1])
 }
 
-/// Tiles of 128 columns, or what is left of a part, across a matrix of `cols` columns.
+/// The number of tiles of 128 columns across a matrix of `cols` columns; each part may end in a shorter one.
 fn tiles_across(tiles: &Tiling<'_, Buffer>, cols: usize) -> usize {
     match *tiles {
         Tiling::Row { part } => cols / part * part.div_ceil(TILE),

@@ -1,4 +1,4 @@
-//! Sums and maxima of rows, sums of columns.
+//! Reductions: sums and maxima of rows, sums of columns.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, ReduceRows, Reduction, SumColumns};
@@ -10,11 +10,11 @@ use crate::memory::Buffer;
 use crate::source::REDUCE;
 
 const THREADS: u32 = 256;
-/// Columns up to which a row is a warp's.
+/// Longest row that one warp reduces.
 const SHORT: usize = 2048;
-/// Columns of a longer row that a block sums; rows that are longer still are summed in pieces of this length.
+/// Longest row that one block reduces; a longer row is reduced in pieces of this length.
 const PIECE: usize = 1 << 15;
-/// Rows of a column that a block sums, of at most so many pieces of this length; else of longer ones.
+/// Rows of a column that one block sums; if there were more than [`PIECES`] pieces, the pieces are longer.
 const ROWS: usize = 256;
 const PIECES: usize = 256;
 
@@ -100,7 +100,7 @@ impl Cuda {
         self.sum_pieces(partial, y, pieces, 1, cols, true)
     }
 
-    /// Sums the columns of every `piece` rows of `x` into a row of `y`.
+    /// Sums the columns of each piece of `piece` rows of `x` into a row of `y`.
     fn sum_pieces(
         &self,
         x: Mat,

@@ -1,4 +1,4 @@
-//! The choice of experts, its gradient, and the balance loss.
+//! Router: the choice of experts, its gradient, the balance loss and the bias update.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Balance, Call, Route, RouteGrad, UpdateBias};
@@ -11,10 +11,10 @@ use crate::launch::{Mat, mat, mat_mut, unsupported};
 use crate::memory::Buffer;
 use crate::source::ROUTER;
 
-/// Warps of a block, each with a token; fewer where their places in shared memory would be more than [`SHARED`].
+/// Warps per block, one token each; fewer if they would need more than [`SHARED`] bytes of shared memory.
 const WARPS: usize = 4;
 
-/// Bytes of shared memory that any device gives a block.
+/// Bytes of shared memory per block on every device.
 const SHARED: usize = 48 << 10;
 
 /// Tokens of a sequence that one block counts.
@@ -88,7 +88,7 @@ struct BalanceGradient {
     alpha: f32,
 }
 
-/// The kernel for so many experts, of which a lane holds eight or 32.
+/// Selects the kernel for `experts` experts: a lane holds 8 or 32 of them.
 fn sized(op: &'static str, names: [&'static str; 2], experts: usize) -> Result<&'static str, CudaError> {
     match experts {
         0..=256 => Ok(names[0]),
@@ -97,7 +97,7 @@ fn sized(op: &'static str, names: [&'static str; 2], experts: usize) -> Result<&
     }
 }
 
-/// How many warps a block has where each needs `words` words of shared memory, and how many bytes that is.
+/// Warps per block if each needs `words` words of shared memory, and the bytes of all.
 fn warps(words: usize) -> (usize, usize) {
     let warps = (SHARED / (4 * words + 16)).clamp(1, WARPS);
     // Up to four pieces, each of which starts on sixteen bytes.

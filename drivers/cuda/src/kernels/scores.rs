@@ -1,4 +1,4 @@
-//! What attention and its gradient share: their operands, and how both are cut into tiles.
+//! Operands and tiles of attention, shared by the forward pass and the gradient.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::Heads;
@@ -9,9 +9,9 @@ use crate::error::CudaError;
 use crate::launch::{Mat, mat, unsupported};
 use crate::memory::Buffer;
 
-/// Shared memory that a block may use on every device from sm_80 on.
+/// Bytes of shared memory per block on every device from sm_80 on.
 const SHARED: usize = 99 << 10;
-/// Keys and values that are worked on at a time: about half of the smallest second-level cache there is.
+/// Bytes of keys and values per section of heads and sequences: about half of the smallest L2 cache.
 const CACHED: usize = 16 << 20;
 
 /// `Problem` of `scores.cuh`.
@@ -69,15 +69,15 @@ impl Problem {
         })
     }
 
-    /// Marks the operands as aligned where they and `others` are, for accesses of 16 bytes.
+    /// Marks the operands as aligned to 16 bytes if they and `others` are.
     pub(super) fn align(&mut self, others: &[Mat]) {
         let widths = [self.nope, self.rope, self.value].iter().all(|n| n % 8 == 0);
         let rows = [self.q, self.kv, self.k_pe].iter().chain(others).all(|m| m.is_aligned(16));
         self.aligned = (widths && rows).into();
     }
 
-    /// Takes the largest tiles of the general kernels for which `numbers(tile)` numbers of shared memory are there, and
-    /// returns their threads and bytes.
+    /// Chooses the largest tile of the general kernels whose `numbers(tile)` floats fit into shared memory; returns
+    /// threads and bytes of shared memory per block.
     pub(super) fn general(
         &mut self,
         op: &'static str,
@@ -117,12 +117,12 @@ pub(super) fn padded(rows: usize, columns: usize) -> usize {
     rows * (columns + 8)
 }
 
-/// Whether the kernels on tensor cores take operands of these types.
+/// Whether the tensor-core kernels support operands of these types.
 pub(super) fn is_bf16<'a>(operands: impl IntoIterator<Item = &'a DType>) -> bool {
     operands.into_iter().all(|&d| d == DType::BF16)
 }
 
-/// An error where a type is none that the general kernels read and write.
+/// Fails if the general kernels do not support one of the types.
 pub(super) fn check(op: &'static str, types: &[DType]) -> Result<(), CudaError> {
     match types.iter().find(|d| !matches!(d, DType::F32 | DType::BF16 | DType::F16)) {
         Some(other) => Err(unsupported(op, format!("does not compute in {other}"))),
@@ -130,18 +130,18 @@ pub(super) fn check(op: &'static str, types: &[DType]) -> Result<(), CudaError> 
     }
 }
 
-/// Widths that kernels on tensor cores come in: columns of queries and keys, and of values.
+/// Head widths of a tensor-core kernel: columns of queries and keys, and of values.
 #[derive(Clone, Copy)]
 pub(super) struct Widths {
     /// Columns of a query or key.
     pub(super) qk: usize,
     /// Columns of a value.
     pub(super) value: usize,
-    /// Rows of queries of a block whose queries stay in registers: 16 for each warp.
+    /// Rows of queries per block if queries stay in registers: 16 per warp.
     pub(super) rows: usize,
 }
 
-/// All there are, the narrowest first.
+/// All kernels, the narrowest first.
 pub(super) const WIDTHS: [Widths; 5] = [
     Widths { qk: 32, value: 32, rows: 64 },
     Widths { qk: 64, value: 64, rows: 64 },
@@ -150,7 +150,7 @@ pub(super) const WIDTHS: [Widths; 5] = [
     Widths { qk: 192, value: 128, rows: 128 },
 ];
 
-/// The narrowest kernel that these heads fit.
+/// The narrowest kernel that fits these heads.
 pub(super) fn fit(p: &Problem) -> Option<usize> {
     let (qk, value) = p.widths();
     WIDTHS.iter().position(|w| qk <= w.qk && value <= w.value)

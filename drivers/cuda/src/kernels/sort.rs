@@ -1,4 +1,4 @@
-//! The largest of a row, and the stable counting sort of small keys.
+//! Top-k of rows, and a stable counting sort of small keys.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, SortByKey, TopK};
@@ -11,9 +11,9 @@ use crate::memory::Buffer;
 use crate::source::SORT;
 
 const THREADS: u32 = 256;
-/// Columns up to which a row is a warp's.
+/// Longest row that one warp handles.
 const SHORT: usize = 2048;
-/// Digits of a pass of a sort: what a block's shared memory has counters for.
+/// Number of digit values per pass of a sort, each with a counter in shared memory.
 const DIGIT_BITS: u32 = 10;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -62,19 +62,19 @@ struct OffsetsArgs {
     reserved: u32,
 }
 
-/// What to sort by: keys on the device.
+/// Keys on the device, by which items are sorted.
 pub(super) struct Keys {
-    /// The kernel on whose behalf.
+    /// The kernel that errors name.
     pub(super) op: &'static str,
-    /// Where the first lies.
+    /// Address of the first key.
     pub(super) address: u64,
-    /// Keys from one to the next.
+    /// Stride in keys.
     pub(super) stride: usize,
-    /// How many there are.
+    /// Number of keys.
     pub(super) items: usize,
-    /// What they must be below; others are reported, and taken for `most`.
+    /// Bound that keys must be below; a larger key is reported and counts as `most`.
     pub(super) limit: usize,
-    /// The largest key there is.
+    /// The largest key.
     pub(super) most: usize,
 }
 

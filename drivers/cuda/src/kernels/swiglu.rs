@@ -1,4 +1,4 @@
-//! The gated product of a feed-forward network and its gradient.
+//! SwiGLU and its gradient.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, Swiglu, SwigluGrad};

@@ -7,8 +7,7 @@ use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
 use half::bf16;
 
-/// The device, or `None` (said on stderr) where this machine has no C++ compiler to emulate with. Under `CI` that is a
-/// failure.
+/// The device under test, or `None` with a message on stderr if there is no C++ compiler; under `CI` that is a failure.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn device() -> Option<Cuda> {
     emulated(Emulation::default())
@@ -21,7 +20,7 @@ fn gpu() -> Option<Cuda> {
     Some(Cuda::new(ordinal).unwrap_or_else(|e| panic!("{e}")))
 }
 
-/// The same, with options of its own for the emulator.
+/// The device under test; `options` are those of the emulator.
 pub fn emulated(options: Emulation) -> Option<Cuda> {
     if let Some(gpu) = gpu() {
         return Some(gpu);
@@ -36,7 +35,7 @@ pub fn emulated(options: Emulation) -> Option<Cuda> {
     }
 }
 
-/// A kernel's part of the conformance suite.
+/// One kernel's part of the conformance suite.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 
@@ -53,7 +52,7 @@ pub fn suite(kernels: &[Part]) {
     suite_with(kernels, &[Options::default()]);
 }
 
-/// The same, and once more with activations of F16 among the others.
+/// Runs kernels of the conformance suite as [`suite`] does, and once more with F16 among the types of activations.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn suite_with_f16(kernels: &[Part]) {
     let dtypes = vec![DType::F32, DType::BF16, DType::F16];

@@ -63,8 +63,8 @@ pub(super) fn init() -> Result<(), CudaError> {
             // SAFETY: loads the driver's library, if there is one.
             if !unsafe { cu::is_culib_present() } {
                 return Err(other(
-                    "no NVIDIA driver on this machine: libcuda is not found. Install driver 580 or later (start a container \
-                     with --gpus all), or use the CPU",
+                    "no NVIDIA driver on this machine: libcuda is not found. Install driver 580 or later (start a \
+                     container with --gpus all), or use the CPU",
                 ));
             }
             // SAFETY: takes no pointer.
