@@ -1,5 +1,4 @@
-//! Checkpoints in DeepSeek's FP8 layout: read to the golden numbers, refused by name where they are damaged, and
-//! written.
+//! FP8 checkpoints in DeepSeek's layout equal the golden numbers, are written as published, and are refused if damaged.
 
 use std::collections::BTreeMap;
 use std::path::Path;

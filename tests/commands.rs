@@ -1,5 +1,4 @@
-//! What the programs say to bad input: the exit code, the place, and the remedy. And that their output is what scripts
-//! rely on.
+//! The programs answer bad input with an exit code, the place and the remedy, and their output is stable for scripts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

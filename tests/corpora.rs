@@ -1,4 +1,4 @@
-//! Text for tests of whole programs, the same in every run.
+//! Texts for the tests of whole programs, the same in every run.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The same bits: for any number of threads, run after run, and whatever else is in the batch.
+//! Results have the same bits for any number of threads, in every run, and for any other sequences in the batch.
 
 use fathom_core::DType;
 use fathom_core::comm::Solo;

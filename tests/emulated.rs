@@ -1,5 +1,4 @@
-//! Whole models on the CUDA driver's emulator: parity with transformers, and the first steps of training beside the
-//! reference device in every precision.
+//! Whole models on the CUDA emulator: parity with transformers, and first training steps equal to the reference device.
 
 use fathom_core::precision::Precision;
 use fathom_cuda::{Cuda, Emulation};

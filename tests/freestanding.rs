@@ -1,4 +1,4 @@
-//! The program without `std` in its link computes the very bits that the same model computes under `std`.
+//! A program without `std` computes the same bits as the same model under `std`.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use std::path::Path;

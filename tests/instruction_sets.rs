@@ -1,5 +1,4 @@
-//! The first steps of training on the CPU driver, beside the reference device, with every instruction set of this
-//! machine.
+//! First training steps on the CPU driver equal the reference device's on every instruction set of this machine.
 
 use std::panic::AssertUnwindSafe;
 

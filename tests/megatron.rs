@@ -1,5 +1,6 @@
-//! Token shards go both ways between here and Megatron. Runs where `python3` (or `FATHOM_PYTHON`) has megatron-core;
-//! says so and passes where it has not.
+//! Token shards are read by Megatron, and Megatron's shards here.
+//!
+//! Runs if `python3` (or `FATHOM_PYTHON`) has megatron-core; else says so and passes.
 
 use std::io::Write;
 use std::path::Path;
@@ -25,7 +26,7 @@ fn megatron(mode: &str, prefix: &Path, input: &Value) -> Option<String> {
             return None;
         }
     };
-    // A program that ends without reading closes the pipe, which is no error of its own.
+    // A program that ends without reading closes the pipe; that alone is no error.
     let _ = child.stdin.take().expect("a pipe").write_all(input.to_string().as_bytes());
     let output = child.wait_with_output().expect("the program ends");
     if output.status.code() == Some(NO_MEGATRON) {

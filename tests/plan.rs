@@ -1,4 +1,4 @@
-//! The published numbers of DeepSeek-V3, from running its real step on the counting device.
+//! The published numbers of DeepSeek-V3, computed by a step of the real code on the dry device.
 
 use fathom_core::config::ModelConfig;
 use fathom_core::precision::Precision;

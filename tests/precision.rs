@@ -1,5 +1,5 @@
-//! The precision policies: that their gradients are those of the same policies written in PyTorch, how far they are
-//! from transformers' in f32, what every switch of the FP8 recipe changes, and what the policies cost in memory.
+//! Gradients under the precision policies equal those of a PyTorch script, and every switch of the FP8 recipe has its
+//! known cost.
 
 use fathom::hf;
 use fathom_core::comm::Solo;

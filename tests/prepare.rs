@@ -1,5 +1,6 @@
-//! Preparation as processes do it: the same bytes for any number of threads and ranks, and after any number of kills.
-//! Each is tried on plain text and with every stage on that web pages go through.
+//! `prep` writes the same bytes for any number of threads and processes, and after any number of kills.
+//!
+//! Tested on plain text, and on web pages with every stage on.
 
 mod corpora;
 
@@ -186,7 +187,7 @@ fn kills_change_nothing_of_web_pages() {
     survives_kills(folder.path(), &web(folder.path()));
 }
 
-/// Kills the program at twenty random moments, beginning anew whenever it came to its end before.
+/// Kills the program at twenty random moments; restarts from nothing if it finished before.
 fn survives_kills(folder: &Path, case: &Case) {
     let (whole, output) = (folder.join("whole"), folder.join("killed"));
     let start = Instant::now();

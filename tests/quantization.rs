@@ -1,5 +1,6 @@
-//! Codes with scales on every device: equal bit for bit to PyTorch's, near the numbers they stand for, and multiplied
-//! within the stated bound. Where an element's scale lies is worked out here anew, from the definition of each tiling.
+//! FP8 codes and scales equal PyTorch's bit for bit on every device, and products stay within the stated bound.
+//!
+//! The place of an element's scale is computed here again, from the definition of each tiling.
 
 use fathom_core::DType;
 use fathom_core::device::{

@@ -1,5 +1,4 @@
-//! `train` without arguments, where things are not as on the first day: a run that was stopped, one that is finished,
-//! one of other settings, and what it says to numbers that are none.
+//! `train` without arguments, with an interrupted run, a finished run, or a run of other settings in its folder.
 
 #![cfg(unix)]
 

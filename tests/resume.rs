@@ -1,4 +1,4 @@
-//! A run that is killed and resumed is the run that was not: bit for bit in weights, moments and metrics.
+//! A run that is killed and resumed equals the undisturbed run, bit for bit in weights, moments and metrics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -191,7 +191,7 @@ fn stopping_and_going_on_changes_nothing() {
     succeeds(train(&data, &killed, STEPS, 8).arg("--resume"));
     assert_same("killed three times", &whole, &killed);
 
-    // A run is not begun anew over another by accident, and not resumed with other settings.
+    // A run neither overwrites another nor resumes with other settings.
     let refused = train(&data, &whole, STEPS, 0).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));

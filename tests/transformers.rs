@@ -1,5 +1,6 @@
-//! Checkpoints go both ways between here and transformers. Runs where `python3` (or `FATHOM_PYTHON`) has torch and
-//! transformers; says so and passes where it has not.
+//! Checkpoints are read by transformers, and those of transformers here.
+//!
+//! Runs if `python3` (or `FATHOM_PYTHON`) has torch and transformers; else says so and passes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Encoding finds the nearest code of every number, and every code survives a round trip.
+//! FP8 encoding finds the nearest code of every number, and every code survives a round trip.
 #![no_main]
 
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, pack_pair, ue8m0, unpack_pair};

@@ -1,4 +1,4 @@
-//! Any bytes as `config.json`.
+//! Arbitrary bytes as `config.json`: a configuration or a named error.
 #![no_main]
 
 use fathom_core::config::{ModelConfig, ParameterCount};

@@ -1,4 +1,4 @@
-//! Any numbers in any tiling: NaN and infinity are an error, else every element decodes near itself.
+//! Arbitrary numbers in every tiling: NaN and infinity are errors, all other elements decode near themselves.
 #![no_main]
 
 use fathom_core::device::{Dequantize, Host, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles};
@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
         x: &x,
     };
     let host = quantized(&Host::new(), &case);
-    // Anew every time: a pool keeps a buffer of every size it was asked for.
+    // A new device each time, since a pool keeps a buffer of every size.
     let cpu = quantized(&Cpu::with_threads(1), &case);
     assert!(host == cpu, "the devices differ");
 });

@@ -1,5 +1,6 @@
-//! Any bytes as an input file of every format and compression: whole, in splits, and each document once more from where
-//! it was found.
+//! Arbitrary bytes as an input file of every format and compression.
+//!
+//! Each file is read whole and in splits, and each document again from the place where it was found.
 #![no_main]
 
 use fathom_dataprep::read::{Compression, Format, fuzz};

@@ -1,4 +1,4 @@
-//! Any bytes as a tensor file, and as the weights of a small model.
+//! Arbitrary bytes as a safetensors file, and as the weights of a small model.
 #![no_main]
 
 use fathom::hf::load_model;

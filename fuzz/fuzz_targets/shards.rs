@@ -1,5 +1,7 @@
-//! Any bytes as each file of a prepared folder: a `.bin`/`.idx` pair, `manifest.json`, `NAME.docs.jsonl.zst`,
-//! `sources.jsonl`, and what lies between stages. What is accepted can be read to its end, traced and reported on.
+//! Arbitrary bytes as each file of a prepared folder.
+//!
+//! The files are a `.bin`/`.idx` pair, `manifest.json`, `NAME.docs.jsonl.zst`, `sources.jsonl`, and the files between
+//! stages. A file that is accepted can be read to its end, traced and reported on.
 #![no_main]
 
 use fathom_dataprep::inspect::inspect;

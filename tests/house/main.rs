@@ -80,9 +80,7 @@ fn prose_uses_plain_words() {
     let files = files();
     let read = files.iter().filter(|(path, _)| !path.starts_with("tests/house/"));
     let mut messages: Vec<String> = read.flat_map(|(path, content)| words::check(path, content)).collect();
-    let tests = |path: &str| path.split('/').any(|part| matches!(part, "tests" | "tests.rs"));
-    let rust = sources(&["rs"]);
-    messages.extend(rust.iter().filter(|s| !tests(&s.path)).flat_map(words::identifiers));
+    messages.extend(sources(&["rs"]).iter().filter(|s| !style::in_tests(&s.path)).flat_map(words::identifiers));
     none(&messages);
 }
 

@@ -7,10 +7,15 @@ use crate::source::Source;
 /// Columns of a line.
 pub const COLUMNS: usize = 120;
 
+/// Whether a file holds nothing but tests.
+pub fn in_tests(path: &str) -> bool {
+    path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "testdata"))
+}
+
 /// A message for every line longer than [`COLUMNS`]. Exempt: lines that begin inside a string literal, which no tool
 /// may break, and in tests lines that are too long only by a string literal (test data).
 pub fn lines(source: &Source) -> Vec<String> {
-    let in_tests = source.path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "testdata"));
+    let in_tests = in_tests(&source.path);
     let mut messages = Vec::new();
     for (i, line) in source.lines.iter().enumerate() {
         let columns = line.raw.chars().count();

@@ -349,7 +349,7 @@ def main():
     parser.add_argument("cases", nargs="+")
     parser.add_argument("--stride", type=int, default=3, help="rows of a matrix from one that is written to the next")
     parser.add_argument("--tokens", type=int, nargs=2, metavar=("BATCH", "SEQ"),
-                        help="draw so many tokens, in place of those of golden.safetensors")
+                        help="shape of random tokens that replace those of golden.safetensors")
     options = parser.parse_args()
     for folder in (options.golden / case for case in options.cases):
         config = DeepseekV3Config(**json.loads((folder / "config.json").read_text()))

@@ -39,7 +39,7 @@ def end_token(tokenizer):
 
 
 def datatrove(archive, tokenizer, work):
-    """One pass, in a process of its own."""
+    """One pass, in a separate process."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
     from datatrove.pipeline.extractors import Trafilatura

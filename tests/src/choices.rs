@@ -1,4 +1,4 @@
-//! Makes the routers of one device choose the experts that another device chose.
+//! `Steered`, a device wrapper whose routers choose the experts that another device chose.
 //!
 //! Which experts a token goes to is a comparison of scores. Devices that sum in another order give scores that differ
 //! in their last bits, and in BF16 and FP8 a last bit can move a rounding, so two scores that are nearly equal may

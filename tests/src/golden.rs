@@ -1,4 +1,4 @@
-//! Golden cases, and the parity with transformers that any device must reach on them.
+//! Golden cases, and the parity with transformers that every device must reach on them.
 
 use std::collections::BTreeMap;
 

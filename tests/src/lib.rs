@@ -1,4 +1,4 @@
-//! What the tests share: golden files, a model loaded from them, and what must hold of it on any device.
+//! Shared parts of the tests: golden files, models loaded from them, and checks for any device.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

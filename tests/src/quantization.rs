@@ -1,4 +1,4 @@
-//! Codes and scales that PyTorch made of a matrix, and which every device must make of it bit for bit.
+//! FP8 codes and scales from PyTorch, which every device must reproduce bit for bit.
 
 use fathom_core::DType;
 use fathom_core::device::{Dequantize, Kernels, Quantize, Scaled, ScaledMut, Tiles};

@@ -1,4 +1,4 @@
-//! The first steps of training on any device beside the same steps on the reference device, in every precision.
+//! The first training steps of a device compared with the reference device, in every precision.
 //!
 //! Two right devices differ for three reasons, and a test that is to find faults on every machine must keep them apart:
 //!

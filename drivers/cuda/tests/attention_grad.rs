@@ -1,4 +1,4 @@
-//! The gradient of attention against the reference device.
+//! Gradient of attention against the reference device.
 
 mod common;
 #[path = "common/heads.rs"]

@@ -1,4 +1,4 @@
-//! The whole suite on the emulator: every kernel, every property, none left out as unsupported.
+//! The whole conformance suite on the emulator: every kernel and property is supported and passes.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Fills, conversions, maps and random numbers against the reference device.
+//! Fills, casts, unary and binary operations and random numbers against the reference device.
 
 mod common;
 

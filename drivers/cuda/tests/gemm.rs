@@ -1,4 +1,4 @@
-//! Matrix products against the reference device.
+//! GEMM against the reference device.
 
 mod common;
 

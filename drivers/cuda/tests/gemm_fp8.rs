@@ -1,4 +1,4 @@
-//! Products of codes with scales against the reference device.
+//! FP8 GEMM against the reference device.
 
 mod common;
 

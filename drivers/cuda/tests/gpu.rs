@@ -1,4 +1,4 @@
-//! A GPU, or its absence.
+//! Tests on a real GPU, and the error message without one.
 
 use fathom_core::device::{Device as _, Kernels as _, RmsNorm};
 use fathom_core::dtype::DType;

@@ -1,4 +1,4 @@
-//! Gathers, scatters and combinations against the reference device, and of rows of every width.
+//! Gathers, scatters and combinations against the reference device, for rows of every width.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! RMS norm and its gradient against the reference device.
+//! RMSNorm and its gradient against the reference device.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! AdamW and the expert bias against the reference device.
+//! AdamW against the reference device.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Codes with scales against the reference device, bit for bit.
+//! Quantization, dequantization and requantization against the reference device, bit for bit.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Sums and maxima against the reference device, and of rows and columns that take several launches.
+//! Reductions against the reference device, with rows and columns that take several launches.
 
 mod common;
 

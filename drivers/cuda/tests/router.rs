@@ -1,4 +1,4 @@
-//! The router, its gradient and the balance loss against the reference device.
+//! The router, its gradient, the balance loss and the bias update against the reference device.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! The whole conformance suite once more with kernels compiled under AddressSanitizer, which sees what leaves a buffer
-//! although its view allows it.
+//! The conformance suite with kernels compiled under AddressSanitizer.
+//!
+//! AddressSanitizer finds accesses outside a buffer that a wrong view allows.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The largest of a row and the sort of small keys, against the reference device and for sizes of several blocks.
+//! Top-k and the counting sort against the reference device, with sizes of several blocks.
 
 mod common;
 

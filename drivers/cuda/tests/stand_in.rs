@@ -1,5 +1,6 @@
-//! The engine for GPUs on a machine without one: against a library that stands in for the driver, and does work only
-//! when it is waited for. What the driver really does with these calls it cannot tell.
+//! Tests of the GPU engine on a machine without a GPU, against a library that replaces the NVIDIA driver.
+//!
+//! The library runs work only when it is waited for. It cannot show what the real driver does with these calls.
 #![cfg(target_os = "linux")]
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The gated product and its gradient against the reference device.
+//! SwiGLU and its gradient against the reference device.
 
 mod common;
 

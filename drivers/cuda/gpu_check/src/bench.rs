@@ -1,4 +1,4 @@
-//! Every kernel at the shapes of training, against its floor.
+//! `gpu_check bench`: times every kernel at the shapes of training and compares it with its floor.
 //!
 //! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations
 //! it must do over the rate of a large product in the same type, both measured here, on this device, in this process.

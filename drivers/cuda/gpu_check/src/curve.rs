@@ -1,4 +1,4 @@
-//! A training run on a device beside the same run on the CPU: the losses, step by step.
+//! `gpu_check curve`: compares the losses of a training run, step by step, with the same run on the CPU.
 //!
 //! # Tolerance
 //!

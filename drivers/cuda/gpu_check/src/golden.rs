@@ -1,4 +1,4 @@
-//! The golden cases, which travel inside the program.
+//! `gpu_check golden`: the golden cases, embedded in the program.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

@@ -1,5 +1,6 @@
-//! Products as large as those of training, which devices leave to other kernels, or to a vendor's library, than the
-//! small ones of the suite: some of their rows and columns against sums in f64.
+//! Products of the size of training: sampled rows and columns are compared with sums in f64.
+//!
+//! Devices compute products of this size by other kernels, or by a vendor's library, than the small ones of the suite.
 
 use fathom_core::DType;
 use fathom_core::device::{Form, Gemm, GemmFp8, Kernels, Scaled, Tiles};

@@ -1,4 +1,4 @@
-//! The conformance suite, a line a kernel, and products that are larger than its own.
+//! `gpu_check suite`: the conformance suite, a line per kernel, and large products.
 
 use std::time::Instant;
 

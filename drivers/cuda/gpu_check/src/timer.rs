@@ -1,4 +1,4 @@
-//! How long work takes on a device that may return before it is done.
+//! Timers for work on a device that returns before the work is done.
 
 use std::time::Instant;
 

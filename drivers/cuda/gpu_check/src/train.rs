@@ -1,4 +1,4 @@
-//! Training steps of a whole model, timed.
+//! `gpu_check train`: times training steps of a whole model.
 
 use std::time::Instant;
 
