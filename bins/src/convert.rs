@@ -1,8 +1,8 @@
-//! A model folder into another format: f32, BF16, or DeepSeek's FP8.
+//! Converts a model folder to f32, BF16, or DeepSeek's FP8.
 //!
-//! Works on any folder whose tensors have the names of DeepSeek's checkpoints, of models that are computed here or not. It
-//! goes tensor by tensor, a few rows at a time, so that memory does not depend on the model's size. FP8 to FP8 passes codes
-//! and scales on as they are; FP8 to f32 and back gives the same codes and scales
+//! Works on any folder whose tensors have the names of DeepSeek's checkpoints, of models that are computed here or not.
+//! It goes tensor by tensor, a few rows at a time, so that memory does not depend on the model's size. FP8 to FP8
+//! passes codes and scales on as they are; FP8 to f32 and back gives the same codes and scales
 //! ([`block_scale`](fathom_core::fp8::block_scale)).
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use crate::hf::safetensors::{ElementType, TensorSpec, header};
 use crate::hf::write::{Index, bad_element, divide, shard_name, write, write_json};
 use crate::hf::{CONFIG, DEEPSEEK, Encoder, Folder, Format, HfError, ModelFiles, Stored};
 
-/// What is made of a model folder.
+/// Options of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// The format; of FP8, blocks are the input's where it has some.
@@ -32,7 +32,7 @@ pub struct Options {
     pub average: bool,
 }
 
-/// What was done.
+/// Result of a conversion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// What the output is stored in.
@@ -58,7 +58,7 @@ pub struct Summary {
 enum Action {
     /// Its bytes, and those of its scales.
     Pass,
-    /// Its numbers, stored anew.
+    /// Its values, in another format.
     Store(Stored),
 }
 
@@ -184,7 +184,7 @@ fn item(files: &mut ModelFiles, path: &Path, name: &str, format: Format) -> Resu
     Ok(Item { name: name.into(), action, specs })
 }
 
-/// The plan with its items divided anew into files of at most `limit` bytes, if there is a limit.
+/// The plan with its items divided into files of at most `limit` bytes, if there is a limit.
 fn divided(plan: Vec<(String, Vec<Item>)>, limit: Option<u64>) -> Vec<(String, Vec<Item>)> {
     let Some(limit) = limit else { return plan };
     let items: Vec<Item> = plan.into_iter().flat_map(|(_, items)| items).collect();
@@ -196,7 +196,7 @@ fn divided(plan: Vec<(String, Vec<Item>)>, limit: Option<u64>) -> Vec<(String, V
     shards.iter().enumerate().map(part).collect()
 }
 
-/// Writes a tensor, and says how far it is from what it was, where it changed.
+/// Writes a tensor, and returns its relative error if it changed.
 fn write_item(
     file: &mut dyn Write,
     target: &Path,
@@ -225,7 +225,7 @@ fn write_item(
     Ok(encoder.deviation().map(|deviation| deviation.relative()).filter(|&deviation| deviation > 0.0))
 }
 
-/// `config.json`, with what it says of how weights are stored put right.
+/// `config.json` with the keys of the storage format replaced.
 fn convert_config(input: &Path, format: Format) -> Result<Value> {
     let path = input.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -237,7 +237,10 @@ fn convert_config(input: &Path, format: Format) -> Result<Value> {
     keys.remove("quantization_config");
     if let Some(Quantization { weight_block_size, power_of_two_scales }) = format.quantization() {
         let mut quantization = serde_json::json!({
-            "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": weight_block_size,
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": weight_block_size,
         });
         if power_of_two_scales {
             quantization["scale_fmt"] = "ue8m0".into();
@@ -250,8 +253,8 @@ fn convert_config(input: &Path, format: Format) -> Result<Value> {
     Ok(config)
 }
 
-/// Copies what else is in the folder: tokenizer, generation settings, code, licence. Not what belongs to the weights as they
-/// were, not the state of training, and nothing hidden.
+/// Copies what else is in the folder: tokenizer, generation settings, code, licence. Not what belongs to the weights as
+/// they were, not the state of training, and nothing hidden.
 fn carry_over(draft: &mut Draft<'_>, input: &Path) -> Result<()> {
     let mut open = vec![(input.to_path_buf(), String::new())];
     while let Some((folder, prefix)) = open.pop() {

@@ -1,5 +1,5 @@
-//! The device that `--device` names. Everything else is generic over the device; [`on_device!`](crate::on_device) is the
-//! one place where a name becomes a type.
+//! The device that `--device` names. Everything else is generic over the device; [`on_device!`](crate::on_device) is
+//! the one place where a name becomes a type.
 
 use fathom_core::device::Device;
 use fathom_core::error::{DeviceError, ErrorKind};
@@ -8,10 +8,10 @@ use fathom_cuda::{Cuda, CudaError, Emulation};
 
 use crate::error::{Error, Result};
 
-/// What a name can be, for messages.
+/// The names there are, for messages.
 const NAMES: &str = "auto, cpu, cuda, cuda:N or cuda:emulated";
 
-/// A device of some kind; [`on_device!`](crate::on_device) works with what is inside.
+/// A CPU or CUDA device; [`on_device!`](crate::on_device) runs code with the device inside.
 pub enum AnyDevice {
     /// The processor.
     Cpu(Cpu),
@@ -19,8 +19,8 @@ pub enum AnyDevice {
     Cuda(Cuda),
 }
 
-/// Runs `body` with `device` bound to what is inside an [`AnyDevice`]: `on_device!(chosen, device => work(&device))`. The
-/// body is compiled for every kind of device.
+/// Runs `body` with `device` bound to what is inside an [`AnyDevice`]: `on_device!(chosen, device => work(&device))`.
+/// The body is compiled for every kind of device.
 #[macro_export]
 macro_rules! on_device {
     ($chosen:expr, $device:ident => $body:expr) => {
@@ -31,7 +31,7 @@ macro_rules! on_device {
     };
 }
 
-/// A name of a device, understood.
+/// A parsed device name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
     Auto,
@@ -54,7 +54,7 @@ fn parse(name: &str) -> Result<Name> {
 }
 
 impl AnyDevice {
-    /// The device that `name` names:
+    /// Opens a device by name:
     ///
     /// - `auto`: the first GPU where there is one, else the processor; says on stderr which,
     /// - `cpu`: the processor, on `threads` threads, 0 for every core,
@@ -62,7 +62,7 @@ impl AnyDevice {
     /// - `cuda:emulated`: the GPU's kernels on the processor, every access checked: slow, for tests.
     ///
     /// # Errors
-    /// A name that is none, or a device that this machine does not have or cannot use.
+    /// Unknown device name, or the device is missing or unusable.
     pub fn open(name: &str, threads: usize) -> Result<Self> {
         // The driver says what it looked for and what to do.
         let failed = |e: CudaError| Error::Run(format!("--device {name}: {e}"));
@@ -98,14 +98,14 @@ impl AnyDevice {
         })
     }
 
-    /// What the device is called.
+    /// The device's short name: `cpu`, `cuda:0`.
     pub fn name(&self) -> &'static str {
         on_device!(self, device => device.capabilities().name)
     }
 }
 
-/// The memory that training on the device of that name has: the device's name and bytes. `None` where that is not known, or
-/// there is no such device here.
+/// The memory that training on the device of that name has: the device's name and bytes. `None` where that is not
+/// known, or there is no such device here.
 pub fn memory(name: &str) -> Option<(&'static str, u64)> {
     let gpu = |ordinal| {
         let device = Cuda::new(ordinal).ok()?;

@@ -1,4 +1,4 @@
-//! What a run can fail with, and the exit code each failure has.
+//! Errors of this crate and their exit codes.
 
 use crate::checkpoint::CheckpointError;
 use crate::hf::{HfError, remedy};

@@ -231,8 +231,8 @@ pub struct Scored {
 }
 
 /// Scores every line of `input`, a JSON object `{"tokens": [...]}` or `{"context": "...", "continuation": "..."}`, and
-/// writes `{"logprobs": [...], "greedy": [...], "sum_logprob": x}` for each, in order. Empty lines are passed over. Where a
-/// context was longer than the model's, `"cut"` is the number of its tokens that were left out at the left.
+/// writes `{"logprobs": [...], "greedy": [...], "sum_logprob": x}` for each, in order. Empty lines are passed over.
+/// Where a context was longer than the model's, `"cut"` is the number of its tokens that were left out at the left.
 ///
 /// `path` is only named in errors. Returns what was done.
 ///

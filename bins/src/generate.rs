@@ -8,20 +8,19 @@ use fathom_core::rng;
 use fathom_dataprep::Tokenizer;
 
 use crate::error::{Error, Result};
-use crate::session::Session;
 
-/// How tokens are chosen, and how many.
+/// Sampling parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Tokens to generate at most.
+    /// Maximum new tokens.
     pub max_new_tokens: usize,
-    /// Logits are divided by it; 0 always takes the most probable token.
+    /// Softmax temperature; 0 = greedy.
     pub temperature: f64,
-    /// Only so many of the most probable tokens are considered; 0 for all.
+    /// Sample among this number of most probable tokens; 0 for all.
     pub top_k: usize,
-    /// Only the most probable tokens that together reach this probability are considered; 1 for all.
+    /// Nucleus sampling: sample among the most probable tokens that together reach this probability; 1 for all.
     pub top_p: f64,
-    /// Chooses among them: the same seed gives the same text.
+    /// Random seed: the same seed gives the same text.
     pub seed: u64,
 }
 
@@ -60,10 +59,7 @@ impl Sampling {
     /// Names the option that makes no sense.
     pub fn validate(&self) -> Result<()> {
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return Err(Error::Usage(format!(
-                "--temperature {}: must be 0 (always the most probable token) or above",
-                self.temperature
-            )));
+            return Err(Error::Usage(format!("--temperature {}: must be 0 (greedy) or above", self.temperature)));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::Usage(format!("--top-p {}: must be above 0 and at most 1", self.top_p)));
@@ -71,7 +67,7 @@ impl Sampling {
         Ok(())
     }
 
-    /// Chooses a token by its logits; `index` says which random number it takes.
+    /// Samples a token from logits with the random number of that `index`.
     pub fn choose(&self, logits: &[f32], index: u64) -> u32 {
         if self.temperature == 0.0 {
             return most_probable(logits);
@@ -109,25 +105,8 @@ fn most_probable(logits: &[f32]) -> u32 {
     best.unwrap_or(0) as u32
 }
 
-impl<D: Kernels> Session<D> {
-    /// Continues `prompt`, and hands every piece of text to `on_text` as soon as it is whole characters; `on_text` stops
-    /// the generation by returning false.
-    ///
-    /// # Errors
-    /// Sampling that makes no sense, a prompt that fills the context, or a failure of the device.
-    pub fn generate(
-        &self,
-        prompt: &str,
-        sampling: &Sampling,
-        mut on_text: impl FnMut(&str) -> bool,
-    ) -> Result<Generated> {
-        let tokens = self.encode(prompt)?;
-        let (model, tokenizer, ends) = self.parts()?;
-        continue_tokens(model, tokenizer, ends, tokens, sampling, &mut on_text)
-    }
-}
-
-/// As [`Session::generate`], for a model and a tokenizer that lie apart: during training, say.
+/// Continues a text with a model and a tokenizer. [`Session::generate`](crate::session::Session::generate) does it for
+/// a loaded checkpoint.
 pub(crate) fn generate<D: Kernels>(
     model: &Model<D>,
     tokenizer: &Tokenizer,
@@ -189,8 +168,8 @@ pub(crate) fn continue_tokens<D: Kernels>(
 pub(crate) fn check_finite(values: &[f32], what: &str) -> Result<()> {
     let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
     Err(Error::Run(format!(
-        "{what} of the model are not finite ({} at position {at}): its weights have diverged or are damaged; take an earlier \
-         checkpoint",
+        "{what} of the model are not finite ({} at position {at}): its weights have diverged or are damaged; take an \
+         earlier checkpoint",
         values[at]
     )))
 }

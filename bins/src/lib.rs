@@ -2,8 +2,8 @@
 //!
 //! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
 //! - [`run`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`run::metrics`]) and display
-//!   ([`run::progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that the program
-//!   carries.
+//!   ([`run::progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that
+//!   the program carries.
 //! - [`hf`]: Hugging Face model folders; [`convert`]: such a folder from one format into another.
 //! - [`settings`]: TOML and `--set`, the same keys for every program; [`run::resolved`] keeps what a run used.
 //! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share.

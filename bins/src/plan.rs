@@ -1,4 +1,4 @@
-//! `train --plan`: what a run will be and cost, before it is run.
+//! Parameters, memory and work of a run, before it is run: `train --plan`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// Kernels shown in the table of costs.
 const KERNELS: usize = 8;
 
-/// What is planned.
+/// The run that is planned.
 pub struct Request<'a> {
     /// The model.
     pub model: &'a ModelConfig,
@@ -24,9 +24,9 @@ pub struct Request<'a> {
     pub tokens: u64,
     /// Steps of the whole run.
     pub steps: u64,
-    /// Sequences computed at once.
+    /// Micro-batch size in sequences.
     pub micro_batch: usize,
-    /// Tokens a sequence.
+    /// Sequence length in tokens.
     pub length: usize,
     /// The precision policy.
     pub precision: Precision,
@@ -70,12 +70,13 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "mtp_weight": r.mtp_weight, "balance_alpha": r.balance_alpha,
         })
     });
+    let kinds = by_kind(count).into_iter().map(|(kind, n)| (kind.to_string(), json!(n)));
     json!({
         "parameters": count.parameters(),
         "parameters_with_mtp": count.parameters_with_mtp(),
         "parameters_in_training": count.parameters_in_training(),
         "active_parameters": count.active_parameters(),
-        "parameters_by_kind": by_kind(count).into_iter().map(|(k, n)| (k.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
+        "parameters_by_kind": kinds.collect::<serde_json::Map<_, _>>(),
         "flops_per_token": needed(request),
         "flops_per_token_counted": plan.flops_per_token,
         "kv_cache_bytes_per_token": kv.latent,
@@ -87,8 +88,12 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "multi_head": comparison(kv.comparison_with_multi_head()),
         },
         "memory": {
-            "weights": memory.weights, "copies": memory.copies, "gradients": memory.gradients, "moments": memory.moments,
-            "activations": memory.activations, "total": memory.total(),
+            "weights": memory.weights,
+            "copies": memory.copies,
+            "gradients": memory.gradients,
+            "moments": memory.moments,
+            "activations": memory.activations,
+            "total": memory.total(),
         },
         "host_memory": { "ema": average_bytes(request, memory) },
         "device": request.device.map(|(name, bytes)| json!({ "name": name, "memory": bytes })),
@@ -146,7 +151,7 @@ fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -
     writeln!(out, "  {:<28}{:>22}", "main model", grouped(total))?;
     if request.model.num_nextn_predict_layers > 0 {
         let with = count.parameters_with_mtp();
-        writeln!(out, "  {:<28}{:>22}  with the prediction modules, as a checkpoint holds them", "", grouped(with))?;
+        writeln!(out, "  {:<28}{:>22}  with the MTP modules, as a checkpoint holds them", "", grouped(with))?;
     }
     let active = count.active_parameters();
     let share = 100.0 * active as f64 / total as f64;
@@ -169,7 +174,7 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
     )?;
     let rows = [
         ("master weights", plan.weights),
-        ("the same for products", plan.copies),
+        ("low-precision copies", plan.copies),
         ("gradients", plan.gradients),
         ("moments of AdamW", plan.moments),
         ("activations", plan.activations),

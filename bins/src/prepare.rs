@@ -1,4 +1,4 @@
-//! Data preparation with something to look at.
+//! Runs a data preparation, and shows its progress and its result.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A trained model in memory: what a program embeds to generate text or to score it.
+//! A trained model in memory, to generate and score text from another program.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
-use crate::generate;
+use crate::generate::{self, Generated, Sampling};
 use crate::hf::{self, Template};
 
 /// A model with its tokenizer.
@@ -152,8 +152,8 @@ impl<D: Kernels> Session<D> {
     }
 
     /// The token ids of a prompt, with the tokens that the tokenizer's template puts around a text (for example a begin
-    /// token); a token that the prompt already begins with is not repeated. Never empty: an empty prompt is the token that
-    /// begins a text, or that ends one.
+    /// token); a token that the prompt already begins with is not repeated. Never empty: an empty prompt is the token
+    /// that begins a text, or that ends one.
     ///
     /// # Errors
     /// Where there is no tokenizer, or it refuses the text.
@@ -177,6 +177,22 @@ impl<D: Kernels> Session<D> {
     pub(crate) fn parts(&self) -> Result<(&Model<D>, &Tokenizer, &[u32])> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer(&self.checkpoint))?;
         Ok((&self.model, tokenizer, &self.prompts.ends))
+    }
+
+    /// Continues `prompt`, and hands every piece of text to `on_text` as soon as it is whole characters; `on_text`
+    /// stops the generation by returning false.
+    ///
+    /// # Errors
+    /// Sampling that makes no sense, a prompt that fills the context, or a failure of the device.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        sampling: &Sampling,
+        mut on_text: impl FnMut(&str) -> bool,
+    ) -> Result<Generated> {
+        let tokens = self.encode(prompt)?;
+        let (model, tokenizer, ends) = self.parts()?;
+        generate::continue_tokens(model, tokenizer, ends, tokens, sampling, &mut on_text)
     }
 
     /// Scores each token after the first.
@@ -248,8 +264,8 @@ fn check_vocabulary<D: Kernels>(model: &Model<D>, tokenizer: &Tokenizer) -> Resu
     let (tokens, rows) = (tokenizer.vocab_size() as usize, model.config().vocab_size);
     if tokens > rows {
         return Err(Error::Run(format!(
-            "the tokenizer has {tokens} tokens, but the model's vocab_size is {rows}: they belong to different models; use \
-             the tokenizer.json the model was trained with"
+            "the tokenizer has {tokens} tokens, but the model's vocab_size is {rows}: they belong to different models; \
+             use the tokenizer.json the model was trained with"
         )));
     }
     Ok(())

@@ -13,7 +13,7 @@ pub enum CheckpointError {
     Hf(#[from] HfError),
 
     /// A file of a committed checkpoint is not what its manifest says.
-    #[error("{}: {problem}; {}", path.display(), "remove this checkpoint and resume from an earlier one, or copy it again")]
+    #[error("{}: {problem}; remove this checkpoint and take an earlier one, or copy it again", path.display())]
     Changed {
         /// The file.
         path: PathBuf,

@@ -10,8 +10,8 @@
 //!     manifest.json                sizes and SHA-256, written last
 //! ```
 //!
-//! [`commit`] is how a folder comes to count, [`store`] the seam through which all of it is written. The model's own files
-//! are [`hf`](crate::hf)'s.
+//! [`commit`] is how a folder comes to count, [`store`] the seam through which all of it is written. The model's own
+//! files are [`hf`](crate::hf)'s.
 
 pub mod commit;
 mod error;

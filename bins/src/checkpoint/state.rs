@@ -1,4 +1,4 @@
-//! What training needs beside the model to go on as if it had never stopped: `trainer/` in a checkpoint.
+//! The state of training beside the model (`trainer/` in a checkpoint): moments, EMA, counters, data position.
 
 use super::commit::Manifest;
 use super::error::CheckpointError;
@@ -63,7 +63,7 @@ pub struct Best {
 }
 
 impl State {
-    /// Counters as they are now.
+    /// A state with these counters.
     pub fn new(step: u64, tokens: u64, seed: u64, seconds: f64, cursor: Cursor) -> Self {
         let (settings, optimizer_step, ema_updates, best) = (BTreeMap::new(), step, 0, None);
         Self { version: VERSION, step, tokens, optimizer_step, ema_updates, best, seed, seconds, cursor, settings }
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// Refuses to go on with settings that would make another run of it.
+    /// Checks that the settings that matter are those of the run that wrote the checkpoint.
     ///
     /// # Errors
     /// [`CheckpointError::ConfigDiffers`] names the first key.

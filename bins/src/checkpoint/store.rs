@@ -1,4 +1,4 @@
-//! The few things a checkpoint asks of a file system, as a seam: tests put a failing one in its place.
+//! The file-system operations that a checkpoint is written through; tests replace them by ones that fail.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ pub trait StoreFile: Write {
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// What a checkpoint is written through. Every call may fail.
+/// The file-system operations that a checkpoint is written through. Every call may fail.
 pub trait Store {
     /// Creates a folder and those above it.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
@@ -50,7 +50,7 @@ impl Store for Disk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        // A folder can be opened and synced on Unix only; elsewhere the rename itself is what there is.
+        // A folder can be opened and synced on Unix only; elsewhere the rename has to do.
         if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
 

@@ -37,7 +37,10 @@ pub enum HfError {
     },
 
     /// No model where one was expected.
-    #[error("{} holds no model: {missing} is missing; give a folder with config.json and safetensors files", path.display())]
+    #[error(
+        "{} holds no model: {missing} is missing; give a folder with config.json and safetensors files",
+        path.display()
+    )]
     NoModel {
         /// The folder.
         path: PathBuf,
@@ -141,7 +144,7 @@ pub enum HfError {
         tensor: String,
     },
 
-    /// An element that cannot be meant.
+    /// A value that is invalid here (for example NaN in a weight).
     #[error("{}: tensor `{tensor}`: row {row}, column {col}: {problem}", path.display())]
     BadElement {
         /// The file.
@@ -254,7 +257,8 @@ pub enum Damage {
     },
     /// Offsets that do not hold the shape.
     #[error(
-        "tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape needs"
+        "tensor `{tensor}`: data_offsets [{begin}, {end}] hold another number of bytes than the {needed} its shape \
+         needs"
     )]
     WrongSize {
         /// The tensor.

@@ -1,4 +1,4 @@
-//! What a model folder stores its tensors in: f32, BF16, or DeepSeek's FP8.
+//! Storage formats of a model folder: f32, BF16, and DeepSeek's FP8.
 
 use super::names::SCALES;
 use super::safetensors::{ElementType, TensorSpec};
@@ -8,7 +8,7 @@ use fathom_core::fp8::{Blocks, NotANumber};
 /// Blocks and scales as DeepSeek-V3 was published.
 pub const DEEPSEEK: Quantization = Quantization { weight_block_size: [128, 128], power_of_two_scales: false };
 
-/// What the weights of a model folder are stored in. The expert bias is f32 in every format.
+/// Storage format of a model folder's weights. The expert bias is f32 in every format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Single precision: what training goes on from without loss.
@@ -88,11 +88,11 @@ fn keeps_f32(name: &str) -> bool {
 }
 
 /// Whether DeepSeek's published FP8 files hold this tensor in FP8: the weights of all projections of attention, of
-/// feed-forward layers and of experts, and of V3.2's indexer its two large ones; not the embedding, the head, routers, norms,
-/// nor `eh_proj`.
+/// feed-forward layers and of experts, and of V3.2's indexer its two large ones; not the embedding, the head, routers,
+/// norms, nor `eh_proj`.
 ///
-/// Of the models that are computed here, [`Parameter::is_fp8`](fathom_core::weights::Parameter::is_fp8) says the same of each
-/// parameter. This goes by the name alone, for folders of other models too.
+/// Of the models that are computed here, [`Parameter::is_fp8`](fathom_core::weights::Parameter::is_fp8) says the same
+/// of each parameter. This goes by the name alone, for folders of other models too.
 pub fn is_quantized(name: &str, shape: &[usize]) -> bool {
     let Some(rest) = name.strip_suffix(".weight").filter(|_| shape.len() == 2) else { return false };
     let (owner, layer) = rest.rsplit_once('.').unwrap_or(("", rest));
@@ -122,7 +122,7 @@ impl Stored {
     }
 }
 
-/// How far a stored tensor is from what it was made of.
+/// Relative error of a stored tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Deviation {
     difference: f64,

@@ -125,8 +125,8 @@ impl Template {
     }
 }
 
-/// The tokens that the tokenizer beside a model puts around a prompt, as its post-processor says; none where there is no
-/// `tokenizer.json`.
+/// The tokens that the tokenizer beside a model puts around a prompt, as its post-processor says; none where there is
+/// no `tokenizer.json`.
 ///
 /// # Errors
 /// [`HfError::Io`]; [`HfError::Json`] for a template that names a token without ids.

@@ -1,4 +1,4 @@
-//! The tensors of a Hugging Face model folder, read as f32 whatever they are stored in.
+//! Reads a Hugging Face model folder: tensors as f32, in any storage format, and models from them.
 
 use super::error::HfError;
 use super::names::{AVERAGE, CONFIG, HEAD, INDEX, ModelTensor, Place, SCALES, SINGLE, copies, read_config, tensors};
@@ -30,10 +30,10 @@ pub struct ModelFiles {
     warnings: Vec<String>,
 }
 
-/// What is read in place of the folder's own weights.
+/// The EMA of the weights, read in place of the folder's weights.
 struct Average {
     file: TensorFile,
-    /// The prediction modules' copies of other weights, and of which.
+    /// The MTP modules' copies of other weights, and the names of those.
     copies: HashMap<String, &'static str>,
 }
 
@@ -54,7 +54,7 @@ pub struct FoundTensor {
     pub rows: usize,
     /// See [`rows`](Self::rows).
     pub cols: usize,
-    /// Of codes, how scales apply, and the scales.
+    /// FP8 only: rows and columns per scale, and the scales.
     scales: Option<([usize; 2], Vec<f32>)>,
 }
 
@@ -72,13 +72,13 @@ struct Storage {
 impl ModelFiles {
     /// Opens `model.safetensors`, or every file that `model.safetensors.index.json` names.
     ///
-    /// Of a tensor that several files hold, the one counts that the index names. Where `model.safetensors` lies beside an
-    /// index of other files it is taken, as transformers does, and a warning names both. Experts that transformers 5 stored
-    /// together appear as one tensor each.
+    /// Of a tensor that several files hold, the one counts that the index names. Where `model.safetensors` lies beside
+    /// an index of other files it is taken, as transformers does, and a warning names both. Experts that transformers 5
+    /// stored together appear as one tensor each.
     ///
     /// # Errors
-    /// [`HfError::NoModel`], [`HfError::BadIndex`], [`HfError::DuplicateTensor`], [`HfError::Json`] where `config.json` tells
-    /// of a quantization that is not read, and those of [`TensorFile::open`].
+    /// [`HfError::NoModel`], [`HfError::BadIndex`], [`HfError::DuplicateTensor`], [`HfError::Json`] where `config.json`
+    /// tells of a quantization that is not read, and those of [`TensorFile::open`].
     pub fn open(folder: &Path) -> Result<Self, HfError> {
         let quantization = read_quantization(folder)?;
         let (names, warnings) = weight_files(folder)?;
@@ -154,10 +154,10 @@ impl ModelFiles {
         (entry.dtype == ElementType::E4M3).then_some(codes)
     }
 
-    /// Looks a tensor up, and reads and checks its scales if it is of codes.
+    /// Looks a tensor up; for an FP8 tensor it also reads and checks the scales.
     ///
     /// # Errors
-    /// [`HfError::MissingTensor`]; of codes also [`HfError::MissingScale`],
+    /// [`HfError::MissingTensor`]; for an FP8 tensor also [`HfError::MissingScale`],
     /// [`HfError::UnknownBlocks`], [`HfError::WrongShape`] and [`HfError::BadElement`].
     pub fn find(&mut self, tensor: &str) -> Result<FoundTensor, HfError> {
         let missing = || HfError::MissingTensor { path: self.folder.clone(), tensor: tensor.into() };
@@ -219,8 +219,8 @@ impl ModelFiles {
         Ok((block, scales))
     }
 
-    /// Replaces `values` by rows `range` of a tensor in f32: plain numbers widened exactly, codes multiplied by their scales
-    /// in f32. Of codes, the range must begin where a block does.
+    /// Replaces `values` by rows `range` of a tensor in f32: floating point is widened exactly, FP8 values are
+    /// multiplied by their scales in f32. The range of an FP8 tensor must begin where a block does.
     ///
     /// # Errors
     /// [`HfError::BadElement`] for a code that is NaN, [`HfError::WrongType`], [`HfError::Io`].
@@ -312,13 +312,13 @@ impl ModelFiles {
 }
 
 impl FoundTensor {
-    /// The scales, of codes: of a matrix of the shape that [`Blocks::scales`] gives.
+    /// The scales of an FP8 tensor, `[rows, columns]` as [`Blocks::scales`] gives them.
     pub fn scales(&self) -> Option<&[f32]> {
         self.scales.as_ref().map(|(_, scales)| scales.as_slice())
     }
 
-    /// The rows in pieces of about a million elements, each of which begins where a block of this tensor does, and where
-    /// one of `block` rows does.
+    /// The rows in pieces of about a million elements, each of which begins where a block of this tensor does, and
+    /// where one of `block` rows does.
     pub fn chunks(&self, block: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, own) = (self.rows, self.scales.as_ref().map_or(1, |(block, _)| block[0]));
         let unit = match (own, block.max(1)) {
@@ -331,7 +331,7 @@ impl FoundTensor {
     }
 }
 
-/// The files of a folder's weights, each with the tensors that an index says it holds; and warnings.
+/// The weight files of a folder, each with the tensors that the index names in it, and warnings.
 fn weight_files(folder: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, Vec<String>), HfError> {
     let (index, single) = (folder.join(INDEX), folder.join(SINGLE).exists());
     let alone = || BTreeMap::from([(SINGLE.to_string(), BTreeSet::new())]);
@@ -364,7 +364,7 @@ fn weight_files(folder: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, Ve
     Ok((files, Vec::new()))
 }
 
-/// The experts of a layer as tensors of their own, where transformers 5 stored them as one: `gate_up_proj` is
+/// One tensor for each expert of a layer, where transformers 5 stored them as one: `gate_up_proj` is
 /// `[experts, 2 * intermediate, hidden]` with the gate's rows first, `down_proj` is `[experts, hidden, intermediate]`.
 fn separate_experts(entry: &TensorEntry) -> Option<Vec<TensorEntry>> {
     let (prefix, parts): (_, &[&str]) = match entry.name.rsplit_once(".mlp.experts.")? {
@@ -401,7 +401,7 @@ fn read_quantization(folder: &Path) -> Result<Option<Quantization>, HfError> {
 
 /// Fills `model` from the checkpoint in `folder`; gives warnings for what is unusual but harmless.
 ///
-/// Without the prediction modules' tensors the model's modules stay as they were. A model built without modules passes
+/// Without the MTP modules' tensors the model's modules stay as they were. A model built without modules passes
 /// over those of the checkpoint.
 ///
 /// # Errors
@@ -455,7 +455,7 @@ fn refuse_unexpected<D: Kernels>(model: &Model<D>, files: &ModelFiles) -> Result
     };
     for file in files.files() {
         for entry in file.entries() {
-            // Scales belong where their codes do.
+            // Scales belong to the tensor that they scale.
             let name = files.scaled_by(&entry.name).unwrap_or(&entry.name);
             if !known.contains(name) && !harmless(name) {
                 return Err(HfError::UnexpectedTensor { path: file.path().into(), tensor: entry.name.clone() });
@@ -479,8 +479,8 @@ fn compare_copies(config: &ModelConfig, files: &mut ModelFiles, warnings: &mut V
     Ok(())
 }
 
-/// Builds the main model that the checkpoint in `folder` describes, without its multi-token-prediction modules, and fills
-/// it: what inference needs. Warnings are given too.
+/// Builds the main model that the checkpoint in `folder` describes, without its multi-token-prediction modules, and
+/// fills it: what inference needs. Warnings are given too.
 ///
 /// # Errors
 /// Those of [`read_config`] and [`load_weights`].
@@ -492,7 +492,8 @@ pub fn load_model<D: Kernels>(
     build(device, folder, precision, ModelFiles::open)
 }
 
-/// As [`load_model`], with the moving average of the weights in their place. The expert biases are the checkpoint's own.
+/// As [`load_model`], with the moving average of the weights in their place. The expert biases are the checkpoint's
+/// own.
 ///
 /// # Errors
 /// Those of [`load_model`]; [`HfError::NoAverage`].

@@ -39,8 +39,8 @@ pub fn specs<D: Kernels>(model: &Model<D>, format: Format) -> Vec<TensorSpec> {
     tensors(model).into_iter().flat_map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect()
 }
 
-/// Writes `model` into `folder`: `config.json`, `generation_config.json`, the weights in `format` and in files of at most
-/// `shard_bytes` (but at least a tensor each), and the tokenizer.
+/// Writes `model` into `folder`: `config.json`, `generation_config.json`, the weights in `format` and in files of at
+/// most `shard_bytes` (but at least a tensor each), and the tokenizer.
 ///
 /// # Errors
 /// [`HfError::Io`], [`HfError::Device`]; [`HfError::BadElement`] for a weight that is no number and

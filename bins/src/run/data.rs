@@ -29,8 +29,8 @@ pub(super) fn open(settings: &Settings) -> Result<Vec<MixSource>> {
     data_paths(settings)?.into_iter().zip(sources).map(open).collect()
 }
 
-/// Gives the model the vocabulary of the data that the settings name, as a run would. Returns where that is, or `None` where
-/// they name none.
+/// Gives the model the vocabulary of the data that the settings name, as a run would. Returns where that is, or `None`
+/// where they name none.
 ///
 /// # Errors
 /// Data that is not there or cannot be read, and a vocabulary that does not fit the model.
@@ -60,8 +60,8 @@ pub(super) fn loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader
     let sequences = tokens / settings.train.sequence_length.max(1) as u64;
     if loader.total() < sequences {
         return Err(Error::Run(format!(
-            "the run takes {sequences} sequences and data.sources hold {} for the epochs they are given: train for fewer \
-             steps, or raise or leave out data.sources.NAME.epochs",
+            "the run takes {sequences} sequences and data.sources hold {} for the epochs they are given: train for \
+             fewer steps, or raise or leave out data.sources.NAME.epochs",
             loader.total()
         )));
     }

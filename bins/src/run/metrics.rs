@@ -30,7 +30,7 @@ pub struct StepMetrics {
     /// The same over the sequences of each source that the step drew from, nats, where there are several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loss_by_source: BTreeMap<String, f64>,
-    /// Mean cross entropy of the prediction modules, nats.
+    /// Mean cross entropy of the MTP modules, nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtp_loss: Option<f64>,
     /// The sequence-wise balance loss, α included.
@@ -52,7 +52,8 @@ pub struct StepMetrics {
     /// Validation loss, if it was measured after this step, nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
-    /// Tokens of the step that were routed to each expert, one list per MoE layer; every `train.expert_load_every` steps.
+    /// Tokens of the step that were routed to each expert, one list per MoE layer; every `train.expert_load_every`
+    /// steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expert_load: Vec<Vec<f32>>,
     /// Text that the model wrote after this step, prompt included; every `train.sample_every` steps.
@@ -74,7 +75,8 @@ impl StepMetrics {
 /// A last line that is cut off, by a crash or because the run is writing it, is left out.
 ///
 /// # Errors
-/// [`Error::Io`] where there is no such file or it cannot be read; [`Error::Line`] names a line that is not a step's metrics.
+/// [`Error::Io`] where there is no such file or it cannot be read; [`Error::Line`] names a line that is not a step's
+/// metrics.
 pub fn read(folder: &Path) -> Result<Vec<StepMetrics>> {
     Rows::open(&folder.join(FILE))?.collect()
 }
@@ -136,8 +138,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the metrics of the run in `folder`, which goes on after step `step`: what was written of later steps, which
-    /// a crash lost, is removed, and so is a line that was cut off.
+    /// Opens the metrics of the run in `folder`, which goes on after step `step`: what was written of later steps,
+    /// which a crash lost, is removed, and so is a line that was cut off.
     ///
     /// # Errors
     /// Where the file cannot be read or rewritten, or holds something else.

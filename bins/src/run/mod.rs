@@ -1,4 +1,4 @@
-//! A training run: data, model, steps, checkpoints, and everything a person wants to see meanwhile.
+//! A training run: data, model, steps, checkpoints, metrics and progress.
 
 mod data;
 pub mod metrics;
@@ -37,7 +37,7 @@ const FAILED_SAVES: u32 = 3;
 /// Softmax temperature of samples during training.
 const SAMPLE_TEMPERATURE: f64 = 0.8;
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Steps taken in all, earlier sessions included.
@@ -56,7 +56,7 @@ pub struct Outcome {
     pub best_checkpoint: Option<PathBuf>,
 }
 
-/// A run that is ready to go, or to go on.
+/// A training run, new or resumed.
 pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     settings: Settings,
     schedule: Schedule,
@@ -350,7 +350,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Ok(folder)
     }
 
-    /// Saves, and returns whether that succeeded. A failure is reported and forgiven until there were too many in a row.
+    /// Saves, and returns whether that succeeded. A failure is reported and forgiven until there were too many in a
+    /// row.
     fn try_save(&mut self, progress: &mut Progress) -> Result<bool> {
         let Err(error) = self.save() else {
             self.failed_saves = 0;
@@ -362,7 +363,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         let untouched = if self.saved.is_some() { "the last checkpoint is untouched and " } else { "" };
         progress.message(&format!(
-            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes on: {error}",
+            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes on: \
+             {error}",
             self.state.step, self.failed_saves
         ));
         Ok(false)

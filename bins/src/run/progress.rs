@@ -1,4 +1,4 @@
-//! What a person sees of a run: a bar on a terminal, a line now and then elsewhere.
+//! Progress display of a run: a bar on a terminal, elsewhere a line now and then.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::metrics::StepMetrics;
 use crate::checkpoint::Best;
 use crate::cli;
 
-/// Shows how a run gets on, on stderr.
+/// Shows the progress of a run on stderr.
 pub struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,

@@ -1,4 +1,4 @@
-//! `config.resolved.toml`: what the settings of a run resolved to, and which of them a resumed run must share.
+//! The file `config.resolved.toml`: all settings of a run, and which of them a resumed run must share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, each with its key, its place and its remedy.
+//! Errors of a configuration, each with its key, its place and its remedy.
 
 use std::fmt;
 use std::io;

@@ -1,8 +1,8 @@
 //! Every key of the configuration: its type, its default and what it means.
 //!
 //! Training reads its defaults from this table. Preparation has its own in
-//! [`PrepConfig`](fathom_dataprep::PrepConfig), which a test holds equal to these. The fields of `model.*` are not listed here
-//! but in [`fathom_core::config::FIELDS`], under the names of DeepSeek's `config.json`.
+//! [`PrepConfig`](fathom_dataprep::PrepConfig), which a test holds equal to these. The fields of `model.*` are not
+//! listed here but in [`fathom_core::config::FIELDS`], under the names of DeepSeek's `config.json`.
 
 use toml::Value;
 
@@ -53,7 +53,8 @@ pub struct Key {
     pub name: &'static str,
     /// What it takes.
     pub kind: Kind,
-    /// The default as it would be written, or in words where it is [`derived`](Self::derived); empty where there is none.
+    /// The default as it would be written, or in words where it is [`derived`](Self::derived); empty where there is
+    /// none.
     pub default: &'static str,
     /// Whether the default depends on other settings.
     pub derived: bool,
@@ -208,7 +209,7 @@ pub const KEYS: &[Key] = &[
     key("decontaminate.min_matches", Count, "1", "different sequences an item and a document must share"),
     key("decontaminate.drop", Flag, "true", "false: only report such documents"),
     key("tokenizer.path", Path, "bytes", "a Hugging Face tokenizer.json, or `bytes`"),
-    key("tokenizer.vocab_size", Count, "", "train a BPE tokenizer of so many tokens, in place of tokenizer.path"),
+    key("tokenizer.vocab_size", Count, "", "vocabulary size of a BPE tokenizer to train, in place of tokenizer.path"),
     key("tokenizer.eos", Text, "", "the token that ends a document, where the tokenizer's files do not say"),
     key("tokenizer.max_words", Count, "4194304", "training: distinct words in memory, about 100 bytes each"),
     key("tokenizer.train_bytes", Count, "1073741824", "training: text to learn from, from the start of the corpus"),
@@ -363,7 +364,7 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.every_steps", Count, "500", "steps between checkpoints; 0 = only the last"),
     key("checkpoint.keep", Count, "2", "newest checkpoints to keep, at least 1"),
     key("checkpoint.keep_best", Flag, "false", "also write and keep the checkpoint with the lowest validation loss"),
-    key("checkpoint.keep_every", Count, "0", "also write and keep for good a checkpoint every so many steps; 0 = none"),
+    key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
 ];
@@ -411,9 +412,9 @@ const ALIASES: [(&str, &str); 22] = [
 
 /// The known name that a wrong one most likely stands for.
 ///
-/// The first of these that there is: the key that other programs call so; a key of the same section whose name differs by
-/// two letters at most; a key of another section with the same last part; the name with the smallest edit distance, in the
-/// same section if there is such a section, where each whole word in common counts for three letters.
+/// The first of these that there is: the key that other programs call so; a key of the same section whose name differs
+/// by two letters at most; a key of another section with the same last part; the name with the smallest edit distance,
+/// in the same section if there is such a section, where each whole word in common counts for three letters.
 pub fn nearest(name: &str) -> String {
     let leaf = name.rsplit('.').next().unwrap_or(name);
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == leaf) {
@@ -439,8 +440,8 @@ pub fn nearest(name: &str) -> String {
     names().filter(fits).min_by_key(cost).unwrap_or_default()
 }
 
-/// The keys of some sections as the table that `--keys` prints, a line each: name, meaning, choices, default. The fields of
-/// the model follow where `model` is among the sections.
+/// The keys of some sections as the table that `--keys` prints, a line each: name, meaning, choices, default. The
+/// fields of the model follow where `model` is among the sections.
 pub fn table(sections: &[&str]) -> String {
     let shown = |key: &&Key| key.name.split('.').next().is_some_and(|section| sections.contains(&section));
     let width = KEYS.iter().filter(shown).map(|key| key.name.len()).max().unwrap_or(0).max(28);

@@ -114,7 +114,7 @@ pub struct Checkpoint {
     pub keep: usize,
     /// Keep the checkpoint with the lowest validation loss too.
     pub keep_best: bool,
-    /// Keep the checkpoints of every multiple of so many steps too; 0 for none.
+    /// Also keep the checkpoints of steps that are a multiple of this; 0 for none.
     pub keep_every: u64,
     /// Number format of the model's files.
     pub format: Format,

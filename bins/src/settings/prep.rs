@@ -1,5 +1,5 @@
-//! The settings of a preparation: `input.*`, `extract.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`, `fim.*`,
-//! `output.*`, `prep.*`.
+//! The settings of a preparation: `input.*`, `extract.*`, `filter.*`, `dedup.*`, `decontaminate.*`, `tokenizer.*`,
+//! `fim.*`, `output.*`, `prep.*`.
 
 use super::SettingsError;
 use super::keys::{KEYS, Kind};

@@ -117,5 +117,6 @@ impl Reader<'_> {
     }
 }
 
-/// More sequences or tokens than any step could hold: a slip of the keyboard, and small enough that products of two fit.
+/// More sequences or tokens than any step could hold: a slip of the keyboard, and small enough that products of two
+/// fit.
 pub(super) const SANE: usize = 1 << 28;

@@ -1,4 +1,4 @@
-//! `schedule.*`: what is scheduled by tokens seen.
+//! Settings of the section `schedule`: rates as functions of the tokens seen.
 
 use super::reader::{Reader, SANE};
 use super::{Length, SettingsError, Train};
@@ -122,7 +122,7 @@ impl ScheduleSettings {
     }
 }
 
-/// `before` until `tokens`, then `after`; `before` for ever where there is no such moment.
+/// `before` until `tokens`, then `after`; `before` throughout where there is no such moment.
 fn switch(before: f64, tokens: Option<u64>, after: f64) -> Result<Curve, ScheduleError> {
     match tokens {
         None => Ok(Curve::constant(before)),

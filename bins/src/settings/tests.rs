@@ -1,3 +1,5 @@
+//! Tests of the settings: errors with their places, defaults, and the resolved configuration.
+
 use super::*;
 
 fn parse(text: &str, sets: &[&str]) -> Result<Settings, SettingsError> {

@@ -1,4 +1,4 @@
-//! How a checkpoint becomes one: written aside, synced, renamed; only then is an old one removed.
+//! Atomic commit of a checkpoint: files are written aside, synced and renamed; only then are old checkpoints removed.
 //!
 //! ```text
 //! OUTPUT/step-00001000.tmp-4711/...    1 every file is written and synced
@@ -7,8 +7,8 @@
 //! OUTPUT/step-00000400/                4 removed, where there are more than are to be kept
 //! ```
 //!
-//! Whatever stops a save before 3 leaves the earlier checkpoints as they were. Nothing says which is the latest: it is the
-//! highest step whose folder has a manifest that its files agree with.
+//! Whatever stops a save before 3 leaves the earlier checkpoints as they were. Nothing says which is the latest: it is
+//! the highest step whose folder has a manifest that its files agree with.
 
 use super::error::CheckpointError;
 use super::store::{Store, StoreFile};
@@ -27,7 +27,7 @@ pub const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "fathom-checkpoint";
 const VERSION: u64 = 1;
 
-/// What a checkpoint consists of.
+/// The list of a checkpoint's files, with sizes and SHA-256.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -370,8 +370,8 @@ impl Located {
         self.passed_over.iter().map(note).collect()
     }
 
-    /// Compares the model's weights with the SHA-256 in the manifest, and their moving average too if `average` is set. Text
-    /// files may be edited; the state of training is not read. A folder without a manifest passes.
+    /// Compares the model's weights with the SHA-256 in the manifest, and their moving average too if `average` is set.
+    /// Text files may be edited; the state of training is not read. A folder without a manifest passes.
     ///
     /// # Errors
     /// [`CheckpointError::Changed`] names the first file that differs.
@@ -382,7 +382,8 @@ impl Located {
     }
 }
 
-/// The manifest of a model folder, if it has one. Other programs' model folders may hold a `manifest.json` of another kind.
+/// The manifest of a model folder, if it has one. Other programs' model folders may hold a `manifest.json` of another
+/// kind.
 fn manifest_of(folder: &Path) -> Result<Option<Manifest>, CheckpointError> {
     let path = folder.join(MANIFEST);
     if !path.is_file() {

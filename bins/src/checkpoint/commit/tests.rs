@@ -1,3 +1,5 @@
+//! Tests of checkpoints: failures at every call, damage, resuming, and what is kept.
+
 use super::super::state::{State, load_trainer, save_trainer};
 use super::super::store::Disk;
 use super::*;

@@ -1,9 +1,9 @@
 //! The safetensors format, streamed: a header that is checked to the last byte, then tensor after tensor.
 //!
-//! A file is a little-endian u64, that many bytes of JSON, and the tensors' bytes. The header is trusted with nothing: its
-//! length is bounded before anything is allocated, products are checked, and the tensors must cover the rest of the file
-//! without holes or overlaps, so that no byte is unaccounted for. Files are read with `read`, never mapped: a file that
-//! is replaced while it is read gives an error, not a signal.
+//! A file is a little-endian u64, that many bytes of JSON, and the tensors' bytes. The header is trusted with nothing:
+//! its length is bounded before anything is allocated, products are checked, and the tensors must cover the rest of the
+//! file without holes or overlaps, so that no byte is unaccounted for. Files are read with `read`, never mapped: a file
+//! that is replaced while it is read gives an error, not a signal.
 
 use super::error::{Damage, HfError};
 use fathom_core::DType;
@@ -197,8 +197,8 @@ impl TensorFile {
         Some(&self.entries[at])
     }
 
-    /// Reads a whole tensor as f32 into `values`, which gets the tensor's length. BF16, F16 and E8M0 widen exactly; codes
-    /// of E4M3 are no numbers without their scales and are refused.
+    /// Reads a whole tensor as f32 into `values`, which gets the tensor's length. BF16, F16 and E8M0 widen exactly;
+    /// codes of E4M3 are no numbers without their scales and are refused.
     ///
     /// # Errors
     /// [`HfError::MissingTensor`], [`HfError::WrongType`], [`HfError::Io`].
@@ -393,8 +393,8 @@ impl TensorSpec {
     }
 }
 
-/// The first bytes of a file that holds `tensors` one after the other: the header's length and the header, padded so that
-/// the data begin on a multiple of 8.
+/// The first bytes of a file that holds `tensors` one after the other: the header's length and the header, padded so
+/// that the data begin on a multiple of 8.
 pub fn header(tensors: &[TensorSpec]) -> Vec<u8> {
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));

@@ -1,3 +1,5 @@
+//! Tests of the safetensors reader: every way in which a header can be wrong.
+
 use super::*;
 use std::io::Write;
 
