@@ -20,7 +20,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 prepare() {
   local bin=$1 repository=$root/../..
   mkdir -p "$bin" || exit 1
-  (cd "$repository" && cargo build --release -p fathom-gpu-check) || exit 1
+  (cd "$repository" && cargo build --release --bin gpu_check) || exit 1
   cp "${CARGO_TARGET_DIR:-$repository/target}/release/gpu_check" "$bin/" || exit 1
   cp "$root/check.sh" "$root/python/train_step.py" "$repository/configs/train_1b.json" "$bin/" || exit 1
   for precision in bf16 fp8; do
