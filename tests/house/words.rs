@@ -69,8 +69,8 @@ fn words_of(text: &str, line: usize, words: &mut Words) {
     }
 }
 
-/// The text of a file that people read: comments and string literals of code (in tests, comments only), and all of other
-/// files.
+/// The text of a file that people read: comments and string literals of code (in tests, comments only), and all of
+/// other files.
 fn prose(path: &str, content: &str) -> Words {
     let mut words = Words::new();
     let code = [".rs", ".cu", ".cuh", ".h", ".c"].iter().any(|end| path.ends_with(end));
