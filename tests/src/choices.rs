@@ -14,69 +14,66 @@ use fathom_core::device::{self, Attention, AttentionGrad, Cast, Device, Kernels,
 use fathom_core::tensor::{MatMut, MatRef, Tensor};
 use fathom_core::{DType, for_each_kernel, forward_device, rng};
 
-/// The choices of one call of the router: one layer, one micro-batch.
+/// Expert choices of one router call: one layer, one micro-batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
-    /// Experts a token may choose from.
+    /// Number of experts.
     pub experts: usize,
-    /// Experts a token goes to.
+    /// Number of experts per token.
     pub top_k: usize,
-    /// What they were chosen by, `[tokens, experts]`: scores plus bias.
+    /// Scores plus bias, `[tokens, experts]`.
     pub biased: Vec<f32>,
-    /// The experts, `[tokens, top_k]`, best first.
+    /// Chosen experts, `[tokens, top_k]`, best first.
     pub chosen: Vec<u32>,
 }
 
-/// What a [`Steered`] device does about attention in BF16.
+/// Treatment of BF16 attention by a [`Steered`] device.
 ///
-/// A device that multiplies BF16 by BF16 rounds the probabilities before it multiplies values by them, and a device
-/// that multiplies in f32 does not. Both are right (`fathom_conformance` allows 2^-8 of the magnitude for it), and
-/// every number after the first attention differs for it.
+/// A device that multiplies BF16 by BF16 rounds the attention probabilities first; a device that multiplies in f32 does
+/// not. Both are correct (`fathom_conformance` allows 2^-8 of the magnitude), and all later numbers differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Attend {
-    /// Nothing.
+    /// Attention of the device itself.
     AsItDoes,
-    /// Lets the device compute attention and its gradient in f32, and rounds the results to BF16: then nothing is
-    /// rounded that need not be.
+    /// Attention and its gradient in f32, with results rounded to BF16: no avoidable rounding.
     InF32,
-    /// In f32, and then every result is moved up or down, as the seed says, by 2^-9 of the largest in its row: what
-    /// probabilities that are rounded to BF16 may do to it, or a little more.
+    /// As `InF32`, then each result is moved up or down, by a seed, by 2^-9 of the largest in its row: slightly more
+    /// than the rounding of probabilities to BF16 can do.
     Moved(u64),
 }
 
-/// A device that writes down what its router chooses, or follows what another device wrote down. Clones share the list.
+/// A device wrapper that records its expert choices, or follows recorded ones; clones share the list.
 #[derive(Clone)]
 pub struct Steered<D> {
     inner: D,
     attend: Attend,
     /// The choices to follow, if any.
     follow: Option<Arc<Vec<Choices>>>,
-    /// What the device chose by itself, call by call, whether it was followed or not.
+    /// Choices of the device itself by call, also if it follows others.
     own: Arc<Mutex<Vec<Choices>>>,
-    /// Numbers drawn for [`Attend::Moved`].
+    /// Count of random numbers drawn for [`Attend::Moved`].
     drawn: Arc<AtomicU64>,
-    /// The kernel of which one call is left out: its name, and how many calls before that one are made.
+    /// The kernel of which one call is skipped: its name, and the number of calls before that one.
     left_out: Option<(&'static str, Arc<AtomicU64>)>,
 }
 
 impl<D: Kernels> Steered<D> {
-    /// Lets `inner` choose, and writes it down.
+    /// Records the choices of `inner`.
     pub fn recorded(inner: D, attend: Attend) -> Self {
         Self { inner, attend, follow: None, own: Arc::default(), drawn: Arc::default(), left_out: None }
     }
 
-    /// Sends every token where `choices` say, call by call. The weights of the chosen experts come from the device's
-    /// own scores, by its own router.
+    /// Follows `choices`, call by call. The weights of the chosen experts come from the device's own scores and router.
     pub fn following(inner: D, attend: Attend, choices: &[Choices]) -> Self {
         Self { follow: Some(Arc::new(choices.to_vec())), ..Self::recorded(inner, attend) }
     }
 
-    /// Leaves out call `number`, counted from 0, of the kernel `name`: a fault for tests to find.
+    /// Skips call `number`, counted from 0, of kernel `name`: a fault that tests must find.
     pub fn leaving_out(self, name: &'static str, number: u64) -> Self {
         Self { left_out: Some((name, Arc::new(AtomicU64::new(number)))), ..self }
     }
 
-    /// Whether the call of a kernel that is to come is the one that is left out.
+    /// Whether the next call of a kernel is the skipped one.
     fn leaves_out(&self, name: &str) -> bool {
         match &self.left_out {
             // Counts down to the call that is left out, and stays below zero from then on.
@@ -91,7 +88,7 @@ impl<D: Kernels> Steered<D> {
         }
     }
 
-    /// What the device chose by itself so far.
+    /// Choices of the device itself so far.
     pub fn own(&self) -> Vec<Choices> {
         self.list().clone()
     }
@@ -199,7 +196,7 @@ impl<D: Kernels> Steered<D> {
         Ok(wide)
     }
 
-    /// Rounds a result to BF16, moved before if that is asked for.
+    /// Rounds a result to BF16, after moving it if requested.
     fn narrow(&self, mut x: Tensor<D>, to: MatMut<'_, D::Buffer>) -> Result<(), D::Error> {
         if let Attend::Moved(seed) = self.attend {
             let mut values: Vec<f32> = x.download(&self.inner)?;
@@ -217,15 +214,14 @@ impl<D: Kernels> Steered<D> {
     }
 }
 
-/// A token that two devices would send to other experts.
+/// A token for which two devices choose different experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Differing {
     /// The router's call, counted from 0.
     pub call: usize,
     /// The token in that call.
     pub token: usize,
-    /// The experts, with the scores that each of the two devices has for them: those that only the first chose, then
-    /// those that only the second did.
+    /// Experts that only the first device chose, then those that only the second chose, each with both devices' scores.
     pub experts: Vec<(u32, f32, f32)>,
 }
 
@@ -236,10 +232,10 @@ impl fmt::Display for Differing {
     }
 }
 
-/// How far apart the scores of two devices are (NaN where one is not a number), and the choices that differ for it.
+/// Largest difference of the scores of two devices (NaN if one is NaN), and the choices that differ.
 ///
 /// # Panics
-/// Where the two were not called alike.
+/// The two devices had different calls.
 pub fn compare(a: &[Choices], b: &[Choices]) -> (f32, Vec<Differing>) {
     let calls = |x: &[Choices]| x.iter().map(|c| (c.experts, c.top_k, c.chosen.len())).collect::<Vec<_>>();
     assert_eq!(calls(a), calls(b), "the routers were not called alike");

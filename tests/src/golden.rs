@@ -12,7 +12,7 @@ use fathom_core::train::{Hyperparameters, StepReport, Trainer};
 
 use crate::{golden_folder, tensors_of};
 
-/// One case of the golden references: a checkpoint, and numbers that transformers computed from it.
+/// A golden case: a checkpoint, and the numbers that transformers computed from it.
 pub struct Golden {
     /// The model's configuration.
     pub config: ModelConfig,
@@ -28,7 +28,7 @@ impl Golden {
     /// Reads `tests/golden/CASE`.
     ///
     /// # Panics
-    /// Where a file is missing or not what it should be.
+    /// A file is missing or malformed.
     pub fn load(case: &str) -> Self {
         let folder = golden_folder().join(case);
         let read = |name: &str| {
@@ -38,10 +38,10 @@ impl Golden {
         Self::new(&read("config.json"), &read("model.safetensors"), &read("golden.safetensors"))
     }
 
-    /// From the contents of `config.json`, `model.safetensors` and `golden.safetensors`.
+    /// Reads a case from the contents of `config.json`, `model.safetensors` and `golden.safetensors`.
     ///
     /// # Panics
-    /// Where they are not what they should be.
+    /// A file is malformed.
     pub fn new(config: &[u8], model: &[u8], golden: &[u8]) -> Self {
         let (weights, _) = tensors_of(model);
         let (floats, tokens) = tensors_of(golden);
@@ -51,7 +51,7 @@ impl Golden {
     /// The model of this case on `device`.
     ///
     /// # Panics
-    /// Where a parameter is missing.
+    /// A parameter is missing.
     pub fn model<D: Kernels>(&self, device: &D, precision: Precision) -> Model<D> {
         let mut model = Model::new(device, &self.config, precision).expect("a model");
         let layout = model.architecture().layout().clone();
@@ -75,17 +75,17 @@ impl Golden {
     }
 }
 
-/// λ with which the gradients of the multi-token-prediction case were made.
+/// Weight λ of the MTP loss in the gradients of the MTP case.
 const MTP_WEIGHT: f64 = 0.3;
 
 fn rates() -> Rates {
     Rates { lr: 1e-3, batch_size: 2, bias_speed: 1e-3, mtp_weight: MTP_WEIGHT, balance_alpha: 0.0 }
 }
 
-/// Logits, losses and every gradient of a case in f32.
+/// Compares logits, losses and every gradient of a case in f32 with those of transformers.
 ///
 /// # Panics
-/// Where something is further off than its bound.
+/// A number differs by more than its bound.
 pub fn check_case<D: Kernels>(device: &D, case: &str, golden: &Golden) {
     let vocabulary = golden.config.vocab_size;
     let (shape, tokens) = &golden.tokens["tokens"];
@@ -134,7 +134,7 @@ fn check_gradients<D: Kernels>(device: &D, case: &str, golden: &Golden, trainer:
     println!("{case}: {checked} gradients within {worst:.1e}");
 }
 
-/// Twenty steps, and the expert bias at the end.
+/// A training run of twenty steps, with the expert bias at the end.
 fn trajectory<D: Kernels>(device: &D, golden: &Golden) -> (Vec<StepReport>, Vec<f32>) {
     let (shape, tokens) = &golden.tokens["train.tokens"];
     let model = golden.model(device, Precision::F32);
@@ -148,13 +148,14 @@ fn trajectory<D: Kernels>(device: &D, golden: &Golden) -> (Vec<StepReport>, Vec<
     (reports, bias.collect())
 }
 
-/// Compares a trajectory with transformers'. Which experts a token goes to can hang on the last bit of a score; a
-/// device whose sums round otherwise may then choose otherwise in a tie, and from there on its trajectory is another
-/// one. That shows in the loads: where a few differ from those of the reference device, the steps before are held to
-/// the bounds.
+/// Compares a training trajectory with that of transformers.
+///
+/// The choice of an expert can depend on the last bit of a score, so a device that rounds sums differently may choose
+/// another expert, after which its trajectory differs. The expert loads show this: if a few differ from those of the
+/// reference device, only the steps before are compared.
 ///
 /// # Panics
-/// Where something is further off than its bound.
+/// A number differs by more than its bound.
 pub fn check_trajectory<D: Kernels>(device: &D, case: &str, golden: &Golden) {
     let (reports, bias) = trajectory(device, golden);
     let (reference, _) = trajectory(&Host::new(), golden);

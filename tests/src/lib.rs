@@ -12,7 +12,7 @@ pub mod steps;
 
 pub use golden::Golden;
 
-/// Where the golden files are.
+/// The folder of the golden files.
 pub fn golden_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
@@ -22,18 +22,18 @@ pub type Floats = BTreeMap<String, Vec<f32>>;
 /// Shapes and token ids by name.
 pub type Tokens = BTreeMap<String, (Vec<usize>, Vec<u32>)>;
 
-/// The float and integer tensors of a safetensors file.
+/// Reads the float and integer tensors of a safetensors file.
 ///
 /// # Panics
-/// Where it is not one.
+/// The file is missing or malformed.
 pub fn tensors(path: &Path) -> (Floats, Tokens) {
     tensors_of(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }
 
-/// The float and integer tensors of a safetensors file that is in memory.
+/// Reads the float and integer tensors of a safetensors file in memory.
 ///
 /// # Panics
-/// Where it is not one.
+/// The file is missing or malformed.
 pub fn tensors_of(bytes: &[u8]) -> (Floats, Tokens) {
     let file = SafeTensors::deserialize(bytes).expect("a safetensors file");
     let (mut floats, mut tokens) = (BTreeMap::new(), BTreeMap::new());

@@ -5,11 +5,13 @@ use fathom_core::device::{Dequantize, Kernels, Quantize, Scaled, ScaledMut, Tile
 use fathom_core::tensor::Tensor;
 use safetensors::SafeTensors;
 
-/// Tiles, transposed tiles and blocks, each with f32 and with power-of-two scales; and what the 256 codes stand for.
-/// `bytes` are those of `tests/golden/v3_fp8/quant.safetensors`.
+/// Compares a device's FP8 codes and scales with PyTorch's: row, column and block tiles, with f32 and power-of-two
+/// scales, and the values of all 256 codes.
+///
+/// `bytes` are the contents of `tests/golden/v3_fp8/quant.safetensors`.
 ///
 /// # Panics
-/// Where a bit is another.
+/// A bit differs.
 pub fn check_codes<D: Kernels>(device: &D, bytes: &[u8]) {
     let file = SafeTensors::deserialize(bytes).expect("a safetensors file");
     let floats = |name: &str| -> (Vec<usize>, Vec<f32>) {
@@ -41,7 +43,7 @@ pub fn check_codes<D: Kernels>(device: &D, bytes: &[u8]) {
     every_code(device, &floats("all_codes_as_f32").1);
 }
 
-/// What PyTorch takes the 256 codes of E4M3 for, NaN written as zero.
+/// The values of the 256 E4M3 codes in PyTorch, with NaN written as zero.
 fn every_code<D: Kernels>(device: &D, want: &[f32]) {
     let all: Vec<u8> = (0..=255).collect();
     let codes = Tensor::<D>::from_slice(device, &[1, 256], DType::E4M3, &all).expect("memory");

@@ -30,19 +30,19 @@ const STEPS: usize = 3;
 const SEQUENCES: usize = 2;
 const LENGTH: usize = 24;
 
-/// How far the first step's losses may be off where nothing is rounded that need not be. Seen: 1.4e-7 at most, over
-/// three precisions, four instruction sets and the CUDA emulator.
+/// Largest relative error of the first step's losses with attention in f32. Observed: at most 1.4e-7, over three
+/// precisions, four instruction sets and the CUDA emulator.
 const SUMS: f64 = 1e-6;
-/// The same once weights were updated: AdamW's first updates are the signs of gradients, whatever their size.
+/// Largest relative error of later losses: AdamW's first updates are the signs of gradients, whatever their size.
 const UPDATED: f64 = 1e-5;
-/// Runs of the reference device with its attention moved.
+/// Number of runs of the reference device with perturbed attention.
 const MOVED: u64 = 12;
-/// How much further than the furthest of those a device may be. Were a right device one more such run, with deviations
-/// that are normally distributed, it would be this far off in one number out of some 350.
+/// Factor by which a device may exceed the largest deviation of those runs. If a correct device were one more such run,
+/// with normally distributed deviations, one number in about 350 would exceed this.
 const MARGIN: f64 = 2.0;
 
-/// Training from the weights of a golden case, gradients accumulated over two passes, in which everything takes part:
-/// dense and expert layers, both losses, the balance of experts, the expert bias.
+/// Training from the weights of a golden case with two micro-batches per step, in which every part takes part: dense
+/// and MoE layers, both losses, the balance loss and the expert bias.
 fn train<D: Kernels>(device: &D, golden: &Golden, precision: Precision) -> Vec<StepReport> {
     let vocabulary = golden.config.vocab_size;
     let mut trainer = Trainer::new(golden.model(device, precision), Solo, Hyperparameters::default()).unwrap();
@@ -56,21 +56,21 @@ fn train<D: Kernels>(device: &D, golden: &Golden, precision: Precision) -> Vec<S
     (0..STEPS).map(step).collect()
 }
 
-/// The largest of some numbers that are not negative, or NaN if one of them is.
+/// The largest of non-negative numbers, or NaN if one is NaN.
 fn largest(numbers: impl IntoIterator<Item = f64>) -> f64 {
     numbers.into_iter().fold(0.0, |m, x| if x <= m { m } else { x })
 }
 
-/// How far one training is from another, each number at its worst.
+/// Largest differences between two training runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Distance {
-    /// Of the losses of the first step, relative.
+    /// Relative difference of the losses of the first step.
     first: f64,
-    /// Of the losses of all steps, relative.
+    /// Relative difference of the losses of all steps.
     loss: f64,
-    /// Of the gradient norms, relative.
+    /// Relative difference of the gradient norms.
     norm: f64,
-    /// Of the routers' scores, absolute.
+    /// Absolute difference of the routers' scores.
     scores: f64,
 }
 
@@ -94,7 +94,7 @@ impl Distance {
         }
     }
 
-    /// Whether every number is one and within that of `bound`.
+    /// Whether no number is NaN and each is within that of `bound`.
     fn is_within(self, bound: Self) -> bool {
         let pairs =
             [(self.first, bound.first), (self.loss, bound.loss), (self.norm, bound.norm), (self.scores, bound.scores)];
@@ -102,7 +102,7 @@ impl Distance {
     }
 }
 
-/// The steps on the reference device, and what other devices are held to.
+/// The steps on the reference device, and the bounds for other devices.
 pub struct Reference {
     golden: Golden,
     precision: Precision,
@@ -112,7 +112,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Trains on the reference device in `precision`, as it is and with its attention moved.
+    /// Trains on the reference device in `precision`, with plain and with perturbed attention.
     pub fn new(precision: Precision) -> Self {
         let golden = Golden::load("v3_mtp");
         let device = Steered::recorded(Host::new(), Attend::AsItDoes);
@@ -147,10 +147,10 @@ impl Reference {
         distance
     }
 
-    /// Holds `device` to both comparisons.
+    /// Checks `device` by both comparisons.
     ///
     /// # Panics
-    /// Where something is further off than it may be.
+    /// A number exceeds its bound.
     pub fn check<D: Kernels>(&self, name: &str, device: D) {
         for attend in [Attend::InF32, Attend::AsItDoes] {
             if attend == Attend::AsItDoes && self.precision == Precision::F32 {
@@ -160,19 +160,20 @@ impl Reference {
         }
     }
 
-    /// One comparison: within the bounds, and with attention that is not the device's own, in the first step as near as
-    /// sums in another order allow.
+    /// Checks one comparison against the bounds; with attention in f32, the first step must agree as closely as sums in
+    /// another order allow.
     ///
     /// # Errors
-    /// Says what is further off than it may be.
+    /// The number that exceeds its bound.
     pub fn compare<D: Kernels>(&self, name: &str, device: D, attend: Attend) -> Result<(), String> {
         self.judge(name, Steered::following(device, attend, &self.choices), attend)
     }
 
-    /// Whether training without call `number` of `kernel` would be noticed, on the reference device.
+    /// Trains on the reference device without call `number` of `kernel` and compares; an error means that the
+    /// comparison notices the missing call.
     ///
     /// # Errors
-    /// Says what was noticed.
+    /// The number that exceeds its bound.
     pub fn without(&self, kernel: &'static str, number: u64) -> Result<(), String> {
         let attend = Attend::InF32;
         let device = Steered::following(Host::new(), attend, &self.choices).leaving_out(kernel, number);

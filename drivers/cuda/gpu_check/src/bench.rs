@@ -21,7 +21,7 @@ use crate::train::product_peak;
 /// The command.
 pub(crate) const COMMAND: Command = Command::new::<Arguments>("bench", "time every kernel against its floor");
 
-/// time every kernel at the shapes of training a model of hidden width 2048, against what the device can do
+/// time every kernel at the shapes of training a model of hidden width 2048, and compare it with its floor
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
@@ -33,16 +33,16 @@ struct Arguments {
     /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// only lines with this in them
+    /// only lines that contain this text
     #[argh(option, default = "String::new()")]
     only: String,
-    /// everything this many times smaller: to try the program (default: 1)
+    /// divisor of all sizes, to try the program (default: 1)
     #[argh(option, default = "1")]
     shrink: usize,
-    /// leave what a kernel reads in the caches from one run to the next
+    /// keep a kernel's operands in the caches between runs
     #[argh(switch)]
     warm: bool,
-    /// seconds to time a line for (default: 0.05)
+    /// seconds of measurement per line (default: 0.05)
     #[argh(option, default = "0.05")]
     seconds: f64,
 }
@@ -83,7 +83,7 @@ struct Bench<'a, D: Watch> {
     arguments: &'a Arguments,
     s: Shapes,
     bandwidth: f64,
-    /// Operations a second in F32 and BF16.
+    /// Rates of a large product in F32 and BF16, in FLOP/s.
     peak: [f64; 2],
     timer: Timer<'a, D>,
     seed: u64,
@@ -131,7 +131,7 @@ fn all<D: Watch>(device: &D, arguments: &Arguments) -> Fails<D> {
     training(&mut bench)
 }
 
-/// Bytes a second, read and written, of a copy that fits no cache.
+/// Bandwidth of a copy that exceeds all caches, in bytes read and written per second.
 fn copy_rate<D: Watch>(device: &D, arguments: &Arguments) -> std::result::Result<f64, D::Error> {
     let n = (256 << 20) / arguments.shrink;
     let (from, mut to) =
@@ -172,7 +172,7 @@ impl<D: Watch> Bench<'_, D> {
         Tensor::<D>::from_slice(&self.device, &[rows, cols], DType::U32, &values)
     }
 
-    /// Codes and scales of random numbers.
+    /// FP8 codes and scales of random numbers.
     fn codes(
         &mut self,
         tiles: Tiles<'_, D::Buffer>,
@@ -187,13 +187,13 @@ impl<D: Watch> Bench<'_, D> {
         Ok([codes, scales])
     }
 
-    /// Where each group begins in `rows` rows that a router spreads not quite evenly.
+    /// Offsets of the groups in `rows` rows, which a router spreads almost evenly.
     fn offsets(&self, rows: usize) -> std::result::Result<Tensor<D>, D::Error> {
         let e = self.s.experts;
         self.indices(1, e + 1, |g| rows * g * (g + 3 * e) / (4 * e * e))
     }
 
-    /// Times `run`, which makes and runs a call of `cost`. A kernel that fails has a line too.
+    /// Times `run`, which makes and runs a call of cost `cost`, and prints a line, also if the kernel fails.
     fn time(&mut self, name: &str, cost: Cost, mut run: impl FnMut(&D) -> Fails<D>) {
         if !name.contains(&self.arguments.only) {
             return;

@@ -49,33 +49,32 @@ struct Arguments {
     /// f32, bf16 or fp8 (default: bf16)
     #[argh(option, default = "String::from(\"bf16\")")]
     precision: String,
-    /// steps (default: 200)
+    /// training steps (default: 200)
     #[argh(option, default = "200")]
     steps: usize,
     /// text to train on, byte by byte (default: tiny Shakespeare)
     #[argh(option)]
     text: Option<PathBuf>,
-    /// write the device's curve to this file and compare with nothing
+    /// write the device's curve to this file instead of comparing it
     #[argh(option)]
     save: Option<PathBuf>,
-    /// compare with the curve in this file rather than run the CPU
+    /// compare with the curve in this file instead of running the CPU
     #[argh(option)]
     against: Option<PathBuf>,
-    /// learning rate after warming up (default: 1e-3)
+    /// learning rate after the warm-up (default: 1e-3)
     #[argh(option, default = "1e-3")]
     lr: f64,
-    /// move the initial weights by one unit in the last place, up or down as this seed has it; 0 for not at all
-    /// (default: 0)
+    /// seed that moves each initial weight up or down by one unit in the last place; 0 = no change (default: 0)
     #[argh(option, default = "0")]
     perturb: u64,
 }
 
-/// What a run is of, and what came out.
+/// A training run and its losses.
 #[derive(Serialize, Deserialize)]
 struct Curve {
     device: String,
     precision: String,
-    /// A hash of the tokens, the model and its weights: only curves of the same can be compared.
+    /// Hash of the text, the model and its weights; only curves with the same hash can be compared.
     of: String,
     seconds: f64,
     losses: Vec<f64>,
@@ -85,21 +84,21 @@ struct Curve {
 const LENGTH: usize = 128;
 const BATCH: usize = 8;
 const WARMUP: usize = 50;
-/// Steps at the end whose mean losses are compared.
+/// Number of steps at the end whose mean losses are compared.
 const TAIL: usize = 50;
 
-/// The largest relative difference of one step's loss.
+/// Largest relative difference of one step's loss.
 const ONE: f64 = 0.05;
-/// The largest relative difference of the mean loss of the last steps.
+/// Largest relative difference of the mean loss of the last steps.
 const LAST: f64 = 0.01;
-/// The largest relative difference of the first step's loss, which no update has touched: a rounding of the products'
-/// inputs.
+/// Largest relative difference of the first step's loss: no update precedes it, so it shows only the rounding of GEMM
+/// operands.
 const FIRST: f64 = 1e-3;
 
 /// Tiny Shakespeare.
 const TEXT: &[u8] = include_bytes!("../../../../bins/assets/tinyshakespeare.txt.gz");
 
-/// `tiny`, with bytes as tokens.
+/// The preset `tiny` with bytes as tokens.
 fn config() -> ModelConfig {
     ModelConfig { vocab_size: 256, ..ModelConfig::tiny() }
 }
@@ -120,12 +119,13 @@ fn text(path: Option<&PathBuf>) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// FNV-1a.
+/// Extends a FNV-1a hash.
 fn hash(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The initial weights, by parameter: from the reference device, so that they are the same bits everywhere.
+/// The initial weights by parameter, made on the reference device so that they have the same bits everywhere; and their
+/// hash.
 fn weights(perturb: u64) -> Result<(Vec<Vec<u8>>, u64)> {
     let failed = |e: <Host as fathom_core::device::Device>::Error| Error::Run(e.to_string());
     let host = Host::new();

@@ -28,15 +28,15 @@ struct Arguments {
     /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// only the cases with this in their name
+    /// only the cases whose names contain this text
     #[argh(option, default = "String::new()")]
     only: String,
-    /// logits, losses and gradients, but no training
+    /// compare logits, losses and gradients, without training
     #[argh(switch)]
     no_training: bool,
 }
 
-/// Name, `config.json`, `model.safetensors`, `golden.safetensors`.
+/// A case: its name, `config.json`, `model.safetensors` and `golden.safetensors`.
 type Case = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
 
 macro_rules! cases {

@@ -9,13 +9,13 @@ use fathom_core::tensor::Tensor;
 
 use crate::timer::Watch;
 
-/// What is checked, in the order of `check`.
+/// Names of the checks.
 pub(crate) const NAMES: [&str; 2] = ["large_gemm", "large_gemm_fp8"];
 
-/// Rows and columns of a result that are looked at.
+/// Number of rows and of columns of a result that are compared.
 const SAMPLES: usize = 40;
 
-/// A product `[m, k]·[k, n]`; of codes the weight is in `parts`.
+/// A product `[m, k]·[k, n]`; an FP8 weight has `parts` parts.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     form: Form,
@@ -37,7 +37,7 @@ fn wide(x: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(x) << 16))
 }
 
-/// The checks of one name; how much of what is allowed the worst element was off by.
+/// Runs the checks of one name; returns their number and the largest error as a fraction of its bound.
 pub(crate) fn check<D: Watch>(device: &D, name: &str) -> Result<(u32, f64), String> {
     // A GPU's, with extents that are and are not multiples of tiles; a few for what is slow.
     let sizes: &[[usize; 4]] = match device.is_gpu() {
@@ -165,7 +165,7 @@ impl Case {
         })
     }
 
-    /// Makes a product twice, and compares some elements with `(sum, Σ|a·b|, error allowed beside that of f32)`.
+    /// Computes a product twice and compares sampled elements with `(sum, Σ|a·b|, allowed error beyond that of f32)`.
     fn compare<D: Kernels>(
         &self,
         device: &D,

@@ -29,10 +29,10 @@ struct Arguments {
     /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// cases a kernel (default: 32)
+    /// cases per kernel (default: 32)
     #[argh(option, default = "32")]
     cases: u32,
-    /// only the kernels with this in their name
+    /// only the kernels whose names contain this text
     #[argh(option, default = "String::new()")]
     only: String,
 }

@@ -8,9 +8,9 @@ use fathom_core::tensor::Tensor;
 use fathom_cpu::Cpu;
 use fathom_cuda::Cuda;
 
-/// What is asked of a device beside its kernels.
+/// Operations of a device that timing needs beside its kernels.
 pub(crate) trait Watch: Kernels {
-    /// Seconds the device takes for `work`, from idle to idle.
+    /// Seconds that the device takes for `work`, from idle to idle.
     fn elapsed(&self, work: &mut dyn FnMut() -> Result<(), Self::Error>) -> Result<f64, Self::Error> {
         self.flush()?;
         let start = Instant::now();
@@ -19,17 +19,17 @@ pub(crate) trait Watch: Kernels {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Whether it is a GPU, whose work is only asked for by the calls that ask for it.
+    /// Whether the device is a GPU, whose calls return before the work is done.
     fn is_gpu(&self) -> bool {
         false
     }
 
-    /// Gets everything ready that is otherwise made when it is first needed.
+    /// Prepares everything that is otherwise made on first use.
     fn warm_up(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// How work was done so far, where there is something to say.
+    /// A remark on the work done so far, such as the use of CUDA graphs.
     fn remark(&self) -> Option<String> {
         None
     }
@@ -63,26 +63,26 @@ impl Watch for Cuda {
     }
 }
 
-/// More bytes than the caches of a GPU hold.
+/// More bytes than fit into the caches of a GPU.
 const EVICT: usize = 128 << 20;
 
-/// Times work on a device, with its caches full of something else where that is asked for.
+/// Times work on a device, with cold caches if requested.
 pub(crate) struct Timer<'a, D: Watch> {
     device: &'a D,
-    /// Written between runs.
+    /// Memory that is written between runs, to evict the caches.
     other: Option<Tensor<D>>,
 }
 
 impl<'a, D: Watch> Timer<'a, D> {
-    /// `cold`: caches hold nothing of the work's when it begins; of a GPU only.
+    /// Creates a timer; with `cold`, the caches of a GPU hold none of the operands when a run begins.
     pub(crate) fn new(device: &'a D, cold: bool) -> Result<Self, D::Error> {
         let other =
             (cold && device.is_gpu()).then(|| Tensor::<D>::zeros(device, &[1, EVICT / 4], DType::F32)).transpose()?;
         Ok(Self { device, other })
     }
 
-    /// Seconds that `work` takes, the mean over runs that take about `budget` seconds together. What comes between runs
-    /// to make them cold is timed apart and taken off.
+    /// Mean seconds of a run of `work`, over runs that take about `budget` seconds together. The time of evicting the
+    /// caches between runs is measured separately and subtracted.
     pub(crate) fn time(
         &mut self,
         budget: f64,

@@ -21,7 +21,7 @@ use fathom_core::train::{Hyperparameters, Trainer};
 
 use crate::timer::{Timer, Watch};
 
-/// A model of 1.0 B parameters, also for `drivers/cuda/python/train_step.py`.
+/// A model of 1.0 B parameters, which `drivers/cuda/python/train_step.py` uses as well.
 const ONE_BILLION: &str = include_str!("../../../../configs/train_1b.json");
 
 /// The command.
@@ -39,25 +39,25 @@ struct Arguments {
     /// auto, cpu, cuda, cuda:N, or cuda:emulated, as in `train` (default: auto)
     #[argh(option, default = "String::from(\"auto\")")]
     device: String,
-    /// which model: 1b (configs/train_1b.json), a preset's name, or a config.json (default: 1b)
+    /// model: 1b (configs/train_1b.json), a preset, or the path of a config.json (default: 1b)
     #[argh(option, default = "String::from(\"1b\")")]
     preset: String,
     /// f32, bf16 or fp8 (default: bf16)
     #[argh(option, default = "String::from(\"bf16\")")]
     precision: String,
-    /// steps to time, after three to warm up (default: 20)
+    /// timed steps, after three steps of warm-up (default: 20)
     #[argh(option, default = "20")]
     steps: usize,
-    /// sequences a step (default: 4)
+    /// sequences per step (default: 4)
     #[argh(option, default = "4")]
     batch: usize,
-    /// sequences at a time (default: 2)
+    /// sequences per micro-batch (default: 2)
     #[argh(option, default = "2")]
     micro_batch: usize,
-    /// tokens a sequence (default: 4096)
+    /// tokens per sequence (default: 4096)
     #[argh(option, default = "4096")]
     length: usize,
-    /// say what a step would be, and run none
+    /// print the model and the cost of a step, and run none
     #[argh(switch)]
     dry: bool,
 }
@@ -158,7 +158,7 @@ fn describe(config: &ModelConfig, arguments: &Arguments) -> Result<(), Box<dyn s
     Ok(())
 }
 
-/// Operations a second of a large product, the peak that MFU is a share of.
+/// Rate of a large BF16 product in FLOP/s, the peak of which MFU is a fraction.
 pub(crate) fn product_peak<D: Watch>(device: &D, dtype: DType, n: usize) -> Result<f64, D::Error> {
     let mut numbers = Tensor::<D>::empty(device, &[n, n], DType::F32)?;
     let (mut a, mut c) = (Tensor::<D>::empty(device, &[n, n], dtype)?, Tensor::<D>::empty(device, &[n, n], dtype)?);
