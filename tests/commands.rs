@@ -47,9 +47,13 @@ impl World {
             "train" => env!("CARGO_BIN_EXE_train"),
             "eval" => env!("CARGO_BIN_EXE_eval"),
             "convert" => env!("CARGO_BIN_EXE_convert"),
+            "fathom" => env!("CARGO_BIN_EXE_fathom"),
             _ => env!("CARGO_BIN_EXE_generate"),
         };
-        let output = Command::new(path).args(arguments).current_dir(&self.root).output().expect("the program starts");
+        let mut command = Command::new(path);
+        // Under cargo, programs name each other as `cargo run`.
+        command.args(arguments).current_dir(&self.root).env_remove("CARGO");
+        let output = command.output().expect("the program starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = output.status.code().expect("no signal ends a program on bad input");
         (code, text(&output.stdout), text(&output.stderr))
@@ -253,7 +257,10 @@ fn conversions_lose_what_they_say_and_no_more() {
         said
     };
     let said = convert("run", "fp8", &["--to", "fp8"]);
-    assert!(said.contains("in FP8") && said.contains(" -> ") && said.contains("largest relative error"), "{said}");
+    assert!(
+        said.contains("quantized to FP8") && said.contains(" -> ") && said.contains("largest relative error"),
+        "{said}"
+    );
     let (fp8, config_of) = (tensors(&w.root.join("fp8")), |name: &str| config(&w.root.join(name)));
     assert_eq!(config_of("fp8")["quantization_config"]["weight_block_size"], serde_json::json!([128, 128]));
     assert_eq!(config_of("fp8")["torch_dtype"], "bfloat16");
@@ -717,4 +724,183 @@ fn prompts_and_ends_of_text_are_as_the_folder_says() {
     std::fs::remove_file(place.join("generation_config.json")).unwrap();
     change(place.join("config.json"), &|json| json["eos_token_id"] = serde_json::json!([256, end]));
     assert_eq!(generate("of-config", "ab"), ended, "config.json speaks where generation_config.json is not there");
+}
+
+#[test]
+fn the_program_fathom_holds_every_command() {
+    let w = World::new();
+    let welcome = w.ok("fathom", &[]);
+    let fathom = env!("CARGO_BIN_EXE_fathom");
+    let called = format!("  {fathom} ");
+    assert_eq!(welcome.lines().filter(|line| line.starts_with(&called)).count(), 5, "{welcome}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(w.ok("fathom", &["--version"]).trim(), format!("fathom {version}"));
+    assert_eq!(w.ok("fathom", &["train", "-V"]).trim(), format!("fathom {version}"));
+    for program in ["prep", "train", "eval", "generate", "convert"] {
+        assert_eq!(w.ok(program, &["--version"]).trim(), format!("{program} (fathom) {version}"));
+        let help = w.ok("fathom", &["help", program]);
+        assert!(help.contains(&format!("Usage: {fathom} {program} ")), "{help}");
+        for arguments in [&[program, "--help"][..], &[program, "-h"], &[program, "help"]] {
+            assert_eq!(w.ok("fathom", arguments), help);
+        }
+        assert!(!help.contains("{{") && help.contains("-h, --help"), "{help}");
+    }
+    assert_eq!(w.ok("fathom", &["help", "prep", "inspect"]), w.ok("fathom", &["prep", "inspect", "--help"]));
+    w.fails("fathom", &["trian"], 2, &["did you mean `train`?", "--help"]);
+    w.fails("fathom", &["train", "--ouput", "x"], 2, &["did you mean --output?", &format!("{fathom} train --help")]);
+
+    let arguments = ["--checkpoint", "run", "--data", "data", "--json"];
+    assert_eq!(w.ok("fathom", &[&["eval"], &arguments[..]].concat()), w.ok("eval", &arguments));
+    // Keys stand among the options, and are listed whole.
+    for program in ["prep", "train"] {
+        assert!(w.ok(program, &["--help"]).contains("  --keys "));
+        assert_eq!(w.ok(program, &["--keys"]), w.ok("fathom", &[program, "--keys"]));
+    }
+    let keys = w.ok("train", &["--keys"]);
+    for key in ["train.steps", "precision.fp8_dispatch", "schedule.lr", "model.FIELD"] {
+        assert!(keys.contains(key), "{key}: {keys}");
+    }
+}
+
+#[test]
+fn arguments_may_be_written_as_elsewhere() {
+    let w = World::new();
+    let apart =
+        w.ok("generate", &["--checkpoint", "run", "--prompt", "the ", "--max-new-tokens", "6", "--threads", "1"]);
+    let joined = w.ok("generate", &["--checkpoint=run", "--prompt=the ", "--max-new-tokens=6", "--threads=1"]);
+    assert_eq!(apart, joined);
+    w.fails("generate", &["--checkpoint", "run", "--prompt"], 2, &["--prompt needs a value"]);
+    w.fails("generate", &["--checkpoint", "run", "--ema=yes"], 2, &["--ema takes no value"]);
+    w.fails("prep", &["--tokenizer", "bytes", "--vocab-size", "1000", "text.txt"], 2, &["--tokenizer", "--vocab-size"]);
+    w.fails("prep", &["text.txt", "data"], 2, &["--output"]);
+
+    // Text and data need no option.
+    let said = w.run("fathom", &["prep", "text.txt", "--set=output.validation_tail=0.2"]).2;
+    assert!(said.contains("data/text: prepared"), "{said}");
+    let mut arguments: Vec<&str> = w.training("positional", &["data/text", "--threads=1"]);
+    arguments.retain(|&argument| argument != "data.path=data");
+    arguments.remove(2);
+    w.ok("train", &arguments);
+    let config = std::fs::read_to_string(w.root.join("positional/config.resolved.toml")).unwrap();
+    assert!(config.contains("path = \"data/text\"") && config.contains("threads = 1"), "{config}");
+    w.fails("train", &w.training("x", &["data/text"]), 2, &["data/text", "data.path"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn bytes_that_are_not_text_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let w = World::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_generate"));
+    command.args(["--checkpoint", "run", "--prompt"]).arg(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    let output = command.current_dir(&w.root).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("--prompt") && said.contains("not UTF-8"), "{said}");
+}
+
+/// The event files in a folder.
+fn event_files(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains(".tfevents.")).collect()
+}
+
+#[test]
+fn a_run_leaves_a_report_and_runs_are_compared() {
+    let w = World::new();
+    let run = w.root.join("run");
+    let html = std::fs::read_to_string(run.join("report.html")).unwrap();
+    for part in ["Learning rate", "step-00000002", "hidden_size = 32", "<title>run</title>"] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert_eq!(event_files(&run).len(), 1);
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let before = size(&event_files(&run)[0]);
+    let more = ["--resume", "--set", "train.steps=6", "--set", "train.sample_every=3", "--curve", "always"];
+    let (code, _, said) = w.run("train", &w.training("run", &more));
+    assert!(code == 0 && said.contains("training loss") && said.contains("run/report.html"), "{said}");
+    let files = event_files(&run);
+    assert!(files.len() == 1 && size(&files[0]) > 2 * before, "one file, with the steps of both sessions: {files:?}");
+    let html = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(html.contains("Samples") && html.contains("step 6"));
+
+    let quiet = ["--set", "train.tensorboard=false", "--set", "schedule.lr=1e-3"];
+    let (code, _, said) = w.run("train", &w.training("quiet", &quiet));
+    assert!(code == 0 && !said.contains("training loss"), "no curve in a pipe: {said}");
+    assert!(event_files(&w.root.join("quiet")).is_empty());
+    let table = w.ok("fathom", &["compare", "run", "quiet", "--output", "both.html"]);
+    let row =
+        |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {table}"));
+    assert!(row("steps").ends_with("2") && row("steps").contains('6'), "{table}");
+    assert!(row("schedule.lr").ends_with("0.001"), "{table}");
+    assert!(std::fs::read_to_string(w.root.join("both.html")).unwrap().contains("\"name\":\"quiet\""));
+    assert_eq!(w.ok("train", &["compare", "run", "quiet"]), table);
+    assert!(w.ok("fathom", &["compare", "run", "--curve=always"]).contains("training loss"));
+    w.fails("fathom", &["compare", "data"], 1, &["data holds no metrics.jsonl"]);
+    w.fails("fathom", &["compare"], 2, &["nothing to compare"]);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_does_not_end_a_run() {
+    let w = World::new();
+    std::fs::create_dir_all(w.root.join("blocked/report.html")).unwrap();
+    let (code, _, said) = w.run("train", &w.training("blocked", &[]));
+    assert!(code == 0 && said.contains("no report: ") && said.contains("report.html"), "{said}");
+    assert!(w.root.join("blocked/step-00000002").is_dir());
+}
+
+/// What bash offers for the last of `words`, after the completions of `fathom` were read.
+#[cfg(unix)]
+fn bash_completes(folder: &Path, words: &[&str]) -> Vec<String> {
+    const SCRIPT: &str = r#"
+        source <("$FATHOM" completions bash) || exit 1
+        complete -p fathom > /dev/null || exit 1
+        COMP_WORDS=("$@")
+        COMP_CWORD=$(($# - 1))
+        _fathom 2> /dev/null # compopt works only while the shell completes
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut command = Command::new("bash");
+    command.args(["-c", SCRIPT, "bash"]);
+    let output = command.args(words).current_dir(folder).env("FATHOM", env!("CARGO_BIN_EXE_fathom")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let offered = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut offered: Vec<String> = offered.lines().filter(|line| !line.is_empty()).map(String::from).collect();
+    offered.sort();
+    offered
+}
+
+#[cfg(unix)]
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("my runs")).unwrap();
+    std::fs::write(folder.path().join("my.toml"), "").unwrap();
+    let completes = |words: &[&str]| bash_completes(folder.path(), words);
+    assert_eq!(completes(&["fathom", "tr"]), ["train"]);
+    assert_eq!(completes(&["fathom", "prep", "ins"]), ["inspect"]);
+    assert_eq!(completes(&["fathom", "train", "--re"]), ["--resume"]);
+    assert_eq!(completes(&["fathom", "train", "--output", "x", "--pl"]), ["--plan"]);
+    assert_eq!(completes(&["fathom", "train", "--output", "compare", "--pl"]), ["--plan"], "a value is no command");
+    assert_eq!(completes(&["fathom", "convert", "--to", ""]), ["bf16", "f32", "fp8"]);
+    assert_eq!(completes(&["fathom", "train", "--set", "train.step"]), ["train.steps="]);
+    assert_eq!(completes(&["fathom", "train", "--config", "my"]), ["my runs", "my.toml"]);
+    assert_eq!(completes(&["fathom", "eval", "--checkpoint", "my"]), ["my runs"]);
+    assert_eq!(completes(&["fathom", "generate", "--seed", ""]), Vec::<String>::new());
+    assert_eq!(completes(&["fathom", "completions", "z"]), ["zsh"]);
+}
+
+#[test]
+fn the_man_page_is_formatted_without_warnings() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = Command::new(env!("CARGO_BIN_EXE_fathom")).arg("man").output().unwrap().stdout;
+    let path = folder.path().join("fathom.1");
+    std::fs::write(&path, &page).unwrap();
+    let text = String::from_utf8(page).unwrap();
+    assert!(text.starts_with(".TH FATHOM 1") && text.contains(".SS fathom train"), "{text}");
+    let Ok(output) = Command::new("groff").args(["-man", "-Tascii", "-ww", "-P-cbou"]).arg(&path).output() else {
+        return; // no groff on this machine
+    };
+    let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && warnings.is_empty(), "{warnings}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("EXIT STATUS"));
 }

@@ -1,7 +1,8 @@
-//! `train` without arguments: the whole way on text that the program carries, from characters to a model that writes.
+//! `train` without arguments: from text that the program carries to a trained model that generates text.
 //!
-//! The text is tiny Shakespeare and the last tenth is held out, as in nanoGPT's `shakespeare_char`, so the validation loss
-//! can be put beside nanoGPT's. Nothing is read that lies on the machine, so every machine trains on the same tokens.
+//! The text is tiny Shakespeare and the last tenth is held out, as in nanoGPT's `shakespeare_char`, so the validation
+//! loss can be put beside nanoGPT's. Nothing is read that lies on the machine, so every machine trains on the same
+//! tokens.
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -17,15 +18,15 @@ use crate::cli;
 use crate::error::{Error, Result};
 use crate::generate::{self, Sampling, Stop};
 use crate::prepare;
-use crate::report::{self, curve::When};
+use crate::report::{PAGE, Report, curve::When};
 use crate::run::{Outcome, Run, resolved};
 use crate::session::Session;
 use crate::settings::{Settings, Source};
 
 /// The output folder where none is given.
 pub const OUTPUT: &str = "runs/quickstart";
-/// Environment variable: train for so many steps in place of those in `configs/quickstart.toml`. For whoever wants to see
-/// that everything works before spending minutes on it.
+/// Environment variable: the number of steps, in place of the one in `configs/quickstart.toml`. Tests use it, and users
+/// who want to see quickly that everything works.
 pub const STEPS: &str = "FATHOM_QUICKSTART_STEPS";
 
 /// The settings: `configs/quickstart.toml` as it was when the program was built.
@@ -34,16 +35,16 @@ const CONFIG: &str = include_str!("../../configs/quickstart.toml");
 const TEXT: &[u8] = include_bytes!("../assets/tinyshakespeare.txt.gz");
 /// Its name in the output folder.
 const TEXT_NAME: &str = "tinyshakespeare.txt";
-/// What the model continues when it is done, and the tokens of what it writes.
+/// Prompt of the text that the trained model generates at the end, and the number of generated tokens.
 const PROMPT: &str = "ROMEO:";
 const SAMPLE: usize = 500;
-/// nanoGPT's validation losses on this text, from its README: on which machine, and the loss.
+/// nanoGPT's validation losses on this text, from its README: the machine, and the loss.
 const NANOGPT: [(&str, f64); 2] = [("a CPU", 1.88), ("an A100 GPU", 1.4697)];
 
-/// Prepares, trains, measures and samples in `output`, with a word on each. A run that was stopped goes on; one that is
-/// finished is measured again.
+/// Prepares the text, trains, evaluates and generates in `output`. A run that was stopped is resumed; a finished one is
+/// evaluated again.
 ///
-/// Without `output` everything lies in [`OUTPUT`], and another run that lies there (of other settings, or an older version)
+/// Without `output` the folder is [`OUTPUT`]. Another run in that folder (with other settings, or of an older version)
 /// is moved aside.
 ///
 /// # Errors
@@ -58,8 +59,8 @@ pub fn run<D: Kernels>(device: &D, output: Option<&Path>, curve: When, stop: &At
         (Some(why), Some(_)) => {
             let (train, quoted) = (cli::program("train"), cli::quoted(folder));
             return Err(Error::Run(format!(
-                "{}: holds another run: {why}; go on with that one by `{train} --resume --output {quoted}`, or choose another \
-                 --output",
+                "{}: holds another run: {why}; resume that one with `{train} --resume --output {quoted}`, or \
+                 choose another --output",
                 folder.display()
             )));
         }
@@ -72,8 +73,9 @@ pub fn run<D: Kernels>(device: &D, output: Option<&Path>, curve: When, stop: &At
         prepared => prepared?,
     }
     let mut run = open(device, settings, folder)?;
-    let outcome = run.train(stop)?;
-    let curve = curve.draw(run.history(), std::io::stderr().is_terminal());
+    let mut report = Report::of(&run);
+    let outcome = run.train(stop, &mut report)?;
+    let curve = curve.draw(report.history(), std::io::stderr().is_terminal());
     drop(run);
     if outcome.interrupted {
         let shorter = steps().map_or(String::new(), |steps| format!("{STEPS}={steps} "));
@@ -85,7 +87,7 @@ pub fn run<D: Kernels>(device: &D, output: Option<&Path>, curve: When, stop: &At
     show(device, &outcome, &curve, folder, start)
 }
 
-/// What [`STEPS`] holds.
+/// The value of [`STEPS`].
 fn steps() -> Option<String> {
     std::env::var_os(STEPS).map(|steps| steps.to_string_lossy().into_owned())
 }
@@ -120,7 +122,7 @@ fn text() -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Why what lies in `folder` is not this run, if it is not.
+/// The reason why `folder` holds another run than this one, if it does.
 fn another_run(settings: &Settings, text: &[u8], folder: &Path) -> Result<Option<String>> {
     let path = folder.join(TEXT_NAME);
     let there = match std::fs::read(&path) {
@@ -172,14 +174,14 @@ fn prepare_text(settings: &Settings, text: &[u8], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens the run in `folder`, or takes it up where it was stopped.
+/// Opens the run in `folder`; resumes it if it has begun.
 fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run<D>> {
     eprintln!("\n2. Train");
     let begun = !checkpoint::survey(folder)?.is_empty();
     let run = Run::open(device, settings, folder, begun)?;
     let (count, config) = (ParameterCount::of(run.config()), run.config());
     eprintln!(
-        "{:.2} M parameters, {:.2} M active per token: multi-head latent attention, {} routed experts of which {} per token",
+        "{:.2} M parameters, {:.2} M active per token: multi-head latent attention, {} routed experts, {} per token",
         count.parameters() as f64 / 1e6,
         count.active_parameters() as f64 / 1e6,
         config.n_routed_experts,
@@ -191,7 +193,7 @@ fn open<D: Kernels>(device: &D, settings: Settings, folder: &Path) -> Result<Run
     Ok(run)
 }
 
-/// Measures, samples, and says what to do next.
+/// Evaluates, generates text, and names the next commands.
 fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, start: Instant) -> Result<()> {
     eprintln!("\n3. Measure it on the last tenth of the text, which it has not seen");
     if let Some(v) = &outcome.validation {
@@ -208,7 +210,7 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
 
     let (run, data) = (cli::quoted(folder), cli::quoted(&folder.join("data")));
     let program = cli::program;
-    eprintln!("\nCurves, samples and settings: {}", folder.join(report::PAGE).display());
+    eprintln!("\nCurves, samples and settings: {}", folder.join(PAGE).display());
     eprintln!("Done in {:.0} s; everything is in {}. Next:", start.elapsed().as_secs_f64(), folder.display());
     eprintln!("  {} --checkpoint {run} --prompt JULIET: --temperature 0.8", program("generate"));
     eprintln!("  {} --checkpoint {run} --data {data}", program("eval"));
@@ -216,7 +218,7 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
     Ok(())
 }
 
-/// A text longer than the model's context: again and again the last half of a context is continued.
+/// Generates a text longer than the context of the model: the last half of a context is the next prompt.
 fn write<D: Kernels>(session: &Session<D>) -> Result<String> {
     let half = (session.context() / 2).max(1);
     let mut tokens = session.encode(PROMPT)?;

@@ -239,7 +239,8 @@ fn zsh(program: &str, tree: &[Node]) -> String {
     }
     let _ = write!(
         out,
-        "  esac\n}}\nif [[ $funcstack[1] == _{program} ]]; then _{program} \"$@\"; else compdef _{program} {program}; fi\n"
+        "  esac\n}}\n\
+         if [[ $funcstack[1] == _{program} ]]; then _{program} \"$@\"; else compdef _{program} {program}; fi\n"
     );
     out
 }

@@ -151,7 +151,8 @@ mod tests {
             for mark in ["{{", "}}", "{command_name}"] {
                 assert!(!text.contains(mark), "{mark} in {text}");
             }
-            for line in text.lines().filter(|line| !line.starts_with("  fathom")) {
+            let shown = |line: &&str| !line.starts_with("  fathom") && !line.starts_with("Usage:");
+            for line in text.lines().filter(shown) {
                 assert!(line.chars().count() <= WIDTH, "{line}");
             }
             for option in ["-h, --help", "-V, --version"] {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{Command, help};
 
-/// The man page of `root` in roff, with the macros of man(7).
-pub fn page(root: &'static Command) -> String {
+/// The man page of `root` in roff, with the macros of man(7). `environment` lists the variables that the programs read.
+pub fn page(root: &'static Command, environment: &[(&str, &str)]) -> String {
     let (name, version) = (root.name, env!("CARGO_PKG_VERSION"));
     let mut out = format!(".TH {} 1 \"\" \"{name} {version}\" \"User Commands\"\n", name.to_uppercase());
     let _ = writeln!(out, ".SH NAME\n{} \\- {}", text(name), text(root.summary));
@@ -47,18 +47,11 @@ pub fn page(root: &'static Command) -> String {
         let _ = writeln!(out, ".TP\n{}\n{}", code.code, text(code.description));
     }
     out += ".SH ENVIRONMENT\n";
-    for (variable, about) in ENVIRONMENT {
+    for (variable, about) in environment {
         let _ = writeln!(out, ".TP\n.B {variable}\n{}", text(about));
     }
     out
 }
-
-/// Variables that the programs read.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    (crate::quickstart::STEPS, "number of steps of `train` without arguments"),
-    ("FATHOM_MAX_CPU_ISA", "newest instruction set that the CPU device uses: portable, avx2, avx512, avx512_bf16"),
-    ("RAYON_NUM_THREADS", "number of threads where no option or key sets it"),
-];
 
 /// Every command with the words that call it, in order.
 fn tree(root: &'static Command) -> Vec<(String, &'static Command)> {
@@ -84,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_page_has_every_command_and_option() {
-        let page = page(&programs::ALL);
+        let page = page(&programs::ALL, &[("NAME", "a variable")]);
         for (words, command) in tree(&programs::ALL) {
             assert!(page.contains(&format!(".B {words}")), "{words}");
             for flag in command.info().flags {

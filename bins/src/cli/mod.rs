@@ -1,4 +1,4 @@
-//! What the programs share: commands and their arguments, exit codes, progress on a terminal.
+//! The command line: commands and their arguments, exit codes, and progress on a terminal.
 //!
 //! A [`Command`] is one node of the tree of commands in [`programs`](crate::programs). [`run`] walks the tree with the
 //! arguments of this process. argh parses the options of a command; [`arguments`] brings them into the form that argh
@@ -98,7 +98,8 @@ pub fn run(root: &'static Command) -> ExitCode {
     let info = command.info();
     match arguments::read(command, &info, &rest) {
         Ok(Request::Help(path)) => {
-            for next in path.iter().map_while(|name| command.find(name)).collect::<Vec<_>>() {
+            for name in &path {
+                let Some(next) = command.find(name) else { break };
                 command = next;
                 names.push(next.name.into());
             }
@@ -172,7 +173,7 @@ pub fn program(name: &str) -> String {
         return format!("cargo run --release --bin {name} --");
     }
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    // A program found on the PATH is named by its file: a shell has an `eval` of its own.
+    // A program found on the PATH is named by its file: shells have a builtin `eval`.
     let bare = called.parent().is_none_or(|folder| folder.as_os_str().is_empty());
     let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let beside = called.with_file_name(&file);
@@ -221,8 +222,8 @@ pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM) raises, so that work can be finished and saved. The second ends the program
-/// at once, with exit code 130.
+/// A flag that the first Ctrl-C (or SIGTERM) raises, so that work can be finished and saved. The second ends the
+/// program at once, with exit code 130.
 ///
 /// # Errors
 /// Where the system does not let signals be handled.

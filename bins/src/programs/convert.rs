@@ -13,9 +13,9 @@ use argh::{ArgsInfo, FromArgs};
 /// The command.
 pub const COMMAND: Command = Command::new::<Arguments>("convert", "convert a model to f32, BF16 or FP8");
 
-/// Convert a model to f32, BF16, or DeepSeek's block-scaled FP8. The input is any Hugging Face folder of a DeepSeek-V2 or V3
-/// model; memory holds a few rows of it at a time. FP8 weights that stay FP8 keep their codes and scales; FP8 to f32 and
-/// back gives the same codes and scales.
+/// Convert a model to f32, BF16, or DeepSeek's block-scaled FP8. The input is any Hugging Face folder of a DeepSeek-V2
+/// or V3 model; memory holds a few rows of it at a time. FP8 weights that stay FP8 keep their codes and scales; FP8 to
+/// f32 and back gives the same codes and scales.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
@@ -84,8 +84,8 @@ fn report(summary: &Summary, arguments: &Arguments) {
     summary.warnings.iter().for_each(|warning| eprintln!("{warning}"));
     let Summary { tensors, quantized, unchanged, bytes_before, bytes_after, .. } = summary;
     eprintln!(
-        "{tensors} tensors, {quantized} of them now in FP8, {unchanged} passed on as they were\n{bytes_before} bytes -> \
-         {bytes_after} bytes, written to {}",
+        "{tensors} tensors: {quantized} quantized to FP8, {unchanged} unchanged\n\
+         {bytes_before} bytes -> {bytes_after} bytes, written to {}",
         arguments.output.display()
     );
     match &summary.worst {

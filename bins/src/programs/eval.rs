@@ -48,8 +48,8 @@ struct Arguments {
     /// let attention cross document boundaries
     #[argh(switch)]
     no_document_mask: bool,
-    /// score each line of a JSON Lines file: {"tokens": [...]} or {"context": "...", "continuation": "..."}. Spaces at the
-    /// end of a context count to the continuation, as in lm-evaluation-harness.
+    /// score each line of a JSON Lines file: {"tokens": [...]} or {"context": "...", "continuation": "..."}. Spaces at
+    /// the end of a context count to the continuation, as in lm-evaluation-harness.
     #[argh(option, arg_name = "file")]
     score: Option<PathBuf>,
     /// file for the scores (default: stdout)
@@ -61,8 +61,8 @@ struct Arguments {
     /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
-    /// for tests) (default: auto)
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and
+    /// checked, for tests) (default: auto)
     #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
     /// threads of the CPU device; 0 for all cores (default: 0)

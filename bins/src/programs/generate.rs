@@ -49,8 +49,8 @@ struct Arguments {
     /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
-    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
-    /// for tests) (default: auto)
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and
+    /// checked, for tests) (default: auto)
     #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
     /// threads of the CPU device; 0 for all cores (default: 0)

@@ -1,6 +1,6 @@
 //! The command-line programs: the arguments and the body of each.
 //!
-//! Each is a program of its own (`train`) and a command of the program `fathom` (`fathom train`). [`ALL`] is the tree.
+//! Each is a program (`train`) and a command of the program `fathom` (`fathom train`). [`ALL`] is the tree.
 
 pub mod compare;
 pub mod convert;

@@ -17,18 +17,18 @@ pub const COMMAND: Command = Command::new::<Arguments>("prep", "turn text into t
         Command::new::<Trace>("trace", "find the document that a training token came from"),
     ]);
 
-/// Turn text into token shards: read files and folders, load or train a tokenizer, and write shards in Megatron's indexed
-/// format.
+/// Turn text into token shards: read files and folders, load or train a tokenizer, and write shards in Megatron's
+/// indexed format.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
     example = "{command_name} notes/",
     example = "{command_name} corpus/ notes.jsonl.zst --vocab-size 16384 --output data/corpus",
     example = "{command_name} --config configs/web.toml --input crawl/ --output data/web",
-    example = "{command_name} --input crawl/ --tokenizer tokenizer.json --output /shared/out --rank 3 --world 8",
-    note = "Several processes prepare one corpus together if they get the same arguments and an output folder that all can \
-            reach. Each takes its rank from --rank and --world, or from Slurm, a Kubernetes Indexed Job (with --world) or \
-            MPI.",
+    example = "{command_name} crawl/ --tokenizer tokenizer.json --output /shared/out --rank 3 --world 8",
+    note = "Several processes prepare one corpus together if they get the same arguments and an output folder \
+            that all can reach. Each takes its rank from --rank and --world, or from Slurm, a Kubernetes Indexed Job \
+            (with --world) or MPI.",
     error_code(0, "done"),
     error_code(1, "the input could not be read or the output not written"),
     error_code(2, "wrong arguments or settings")
@@ -47,8 +47,8 @@ struct Arguments {
     /// folder to write (default: data/NAME for a single input NAME)
     #[argh(option, arg_name = "folder")]
     output: Option<PathBuf>,
-    /// tokenizer: bytes, a Hugging Face tokenizer.json, or a folder that holds one (default: bytes, which makes each byte a
-    /// token)
+    /// tokenizer: bytes, a Hugging Face tokenizer.json, or a folder that holds one (default: bytes, which makes each
+    /// byte a token)
     #[argh(option, arg_name = "path")]
     tokenizer: Option<PathBuf>,
     /// train a byte-level BPE tokenizer with this many tokens on the input; excludes --tokenizer
@@ -90,7 +90,8 @@ struct Inspect {
     json: bool,
 }
 
-/// Find the document that a training token came from: its file and bytes, address, scores, and the text around the token.
+/// Find the document that a training token came from: its file and bytes, address, scores, and the text around the
+/// token.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),

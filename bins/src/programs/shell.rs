@@ -11,6 +11,13 @@ pub const COMPLETIONS: Command = Command::new::<Completions>("completions", "pri
 /// The command `man`.
 pub const MAN: Command = Command::new::<Man>("man", "print the man page");
 
+/// Variables that the programs read.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    (crate::quickstart::STEPS, "number of steps of `train` without arguments"),
+    ("FATHOM_MAX_CPU_ISA", "newest instruction set that the CPU device uses: portable, avx2, avx512, avx512_bf16"),
+    ("RAYON_NUM_THREADS", "number of threads where no option or key sets it"),
+];
+
 /// Print a completion script for a shell.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -47,6 +54,6 @@ impl Program for Completions {
 
 impl Program for Man {
     fn run(self) -> Result<()> {
-        cli::print(&man::page(&super::ALL))
+        cli::print(&man::page(&super::ALL, ENVIRONMENT))
     }
 }

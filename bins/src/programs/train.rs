@@ -8,7 +8,7 @@ use crate::cli::{self, Command, Program};
 use crate::device::{self, AnyDevice};
 use crate::error::{Error, Result};
 use crate::plan;
-use crate::report::{self, curve::When};
+use crate::report::{PAGE, Report, curve::When};
 use crate::run::{Outcome, Run, fit_to_data, resolved};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
@@ -19,14 +19,14 @@ use fathom_core::device::Kernels;
 pub const COMMAND: Command =
     Command::new::<Arguments>("train", "train a model").with_keys(keys).with_commands(&[super::compare::COMMAND]);
 
-/// Train a DeepSeek-V3-style model. Without arguments: train a small model on tiny Shakespeare, which the program carries,
-/// in at most three minutes on two cores with AVX2; measure it, and let it generate text.
+/// Train a DeepSeek-V3-style model. Without arguments: train a small model on tiny Shakespeare, which the program
+/// carries, in at most three minutes on two cores with AVX2; measure it, and let it generate text.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
     example = "{command_name}",
     example = "{command_name} data/notes --set train.steps=2000 --output runs/notes",
-    example = "{command_name} --config configs/shakespeare.toml --set data.path=data/shakespeare --output runs/shakespeare",
+    example = "{command_name} data/shakespeare --config configs/shakespeare.toml --output runs/shakespeare",
     example = "{command_name} --plan --set model.preset=v3-671b",
     note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
     error_code(0, "done, or stopped by Ctrl-C and saved"),
@@ -56,8 +56,8 @@ struct Arguments {
     /// print the plan as JSON
     #[argh(switch)]
     json: bool,
-    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and checked,
-    /// for tests) (default: auto)
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and
+    /// checked, for tests) (default: auto)
     #[argh(option, default = "String::from(\"auto\")", arg_name = "device")]
     device: String,
     /// draw the loss curve at the end: auto is on a terminal only (default: auto)
@@ -140,8 +140,9 @@ fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, arguments: &
     } else {
         eprintln!("{done} of {steps} steps done; writing to {folder}");
     }
-    let outcome = run.train(&stop)?;
-    eprint!("{}", arguments.curve.draw(run.history(), std::io::stderr().is_terminal()));
+    let mut report = Report::of(&run);
+    let outcome = run.train(&stop, &mut report)?;
+    eprint!("{}", arguments.curve.draw(report.history(), std::io::stderr().is_terminal()));
     summary(&outcome, output);
     Ok(())
 }
@@ -166,7 +167,7 @@ fn summary(outcome: &Outcome, output: &Path) {
             None => {}
         }
     }
-    eprintln!("curves: {}", output.join(report::PAGE).display());
+    eprintln!("curves: {}", output.join(PAGE).display());
     if outcome.interrupted {
         let (train, output) = (cli::program("train"), cli::quoted(output));
         eprintln!("stopped early; go on with: {train} --resume --output {output}");

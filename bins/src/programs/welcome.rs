@@ -5,14 +5,15 @@ use argh::{ArgsInfo, FromArgs};
 use crate::cli::{self, Program, help, program};
 use crate::error::Result;
 
-/// Train and run DeepSeek-V3-style language models: from raw text to tokens, a trained model, its measure, and its text.
+/// Train and run DeepSeek-V3-style language models: from raw text to tokens, a trained model, its measure, and its
+/// text.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     example = "{command_name} train",
     example = "{command_name} prep notes/",
     example = "{command_name} train data/notes",
-    note = "`{command_name} help COMMAND` explains a command. Each command is also a program of its own: prep, train, \
-            eval, generate, convert.",
+    note = "`{command_name} help COMMAND` explains a command. prep, train, eval, generate and convert \
+            are separate programs too.",
     help_triggers("--help"),
     error_code(0, "done"),
     error_code(1, "the work failed"),

@@ -1,10 +1,10 @@
 //! TensorBoard event files: `events.out.tfevents.*` in the folder of a run.
 //!
-//! A file is a sequence of TFRecords (length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes); each holds
-//! one `Event` message of `tensorflow/core/util/event.proto`, written here by hand: it takes a dozen fields.
+//! A file is a sequence of TFRecords (length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes); each
+//! holds one `Event` message of `tensorflow/core/util/event.proto`, written here by hand: it takes a dozen fields.
 //!
-//! The readers of TensorBoard do not agree about steps that occur twice, so no step is ever written twice: a resumed run
-//! makes one new file from `metrics.jsonl`, which is cut to the checkpoint, and removes the old ones.
+//! The readers of TensorBoard do not agree about steps that occur twice, so no step is ever written twice: a resumed
+//! run makes one new file from `metrics.jsonl`, which is cut to the checkpoint, and removes the old ones.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -25,7 +25,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts the event file of the run in `folder`, with the steps of its `metrics.jsonl`; `seconds` is the time they took.
+    /// Starts the event file of the run in `folder`, with the steps of its `metrics.jsonl`; `seconds` is the time they
+    /// took.
     ///
     /// # Errors
     /// [`Error::Io`] where files cannot be read, written or replaced.

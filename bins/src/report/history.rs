@@ -45,7 +45,8 @@ impl Point {
 
 /// One metric over the steps of a run, in a bounded number of points that keep mean, minimum and maximum.
 ///
-/// A point covers the steps `k·2^shift + 1 ..= (k + 1)·2^shift`, so the points do not depend on where a run was resumed.
+/// A point covers the steps `k·2^shift + 1 ..= (k + 1)·2^shift`, so the points do not depend on where a run was
+/// resumed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     points: Vec<Point>,

@@ -1,5 +1,6 @@
-//! What a person looks at after or during a run: a curve in the terminal ([`curve`]), `report.html` ([`page`]), event files
-//! for TensorBoard ([`events`]), and runs side by side ([`compare`]). All of it comes from `metrics.jsonl` ([`history`]).
+//! Reports on training runs: a loss curve in the terminal ([`curve`]), `report.html` ([`page`]), event files for
+//! TensorBoard ([`events`]), and runs side by side ([`compare`]). All of them are made from `metrics.jsonl`
+//! ([`history`]).
 
 pub mod compare;
 pub mod curve;
@@ -9,11 +10,14 @@ pub mod page;
 
 use std::path::{Path, PathBuf};
 
+use fathom_core::comm::Comm;
+use fathom_core::device::Kernels;
+
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluated;
 use crate::run::metrics::{FILE, StepMetrics};
-use crate::run::resolved;
+use crate::run::{Event, Observer, Run, resolved};
 use events::Events;
 use history::History;
 use page::{Axis, Chart, Line, Load, Page, escape, table};
@@ -21,7 +25,7 @@ use page::{Axis, Chart, Line, Load, Page, escape, table};
 /// The page's name in the output folder of a run.
 pub const PAGE: &str = "report.html";
 
-/// The reports of a run that is under way. Training never depends on them: what fails is said once and given up.
+/// The reports of a run that is under way. A failure to write them becomes a message; it never ends the run.
 #[derive(Debug)]
 pub struct Report {
     folder: PathBuf,
@@ -33,6 +37,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// The reports of `run`, with the metrics of its earlier steps.
+    pub fn of<D: Kernels, C: Comm<D>>(run: &Run<D, C>) -> Self {
+        Self::open(run.output(), run.config().first_k_dense_replace, run.settings().train.tensorboard)
+    }
+
     /// Takes up the metrics of the run in `folder`, and starts an event file if `tensorboard` is set.
     pub fn open(folder: &Path, first_layer: usize, tensorboard: bool) -> Self {
         let mut problems = Vec::new();
@@ -55,8 +64,7 @@ impl Report {
         &self.history
     }
 
-    /// Adds a step.
-    pub fn step(&mut self, metrics: &StepMetrics) {
+    fn step(&mut self, metrics: &StepMetrics) {
         self.history.push(metrics);
         if let Some(Err(error)) = self.events.as_mut().map(|events| events.write(metrics)) {
             self.problems.push(format!("no TensorBoard events from here on: {error}; training goes on"));
@@ -65,7 +73,7 @@ impl Report {
     }
 
     /// Writes the page; `last` is the validation at the end of the run.
-    pub fn write(&mut self, last: Option<&Evaluated>) {
+    fn write(&mut self, last: Option<&Evaluated>) {
         if let Err(error) = self.try_write(last) {
             self.problems.push(format!("no report: {error}; training goes on"));
         }
@@ -78,9 +86,15 @@ impl Report {
         std::fs::write(&fresh, html).map_err(Error::io("write", &fresh))?;
         std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
     }
+}
 
-    /// What failed since the last call.
-    pub fn problems(&mut self) -> Vec<String> {
+impl Observer for Report {
+    fn observe(&mut self, event: Event<'_>) -> Vec<String> {
+        match event {
+            Event::Step(metrics) => self.step(metrics),
+            Event::Saved => self.write(None),
+            Event::Finished(validation) => self.write(validation),
+        }
         std::mem::take(&mut self.problems)
     }
 }
@@ -216,10 +230,10 @@ mod tests {
         for s in 1..=500u64 {
             let load = if s == 400 { vec![vec![1.0, 2.0, 0.0, 5.0]; 3] } else { Vec::new() };
             let sample = s.is_multiple_of(250).then(|| format!("<i>text {s}\u{1b}[2J"));
-            report.step(&StepMetrics { expert_load: load, sample, ..step(s) });
+            let metrics = StepMetrics { expert_load: load, sample, ..step(s) };
+            assert_eq!(report.observe(Event::Step(&metrics)), Vec::<String>::new());
         }
-        report.write(None);
-        assert_eq!(report.problems(), Vec::<String>::new());
+        assert_eq!(report.observe(Event::Finished(None)), Vec::<String>::new());
         let html = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
         for part in
             ["Loss", "Learning rate", "Gradient norm", "Speed", "MaxVio by layer", "\"load\":{", "step-00000400"]
@@ -235,11 +249,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");
         let mut report = Report::open(&gone, 0, true);
-        report.step(&step(1));
-        report.write(None);
-        let problems = report.problems();
+        let mut problems = report.observe(Event::Step(&step(1)));
+        problems.extend(report.observe(Event::Saved));
         assert!(problems.len() == 2 && problems.iter().all(|text| text.contains("gone")), "{problems:?}");
-        assert!(report.problems().is_empty());
+        assert!(report.observe(Event::Step(&step(2))).is_empty());
     }
 
     #[test]

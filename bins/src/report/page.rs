@@ -1,4 +1,5 @@
-//! The frame of an HTML page with curves: self-contained, drawn by the script in `page.html` at the width of the window.
+//! The frame of an HTML page with curves: self-contained, drawn by the script in `page.html` at the width of the
+//! window.
 
 use serde::Serialize;
 

@@ -27,7 +27,6 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::generate::{self, Sampling};
 use crate::hf;
-use crate::report::{self, Report};
 use crate::settings::Settings;
 use metrics::{Metrics, StepMetrics};
 use progress::Progress;
@@ -56,6 +55,29 @@ pub struct Outcome {
     pub best_checkpoint: Option<PathBuf>,
 }
 
+/// An event of a run, for its [`Observer`].
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A step was taken and recorded in `metrics.jsonl`.
+    Step(&'a StepMetrics),
+    /// A checkpoint is due; it was written, or its failure reported.
+    Saved,
+    /// The run ended, with the loss of the whole validation set if it was measured.
+    Finished(Option<&'a Evaluated>),
+}
+
+/// A listener to a run that writes its reports. It cannot end the run.
+pub trait Observer {
+    /// Takes an event. Returns messages for the user.
+    fn observe(&mut self, event: Event<'_>) -> Vec<String>;
+}
+
+impl Observer for () {
+    fn observe(&mut self, _: Event<'_>) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// A training run, new or resumed.
 pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     settings: Settings,
@@ -68,7 +90,6 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     tokenizer: Option<Tokenizer>,
     output: PathBuf,
     metrics: Metrics,
-    report: Report,
     state: State,
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
@@ -136,8 +157,6 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         checkpoint::clean(&Disk, output)?;
         resolved::write(output, &settings)?;
         let metrics = Metrics::open(output, state.step)?;
-        let dense = trainer.model.config().first_k_dense_replace;
-        let report = Report::open(output, dense, settings.train.tensorboard);
         Ok(Self {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
@@ -150,7 +169,6 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             validation,
             tokenizer,
             metrics,
-            report,
             state,
             settings,
             _lock: lock,
@@ -167,9 +185,14 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.steps
     }
 
-    /// The metrics of all steps so far.
-    pub fn history(&self) -> &report::history::History {
-        self.report.history()
+    /// The folder that the run writes into.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// The settings, with the vocabulary of the data.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The model's configuration.
@@ -177,11 +200,12 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.trainer.model.config()
     }
 
-    /// Trains to the end, or until `stop` is set: the step under way is then finished and saved.
+    /// Trains to the end, or until `stop` is set: the step under way is then finished and saved. `observer` is told of
+    /// every step and checkpoint; `&mut ()` is one that ignores them.
     ///
     /// # Errors
     /// A loss that is not finite, data that cannot be read, or three checkpoints in a row that cannot be written.
-    pub fn train(&mut self, stop: &AtomicBool) -> Result<Outcome> {
+    pub fn train(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome> {
         let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
         let mut progress = Progress::new(self.state.step, self.steps, interval);
         let mut batch = fathom_dataprep::TokenBatch::default();
@@ -203,16 +227,15 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 metrics.sample = self.sample(stop)?;
             }
             self.metrics.write(&metrics)?;
-            self.report.step(&metrics);
             progress.step(&metrics, self.state.best.filter(|_| self.settings.checkpoint.keep_best));
+            progress.messages(&observer.observe(Event::Step(&metrics)));
             if save && !last {
                 let saved = self.try_save(&mut progress)?;
                 if improved && !saved {
                     self.state.best = before;
                 }
-                self.report.write(None);
+                progress.messages(&observer.observe(Event::Saved));
             }
-            self.report.problems().iter().for_each(|problem| progress.message(problem));
         }
         progress.finish();
         let checkpoint = self.save()?;
@@ -224,8 +247,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             None => self.validate(0)?,
             whole => whole,
         };
-        self.report.write(validation.as_ref());
-        self.report.problems().iter().for_each(|problem| progress.message(problem));
+        progress.messages(&observer.observe(Event::Finished(validation.as_ref())));
         let State { step, tokens, best, .. } = self.state;
         let best_checkpoint = if self.settings.checkpoint.keep_best { kept(&self.output, best)? } else { None };
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation, best, best_checkpoint })

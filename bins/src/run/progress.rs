@@ -77,6 +77,11 @@ impl Progress {
         }
     }
 
+    /// Several of them.
+    pub fn messages(&self, texts: &[String]) {
+        texts.iter().for_each(|text| self.message(text));
+    }
+
     /// Takes the bar away.
     pub fn finish(&mut self) {
         if let Some(bar) = &self.bar {
