@@ -125,6 +125,17 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
     Ok(summary)
 }
 
+/// Lets Ctrl-C (or SIGTERM) end the program at once and say how to go on: whatever moment it comes at, finished tasks are
+/// kept and the same command does the rest.
+pub fn leave_on_interrupt(output: &Path) {
+    let work = output.join("work");
+    // Where the system does not let signals be handled, they end the program without a word.
+    let _ = ctrlc::set_handler(move || {
+        eprintln!("\nstopped; run the same command again to go on: finished tasks are kept in {}", work.display());
+        std::process::exit(130);
+    });
+}
+
 /// The validation split of prepared data, or the training split where nothing was held out; and which of them it is.
 ///
 /// # Errors

@@ -309,17 +309,19 @@ pub enum Error {
         bytes: std::ops::Range<u64>,
     },
 
-    /// More bad records in one task's files than `input.max_bad_records` allows.
+    /// Bad records are so frequent that there will be more than `input.max_bad_records` allows.
     #[error(
-        "{bad}; that is bad record number {count}, more than input.max_bad_records = {limit}: \
-         correct the file, name its fields (input.text_field), or raise the limit"
+        "{bad}; {count} of the first {records} records are bad, and the whole corpus may have {limit}: correct the files, \
+         name the field that holds the text (input.text_field), or raise input.max_bad_records"
     )]
     TooManyBad {
         /// The record that went over the limit.
         bad: Box<BadRecord>,
         /// Bad records so far.
         count: u64,
-        /// The limit.
+        /// Records so far, good and bad.
+        records: u64,
+        /// The limit for the whole corpus, by its size.
         limit: u64,
     },
 
@@ -373,15 +375,18 @@ pub enum Error {
 
     /// More bad records in all inputs together than `input.max_bad_records` allows.
     #[error(
-        "{count} bad records, more than input.max_bad_records = {limit}, such as {example}: \
-         correct the files, set input.text_field, or raise the limit"
+        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default 1 %, and \
+         at least 100), such as {example}: correct the files, name the field that holds the text (input.text_field), or \
+         raise the limit"
     )]
     BadRecords {
         /// One of them, with its place.
         example: String,
-        /// How many there were.
+        /// Bad records.
         count: u64,
-        /// The limit.
+        /// Records, good and bad.
+        records: u64,
+        /// The limit for so many records.
         limit: u64,
     },
 

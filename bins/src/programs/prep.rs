@@ -155,6 +155,7 @@ impl Program for Arguments {
         }
         config.threads = self.threads.unwrap_or(config.threads);
         config.rank = prepare::rank(self.rank, self.world)?;
+        prepare::leave_on_interrupt(&config.output.dir);
         let summary = prepare::run(&config)?;
         eprint!("{}", prepare::describe(&summary));
         Ok(())

@@ -9,7 +9,7 @@ pub use report::{Distribution, Example, Inspection};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Lines, Provenance};
-use crate::shard::{Manifest, ShardSet, Split};
+use crate::shard::{Manifest, ShardSet, Split, TokenPlace};
 use crate::tokenizer::Tokenizer;
 use report::{by_count, drop_rate};
 use serde::Deserialize;
@@ -81,8 +81,7 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
     let set = ShardSet::open(folder, Split::Train)?;
     let tokenizer = Tokenizer::load(folder)?;
     let mut examples = Vec::new();
-    for i in 0..EXAMPLES.min(manifest.train.documents as usize) as u64 {
-        let Some(place) = set.locate(set.tokens() / EXAMPLES as u64 * i) else { continue };
+    for place in spread(&set, EXAMPLES.min(manifest.train.documents as usize) as u64) {
         // A token stands for no more than a few characters, mostly; a few more do no harm.
         let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
         set.read(place.start, &mut tokens)?;
@@ -95,6 +94,29 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
         });
     }
     Ok(examples)
+}
+
+/// The places of `n` documents, or of as many as there are: the first, and others that are spread evenly over the tokens,
+/// each once.
+fn spread(set: &ShardSet, n: u64) -> Vec<TokenPlace> {
+    let mut places: Vec<TokenPlace> = Vec::new();
+    for i in 0..n {
+        // A long document may reach over the place of the next example: that is then the one behind it.
+        let behind = places.last().map_or(0, |last| last.end);
+        let token = (u128::from(set.tokens()) * u128::from(i) / u128::from(n)) as u64;
+        places.extend(set.locate(token.max(behind)));
+    }
+    // Documents before a long one were not looked at, where it is at the end.
+    let mut before = 0;
+    while (places.len() as u64) < n {
+        let Some(place) = set.locate(before) else { break };
+        before = place.end;
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places.sort_by_key(|place| place.start);
+    places
 }
 
 fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Example>>> {
@@ -257,5 +279,37 @@ mod tests {
         assert!(text.contains("2.4 % dropped") && text.contains("bad record"), "{text}");
         assert!(html.contains("&lt;b&gt;") && !html.contains("<b>0"), "text is text");
         assert!(html.contains("<svg") && html.trim_end().ends_with("</html>"));
+    }
+
+    #[test]
+    fn every_example_is_another_document() {
+        let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let write = |texts: &[&str]| {
+            let lines = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n");
+            fs::write(input.path().join("a.jsonl"), lines.collect::<String>()).unwrap();
+        };
+        let mut config = crate::PrepConfig::default();
+        (config.input.paths, config.output.dir) = (vec![input.path().into()], output.path().into());
+        (config.output.validation_fraction, config.output.overwrite) = (0.0, true);
+        let long = "long ".repeat(1000);
+        for texts in [
+            &["a", "b"][..],
+            &["one"],
+            &[&long, "b"],
+            &["a", &long],
+            &["a", "b", &long, "d"],
+            &["a", "b", "c", "d", &long],
+        ] {
+            write(texts);
+            crate::pipeline::run(&config, &mut crate::pipeline::Silent).unwrap();
+            let inspection = inspect(output.path()).unwrap();
+            let shown: Vec<_> = inspection.kept.iter().map(|example| example.text.as_str()).collect();
+            let whole: Vec<String> = texts.iter().map(|text| excerpt(text)).collect();
+            let mut expected = whole.iter().map(String::as_str);
+            assert!(shown.iter().all(|text| expected.any(|other| other == *text)), "{shown:?}: once each, in order");
+            assert_eq!(shown.len(), texts.len().min(EXAMPLES));
+            assert!(inspection.text().contains(" kept, 0.0 % dropped") && !inspection.text().contains("-0.0"));
+            assert!(!inspection.html().contains("-0.0"));
+        }
     }
 }

@@ -66,7 +66,8 @@ impl Distribution {
 
 /// The share of its documents that a stage dropped. Counts are read from a file, so they are added as what cannot overflow.
 pub(super) fn drop_rate(stage: &StageReport) -> f64 {
-    let dropped: f64 = stage.dropped.values().map(|n| *n as f64).sum();
+    // A sum of no floating-point numbers is -0.0.
+    let dropped = stage.dropped.values().map(|n| u128::from(*n)).sum::<u128>() as f64;
     dropped / (dropped + stage.kept as f64).max(1.0)
 }
 

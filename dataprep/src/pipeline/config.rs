@@ -80,8 +80,8 @@ pub struct InputConfig {
     pub id_field: String,
     /// Field that holds the address it came from, where it has one.
     pub url_field: String,
-    /// Records that cannot be read that are passed over before the preparation fails.
-    pub max_bad_records: u64,
+    /// Bad records that are passed over before the preparation fails. By default one in a hundred records, and at least 100.
+    pub max_bad_records: Option<u64>,
     /// Larger documents are left out, which also bounds what a small compressed file can become.
     pub max_document_bytes: u64,
     /// Stop after about this much text, at the end of a document; of web pages, with their markup.
@@ -96,14 +96,22 @@ impl Default for InputConfig {
             text_field: "text".into(),
             id_field: "id".into(),
             url_field: "url".into(),
-            max_bad_records: 100,
+            max_bad_records: None,
             max_document_bytes: 256 << 20,
             max_bytes: None,
         }
     }
 }
 
+/// Bad records that are passed over in any corpus, where no limit is set.
+const FEWEST_BAD: u64 = 100;
+
 impl InputConfig {
+    /// The most bad records that may be among `records`, good and bad.
+    pub(super) fn bad_limit(&self, records: u64) -> u64 {
+        self.max_bad_records.unwrap_or(FEWEST_BAD.max(records / 100))
+    }
+
     /// Where the parts of a document are in a record.
     pub(super) fn fields(&self) -> FieldNames {
         let optional = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
@@ -121,6 +129,9 @@ pub struct TokenizerConfig {
     pub vocab_size: Option<u32>,
     /// Text of the token that ends a document, where the tokenizer's files do not say.
     pub eos: Option<String>,
+    /// Turn added tokens that are written out in documents, such as `<｜User｜>`, into their ids: for corpora in chat form.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub parse_added: bool,
     /// Training: distinct words held in memory, about 100 bytes each.
     pub max_words: usize,
     /// Training: text to learn from, from the start of the corpus.
@@ -129,7 +140,7 @@ pub struct TokenizerConfig {
 
 impl Default for TokenizerConfig {
     fn default() -> Self {
-        Self { path: None, vocab_size: None, eos: None, max_words: 4 << 20, train_bytes: 1 << 30 }
+        Self { path: None, vocab_size: None, eos: None, parse_added: false, max_words: 4 << 20, train_bytes: 1 << 30 }
     }
 }
 
@@ -193,6 +204,10 @@ impl PrepConfig {
         }
         if self.tokenizer.path.is_some() && self.tokenizer.vocab_size.is_some() {
             return bad("tokenizer.vocab_size", "a tokenizer is either loaded (path) or trained, not both".into());
+        }
+        if self.tokenizer.parse_added && self.fim.rate > 0.0 {
+            let what = "documents in chat form cannot be rearranged to fill in the middle; set fim.rate = 0";
+            return bad("tokenizer.parse_added", what.into());
         }
         if let Some(size) = self.tokenizer.vocab_size.filter(|&size| !(SMALLEST_VOCABULARY..=1 << 24).contains(&size)) {
             let what =

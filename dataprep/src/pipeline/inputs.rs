@@ -2,33 +2,51 @@
 
 use super::config::InputConfig;
 use crate::document::{Document, Dropped};
-use crate::error::{Error, Result};
+use crate::error::{BadRecord, Error, Result};
 use crate::hash;
-use crate::read::{self, Format, InputFile, ReadConfig, Reader, Record, Split};
+use crate::read::{self, BINARY, Format, InputFile, ReadConfig, Reader, Record, Split, Walked};
 use crate::shard::InputsEntry;
 use rayon::prelude::*;
 use serde_json::json;
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
+
+/// What this process has read so far, over all tasks.
+#[derive(Debug, Default)]
+struct Tally {
+    bad: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Bytes on disk after which the rate of bad records tells something: much more than is read ahead.
+const ENOUGH_TO_TELL: u64 = 16 << 20;
 
 /// The files of a preparation and which task reads what of them.
 #[derive(Debug)]
 pub(super) struct Inputs {
     files: Vec<InputFile>,
+    passed_over: Vec<String>,
     /// Parts of files, in order.
     splits: Vec<Split>,
     /// The parts that each task reads.
     tasks: Vec<Range<usize>>,
+    tally: Tally,
 }
 
 impl Inputs {
     /// Finds the files and divides them into tasks of about `task_bytes`: large files are cut, small ones taken together.
     pub fn find(config: &InputConfig, task_bytes: u64) -> Result<Self> {
-        let files = read::walk(&config.paths, config.format)?;
+        let Walked { files, passed_over } = read::walk(&config.paths, config.format, &config.fields())?;
+        let passed_over: Vec<String> =
+            passed_over.iter().map(|(why, (count, first))| passed(*count, why, first)).collect();
         if files.is_empty() {
-            let what = "no file with a known suffix; name files themselves, or set input.format";
-            return Err(Error::EmptyCorpus { paths: config.paths.clone(), what: what.into() });
+            let found = if passed_over.is_empty() { "no files".into() } else { passed_over.join("; ") };
+            let what = format!("{found}; name files themselves to read them as text, or set input.format");
+            return Err(Error::EmptyCorpus { paths: config.paths.clone(), what });
         }
         let splits = read::splits(&files, task_bytes)?;
         let (mut tasks, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
@@ -42,7 +60,17 @@ impl Inputs {
             bytes = bytes.saturating_add(size);
         }
         tasks.push(first..splits.len());
-        Ok(Self { files, splits, tasks })
+        Ok(Self { files, passed_over, splits, tasks, tally: Tally::default() })
+    }
+
+    /// What was passed over below folders, and why, for the user.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
+    /// Bytes of all files.
+    fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
     }
 
     /// Whether there may be web pages among the documents.
@@ -86,7 +114,7 @@ impl Inputs {
         let names: String = self.files.iter().map(|file| format!("{} {}\n", file.bytes, file.name.display())).collect();
         InputsEntry {
             files: self.files.len() as u64,
-            bytes: self.files.iter().map(|file| file.bytes).sum(),
+            bytes: self.bytes(),
             parts: digests.len() as u64,
             sha256: hash::of_bytes((names + &digests.concat()).as_bytes()),
         }
@@ -125,8 +153,32 @@ impl Inputs {
             reported: 0,
             text_bytes: 0,
             bad_records: 0,
+            records: 0,
+            not_utf8: 0,
             warnings: Vec::new(),
+            warned: 0,
         }
+    }
+}
+
+/// Warnings that one task gives; the others are counted.
+const MAX_WARNINGS: u64 = 20;
+
+/// That a file is no text, and what to do.
+fn not_text(why: &Dropped, file: &InputFile) -> String {
+    let known = read::binary_format(&file.path);
+    let what = match known {
+        Some(format) => format!("this is {format}, not text"),
+        None => format!("{:.0} % of the bytes are not text", 100.0 * why.value),
+    };
+    format!("{}: {what}, left out; convert the file to UTF-8 text", file.path.display())
+}
+
+/// `3 files passed over (unknown suffix .png), such as a/b.png`
+fn passed(count: u64, why: &str, first: &Path) -> String {
+    match count {
+        1 => format!("1 file passed over ({why}): {}", first.display()),
+        _ => format!("{count} files passed over ({why}), such as {}", first.display()),
     }
 }
 
@@ -157,7 +209,10 @@ pub(super) struct Items<'a> {
     reported: u64,
     text_bytes: u64,
     bad_records: u64,
+    records: u64,
+    not_utf8: u64,
     warnings: Vec<String>,
+    warned: u64,
 }
 
 impl Items<'_> {
@@ -190,16 +245,33 @@ impl Items<'_> {
                 Record::Dropped(document, why) => Item { dropped: Some(why), ..item(document) },
                 Record::Bad(bad) => {
                     self.bad_records += 1;
-                    let (count, limit) = (self.bad_records, self.config.max_bad_records);
-                    if count > limit {
-                        return Err(Error::TooManyBad { bad: Box::new(bad), count, limit });
-                    }
-                    self.warnings.push(format!("{bad}, left out"));
+                    self.check_rate(&bad)?;
+                    self.warn(|| format!("{bad}, left out"));
                     continue;
                 }
             };
-            if item.dropped.is_none() {
-                self.text_bytes += item.document.text.len() as u64;
+            self.records += 1;
+            self.inputs.tally.records.fetch_add(1, Ordering::Relaxed);
+            let path = || self.inputs.files[item.document.origin.file as usize].path.display();
+            match &item.dropped {
+                Some(why) if why.rule == BINARY => {
+                    let what = not_text(why, &self.inputs.files[item.document.origin.file as usize]);
+                    self.warn(|| what);
+                }
+                Some(_) => {}
+                None => {
+                    self.text_bytes += item.document.text.len() as u64;
+                    if let Some(bytes) = &item.raw {
+                        let first = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
+                        let what = format!(
+                            "{}: not UTF-8 from byte {first} on; the bytes tokenizer keeps such bytes, others read U+FFFD: \
+                             convert the file if it is in another encoding (iconv -f LATIN1 -t UTF-8)",
+                            path()
+                        );
+                        self.not_utf8 += 1;
+                        self.warn(|| what);
+                    }
+                }
             }
             return Ok(Some(item));
         }
@@ -228,12 +300,57 @@ impl Items<'_> {
     /// Bytes read from disk since the last call.
     pub fn progress(&mut self) -> u64 {
         let now = self.bytes_read + self.open.as_ref().map_or(0, Reader::bytes_read);
-        std::mem::replace(&mut self.reported, now).abs_diff(now)
+        let since = std::mem::replace(&mut self.reported, now).abs_diff(now);
+        self.inputs.tally.bytes.fetch_add(since, Ordering::Relaxed);
+        since
     }
 
     /// What was bad since the last call, each with its place.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
+    }
+
+    /// Gives up early where bad records are so frequent that there will be too many in the end, and where a fixed number
+    /// is exceeded already.
+    fn check_rate(&self, bad: &BadRecord) -> Result<()> {
+        let tally = &self.inputs.tally;
+        let bad_records = tally.bad.fetch_add(1, Ordering::Relaxed) + 1;
+        let records = bad_records + tally.records.load(Ordering::Relaxed);
+        let read = self.bytes_read + self.open.as_ref().map_or(0, Reader::bytes_read);
+        let bytes = tally.bytes.load(Ordering::Relaxed) + read.saturating_sub(self.reported);
+        if bytes < ENOUGH_TO_TELL {
+            return Ok(());
+        }
+        // What is read twice, for training a tokenizer, is counted twice here: hence the margin.
+        let all = records as f64 * self.inputs.bytes() as f64 / bytes as f64;
+        let limit = self.config.bad_limit(all as u64);
+        if bad_records > limit.saturating_mul(4) {
+            return Err(Error::TooManyBad { bad: Box::new(bad.clone()), count: bad_records, records, limit });
+        }
+        Ok(())
+    }
+
+    /// Keeps what to tell the user, as long as nobody is flooded.
+    fn warn(&mut self, what: impl FnOnce() -> String) {
+        if self.warned < MAX_WARNINGS {
+            self.warnings.push(what());
+        }
+        self.warned += 1;
+    }
+
+    /// Warnings that were not kept, since there were too many.
+    pub fn unwarned(&self) -> u64 {
+        self.warned.saturating_sub(MAX_WARNINGS)
+    }
+
+    /// Records that were not bad.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Documents that are not UTF-8 throughout.
+    pub fn not_utf8(&self) -> u64 {
+        self.not_utf8
     }
 
     /// Bytes of text passed on.

@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::shard::{Dtype, FORMAT, Manifest, StageReport, VERSION};
 use crate::tokenizer::Tokenizer;
 use clean::{Account, Cleaner};
+use divide::Division;
 use identity::Identity;
 use inputs::Inputs;
 use removed::Removed;
@@ -52,8 +53,9 @@ use serde_json::json;
 use sign::Signer;
 use stage::dedup;
 use stage::documents::{self, DocumentsReport, Stored};
+use stage::shards;
 use stage::tokens::{self, Tokens, TokensReport};
-use stage::{shards, vocabulary};
+use stage::vocabulary::{self, Trained};
 use work::{Receipt, Work};
 
 /// Prepares a corpus. Equal configuration and inputs give equal bytes, for any number of threads and of processes.
@@ -92,6 +94,30 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     }
 }
 
+/// Encoded documents, and what encoded them.
+struct Made {
+    division: Division,
+    /// Nothing where one was to be trained and there is no text.
+    tokenizer: Option<Tokenizer>,
+    /// What training a tokenizer reports.
+    trained: Option<StageReport>,
+    encoded: Vec<Receipt<TokensReport>>,
+    /// Bytes of text on the validation side, where there is no tokenizer.
+    held_out: u64,
+}
+
+impl Made {
+    /// Bytes of text, where all of it is on one side.
+    fn text_bytes_of_one_side(&self) -> Option<u64> {
+        let bytes = |side: usize| self.encoded.iter().map(|receipt| receipt.report.sides[side].text_bytes).sum::<u64>();
+        match (bytes(0), bytes(1) + self.held_out) {
+            (0, 0) => None,
+            (0, all) | (all, 0) => Some(all),
+            _ => None,
+        }
+    }
+}
+
 /// What the stages have in common.
 struct Preparation<'a, 'w> {
     config: &'a PrepConfig,
@@ -103,6 +129,9 @@ struct Preparation<'a, 'w> {
 impl Preparation<'_, '_> {
     fn run(&self) -> Result<Summary> {
         let (config, work) = (self.config, self.work);
+        if config.rank.is_first() {
+            self.inputs.passed_over().iter().for_each(|what| work.message(what));
+        }
         let loaded = self.identity.tokenizer.as_ref();
         let cleaner = Cleaner::new(config, self.inputs.have_pages())?;
         let signer = Signer::new(&config.dedup)?;
@@ -115,16 +144,18 @@ impl Preparation<'_, '_> {
             _ => Removed::default(),
         };
         let stored = written.as_ref().map(|receipts| Stored::new(work, receipts, &removed));
-        let (tokenizer, trained) = match loaded {
-            Some(tokenizer) => (tokenizer.clone(), None),
-            None => self.train(stored.as_ref()).map(|(tokenizer, report)| (tokenizer, Some(report)))?,
+        let asked = Division::asked(config);
+        let mut made = self.encode(asked, &cleaner, stored.as_ref())?;
+        if let Some(instead) = made.text_bytes_of_one_side().and_then(|bytes| asked.instead(bytes)) {
+            if config.rank.is_first() {
+                work.message(&held_out(&instead, config));
+            }
+            made = self.encode(instead, &cleaner, stored.as_ref())?;
+        }
+        let Made { division, tokenizer, trained, encoded, .. } = made;
+        let Some(tokenizer) = tokenizer else {
+            return Err(self.nothing(&cleaner, stored.as_ref(), made.held_out)?);
         };
-        let tokens = Tokens::new(config, &tokenizer)?;
-        let encoded = match &stored {
-            Some(stored) => tokens.of_stored(work, stored)?,
-            None => tokens.of_inputs(work, self.inputs, &cleaner)?,
-        };
-        drop(tokens);
         let read: Vec<&DocumentsReport> = match &stored {
             Some(stored) => stored.receipts.iter().map(|receipt| &receipt.report).collect(),
             None => encoded.iter().filter_map(|receipt| receipt.report.documents.as_ref()).collect(),
@@ -132,14 +163,16 @@ impl Preparation<'_, '_> {
         let mut account = Account::default();
         read.iter().for_each(|report| account.add(&report.account));
         let bad = reading::bad_records(read.iter().map(|report| &report.read), &config.input)?;
-        let mut stages = account.reports(bad, &cleaner);
+        let not_utf8 = read.iter().map(|report| report.read.not_utf8).sum();
+        let mut stages = account.reports(bad, not_utf8, &cleaner);
         stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
         stages.extend(trained);
-        stages.extend(self.division(&stages, &encoded)?);
-        let [train, validation] = shards::run(work, config, Dtype::for_vocab(tokenizer.vocab_size()), &encoded)?;
+        stages.extend(self.division(&division, &stages, &encoded)?);
+        let [train, validation] =
+            shards::run(work, config, Dtype::for_vocab(tokenizer.vocab_size()), &division, &encoded)?;
         let digests: Vec<String> = read.iter().map(|report| report.read.digest.clone()).collect();
         let inputs = self.inputs.entry(&digests);
-        let moves = self.moves(&[&train, &validation], &encoded, stored.as_ref());
+        let moves = self.moves(&[&train, &validation], &division, &encoded, stored.as_ref());
         let manifest = Manifest {
             format: FORMAT.into(),
             version: VERSION,
@@ -162,23 +195,64 @@ impl Preparation<'_, '_> {
         Ok(Summary { dir: config.output.dir.clone(), manifest, tokenizer, reused: false })
     }
 
-    fn train(&self, stored: Option<&Stored<'_>>) -> Result<(Tokenizer, StageReport)> {
+    /// Trains a tokenizer, if none is loaded, and encodes the documents, divided so.
+    fn encode(&self, division: Division, cleaner: &Cleaner, stored: Option<&Stored<'_>>) -> Result<Made> {
+        let (config, work) = (self.config, self.work);
+        let (tokenizer, trained) = match &self.identity.tokenizer {
+            Some(tokenizer) => (tokenizer.clone(), None),
+            None => match self.train(&division, stored)? {
+                Trained::Tokenizer(tokenizer, report) => (tokenizer, Some(report)),
+                Trained::NoText { held_out } => {
+                    let encoded = Vec::new();
+                    return Ok(Made { division, tokenizer: None, trained: None, encoded, held_out });
+                }
+            },
+        };
+        let tokens = Tokens::new(config, division, &tokenizer)?;
+        let encoded = match stored {
+            Some(stored) => tokens.of_stored(work, stored)?,
+            None => tokens.of_inputs(work, self.inputs, cleaner)?,
+        };
+        drop(tokens);
+        Ok(Made { division, tokenizer: Some(tokenizer), trained, encoded, held_out: 0 })
+    }
+
+    fn train(&self, division: &Division, stored: Option<&Stored<'_>>) -> Result<Trained> {
+        let (config, work) = (self.config, self.work);
         match stored {
             Some(stored) => {
-                let texts = documents::texts(self.work, stored);
-                vocabulary::run(self.work, self.config, stored.sizes().iter().sum(), texts)
+                let texts = documents::texts(work, stored);
+                vocabulary::run(work, config, division, stored.sizes().iter().sum(), texts)
             }
             None => {
-                let texts = vocabulary::of_inputs(self.work, self.inputs, self.config);
-                vocabulary::run(self.work, self.config, self.inputs.sizes().iter().sum(), texts)
+                let texts = vocabulary::of_inputs(work, self.inputs, config);
+                vocabulary::run(work, config, division, self.inputs.sizes().iter().sum(), texts)
             }
         }
+    }
+
+    /// Why there is no text to learn from, where `held_out` bytes are held out.
+    fn nothing(&self, cleaner: &Cleaner, stored: Option<&Stored<'_>>, held_out: u64) -> Result<Error> {
+        let read;
+        let receipts = match stored {
+            Some(stored) => stored.receipts,
+            None => {
+                read = documents::run(self.work, self.config, self.inputs, cleaner, None)?;
+                &read
+            }
+        };
+        let bad = reading::bad_records(receipts.iter().map(|receipt| &receipt.report.read), &self.config.input)?;
+        let mut account = Account::default();
+        receipts.iter().for_each(|receipt| account.add(&receipt.report.account));
+        let all = if held_out > 0 { account.kept() } else { 0 };
+        Ok(empty(self.config, &account.reports(bad, 0, cleaner), all))
     }
 
     /// Which file of which task becomes which file of the output folder.
     fn moves(
         &self,
         sides: &[&shards::Side],
+        division: &Division,
         encoded: &[Receipt<TokensReport>],
         stored: Option<&Stored<'_>>,
     ) -> output::Moves {
@@ -198,23 +272,36 @@ impl Preparation<'_, '_> {
         };
         let stored = stored.iter().flat_map(|stored| stored.receipts);
         stored.for_each(|receipt| aside(documents::STAGE, receipt.task, &receipt.files));
-        encoded.iter().for_each(|receipt| aside(tokens::STAGE, receipt.task, &receipt.files));
+        encoded.iter().for_each(|receipt| aside(tokens::folder(division), receipt.task, &receipt.files));
         moves
     }
 
     /// What splitting and encoding did, after checking that something is left of what the stages before passed on.
-    fn division(&self, before: &[StageReport], encoded: &[Receipt<TokensReport>]) -> Result<[StageReport; 2]> {
+    fn division(
+        &self,
+        division: &Division,
+        before: &[StageReport],
+        encoded: &[Receipt<TokensReport>],
+    ) -> Result<[StageReport; 2]> {
         let documents = |side: usize| encoded.iter().map(|receipt| receipt.report.sides[side].documents).sum::<u64>();
         let (train, validation) = (documents(0), documents(1));
-        check_not_empty(self.config, before, train, train + validation)?;
-        let output = &self.config.output;
-        if validation == 0 && (output.validation_fraction > 0.0 || output.validation_tail > 0.0) {
-            let what = "no document fell on the validation side; set output.validation_tail to hold out text anyway";
-            self.work.message(what);
+        if train == 0 {
+            return Err(empty(self.config, before, train + validation));
+        }
+        if validation == 0 && division.holds_out() {
+            let text_bytes: u64 = encoded.iter().map(|receipt| receipt.report.sides[0].text_bytes).sum();
+            self.work.message(&format!(
+                "no validation split: none of the {train} documents fell on that side, and their {text_bytes} bytes of text \
+                 are too few to hold out a part; set output.validation_tail to do so anyway"
+            ));
         }
         let sum = |count: fn(&TokensReport) -> u64| encoded.iter().map(|receipt| count(&receipt.report)).sum();
         let changed = |entries: &[(&str, u64)]| {
-            entries.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+            entries
+                .iter()
+                .filter(|(name, n)| *n > 0 && !name.is_empty())
+                .map(|(reason, n)| ((*reason).to_owned(), *n))
+                .collect()
         };
         let report = |name: &str, entries: &[(&str, u64)]| StageReport {
             name: name.into(),
@@ -222,8 +309,11 @@ impl Preparation<'_, '_> {
             changed: changed(entries),
             ..StageReport::default()
         };
+        // Without a chosen tail this is no entry.
+        let cut =
+            division.chosen_tail().map_or_else(String::new, |tail| format!("last {:.2} % held out", 100.0 * tail));
         Ok([
-            report("split", &[("to training", train), ("to validation", validation)]),
+            report("split", &[("to training", train), ("to validation", validation), (&cut, validation)]),
             report(
                 "tokenize",
                 &[
@@ -245,10 +335,8 @@ fn duplicates(encoded: &[Receipt<TokensReport>]) -> StageReport {
     all
 }
 
-fn check_not_empty(config: &PrepConfig, stages: &[StageReport], train: u64, all: u64) -> Result<()> {
-    if train > 0 {
-        return Ok(());
-    }
+/// Why nothing is left to train on, when `all` documents came to the division.
+fn empty(config: &PrepConfig, stages: &[StageReport], all: u64) -> Error {
     let reasons = stages.iter().flat_map(|stage| &stage.dropped).map(|(reason, count)| format!("{count} {reason}"));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     let what = match (all, reasons.as_str()) {
@@ -258,7 +346,17 @@ fn check_not_empty(config: &PrepConfig, stages: &[StageReport], train: u64, all:
             format!("all {all} documents fell on the validation side; lower output.validation_fraction or change seed")
         }
     };
-    Err(Error::EmptyCorpus { paths: config.input.paths.clone(), what })
+    Error::EmptyCorpus { paths: config.input.paths.clone(), what }
+}
+
+/// That the last part of documents is held out although whole documents were asked for.
+fn held_out(division: &Division, config: &PrepConfig) -> String {
+    format!(
+        "validation split: no document falls on one of the sides by output.validation_fraction = {}, so the last {:.2} % of \
+         every document are held out; set output.validation_fraction=0 for no validation split",
+        config.output.validation_fraction,
+        100.0 * division.chosen_tail().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]

@@ -6,10 +6,6 @@ use super::work::{Draft, Receipt, Stage, Work};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
-
-/// Complaints that a receipt keeps, so that one process can name what another met.
-const KEPT_COMPLAINTS: usize = 20;
 
 /// What a task read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,7 +16,11 @@ pub(super) struct ReadReport {
     pub text_bytes: u64,
     /// Records that were bad.
     pub bad_records: u64,
-    /// The first of them, each with its place.
+    /// Records that were not.
+    pub records: u64,
+    /// Documents that are not UTF-8 throughout.
+    pub not_utf8: u64,
+    /// What the user was told, each with its place, so that one process can name what another met.
     pub complaints: Vec<String>,
 }
 
@@ -29,6 +29,7 @@ pub(super) struct Reading<'a, 'w> {
     work: &'a Work<'w>,
     items: Items<'a>,
     report: ReadReport,
+    quiet: bool,
     digest: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
 }
 
@@ -45,7 +46,19 @@ impl<'a, 'w> Reading<'a, 'w> {
             work,
             items: inputs.open(task, config, budget),
             report: ReadReport::default(),
+            quiet: false,
             digest: Box::new(move || inputs.digest(task)),
+        }
+    }
+
+    /// Tells the user nothing: all was said when the same was read before.
+    pub fn be_quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    fn tell(&self, text: &str) {
+        if !self.quiet {
+            self.work.message(text);
         }
     }
 
@@ -53,10 +66,8 @@ impl<'a, 'w> Reading<'a, 'w> {
     pub fn batch(&mut self, bytes: u64, count: usize) -> Result<Vec<Item>> {
         let batch = self.items.batch(bytes, count)?;
         for warning in self.items.take_warnings() {
-            self.work.message(&warning);
-            if self.report.complaints.len() < KEPT_COMPLAINTS {
-                self.report.complaints.push(warning);
-            }
+            self.tell(&warning);
+            self.report.complaints.push(warning);
         }
         self.work.advance(self.items.progress(), batch.len() as u64);
         Ok(batch)
@@ -64,10 +75,18 @@ impl<'a, 'w> Reading<'a, 'w> {
 
     /// What was read, at the end.
     pub fn finish(mut self) -> Result<ReadReport> {
+        if self.items.unwarned() > 0 {
+            self.tell(&format!(
+                "{} more such messages about this part of the input are left out",
+                self.items.unwarned()
+            ));
+        }
         // After reading: the bytes are in the system's cache then.
         self.report.digest = (self.digest)()?;
         self.report.text_bytes = self.items.text_bytes();
         self.report.bad_records = self.items.bad_records();
+        self.report.records = self.items.records();
+        self.report.not_utf8 = self.items.not_utf8();
         Ok(self.report)
     }
 }
@@ -96,14 +115,17 @@ where
 }
 
 /// Bad records in all tasks' reading, after checking that there are no more than may be.
-pub(super) fn bad_records<'r>(reports: impl Iterator<Item = &'r ReadReport>, config: &InputConfig) -> Result<u64> {
-    let (mut count, limit) = (0, config.max_bad_records);
-    for report in reports {
-        count += report.bad_records;
-        if count > limit {
-            let example = report.complaints.first().map_or(Cow::Borrowed("one that was not noted"), Cow::from);
-            return Err(Error::BadRecords { example: example.into_owned(), count, limit });
-        }
+pub(super) fn bad_records<'r>(
+    reports: impl Iterator<Item = &'r ReadReport> + Clone,
+    config: &InputConfig,
+) -> Result<u64> {
+    let count = reports.clone().map(|report| report.bad_records).sum();
+    let records = count + reports.clone().map(|report| report.records).sum::<u64>();
+    let limit = config.bad_limit(records);
+    if count > limit {
+        let example = reports.flat_map(|report| &report.complaints).next();
+        let example = example.map_or_else(|| "one that was not noted".into(), Clone::clone);
+        return Err(Error::BadRecords { example, count, records, limit });
     }
     Ok(count)
 }

@@ -503,3 +503,100 @@ fn a_commit_that_was_cut_short_is_taken_up_again() {
     run(&again, &mut Silent).unwrap();
     assert_eq!(contents(other.path()), whole);
 }
+
+#[test]
+fn the_last_part_of_one_document_is_held_out_without_being_asked_for() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let play = "To be, or not to be, that is the question. ".repeat(400);
+    let path = input.path().join("play.txt");
+    fs::write(&path, &play).unwrap();
+    let mut config = PrepConfig::default();
+    (config.input.paths, config.output.dir) = (vec![path.clone()], output.path().into());
+    let cut = play.len() - play.len() / 10;
+    for (vocab_size, fraction) in [(None, 0.01), (Some(300), 0.01), (None, 0.999)] {
+        config.tokenizer.vocab_size = vocab_size;
+        config.output.validation_fraction = fraction;
+        config.output.overwrite = true;
+        let (mut said, tail) = (Said::default(), fraction.max(0.1));
+        let manifest = run(&config, &mut said).unwrap().manifest;
+        assert!(said.0.iter().any(|text| text.contains("validation split: ")), "{:?}", said.0);
+        let split = manifest.stages.iter().find(|stage| stage.name == "split").unwrap();
+        assert_eq!(split.changed[&format!("last {:.2} % held out", 100.0 * tail)], 1);
+        if fraction < 0.1 {
+            let tokenizer = Tokenizer::load(output.path()).unwrap();
+            for (split, expected) in [(Split::Train, &play[..cut]), (Split::Validation, &play[cut..])] {
+                let set = ShardSet::open(output.path(), split).unwrap();
+                let mut tokens = vec![0; set.tokens() as usize];
+                set.read(0, &mut tokens).unwrap();
+                assert_eq!(tokenizer.decode(&tokens), expected);
+            }
+            assert_eq!(manifest.pipeline["output"]["validation_fraction"], fraction, "what was asked for");
+        }
+        config.output.overwrite = false;
+        assert!(run(&config, &mut Silent).unwrap().reused);
+    }
+    // A text that is too short is left whole, which is said.
+    fs::write(&path, "short").unwrap();
+    (config.output.overwrite, config.output.validation_fraction) = (true, 0.01);
+    let mut said = Said::default();
+    assert!(run(&config, &mut said).unwrap().manifest.validation.is_none());
+    assert!(said.0.iter().any(|text| text.contains("no validation split")), "{:?}", said.0);
+}
+
+/// What was said.
+#[derive(Default)]
+struct Said(Vec<String>);
+
+impl Progress for Said {
+    fn stage(&mut self, _name: &str, _total: u64) {}
+    fn advance(&mut self, _done: u64, _documents: u64) {}
+    fn message(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
+}
+
+#[test]
+fn a_tokenizer_that_has_no_text_says_why() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lines: String = (0..5).map(|i| json!({ "text": format!("ein kurzer Text {i}") }).to_string() + "\n").collect();
+    fs::write(input.path().join("a.jsonl"), lines).unwrap();
+    let mut config = PrepConfig::default();
+    (config.input.paths, config.output.dir) = (vec![input.path().into()], output.path().into());
+    config.tokenizer.vocab_size = Some(300);
+    config.filter.language.enabled = true;
+    let error = run(&config, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("every document was dropped: 5 language."), "{error}");
+    config.filter.language.enabled = false;
+    config.input.text_field = "body".into();
+    let error = run(&config, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("every document was dropped: 5 bad record"), "{error}");
+    config.input.text_field = "text".into();
+    config.output.validation_fraction = 0.9999;
+    let error = run(&config, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("all 5 documents fell on the validation side"), "{error}");
+}
+
+#[test]
+fn the_limit_of_bad_records_grows_with_the_corpus() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = input.path().join("a.jsonl");
+    let records = |good: usize, bad: usize| {
+        let lines = (0..good).map(|i| json!({ "text": format!("text {i}") }).to_string() + "\n");
+        fs::write(&path, "not JSON\n".repeat(bad) + &lines.collect::<String>()).unwrap();
+    };
+    let mut config = PrepConfig::default();
+    (config.input.paths, config.output.dir) = (vec![path.clone()], output.path().into());
+    config.output.overwrite = true;
+    let mut bad = |good, bad, limit| {
+        records(good, bad);
+        config.input.max_bad_records = limit;
+        run(&config, &mut Silent).map(|summary| summary.manifest.stages[0].dropped["bad record"])
+    };
+    assert_eq!(bad(20, 100, None).unwrap(), 100);
+    let error = bad(20, 101, None).unwrap_err().to_string();
+    assert!(error.contains("101 of 121 records are bad") && error.contains("more than the 100"), "{error}");
+    assert_eq!(bad(20_000, 200, None).unwrap(), 200);
+    assert!(matches!(bad(20_000, 300, None).unwrap_err(), Error::BadRecords { count: 300, limit: 203, .. }));
+    assert!(matches!(bad(20_000, 2, Some(1)).unwrap_err(), Error::BadRecords { count: 2, limit: 1, .. }));
+    assert_eq!(bad(20, 101, Some(101)).unwrap(), 101);
+}

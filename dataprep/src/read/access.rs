@@ -1,49 +1,82 @@
 //! How a file is entered: anywhere, at gzip members, at rows, or at its start only.
 
+use super::decode::Wide;
 use super::members;
-use super::stream::Store;
+use super::record::uncounted;
+use super::stream::{Store, Stream};
 use super::walk::{Compression, Format, InputFile};
 use crate::error::{Error, Result, Unit};
+use std::io;
+
+/// Bytes at the start of a file that its kind is told from.
+const HEAD: u64 = 4096;
 
 /// How a file is entered, which decides what positions in it count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Anywhere: it is not compressed.
+    /// Anywhere: it is UTF-8 or binary, and not compressed.
     Plain,
     /// At gzip members, each of which is a WARC record.
     Members,
-    /// At its start only.
-    Decompressed,
+    /// At its start only, since it is compressed or in UTF-16 or UTF-32.
+    Decoded(Compression),
     /// At rows.
     Rows,
 }
 
 impl Access {
+    /// Tells it by the file's format and its first bytes.
     pub(super) fn of(store: &Store, file: &InputFile) -> Result<Self> {
-        Ok(match (file.format, file.compression) {
-            (Format::Parquet | Format::Arrow, Compression::None) if cfg!(feature = "parquet") => Self::Rows,
-            (Format::Parquet | Format::Arrow, _) => {
-                let what = match cfg!(feature = "parquet") {
-                    true => "a table inside gzip or zstd cannot be read; decompress the file",
-                    false => "this program was built without the `parquet` feature, which reads tables",
-                };
-                return Err(Error::UnsupportedInput { path: file.path.clone(), what: what.into() });
+        if matches!(file.format, Format::Parquet | Format::Arrow) {
+            return match (cfg!(feature = "parquet"), file.compression) {
+                (true, Compression::None) => Ok(Self::Rows),
+                (known, _) => {
+                    let what = match known {
+                        true => "a table inside gzip or zstd cannot be read; decompress the file",
+                        false => "this program was built without the `parquet` feature, which reads tables",
+                    };
+                    Err(Error::UnsupportedInput { path: file.path.clone(), what: what.into() })
+                }
+            };
+        }
+        let failed = |e| Error::io("read", &file.path)(e);
+        let head = head(store).map_err(failed)?;
+        Ok(match compression(&head, file.compression) {
+            Compression::None if file.format != Format::Warc && Wide::declared(&head).is_some() => {
+                Self::Decoded(Compression::None)
             }
-            (_, Compression::None) => Self::Plain,
-            (Format::Warc, Compression::Gzip)
-                if members::are_records(store).map_err(Error::io("read", &file.path))? =>
-            {
+            Compression::None => Self::Plain,
+            Compression::Gzip if file.format == Format::Warc && members::are_records(store).map_err(failed)? => {
                 Self::Members
             }
-            _ => Self::Decompressed,
+            compression => Self::Decoded(compression),
         })
     }
 
+    /// What positions in the file count.
     pub(super) fn unit(self) -> Unit {
         match self {
             Self::Plain | Self::Members => Unit::Byte,
-            Self::Decompressed => Unit::DecompressedByte,
+            Self::Decoded(_) => Unit::DecompressedByte,
             Self::Rows => Unit::Row,
         }
+    }
+}
+
+/// The first bytes of a file, as they lie there.
+pub(super) fn head(store: &Store) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    Stream::plain(store, 0, uncounted())?.read_up_to(HEAD, &mut head)?;
+    Ok(head)
+}
+
+/// How a file that begins with `head` is compressed. The bytes decide where they are certain, else what its name says.
+pub(super) fn compression(head: &[u8], named: Compression) -> Compression {
+    match head {
+        [0x1f, 0x8b, 8, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        // Damage is no reason to take a compressed file for text.
+        _ if named != Compression::None && super::binary::is_text_start(head) => Compression::None,
+        _ => named,
     }
 }

@@ -5,7 +5,7 @@ use super::record::uncounted;
 use super::stream::{Store, Stream};
 #[cfg(feature = "parquet")]
 use super::table;
-use super::walk::InputFile;
+use super::walk::{Compression, InputFile};
 use crate::error::{Error, Result};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -34,8 +34,9 @@ pub(super) fn again(store: &Store, file: &InputFile, bytes: &Range<u64>) -> Resu
                 let mut stream = Stream::plain(store, bytes.start, uncounted())?;
                 stream.read_up_to(length, &mut record)? == length
             }
-            _ => {
-                let mut stream = Stream::open(store, file.compression, uncounted())?;
+            Access::Rows => return Ok(None),
+            Access::Decoded(compression) => {
+                let mut stream = Stream::open(store, compression, uncounted())?;
                 stream.skip(bytes.start)? == bytes.start && stream.read_up_to(length, &mut record)? == length
             }
         };
@@ -66,8 +67,13 @@ fn damaged(file: &InputFile, offset: u64) -> impl FnOnce(io::Error) -> Error {
 /// [`Error::Io`], [`Error::BadArchive`].
 pub fn line_at(file: &InputFile, at: u64) -> Result<u64> {
     let store = Store::of(file);
+    let compression = match Access::of(&store, file)? {
+        Access::Plain | Access::Rows => Compression::None,
+        Access::Members => Compression::Gzip,
+        Access::Decoded(compression) => compression,
+    };
     let count = || {
-        let mut stream = Stream::open(&store, file.compression, uncounted())?;
+        let mut stream = Stream::open(&store, compression, uncounted())?;
         let mut lines = 1;
         while stream.position() < at {
             let left = usize::try_from(at - stream.position()).unwrap_or(usize::MAX);

@@ -1,12 +1,13 @@
 //! The HTTP response that a WARC record holds: its status, its headers, and its body as it was before transfer.
 
+use super::decode::{Gzip, Wide, is_trailing};
 use std::io::Read;
 
 /// What is read of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Response {
     pub(super) status: u16,
-    /// Media type in lower case, without parameters; empty where the server did not say.
+    /// Media type in lower case, without parameters; empty where the server named none that is valid.
     pub(super) media_type: String,
     /// The `charset` parameter of the media type.
     pub(super) charset: Option<String>,
@@ -19,12 +20,15 @@ pub(super) enum Body {
     Whole(Vec<u8>),
     /// It would be larger than the limit.
     TooLarge,
+    /// It is compressed in a way that is not known here, or damaged.
+    Undecodable,
 }
 
 /// Reads a response whose body may become `limit` bytes, or says what is wrong with it.
 ///
 /// Crawlers differ in what they keep: some undo the transfer encodings and leave their headers standing. So a body that is
-/// not chunked, or not compressed, although a header says so, is taken as it is.
+/// not chunked, or not compressed, although a header says so, is taken as it is; so is one with an encoding that is none,
+/// such as `UTF-8`. A compressed body that breaks off gives what there is, as in a browser.
 pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
     let (line, mut rest) = split_line(response);
     let status = status(line).ok_or("not an HTTP response: no status line")?;
@@ -40,31 +44,84 @@ pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
             continue;
         };
         match name.as_str() {
-            "content-type" => content_type = value,
+            "content-type" if content_type.is_empty() => content_type = value,
+            "content-type" => content_type += &format!(", {value}"),
             "content-encoding" => encodings.extend(value.split(',').map(|name| name.trim().to_ascii_lowercase())),
             "transfer-encoding" => chunked |= value.to_ascii_lowercase().contains("chunked"),
             _ => {}
         }
     }
     let mut body = if chunked { dechunked(rest).unwrap_or_else(|| rest.to_vec()) } else { rest.to_vec() };
+    let mut response = Response { status, ..Response::of(&content_type) };
     for encoding in encodings.iter().rev() {
-        match decoded(&body, encoding, limit)? {
-            Body::Whole(next) => body = next,
-            Body::TooLarge => return Ok(response_with(status, &content_type, Body::TooLarge)),
+        match decoded(&body, encoding, limit) {
+            Decoded::Bytes(next) => body = next,
+            Decoded::AsItIs => {}
+            Decoded::TooLarge => {
+                response.body = Body::TooLarge;
+                return Ok(response);
+            }
+            Decoded::Undecodable => {
+                response.body = Body::Undecodable;
+                return Ok(response);
+            }
         }
     }
-    let body = if body.len() as u64 > limit { Body::TooLarge } else { Body::Whole(body) };
-    Ok(response_with(status, &content_type, body))
+    response.body = if body.len() as u64 > limit { Body::TooLarge } else { Body::Whole(body) };
+    Ok(response)
 }
 
-fn response_with(status: u16, content_type: &str, body: Body) -> Response {
-    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
-    let charset = parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        let value = value.trim().trim_matches(['"', '\'']);
-        (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
-    });
-    Response { status, media_type: media_type.trim().to_ascii_lowercase(), charset, body }
+impl Response {
+    /// With the media type that the values of all `Content-Type` headers, joined by commas, come to: the last one that is
+    /// valid, with the charset of an earlier one of the same type (Fetch standard, "extract a MIME type").
+    fn of(content_types: &str) -> Self {
+        let (mut media_type, mut charset) = (String::new(), None);
+        for value in split_quoted(content_types, b',') {
+            let mut parts = split_quoted(value, b';').into_iter();
+            let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+            if !is_media_type(&essence) || essence == "*/*" {
+                continue;
+            }
+            let named = parts.find_map(|parameter| {
+                let (name, value) = parameter.split_once('=')?;
+                let value = value.trim().trim_matches(['"', '\'']);
+                (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
+            });
+            if essence != media_type {
+                (media_type, charset) = (essence, named);
+            } else if named.is_some() {
+                charset = named;
+            }
+        }
+        Self { status: 0, media_type, charset, body: Body::Whole(Vec::new()) }
+    }
+}
+
+/// `text` cut at each `separator` that does not stand in double quotes.
+fn split_quoted(text: &str, separator: u8) -> Vec<&str> {
+    let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// Whether this is a type and a subtype, each a token of HTTP.
+fn is_media_type(essence: &str) -> bool {
+    let is_token = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    essence.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
 }
 
 /// The first line, without its end, and what follows. All of `bytes` when no line ends in it.
@@ -112,30 +169,54 @@ fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// What undoing one content encoding gives.
+enum Decoded {
+    Bytes(Vec<u8>),
+    /// The body is not encoded so.
+    AsItIs,
+    TooLarge,
+    Undecodable,
+}
+
 /// Undoes one content encoding.
-fn decoded(body: &[u8], encoding: &str, limit: u64) -> Result<Body, String> {
+fn decoded(body: &[u8], encoding: &str, limit: u64) -> Decoded {
     let most = limit.saturating_add(1);
-    let mut decoded = Vec::new();
+    let mut bytes = Vec::new();
     let done = match encoding {
-        "" | "identity" | "none" => return Ok(Body::Whole(body.to_vec())),
-        "gzip" | "x-gzip" if body.starts_with(b"\x1f\x8b") => {
-            flate2::read::MultiGzDecoder::new(body).take(most).read_to_end(&mut decoded)
+        "gzip" | "x-gzip" if body.starts_with(b"\x1f\x8b") => Gzip::new(body).take(most).read_to_end(&mut bytes),
+        "deflate" if is_zlib(body) => flate2::read::ZlibDecoder::new(body).take(most).read_to_end(&mut bytes),
+        // Some servers send the bare stream, without zlib's header.
+        "deflate" => flate2::read::DeflateDecoder::new(body).take(most).read_to_end(&mut bytes),
+        "br" => brotli_decompressor::Decompressor::new(body, 4096).take(most).read_to_end(&mut bytes),
+        "zstd" if body.starts_with(b"\x28\xb5\x2f\xfd") => {
+            super::decode::zstd(body).and_then(|decoder| decoder.take(most).read_to_end(&mut bytes))
         }
-        "gzip" | "x-gzip" => return Ok(Body::Whole(body.to_vec())),
-        "deflate" => flate2::read::ZlibDecoder::new(body).take(most).read_to_end(&mut decoded).or_else(|_| {
-            // Some servers send the bare stream, without zlib's header.
-            decoded.clear();
-            flate2::read::DeflateDecoder::new(body).take(most).read_to_end(&mut decoded)
-        }),
-        "br" => brotli_decompressor::Decompressor::new(body, 4096).take(most).read_to_end(&mut decoded),
-        "zstd" => zstd::Decoder::new(body).and_then(|decoder| decoder.take(most).read_to_end(&mut decoded)),
-        other => return Err(format!("unknown Content-Encoding {other:?}")),
+        "compress" | "x-compress" if body.starts_with(b"\x1f\x9d") => return Decoded::Undecodable,
+        _ if body.starts_with(b"\x1f\x8b\x08") => Gzip::new(body).take(most).read_to_end(&mut bytes),
+        _ if is_text(body) => return Decoded::AsItIs,
+        _ => return Decoded::Undecodable,
     };
     match done {
-        _ if decoded.len() as u64 > limit => Ok(Body::TooLarge),
-        Ok(_) => Ok(Body::Whole(decoded)),
-        Err(e) => Err(format!("Content-Encoding {encoding}: {e}")),
+        _ if bytes.len() as u64 > limit => Decoded::TooLarge,
+        Ok(_) => Decoded::Bytes(bytes),
+        Err(e) if is_trailing(&e) => Decoded::Bytes(bytes),
+        // A body that breaks off. Bytes that begin no such stream were not compressed by it.
+        Err(_) if !bytes.is_empty() && is_text(&bytes) => Decoded::Bytes(bytes),
+        Err(_) if is_text(body) => Decoded::AsItIs,
+        Err(_) => Decoded::Undecodable,
     }
+}
+
+/// Whether a body begins as zlib's streams do (RFC 1950, section 2.2).
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [method, flags, ..] if method & 0x0f == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0)
+}
+
+/// Whether bytes are text in some encoding, rather than compressed.
+fn is_text(bytes: &[u8]) -> bool {
+    let start = bytes.get(..1024).unwrap_or(bytes);
+    let controls = start.iter().filter(|&&byte| matches!(byte, 0..=8 | 0x0e..=0x1a | 0x1c..=0x1f)).count();
+    controls * 20 <= start.len() || Wide::declared(start).is_some()
 }
 
 #[cfg(test)]
@@ -189,8 +270,66 @@ mod tests {
         assert_eq!(body("Content-Encoding: zstd\r\n", &zstd::encode_all(&b"text"[..], 1).unwrap()), whole("text"));
         // A window of 2^22, an uncompressed block of four bytes, and the end (RFC 7932, section 9).
         assert_eq!(body("Content-Encoding: br\r\n", b"\x8b\x01\x80text\x03"), whole("text"));
-        assert!(body("Content-Encoding: br\r\n", b"text").is_err());
-        assert!(body("Content-Encoding: magic\r\n", b"text").unwrap_err().contains("magic"));
+        assert_eq!(body("Content-Encoding: gzip\r\n", &[gz.as_slice(), &[0; 9]].concat()), whole("text"));
+    }
+
+    #[test]
+    fn encodings_that_are_none_leave_the_body_as_it_is() {
+        for encoding in ["UTF-8", "none", "identity", "8bit", "text/html", "magic", "br", "zstd", "deflate", "compress"]
+        {
+            let header = format!("Content-Encoding: {encoding}\r\n");
+            assert_eq!(body(&header, b"<p>text of a page"), whole("<p>text of a page"), "{encoding}");
+        }
+        let gz = compressed(
+            flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()),
+            b"text",
+            flate2::write::GzEncoder::finish,
+        );
+        assert_eq!(body("Content-Encoding: gzip, utf-8\r\n", &gz), whole("text"));
+        assert_eq!(body("Content-Encoding: utf-8\r\n", &gz), whole("text"), "its first bytes say what it is");
+        assert_eq!(body("Content-Encoding: magic\r\n", &[0, 1, 2, 3, 4]), Ok(Body::Undecodable));
+        assert_eq!(body("Content-Encoding: compress\r\n", b"\x1f\x9d\x90text"), Ok(Body::Undecodable));
+    }
+
+    #[test]
+    fn bodies_that_break_off_give_what_there_is() {
+        use flate2::{Compression, write};
+        let fast = Compression::fast();
+        let text: String = (0..200).map(|i| format!("sentence number {i}. ")).collect();
+        let gz = compressed(write::GzEncoder::new(Vec::new(), fast), text.as_bytes(), write::GzEncoder::finish);
+        let zlib = compressed(write::ZlibEncoder::new(Vec::new(), fast), text.as_bytes(), write::ZlibEncoder::finish);
+        let bare =
+            compressed(write::DeflateEncoder::new(Vec::new(), fast), text.as_bytes(), write::DeflateEncoder::finish);
+        for (encoding, bytes) in [("gzip", &gz), ("deflate", &zlib), ("deflate", &bare)] {
+            let header = format!("Content-Encoding: {encoding}\r\n");
+            let response = [b"HTTP/1.1 200 OK\r\n", header.as_bytes(), b"\r\n", &bytes[..bytes.len() / 2]].concat();
+            match parse(&response, 1 << 20).unwrap().body {
+                Body::Whole(part) => assert!(part.len() > 500 && text.as_bytes().starts_with(&part), "{encoding}"),
+                other => panic!("{encoding}: {other:?}"),
+            }
+        }
+        let response = [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", &gz[..gz.len() - 8]].concat();
+        assert_eq!(parse(&response, 1 << 20).unwrap().body, Body::Whole(text.into_bytes()), "without the last 8 bytes");
+    }
+
+    #[test]
+    fn media_types_are_the_last_that_is_valid() {
+        let of = |headers: &str| {
+            let response = parse(format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes(), 100).unwrap();
+            (response.media_type, response.charset.unwrap_or_default())
+        };
+        let expect = |media_type: &str, charset: &str| (media_type.to_owned(), charset.to_owned());
+        for (headers, expected) in [
+            ("Content-Type: text/html, text/html; charset=utf-8\r\n", expect("text/html", "utf-8")),
+            ("Content-Type: text/html; charset=a, text/html\r\n", expect("text/html", "a")),
+            ("Content-Type: text/plain; charset=a, text/html\r\n", expect("text/html", "")),
+            ("Content-Type: text/html\r\nContent-Type: */*\r\n", expect("text/html", "")),
+            ("Content-Type: text/html; a=\",text/plain\"\r\n", expect("text/html", "")),
+            ("Content-Type: html\r\n", expect("", "")),
+            ("Content-Type: application/json\r\n", expect("application/json", "")),
+        ] {
+            assert_eq!(of(headers), expected, "{headers}");
+        }
     }
 
     #[test]

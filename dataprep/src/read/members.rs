@@ -78,7 +78,7 @@ fn is_certain(store: &Store, start: u64) -> io::Result<bool> {
     let mut left = MOST;
     while stream.position() - start <= CERTAIN && !stream.fill()?.is_empty() {
         match is_member(&mut stream, &mut left) {
-            Ok(true) => {}
+            Ok(true) => stream.skip_zeros()?,
             Ok(false) => return Ok(false),
             Err(e) if e.raw_os_error().is_some() => return Err(e),
             Err(_) => return Ok(false),
@@ -145,6 +145,8 @@ impl Members {
 impl Records for Members {
     fn next(&mut self) -> io::Result<Option<Record>> {
         loop {
+            // Members do not begin with zeros: these are padding.
+            self.stream.skip_zeros()?;
             let start = self.stream.position();
             if start >= self.end || self.stream.fill()?.is_empty() {
                 return Ok(None);

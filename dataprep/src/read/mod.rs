@@ -13,14 +13,18 @@
 
 mod access;
 mod again;
+mod binary;
 mod bytes;
 mod csv;
+mod decode;
 mod fields;
 mod http;
+mod json;
 mod lines;
 mod members;
 mod reader;
 mod record;
+mod sniff;
 mod split;
 mod stream;
 #[cfg(feature = "parquet")]
@@ -30,14 +34,15 @@ mod warc;
 mod whole;
 
 pub use again::{line_at, read_again};
+pub(crate) use binary::of_file as binary_format;
 #[doc(hidden)]
 pub use bytes::{fuzz, read_bytes};
 pub use fields::FieldNames;
 pub use reader::Reader;
-pub use record::{EMPTY, ReadConfig, Record, TOO_LARGE};
+pub use record::{BINARY, EMPTY, ReadConfig, Record, TOO_LARGE};
 pub use split::{Split, splits};
-pub use walk::{Compression, Format, InputFile, walk};
-pub use warc::{MEDIA_TYPE, STATUS};
+pub use walk::{Compression, Format, InputFile, Walked, walk};
+pub use warc::{CONTENT_ENCODING, MEDIA_TYPE, STATUS};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use super::stream::{Store, Stream};
 #[cfg(feature = "parquet")]
 use super::table;
 use super::walk::{Format, InputFile};
-use super::{csv, lines, members, warc, whole};
+use super::{csv, json, lines, members, warc, whole};
 use crate::error::{Error, Result};
 use crate::extract::Extractor;
 use std::fmt;
@@ -93,9 +93,9 @@ fn records(
     context: Context,
     read: &Arc<AtomicU64>,
 ) -> Result<Box<dyn Records + Send>> {
-    let end = if way == Access::Decompressed { u64::MAX } else { bytes.end };
+    let end = if matches!(way, Access::Decoded(_)) { u64::MAX } else { bytes.end };
     let stream = match way {
-        Access::Decompressed => Stream::open(store, file.compression, read.clone()),
+        Access::Decoded(compression) => Stream::open(store, compression, read.clone()),
         _ => Stream::plain(store, bytes.start, read.clone()),
     };
     let stream = match stream {
@@ -106,6 +106,7 @@ fn records(
         Format::Text => Box::new(whole::Whole::new(context, stream, false)),
         Format::Html => Box::new(whole::Whole::new(context, stream, true)),
         Format::Lines => Box::new(lines::Lines::new(context, stream, end, false)),
+        Format::Json => Box::new(json::Json::new(context, stream)),
         Format::JsonLines => Box::new(lines::Lines::new(context, stream, end, true)),
         Format::Csv | Format::Tsv => {
             let delimiter = if file.format == Format::Csv { b',' } else { b'\t' };

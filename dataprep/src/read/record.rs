@@ -19,6 +19,9 @@ pub const EMPTY: &str = "input.empty";
 /// Rule of [`Record::Dropped`]: the record is larger than [`ReadConfig::max_document_bytes`].
 pub const TOO_LARGE: &str = "input.max_document_bytes";
 
+/// Rule of [`Record::Dropped`]: a text file that is no text. Its value is the share of bytes that text does not have.
+pub const BINARY: &str = "input.binary";
+
 /// How to read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadConfig {

@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::stream::Store;
-use super::walk::{Format, InputFile};
+use super::walk::{Compression, Format, InputFile};
 use super::{csv, lines, members, warc};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -51,7 +51,7 @@ pub(super) fn ranges(store: &Store, file: &InputFile, split_bytes: u64) -> Resul
         cuts.push(cut);
         cut = cut.saturating_add(step);
     }
-    let way = if cuts.is_empty() { Access::Decompressed } else { Access::of(store, file)? };
+    let way = if cuts.is_empty() { Access::Decoded(Compression::None) } else { Access::of(store, file)? };
     let starts = match (way, file.format) {
         (Access::Plain, Format::Lines | Format::JsonLines) => lines::starts(store, &cuts),
         (Access::Plain, Format::Csv) => csv::starts(store, &cuts, b','),

@@ -1,7 +1,7 @@
 //! Bytes of a file, decompressed, with the position that each of them has.
 
+use super::decode::{Gzip, Transcoded, Wide, zstd};
 use super::walk::{Compression, InputFile};
-use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -119,6 +119,36 @@ impl<R: Read> Read for Guarded<R> {
     }
 }
 
+/// Gives an error where a decoder met it, and then nothing.
+struct Failed(Option<io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// All bytes of a stream, for a decoder.
+struct Whole(Stream);
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.inner().read(buffer)?;
+        self.0.position += n as u64;
+        Ok(n)
+    }
+}
+
+impl BufRead for Whole {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.0.consume(n);
+    }
+}
+
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -143,14 +173,25 @@ enum Inner {
 }
 
 impl Stream {
-    /// All bytes of `store`, decompressed. What is read from disk is added to `read`.
+    /// All bytes of `store`, decompressed, and as UTF-8 where a byte order mark declares UTF-16 or UTF-32. What is read from
+    /// disk is added to `read`.
     pub(crate) fn open(store: &Store, compression: Compression, read: Arc<AtomicU64>) -> io::Result<Self> {
         let raw = BufReader::with_capacity(BUFFER, Counted::new(store.open()?, read.clone()));
         let guarded = |inner: Box<dyn Read + Send>| BufReader::with_capacity(BUFFER, Guarded { inner, read, made: 0 });
-        Ok(match compression {
+        let mut stream = match compression {
             Compression::None => Self { inner: Inner::Plain(raw), position: 0 },
-            Compression::Gzip => Self::over(guarded(Box::new(MultiGzDecoder::new(raw)))),
-            Compression::Zstd => Self::over(guarded(Box::new(zstd::Decoder::with_buffer(raw)?))),
+            Compression::Gzip => Self::over(guarded(Box::new(Gzip::new(raw)))),
+            Compression::Zstd => Self::over(guarded(Box::new(zstd(raw)?))),
+        };
+        let wide = match stream.fill() {
+            Ok(start) => Wide::declared(start),
+            Err(e) if e.raw_os_error().is_some() => return Err(e),
+            // Damage is for whoever reads.
+            Err(e) => return Ok(Self::over(BufReader::new(Failed(Some(e))))),
+        };
+        Ok(match wide {
+            Some(wide) => Self::over(BufReader::with_capacity(BUFFER, Transcoded::new(Whole(stream), wide))),
+            None => stream,
         })
     }
 
@@ -193,6 +234,18 @@ impl Stream {
     pub(crate) fn consume(&mut self, n: usize) {
         self.inner().consume(n);
         self.position += n as u64;
+    }
+
+    /// Passes over zero bytes.
+    pub(crate) fn skip_zeros(&mut self) -> io::Result<()> {
+        loop {
+            let chunk = self.fill()?;
+            let zeros = chunk.iter().take_while(|&&byte| byte == 0).count();
+            if zeros == 0 {
+                return Ok(());
+            }
+            self.consume(zeros);
+        }
     }
 
     /// Goes to byte `to` of a file as it lies on disk, which other streams cannot.

@@ -146,9 +146,9 @@ fn damage_ends_a_stream_and_keeps_what_came_before() {
         (&gz[..gz.len() / 2], Compression::Gzip, true),
         (&flipped, Compression::Gzip, true),
         (&[&gz[..], b"rubbish behind"].concat(), Compression::Gzip, true),
-        (b"not gzip at all", Compression::Gzip, false),
+        (b"\xffnot gzip at all", Compression::Gzip, false),
         (&zst[..zst.len() / 2], Compression::Zstd, true),
-        (b"not zstd at all", Compression::Zstd, false),
+        (b"\xffnot zstd at all", Compression::Zstd, false),
     ];
     for (bytes, compression, some) in cases {
         let records = read(bytes, Format::JsonLines, compression);
@@ -156,7 +156,13 @@ fn damage_ends_a_stream_and_keeps_what_came_before() {
             shown(&records).split_last().map(|(last, before)| (last.clone(), before.to_vec())).unwrap();
         assert!(last.starts_with("memory: decompressed byte ") && last.contains(": damaged: "), "{last}");
         assert_eq!(before.len() > 100, some, "{} before {last}", before.len());
-        assert_eq!(shown(&read(bytes, Format::Text, compression)).len(), 1);
+        // A file that is one document is lost with its damage; bytes behind a complete stream cost nothing.
+        let whole = read(bytes, Format::Text, compression);
+        match whole.as_slice() {
+            [Record::Document(document), Record::Bad(_)] => assert_eq!(document.text.as_bytes(), text),
+            [Record::Bad(_)] => assert!(!bytes.ends_with(b"rubbish behind")),
+            other => panic!("{:?}", shown(other)),
+        }
     }
 }
 
@@ -206,36 +212,138 @@ fn inputs_are_walked_in_the_order_of_their_names() {
         (".git/x.txt", b"x"),
         (".hidden.txt", b"x"),
         ("picture.png", b"x"),
+        ("notes.json", b"{\"text\": 1}"),
+        ("rows.json", b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n"),
+        ("array.json.gz", &gzip(b"[{\"text\": \"a\"}]")),
+        ("array.jsonl", b"[\n{\"text\": \"a\"}]"),
+        ("part-0", b"{\"text\": \"a\"}\n"),
+        ("saved", b"<!doctype html><p>x"),
     ]);
     let names = |inputs: &[&str], format| {
         let inputs: Vec<_> = inputs.iter().map(|input| dir.path().join(input)).collect();
-        let files = walk(&inputs, format);
-        files.map(|files| files.into_iter().map(|file| file.name.display().to_string()).collect::<Vec<_>>())
+        let files = walk(&inputs, format, &FieldNames::default());
+        files.map(|walked| walked.files.into_iter().map(|file| file.name.display().to_string()).collect::<Vec<_>>())
     };
-    assert_eq!(names(&[""], None).unwrap(), ["a/y.jsonl.gz", "a/z.rs", "a.warc.wet.gz", "b.txt"]);
+    let found = [
+        "a/y.jsonl.gz",
+        "a/z.rs",
+        "a.warc.wet.gz",
+        "array.json.gz",
+        "array.jsonl",
+        "b.txt",
+        "part-0",
+        "rows.json",
+        "saved",
+    ];
+    assert_eq!(names(&[""], None).unwrap(), found);
     assert_eq!(names(&["picture.png", "b.txt"], None).unwrap(), ["picture.png", "b.txt"]);
     assert_eq!(names(&["*.txt", "a/*"], None).unwrap(), ["b.txt", "y.jsonl.gz", "z.rs"]);
-    assert_eq!(names(&["**/*.gz"], None).unwrap(), ["a/y.jsonl.gz", "a.warc.wet.gz"]);
+    assert_eq!(names(&["**/*.jsonl.gz"], None).unwrap(), ["a/y.jsonl.gz"]);
     assert_eq!(names(&["**"], None).unwrap(), names(&["**/*"], None).unwrap());
-    assert_eq!(names(&[""], Some(Format::Lines)).unwrap().len(), 5);
+    assert_eq!(names(&[""], Some(Format::Lines)).unwrap().len(), 11);
     assert!(names(&["none"], None).unwrap_err().to_string().contains("none"));
     assert!(names(&["*.none"], None).unwrap_err().to_string().contains("matches nothing"));
     assert!(names(&["[.none"], None).unwrap_err().to_string().contains("not a glob"));
-    let files = walk(&[dir.path().to_path_buf()], None).unwrap();
+    let Walked { files, passed_over } = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
     let kinds: Vec<_> = files.iter().map(|file| (file.format, file.compression)).collect();
     let expected = [
         (Format::JsonLines, Compression::Gzip),
         (Format::Text, Compression::None),
         (Format::Warc, Compression::Gzip),
+        (Format::Json, Compression::Gzip),
+        (Format::Json, Compression::None),
         (Format::Text, Compression::None),
+        (Format::JsonLines, Compression::None),
+        (Format::JsonLines, Compression::None),
+        (Format::Html, Compression::None),
     ];
     assert_eq!(kinds, expected);
+    let passed_over: Vec<_> = passed_over.iter().map(|(why, (count, _))| (why.as_str(), *count)).collect();
+    assert_eq!(passed_over, [("JSON without the text field \"text\"", 1), ("unknown suffix .png", 1)]);
+    // A file that is named is read, and says what it lacks.
+    let named = walk(&[dir.path().join("notes.json")], None, &FieldNames::default()).unwrap().files;
+    assert_eq!(named[0].format, Format::JsonLines);
+}
+
+#[test]
+fn json_over_many_lines_is_read_object_by_object() {
+    let text = "\u{feff}[\n {\"text\": \"a } \\\" ] {\", \"id\": 1},\n {\n  \"text\": \"b\", \"more\": {\"text\": [1, {}]}\n },\n 5, \"x, y\", {\"no\": 1}\n]\n{\"text\": \"c\"";
+    let records = read(text.as_bytes(), Format::Json, Compression::None);
+    let texts: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Document(document) => {
+                let again = again(text.as_bytes(), Format::Json, Compression::None, &document.origin.bytes).unwrap();
+                assert!(again.starts_with(b"{") && again.ends_with(b"}"));
+                Some(document.text.as_str())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts, ["a } \" ] {", "b"]);
+    let bad: Vec<_> = shown(&records).into_iter().filter(|shown| shown.starts_with("memory")).collect();
+    assert_eq!(bad.len(), 4, "{bad:?}");
+    assert!(
+        bad[0].ends_with("not a JSON object") && bad[2].contains("no field") && bad[3].contains("ends within"),
+        "{bad:?}"
+    );
+    let config = ReadConfig { max_document_bytes: 20, ..ReadConfig::default() };
+    let large = b"{\"text\": \"a text that is longer\"} {\"text\": \"b\"}";
+    let records = read_bytes(large, Format::Json, Compression::None, u64::MAX, &config).unwrap();
+    assert!(matches!(&records[..], [Record::Dropped(_, why), Record::Document(_)] if why.rule == TOO_LARGE));
+}
+
+#[test]
+fn text_in_utf16_is_read_in_every_format() {
+    let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_be_bytes).collect() };
+    for (format, text, expected) in [
+        (Format::Text, "\u{feff}Köln\n", "Köln\n"),
+        (Format::Lines, "\u{feff}Köln\r\n", "Köln"),
+        (Format::JsonLines, "\u{feff}{\"text\": \"Köln\"}\n", "Köln"),
+        (Format::Csv, "\u{feff}id,text\r\n1,Köln\r\n", "Köln"),
+        (Format::Tsv, "\u{feff}text\tid\nKöln\t1\n", "Köln"),
+    ] {
+        for (bytes, compression) in [(utf16(text), Compression::None), (gzip(&utf16(text)), Compression::Gzip)] {
+            assert_eq!(shown(&read(&bytes, format, compression)), [expected], "{format:?}");
+            fuzz(&bytes, format, compression);
+        }
+    }
+}
+
+#[test]
+fn what_is_compressed_is_told_by_its_bytes() {
+    for (bytes, compression) in [
+        (gzip(b"text"), Compression::None),
+        (gzip(b"text"), Compression::Zstd),
+        (zstd(b"text"), Compression::Gzip),
+        (b"text".to_vec(), Compression::Gzip),
+        ([gzip(b"te"), vec![0; 30], gzip(b"xt"), vec![0; 700]].concat(), Compression::Gzip),
+    ] {
+        assert_eq!(shown(&read(&bytes, Format::Text, compression)), ["text"]);
+    }
+}
+
+#[test]
+fn files_that_are_no_text_are_dropped_by_a_rule() {
+    for bytes in [&b"t\0e\0x\0t\0"[..], b"\x89PNG\r\n\x1a\n\0\0\0\xff\xfe\xfd some text behind it"] {
+        let records = read(bytes, Format::Text, Compression::None);
+        assert!(matches!(&records[..], [Record::Dropped(_, why)] if why.rule == BINARY), "{:?}", shown(&records));
+    }
+}
+
+#[test]
+fn large_windows_of_zstd_are_read() {
+    let text = b"{\"text\": \"a\"}\n";
+    // A frame (RFC 8878) with a window of 2^28 bytes and one last, raw block.
+    let block = (1 | (text.len() as u32) << 3).to_le_bytes();
+    let frame = [b"\x28\xb5\x2f\xfd\x00\x90", &block[..3], text].concat();
+    assert_eq!(shown(&read(&frame, Format::JsonLines, Compression::Zstd)), ["a"]);
 }
 
 #[test]
 fn files_are_read_and_read_again() {
     let dir = folder(&[("a.jsonl", b"{\"text\":\"one\"}\n{\"text\":\"two\"}\n{bad\n"), ("b.txt.gz", &gzip(b"three"))]);
-    let files = walk(&[dir.path().to_path_buf()], None).unwrap();
+    let files = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap().files;
     let splits = splits(&files, 10).unwrap();
     let whole = |file, bytes| Split { file, bytes };
     assert_eq!(splits, [whole(0, 0..15), whole(0, 15..30), whole(0, 30..35), whole(1, 0..files[1].bytes)]);

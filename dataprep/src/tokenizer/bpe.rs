@@ -5,6 +5,7 @@
 //! bounded size, where the general implementation keeps several copies of the text with alignments.
 
 use super::byte_level;
+use super::general::is_text;
 use super::merges::Merges;
 use super::split::{Scratch, Splitter};
 use super::words::{Key, Words};
@@ -28,10 +29,10 @@ pub(super) struct Bpe {
 #[derive(Debug)]
 struct AddedTokens {
     automaton: AhoCorasick,
-    /// Id and whether it is special, by pattern.
+    /// Id and whether it is white space, by pattern.
     tokens: Vec<(u32, bool)>,
-    /// Whether every one is special, so that documents need not be searched for them.
-    all_special: bool,
+    /// Whether any is white space, so that documents must be searched for it.
+    any_space: bool,
 }
 
 /// What encoding works in, kept between calls: the splitter's automata and the words seen lately.
@@ -80,16 +81,17 @@ impl Bpe {
         })
     }
 
-    /// Appends the ids of `text`. Special tokens written out in the text become their ids only when `specials` is true.
-    pub(super) fn encode(&self, text: &str, specials: bool, cache: &mut Cache, out: &mut Vec<u32>) -> Result<()> {
-        self.encode_round(0, text, specials, cache, out)
+    /// Appends the ids of `text`. Added tokens that are written out in it become their ids when `parse_added` is true; runs
+    /// of white space always do.
+    pub(super) fn encode(&self, text: &str, parse_added: bool, cache: &mut Cache, out: &mut Vec<u32>) -> Result<()> {
+        self.encode_round(0, text, parse_added, cache, out)
     }
 
     fn encode_round(
         &self,
         round: usize,
         text: &str,
-        specials: bool,
+        parse_added: bool,
         cache: &mut Cache,
         out: &mut Vec<u32>,
     ) -> Result<()> {
@@ -99,18 +101,18 @@ impl Bpe {
             return self.splitter.split(text, split, &mut |start, end| self.encode_word(bytes, start, end, words, out));
         };
         let mut done = 0;
-        if let Some(added) = added.as_ref().filter(|added| specials || !added.all_special) {
+        if let Some(added) = added.as_ref().filter(|added| parse_added || added.any_space) {
             for found in added.automaton.find_iter(text) {
-                let (id, special) = added.tokens[found.pattern().as_usize()];
-                if special && !specials {
+                let (id, is_space) = added.tokens[found.pattern().as_usize()];
+                if !is_space && !parse_added {
                     continue;
                 }
-                self.encode_round(round + 1, &text[done..found.start()], specials, cache, out)?;
+                self.encode_round(round + 1, &text[done..found.start()], parse_added, cache, out)?;
                 out.push(id);
                 done = found.end();
             }
         }
-        self.encode_round(round + 1, &text[done..], specials, cache, out)
+        self.encode_round(round + 1, &text[done..], parse_added, cache, out)
     }
 
     /// Appends the ids of the word `text[start..end]`.
@@ -166,13 +168,13 @@ fn added_tokens(json: &Value, ids: &HashMap<String, u32>, normalized: bool) -> O
         if (token["normalized"] == true) == normalized {
             let content = token["content"].as_str().filter(|content| !content.is_empty())?;
             patterns.push(content);
-            tokens.push((*ids.get(content)?, token["special"] == true));
+            tokens.push((*ids.get(content)?, is_text(content)));
         }
     }
     if patterns.is_empty() {
         return Some(None);
     }
     let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns).ok()?;
-    let all_special = tokens.iter().all(|&(_, special)| special);
-    Some(Some(AddedTokens { automaton, tokens, all_special }))
+    let any_space = tokens.iter().any(|&(_, is_space)| is_space);
+    Some(Some(AddedTokens { automaton, tokens, any_space }))
 }

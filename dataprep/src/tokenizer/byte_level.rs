@@ -105,6 +105,17 @@ pub(super) fn bpe_model(vocab: Value, merges: Vec<Value>) -> Value {
     })
 }
 
+/// Appends the ids of bytes in which [`END_OF_TEXT`] stands for its token.
+pub(super) fn encode_parsed(text: &[u8], out: &mut Vec<u32>) {
+    let mut rest = text;
+    while let Some(at) = memchr::memmem::find(rest, END_OF_TEXT.as_bytes()) {
+        out.extend(rest[..at].iter().map(|&byte| u32::from(byte)));
+        out.push(END_OF_TEXT_ID);
+        rest = &rest[at + END_OF_TEXT.len()..];
+    }
+    out.extend(rest.iter().map(|&byte| u32::from(byte)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,25 @@ pub(super) fn load(bytes: &[u8], value: &Value) -> std::result::Result<Tokenizer
     })
 }
 
+/// The same tokenizer, but blind to added tokens that are written out in a text, unless they are white space. `value` is the
+/// content of its `tokenizer.json`.
+pub(super) fn blind(value: &Value) -> std::result::Result<Tokenizer, String> {
+    let mut value = value.clone();
+    for token in value["added_tokens"].as_array_mut().into_iter().flatten() {
+        let is_text = token["content"].as_str().is_some_and(is_text);
+        // The crate looks for all tokens or for those that are not special, whatever they are for.
+        token["special"] = Value::Bool(!is_text);
+    }
+    let mut tokenizer = load(value.to_string().as_bytes(), &value)?;
+    tokenizer.set_encode_special_tokens(true);
+    Ok(tokenizer)
+}
+
+/// Whether an added token stands for text rather than structure: some vocabularies hold runs of white space so.
+pub(super) fn is_text(added_token: &str) -> bool {
+    added_token.chars().all(|c| c.is_whitespace() || c == '\u{2581}')
+}
+
 /// Appends the ids of `text`.
 pub(super) fn encode(tokenizer: &Tokenizer, text: &str, out: &mut Vec<u32>) -> Result<()> {
     let encoding = guarded(|| tokenizer.encode_fast(text, false).map_err(|e| e.to_string()));

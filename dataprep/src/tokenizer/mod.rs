@@ -73,8 +73,8 @@ enum Kind {
 
 struct Other {
     tokenizer: tokenizers::Tokenizer,
-    /// The same, but blind to special tokens written out in the text; made when first needed.
-    ordinary: OnceLock<tokenizers::Tokenizer>,
+    /// The same, but blind to added tokens written out in the text; made when first needed.
+    ordinary: OnceLock<std::result::Result<tokenizers::Tokenizer, String>>,
 }
 
 /// What each token stands for.
@@ -139,6 +139,11 @@ impl Tokenizer {
                 Some(eos) => Err(Error::Tokenizer { path: path.into(), what: format!("it has no token {eos:?}") }),
                 None => Ok(Self::bytes()),
             };
+        }
+        if !path.exists() {
+            let what = "no such file or folder; tokenizers are not fetched: name a tokenizer.json, or the folder of a Hugging Face \
+                        model that holds one (download it first), or bytes";
+            return Err(Error::Tokenizer { path: path.into(), what: what.into() });
         }
         let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
@@ -267,30 +272,18 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes a prompt: special tokens written out in it become their ids, none are added.
+    /// Encodes a prompt: added tokens written out in it, such as `<｜User｜>`, become their ids; none are put around it.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        check_length(text.len())?;
         let mut out = Vec::new();
-        match &self.inner.kind {
-            Kind::Bytes => {
-                for (i, part) in text.split(byte_level::END_OF_TEXT).enumerate() {
-                    if i > 0 {
-                        out.push(self.inner.eos);
-                    }
-                    out.extend(part.bytes().map(u32::from));
-                }
-            }
-            Kind::Bpe(bpe) => bpe.encode(text, true, &mut self.encoder().cache, &mut out)?,
-            Kind::Other(other) => general::encode(&other.tokenizer, text, &mut out)?,
-        }
+        self.encoder().encode_parsed(text.as_bytes(), &mut out)?;
         Ok(out)
     }
 
-    /// Encodes a document: special tokens written out in it are text like any other, so no document can end itself.
-    /// Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
+    /// Encodes a document: added tokens written out in it, such as `<｜User｜>`, are text like any other, so that no document
+    /// can end itself or claim a structure that it does not have. Only those that are white space become their ids. Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -388,15 +381,37 @@ impl Encoder<'_> {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
             Kind::Other(other) => {
-                let ordinary = other.ordinary.get_or_init(|| {
-                    let mut ordinary = other.tokenizer.clone();
-                    ordinary.set_encode_special_tokens(true);
-                    ordinary
-                });
-                general::encode(ordinary, &text, out)?;
+                let json = &self.tokenizer.inner.json;
+                let make = || serde_json::from_slice(json).map_err(|e| e.to_string()).and_then(|v| general::blind(&v));
+                let ordinary = other.ordinary.get_or_init(make).as_ref();
+                general::encode(ordinary.map_err(|what| Error::Tokenize(what.clone()))?, &text, out)?;
             }
         }
         Ok(matches!(text, Cow::Owned(_)))
+    }
+
+    /// Appends the ids of a document in which added tokens that are written out become their ids, as
+    /// [`Tokenizer::encode`] does: for corpora in chat form. True when bytes had to be replaced because they were not UTF-8.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn encode_parsed(&mut self, text: &[u8], out: &mut Vec<u32>) -> Result<bool> {
+        match &self.tokenizer.inner.kind {
+            Kind::Bytes => {
+                byte_level::encode_parsed(text, out);
+                Ok(false)
+            }
+            kind => {
+                check_length(text.len())?;
+                let text = String::from_utf8_lossy(text);
+                match kind {
+                    Kind::Bytes => {}
+                    Kind::Bpe(bpe) => bpe.encode(&text, true, &mut self.cache, out)?,
+                    Kind::Other(other) => general::encode(&other.tokenizer, &text, out)?,
+                }
+                Ok(matches!(text, Cow::Owned(_)))
+            }
+        }
     }
 }
 

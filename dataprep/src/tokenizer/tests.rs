@@ -284,9 +284,49 @@ fn variants_of_byte_level_bpe_agree_with_the_general_implementation() {
         let ids = general.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
         assert_eq!(ours.encode(&text).unwrap(), ids, "{path}");
         assert_eq!(ours.decode(&ids), general.decode(&ids, true).unwrap(), "{path}");
+        // The crate can be made blind to special tokens only: so all are.
+        for token in json["added_tokens"].as_array_mut().unwrap() {
+            token["special"] = true.into();
+        }
+        general = oracle(&from_value(&json).unwrap());
         general.set_encode_special_tokens(true);
         let ids = general.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
         assert_eq!(ours.encode_ordinary(text.as_bytes()).unwrap(), ids, "{path}");
+    }
+}
+
+#[test]
+fn documents_make_no_added_token_unless_they_are_in_chat_form() {
+    let added = |content: &str| {
+        serde_json::json!({"id": 0, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false})
+    };
+    let names = ["<｜User｜>", "<think>", "<｜fim▁hole｜>"];
+    for base in [trained(), metaspace()] {
+        let mut json: Value = serde_json::from_slice(&base.inner.json).unwrap();
+        let tokens = json["added_tokens"].as_array_mut().unwrap();
+        tokens.extend(names.iter().chain(&["   "]).map(|name| added(name)));
+        let ours = Tokenizer::from_json(json.to_string().into_bytes(), None, None, Path::new("test")).unwrap();
+        let ids: Vec<u32> = names.iter().map(|name| ours.added_token(name).unwrap()).collect();
+        let text = "a<｜User｜>a<think>a<｜fim▁hole｜>a   a";
+        let document = ours.encode_ordinary(text.as_bytes()).unwrap();
+        assert!(!ids.iter().any(|id| document.contains(id)), "{document:?}");
+        assert!(document.contains(&ours.added_token("   ").unwrap()), "white space is text: {document:?}");
+        let mut parsed = Vec::new();
+        ours.encoder().encode_parsed(text.as_bytes(), &mut parsed).unwrap();
+        assert_eq!(parsed, ours.encode(text).unwrap());
+        assert!(ids.iter().all(|id| parsed.contains(id)), "{parsed:?}");
+    }
+    let mut parsed = Vec::new();
+    Tokenizer::bytes().encoder().encode_parsed(b"\xff<|endoftext|>b", &mut parsed).unwrap();
+    assert_eq!(parsed, [255, 256, 98]);
+}
+
+#[test]
+fn a_name_that_is_no_file_is_explained() {
+    for name in ["gpt2", "deepseek-ai/DeepSeek-V3"] {
+        let error = Tokenizer::load(Path::new(name)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("tokenizer.json") && error.contains("bytes"), "{error}");
     }
 }
 

@@ -6,6 +6,7 @@ use super::tokens::{SPLITS, TokensReport};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::pipeline::config::PrepConfig;
+use crate::pipeline::divide::Division;
 use crate::pipeline::work::{Draft, Receipt, Stage, Work};
 use crate::shard::{Dtype, FileEntry, ShardEntry, Split, SplitEntry, index_bytes};
 use sha2::{Digest, Sha256};
@@ -55,9 +56,10 @@ pub(in crate::pipeline) fn run(
     work: &Work<'_>,
     config: &PrepConfig,
     dtype: Dtype,
+    division: &Division,
     encoded: &[Receipt<TokensReport>],
 ) -> Result<[Side; 2]> {
-    let folder = work.folder().join(tokens::STAGE);
+    let folder = work.folder().join(tokens::folder(division));
     let mut plans = Vec::new();
     for split in SPLITS {
         plans.extend(plan(&folder, encoded, split, config.output.shard_bytes / dtype.width())?);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::fim::Fim;
 use crate::pipeline::clean::{Aside, Cleaner};
 use crate::pipeline::config::PrepConfig;
-use crate::pipeline::divide::divide;
+use crate::pipeline::divide::Division;
 use crate::pipeline::flow::{BATCH_BYTES, BATCH_ITEMS, Stash, flow};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::packed::{Packed, Record};
@@ -20,7 +20,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 /// Name of the stage's folder.
-pub(in crate::pipeline) const STAGE: &str = "tokens";
+pub(in crate::pipeline) fn folder(division: &Division) -> &'static str {
+    division.stage("tokens", "tokens-tail")
+}
 /// Name of the stage that removes duplicates, as the manifest has it.
 pub(in crate::pipeline) const DEDUPLICATE: &str = "deduplicate";
 /// Both sides, in the order of [`TokensReport::sides`].
@@ -76,6 +78,7 @@ fn reading(report: &TokensReport) -> Option<&ReadReport> {
 /// What the stage works with.
 pub(in crate::pipeline) struct Tokens<'a> {
     config: &'a PrepConfig,
+    division: Division,
     tokenizer: &'a Tokenizer,
     fim: Option<Fim>,
     encoders: Stash<Encoder<'a>>,
@@ -83,9 +86,9 @@ pub(in crate::pipeline) struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     /// Will encode with `tokenizer`.
-    pub fn new(config: &'a PrepConfig, tokenizer: &'a Tokenizer) -> Result<Self> {
+    pub fn new(config: &'a PrepConfig, division: Division, tokenizer: &'a Tokenizer) -> Result<Self> {
         let fim = Fim::new(&config.fim, tokenizer, config.seed)?;
-        Ok(Self { config, tokenizer, fim, encoders: Stash::default() })
+        Ok(Self { config, division, tokenizer, fim, encoders: Stash::default() })
     }
 
     fn dtype(&self) -> Dtype {
@@ -94,9 +97,12 @@ impl<'a> Tokens<'a> {
 
     /// Reads, cleans, encodes and writes in one go.
     pub fn of_inputs(&self, work: &Work<'_>, inputs: &Inputs, cleaner: &Cleaner) -> Result<Vec<Receipt<TokensReport>>> {
-        let stage = Stage { name: STAGE, title: "tokenize", sizes: inputs.sizes() };
+        let stage = Stage { name: folder(&self.division), title: "tokenize", sizes: inputs.sizes() };
         in_order(work, &stage, &self.config.input, reading, |task, budget, draft| {
             let mut reading = Reading::new(work, inputs, task, &self.config.input, budget);
+            if self.division.chosen_tail().is_some() {
+                reading.be_quiet();
+            }
             let mut report = DocumentsReport::default();
             let (mut sides, mut changed) = (self.writers(), [0; 2]);
             let mut aside = Aside::new(self.config.output.dropped);
@@ -134,7 +140,7 @@ impl<'a> Tokens<'a> {
 
     /// Encodes and writes what was written down before.
     pub fn of_stored(&self, work: &Work<'_>, stored: &Stored<'_>) -> Result<Vec<Receipt<TokensReport>>> {
-        let stage = Stage { name: STAGE, title: "tokenize", sizes: stored.sizes() };
+        let stage = Stage { name: folder(&self.division), title: "tokenize", sizes: stored.sizes() };
         work.run(&stage, |task, draft| {
             let mut items = stored.open(task)?;
             let (mut sides, mut changed, mut documents_encoded) = (self.writers(), [0; 2], 0);
@@ -179,7 +185,7 @@ impl<'a> Tokens<'a> {
     /// Both sides of a document. Only what is trained on is rearranged: what it is measured on is text as it is.
     fn encode(&self, encoder: &mut Encoder<'_>, header: String, text: &[u8]) -> Result<Encoded> {
         let mut encoded = Encoded { header, sides: [None, None], repaired: false, rearranged: false };
-        for ((split, part), side) in divide(text, self.config).into_iter().zip(0..) {
+        for ((split, part), side) in self.division.divide(text).into_iter().zip(0..) {
             if part.is_empty() {
                 continue;
             }
@@ -190,6 +196,7 @@ impl<'a> Tokens<'a> {
                     encoded.rearranged |= done.rearranged;
                     done.repaired
                 }
+                None if self.config.tokenizer.parse_added => encoder.encode_parsed(part, &mut tokens)?,
                 None => encoder.encode_ordinary(part, &mut tokens)?,
             };
             // Replacement makes text longer; what the tokens stand for is what counts.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pipeline::config::PrepConfig;
-use crate::pipeline::divide::divide;
+use crate::pipeline::divide::Division;
 use crate::pipeline::flow::{BATCH_BYTES, BATCH_ITEMS};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::work::{Stage, Work};
@@ -12,13 +12,21 @@ use crate::tokenizer::train::WordCounter;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Name of the stage's folder, in which the tokenizer is saved.
-const STAGE: &str = "tokenizer";
-
 #[derive(Serialize, Deserialize)]
 struct VocabularyReport {
-    fingerprint: String,
+    /// Nothing where there was no text to learn from.
+    fingerprint: Option<String>,
     stage: StageReport,
+    /// Bytes of text on the validation side.
+    held_out: u64,
+}
+
+/// What training came to.
+pub(in crate::pipeline) enum Trained {
+    /// A tokenizer, and what there is to say about it.
+    Tokenizer(Tokenizer, StageReport),
+    /// There is no text on the training side; so many bytes are on the other.
+    NoText { held_out: u64 },
 }
 
 /// Trains on the training side alone, up to `tokenizer.train_bytes` of what `texts` gives batch by batch (an empty batch
@@ -26,46 +34,58 @@ struct VocabularyReport {
 pub(in crate::pipeline) fn run<T: AsRef<[u8]> + Sync>(
     work: &Work<'_>,
     config: &PrepConfig,
+    division: &Division,
     size: u64,
     mut texts: impl FnMut() -> Result<Vec<T>> + Send,
-) -> Result<(Tokenizer, StageReport)> {
+) -> Result<Trained> {
     let vocab_size = config.tokenizer.vocab_size.expect("there is either a file or a size");
-    let folder = work.folder().join(STAGE);
-    let stage = Stage { name: STAGE, title: "train tokenizer", sizes: vec![size] };
+    // The tokenizer is saved in the stage's folder.
+    let name = division.stage("tokenizer", "tokenizer-tail");
+    let folder = work.folder().join(name);
+    let stage = Stage { name, title: "train tokenizer", sizes: vec![size] };
     let once = std::sync::Mutex::new(&mut texts);
     let receipts = work.run(&stage, |_, _| {
         let mut texts = once.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (tokenizer, stage) = train(work, config, vocab_size, &mut **texts)?;
-        tokenizer.save(&folder)?;
-        Ok(VocabularyReport { fingerprint: tokenizer.fingerprint().into(), stage })
+        let (tokenizer, stage, held_out) = train(work, config, division, vocab_size, &mut **texts)?;
+        let fingerprint = tokenizer.as_ref().map(|tokenizer| tokenizer.fingerprint().to_owned());
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.save(&folder)?;
+        }
+        Ok(VocabularyReport { fingerprint, stage, held_out })
     })?;
     let report = receipts.into_iter().next().expect("the stage has one task").report;
+    let Some(fingerprint) = report.fingerprint else {
+        return Ok(Trained::NoText { held_out: report.held_out });
+    };
     let tokenizer = Tokenizer::load_with_eos(&folder, config.tokenizer.eos.as_deref())?;
-    if tokenizer.fingerprint() != report.fingerprint {
+    if tokenizer.fingerprint() != fingerprint {
         let what = "not the tokenizer that was trained; remove the folder and run prep again";
         return Err(Error::Tokenizer { path: folder, what: what.into() });
     }
-    Ok((tokenizer, report.stage))
+    Ok(Trained::Tokenizer(tokenizer, report.stage))
 }
 
 fn train<T: AsRef<[u8]> + Sync>(
     work: &Work<'_>,
     config: &PrepConfig,
+    division: &Division,
     vocab_size: u32,
     texts: &mut (impl FnMut() -> Result<Vec<T>> + Send),
-) -> Result<(Tokenizer, StageReport)> {
+) -> Result<(Option<Tokenizer>, StageReport, u64)> {
     let mut counter = WordCounter::new(config.tokenizer.max_words);
     if config.fim.rate > 0.0 {
         counter = counter.with_special_tokens(&[&config.fim.begin, &config.fim.hole, &config.fim.end]);
     }
-    let (mut bytes, mut used) = (0, 0);
+    let (mut bytes, mut used, mut held_out) = (0, 0, 0);
     while bytes < config.tokenizer.train_bytes {
         let batch = texts()?;
         if batch.is_empty() {
             break;
         }
+        let side = |text: &T, side: usize| division.divide(text.as_ref())[side].1.len() as u64;
+        held_out += batch.iter().map(|text| side(text, 1)).sum::<u64>();
         let texts: Vec<_> = work.pool().install(|| {
-            let head = |text: &'_ T| String::from_utf8_lossy(divide(text.as_ref(), config)[0].1).into_owned();
+            let head = |text: &'_ T| String::from_utf8_lossy(division.divide(text.as_ref())[0].1).into_owned();
             batch.par_iter().map(head).filter(|text| !text.is_empty()).collect()
         });
         bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
@@ -80,12 +100,15 @@ fn train<T: AsRef<[u8]> + Sync>(
         dropped: dropped.into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| (why.to_owned(), n)).collect(),
         ..StageReport::default()
     };
+    if used == 0 {
+        return Ok((None, stage, held_out));
+    }
     let tokenizer = work.pool().install(|| counter.train(vocab_size))?;
     if tokenizer.vocab_size() < vocab_size {
         let found = tokenizer.vocab_size();
         work.message(&format!("the text gives only {found} of the {vocab_size} tokens asked for"));
     }
-    Ok((tokenizer, stage))
+    Ok((Some(tokenizer), stage, held_out))
 }
 
 /// Batches of the text of all tasks' inputs, one after the other, at most `input.max_bytes` of it.

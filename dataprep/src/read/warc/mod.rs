@@ -3,6 +3,7 @@
 //! A record begins with a version line, has headers, an empty line, and as many bytes as `Content-Length` says. Where a
 //! record does not hold to that it is bad, and reading goes on at the next line that begins with `WARC/`.
 
+use super::decode::Wide;
 use super::http::{self, Body};
 use super::record::{Context, Found, Record, Records};
 use super::stream::{Line, Store, Stream};
@@ -21,6 +22,8 @@ const ABSURD: u64 = 1 << 40;
 pub const STATUS: &str = "warc.status";
 /// Rule of [`Record::Dropped`]: what the server sent is no page and no text. Its value is 0, against 1.
 pub const MEDIA_TYPE: &str = "warc.media_type";
+/// Rule of [`Record::Dropped`]: the body is compressed in an unknown way, or damaged. Its value is 0, against 1.
+pub const CONTENT_ENCODING: &str = "warc.content_encoding";
 
 /// What the headers of a record say.
 #[derive(Debug, Default)]
@@ -29,6 +32,8 @@ pub(super) struct Head {
     media_type: String,
     id: Option<String>,
     uri: Option<String>,
+    /// Media type of the body, as the crawler identified it.
+    identified: String,
     length: Option<u64>,
 }
 
@@ -43,6 +48,7 @@ impl Head {
             "warc-record-id" => self.id = Some(value),
             // Early writers put the address in angle brackets.
             "warc-target-uri" => self.uri = Some(value.trim_matches(['<', '>']).to_owned()),
+            "warc-identified-payload-type" => self.identified = value.to_ascii_lowercase(),
             "content-length" => self.length = value.parse().ok(),
             _ => {}
         }
@@ -259,24 +265,70 @@ pub(super) fn record(
     if response.status != 200 {
         return dropped(STATUS, f64::from(response.status), 200.0);
     }
-    let is_page = match response.media_type.as_str() {
+    let body = match response.body {
+        Body::Whole(body) => Some(body),
+        Body::TooLarge => None,
+        Body::Undecodable => return dropped(CONTENT_ENCODING, 0.0, 1.0),
+    };
+    let is_unknown = |media_type: &str| matches!(media_type, "" | "unknown/unknown" | "application/unknown");
+    let media_type = match response.media_type.as_str() {
+        known if !is_unknown(known) => known,
+        _ => head.identified.split(';').next().unwrap_or_default().trim(),
+    };
+    let is_page = match media_type {
         "text/html" | "application/xhtml+xml" => true,
         "text/plain" => false,
-        "" if matches!(&response.body, Body::Whole(body) if looks_like_a_page(body)) => true,
+        unknown if is_unknown(unknown) && body.as_deref().is_some_and(looks_like_a_page) => true,
         _ => return dropped(MEDIA_TYPE, 0.0, 1.0),
     };
-    let Body::Whole(body) = response.body else {
+    let Some(body) = body else {
         return Ok(context.too_large(found(String::new()), limit.saturating_add(1)));
     };
     let text = crate::extract::decode(&body, response.charset.as_deref(), head.uri.as_deref());
     if is_page { context.page(found(text)) } else { Ok(context.record(at, Ok(found(text)))) }
 }
 
-/// Whether bytes of no known type begin as a page does.
+/// Whether bytes of no known type begin as a page does (MIME Sniffing standard, section 7.1).
 fn looks_like_a_page(body: &[u8]) -> bool {
-    let start = body.trim_ascii_start();
-    let begins = |with: &str| start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
-    begins("<!doctype html") || begins("<html")
+    const TAGS: [&str; 17] = [
+        "<!doctype html",
+        "<html",
+        "<head",
+        "<script",
+        "<iframe",
+        "<h1",
+        "<div",
+        "<font",
+        "<table",
+        "<a",
+        "<style",
+        "<title",
+        "<b",
+        "<body",
+        "<br",
+        "<p",
+        "<!--",
+    ];
+    let start = body.get(..1024).unwrap_or(body);
+    let text = match Wide::declared(start) {
+        Some(_) => crate::extract::decode(start, None, None).into_bytes(),
+        None => start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).to_vec(),
+    };
+    let mut text = text.trim_ascii_start();
+    // XHTML may have a declaration of XML before its document type.
+    if let Some(declared) = text.strip_prefix(b"<?xml") {
+        let end = memchr::memmem::find(declared, b"?>").map_or(declared.len(), |end| end + 2);
+        text = declared.get(end..).unwrap_or_default().trim_ascii_start();
+        return [TAGS[0], TAGS[1]].iter().any(|tag| begins(text, tag));
+    }
+    TAGS.iter().any(|tag| {
+        let ends = |after: Option<&u8>| matches!(after, Some(b' ' | b'>' | b'\t' | b'\n' | b'\r' | 0x0c));
+        begins(text, tag) && (*tag == "<!--" || ends(text.get(tag.len())))
+    })
+}
+
+fn begins(text: &[u8], with: &str) -> bool {
+    text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
 }
 
 /// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it, in a plain file of

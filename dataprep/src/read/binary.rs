@@ -1,0 +1,111 @@
+//! Telling text from what is no text.
+
+use super::stream::Store;
+use std::path::Path;
+
+/// The largest share of a text's bytes that may be no text.
+pub(super) const MAX_SHARE: f64 = 0.3;
+/// Bytes at the start of a file that are looked at for NUL, as `git` does.
+const NUL_WITHIN: usize = 8000;
+
+/// What the bytes of a file are that is read as text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Nature {
+    /// UTF-8.
+    Text,
+    /// Mostly text, but this share of the bytes is not UTF-8.
+    Damaged(f64),
+    /// No text: this share of the bytes is not UTF-8 or a control character, or NUL stands beside what is not UTF-8.
+    Binary(f64),
+}
+
+/// Tells text from what is none. The share of bytes that no text has decides, so that it is the same in every language.
+pub(super) fn nature(bytes: &[u8]) -> Nature {
+    let invalid: usize = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
+    let controls = bytes.iter().filter(|&&byte| is_control(byte)).count();
+    let share = |n: usize| n as f64 / bytes.len().max(1) as f64;
+    if share(invalid + controls) > MAX_SHARE {
+        return Nature::Binary(share(invalid + controls));
+    }
+    if invalid == 0 {
+        return Nature::Text;
+    }
+    let start = bytes.get(..NUL_WITHIN).unwrap_or(bytes);
+    if memchr::memchr(0, start).is_some() || format_name(bytes).is_some() {
+        return Nature::Binary(1.0);
+    }
+    Nature::Damaged(share(invalid))
+}
+
+/// Whether the first bytes of a file are UTF-8 text, of which the last character may be cut.
+pub(super) fn is_text_start(head: &[u8]) -> bool {
+    let complete = match std::str::from_utf8(head) {
+        Ok(_) => true,
+        Err(e) => e.error_len().is_none(),
+    };
+    complete && !head.iter().any(|&byte| is_control(byte))
+}
+
+/// Control characters that stand in no text: all but white space, backspace and escape.
+fn is_control(byte: u8) -> bool {
+    matches!(byte, 0..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f)
+}
+
+/// The name of the format of a file that is no text, where it has a well-known one.
+pub(crate) fn of_file(path: &Path) -> Option<&'static str> {
+    format_name(&super::access::head(&Store::File(path.into())).ok()?)
+}
+
+/// The name of a file format that is no text, by the first bytes.
+pub(super) fn format_name(bytes: &[u8]) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 16] = [
+        (b"\x1f\x8b", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"PK\x03\x04", "ZIP (or a format in ZIP, such as .docx or .epub)"),
+        (b"Rar!\x1a\x07", "RAR"),
+        (b"%PDF-", "PDF"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Microsoft Office"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"GIF8", "GIF"),
+        (b"\x7fELF", "ELF"),
+        (b"SQLite format 3\0", "SQLite"),
+        (b"PAR1", "Parquet"),
+        (b"ARROW1\0\0", "Arrow"),
+    ];
+    FORMATS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_told_from_other_bytes() {
+        let words = "Il était une fois, à l'été. ";
+        let latin1: Vec<u8> = words.repeat(50).chars().map(|c| c as u8).collect();
+        assert!(
+            matches!(nature(&latin1), Nature::Damaged(share) if (0.1..0.15).contains(&share)),
+            "{:?}",
+            nature(&latin1)
+        );
+        assert_eq!(nature(words.as_bytes()), Nature::Text);
+        assert_eq!(nature("今日は。\t\x1b[1mbold\x1b[0m\r\n\x0c".as_bytes()), Nature::Text);
+        assert_eq!(nature(b""), Nature::Text);
+        assert_eq!(nature(b"one stray \0 in a text that is long enough"), Nature::Text);
+        // UTF-16 without a byte order mark, and KOI8-R, in which every letter of Russian is beyond ASCII.
+        assert_eq!(nature(b"t\0e\0x\0t\0"), Nature::Binary(0.5));
+        assert!(matches!(nature(&[0xd0, 0xd2, 0xc9, 0xd7, 0xc5, 0xd4, b' ']), Nature::Binary(_)));
+        let noise: Vec<u8> = (0..100_000_u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        assert!(matches!(nature(&noise), Nature::Binary(share) if share > 0.4));
+        let mut pdf = b"%PDF-1.7\n".to_vec();
+        pdf.extend(words.repeat(50).chars().map(|c| c as u8));
+        assert_eq!(nature(&pdf), Nature::Binary(1.0));
+        assert!(
+            is_text_start("abc 今".as_bytes()) && is_text_start(&"abc 今".as_bytes()[..6]) && !is_text_start(b"a\xffb")
+        );
+    }
+}
