@@ -10,15 +10,20 @@
 //!     manifest.json                sizes and SHA-256, written last
 //! ```
 //!
-//! [`commit`] is how a folder comes to count, [`store`] the seam through which all of it is written. The model's own
-//! files are [`hf`](crate::hf)'s.
+//! [`commit`] writes a checkpoint and gives it its name in one step, through the file operations of [`store`]; [`locate`]
+//! finds checkpoints, [`Manifest`] checks them, [`State`] is what training needs beside the model. The model's own files
+//! are those of [`hf`](crate::hf).
 
 pub mod commit;
 mod error;
+mod locate;
+mod manifest;
 mod state;
 pub mod store;
 
-pub use commit::{Draft, Found, Keep, Located, Manifest, clean, latest, list, locate, survey};
+pub use commit::{Draft, Keep, clean};
 pub use error::CheckpointError;
+pub use locate::{Found, Located, latest, list, locate, survey};
+pub use manifest::{FileEntry, MANIFEST, Manifest};
 pub use state::{Best, State, load_average, load_trainer, save_trainer};
 pub use store::{Disk, Store};

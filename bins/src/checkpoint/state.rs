@@ -1,7 +1,7 @@
 //! The state of training beside the model (`trainer/` in a checkpoint): moments, EMA, counters, data position.
 
-use super::commit::Manifest;
 use super::error::CheckpointError;
+use super::manifest::Manifest;
 use crate::hf::names::AVERAGE;
 use crate::hf::safetensors::{ElementType, TensorFile, TensorSpec};
 use crate::hf::write::{write_json, write_tensors};

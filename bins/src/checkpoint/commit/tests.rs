@@ -1,9 +1,10 @@
 //! Tests of checkpoints: failures at every call, damage, resuming, and what is kept.
 
+use super::super::locate::{latest, locate};
 use super::super::state::{State, load_trainer, save_trainer};
 use super::super::store::Disk;
 use super::*;
-use crate::hf::{Format, load_weights, read_config, save_model};
+use crate::hf::{CONFIG, Format, load_weights, read_config, save_model};
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
 use fathom_core::model::{Batch, Model};
