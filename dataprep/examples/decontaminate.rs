@@ -4,8 +4,8 @@
 //! cargo run --release -p fathom-dataprep --example decontaminate -- DOCUMENTS.jsonl EVALUATION_FILE...
 //! ```
 //!
-//! DOCUMENTS.jsonl has an object with `text` a line. Prints a line of JSON for every file, and for every item that was hit
-//! with the number of documents it occurs in.
+//! DOCUMENTS.jsonl has an object with `text` a line. Prints a line of JSON for every file, and for every item that was
+//! hit with the number of documents it occurs in.
 
 use fathom_dataprep::dedup::{DecontaminateConfig, DecontaminateScratch, Decontaminator, ItemHits};
 use serde_json::{Value, json};

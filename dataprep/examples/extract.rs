@@ -4,9 +4,9 @@
 //! cargo run --release -p fathom-dataprep --example extract -- PAGES [NAME=PREDICTIONS.json]...
 //! ```
 //!
-//! `PAGES` is a folder as <https://github.com/scrapinghub/article-extraction-benchmark> has it: `ID.html.gz` (in `html/` or
-//! the folder itself) and `ground-truth.json`. Further arguments are what other extractors made of the same pages, in that
-//! benchmark's format: `{"ID": {"articleBody": "..."}}`.
+//! `PAGES` is a folder as <https://github.com/scrapinghub/article-extraction-benchmark> has it: `ID.html.gz` (in
+//! `html/` or the folder itself) and `ground-truth.json`. Further arguments are what other extractors made of the same
+//! pages, in that benchmark's format: `{"ID": {"articleBody": "..."}}`.
 //!
 //! The score is that benchmark's: texts are multisets of 4-grams of words; true positives, false positives and false
 //! negatives of a page are divided by their sum, so that each page counts the same; precision and recall are means over

@@ -5,10 +5,10 @@
 //! cargo run --release -p fathom-dataprep --example filter_verdicts -- --words DOCUMENTS.jsonl > WORDS.jsonl
 //! ```
 //!
-//! CONFIGS.json is an object of filter configurations by name. DOCUMENTS.jsonl has an object with `text` and perhaps `url`
-//! a line. A line of VERDICTS.jsonl maps each name to `[rule, value]` where the document was dropped and to the SHA-256 of
-//! the text that remains where it was not. How much time each configuration took of one processor goes to standard error.
-//! With `--words`, a line has the words of a document.
+//! CONFIGS.json is an object of filter configurations by name. DOCUMENTS.jsonl has an object with `text` and perhaps
+//! `url` a line. A line of VERDICTS.jsonl maps each name to `[rule, value]` where the document was dropped and to the
+//! SHA-256 of the text that remains where it was not. How much time each configuration took of one processor goes to
+//! standard error. With `--words`, a line has the words of a document.
 
 use fathom_dataprep::filter::{FilterConfig, Filters, split_words};
 use fathom_dataprep::{Document, Origin};

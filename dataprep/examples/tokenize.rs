@@ -6,8 +6,9 @@
 //! ```
 //!
 //! `TEXT` is a `.jsonl` file of `{"text": ...}`, or any file, which is then one document a kilobyte or so, cut at line
-//! ends. The peer is given the first `N` bytes (all unless said), document by document. Speeds are per second of processor
-//! time, so that other programs on the machine matter less: the best of four passes of ours, and one of the peer's.
+//! ends. The peer is given the first `N` bytes (all unless said), document by document. Speeds are per second of
+//! processor time, so that other programs on the machine matter less: the best of four passes of ours, and one of the
+//! peer's.
 
 use fathom_dataprep::Tokenizer;
 use std::error::Error;

@@ -1,14 +1,16 @@
 //! Filling in the middle: some documents are rearranged so that a model learns to write what stands between two texts.
 //!
-//! DeepSeek-V3 does it to a tenth of its documents, before packing, in the order prefix, suffix, middle (V3 report §4.1):
+//! DeepSeek-V3 does it to a tenth of its documents, before packing, in the order prefix, suffix, middle (V3 report
+//! §4.1):
 //!
 //! ```text
 //! <｜fim▁begin｜> prefix <｜fim▁hole｜> suffix <｜fim▁end｜> middle <｜end▁of▁sentence｜>
 //! ```
 //!
 //! The document is cut in two places drawn evenly from all places between its characters, its beginning and its end
-//! included (Bavarian et al., *Efficient Training of Language Models to Fill in the Middle*, 2022, §3). Whether a document
-//! is rearranged, and where it is cut, follows from seed and content alone: not from where it stands among the others.
+//! included (Bavarian et al., *Efficient Training of Language Models to Fill in the Middle*, 2022, §3). Whether a
+//! document is rearranged, and where it is cut, follows from seed and content alone: not from where it stands among the
+//! others.
 
 use crate::error::{Error, Result};
 use crate::tokenizer::{Encoder, Tokenizer};

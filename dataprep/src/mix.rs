@@ -1,13 +1,14 @@
 //! Which source each sequence of a run comes from: exact shares, in an order that needs no memory.
 //!
-//! Sources are drawn by Sainte-Laguë's method: with `w` its weight and `c` the sequences it has given so far, the source
-//! with the largest `w / (2c + 1)` comes next. That is as even as whole sequences can be: after any number of draws each
-//! source has had its share but for a sequence or so, where random draws stray by the square root of their number.
+//! Sources are drawn by Sainte-Laguë's method: with `w` its weight and `c` the sequences it has given so far, the
+//! source with the largest `w / (2c + 1)` comes next. That is as even as whole sequences can be: after any number of
+//! draws each source has had its share but for a sequence or so, where random draws stray by the square root of their
+//! number.
 //!
 //! Put differently, source `i` gives its `j`-th sequence at the time `(2j + 1) / (2 wᵢ)`, and draws are these events in
-//! the order of time. So what the `k`-th draw is follows from `k` alone: a run resumes at any `k`, and workers share a run
-//! by sharing its numbers. A source that may be gone through only so often has so many events; the others go on at the
-//! pace they had.
+//! the order of time. So what the `k`-th draw is follows from `k` alone: a run resumes at any `k`, and workers share a
+//! run by sharing its numbers. A source that may be gone through only so often has so many events; the others go on at
+//! the pace they had.
 
 use crate::error::{Error, Result};
 

@@ -38,7 +38,8 @@ impl Map {
             return Ok(Vec::new().into());
         }
         // SAFETY: the map is private to this struct and only ever read. Soundness needs that no one changes the file
-        // meanwhile; shards are immutable once renamed into place, which the type's documentation states as its premise.
+        // meanwhile; shards are immutable once renamed into place, which the type's documentation states as its
+        // premise.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Self { bytes: Bytes::Mapped(map) })
     }

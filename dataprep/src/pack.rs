@@ -1,16 +1,16 @@
 //! Best-fit packing: whole documents in every sequence, instead of cutting one long stream wherever a sequence ends.
 //!
-//! Ding et al., *Fewer Truncations Improve Language Modeling* (ICML 2024): documents that are longer than a sequence are
-//! cut into pieces of full length and a rest; then pieces go, the longest first, each into the sequence with the least
-//! room that still holds it. Only documents longer than a sequence are cut at all, and next to nothing stays empty, since
-//! text has short documents in plenty. DeepSeek-V3 packs documents for the same reason (V3 report §4.1).
+//! Ding et al., *Fewer Truncations Improve Language Modeling* (ICML 2024): documents that are longer than a sequence
+//! are cut into pieces of full length and a rest; then pieces go, the longest first, each into the sequence with the
+//! least room that still holds it. Only documents longer than a sequence are cut at all, and next to nothing stays
+//! empty, since text has short documents in plenty. DeepSeek-V3 packs documents for the same reason (V3 report §4.1).
 //!
 //! With lengths below a bound, "the least room that still holds it" is one look at a bit set: packing `n` pieces into
 //! sequences of `S` tokens takes `O(n + S)` memory and `O(n · S / 4096)` time at the very most.
 //!
-//! A row of a batch has room for `S + 1` tokens, of which the first `S` are inputs and the last `S` targets. The pieces of
-//! a long document overlap by one token, so that each of its tokens but the first is a target exactly once. What stays
-//! empty at the end of a row is filled with the end-of-document token, each of which is a document of its own.
+//! A row of a batch has room for `S + 1` tokens, of which the first `S` are inputs and the last `S` targets. The pieces
+//! of a long document overlap by one token, so that each of its tokens but the first is a target exactly once. What
+//! stays empty at the end of a row is filled with the end-of-document token, each of which is a document of its own.
 
 use crate::error::{Error, Result};
 use crate::shard::ShardSet;

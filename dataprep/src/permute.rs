@@ -4,8 +4,8 @@
 ///
 /// A balanced Feistel network permutes the smallest power of four that holds `n`; numbers that land outside `0..n` walk
 /// along their cycle until they land inside (Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002). The
-/// domain is less than `4 n`, so a look-up takes fewer than four steps on average, and any element of the order is found
-/// without the ones before it.
+/// domain is less than `4 n`, so a look-up takes fewer than four steps on average, and any element of the order is
+/// found without the ones before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     n: u64,

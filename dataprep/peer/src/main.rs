@@ -1,13 +1,13 @@
-//! How fast text becomes tokens on one thread, beside `tokenizers` 1.0.0-rc.3 in the same minutes, and whether both give
-//! the same ids. `examples/tokenize.rs` is the same with the released version.
+//! How fast text becomes tokens on one thread, beside `tokenizers` 1.0.0-rc.3 in the same minutes, and whether both
+//! give the same ids. `examples/tokenize.rs` is the same with the released version.
 //!
 //! ```sh
 //! cd dataprep/peer && cargo run --release -- TEXT TOKENIZER.json...
 //! ```
 //!
 //! `TEXT` is a `.jsonl` file of `{"text": ...}`, or any file, which is then one document a kilobyte or so, cut at line
-//! ends. Both take turns, document by document; of five passes each, the best counts, per second of processor time where
-//! Linux says, so that other programs on the machine matter less.
+//! ends. Both take turns, document by document; of five passes each, the best counts, per second of processor time
+//! where Linux says, so that other programs on the machine matter less.
 
 use fathom_dataprep::Tokenizer;
 use std::error::Error;

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 const EDGES: Kind = *b"edges   ";
 const BUFFER: usize = 1 << 16;
 
-/// Finds the documents that share a band of `bucket`, in the signature files of all splits, and writes an edge from each
-/// to the first of them into `out`. Documents in `removed` do not count. Returns the number of edges.
+/// Finds the documents that share a band of `bucket`, in the signature files of all splits, and writes an edge from
+/// each to the first of them into `out`. Documents in `removed` do not count. Returns the number of edges.
 ///
-/// `folder` is emptied and used for runs; `memory` bounds, in bytes, what sorting takes. The result depends on neither, nor
-/// on the order of `signatures`.
+/// `folder` is emptied and used for runs; `memory` bounds, in bytes, what sorting takes. The result depends on neither,
+/// nor on the order of `signatures`.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::CorruptIndex`] for a damaged file or one of other parameters.
@@ -88,12 +88,12 @@ pub struct ClusterSummary {
     pub largest: u64,
 }
 
-/// Joins the edges of all buckets into clusters, chooses one document of each to keep, and writes the others into `out`,
-/// for [`Removals`].
+/// Joins the edges of all buckets into clusters, chooses one document of each to keep, and writes the others into
+/// `out`, for [`Removals`].
 ///
-/// Components are found by union-find where they fit in `memory` bytes, and otherwise by external sorts; the result is the
-/// same. `folder` is emptied and used for runs. `signatures` are the files of all splits, in the order of their documents,
-/// and are read only to find the longest.
+/// Components are found by union-find where they fit in `memory` bytes, and otherwise by external sorts; the result is
+/// the same. `folder` is emptied and used for runs. `signatures` are the files of all splits, in the order of their
+/// documents, and are read only to find the longest.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::CorruptIndex`] for a damaged file or one of other parameters.

@@ -14,8 +14,8 @@ pub enum Keep {
     Longest,
 }
 
-/// The settings of deduplication. Near-duplicates are looked for among the documents that are left when addresses and then
-/// texts have been compared.
+/// The settings of deduplication. Near-duplicates are looked for among the documents that are left when addresses and
+/// then texts have been compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DedupConfig {

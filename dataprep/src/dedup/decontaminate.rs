@@ -1,8 +1,8 @@
 //! Evaluation data in training data: documents that share a long word sequence with an item of an evaluation.
 //!
 //! Sequences of 13 words, in the form in which near-duplicates are compared, as in Brown et al., *Language Models are
-//! Few-Shot Learners*, 2020, appendix C. Which items were hit is counted, so that scores can be reported with and without
-//! them.
+//! Few-Shot Learners*, 2020, appendix C. Which items were hit is counted, so that scores can be reported with and
+//! without them.
 
 use super::minhash::shingle;
 use super::normalise::Normaliser;
@@ -23,8 +23,8 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecontaminateConfig {
-    /// Evaluation files: `.jsonl` and `.csv` with an item a record, anything else with an item a line; `.gz` and `.zst` of
-    /// them.
+    /// Evaluation files: `.jsonl` and `.csv` with an item a record, anything else with an item a line; `.gz` and `.zst`
+    /// of them.
     pub files: Vec<PathBuf>,
     /// Fields of a JSON record to look at, with all that is in them; none looks at all.
     pub fields: Vec<String>,
@@ -93,15 +93,16 @@ pub struct DecontaminateScratch {
     shingles: Vec<u64>,
 }
 
-/// What a document shares with evaluations: number of different sequences by item, an index into [`Decontaminator::items`].
+/// What a document shares with evaluations: number of different sequences by item, an index into
+/// [`Decontaminator::items`].
 pub type Shared = BTreeMap<u32, usize>;
 
 impl Decontaminator {
     /// Reads the evaluation files.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::BadArchive`] for a file that cannot be read, [`Error::Config`] for one that holds something
-    /// else, or a number that cannot be meant.
+    /// [`Error::Io`] and [`Error::BadArchive`] for a file that cannot be read, [`Error::Config`] for one that holds
+    /// something else, or a number that cannot be meant.
     pub fn new(config: &DecontaminateConfig) -> Result<Self> {
         let mut found = Self::empty(config)?;
         let mut scratch = DecontaminateScratch::default();

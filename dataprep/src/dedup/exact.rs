@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_128;
 const KEYS: Kind = *b"keys    ";
 const BUFFER: usize = 1 << 16;
 
-/// Gathers the keys of a split's documents and writes them: 24 bytes a document in memory until then. A key is 128 bits of
-/// XXH3, of which no two different among 10^12 collide but with a chance of 1.5e-15.
+/// Gathers the keys of a split's documents and writes them: 24 bytes a document in memory until then. A key is 128 bits
+/// of XXH3, of which no two different among 10^12 collide but with a chance of 1.5e-15.
 #[derive(Default)]
 pub struct KeyWriter {
     keys: Vec<[u64; 3]>,
@@ -94,8 +94,8 @@ pub fn exact(keys: &[PathBuf], removed: Option<&Path>, folder: &Path, memory: us
     removals::write(out, found.finish()?)
 }
 
-/// What makes two addresses the same: everything but the scheme, the case of the host, a default port, a fragment, and a
-/// path that is only a slash.
+/// What makes two addresses the same: everything but the scheme, the case of the host, a default port, a fragment, and
+/// a path that is only a slash.
 pub fn normalise_url(url: &str) -> String {
     let url = url.trim();
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));

@@ -2,8 +2,8 @@
 //! resemblance and containment of documents*, 1997), cut into bands for locality-sensitive hashing.
 //!
 //! Of `H` hash functions over the set of a text's word sequences, the least value of each agrees between two texts with
-//! the probability of their Jaccard similarity `s`. `r` values make a band; with `b` bands, two texts share at least one
-//! with the probability `1 - (1 - s^r)^b`. FineWeb's 14 bands of 8 over sequences of 5 words find 92 % of pairs at
+//! the probability of their Jaccard similarity `s`. `r` values make a band; with `b` bands, two texts share at least
+//! one with the probability `1 - (1 - s^r)^b`. FineWeb's 14 bands of 8 over sequences of 5 words find 92 % of pairs at
 //! `s = 0.8` and 1 % at `s = 0.4`.
 
 use super::normalise::Normaliser;
@@ -55,8 +55,8 @@ const MOST_HASHES: usize = 1 << 16;
 pub struct MinHasher {
     config: MinHashConfig,
     arch: Arch,
-    /// Hash function `i` takes `x` to `multipliers[i] * x + addends[i]` modulo 2^64. The multipliers are odd, so each is a
-    /// bijection; `x` is itself a hash, so the least value falls evenly. Padded to whole lanes.
+    /// Hash function `i` takes `x` to `multipliers[i] * x + addends[i]` modulo 2^64. The multipliers are odd, so each
+    /// is a bijection; `x` is itself a hash, so the least value falls evenly. Padded to whole lanes.
     multipliers: Vec<[u64; LANES]>,
     addends: Vec<[u64; LANES]>,
 }
@@ -108,8 +108,8 @@ impl MinHasher {
         &self.config
     }
 
-    /// The bands of a text's signature, each as 64 bits, into `bands`; false, and none, if the text has fewer words than a
-    /// sequence.
+    /// The bands of a text's signature, each as 64 bits, into `bands`; false, and none, if the text has fewer words
+    /// than a sequence.
     pub fn bands(&self, text: &str, scratch: &mut MinHashScratch, bands: &mut Vec<u64>) -> bool {
         bands.clear();
         let MinHashScratch { normaliser, words, shingles, least } = scratch;

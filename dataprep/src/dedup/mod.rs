@@ -8,13 +8,13 @@
 //! 2. one task: [`exact`] merges the keys of all splits, and all documents but the first of each key are removed;
 //! 3. one task a bucket: [`bucket_edges`] merges one section of all signature files, and links documents that share a
 //!    band to the first of them;
-//! 4. one task: [`cluster`] joins the edges of all buckets into clusters, and keeps one document of each, by the rule of
-//!    [`Keep`];
+//! 4. one task: [`cluster`] joins the edges of all buckets into clusters, and keeps one document of each, by the rule
+//!    of [`Keep`];
 //! 5. one task a split: [`Removals`] says, in the order of documents, which are removed, and for which other.
 //!
 //! Documents are known by 64-bit numbers that increase in the order of the corpus (such as the number of a split in the
-//! upper half and that of the document in the lower). No task holds more than its split or the memory it was given: what
-//! does not fit is sorted on disk by [`Sorter`].
+//! upper half and that of the document in the lower). No task holds more than its split or the memory it was given:
+//! what does not fit is sorted on disk by [`Sorter`].
 //!
 //! [`Decontaminator`] compares single documents with evaluation data and is no part of this order.
 

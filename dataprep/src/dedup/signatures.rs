@@ -1,7 +1,7 @@
 //! The signatures of one split of the corpus, in a file.
 //!
-//! A task computes the signatures of its documents and writes one file, bucket after bucket; a bucket's merge then reads
-//! its section of every file and nothing else.
+//! A task computes the signatures of its documents and writes one file, bucket after bucket; a bucket's merge then
+//! reads its section of every file and nothing else.
 
 use super::minhash::MinHashConfig;
 use super::records::{Kind, RecordFile, RecordWriter};

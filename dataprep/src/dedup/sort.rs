@@ -1,7 +1,7 @@
 //! Sorting more records than fit in memory.
 //!
-//! Records are gathered up to the memory limit, sorted, and written as a run; the runs are merged, in several passes where
-//! there are more of them than buffers fit in memory. The result depends on the records alone, not on the limit.
+//! Records are gathered up to the memory limit, sorted, and written as a run; the runs are merged, in several passes
+//! where there are more of them than buffers fit in memory. The result depends on the records alone, not on the limit.
 
 use super::records::{Kind, RecordFile, RecordWriter, Section};
 use crate::error::{Error, Result};
@@ -37,8 +37,8 @@ struct Run<const N: usize> {
 }
 
 impl<const N: usize> Sorter<N> {
-    /// A sorter that holds about `memory` bytes and keeps its runs in `folder`, which must be there and must not be used by
-    /// another sorter at the same time. Runs that a killed process left there are overwritten.
+    /// A sorter that holds about `memory` bytes and keeps its runs in `folder`, which must be there and must not be
+    /// used by another sorter at the same time. Runs that a killed process left there are overwritten.
     pub fn new(folder: &Path, memory: usize) -> Self {
         Self {
             folder: folder.to_path_buf(),

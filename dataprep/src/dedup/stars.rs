@@ -1,9 +1,9 @@
 //! Connected components of graphs that do not fit in memory.
 //!
-//! The alternating algorithm of Kiveris et al., *Connected Components in MapReduce and Beyond*, 2014: *large-star* links
-//! every larger neighbour of a node to the smallest node near it, *small-star* every smaller one, until nothing changes.
-//! Then every component is a star around its smallest node. Each step is one external sort and one pass, in which no more
-//! than one edge is held at a time; the number of rounds grows with the logarithm of the longest path.
+//! The alternating algorithm of Kiveris et al., *Connected Components in MapReduce and Beyond*, 2014: *large-star*
+//! links every larger neighbour of a node to the smallest node near it, *small-star* every smaller one, until nothing
+//! changes. Then every component is a star around its smallest node. Each step is one external sort and one pass, in
+//! which no more than one edge is held at a time; the number of rounds grows with the logarithm of the longest path.
 
 use super::records::{Kind, RecordFile, RecordWriter};
 use super::sort::{Sorted, Sorter};
@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const EDGES: Kind = *b"star set";
 const BUFFER: usize = 1 << 16;
 
-/// The stars of the graph with these edges: `[node, smallest of its component]` for every node but the smallest, in order.
-/// `folder` is scratch, `memory` bounds what sorting takes. Also returns the rounds that were needed.
+/// The stars of the graph with these edges: `[node, smallest of its component]` for every node but the smallest, in
+/// order. `folder` is scratch, `memory` bounds what sorting takes. Also returns the rounds that were needed.
 pub(super) fn stars(
     edges: impl Iterator<Item = Result<[u64; 2]>>,
     folder: &Path,

@@ -7,9 +7,9 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFI
 /// Bytes in which a page has to name its encoding.
 const PRESCAN: usize = 1024;
 
-/// Text of a page or a plain text from the web. `charset` is what the HTTP header said; the top-level domain of `url` helps
-/// to guess. What cannot be decoded becomes U+FFFD. A page that is UTF-8 from end to end is taken as that where nothing
-/// names another encoding.
+/// Text of a page or a plain text from the web. `charset` is what the HTTP header said; the top-level domain of `url`
+/// helps to guess. What cannot be decoded becomes U+FFFD. A page that is UTF-8 from end to end is taken as that where
+/// nothing names another encoding.
 pub fn decode(bytes: &[u8], charset: Option<&str>, url: Option<&str>) -> String {
     // Decoding looks for a byte order mark itself, which goes before everything else.
     let named = || charset.and_then(|label| Encoding::for_label(label.as_bytes())).or_else(|| prescan(bytes));

@@ -1,11 +1,11 @@
 //! Main text of web pages, by the `trafilatura` crate (which one, and why: `EXTRACTION.md`).
 //!
-//! Pages come from strangers, so an [`Extractor`] works on a thread of its own with a deep stack: what takes too long is
-//! abandoned, a panic is caught, and a page whose tree is too deep or too large is refused before anything walks it. Each
-//! of these is a rule with a name, and a page that falls to one is dropped, never the run.
+//! Pages come from strangers, so an [`Extractor`] works on a thread of its own with a deep stack: what takes too long
+//! is abandoned, a panic is caught, and a page whose tree is too deep or too large is refused before anything walks it.
+//! Each of these is a rule with a name, and a page that falls to one is dropped, never the run.
 //!
-//! The result depends on the page alone, with one exception: the time limit. It is meant for what hangs, not for what is
-//! slow, so that it does not matter how busy the machine is; a page takes about 8 ms.
+//! The result depends on the page alone, with one exception: the time limit. It is meant for what hangs, not for what
+//! is slow, so that it does not matter how busy the machine is; a page takes about 8 ms.
 
 mod charset;
 mod shape;
@@ -79,8 +79,8 @@ impl Extractor {
     /// The main text of a page: lines of text, one a paragraph. Or the rule that the page fell to.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system gives no thread, [`Error::ExtractionStuck`] when too many pages are past their time
-    /// and still worked on.
+    /// [`Error::Io`] when the system gives no thread, [`Error::ExtractionStuck`] when too many pages are past their
+    /// time and still worked on.
     pub fn extract(&mut self, page: &Arc<str>) -> Result<std::result::Result<String, Dropped>> {
         let config = self.config.clone();
         self.run(page, move |page| main_text(page, &config))

@@ -73,8 +73,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LimitVisitor<T> {
 #[serde(default, deny_unknown_fields)]
 pub struct FilterConfig {
     /// Longer documents are dropped before anything is measured. The default is beyond what `gopher_quality.max_words`
-    /// allows of real text; it bounds the memory that a hostile document of nothing but short words takes, some 150 bytes
-    /// a word.
+    /// allows of real text; it bounds the memory that a hostile document of nothing but short words takes, some 150
+    /// bytes a word.
     pub max_bytes: Limit<u64>,
     /// Documents by their address.
     pub url: UrlConfig,
@@ -177,8 +177,8 @@ impl FilterConfig {
 
 /// Documents by their address: blocklists and words in it. A document without an address passes.
 ///
-/// A list is a text file with an entry a line; empty lines and lines that begin with `#` are skipped. Each list is a rule
-/// and is off while it names no file.
+/// A list is a text file with an entry a line; empty lines and lines that begin with `#` are skipped. Each list is a
+/// rule and is off while it names no file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UrlConfig {

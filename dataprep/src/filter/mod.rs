@@ -41,8 +41,8 @@ use scores::Scores;
 use std::sync::{Mutex, PoisonError};
 use words::Word;
 
-/// The words of a text as the rules see them: the segments between the word boundaries of Unicode Standard Annex #29 that
-/// are not white space, full stops in a row being one.
+/// The words of a text as the rules see them: the segments between the word boundaries of Unicode Standard Annex #29
+/// that are not white space, full stops in a row being one.
 pub fn split_words(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     words::split(text, &mut words);
@@ -91,8 +91,9 @@ impl Filters {
         })
     }
 
-    /// Applies all rules to a document. Its text is changed by `c4` and `pii`, its language is set by `language`, and what
-    /// was measured on the way is in its `scores`, under the names of the rules. The result depends on the document alone.
+    /// Applies all rules to a document. Its text is changed by `c4` and `pii`, its language is set by `language`, and
+    /// what was measured on the way is in its `scores`, under the names of the rules. The result depends on the
+    /// document alone.
     ///
     /// # Errors
     /// The first rule that was broken. The document is then as the rules before left it.

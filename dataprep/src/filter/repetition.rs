@@ -200,8 +200,8 @@ pub(crate) struct Grams {
     counts: Vec<Counted>,
 }
 
-/// The prime 2^61 - 1, modulo which strings are hashed as polynomials in `BASE`. Unlike modulo 2^64, no short strings are
-/// known to collide for every base.
+/// The prime 2^61 - 1, modulo which strings are hashed as polynomials in `BASE`. Unlike modulo 2^64, no short strings
+/// are known to collide for every base.
 const PRIME: u64 = (1 << 61) - 1;
 const BASE: u64 = 0x0b7e_1516_28ae_d2a7;
 const POWERS: usize = 1024;
@@ -313,8 +313,8 @@ impl Grams {
         chars
     }
 
-    /// Occurrences times characters, spaces between words included, of the most frequent sequence of `n` words; of several
-    /// the first. 0 where there are fewer words.
+    /// Occurrences times characters, spaces between words included, of the most frequent sequence of `n` words; of
+    /// several the first. 0 where there are fewer words.
     fn top_chars(&mut self, n: usize) -> usize {
         let slots = (self.words.len() * 2).next_power_of_two().max(32);
         self.counts.clear();

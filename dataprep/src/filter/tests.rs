@@ -74,8 +74,8 @@ fn a_document_passes_or_says_why() {
     assert_eq!(rule(&"a ".repeat((8 << 20) + 1)), "max_bytes");
 }
 
-/// Each rule on its own drops what datatrove 0.10.1 drops by it; made by `tests/python/filter_parity.py`, of documents in
-/// which both find the same words.
+/// Each rule on its own drops what datatrove 0.10.1 drops by it; made by `tests/python/filter_parity.py`, of documents
+/// in which both find the same words.
 #[test]
 fn drops_as_datatrove_does() {
     let mut lines = include_str!("testdata/datatrove.jsonl").lines();

@@ -92,8 +92,8 @@ pub(crate) fn is_punctuation(c: char) -> bool {
     ('\u{80}'..='\u{9f}').contains(&c) || PUNCTUATION.binary_search(&c).is_ok()
 }
 
-/// The lines of Python's `str.splitlines()`: ended by any of its ten line boundaries, CR LF being one, and without a last
-/// empty line. Each with the byte at which it begins.
+/// The lines of Python's `str.splitlines()`: ended by any of its ten line boundaries, CR LF being one, and without a
+/// last empty line. Each with the byte at which it begins.
 pub(crate) fn lines(text: &str) -> Lines<'_> {
     Lines { rest: text, start: 0 }
 }

@@ -72,8 +72,8 @@ impl Url {
     }
 }
 
-/// A set of strings by 64 bits of XXH3, in 8 bytes each: published lists hold millions of domains. That a string outside
-/// a list of ten million is found in it has a chance of 5e-13.
+/// A set of strings by 64 bits of XXH3, in 8 bytes each: published lists hold millions of domains. That a string
+/// outside a list of ten million is found in it has a chance of 5e-13.
 struct Hashed(Vec<u64>);
 
 impl Hashed {
@@ -136,8 +136,8 @@ fn host(url: &str) -> &str {
     host.trim_end_matches('.')
 }
 
-/// The part of a host that someone registered, by the ICANN section of the Public Suffix List; empty for an IP address or
-/// a bare or unknown suffix. Suffixes of the private section (`github.io`) are domains like others.
+/// The part of a host that someone registered, by the ICANN section of the Public Suffix List; empty for an IP address
+/// or a bare or unknown suffix. Suffixes of the private section (`github.io`) are domains like others.
 fn registered_domain(host: &str) -> &str {
     if host.parse::<Ipv4Addr>().is_ok() || host.starts_with('[') {
         return "";

@@ -52,8 +52,8 @@ pub(crate) fn split(text: &str, words: &mut Vec<Word>) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        // There is a boundary at every ASCII white space, whatever stands next to it, so a stretch of ASCII up to the last
-        // white space before the next other character can be split by the few rules that concern ASCII.
+        // There is a boundary at every ASCII white space, whatever stands next to it, so a stretch of ASCII up to the
+        // last white space before the next other character can be split by the few rules that concern ASCII.
         let ascii = at + ascii_prefix(&bytes[at..]);
         let cut = if ascii == bytes.len() {
             ascii

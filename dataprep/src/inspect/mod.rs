@@ -96,8 +96,8 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
     Ok(examples)
 }
 
-/// The places of `n` documents, or of as many as there are: the first, and others that are spread evenly over the tokens,
-/// each once.
+/// The places of `n` documents, or of as many as there are: the first, and others that are spread evenly over the
+/// tokens, each once.
 fn spread(set: &ShardSet, n: u64) -> Vec<TokenPlace> {
     let mut places: Vec<TokenPlace> = Vec::new();
     for i in 0..n {

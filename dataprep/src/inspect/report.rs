@@ -64,7 +64,8 @@ impl Distribution {
     }
 }
 
-/// The share of its documents that a stage dropped. Counts are read from a file, so they are added as what cannot overflow.
+/// The share of its documents that a stage dropped. Counts are read from a file, so they are added as what cannot
+/// overflow.
 pub(super) fn drop_rate(stage: &StageReport) -> f64 {
     // A sum of no floating-point numbers is -0.0.
     let dropped = stage.dropped.values().map(|n| u128::from(*n)).sum::<u128>() as f64;

@@ -8,8 +8,8 @@ use std::path::Path;
 
 /// Every token of a stream as a target exactly once, in order: what evaluation runs over.
 ///
-/// Windows do not overlap but for the one token that is a target in one and an input in the next; the last window may be
-/// shorter and comes in a batch of its own.
+/// Windows do not overlap but for the one token that is a target in one and an input in the next; the last window may
+/// be shorter and comes in a batch of its own.
 #[derive(Debug)]
 pub struct Evaluation {
     data: ShardSet,
@@ -21,7 +21,8 @@ impl Evaluation {
     /// Windows of `sequence_length` inputs over the shards at `paths`, checked against `vocab_size` if given.
     ///
     /// # Errors
-    /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens.
+    /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer
+    /// than two tokens.
     pub fn open<P: AsRef<Path>>(
         paths: &[P],
         split: Split,
@@ -67,8 +68,8 @@ impl Evaluation {
         self.next = 0;
     }
 
-    /// Fills `batch` with at most `n` further windows, all of the length that [`TokenBatch::sequence_length`] then says, and
-    /// gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
+    /// Fills `batch` with at most `n` further windows, all of the length that [`TokenBatch::sequence_length`] then
+    /// says, and gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).

@@ -6,9 +6,9 @@
 //! [packed](crate::pack) whole, which cuts only those that are longer than a sequence.
 //!
 //! Order is a function of seed and epoch alone: the `j`-th sequence of a source with `n` is sequence
-//! `permutation(seed, j / n)[j % n]`. With several sources, [`Mix`] says of which source the run's `k`-th sequence is, and
-//! its how many-th, again of `k` alone. Any number of workers can therefore share a run by dividing the numbers `k` among
-//! themselves, and a resumed run only needs to know the next `k`.
+//! `permutation(seed, j / n)[j % n]`. With several sources, [`Mix`] says of which source the run's `k`-th sequence is,
+//! and its how many-th, again of `k` alone. Any number of workers can therefore share a run by dividing the numbers `k`
+//! among themselves, and a resumed run only needs to know the next `k`.
 
 mod batch;
 mod evaluation;
@@ -60,8 +60,8 @@ pub struct Cursor {
     pub sequence_length: u64,
     /// Tokens in the stream, or in all streams.
     pub tokens: u64,
-    /// [`Manifest::fingerprint`](crate::shard::Manifest::fingerprint) of the data, where there is a manifest. Of several
-    /// sources, a hash of theirs, their names, weights and epochs.
+    /// [`Manifest::fingerprint`](crate::shard::Manifest::fingerprint) of the data, where there is a manifest. Of
+    /// several sources, a hash of theirs, their names, weights and epochs.
     pub fingerprint: Option<String>,
     /// [`LoaderOptions::packing`].
     #[serde(default)]
@@ -182,7 +182,8 @@ impl Loader {
         Ok(())
     }
 
-    /// Fills `batch` with the next `n` sequences and moves on. Allocates nothing for the batch once it has had this shape.
+    /// Fills `batch` with the next `n` sequences and moves on. Allocates nothing for the batch once it has had this
+    /// shape.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; the cursor has then not moved.

@@ -189,7 +189,8 @@ impl Account {
         self.read - self.dropped.values().flat_map(BTreeMap::values).sum::<u64>()
     }
 
-    /// A report a stage, in their order: reading, which dropped `bad` records besides and met `not_utf8` documents, and the filters if they are on.
+    /// A report a stage, in their order: reading, which dropped `bad` records besides and met `not_utf8` documents, and
+    /// the filters if they are on.
     pub fn reports(&self, bad: u64, not_utf8: u64, cleaner: &Cleaner) -> Vec<StageReport> {
         let rules = |stage: &str| self.dropped.get(stage).cloned().unwrap_or_default();
         let mut dropped = rules(READ);

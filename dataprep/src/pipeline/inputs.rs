@@ -38,7 +38,8 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Finds the files and divides them into tasks of about `task_bytes`: large files are cut, small ones taken together.
+    /// Finds the files and divides them into tasks of about `task_bytes`: large files are cut, small ones taken
+    /// together.
     pub fn find(config: &InputConfig, task_bytes: u64) -> Result<Self> {
         let Walked { files, passed_over } = read::walk(&config.paths, config.format, &config.fields())?;
         let passed_over: Vec<String> =
@@ -310,8 +311,8 @@ impl Items<'_> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// Gives up early where bad records are so frequent that there will be too many in the end, and where a fixed number
-    /// is exceeded already.
+    /// Gives up early where bad records are so frequent that there will be too many in the end, and where a fixed
+    /// number is exceeded already.
     fn check_rate(&self, bad: &BadRecord) -> Result<()> {
         let tally = &self.inputs.tally;
         let bad_records = tally.bad.fetch_add(1, Ordering::Relaxed) + 1;

@@ -157,9 +157,9 @@ pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
 /// Files to be given their names in the output folder: where they are, and the name.
 pub(super) type Moves = Vec<(PathBuf, String)>;
 
-/// Replaces what the folder holds by new files. From the first removal to the last write there is no manifest, so whoever
-/// looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is taken up where it
-/// ended: a file that is no longer where it was made has its name already.
+/// Replaces what the folder holds by new files. From the first removal to the last write there is no manifest, so
+/// whoever looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is taken
+/// up where it ended: a file that is no longer where it was made has its name already.
 pub(super) fn commit(
     config: &PrepConfig,
     tokenizer: &Tokenizer,

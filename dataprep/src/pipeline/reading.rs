@@ -91,8 +91,8 @@ impl<'a, 'w> Reading<'a, 'w> {
     }
 }
 
-/// Runs a stage that reads inputs: its tasks one after the other, each with what is left of `input.max_bytes`, if that is
-/// set; else several at once. `read` finds a task's reading in its report.
+/// Runs a stage that reads inputs: its tasks one after the other, each with what is left of `input.max_bytes`, if that
+/// is set; else several at once. `read` finds a task's reading in its report.
 pub(super) fn in_order<R, F>(
     work: &Work<'_>,
     stage: &Stage,

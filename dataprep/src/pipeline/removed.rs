@@ -1,7 +1,7 @@
 //! Which documents are left out because others are kept in their place.
 //!
-//! A document's number is its task's in the upper half and its place among those the task kept in the lower: numbers rise
-//! in the order of the corpus.
+//! A document's number is its task's in the upper half and its place among those the task kept in the lower: numbers
+//! rise in the order of the corpus.
 
 use crate::dedup::Removals;
 use crate::error::Result;

@@ -46,12 +46,12 @@ pub struct Trace {
     pub after: String,
 }
 
-/// Traces token number `token` of a side, counted from 0 over all its shards, with up to `around` tokens of text to either
-/// side of it.
+/// Traces token number `token` of a side, counted from 0 over all its shards, with up to `around` tokens of text to
+/// either side of it.
 ///
 /// # Errors
-/// Those of opening the folder; [`Error::Config`] when there is no such token; [`Error::NoProvenance`] when the folder does
-/// not say where its documents came from.
+/// Those of opening the folder; [`Error::Config`] when there is no such token; [`Error::NoProvenance`] when the folder
+/// does not say where its documents came from.
 pub fn trace(folder: &Path, split: Split, token: u64, around: u64) -> Result<Trace> {
     let set = ShardSet::open(folder, split)?;
     let Some(place) = set.locate(token) else {

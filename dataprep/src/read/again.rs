@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 use std::io::{self, Read};
 use std::ops::Range;
 
-/// Reads the record at `bytes` once more, as [`Origin::bytes`] names it: the line, the record of separated values, the file,
-/// as it stands there, before anything was taken out of it. A row of a table comes as a JSON object of its texts and numbers.
+/// Reads the record at `bytes` once more, as [`Origin::bytes`] names it: the line, the record of separated values, the
+/// file, as it stands there, before anything was taken out of it. A row of a table comes as a JSON object of its texts
+/// and numbers.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::BadArchive`], and [`Error::RecordGone`] when the file is too short for it.
@@ -61,7 +62,8 @@ fn damaged(file: &InputFile, offset: u64) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-/// The line, from 1, on which byte `at` of what is in the file lies: for messages, since it reads all that comes before.
+/// The line, from 1, on which byte `at` of what is in the file lies: for messages, since it reads all that comes
+/// before.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::BadArchive`].

@@ -1,7 +1,7 @@
 //! Comma- or tab-separated values with a header (RFC 4180).
 //!
-//! A record is first framed, by the same automaton as the `csv` crates use, so that its byte range is known and one quote
-//! too many cannot fill the memory; then `csv-core` takes its fields apart.
+//! A record is first framed, by the same automaton as the `csv` crates use, so that its byte range is known and one
+//! quote too many cannot fill the memory; then `csv-core` takes its fields apart.
 
 use super::fields::{FieldNames, Fields};
 use super::record::{Context, Found, Record, Records};
@@ -281,8 +281,8 @@ impl Records for Csv {
     }
 }
 
-/// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it. Whether a line end is
-/// inside quotes depends on everything before, so the whole file is read, without parsing it.
+/// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it. Whether a line end
+/// is inside quotes depends on everything before, so the whole file is read, without parsing it.
 pub(super) fn starts(store: &Store, cuts: &[u64], delimiter: u8) -> io::Result<Vec<u64>> {
     let mut framer = Framer::open(Stream::plain(store, 0, super::record::uncounted())?, delimiter)?;
     let (mut starts, mut buffer) = (Vec::new(), Vec::new());

@@ -1,12 +1,13 @@
-//! What lies between the bytes on disk and the bytes of text: gzip and zstd, and UTF-16 and UTF-32 with a byte order mark.
+//! What lies between the bytes on disk and the bytes of text: gzip and zstd, and UTF-16 and UTF-32 with a byte order
+//! mark.
 
 use encoding_rs::{Decoder, UTF_16BE, UTF_16LE};
 use flate2::bufread::GzDecoder;
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
-/// The largest window that a zstd frame may ask for, as a power of two: the most that `zstd --long` makes. A decoder takes
-/// as much memory as its frame's window, so 2 GiB for such a frame and no more than 8 MiB for an ordinary one.
+/// The largest window that a zstd frame may ask for, as a power of two: the most that `zstd --long` makes. A decoder
+/// takes as much memory as its frame's window, so 2 GiB for such a frame and no more than 8 MiB for an ordinary one.
 const MAX_WINDOW_LOG: u32 = if cfg!(target_pointer_width = "64") { 31 } else { 30 };
 
 /// A zstd decoder over any number of frames.

@@ -26,9 +26,9 @@ pub(super) enum Body {
 
 /// Reads a response whose body may become `limit` bytes, or says what is wrong with it.
 ///
-/// Crawlers differ in what they keep: some undo the transfer encodings and leave their headers standing. So a body that is
-/// not chunked, or not compressed, although a header says so, is taken as it is; so is one with an encoding that is none,
-/// such as `UTF-8`. A compressed body that breaks off gives what there is, as in a browser.
+/// Crawlers differ in what they keep: some undo the transfer encodings and leave their headers standing. So a body that
+/// is not chunked, or not compressed, although a header says so, is taken as it is; so is one with an encoding that is
+/// none, such as `UTF-8`. A compressed body that breaks off gives what there is, as in a browser.
 pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
     let (line, mut rest) = split_line(response);
     let status = status(line).ok_or("not an HTTP response: no status line")?;
@@ -72,8 +72,8 @@ pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
 }
 
 impl Response {
-    /// With the media type that the values of all `Content-Type` headers, joined by commas, come to: the last one that is
-    /// valid, with the charset of an earlier one of the same type (Fetch standard, "extract a MIME type").
+    /// With the media type that the values of all `Content-Type` headers, joined by commas, come to: the last one that
+    /// is valid, with the charset of an earlier one of the same type (Fetch standard, "extract a MIME type").
     fn of(content_types: &str) -> Self {
         let (mut media_type, mut charset) = (String::new(), None);
         for value in split_quoted(content_types, b',') {

@@ -36,7 +36,8 @@ impl Json {
         }
     }
 
-    /// Reads the object that begins here, at most `limit` bytes of it into `buffer`. Gives its length, and whether it ends.
+    /// Reads the object that begins here, at most `limit` bytes of it into `buffer`. Gives its length, and whether it
+    /// ends.
     fn object(&mut self, limit: u64, buffer: &mut Vec<u8>) -> io::Result<(u64, bool)> {
         let (mut depth, mut quoted, mut escaped, mut length) = (0_u64, false, false, 0_u64);
         loop {

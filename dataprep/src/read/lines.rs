@@ -61,8 +61,8 @@ impl Records for Lines {
     }
 }
 
-/// Finds, for each of `cuts` (rising), where the first line begins that does not begin before it. Reads little more than
-/// the ends of lines that go over a cut.
+/// Finds, for each of `cuts` (rising), where the first line begins that does not begin before it. Reads little more
+/// than the ends of lines that go over a cut.
 pub(super) fn starts(store: &super::stream::Store, cuts: &[u64]) -> io::Result<Vec<u64>> {
     let mut starts: Vec<u64> = Vec::new();
     for &cut in cuts {

@@ -1,5 +1,5 @@
-//! WARC files whose records are compressed one by one, as the standard recommends (ISO 28500, annex D): each record is a
-//! gzip member of its own, so a record can be found by its place in the compressed file.
+//! WARC files whose records are compressed one by one, as the standard recommends (ISO 28500, annex D): each record is
+//! a gzip member of its own, so a record can be found by its place in the compressed file.
 
 use super::record::{Context, Record, Records};
 use super::stream::{Store, Stream};
@@ -11,8 +11,8 @@ use std::io::{self, BufReader, Read};
 /// What a gzip member begins with: its magic number, and deflate.
 const MAGIC: &[u8] = b"\x1f\x8b\x08";
 /// A member found in the middle of a file must hold, with those that follow, for more than this many bytes. Compressed
-/// data can contain a compressed WARC file as it is, but never this much without a break: a stored block of deflate ends
-/// after 65,535 bytes.
+/// data can contain a compressed WARC file as it is, but never this much without a break: a stored block of deflate
+/// ends after 65,535 bytes.
 const CERTAIN: u64 = 1 << 16;
 /// Decompressed bytes looked at to make sure of one member.
 const MOST: u64 = 1 << 28;
@@ -71,8 +71,8 @@ fn find(store: &Store, from: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Whether members with records follow one another from `start` to the end, or long enough. So records between two places
-/// of damage that are closer than that are lost with the first.
+/// Whether members with records follow one another from `start` to the end, or long enough. So records between two
+/// places of damage that are closer than that are lost with the first.
 fn is_certain(store: &Store, start: u64) -> io::Result<bool> {
     let mut stream = Stream::plain(store, start, super::record::uncounted())?;
     let mut left = MOST;

@@ -3,13 +3,14 @@
 //! 1. [`walk`] finds the files, in an order that names alone decide.
 //! 2. [`splits`] cuts large files at the starts of records, by bytes and never by the number of workers. What cannot be
 //!    entered in the middle (a compressed stream of lines, a text file, a page) is one split.
-//! 3. A [`Reader`] goes through one split. It gives [`Record`]s: documents, what was left out by a limit, and what is bad.
-//!    The records of all splits, one after the other, are those of the whole file, whatever the size of the splits.
+//! 3. A [`Reader`] goes through one split. It gives [`Record`]s: documents, what was left out by a limit, and what is
+//!    bad. The records of all splits, one after the other, are those of the whole file, whatever the size of the
+//!    splits.
 //!
-//! Text must be UTF-8, or comes as [`Record::Bytes`] where it is a file; web pages are decoded as browsers do. Damage is never silent and never fatal: it is a
-//! [`Record::Bad`] that names its place, and reading goes on with the next record that can be found. Only the operating
-//! system's refusal is an [`Error`]. No reader holds more than a few times `max_document_bytes` in memory, whatever a file
-//! declares or expands to.
+//! Text must be UTF-8, or comes as [`Record::Bytes`] where it is a file; web pages are decoded as browsers do. Damage
+//! is never silent and never fatal: it is a [`Record::Bad`] that names its place, and reading goes on with the next
+//! record that can be found. Only the operating system's refusal is an [`Error`]. No reader holds more than a few times
+//! `max_document_bytes` in memory, whatever a file declares or expands to.
 
 mod access;
 mod again;

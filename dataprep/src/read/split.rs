@@ -21,8 +21,8 @@ pub struct Split {
 /// files and the same `split_bytes` give the same parts.
 ///
 /// Lines, separated values, WARC files and the row groups of tables are cut. To cut separated values their file is read
-/// once, as a line end may stand in quotes; the others take a look at each cut, or at the headers. All else is one part a
-/// file.
+/// once, as a line end may stand in quotes; the others take a look at each cut, or at the headers. All else is one part
+/// a file.
 ///
 /// # Errors
 /// [`Error::Io`].

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes read from disk at a time.
 const BUFFER: usize = 1 << 16;
-/// A stream may grow by this factor when it is decompressed, beyond [`GROWTH_FLOOR`]. Text compresses 3 to 30 times, and
-/// gzip cannot reach this at all; what does is made to fill the reader's machine.
+/// A stream may grow by this factor when it is decompressed, beyond [`GROWTH_FLOOR`]. Text compresses 3 to 30 times,
+/// and gzip cannot reach this at all; what does is made to fill the reader's machine.
 const GROWTH: u64 = 2000;
 /// Decompressed bytes below which growth is of no concern.
 const GROWTH_FLOOR: u64 = 1 << 28;
@@ -173,8 +173,8 @@ enum Inner {
 }
 
 impl Stream {
-    /// All bytes of `store`, decompressed, and as UTF-8 where a byte order mark declares UTF-16 or UTF-32. What is read from
-    /// disk is added to `read`.
+    /// All bytes of `store`, decompressed, and as UTF-8 where a byte order mark declares UTF-16 or UTF-32. What is read
+    /// from disk is added to `read`.
     pub(crate) fn open(store: &Store, compression: Compression, read: Arc<AtomicU64>) -> io::Result<Self> {
         let raw = BufReader::with_capacity(BUFFER, Counted::new(store.open()?, read.clone()));
         let guarded = |inner: Box<dyn Read + Send>| BufReader::with_capacity(BUFFER, Guarded { inner, read, made: 0 });

@@ -108,18 +108,18 @@ impl Walked {
 }
 
 /// Finds the files of all inputs, in a fixed order: inputs as they are given, and below a folder or a glob by name, one
-/// path component after the other. An input is a file, a folder, or a glob (`data/*.jsonl.gz`, `crawl/**/*.warc.gz`) where
-/// no file of that very name exists.
+/// path component after the other. An input is a file, a folder, or a glob (`data/*.jsonl.gz`, `crawl/**/*.warc.gz`)
+/// where no file of that very name exists.
 ///
 /// A suffix that is known decides how a file is read. The content decides for `.json`, for other suffixes, and for JSON
-/// lines that are one JSON array: JSON records with the text field of `names`, WARC, tables and web pages are certain. Below
-/// a folder, any other file is passed over and counted in [`Walked::passed_over`]; a file that is named is read as text.
-/// Hidden entries, build folders and symbolic links to folders are passed over unless named themselves. With `format`,
-/// every file is read as that, whatever its suffix.
+/// lines that are one JSON array: JSON records with the text field of `names`, WARC, tables and web pages are certain.
+/// Below a folder, any other file is passed over and counted in [`Walked::passed_over`]; a file that is named is read
+/// as text. Hidden entries, build folders and symbolic links to folders are passed over unless named themselves. With
+/// `format`, every file is read as that, whatever its suffix.
 ///
 /// # Errors
-/// [`Error::Io`] when an input does not exist or cannot be read, [`Error::Config`] for a glob that is none or that nothing
-/// matches.
+/// [`Error::Io`] when an input does not exist or cannot be read, [`Error::Config`] for a glob that is none or that
+/// nothing matches.
 pub fn walk(inputs: &[PathBuf], format: Option<Format>, names: &FieldNames) -> Result<Walked> {
     let mut walk = Walk { format, names, found: Walked::default() };
     for input in inputs {

@@ -42,9 +42,9 @@ const NO_VOCABULARY: u32 = 1 << 31;
 impl ShardSet {
     /// Opens what `path` holds of `split`.
     ///
-    /// `path` is a folder written by prep; or the prefix `PATH` of any Megatron pair `PATH.bin`, `PATH.idx` (either file's
-    /// own name does as well); or a folder with no manifest and one such set of pairs. Only the first knows of splits: the
-    /// others hold a single set, which is what is opened.
+    /// `path` is a folder written by prep; or the prefix `PATH` of any Megatron pair `PATH.bin`, `PATH.idx` (either
+    /// file's own name does as well); or a folder with no manifest and one such set of pairs. Only the first knows of
+    /// splits: the others hold a single set, which is what is opened.
     ///
     /// # Errors
     /// Every error of [`ShardFile::open`] and [`Manifest::read`]; [`Error::NoShards`]; [`Error::SizeMismatch`] and

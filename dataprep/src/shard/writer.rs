@@ -26,7 +26,8 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Will write `FOLDER/NAME-*.bin` and `.idx` of at most `limit` bytes of tokens each, ending each document with `eos`.
+    /// Will write `FOLDER/NAME-*.bin` and `.idx` of at most `limit` bytes of tokens each, ending each document with
+    /// `eos`.
     pub fn new(folder: &Path, name: &str, dtype: Dtype, eos: u32, limit: u64) -> Self {
         Self {
             folder: folder.into(),
@@ -43,8 +44,8 @@ impl ShardWriter {
     /// Appends a document of `tokens` that stand for `text_bytes` bytes of text, and the end-of-document token.
     ///
     /// # Errors
-    /// [`Error::Io`] when the disk is full or the folder not writable; [`Error::Tokenize`] when a document has more tokens
-    /// than the format can say (2³¹ − 1) or a token does not fit the element type.
+    /// [`Error::Io`] when the disk is full or the folder not writable; [`Error::Tokenize`] when a document has more
+    /// tokens than the format can say (2³¹ − 1) or a token does not fit the element type.
     pub fn push(&mut self, tokens: &[u32], text_bytes: u64) -> Result<()> {
         let too_long =
             || Error::Tokenize(format!("a document of {} tokens: shards hold at most 2^31 - 2", tokens.len()));

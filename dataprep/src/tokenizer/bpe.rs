@@ -1,7 +1,7 @@
 //! Byte-level BPE tokenizers, tens of times as fast as the general implementation.
 //!
-//! It covers what GPT-2, Llama 3, DeepSeek and everything trained here use, and gives the very same ids; whatever else a
-//! `tokenizer.json` asks for goes to the `tokenizers` crate. It also needs no memory beyond its output and tables of
+//! It covers what GPT-2, Llama 3, DeepSeek and everything trained here use, and gives the very same ids; whatever else
+//! a `tokenizer.json` asks for goes to the `tokenizers` crate. It also needs no memory beyond its output and tables of
 //! bounded size, where the general implementation keeps several copies of the text with alignments.
 
 use super::byte_level;
@@ -81,8 +81,8 @@ impl Bpe {
         })
     }
 
-    /// Appends the ids of `text`. Added tokens that are written out in it become their ids when `parse_added` is true; runs
-    /// of white space always do.
+    /// Appends the ids of `text`. Added tokens that are written out in it become their ids when `parse_added` is true;
+    /// runs of white space always do.
     pub(super) fn encode(&self, text: &str, parse_added: bool, cache: &mut Cache, out: &mut Vec<u32>) -> Result<()> {
         self.encode_round(0, text, parse_added, cache, out)
     }

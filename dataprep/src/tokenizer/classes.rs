@@ -110,8 +110,8 @@ impl Classes {
         (self.blocks[usize::from(block)][code as usize % BLOCK], length)
     }
 
-    /// The end of the run of letters, and what else `mask` names, from `at` on: [`run`](Self::run), but eight bytes at a
-    /// time as long as they are ASCII letters, since that is what most runs are.
+    /// The end of the run of letters, and what else `mask` names, from `at` on: [`run`](Self::run), but eight bytes at
+    /// a time as long as they are ASCII letters, since that is what most runs are.
     #[inline]
     pub(super) fn letters(&self, text: &[u8], mut at: usize, mask: u8) -> usize {
         while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk) {

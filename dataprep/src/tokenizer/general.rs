@@ -18,8 +18,8 @@ pub(super) fn load(bytes: &[u8], value: &Value) -> std::result::Result<Tokenizer
     })
 }
 
-/// The same tokenizer, but blind to added tokens that are written out in a text, unless they are white space. `value` is the
-/// content of its `tokenizer.json`.
+/// The same tokenizer, but blind to added tokens that are written out in a text, unless they are white space. `value`
+/// is the content of its `tokenizer.json`.
 pub(super) fn blind(value: &Value) -> std::result::Result<Tokenizer, String> {
     let mut value = value.clone();
     for token in value["added_tokens"].as_array_mut().into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! Byte-pair merging: the rules, and their application to one word.
 //!
-//! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a table
-//! of their own, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
+//! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a
+//! table of their own, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
 
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -42,8 +42,8 @@ pub(super) struct Merges {
 }
 
 impl Merges {
-    /// The rules of a `model`, each written `"left right"` or `["left", "right"]`. `None` when one names a token that the
-    /// vocabulary does not have, or when ids and ranks do not fit together into 63 bits (2²¹ of each do).
+    /// The rules of a `model`, each written `"left right"` or `["left", "right"]`. `None` when one names a token that
+    /// the vocabulary does not have, or when ids and ranks do not fit together into 63 bits (2²¹ of each do).
     pub(super) fn from_json(model: &Value, vocab: &FxHashMap<&str, u32>, byte_ids: [u32; 256]) -> Option<Self> {
         let rules = model["merges"].as_array()?;
         let mut pairs = FxHashMap::with_capacity_and_hasher(rules.len(), Default::default());
@@ -125,8 +125,8 @@ impl Merges {
         self.byte_pairs[usize::from(left) << 8 | usize::from(right)]
     }
 
-    /// Appends the ids of a word of fewer than 2³² bytes: those of its bytes, of which the leftmost pair of lowest rank is
-    /// merged until none is left.
+    /// Appends the ids of a word of fewer than 2³² bytes: those of its bytes, of which the leftmost pair of lowest rank
+    /// is merged until none is left.
     #[inline]
     pub(super) fn apply(&self, word: &[u8], out: &mut Vec<u32>) {
         if word.len() <= SHORT { self.apply_short(word, out) } else { self.apply_long(word, out) }
@@ -134,8 +134,8 @@ impl Merges {
 
     fn apply_short(&self, word: &[u8], out: &mut Vec<u32>) {
         let n = word.len();
-        // By symbol: its id, and the candidate of its pair with the next one. Found once, and then only where a neighbour
-        // changed.
+        // By symbol: its id, and the candidate of its pair with the next one. Found once, and then only where a
+        // neighbour changed.
         let (mut ids, mut candidates) = ([0; SHORT], [NO_CANDIDATE; SHORT]);
         let candidate = |rank: Rank, place: usize| match rank {
             NONE => NO_CANDIDATE,

@@ -119,8 +119,8 @@ impl Tokenizer {
     }
 
     /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json`, or of a folder that holds one. Where a
-    /// `tokenizer_config.json` lies beside it, that says which tokens begin and end a text; otherwise the usual names are
-    /// looked for.
+    /// `tokenizer_config.json` lies beside it, that says which tokens begin and end a text; otherwise the usual names
+    /// are looked for.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tokenizer`] when the file is damaged or its end-of-document token cannot be told.
@@ -159,8 +159,8 @@ impl Tokenizer {
         Self::from_json(bytes, config, eos, &file)
     }
 
-    /// Makes a tokenizer from the content of `tokenizer.json` and, if there is one, `tokenizer_config.json`. `origin` is
-    /// the path that errors name.
+    /// Makes a tokenizer from the content of `tokenizer.json` and, if there is one, `tokenizer_config.json`. `origin`
+    /// is the path that errors name.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -282,8 +282,9 @@ impl Tokenizer {
         Ok(out)
     }
 
-    /// Encodes a document: added tokens written out in it, such as `<｜User｜>`, are text like any other, so that no document
-    /// can end itself or claim a structure that it does not have. Only those that are white space become their ids. Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
+    /// Encodes a document: added tokens written out in it, such as `<｜User｜>`, are text like any other, so that no
+    /// document can end itself or claim a structure that it does not have. Only those that are white space become their
+    /// ids. Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -329,8 +330,8 @@ impl Tokenizer {
         StreamDecoder::new(self.clone())
     }
 
-    /// Writes `tokenizer.json`, byte for byte as it was loaded, and `tokenizer_config.json` into `folder`; transformers'
-    /// `AutoTokenizer` opens the folder.
+    /// Writes `tokenizer.json`, byte for byte as it was loaded, and `tokenizer_config.json` into `folder`;
+    /// transformers' `AutoTokenizer` opens the folder.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -363,8 +364,8 @@ impl Encoder<'_> {
         self.tokenizer.is_bytes()
     }
 
-    /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be replaced
-    /// because they were not UTF-8.
+    /// Appends the ids of a document to `out`, as [`Tokenizer::encode_ordinary`] does. True when bytes had to be
+    /// replaced because they were not UTF-8.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -391,7 +392,8 @@ impl Encoder<'_> {
     }
 
     /// Appends the ids of a document in which added tokens that are written out become their ids, as
-    /// [`Tokenizer::encode`] does: for corpora in chat form. True when bytes had to be replaced because they were not UTF-8.
+    /// [`Tokenizer::encode`] does: for corpora in chat form. True when bytes had to be replaced because they were not
+    /// UTF-8.
     ///
     /// # Errors
     /// [`Error::Tokenize`].

@@ -30,8 +30,8 @@ pub(super) fn llama3(digits: usize) -> String {
 /// The end of GPT-2's and every later pattern: white space gives its last character to the word behind it.
 const TRAILING_SPACE: &str = r"|\s+(?!\S)|\s+";
 
-/// Steps back that a match may take in the backtracking engine, a few seconds' worth: a pattern that needs more would need
-/// for ever.
+/// Steps back that a match may take in the backtracking engine, a few seconds' worth: a pattern that needs more would
+/// need for ever.
 const BACKTRACKS: usize = 1 << 27;
 
 /// Cuts text into words.

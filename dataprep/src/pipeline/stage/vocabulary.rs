@@ -29,8 +29,8 @@ pub(in crate::pipeline) enum Trained {
     NoText { held_out: u64 },
 }
 
-/// Trains on the training side alone, up to `tokenizer.train_bytes` of what `texts` gives batch by batch (an empty batch
-/// is the last). `size` is what there is of it, in bytes.
+/// Trains on the training side alone, up to `tokenizer.train_bytes` of what `texts` gives batch by batch (an empty
+/// batch is the last). `size` is what there is of it, in bytes.
 pub(in crate::pipeline) fn run<T: AsRef<[u8]> + Sync>(
     work: &Work<'_>,
     config: &PrepConfig,

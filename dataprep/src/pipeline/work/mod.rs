@@ -3,9 +3,9 @@
 //!
 //! A stage is a fixed list of tasks. A task reads inputs and what the tasks of earlier stages published, and publishes
 //! files of its own in `WORK/STAGE/`: written under a temporary name, synced, renamed, and last a receipt
-//! (`00012.receipt`) with the size and XXH3 of each and what the task has to report. A task with a receipt is never done
-//! again; one without is as if it had never begun. Which process does a task follows from its number, how many of them run at once
-//! from the threads; what is in its files follows from neither.
+//! (`00012.receipt`) with the size and XXH3 of each and what the task has to report. A task with a receipt is never
+//! done again; one without is as if it had never begun. Which process does a task follows from its number, how many of
+//! them run at once from the threads; what is in its files follows from neither.
 //!
 //! Between stages every process waits until the receipts of all tasks are there. Nothing else passes between processes,
 //! so any storage with atomic renames will do.
@@ -71,8 +71,8 @@ pub(super) struct Work<'a> {
     progress: Mutex<&'a mut dyn Progress>,
     done: AtomicU64,
     documents: AtomicU64,
-    /// Part of the names of this process's temporary files. A task may be running twice where a process was thought dead
-    /// and is not: neither must write into the other's files.
+    /// Part of the names of this process's temporary files. A task may be running twice where a process was thought
+    /// dead and is not: neither must write into the other's files.
     mark: String,
 }
 
@@ -402,8 +402,8 @@ impl Read for Input {
     }
 }
 
-/// A name that nobody else has: numbers of processes repeat from one container to the next, and several preparations may
-/// run in one process.
+/// A name that nobody else has: numbers of processes repeat from one container to the next, and several preparations
+/// may run in one process.
 pub(super) fn mark() -> String {
     static MARKS: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);

@@ -1,4 +1,5 @@
-//! Tables in columns: Apache Parquet and Arrow's IPC formats. Each row is a document, and positions are numbers of rows.
+//! Tables in columns: Apache Parquet and Arrow's IPC formats. Each row is a document, and positions are numbers of
+//! rows.
 //!
 //! The decoders of the `arrow` project trust what a file declares more than the rest of this crate does. So lengths are
 //! checked against the file before anything is allocated for them, and a panic in a decoder is a bad stretch of rows.
@@ -212,8 +213,8 @@ fn value(column: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an error
-/// where it may lie in a stretch that is damaged.
+/// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an
+/// error where it may lie in a stretch that is damaged.
 pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<Option<Vec<u8>>> {
     let mut batches = batches(store, format, 0..u64::MAX, None, super::record::uncounted());
     let mut damage = None;

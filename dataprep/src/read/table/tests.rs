@@ -10,7 +10,8 @@ use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::sync::Arc;
 
-/// `rows` rows from `first` on: a text, a number, and an address inside a structure; text 3 is null and text 5 is empty.
+/// `rows` rows from `first` on: a text, a number, and an address inside a structure; text 3 is null and text 5 is
+/// empty.
 fn batch(first: i64, rows: i64) -> RecordBatch {
     let text = |i| match i {
         3 => None,

@@ -43,8 +43,8 @@ struct Occurrences {
 }
 
 impl Merger {
-    /// Words of at most 2³² − 1 bytes, at most as many of them, in an order that the texts alone decide. The first tokens
-    /// are `specials` without bytes, then the bytes in the order of `alphabet`.
+    /// Words of at most 2³² − 1 bytes, at most as many of them, in an order that the texts alone decide. The first
+    /// tokens are `specials` without bytes, then the bytes in the order of `alphabet`.
     pub(super) fn new(words: &[(Box<[u8]>, u64)], specials: usize, alphabet: &[u8; 256]) -> Self {
         let mut tokens = vec![Box::default(); specials];
         let mut ids = FxHashMap::default();

@@ -3,16 +3,17 @@
 //! Two stages. [`WordCounter`] reads the corpus once, cuts it into words and keeps how often each occurs; it holds no
 //! text, and its memory is bounded however large the corpus. [`WordCounter::train`] then merges, again and again, the
 //! pair of neighbouring tokens that occurs most often (Sennrich, Haddow and Birch, *Neural Machine Translation of Rare
-//! Words with Subword Units*, 2016). Equal counts are decided by the lower ids, and counts are sums, so the result depends
-//! on the texts alone and not on threads. Bytes have their ids in the order of their characters in the byte-level
-//! alphabet, as GPT-2 has them, so merges are the same as those of the `tokenizers` crate's trainer, ties included.
+//! Words with Subword Units*, 2016). Equal counts are decided by the lower ids, and counts are sums, so the result
+//! depends on the texts alone and not on threads. Bytes have their ids in the order of their characters in the
+//! byte-level alphabet, as GPT-2 has them, so merges are the same as those of the `tokenizers` crate's trainer, ties
+//! included.
 //!
 //! What bounds the memory: when there are more than `max_words` distinct words at the end of a call of
-//! [`count`](WordCounter::count), those that occurred once are forgotten; if that is not enough, those that occurred up to
-//! twice, four times, and so on. Words of a language are so distributed that this takes those which decide no merge:
+//! [`count`](WordCounter::count), those that occurred once are forgotten; if that is not enough, those that occurred up
+//! to twice, four times, and so on. Words of a language are so distributed that this takes those which decide no merge:
 //! a word that reappears after it was forgotten is counted anew, so each forgetting at `n` makes a count too low by at
-//! most `n`; [`uncounted`](WordCounter::uncounted) says how much was lost in all. A word takes about 60 bytes while they
-//! are counted and, with its pairs, about 200 while they are merged.
+//! most `n`; [`uncounted`](WordCounter::uncounted) says how much was lost in all. A word takes about 60 bytes while
+//! they are counted and, with its pairs, about 200 while they are merged.
 
 mod merger;
 
@@ -69,8 +70,8 @@ impl WordCounter {
         self
     }
 
-    /// Counts the words of some texts, in parallel. Words are forgotten only between calls, so a corpus must be cut into
-    /// calls the same way to be counted the same way.
+    /// Counts the words of some texts, in parallel. Words are forgotten only between calls, so a corpus must be cut
+    /// into calls the same way to be counted the same way.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
