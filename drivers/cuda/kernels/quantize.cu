@@ -242,11 +242,12 @@ struct Single {
         for (int k = 0; k < 8; k++) {
             int at = column<false, threads>(l, k);
             if (at >= width) continue;
-            if (a.x.dtype >= E4M3)
+            if (a.x.dtype >= E4M3) {
                 float scale = scale_at(a.x_tiles, a.x_scales, r, c + at, a.x.rows);
                 v[k] = decode_one(a.x.dtype, code_at(a.x, r, c + at)) * scale;
-            else
+            } else {
                 v[k] = load(a.x, r, c + at);
+            }
         }
     }
     FN float at(int k) const {
