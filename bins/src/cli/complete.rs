@@ -278,7 +278,11 @@ fn fish(program: &str, tree: &[Node]) -> String {
         }
         for option in &node.options {
             let short = option.short.map_or(String::new(), |short| format!(" -s {short}"));
-            let action = option.value.as_ref().map_or(String::new(), |value| format!(" -r{}", fish_action(value)));
+            let action = option.value.as_ref().map_or(String::new(), |value| {
+                // -x: nothing but what is listed.
+                let kind = if matches!(value, Value::File) { " -r" } else { " -x" };
+                format!("{kind}{}", fish_action(value))
+            });
             let _ = writeln!(out, "{at} -l {}{short}{action} -d '{}'", &option.long[2..], option.about);
         }
         if let Some(value) = &node.arguments {
