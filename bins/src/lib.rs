@@ -1,13 +1,6 @@
-//! The `std` runtime: everything between the core and a user, to embed or to run.
+//! DeepSeek-V3-style language models: prepare text, train, evaluate, generate and convert, as programs and as a library.
 //!
-//! - [`session`]: a trained model in memory, with [`generate`] and [`evaluate`]. Start here to embed a model.
-//! - [`run`]: a training run with its data, checkpoints ([`checkpoint`]), record ([`run::metrics`]) and display
-//!   ([`run::progress`]); [`plan`] says what it will cost; [`quickstart`] is the whole way in one call, on text that
-//!   the program carries.
-//! - [`hf`]: Hugging Face model folders; [`convert`]: such a folder from one format into another.
-//! - [`settings`]: TOML and `--set`, the same keys for every program; [`run::resolved`] keeps what a run used.
-//! - [`device`]: from `--device` to a CPU or a GPU. [`cli`]: what else the programs share.
-//! - [`programs`]: the programs themselves.
+//! The example loads a checkpoint, a Hugging Face model folder or the folder of a run, and continues a text:
 //!
 //! ```no_run
 //! use fathom::generate::Sampling;
@@ -20,6 +13,23 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! | module | content |
+//! |---|---|
+//! | [`session`] | a trained model in memory; start here to use a model from another program |
+//! | [`mod@generate`], [`evaluate`] | sampling, and losses and scores of texts |
+//! | [`run`] | a training run with its data, [metrics](run::metrics) and [settings](run::resolved) on disk |
+//! | [`checkpoint`] | training checkpoints: atomic commit, search, verification, resuming |
+//! | [`hf`], [`mod@convert`] | Hugging Face model folders, and their conversion between f32, BF16 and FP8 |
+//! | [`settings`] | TOML files and `--set key=value`, with [every key](settings::keys::KEYS) in one table |
+//! | [`mod@plan`] | parameters, memory and work of a run, before it is run |
+//! | [`prepare`] | data preparation with progress, over `fathom-dataprep` |
+//! | [`report`] | curves, pages and TensorBoard events of a run |
+//! | [`device`] | from the name in `--device` to a CPU or a GPU |
+//! | [`programs`], [`cli`], [`quickstart`] | the programs themselves, and what they share |
+//!
+//! Everything that computes is generic over the device ([`Kernels`](fathom_core::device::Kernels)); the model and its
+//! training step are in [`fathom_core`], which needs no `std`.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
