@@ -108,7 +108,7 @@ fn row(out: &mut String, name: &str, about: &str) {
     }
 }
 
-/// `text` in lines of at most [`WIDTH`] columns; all but the first begin with `indent` blanks.
+/// `text` in lines of at most `WIDTH` columns; all but the first begin with `indent` blanks.
 pub fn wrapped(text: &str, indent: usize) -> String {
     let (mut out, mut column) = (String::new(), indent);
     for word in text.split_whitespace() {
