@@ -45,8 +45,11 @@ pub struct Command {
     /// Prints the configuration keys it reads (`--keys`).
     pub keys: Option<fn() -> String>,
     info: fn() -> CommandInfoWithArgs,
-    run: fn(&[&str], &[&str]) -> Result<Result<()>, EarlyExit>,
+    run: Body,
 }
+
+/// Parses the arguments of a command, after the words that called it, and runs the command.
+type Body = fn(&[&str], &[&str]) -> Result<Result<()>, EarlyExit>;
 
 impl Command {
     /// A command with the arguments `P`.
