@@ -66,6 +66,25 @@ fn a_run_goes_on_after_a_stop_and_is_measured_again_when_it_is_finished() {
     assert!(finished == whole && err.contains("holds 30 of 30 steps already"), "{err}");
 }
 
+#[test]
+fn fathom_names_the_next_commands_as_it_was_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fathom"));
+    command.current_dir(here).env("FATHOM_QUICKSTART_STEPS", "2").env_remove("CARGO");
+    let (_, said) = succeeds(command.args(["train", "--device=cpu", "--output=run", "--curve=always"]));
+    assert!(
+        said.contains("training loss") && said.contains("run/report.html") && here.join("run/report.html").is_file()
+    );
+    let commands: Vec<&str> = said.split_once("Next:\n").expect("next commands").1.lines().map(str::trim).collect();
+    let called = format!("{} ", env!("CARGO_BIN_EXE_fathom"));
+    assert!(commands.len() == 3 && commands.iter().all(|command| command.starts_with(&called)), "{said}");
+    for command in commands {
+        let output = Command::new("sh").args(["-c", command]).current_dir(here).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{command}\n{}", self::said(&output));
+    }
+}
+
 /// The text of every file below a folder that a refusal must not touch.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_path_buf()]);
