@@ -125,8 +125,8 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Lets Ctrl-C (or SIGTERM) end the program at once and say how to go on: whatever moment it comes at, finished tasks are
-/// kept and the same command does the rest.
+/// Lets Ctrl-C (or SIGTERM) end the program at once and say how to go on: whatever moment it comes at, finished tasks
+/// are kept and the same command does the rest.
 pub fn leave_on_interrupt(output: &Path) {
     let work = output.join("work");
     // Where the system does not let signals be handled, they end the program without a word.

@@ -179,7 +179,11 @@ pub enum Error {
     },
 
     /// Shard sets opened together do not fit together.
-    #[error("{} and {} cannot be read together: {field} is {left} in the first and {right} in the second", first.display(), second.display())]
+    #[error(
+        "{} and {} cannot be read together: {field} is {left} in the first and {right} in the second",
+        first.display(),
+        second.display()
+    )]
     ShardsDiffer {
         /// One folder.
         first: PathBuf,
@@ -259,7 +263,10 @@ pub enum Error {
     },
 
     /// There is nothing to prepare.
-    #[error("no text found in {}: {what}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error(
+        "no text found in {}: {what}",
+        paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
     EmptyCorpus {
         /// The inputs.
         paths: Vec<PathBuf>,
@@ -268,7 +275,10 @@ pub enum Error {
     },
 
     /// A compressed input cannot be decompressed.
-    #[error("{}: near decompressed byte {offset}: {source}; the file is damaged, fetch it again or leave it out", path.display())]
+    #[error(
+        "{}: near decompressed byte {offset}: {source}; the file is damaged, fetch it again or leave it out",
+        path.display()
+    )]
     BadArchive {
         /// The file.
         path: PathBuf,
@@ -289,7 +299,8 @@ pub enum Error {
 
     /// Too many pages hang in extraction.
     #[error(
-        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files out \
+        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files \
+         out \
          whose pages are reported as dropped by it"
     )]
     ExtractionStuck {
@@ -311,8 +322,8 @@ pub enum Error {
 
     /// Bad records are so frequent that there will be more than `input.max_bad_records` allows.
     #[error(
-        "{bad}; {count} of the first {records} records are bad, and the whole corpus may have {limit}: correct the files, \
-         name the field that holds the text (input.text_field), or raise input.max_bad_records"
+        "{bad}; {count} of the first {records} records are bad, and the whole corpus may have {limit}: correct the \
+         files, name the field that holds the text (input.text_field), or raise input.max_bad_records"
     )]
     TooManyBad {
         /// The record that went over the limit.
@@ -337,7 +348,10 @@ pub enum Error {
     },
 
     /// A prepared folder does not say where a document came from.
-    #[error("{} does not say where the document came from: {what}; prepare the corpus again with this version of prep", path.display())]
+    #[error(
+        "{} does not say where the document came from: {what}; prepare the corpus again with this version of prep",
+        path.display()
+    )]
     NoProvenance {
         /// The file that should say it.
         path: PathBuf,
@@ -367,7 +381,10 @@ pub enum Error {
     },
 
     /// The folder of intermediate results is gone while this process worked in it.
-    #[error("{} was removed meanwhile: another process ended this preparation, or someone cleared it; run prep again", path.display())]
+    #[error(
+        "{} was removed meanwhile: another process ended this preparation, or someone cleared it; run prep again",
+        path.display()
+    )]
     WorkGone {
         /// The folder.
         path: PathBuf,
@@ -375,9 +392,9 @@ pub enum Error {
 
     /// More bad records in all inputs together than `input.max_bad_records` allows.
     #[error(
-        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default 1 %, and \
-         at least 100), such as {example}: correct the files, name the field that holds the text (input.text_field), or \
-         raise the limit"
+        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default 1 %, \
+         and at least 100), such as {example}: correct the files, name the field that holds the text \
+         (input.text_field), or raise the limit"
     )]
     BadRecords {
         /// One of them, with its place.

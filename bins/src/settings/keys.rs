@@ -234,7 +234,12 @@ pub const KEYS: &[Key] = &[
     key("fim.hole", Text, "<｜fim▁hole｜>", "token before the suffix"),
     key("fim.end", Text, "<｜fim▁end｜>", "token before the middle"),
     key("output.validation_fraction", Number, "0.01", "share of the documents held out for validation; 0 for none"),
-    key("output.validation_tail", Number, "0.0", "if above 0, hold out this last share of every document instead"),
+    key(
+        "output.validation_tail",
+        Number,
+        "",
+        "hold out this last share of every document instead (default: only where no document is held out; 0 = never)",
+    ),
     key("output.shard_bytes", Count, "536870912", "most bytes of tokens in one shard"),
     key("output.dropped", Flag, "false", "write documents that are dropped, and why, into dropped/"),
     key("output.overwrite", Flag, "false", "replace what an earlier run left in the output folder"),

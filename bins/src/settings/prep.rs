@@ -46,7 +46,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
         output: OutputConfig {
             dir: PathBuf::new(),
             validation_fraction: reader.number_or("output.validation_fraction", known.output.validation_fraction),
-            validation_tail: reader.number_or("output.validation_tail", known.output.validation_tail),
+            validation_tail: reader.optional_number("output.validation_tail"),
             shard_bytes: reader.count_or("output.shard_bytes", known.output.shard_bytes),
             dropped: reader.flag_or("output.dropped", known.output.dropped),
             overwrite: reader.flag_or("output.overwrite", known.output.overwrite),
@@ -59,7 +59,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
     };
     for (key, share) in [
         ("output.validation_fraction", config.output.validation_fraction),
-        ("output.validation_tail", config.output.validation_tail),
+        ("output.validation_tail", config.output.validation_tail.unwrap_or_default()),
     ] {
         if share >= 1.0 {
             return Err(reader.reject(key, format!("is {share}: it must be below 1")));

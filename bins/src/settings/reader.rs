@@ -75,6 +75,11 @@ impl Reader<'_> {
         }
     }
 
+    pub(super) fn optional_number(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.value(key, None)?;
+        value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+    }
+
     /// A flag, with the default in the table.
     pub(super) fn flag(&mut self, key: &'static str) -> bool {
         self.value(key, Self::stated(key)).and_then(|value| value.as_bool()).unwrap_or_default()

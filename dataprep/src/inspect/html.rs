@@ -28,14 +28,16 @@ pub(super) fn page(inspection: &Inspection) -> String {
         escape(&manifest.tokenizer.kind),
         manifest.tokenizer.vocab_size
     );
-    out += "<table><tr><th></th><th>documents</th><th>tokens</th><th>MB of text</th><th>bytes a token</th><th>shards</th></tr>\n";
+    out += "<table><tr><th></th><th>documents</th><th>tokens</th><th>MB of text</th><th>bytes per token</th>\
+            <th>shards</th></tr>\n";
     for (name, side) in [("train", Some(&manifest.train)), ("validation", manifest.validation.as_ref())] {
         if let Some(side) = side {
             let (megabytes, ratio) = (side.text_bytes as f64 / 1e6, side.text_bytes as f64 / side.tokens.max(1) as f64);
             let (documents, tokens, shards) = (side.documents, side.tokens, side.shards.len());
             let _ = writeln!(
                 out,
-                "<tr><td>{name}</td><td>{documents}</td><td>{tokens}</td><td>{megabytes:.1}</td><td>{ratio:.2}</td><td>{shards}</td></tr>"
+                "<tr><td>{name}</td><td>{documents}</td><td>{tokens}</td><td>{megabytes:.1}</td><td>{ratio:.2}</td>\
+                 <td>{shards}</td></tr>"
             );
         }
     }

@@ -186,7 +186,8 @@ impl Inspection {
                 let shards = side.shards.len();
                 let _ = writeln!(
                     out,
-                    "  {name:<11} {documents:>10} documents  {tokens:>13} tokens  {megabytes:>10.1} MB  {shards:>5} shards"
+                    "  {name:<11} {documents:>10} documents  {tokens:>13} tokens  {megabytes:>10.1} MB  \
+                     {shards:>5} shards"
                 );
             }
         }
@@ -207,7 +208,7 @@ impl Inspection {
                 let _ = writeln!(out, "    ~ {n:>10}           {what}");
             }
         }
-        out += "\nTokens a document\n";
+        out += "\nTokens per document\n";
         let lengths = self.lengths();
         let most = lengths.iter().map(|(_, _, n)| *n).max().unwrap_or(1).max(1);
         for (from, to, n) in lengths {
@@ -221,7 +222,7 @@ impl Inspection {
             }
         }
         if !self.scores.is_empty() {
-            out += "\nScores (least, 5 %, 25 %, median, 75 %, 95 %, greatest)\n";
+            out += "\nScores (minimum, 5 %, 25 %, median, 75 %, 95 %, maximum)\n";
             for (name, distribution) in &self.scores {
                 let quantiles = distribution.quantiles.map(|q| format!("{q:>10.4}")).join(" ");
                 let _ = writeln!(out, "  {name:<45} {quantiles}");
@@ -232,10 +233,10 @@ impl Inspection {
                 example.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
             let _ = writeln!(out, "  {}\n    {}\n    {text}", example.origin, example.note);
         };
-        out += "\nKept, for example\n";
+        out += "\nExamples of kept documents\n";
         self.kept.iter().for_each(|example| line(&mut out, example));
         if !self.dropped.is_empty() {
-            out += "\nDropped, for example\n";
+            out += "\nExamples of dropped documents\n";
             self.dropped.values().filter_map(|examples| examples.first()).for_each(|example| line(&mut out, example));
         }
         out

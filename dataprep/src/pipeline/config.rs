@@ -80,7 +80,8 @@ pub struct InputConfig {
     pub id_field: String,
     /// Field that holds the address it came from, where it has one.
     pub url_field: String,
-    /// Bad records that are passed over before the preparation fails. By default one in a hundred records, and at least 100.
+    /// Bad records that are passed over before the preparation fails. By default one in a hundred records, and at least
+    /// 100.
     pub max_bad_records: Option<u64>,
     /// Larger documents are left out, which also bounds what a small compressed file can become.
     pub max_document_bytes: u64,
@@ -129,7 +130,8 @@ pub struct TokenizerConfig {
     pub vocab_size: Option<u32>,
     /// Text of the token that ends a document, where the tokenizer's files do not say.
     pub eos: Option<String>,
-    /// Turn added tokens that are written out in documents, such as `<｜User｜>`, into their ids: for corpora in chat form.
+    /// Turn added tokens that are written out in documents, such as `<｜User｜>`, into their ids: for corpora in chat
+    /// form.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub parse_added: bool,
     /// Training: distinct words held in memory, about 100 bytes each.
@@ -165,9 +167,10 @@ pub struct OutputConfig {
     pub dir: PathBuf,
     /// Share of documents to hold out for validation, chosen by hash of seed and content. 0 writes no validation set.
     pub validation_fraction: f64,
-    /// If above 0, hold out this last share of the bytes of every document instead: for a corpus of one or a few
-    /// documents, as with tiny Shakespeare, whose last tenth is the usual validation set.
-    pub validation_tail: f64,
+    /// Hold out this last share of the bytes of every document instead, if above 0. By default the last part is held
+    /// out where no document is, as with a single file: 128 KiB of text in all, at least `validation_fraction` and at
+    /// most a tenth. 0 turns that off.
+    pub validation_tail: Option<f64>,
     /// Begin a new shard before its tokens take more than this.
     pub shard_bytes: u64,
     /// Write documents that are dropped into `dropped/`, with the rule, what it measured, and its threshold.
@@ -181,7 +184,7 @@ impl Default for OutputConfig {
         Self {
             dir: PathBuf::new(),
             validation_fraction: 0.01,
-            validation_tail: 0.0,
+            validation_tail: None,
             shard_bytes: 512 << 20,
             dropped: false,
             overwrite: false,
@@ -216,7 +219,7 @@ impl PrepConfig {
         }
         let shares = [
             ("output.validation_fraction", self.output.validation_fraction),
-            ("output.validation_tail", self.output.validation_tail),
+            ("output.validation_tail", self.output.validation_tail.unwrap_or_default()),
         ];
         for (field, share) in shares {
             if !(0.0..1.0).contains(&share) {

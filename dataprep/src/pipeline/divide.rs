@@ -17,6 +17,8 @@ pub(super) struct Division {
     seed: u64,
     fraction: f64,
     tail: f64,
+    /// Whether another division may take the place of this one.
+    may_change: bool,
     /// Whether this was chosen because no document fell on one of the sides.
     second: bool,
 }
@@ -25,16 +27,27 @@ impl Division {
     /// As the settings have it.
     pub fn asked(config: &PrepConfig) -> Self {
         let output = &config.output;
-        Self { seed: config.seed, fraction: output.validation_fraction, tail: output.validation_tail, second: false }
+        Self {
+            seed: config.seed,
+            fraction: output.validation_fraction,
+            tail: output.validation_tail.unwrap_or_default(),
+            may_change: output.validation_tail.is_none(),
+            second: false,
+        }
     }
 
     /// What takes the place of this one where it left one side empty of all `text_bytes` bytes: the last part of every
-    /// document is held out, `validation_fraction` of it or more, up to a tenth, if that is little. Nothing where nothing
-    /// was to be held out, or the text is too short.
+    /// document is held out, `validation_fraction` of it or more, up to a tenth, if that is little. Nothing where
+    /// nothing was to be held out, or the text is too short.
     pub fn instead(&self, text_bytes: u64) -> Option<Self> {
-        let by_document = self.fraction > 0.0 && self.tail == 0.0;
+        let by_document = self.fraction > 0.0 && self.may_change;
         let share = self.fraction.max(MOST_HELD_OUT.min(ENOUGH_HELD_OUT / text_bytes.max(1) as f64));
-        (by_document && text_bytes >= LEAST_TEXT).then_some(Self { tail: share, second: true, ..*self })
+        (by_document && text_bytes >= LEAST_TEXT).then_some(Self {
+            tail: share,
+            may_change: false,
+            second: true,
+            ..*self
+        })
     }
 
     /// The share of every document that is held out, where that was not asked for.
@@ -52,8 +65,8 @@ impl Division {
         if self.second { second } else { first }
     }
 
-    /// Divides a document between the two sides. Its side depends on its content and the seed only: documents come and go
-    /// without moving others.
+    /// Divides a document between the two sides. Its side depends on its content and the seed only: documents come and
+    /// go without moving others.
     pub fn divide<'d>(&self, document: &'d [u8]) -> [(Split, &'d [u8]); 2] {
         let cut = if self.tail > 0.0 {
             head_length(document, self.tail)
@@ -122,7 +135,7 @@ mod tests {
         assert_eq!((share(10_240), share(10_239)), (Some(0.1), None));
         assert_eq!((share(131_072 * 20), share(1 << 40)), (Some(0.05), Some(0.01)));
         assert_eq!(Division { fraction: 0.0, ..asked }.instead(1 << 20), None);
-        assert_eq!(Division { tail: 0.2, ..asked }.instead(1 << 20), None);
+        assert_eq!(Division { may_change: false, ..asked }.instead(1 << 20), None);
         assert_eq!(Division { fraction: 0.3, ..asked }.instead(1 << 20).unwrap().chosen_tail(), Some(0.3));
     }
 }

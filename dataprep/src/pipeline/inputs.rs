@@ -265,7 +265,8 @@ impl Items<'_> {
                     if let Some(bytes) = &item.raw {
                         let first = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
                         let what = format!(
-                            "{}: not UTF-8 from byte {first} on; the bytes tokenizer keeps such bytes, others read U+FFFD: \
+                            "{}: not UTF-8 from byte {first} on; the bytes tokenizer keeps such bytes, others read \
+                             U+FFFD: \
                              convert the file if it is in another encoding (iconv -f LATIN1 -t UTF-8)",
                             path()
                         );

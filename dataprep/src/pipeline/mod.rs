@@ -1,9 +1,9 @@
 //! The whole preparation: read, split, tokenise, shard.
 //!
-//! It is a row of stages, each a list of tasks over storage that any number of processes share; see [`Rank`]. Every task's
-//! result depends on its number and the settings alone, is published by a rename and never made twice. So the output is
-//! the same bytes for any number of threads and processes, and a process that is killed, at any moment, only repeats what
-//! it had not published.
+//! It is a row of stages, each a list of tasks over storage that any number of processes share; see [`Rank`]. Every
+//! task's result depends on its number and the settings alone, is published by a rename and never made twice. So the
+//! output is the same bytes for any number of threads and processes, and a process that is killed, at any moment, only
+//! repeats what it had not published.
 //!
 //! Between stages lie files in the folder `work` of the output, which the first process removes when it
 //! has written the manifest.
@@ -83,8 +83,8 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
         // The first process ends a preparation when all tasks are done, and takes the work folder away. Another that is
-        // still reading there, or only now begins to, fails in one way or another: it is done all the same. So is a first
-        // process that was thought dead and was started twice.
+        // still reading there, or only now begins to, fails in one way or another: it is done all the same. So is a
+        // first process that was thought dead and was started twice.
         Err(error) if !config.rank.is_first() || matches!(error, Error::WorkGone { .. }) => {
             let made = output::made_meanwhile(config, &before)?.ok_or(error)?;
             output::clear_late_work(config, work.folder());
@@ -291,8 +291,10 @@ impl Preparation<'_, '_> {
         if validation == 0 && division.holds_out() {
             let text_bytes: u64 = encoded.iter().map(|receipt| receipt.report.sides[0].text_bytes).sum();
             self.work.message(&format!(
-                "no validation split: none of the {train} documents fell on that side, and their {text_bytes} bytes of text \
-                 are too few to hold out a part; set output.validation_tail to do so anyway"
+                "no validation split: no document ({train} in all, {text_bytes} bytes of text) fell on that side by \
+                 output.validation_fraction = {}; to hold out the last part of every document, set \
+                 output.validation_tail=0.1",
+                self.config.output.validation_fraction
             ));
         }
         let sum = |count: fn(&TokensReport) -> u64| encoded.iter().map(|receipt| count(&receipt.report)).sum();
@@ -352,8 +354,8 @@ fn empty(config: &PrepConfig, stages: &[StageReport], all: u64) -> Error {
 /// That the last part of documents is held out although whole documents were asked for.
 fn held_out(division: &Division, config: &PrepConfig) -> String {
     format!(
-        "validation split: no document falls on one of the sides by output.validation_fraction = {}, so the last {:.2} % of \
-         every document are held out; set output.validation_fraction=0 for no validation split",
+        "validation split: no document falls on one of the sides by output.validation_fraction = {}, so the last \
+         {:.2} % of every document are held out; set output.validation_tail=0 to leave documents whole",
         config.output.validation_fraction,
         100.0 * division.chosen_tail().unwrap_or_default(),
     )

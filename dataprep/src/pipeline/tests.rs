@@ -203,7 +203,7 @@ fn the_tail_of_one_document_can_be_held_out() {
     let path = input.path().join("play.txt");
     fs::write(&path, &play).unwrap();
     let mut config = config(&path, output.path());
-    config.output.validation_tail = 0.1;
+    config.output.validation_tail = Some(0.1);
     config.output.shard_bytes = 1 << 20;
     let manifest = run(&config, &mut Silent).unwrap().manifest;
     assert_eq!((manifest.train.text_bytes, manifest.train.tokens), (9000, 9001));
@@ -295,7 +295,7 @@ fn settings_that_cannot_be_are_named() {
     assert!(error(|c| c.input.paths.clear()).contains("input.paths"));
     assert!(error(|c| c.output.dir = PathBuf::new()).contains("output.dir"));
     assert!(error(|c| c.output.validation_fraction = 1.0).contains("output.validation_fraction"));
-    assert!(error(|c| c.output.validation_tail = f64::NAN).contains("output.validation_tail"));
+    assert!(error(|c| c.output.validation_tail = Some(f64::NAN)).contains("output.validation_tail"));
     assert!(error(|c| c.output.shard_bytes = 0).contains("output.shard_bytes"));
     assert!(error(|c| c.tokenizer.vocab_size = Some(10)).contains("tokenizer.vocab_size"));
     assert!(
@@ -535,9 +535,12 @@ fn the_last_part_of_one_document_is_held_out_without_being_asked_for() {
         config.output.overwrite = false;
         assert!(run(&config, &mut Silent).unwrap().reused);
     }
-    // A text that is too short is left whole, which is said.
+    // Nothing is cut where that is turned off, or the text is too short, which is said.
+    (config.output.overwrite, config.output.validation_fraction, config.output.validation_tail) =
+        (true, 0.01, Some(0.0));
+    assert!(run(&config, &mut Silent).unwrap().manifest.validation.is_none());
+    config.output.validation_tail = None;
     fs::write(&path, "short").unwrap();
-    (config.output.overwrite, config.output.validation_fraction) = (true, 0.01);
     let mut said = Said::default();
     assert!(run(&config, &mut said).unwrap().manifest.validation.is_none());
     assert!(said.0.iter().any(|text| text.contains("no validation split")), "{:?}", said.0);
