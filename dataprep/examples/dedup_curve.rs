@@ -5,9 +5,9 @@
 //! cargo run --release -p fathom-dataprep --example dedup_curve [PAIRS [MEMORY_MIB [GROWTH]]]
 //! ```
 //!
-//! For each number of changed words, PAIRS pairs of random texts of 400 words are made that differ in so many words.
-//! All texts go through every task of deduplication, in splits of 1000. Then the whole is done again with GROWTH times
-//! as many pairs, and the peak memory of the process is shown of both (Linux). Times are of the processor.
+//! For each number of changed words, PAIRS pairs of random texts of 400 words are made that differ in that number of
+//! words. All texts go through every task of deduplication, in splits of 1000. Then the whole is done again with GROWTH
+//! times as many pairs, and the peak memory of the process is shown of both (Linux). Times are of the processor.
 
 use fathom_dataprep::dedup::{
     ClusterSummary, Keep, MinHashConfig, MinHashScratch, MinHasher, Removals, SignatureWriter, bucket_edges, cluster,

@@ -1,4 +1,4 @@
-//! Prepares files or folders as shards of bytes and prints what became of them.
+//! Prepares files or folders as shards of bytes and prints the outcome of each stage.
 //!
 //! ```sh
 //! cargo run --release -p fathom-dataprep --example prepare -- INPUT... OUTPUT

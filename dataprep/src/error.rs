@@ -403,7 +403,7 @@ pub enum Error {
         count: u64,
         /// Records, good and bad.
         records: u64,
-        /// The limit for so many records.
+        /// The limit for this number of records.
         limit: u64,
     },
 

@@ -51,7 +51,7 @@ pub struct Fim {
     ids: [u32; 3],
 }
 
-/// What became of a document.
+/// The outcome for a document.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// Bytes had to be replaced because they were not UTF-8.

@@ -2,17 +2,18 @@
 //!
 //! Text flows through the crate in one direction, one module per step:
 //!
-//! 1. [`read`] finds files in a fixed order, cuts large files into parts by bytes, and reads documents with the place each
-//!    came from; [`extract`] finds the main text of web pages.
+//! 1. [`read`] finds files in a fixed order, cuts large files into parts by bytes, and reads documents with the place
+//!    each came from; [`extract`] finds the main text of web pages.
 //! 2. [`filter`] drops low-quality documents and masks personal data, rule by rule; [`dedup`] finds exact duplicates,
 //!    near-duplicates (MinHash) and documents with evaluation data, in bounded memory.
-//! 3. [`tokenizer`] encodes text as token ids and decodes them: bytes, any Hugging Face `tokenizer.json`, or a byte-level
-//!    BPE tokenizer that [`tokenizer::train`] trains on the corpus. [`fim`] rearranges documents to fill in the middle.
-//! 4. [`shard`] stores the ids as Megatron's `.bin`/`.idx` files, with a `manifest.json` of sizes, checksums, settings and
-//!    counts. The shards of a split are one long, memory-mapped stream of tokens.
+//! 3. [`tokenizer`] encodes text as token ids and decodes them: bytes, any Hugging Face `tokenizer.json`, or a
+//!    byte-level BPE tokenizer that [`tokenizer::train`] trains on the corpus. [`fim`] rearranges documents to fill in
+//!    the middle.
+//! 4. [`shard`] stores the ids as Megatron's `.bin`/`.idx` files, with a `manifest.json` of sizes, checksums, settings
+//!    and counts. The shards of a split are one long, memory-mapped stream of tokens.
 //! 5. [`loader`] cuts this stream into sequences and hands them out in [`TokenBatch`]es: shuffled by a computed
-//!    permutation ([`permute`]) and resumable at any sequence, or once in order for evaluation. [`pack`] keeps documents
-//!    whole where they fit; [`mix`] draws from several sources in exact shares.
+//!    permutation ([`permute`]) and resumable at any sequence, or once in order for evaluation. [`pack`] keeps
+//!    documents whole where they fit; [`mix`] draws from several sources in exact shares.
 //!
 //! [`pipeline`] runs steps 1 to 4 as stages of tasks over storage that any number of processes share. The output is the
 //! same bytes for any number of threads and processes, and after any crash. [`inspect`] reports on the result;
@@ -49,8 +50,8 @@
 //! # }
 //! ```
 //!
-//! Nothing here knows of models or devices. Everything that comes from a file is checked; every [`Error`] names the place
-//! and the remedy.
+//! Nothing here knows of models or devices. Everything that comes from a file is checked; every [`Error`] names the
+//! place and the remedy.
 
 #![deny(unsafe_code)]
 

@@ -7,7 +7,7 @@
 //!
 //! Put differently, source `i` gives its `j`-th sequence at the time `(2j + 1) / (2 wᵢ)`, and draws are these events in
 //! the order of time. So what the `k`-th draw is follows from `k` alone: a run resumes at any `k`, and workers share a
-//! run by sharing its numbers. A source that may be gone through only so often has so many events; the others go on at
+//! run by sharing its numbers. A source with a limit of epochs has a limited number of events; the others go on at
 //! the pace they had.
 
 use crate::error::{Error, Result};

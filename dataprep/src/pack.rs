@@ -10,7 +10,7 @@
 //!
 //! A row of a batch has room for `S + 1` tokens, of which the first `S` are inputs and the last `S` targets. The pieces
 //! of a long document overlap by one token, so that each of its tokens but the first is a target exactly once. What
-//! stays empty at the end of a row is filled with the end-of-document token, each of which is a document of its own.
+//! stays empty at the end of a row is filled with the end-of-document token, each of which is one document.
 
 use crate::error::{Error, Result};
 use crate::shard::ShardSet;
@@ -109,7 +109,7 @@ impl PackedRows {
         &self.pieces[self.rows[row as usize] as usize..self.rows[row as usize + 1] as usize]
     }
 
-    /// What became of the documents.
+    /// What packing did with the documents.
     pub fn report(&self) -> PackingReport {
         self.report
     }

@@ -46,7 +46,7 @@ impl Default for DecontaminateConfig {
 
 /// Longest line of an evaluation file.
 const LONGEST_LINE: u64 = 64 << 20;
-/// Longest CSV file, undone: the parser has no limit of its own on a record.
+/// Longest CSV file, undone: the parser itself has no limit on a record.
 const LONGEST_CSV: u64 = 1 << 30;
 /// Longest sequence that may be asked for.
 const LONGEST_NGRAM: usize = 1024;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A text of `count` words drawn by `seed`, `changed` of which, spread evenly, are drawn anew.
+/// A text of `count` words drawn by `seed`, `changed` of which, spread evenly, are drawn again.
 fn text(seed: u64, count: usize, changed: usize) -> String {
     let word = |i: usize, salt: u64| {
         let mut z = (seed << 32 | i as u64) ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);

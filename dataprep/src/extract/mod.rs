@@ -1,6 +1,6 @@
 //! Main text of web pages, by the `trafilatura` crate (which one, and why: `EXTRACTION.md`).
 //!
-//! Pages come from strangers, so an [`Extractor`] works on a thread of its own with a deep stack: what takes too long
+//! Pages come from strangers, so an [`Extractor`] works on a separate thread with a deep stack: what takes too long
 //! is abandoned, a panic is caught, and a page whose tree is too deep or too large is refused before anything walks it.
 //! Each of these is a rule with a name, and a page that falls to one is dropped, never the run.
 //!

@@ -151,7 +151,7 @@ impl TreeSink for Tree {
         let is_template = name.expanded() == expanded_name!(html "template");
         let id = self.add(name);
         if is_template {
-            // What is in a template hangs below a node of its own.
+            // What is in a template hangs below a separate node.
             let contents = self.add(QualName::new(None, ns!(), local_name!("")));
             self.nodes.borrow_mut().attach(id, contents);
         }

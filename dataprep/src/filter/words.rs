@@ -1,7 +1,7 @@
 //! Splitting a text into words, once, for all rules.
 //!
 //! Words are the segments between the word boundaries of Unicode Standard Annex #29 that are not white space; so a
-//! punctuation mark is a word of its own, as it is to the tokenisers for which the published thresholds were found. Two
+//! punctuation mark is a separate word, as it is to the tokenisers for which the published thresholds were found. Two
 //! additions bring English nearer to them: full stops in a row and hyphens in a row are one word, and a clitic is one
 //! (`he|'s`, `do|n't`).
 

@@ -1,4 +1,4 @@
-//! What there is to report on a prepared folder.
+//! The data of a report on a prepared folder.
 
 use crate::shard::{Manifest, StageReport};
 use serde::Serialize;
@@ -80,7 +80,7 @@ pub(super) fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
 }
 
 impl Inspection {
-    /// How many documents have so many tokens: the first and last length of each interval, and the documents.
+    /// Histogram of document lengths in tokens: shortest and longest length of each interval, and its documents.
     pub fn lengths(&self) -> Vec<(u64, u64, u64)> {
         let sides = [Some(&self.manifest.train), self.manifest.validation.as_ref()];
         let mut all: Vec<u64> = Vec::new();

@@ -1,11 +1,11 @@
-//! What a loader hands out.
+//! `TokenBatch`: sequences of token ids with their document boundaries.
 
 /// Sequences of tokens, and where documents begin in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenBatch {
     /// Number of sequences, `B`.
     pub sequences: usize,
-    /// Input tokens a sequence, `S`.
+    /// Input tokens per sequence, `S`.
     pub sequence_length: usize,
     /// `[B, S + 1]`: the inputs are the first `S` of each row, the targets the last `S`.
     pub tokens: Vec<u32>,

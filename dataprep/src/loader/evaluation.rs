@@ -9,7 +9,7 @@ use std::path::Path;
 /// Every token of a stream as a target exactly once, in order: what evaluation runs over.
 ///
 /// Windows do not overlap but for the one token that is a target in one and an input in the next; the last window may
-/// be shorter and comes in a batch of its own.
+/// be shorter and comes in a separate batch.
 #[derive(Debug)]
 pub struct Evaluation {
     data: ShardSet,

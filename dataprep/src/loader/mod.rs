@@ -1,4 +1,5 @@
-//! Batches of fixed-length sequences out of shards: in order or shuffled, for ever or once, from one source or several.
+//! Batches of fixed-length sequences out of shards: in order or shuffled, endlessly or once, from one source or
+//! several.
 //!
 //! With a sequence length of `S`, sequence `i` of a stream of tokens is tokens `i·S ..= i·S + S`: `S` inputs and, one
 //! further, their `S` targets. Neighbours share one token, so that every token but the first is a target exactly once.
@@ -38,7 +39,7 @@ pub struct MixSource {
     pub data: ShardSet,
     /// Its share of the sequences, in any unit. None: as many as it has, times its epochs.
     pub weight: Option<f64>,
-    /// How many times it may be gone through at most; need not be whole. None: for ever.
+    /// How many times it may be gone through at most; need not be whole. None: no limit.
     pub epochs: Option<f64>,
 }
 
@@ -68,7 +69,7 @@ pub struct Cursor {
     pub packing: Packing,
 }
 
-/// A run over the sequences of one source or several; endless unless each may be gone through only so often.
+/// A run over the sequences of one source or several; endless unless each has a limit of epochs.
 #[derive(Debug)]
 pub struct Loader {
     sources: Vec<Sequences>,
@@ -88,7 +89,7 @@ impl Loader {
         Self::new(ShardSet::open_all(paths, split)?, options)
     }
 
-    /// Takes sequences from `data`, for ever.
+    /// Takes sequences from `data`, without end.
     ///
     /// # Errors
     /// [`Error::SequenceTooLong`] when there is not even one; [`Error::Config`] when the length is 0.
@@ -135,7 +136,7 @@ impl Loader {
         self.sources.iter().map(Sequences::number).sum()
     }
 
-    /// Sequences the run has in all, where sources may be gone through only so often; `u64::MAX` where there is no end.
+    /// Sequences the run has in all, where sources has a limit of epochs; `u64::MAX` where there is no end.
     pub fn total(&self) -> u64 {
         self.mix.total()
     }

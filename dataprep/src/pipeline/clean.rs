@@ -136,7 +136,7 @@ const EXTRACT: &str = "extract";
 const FILTER: &str = "filter";
 const DECONTAMINATE: &str = "decontaminate";
 
-/// What became of the documents of a task, or of all.
+/// Counts of the documents of a task, or of all tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Account {
     /// Documents that were read.
@@ -172,7 +172,7 @@ impl Account {
         }
     }
 
-    /// Adds up.
+    /// Adds `other`'s counts to these.
     pub fn add(&mut self, other: &Self) {
         let add = |mine: &mut BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>| {
             theirs.iter().for_each(|(key, n)| *mine.entry(key.clone()).or_default() += n);

@@ -1,4 +1,4 @@
-//! One task's stream of items: read on a thread of its own, worked on by all, taken up again in order.
+//! One task's stream of items: read on one thread, processed on all, collected in order.
 
 use super::work::Work;
 use crate::error::Result;
@@ -61,7 +61,7 @@ where
     })
 }
 
-/// Things that are costly to make and are lent to whoever needs one.
+/// A pool of things that are costly to make.
 pub(super) struct Stash<T> {
     idle: Mutex<Vec<T>>,
 }

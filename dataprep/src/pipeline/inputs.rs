@@ -53,7 +53,7 @@ impl Inputs {
         let (mut tasks, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
         for (i, split) in splits.iter().enumerate() {
             let size = split.bytes.end.saturating_sub(split.bytes.start);
-            // A part that is as large as a task is one of its own.
+            // A part that is as large as a task is a task by itself.
             if i > first && bytes.saturating_add(size) > task_bytes {
                 tasks.push(first..i);
                 (first, bytes) = (i, 0);

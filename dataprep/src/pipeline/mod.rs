@@ -1,4 +1,4 @@
-//! The whole preparation: read, split, tokenise, shard.
+//! Runs a whole preparation: reading, cleaning, deduplication, tokenization, shards.
 //!
 //! It is a row of stages, each a list of tasks over storage that any number of processes share; see [`Rank`]. Every
 //! task's result depends on its number and the settings alone, is published by a rename and never made twice. So the

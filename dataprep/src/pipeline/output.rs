@@ -158,8 +158,8 @@ pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
 pub(super) type Moves = Vec<(PathBuf, String)>;
 
 /// Replaces what the folder holds by new files. From the first removal to the last write there is no manifest, so
-/// whoever looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is taken
-/// up where it ended: a file that is no longer where it was made has its name already.
+/// a reader that looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is
+/// taken up where it ended: a file that is no longer where it was made has its name already.
 pub(super) fn commit(
     config: &PrepConfig,
     tokenizer: &Tokenizer,
@@ -240,7 +240,7 @@ fn clear_work(dir: &Path) -> Result<()> {
 
 /// Removes what a late process has made in a work folder after the preparation was ended.
 pub(super) fn clear_late_work(config: &PrepConfig, folder: &Path) {
-    // Others that are late do the same, and whoever comes first does it for all.
+    // Others that are late do the same, and the first one does it for all.
     let _ = fs::remove_dir_all(folder);
     let _ = fs::remove_dir(config.output.dir.join(WORK));
 }

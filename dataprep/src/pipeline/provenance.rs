@@ -1,4 +1,4 @@
-//! Where a document came from and what became of it, as lines of JSON.
+//! The origin of a document and the outcome for it, as lines of JSON.
 
 use crate::document::{Document, Dropped};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The reading of one task, with its counts and complaints.
+//! Reads the inputs of one task, and counts and reports bad records.
 
 use super::config::InputConfig;
 use super::inputs::{Inputs, Item, Items};

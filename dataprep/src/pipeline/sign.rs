@@ -68,7 +68,7 @@ impl SignedWriter {
         }
     }
 
-    /// Writes what there is beside the task's other files.
+    /// Writes the keys and signatures beside the task's other files.
     pub fn publish(self, draft: &Draft) -> Result<()> {
         if let Some(urls) = self.urls {
             urls.publish(&draft.path(URLS))?;

@@ -323,7 +323,7 @@ fn what_is_left_out_is_reported() {
     assert_eq!(summary.manifest.stages[0].dropped["bad record"], 1);
 }
 
-/// English words in an order of their own for every document.
+/// English words in a different order for every document.
 fn prose(document: usize) -> String {
     const WORDS: &str = "the of and to that have with people river mountain winter morning children answer question light \
         between nothing something another against thought through country letter window because without garden \

@@ -19,7 +19,7 @@ pub(super) enum Nature {
     Binary(f64),
 }
 
-/// Tells text from what is none. The share of bytes that no text has decides, so that it is the same in every language.
+/// Tells text from binary data by the share of bytes that no text has, which is the same rule in every language.
 pub(super) fn nature(bytes: &[u8]) -> Nature {
     let invalid: usize = bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
     let controls = bytes.iter().filter(|&&byte| is_control(byte)).count();

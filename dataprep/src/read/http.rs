@@ -28,7 +28,7 @@ pub(super) enum Body {
 ///
 /// Crawlers differ in what they keep: some undo the transfer encodings and leave their headers standing. So a body that
 /// is not chunked, or not compressed, although a header says so, is taken as it is; so is one with an encoding that is
-/// none, such as `UTF-8`. A compressed body that breaks off gives what there is, as in a browser.
+/// none, such as `UTF-8`. A compressed body that breaks off gives the part that was received, as in a browser.
 pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
     let (line, mut rest) = split_line(response);
     let status = status(line).ok_or("not an HTTP response: no status line")?;
@@ -148,7 +148,7 @@ pub(super) fn header(line: &[u8]) -> Option<(String, String)> {
     Some((name, String::from_utf8_lossy(value.get(1..)?).trim().to_owned()))
 }
 
-/// The body of a chunked message, or nothing when it is none. One that breaks off gives what there is.
+/// The body of a chunked message, or nothing when it is not chunked. One that breaks off gives its received part.
 fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {

@@ -1,5 +1,5 @@
 //! WARC files whose records are compressed one by one, as the standard recommends (ISO 28500, annex D): each record is
-//! a gzip member of its own, so a record can be found by its place in the compressed file.
+//! a separate gzip member, so a record can be found by its place in the compressed file.
 
 use super::record::{Context, Record, Records};
 use super::stream::{Store, Stream};

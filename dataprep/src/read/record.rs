@@ -143,7 +143,7 @@ impl Context {
     }
 }
 
-/// Text, or where it is none.
+/// Text of UTF-8 bytes, or the place of the first byte that is not UTF-8.
 pub(super) fn utf8(bytes: Vec<u8>) -> std::result::Result<String, String> {
     String::from_utf8(bytes)
         .map_err(|e| format!("not UTF-8, from byte {} of the text on", e.utf8_error().valid_up_to()))

@@ -149,7 +149,7 @@ impl BufRead for Whole {
     }
 }
 
-/// What became of a line.
+/// The outcome of reading a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// It is in the buffer, without its end.
@@ -186,7 +186,7 @@ impl Stream {
         let wide = match stream.fill() {
             Ok(start) => Wide::declared(start),
             Err(e) if e.raw_os_error().is_some() => return Err(e),
-            // Damage is for whoever reads.
+            // The reader meets the damage.
             Err(e) => return Ok(Self::over(BufReader::new(Failed(Some(e))))),
         };
         Ok(match wide {
@@ -258,7 +258,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Appends the next `n` bytes to `buffer`, or what there is of them; says how many.
+    /// Appends the next `n` bytes to `buffer`, or the rest if it is shorter; gives their number.
     pub(crate) fn read_up_to(&mut self, n: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
         let mut read = 0;
         while read < n {
@@ -274,8 +274,8 @@ impl Stream {
         Ok(read)
     }
 
-    /// Passes over `n` bytes, or what there is of them; says how many. In a file on disk that is a jump when it is far,
-    /// and the caller knows that it does not lead over the end.
+    /// Passes over `n` bytes, or the rest if it is shorter; gives their number. In a file on disk that is a jump when
+    /// it is far, and the caller knows that it does not lead over the end.
     pub(crate) fn skip(&mut self, n: u64) -> io::Result<u64> {
         if n > BUFFER as u64 && matches!(self.inner, Inner::Plain(_)) {
             self.go_to(self.position.saturating_add(n))?;

@@ -1,7 +1,7 @@
 //! Byte-pair merging: the rules, and their application to one word.
 //!
 //! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a
-//! table of their own, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
+//! separate table, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
 
 use rustc_hash::FxHashMap;
 use serde_json::Value;

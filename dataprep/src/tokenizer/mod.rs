@@ -300,7 +300,7 @@ impl Tokenizer {
         Encoder { tokenizer: self, cache: self.idle().pop().unwrap_or_default() }
     }
 
-    /// Caches that no encoder holds. Building automata and learning words anew for every text would cost more than
+    /// Caches that no encoder holds. Building automata and learning words again for every text would cost more than
     /// encoding it.
     fn idle(&self) -> MutexGuard<'_, Vec<Cache>> {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)

@@ -101,7 +101,7 @@ fn llama3(classes: &Classes, text: &[u8], at: usize, digits: usize) -> usize {
 #[inline]
 fn deepseek(text: &[u8], each: &mut impl FnMut(usize, usize)) {
     let (all, isolating) = (Classes::all(), Classes::isolating());
-    // What no alternative matches stands as a word of its own, from `gap` on.
+    // What no alternative matches is a separate word, from `gap` on.
     let (mut gap, mut at) = (0, 0);
     while at < text.len() {
         let (class, length) = isolating.at(text, at);

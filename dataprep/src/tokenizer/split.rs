@@ -31,7 +31,7 @@ pub(super) fn llama3(digits: usize) -> String {
 const TRAILING_SPACE: &str = r"|\s+(?!\S)|\s+";
 
 /// Steps back that a match may take in the backtracking engine, a few seconds' worth: a pattern that needs more would
-/// need for ever.
+/// need forever.
 const BACKTRACKS: usize = 1 << 27;
 
 /// Cuts text into words.
@@ -146,7 +146,7 @@ fn split(
         }
         split(patterns, caches, &text[start..end], base + start, each)?;
         done = end;
-        // An empty match must not be found again for ever.
+        // An empty match must not be found again forever.
         from = if end > start { end } else { end + text[end..].chars().next().map_or(1, char::len_utf8) };
         if from > text.len() {
             break;

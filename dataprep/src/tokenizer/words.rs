@@ -17,7 +17,7 @@ const SHORT_IDS: usize = 4;
 const ID_BITS: u32 = 24;
 /// Longer words are not worth keeping.
 const LONG: usize = 64;
-/// Ids and words that the table of longer words holds before it starts anew.
+/// Ids and words that the table of longer words holds before it is emptied.
 const LONG_IDS: usize = 1 << 20;
 
 /// Bounded tables from words to ids. They hold what a tokenizer gave and change nothing of it.

@@ -25,7 +25,7 @@ const SUFFIX: &str = "docs";
 pub(in crate::pipeline) struct DocumentsReport {
     /// What was read.
     pub read: ReadReport,
-    /// What became of it.
+    /// Counts of what was kept, dropped and changed.
     pub account: Account,
     /// Bytes of the text that was kept.
     pub kept_bytes: u64,

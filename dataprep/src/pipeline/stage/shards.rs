@@ -94,7 +94,7 @@ fn totals(encoded: &[Receipt<TokensReport>], side: usize) -> SplitEntry {
     }
 }
 
-/// Divides a side's documents into shards of at most `limit` tokens; a longer document has one of its own.
+/// Divides a side's documents into shards of at most `limit` tokens; a longer document is a shard by itself.
 fn plan(folder: &Path, encoded: &[Receipt<TokensReport>], split: Split, limit: u64) -> Result<Vec<Plan>> {
     let mut plans: Vec<Plan> = Vec::new();
     let mut filled = 0_u64;
@@ -192,7 +192,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// A task's lines, as they are where all are wanted, else packed anew.
+    /// A task's lines, as they are where all are wanted, else packed again.
     fn copy_lines(&self, piece: &Piece, docs: &mut Sum) -> Result<()> {
         let suffix = format!("{}.docs", self.plan.split.name());
         let mut input = self.open(piece, &suffix)?;

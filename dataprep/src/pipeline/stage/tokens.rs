@@ -1,5 +1,5 @@
-//! Text into tokens: each task writes, for each side of the split, the tokens of its documents in order, their lengths,
-//! and a line on each document.
+//! Encodes text as token ids: each task writes, for each side of the split, the tokens of its documents in order, their
+//! lengths, and a line on each document.
 
 use super::documents::{DocumentsReport, Stored, StoredItem};
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ pub(in crate::pipeline) struct TokensReport {
 }
 
 impl SideReport {
-    /// Adds up.
+    /// Adds `other`'s counts to these.
     pub fn add(&mut self, other: &Self) {
         self.documents += other.documents;
         self.tokens += other.tokens;

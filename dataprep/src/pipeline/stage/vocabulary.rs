@@ -23,14 +23,14 @@ struct VocabularyReport {
 
 /// What training came to.
 pub(in crate::pipeline) enum Trained {
-    /// A tokenizer, and what there is to say about it.
+    /// A tokenizer, and the report of its stage.
     Tokenizer(Tokenizer, StageReport),
-    /// There is no text on the training side; so many bytes are on the other.
+    /// There is no text on the training side; `held_out` bytes are on the other.
     NoText { held_out: u64 },
 }
 
 /// Trains on the training side alone, up to `tokenizer.train_bytes` of what `texts` gives batch by batch (an empty
-/// batch is the last). `size` is what there is of it, in bytes.
+/// batch is the last). `size` is its size in bytes.
 pub(in crate::pipeline) fn run<T: AsRef<[u8]> + Sync>(
     work: &Work<'_>,
     config: &PrepConfig,

@@ -2,7 +2,7 @@
 //! killed at any moment.
 //!
 //! A stage is a fixed list of tasks. A task reads inputs and what the tasks of earlier stages published, and publishes
-//! files of its own in `WORK/STAGE/`: written under a temporary name, synced, renamed, and last a receipt
+//! its own files in `WORK/STAGE/`: written under a temporary name, synced, renamed, and last a receipt
 //! (`00012.receipt`) with the size and XXH3 of each and what the task has to report. A task with a receipt is never
 //! done again; one without is as if it had never begun. Which process does a task follows from its number, how many of
 //! them run at once from the threads; what is in its files follows from neither.
@@ -59,7 +59,7 @@ pub(super) struct Receipt<R> {
     pub report: R,
 }
 
-/// A place to work in, and who works.
+/// The work folder, thread pool and rank of one preparation.
 pub(super) struct Work<'a> {
     folder: PathBuf,
     /// Tells whether another process has ended the preparation.

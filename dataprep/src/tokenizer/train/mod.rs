@@ -11,9 +11,9 @@
 //! What bounds the memory: when there are more than `max_words` distinct words at the end of a call of
 //! [`count`](WordCounter::count), those that occurred once are forgotten; if that is not enough, those that occurred up
 //! to twice, four times, and so on. Words of a language are so distributed that this takes those which decide no merge:
-//! a word that reappears after it was forgotten is counted anew, so each forgetting at `n` makes a count too low by at
-//! most `n`; [`uncounted`](WordCounter::uncounted) says how much was lost in all. A word takes about 60 bytes while
-//! they are counted and, with its pairs, about 200 while they are merged.
+//! a word that reappears after it was forgotten is counted from 0 again, so each forgetting at `n` makes a count too
+//! low by at most `n`; [`uncounted`](WordCounter::uncounted) says how much was lost in all. A word takes about 60 bytes
+//! while they are counted and, with its pairs, about 200 while they are merged.
 
 mod merger;
 
