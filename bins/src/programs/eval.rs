@@ -114,8 +114,8 @@ fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -
     if scored.cut > 0 {
         let (lines, context) = (scored.cut, session.context());
         eprintln!(
-            "{lines} lines are longer than the model's context of {context} tokens: cut at the left (\"cut\" says by how \
-             much)"
+            "{lines} lines are longer than the model's context of {context} tokens: cut at the left (\"cut\" says by \
+             how much)"
         );
     }
     Ok(())

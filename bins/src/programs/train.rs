@@ -28,8 +28,8 @@ pub const COMMAND: Command =
     example = "{command_name} data/notes --set train.steps=2000 --output runs/notes",
     example = "{command_name} data/shakespeare --config configs/shakespeare.toml --output runs/shakespeare",
     example = "{command_name} --plan --set model.preset=v3-671b",
-    note = "The progress line's max violation is the load of the busiest expert over the mean load, minus 1, in the worst \
-            layer: 0 is perfect balance.",
+    note = "The progress line's max violation is the load of the busiest expert over the mean load, minus 1, in the \
+            worst layer: 0 is perfect balance.",
     note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
     error_code(0, "done, or stopped by Ctrl-C and saved"),
     error_code(1, "training failed"),
