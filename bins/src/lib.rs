@@ -1,4 +1,5 @@
-//! DeepSeek-V3-style language models: prepare text, train, evaluate, generate and convert, as programs and as a library.
+//! DeepSeek-V3-style language models: prepare text, train, evaluate, generate and convert, as programs and as a
+//! library.
 //!
 //! The example loads a checkpoint, a Hugging Face model folder or the folder of a run, and continues a text:
 //!

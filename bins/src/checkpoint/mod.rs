@@ -10,9 +10,9 @@
 //!     manifest.json                sizes and SHA-256, written last
 //! ```
 //!
-//! [`commit`] writes a checkpoint and gives it its name in one step, through the file operations of [`store`]; [`locate`]
-//! finds checkpoints, [`Manifest`] checks them, [`State`] is what training needs beside the model. The model's own files
-//! are those of [`hf`](crate::hf).
+//! [`commit`] writes a checkpoint and gives it its name in one step, through the file operations of [`store`];
+//! [`locate`] finds checkpoints, [`Manifest`] checks them, [`State`] is what training needs beside the model. The
+//! model's own files are those of [`hf`](crate::hf).
 
 pub mod commit;
 mod error;

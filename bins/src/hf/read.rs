@@ -331,8 +331,11 @@ impl FoundTensor {
     }
 }
 
-/// The weight files of a folder, each with the tensors that the index names in it, and warnings.
-fn weight_files(folder: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, Vec<String>), HfError> {
+/// File names, each with the tensors that the index names in it.
+type WeightFiles = BTreeMap<String, BTreeSet<String>>;
+
+/// The weight files of a folder, and warnings.
+fn weight_files(folder: &Path) -> Result<(WeightFiles, Vec<String>), HfError> {
     let (index, single) = (folder.join(INDEX), folder.join(SINGLE).exists());
     let alone = || BTreeMap::from([(SINGLE.to_string(), BTreeSet::new())]);
     if !index.exists() {
@@ -342,7 +345,7 @@ fn weight_files(folder: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, Ve
     let text = fs::read_to_string(&index).map_err(HfError::io("read", &index))?;
     let map: Index = serde_json::from_str(&text)
         .map_err(|error| HfError::Json { path: index.clone(), problem: error.to_string() })?;
-    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut files = WeightFiles::new();
     for (tensor, file) in map.weight_map {
         files.entry(file).or_default().insert(tensor);
     }
