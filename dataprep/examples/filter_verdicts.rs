@@ -1,4 +1,4 @@
-//! What each of several filter configurations says of each of many documents, for comparison with another tool.
+//! Prints the verdicts of several filter configurations on many documents, for comparison with another tool.
 //!
 //! ```text
 //! cargo run --release -p fathom-dataprep --example filter_verdicts -- CONFIGS.json DOCUMENTS.jsonl > VERDICTS.jsonl

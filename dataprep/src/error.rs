@@ -392,8 +392,8 @@ pub enum Error {
 
     /// More bad records in all inputs together than `input.max_bad_records` allows.
     #[error(
-        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default 1 %, \
-         and at least 100), such as {example}: correct the files, name the field that holds the text \
+        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default \
+         1 %, and at least 100), such as {example}: correct the files, name the field that holds the text \
          (input.text_field), or raise the limit"
     )]
     BadRecords {

@@ -345,7 +345,11 @@ mod tests {
         }
 
         #[test]
-        fn the_bit_set_finds_the_next_member(members in prop::collection::btree_set(0_usize..20_000, 0..40), gone in 0_usize..40, from in 0_usize..21_000) {
+        fn the_bit_set_finds_the_next_member(
+            members in prop::collection::btree_set(0_usize..20_000, 0..40),
+            gone in 0_usize..40,
+            from in 0_usize..21_000,
+        ) {
             let (mut set, mut members) = (BitSet::new(20_000), members);
             members.iter().for_each(|&n| set.insert(n));
             if let Some(&n) = members.iter().nth(gone) {

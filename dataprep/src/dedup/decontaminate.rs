@@ -102,7 +102,7 @@ impl Decontaminator {
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::BadArchive`] for a file that cannot be read, [`Error::Config`] for one that holds
-    /// something else, or a number that cannot be meant.
+    /// something else, or an invalid number.
     pub fn new(config: &DecontaminateConfig) -> Result<Self> {
         let mut found = Self::empty(config)?;
         let mut scratch = DecontaminateScratch::default();
@@ -472,7 +472,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), name in 0..5_usize) {
+        fn any_bytes_are_read_or_refused(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
+            name in 0..5_usize,
+        ) {
             let name = ["a.jsonl", "a.csv", "a.txt", "a.csv.gz", "a.jsonl.zst"][name];
             let _ = Decontaminator::from_reader(&DecontaminateConfig::default(), Path::new(name), bytes.as_slice());
         }

@@ -1,5 +1,6 @@
-//! What two texts have in common when case, numbers, punctuation, spacing and accents are left out of account:
-//! datatrove's `simplify_text` with its default settings.
+//! Normalization of texts for comparison: case, numbers, punctuation, spacing and accents are removed.
+//!
+//! It equals datatrove's `simplify_text` with its default settings.
 
 use crate::filter::text::{is_digit, is_nonspacing_mark, is_punctuation, is_space};
 use unicode_normalization::UnicodeNormalization;

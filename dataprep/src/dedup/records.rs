@@ -393,7 +393,8 @@ mod tests {
             let mut bytes = Header { kind: KIND, fingerprint, words, sections, records }.to_bytes().to_vec();
             bytes.extend(rest);
             let verdict = verify(Path::new("x"), bytes.as_slice(), bytes.len() as u64);
-            proptest::prop_assert!(verdict.is_err() || bytes.len() as u64 == HEADER_BYTES + sections * (records * words * 8 + 8));
+            let whole = HEADER_BYTES + sections * (records * words * 8 + 8);
+            proptest::prop_assert!(verdict.is_err() || bytes.len() as u64 == whole);
         }
     }
 

@@ -1,3 +1,5 @@
+//! Tests of deduplication.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,7 +179,10 @@ proptest! {
         let runs = folder.path().join("runs");
         let config = MinHashConfig::default();
         let ok = (0..config.buckets)
-            .all(|bucket| bucket_edges(&config, std::slice::from_ref(&path), bucket, None, &runs, 0, &folder.path().join("e")).is_ok());
+            .all(|bucket| {
+                let edges = folder.path().join("e");
+                bucket_edges(&config, std::slice::from_ref(&path), bucket, None, &runs, 0, &edges).is_ok()
+            });
         // The lengths are read only for the rule that needs them.
         let lengths = bytes_of_lengths(2);
         prop_assert!(!ok || at >= fs::metadata(&path).unwrap().len() as usize - lengths);

@@ -1,3 +1,5 @@
+//! Tests of the extraction of main text.
+
 use super::*;
 use std::time::Instant;
 

@@ -77,7 +77,7 @@ impl Filters {
     /// Prepares the rules: reads lists, compiles patterns.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] for a threshold or language that cannot be meant, [`crate::Error::Io`] for a list that
+    /// [`crate::Error::Config`] for a invalid threshold or language, [`crate::Error::Io`] for a list that
     /// cannot be read.
     pub fn new(config: &FilterConfig) -> Result<Self> {
         config.check()?;

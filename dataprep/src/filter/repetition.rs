@@ -434,7 +434,10 @@ mod tests {
         }
 
         #[test]
-        fn a_polynomial_is_that_of_its_parts(a in proptest::collection::vec(any::<u8>(), 0..20), b in proptest::collection::vec(any::<u8>(), 0..20)) {
+        fn a_polynomial_is_that_of_its_parts(
+            a in proptest::collection::vec(any::<u8>(), 0..20),
+            b in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
             let (_, grams) = loaded("x");
             let whole = [a.as_slice(), &b].concat();
             let joined = add(multiply(polynomial(&a), grams.power(b.len() as u32)), polynomial(&b));

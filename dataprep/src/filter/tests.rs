@@ -1,3 +1,5 @@
+//! Tests of the filters.
+
 use super::*;
 use crate::document::Origin;
 use proptest::prelude::*;

@@ -7,8 +7,8 @@
 //! [packed](crate::pack) whole, which cuts only those that are longer than a sequence.
 //!
 //! Order is a function of seed and epoch alone: the `j`-th sequence of a source with `n` is sequence
-//! `permutation(seed, j / n)[j % n]`. With several sources, [`Mix`] says of which source the run's `k`-th sequence is,
-//! and its how many-th, again of `k` alone. Any number of workers can therefore share a run by dividing the numbers `k`
+//! `permutation(seed, j / n)[j % n]`. With several sources, [`Mix`] maps `k` to a source and an index within
+//! it, as a function of `k` alone. Any number of workers can therefore share a run by dividing the numbers `k`
 //! among themselves, and a resumed run only needs to know the next `k`.
 
 mod batch;

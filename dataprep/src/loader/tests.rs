@@ -1,3 +1,5 @@
+//! Tests of the loader.
+
 use super::*;
 use crate::shard::{Dtype, ShardWriter};
 

@@ -1,4 +1,4 @@
-//! What happens to a document between its file and its tokens: the filters, and an account of what they did.
+//! Cleaning of documents between file and tokens: extraction, filters, and an account of what they did.
 
 use super::config::PrepConfig;
 use super::flow::Stash;

@@ -1,4 +1,4 @@
-//! What there is to read, divided into tasks by bytes alone, and the items in it.
+//! The inputs, divided into tasks by bytes alone, and the items in them.
 
 use super::config::InputConfig;
 use crate::document::{Document, Dropped};

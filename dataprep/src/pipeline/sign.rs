@@ -1,4 +1,4 @@
-//! What is computed of each document for comparing it with others: keys of its address and text, and its signature.
+//! Keys and signature of a document for the comparison with others: of its address, its text, and its word n-grams.
 
 use super::work::Draft;
 use crate::dedup::{DedupConfig, KeyWriter, MinHashScratch, MinHasher, SignatureWriter};

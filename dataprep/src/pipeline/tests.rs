@@ -1,3 +1,5 @@
+//! Tests of whole preparations.
+
 use super::*;
 use crate::hash;
 use crate::shard::{MANIFEST, ShardSet, Split};

@@ -1,15 +1,11 @@
 //! How a file is entered: anywhere, at gzip members, at rows, or at its start only.
 
+use super::binary::{head, is_text_start};
 use super::decode::Wide;
+use super::format::{Compression, Format, InputFile};
 use super::members;
-use super::record::uncounted;
-use super::stream::{Store, Stream};
-use super::walk::{Compression, Format, InputFile};
+use super::stream::Store;
 use crate::error::{Error, Result, Unit};
-use std::io;
-
-/// Bytes at the start of a file that its kind is told from.
-const HEAD: u64 = 4096;
 
 /// How a file is entered, which decides what positions in it count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,20 +59,13 @@ impl Access {
     }
 }
 
-/// The first bytes of a file, as they lie there.
-pub(super) fn head(store: &Store) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    Stream::plain(store, 0, uncounted())?.read_up_to(HEAD, &mut head)?;
-    Ok(head)
-}
-
 /// How a file that begins with `head` is compressed. The bytes decide where they are certain, else what its name says.
 pub(super) fn compression(head: &[u8], named: Compression) -> Compression {
     match head {
         [0x1f, 0x8b, 8, ..] => Compression::Gzip,
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
         // Damage is no reason to take a compressed file for text.
-        _ if named != Compression::None && super::binary::is_text_start(head) => Compression::None,
+        _ if named != Compression::None && is_text_start(head) => Compression::None,
         _ => named,
     }
 }

@@ -1,11 +1,11 @@
 //! Reading one record once more, from the place that is noted for it.
 
 use super::access::Access;
+use super::format::{Compression, InputFile};
 use super::record::uncounted;
 use super::stream::{Store, Stream};
 #[cfg(feature = "parquet")]
 use super::table;
-use super::walk::{Compression, InputFile};
 use crate::error::{Error, Result};
 use std::io::{self, Read};
 use std::ops::Range;

@@ -1,8 +1,12 @@
 //! Telling text from what is no text.
 
-use super::stream::Store;
+use super::record::uncounted;
+use super::stream::{Store, Stream};
+use std::io;
 use std::path::Path;
 
+/// Bytes at the start of a file that its kind is told from.
+const HEAD: u64 = 4096;
 /// The largest share of a text's bytes that may be no text.
 pub(super) const MAX_SHARE: f64 = 0.3;
 /// Bytes at the start of a file that are looked at for NUL, as `git` does.
@@ -51,9 +55,16 @@ fn is_control(byte: u8) -> bool {
     matches!(byte, 0..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f)
 }
 
+/// The first bytes of a file, as they lie there.
+pub(super) fn head(store: &Store) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    Stream::plain(store, 0, uncounted())?.read_up_to(HEAD, &mut head)?;
+    Ok(head)
+}
+
 /// The name of the format of a file that is no text, where it has a well-known one.
 pub(crate) fn of_file(path: &Path) -> Option<&'static str> {
-    format_name(&super::access::head(&Store::File(path.into())).ok()?)
+    format_name(&head(&Store::File(path.into())).ok()?)
 }
 
 /// The name of a file format that is no text, by the first bytes.

@@ -1,11 +1,11 @@
 //! Reading from memory: what fuzzing and tests go through.
 
 use super::again;
+use super::format::{Compression, Format, InputFile};
 use super::reader::Reader;
 use super::record::{ReadConfig, Record};
 use super::split::{self, Split};
 use super::stream::Store;
-use super::walk::{Compression, Format, InputFile};
 use crate::error::Result;
 use std::ops::Range;
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
-//! What lies between the bytes on disk and the bytes of text: gzip and zstd, and UTF-16 and UTF-32 with a byte order
-//! mark.
+//! Decoding between bytes on disk and text: gzip and zstd, and UTF-16 and UTF-32 with a byte order mark.
 
 use encoding_rs::{Decoder, UTF_16BE, UTF_16LE};
 use flate2::bufread::GzDecoder;
@@ -244,7 +243,9 @@ mod tests {
                 let text: String = marked.iter().collect();
                 text.encode_utf16().flat_map(bytes).collect()
             };
-            let utf32 = |bytes: fn(u32) -> [u8; 4]| -> Vec<u8> { marked.iter().flat_map(|&c| bytes(c.into())).collect() };
+            let utf32 = |bytes: fn(u32) -> [u8; 4]| -> Vec<u8> {
+                marked.iter().flat_map(|&c| bytes(c.into())).collect()
+            };
             let expected: String = marked.iter().collect();
             for (wide, bytes) in [
                 (Wide::Utf16Le, utf16(u16::to_le_bytes)),

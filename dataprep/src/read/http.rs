@@ -27,8 +27,8 @@ pub(super) enum Body {
 /// Reads a response whose body may become `limit` bytes, or says what is wrong with it.
 ///
 /// Crawlers differ in what they keep: some undo the transfer encodings and leave their headers standing. So a body that
-/// is not chunked, or not compressed, although a header says so, is taken as it is; so is one with an encoding that is
-/// none, such as `UTF-8`. A compressed body that breaks off gives the part that was received, as in a browser.
+/// is not chunked, or not compressed, although a header says so, is taken as it is; so is one with an unknown
+/// encoding, such as `UTF-8`. A compressed body that breaks off gives the part that was received, as in a browser.
 pub(super) fn parse(response: &[u8], limit: u64) -> Result<Response, String> {
     let (line, mut rest) = split_line(response);
     let status = status(line).ok_or("not an HTTP response: no status line")?;

@@ -19,6 +19,7 @@ mod bytes;
 mod csv;
 mod decode;
 mod fields;
+mod format;
 mod http;
 mod json;
 mod lines;
@@ -39,10 +40,11 @@ pub(crate) use binary::of_file as binary_format;
 #[doc(hidden)]
 pub use bytes::{fuzz, read_bytes};
 pub use fields::FieldNames;
+pub use format::{Compression, Format, InputFile};
 pub use reader::Reader;
 pub use record::{BINARY, EMPTY, ReadConfig, Record, TOO_LARGE};
 pub use split::{Split, splits};
-pub use walk::{Compression, Format, InputFile, Walked, walk};
+pub use walk::{Walked, walk};
 pub use warc::{CONTENT_ENCODING, MEDIA_TYPE, STATUS};
 
 #[cfg(test)]

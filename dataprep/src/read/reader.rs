@@ -1,12 +1,12 @@
 //! Goes through the records of one split, whatever its format.
 
 use super::access::Access;
+use super::format::{Format, InputFile};
 use super::record::{Context, ReadConfig, Record, Records, Site, uncounted};
 use super::split::Split;
 use super::stream::{Store, Stream};
 #[cfg(feature = "parquet")]
 use super::table;
-use super::walk::{Format, InputFile};
 use super::{csv, json, lines, members, warc, whole};
 use crate::error::{Error, Result};
 use crate::extract::Extractor;

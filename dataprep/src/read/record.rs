@@ -1,4 +1,4 @@
-//! What a reader gives, and what the readers of all formats share.
+//! Records that readers give, and the shared parts of the readers of all formats.
 
 use super::fields::{FieldNames, Fields};
 use crate::document::{Document, Dropped, Origin};
@@ -40,7 +40,7 @@ impl Default for ReadConfig {
     }
 }
 
-/// What there is in place of the next document.
+/// The next item of a reader that is no document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A document with some text.

@@ -1,10 +1,11 @@
-//! What a file holds, told by its content where a suffix leaves it open and the bytes are certain.
+//! Detection of a file's format by its content, where the suffix leaves it open and the bytes are certain.
 
-use super::access::{compression, head};
+use super::access::compression;
+use super::binary::head;
 use super::fields::{self, FieldNames};
+use super::format::{Compression, Format};
 use super::record::{BYTE_ORDER_MARK, uncounted};
 use super::stream::{Store, Stream};
-use super::walk::{Compression, Format};
 use std::io;
 
 /// Bytes of content that are looked at: more than a first record mostly has, and more than it ever should.

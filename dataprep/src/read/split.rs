@@ -1,8 +1,8 @@
 //! Cutting files into parts that workers read on their own.
 
 use super::access::Access;
+use super::format::{Compression, Format, InputFile};
 use super::stream::Store;
-use super::walk::{Compression, Format, InputFile};
 use super::{csv, lines, members, warc};
 use crate::error::{Error, Result};
 use rayon::prelude::*;

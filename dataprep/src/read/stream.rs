@@ -1,7 +1,7 @@
 //! Bytes of a file, decompressed, with the position that each of them has.
 
 use super::decode::{Gzip, Transcoded, Wide, zstd};
-use super::walk::{Compression, InputFile};
+use super::format::{Compression, InputFile};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;

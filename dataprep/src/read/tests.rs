@@ -1,3 +1,5 @@
+//! Tests of the readers.
+
 use super::bytes::again;
 use super::record::uncounted;
 use super::stream::{Store, Stream};

@@ -1,10 +1,10 @@
 //! Which files there are to read, in an order that names alone decide.
 
 use super::fields::FieldNames;
+use super::format::{Compression, Format, InputFile};
 use super::sniff::{self, Content};
 use super::stream::Store;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -40,58 +40,6 @@ const OTHERS: [(&str, Format); 17] = [
 /// Folders that hold what was built or fetched rather than written.
 const SKIPPED_FOLDERS: [&str; 3] = ["target", "node_modules", "__pycache__"];
 
-/// How a file holds documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// The whole file is one document.
-    Text,
-    /// Each line is one document. No suffix says so: it is asked for.
-    Lines,
-    /// The whole file is a web page.
-    Html,
-    /// Each line is a JSON object with one document.
-    JsonLines,
-    /// The file holds JSON objects over many lines, or an array of them: each object is one document.
-    Json,
-    /// Comma-separated values with a header (RFC 4180): each record is one document.
-    Csv,
-    /// The same, separated by tabs.
-    Tsv,
-    /// WARC records: web pages in `response` records, or text in `conversion` records (WET).
-    Warc,
-    /// A table in Apache Parquet: each row is one document.
-    Parquet,
-    /// A table in Arrow's IPC format, file or stream: each row is one document.
-    Arrow,
-}
-
-/// How a file is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// `.gz`
-    Gzip,
-    /// `.zst`
-    Zstd,
-}
-
-/// A file to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its path below the input it was found under.
-    pub name: PathBuf,
-    /// Its size on disk in bytes.
-    pub bytes: u64,
-    /// What it holds.
-    pub format: Format,
-    /// How it is compressed.
-    pub compression: Compression,
-}
-
 /// The files of all inputs, and what was passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
@@ -118,7 +66,7 @@ impl Walked {
 /// `format`, every file is read as that, whatever its suffix.
 ///
 /// # Errors
-/// [`Error::Io`] when an input does not exist or cannot be read, [`Error::Config`] for a glob that is none or that
+/// [`Error::Io`] when an input does not exist or cannot be read, [`Error::Config`] for a malformed glob or one that
 /// nothing matches.
 pub fn walk(inputs: &[PathBuf], format: Option<Format>, names: &FieldNames) -> Result<Walked> {
     let mut walk = Walk { format, names, found: Walked::default() };

@@ -1,3 +1,5 @@
+//! Tests of shards.
+
 use super::*;
 use crate::error::Error;
 use proptest::prelude::*;
@@ -247,7 +249,8 @@ proptest! {
         for start in 0..expected.len() {
             let mut starts = vec![77; (expected.len() - start).min(9)];
             set.document_starts(start as u64, &mut starts);
-            let wanted: Vec<u32> = begins[start..][..starts.len()].iter().map(|b| b.saturating_sub(start as u32)).collect();
+            let begins = &begins[start..][..starts.len()];
+            let wanted: Vec<u32> = begins.iter().map(|b| b.saturating_sub(start as u32)).collect();
             prop_assert_eq!(starts, wanted);
         }
     }

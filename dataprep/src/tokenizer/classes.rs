@@ -1,4 +1,4 @@
-//! What kind of character each one is, as far as the split patterns ask.
+//! Character classes, as far as the split patterns use them.
 
 use regex_syntax::hir::{Class, HirKind};
 use std::sync::LazyLock;

@@ -141,9 +141,8 @@ impl Tokenizer {
             };
         }
         if !path.exists() {
-            let what = "no such file or folder; tokenizers are not fetched: name a tokenizer.json, or the folder of a Hugging \
-                        Face \
-                        model that holds one (download it first), or bytes";
+            let what = "no such file or folder; tokenizers are not fetched: name a tokenizer.json, or the folder of a \
+                        Hugging Face model that holds one (download it first), or bytes";
             return Err(Error::Tokenizer { path: path.into(), what: what.into() });
         }
         let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };

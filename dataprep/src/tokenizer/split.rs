@@ -22,9 +22,8 @@ pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 /// Llama 3's pattern, which is GPT-4's, with digits in groups of up to three; Qwen 2 has them one by one.
 pub(super) fn llama3(digits: usize) -> String {
     let digits = if digits == 1 { r"\p{N}".to_owned() } else { format!(r"\p{{N}}{{1,{digits}}}") };
-    format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+{TRAILING_SPACE}"
-    )
+    let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+    format!(r"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+{TRAILING_SPACE}")
 }
 
 /// The end of GPT-2's and every later pattern: white space gives its last character to the word behind it.

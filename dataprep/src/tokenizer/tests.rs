@@ -1,3 +1,5 @@
+//! Tests of the tokenizers.
+
 use super::train::{WordCounter, train_bpe};
 use super::*;
 use proptest::prelude::*;

@@ -124,7 +124,7 @@ impl<'a> Work<'a> {
     pub fn advance(&self, bytes: u64, documents: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let documents = self.documents.fetch_add(documents, Ordering::Relaxed) + documents;
-        // Whoever holds the lock is reporting a count that is hardly older.
+        // The thread that holds the lock reports a count that is hardly older.
         if let Ok(mut progress) = self.progress.try_lock() {
             progress.advance(done, documents);
         }

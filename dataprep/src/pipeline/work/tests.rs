@@ -1,3 +1,5 @@
+//! Tests of stages and tasks.
+
 use super::*;
 use crate::pipeline::flow::flow;
 use crate::pipeline::{Rank, Silent};
@@ -74,7 +76,7 @@ fn a_rank_that_does_not_get_on_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = with_work(dir.path(), &config(1, 2, 1), |work| squares(work, 5)).unwrap_err().to_string();
     assert!(error.contains("3 of 5 tasks") && error.contains("number 0, of rank 0"), "{error}");
-    // Whoever comes later, as the only process, finishes what is left.
+    // A later process, alone, finishes what is left.
     assert_eq!(with_work(dir.path(), &config(0, 1, 1), |work| squares(work, 5)).unwrap().len(), 5);
 }
 

@@ -1,4 +1,4 @@
-//! What both formats of tables share: steps through their rows, and guarded decoding.
+//! Shared parts of both table formats: steps through their rows, and guarded decoding.
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;

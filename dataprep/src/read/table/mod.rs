@@ -9,9 +9,9 @@ mod batches;
 mod parquet;
 
 use super::fields::{self, FieldNames};
+use super::format::Format;
 use super::record::{Context, Found, Record, Records};
 use super::stream::Store;
-use super::walk::Format;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};

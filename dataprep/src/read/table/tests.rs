@@ -1,3 +1,5 @@
+//! Tests of the readers of tables.
+
 use crate::read::bytes::{again, fuzz, read_bytes};
 use crate::read::tests::shown;
 use crate::read::{Compression, FieldNames, Format, ReadConfig, Record};

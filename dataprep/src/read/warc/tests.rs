@@ -1,3 +1,5 @@
+//! Tests of the WARC reader.
+
 use crate::read::bytes::{again, fuzz, read_bytes};
 use crate::read::tests::{check, gzip, shown, zstd};
 use crate::read::{Compression, Format, ReadConfig, Record};
