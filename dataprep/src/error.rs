@@ -462,7 +462,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What positions in a file count, in places and in [`Origin::bytes`].
+/// What positions in a file count, in places and in [`Origin::bytes`](crate::document::Origin::bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of the file as it lies on disk.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What [`inspect`] found.
+/// What [`inspect`](crate::inspect::inspect) found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The folder.

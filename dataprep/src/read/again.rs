@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use std::io::{self, Read};
 use std::ops::Range;
 
-/// Reads the record at `bytes` once more, as [`Origin::bytes`] names it: the line, the record of separated values, the
-/// file, as it stands there, before anything was taken out of it. A row of a table comes as a JSON object of its texts
-/// and numbers.
+/// Reads the record at `bytes` once more, as [`Origin::bytes`](crate::document::Origin::bytes) names it: the line, the
+/// record of separated values, the file, as it stands there, before anything was taken out of it. A row of a table
+/// comes as a JSON object of its texts and numbers.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::BadArchive`], and [`Error::RecordGone`] when the file is too short for it.

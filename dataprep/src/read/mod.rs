@@ -9,8 +9,8 @@
 //!
 //! Text must be UTF-8, or comes as [`Record::Bytes`] where it is a file; web pages are decoded as browsers do. Damage
 //! is never silent and never fatal: it is a [`Record::Bad`] that names its place, and reading goes on with the next
-//! record that can be found. Only the operating system's refusal is an [`Error`]. No reader holds more than a few times
-//! `max_document_bytes` in memory, whatever a file declares or expands to.
+//! record that can be found. Only the operating system's refusal is an [`Error`](crate::Error). No reader holds more
+//! than a few times `max_document_bytes` in memory, whatever a file declares or expands to.
 
 mod access;
 mod again;

@@ -25,7 +25,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens `file` at `split`, one of those that [`splits`] gave for it.
+    /// Opens `file` at `split`, one of those that [`splits`](super::splits) gave for it.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened, [`Error::UnsupportedInput`] when its kind cannot be read at all.
