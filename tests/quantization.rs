@@ -4,7 +4,7 @@
 
 use fathom_core::DType;
 use fathom_core::device::{
-    Dequantize, Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Primitives, Quantize, Requantize, Scaled, ScaledMut,
+    Dequantize, Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Out, Primitives, Quantize, Requantize, Scaled, ScaledMut,
     Tiles,
 };
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, unpack_pair};
@@ -375,7 +375,7 @@ impl Product {
         });
         let mut c = result(device, m, n, self.narrow);
         let before = read(device, &c);
-        let call = GemmFp8::new(form, a.view(), b.view(), c.view_mut(), self.accumulate).unwrap();
+        let call = GemmFp8::new(form, a.view(), b.view(), c.view_mut(), Out::add_if(self.accumulate)).unwrap();
         device.gemm_fp8(call).unwrap();
         let (a, b, after) = (a.values(device), b.values(device), read(device, &c));
         for (i, (before, after)) in before.into_iter().zip(after).enumerate() {

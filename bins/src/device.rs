@@ -1,7 +1,7 @@
 //! The device that `--device` names. Everything else is generic over the device; [`on_device!`](crate::on_device) is
 //! the one place where a name becomes a type.
 
-use fathom_core::device::Device;
+use fathom_core::device::{Device, Name as DeviceName};
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_cpu::Cpu;
 use fathom_cuda::{Cuda, CudaError, Emulation};
@@ -99,14 +99,14 @@ impl AnyDevice {
     }
 
     /// The device's short name: `cpu`, `cuda:0`.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> DeviceName {
         on_device!(self, device => device.capabilities().name)
     }
 }
 
 /// The memory that training on the device of that name has: the device's name and bytes. `None` where that is not
 /// known, or there is no such device here.
-pub fn memory(name: &str) -> Option<(&'static str, u64)> {
+pub fn memory(name: &str) -> Option<(DeviceName, u64)> {
     let gpu = |ordinal| {
         let device = Cuda::new(ordinal).ok()?;
         let capabilities = device.capabilities();
@@ -115,7 +115,7 @@ pub fn memory(name: &str) -> Option<(&'static str, u64)> {
     match parse(name).ok()? {
         Name::Gpu(ordinal) => gpu(ordinal),
         Name::Auto if Cuda::count() > 0 => gpu(0),
-        Name::Auto | Name::Cpu => host_memory().map(|bytes| ("cpu", bytes)),
+        Name::Auto | Name::Cpu => host_memory().map(|bytes| (DeviceName::new("cpu"), bytes)),
         Name::Emulated => None,
     }
 }

@@ -10,8 +10,8 @@
 //! ```
 
 use fathom_core::device::{
-    Dequantize, Form, Gemm, GemmFp8, Host, HostBuffer, HostError, Kernels, Primitives, Quantize, Scaled, ScaledMut,
-    Tiles,
+    Dequantize, Form, Gemm, GemmFp8, Host, HostBuffer, HostError, Kernels, Out, Primitives, Quantize, Scaled,
+    ScaledMut, Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::fp8::accumulate::Accumulation;
@@ -86,7 +86,7 @@ fn exact(host: &Host, a: &T, b: &T) -> Result<Vec<f64>, HostError> {
 /// `a·bᵀ` from the codes, into f32.
 fn product(host: &Host, a: &Operand, b: &Operand) -> Result<Vec<f64>, HostError> {
     let mut c = T::empty(host, &[SIDE, SIDE], DType::F32)?;
-    host.gemm_fp8(GemmFp8::new(Form::Nt, a.coded()?, b.coded()?, c.view_mut(), false)?)?;
+    host.gemm_fp8(GemmFp8::new(Form::Nt, a.coded()?, b.coded()?, c.view_mut(), Out::Replace)?)?;
     Ok(c.download::<Host, f32>(host)?.into_iter().map(f64::from).collect())
 }
 

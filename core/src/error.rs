@@ -27,36 +27,88 @@ pub trait DeviceError: core::error::Error + From<InvalidOp> + 'static {
 
     /// The error a training step reports when a value that must be finite is not.
     fn non_finite(what: &'static str) -> Self {
-        InvalidOp::new(what, "is not finite", 0, 0).with_kind(ErrorKind::NonFinite).into()
+        InvalidOp::plain(what, "is not finite").with_kind(ErrorKind::NonFinite).into()
     }
 
     /// The error for an operation the device lacks.
     fn unsupported(what: &'static str) -> Self {
-        InvalidOp::new(what, "is not supported by this device", 0, 0).with_kind(ErrorKind::Unsupported).into()
+        InvalidOp::plain(what, "is not supported by this device").with_kind(ErrorKind::Unsupported).into()
     }
 }
 
-/// A kernel call that cannot be made: which operation, what is wrong, and the two numbers that disagree.
+/// An invalid call: which operation, what is wrong, and the numbers that disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidOp {
     /// The operation, as its method is called.
     pub op: &'static str,
-    /// What is wrong.
+    /// What is wrong, or which number is out of bounds.
     pub problem: &'static str,
-    /// The value that was needed.
+    /// The value that was needed, or the bound.
     pub expected: usize,
     /// The value that was found.
     pub found: usize,
     kind: ErrorKind,
+    rule: Rule,
+}
+
+/// How two numbers ought to be related.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// No numbers.
+    None,
+    Equal,
+    /// Below a bound of this name.
+    Below(&'static str),
+    /// A bound of this name at most.
+    AtMost(&'static str),
+    /// A multiple of a number of this name.
+    MultipleOf(&'static str),
 }
 
 impl InvalidOp {
-    /// An error of kind [`ErrorKind::Shape`].
-    pub const fn new(op: &'static str, problem: &'static str, expected: usize, found: usize) -> Self {
-        Self { op, problem, expected, found, kind: ErrorKind::Shape }
+    const fn with(op: &'static str, problem: &'static str, expected: usize, found: usize, rule: Rule) -> Self {
+        Self { op, problem, expected, found, kind: ErrorKind::Shape, rule }
     }
 
-    /// The same error with another kind.
+    /// `found` should equal `expected`: "gemm: rows of c (expected 3, found 4)".
+    pub const fn new(op: &'static str, problem: &'static str, expected: usize, found: usize) -> Self {
+        Self::with(op, problem, expected, found, Rule::Equal)
+    }
+
+    /// A problem without numbers: "reshape: needs a view without gaps".
+    pub const fn plain(op: &'static str, problem: &'static str) -> Self {
+        Self::with(op, problem, 0, 0, Rule::None)
+    }
+
+    /// `found` should be below `limit`: "batch: token id 99999 is not below the vocabulary size 257".
+    pub const fn not_below(
+        op: &'static str,
+        what: &'static str,
+        found: usize,
+        bound: &'static str,
+        limit: usize,
+    ) -> Self {
+        Self::with(op, what, limit, found, Rule::Below(bound))
+    }
+
+    /// `found` should be `limit` at most: "top_k: k = 9 is above the number of columns 8".
+    pub const fn above(op: &'static str, what: &'static str, found: usize, bound: &'static str, limit: usize) -> Self {
+        Self::with(op, what, limit, found, Rule::AtMost(bound))
+    }
+
+    /// `found` should be a multiple of `divisor`: "rope: the number of columns 10 is not a multiple of the
+    /// width of a head 4".
+    pub const fn not_multiple(
+        op: &'static str,
+        what: &'static str,
+        found: usize,
+        of: &'static str,
+        divisor: usize,
+    ) -> Self {
+        Self::with(op, what, divisor, found, Rule::MultipleOf(of))
+    }
+
+    /// The same error with another kind than [`ErrorKind::Shape`].
     pub const fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self
@@ -70,11 +122,14 @@ impl InvalidOp {
 
 impl fmt::Display for InvalidOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.op, self.problem)?;
-        if self.expected != self.found {
-            write!(f, " (expected {}, found {})", self.expected, self.found)?;
+        let Self { op, problem, expected, found, rule, .. } = self;
+        match rule {
+            Rule::None => write!(f, "{op}: {problem}"),
+            Rule::Equal => write!(f, "{op}: {problem} (expected {expected}, found {found})"),
+            Rule::Below(bound) => write!(f, "{op}: {problem} {found} is not below {bound} {expected}"),
+            Rule::AtMost(bound) => write!(f, "{op}: {problem} {found} is above {bound} {expected}"),
+            Rule::MultipleOf(of) => write!(f, "{op}: {problem} {found} is not a multiple of {of} {expected}"),
         }
-        Ok(())
     }
 }
 
@@ -88,5 +143,61 @@ pub(crate) fn same(op: &'static str, problem: &'static str, expected: usize, fou
 
 /// Returns an error unless `ok`.
 pub(crate) fn ensure(op: &'static str, problem: &'static str, ok: bool) -> Result<(), InvalidOp> {
-    if ok { Ok(()) } else { Err(InvalidOp::new(op, problem, 0, 0)) }
+    if ok { Ok(()) } else { Err(InvalidOp::plain(op, problem)) }
+}
+
+/// Returns an error unless `found ≤ limit`.
+pub(crate) fn at_most(
+    op: &'static str,
+    what: &'static str,
+    found: usize,
+    bound: &'static str,
+    limit: usize,
+) -> Result<(), InvalidOp> {
+    if found <= limit { Ok(()) } else { Err(InvalidOp::above(op, what, found, bound, limit)) }
+}
+
+/// Returns an error unless `found` is a multiple of `divisor`, which is not zero.
+pub(crate) fn multiple(
+    op: &'static str,
+    what: &'static str,
+    found: usize,
+    of: &'static str,
+    divisor: usize,
+) -> Result<(), InvalidOp> {
+    if divisor > 0 && found.is_multiple_of(divisor) {
+        Ok(())
+    } else {
+        Err(InvalidOp::not_multiple(op, what, found, of, divisor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn messages_say_bounds_as_bounds() {
+        for (error, text) in [
+            (InvalidOp::new("gemm", "rows of c", 3, 4), "gemm: rows of c (expected 3, found 4)"),
+            (InvalidOp::plain("reshape", "needs a view without gaps"), "reshape: needs a view without gaps"),
+            (
+                InvalidOp::not_below("batch", "token id", 99999, "the vocabulary size", 257),
+                "batch: token id 99999 is not below the vocabulary size 257",
+            ),
+            (
+                InvalidOp::above("top_k", "k =", 9, "the number of columns", 8),
+                "top_k: k = 9 is above the number of columns 8",
+            ),
+            (
+                InvalidOp::not_multiple("rope", "the number of columns", 10, "the width of a head", 4),
+                "rope: the number of columns 10 is not a multiple of the width of a head 4",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
+        assert!(multiple("step", "n", 6, "m", 0).is_err() && multiple("step", "n", 6, "m", 3).is_ok());
+        assert!(at_most("step", "n", 6, "m", 6).is_ok() && at_most("step", "n", 7, "m", 6).is_err());
+    }
 }

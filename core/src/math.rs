@@ -38,6 +38,21 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `x` as an f32 whose last bit is set, unless `x` is an f32 (rounding to odd).
+///
+/// Rounding that to nearest in a narrower type gives what rounding `x` itself would; rounding to nearest twice does not.
+pub fn round_to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let bits = nearest.to_bits();
+    if f64::from(nearest) == x || x.is_nan() || x.is_infinite() || bits & 1 == 1 {
+        nearest
+    } else if x.abs() > f64::from(nearest.abs()) {
+        f32::from_bits(bits + 1)
+    } else {
+        f32::from_bits(bits - 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

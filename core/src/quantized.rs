@@ -27,9 +27,7 @@ impl Tiling {
             Self::Row { part } => Tiles::Row { part },
             Self::Column => Tiles::Column,
             Self::Block { part } => Tiles::Block { part },
-            Self::Groups => {
-                Tiles::Groups { offsets: offsets.ok_or(InvalidOp::new("tiles", "lack their groups", 1, 0))? }
-            }
+            Self::Groups => Tiles::Groups { offsets: offsets.ok_or(InvalidOp::plain("tiles", "lack their groups"))? },
         })
     }
 }

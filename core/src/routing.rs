@@ -6,7 +6,7 @@
 //!
 //! This part needs no allocator; the layer over a device is `layer::moe`.
 
-use crate::error::{InvalidOp, ensure};
+use crate::error::{InvalidOp, at_most, ensure, multiple};
 use crate::math;
 
 /// How logits become scores.
@@ -52,17 +52,16 @@ impl RouteConfig {
     /// Whether the numbers fit each other.
     pub fn check(&self) -> Result<(), InvalidOp> {
         const OP: &str = "route";
-        ensure(OP, "experts must divide into the groups", self.groups > 0 && self.experts.is_multiple_of(self.groups))?;
+        multiple(OP, "the number of experts", self.experts, "the number of groups", self.groups)?;
         let per_group = self.experts / self.groups;
         ensure(
             OP,
             "a group needs two experts",
             self.groups == 1 || self.group_score == GroupScore::Max || per_group > 1,
         )?;
-        ensure(OP, "groups kept must be 1 to all", (1..=self.groups).contains(&self.top_groups))?;
-        ensure(OP, "top-k must be 1 to the experts of the kept groups", {
-            (1..=self.top_groups * per_group).contains(&self.top_k)
-        })
+        ensure(OP, "top-k and the groups kept must be at least 1", self.top_groups > 0 && self.top_k > 0)?;
+        at_most(OP, "the number of groups kept", self.top_groups, "the number of groups", self.groups)?;
+        at_most(OP, "top-k", self.top_k, "the number of experts of the kept groups", self.top_groups * per_group)
     }
 }
 

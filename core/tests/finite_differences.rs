@@ -5,7 +5,7 @@
 
 use fathom_core::DType;
 use fathom_core::config::{Family, ModelConfig, ScoringFunction, TopkMethod};
-use fathom_core::device::Host;
+use fathom_core::device::{Host, Out};
 use fathom_core::layer::block::Block;
 use fathom_core::layer::embedding::Embedding;
 use fathom_core::layer::ffn::Ffn;
@@ -200,14 +200,16 @@ fn linear() {
     let (x, r) = (random(1, ROWS * 7), random(2, ROWS * 5));
     let run = |b: &Bench, x: &[Vec<f64>]| {
         let mut y = HostTensor::empty(&b.device, &[ROWS, 5], DType::F64).unwrap();
-        layer.forward(&b.pass(), &Operand::of(tensor(&b.device, ROWS, &x[0]).view()), y.view_mut(), false).unwrap();
+        layer
+            .forward(&b.pass(), &Operand::of(tensor(&b.device, ROWS, &x[0]).view()), y.view_mut(), Out::Replace)
+            .unwrap();
         dot(&b.device, &y, &r)
     };
     let mut gradients = bench.zero_gradients();
     let (dy, input) = (tensor(&bench.device, ROWS, &r), tensor(&bench.device, ROWS, &x));
     let mut dx = HostTensor::empty(&bench.device, &[ROWS, 7], DType::F64).unwrap();
     let (dy, x_operand) = (Operand::of(dy.view()), Operand::of(input.view()));
-    layer.backward_input(&bench.pass(), &dy, dx.view_mut(), false).unwrap();
+    layer.backward_input(&bench.pass(), &dy, dx.view_mut(), Out::Replace).unwrap();
     layer.backward_weight(&bench.pass(), &mut gradients, &x_operand, &dy).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
@@ -227,7 +229,9 @@ fn rmsnorm() {
     let mut y = HostTensor::empty(&bench.device, &[ROWS, 7], DType::F64).unwrap();
     let saved = layer.forward(&bench.pass(), input.view(), y.view_mut()).unwrap();
     let mut dx = y;
-    layer.backward(&bench.pass(), &mut gradients, input.view(), &saved, dy.view(), dx.view_mut(), false).unwrap();
+    layer
+        .backward(&bench.pass(), &mut gradients, input.view(), &saved, dy.view(), dx.view_mut(), Out::Replace)
+        .unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);
 }
@@ -343,7 +347,7 @@ fn dense_feed_forward() {
     let pass = bench.pass();
     let saved = layer.forward(&pass, &input, y.view_mut()).unwrap();
     let mut dx = y;
-    let pending = layer.backward_input(&pass, &saved, &dy, dx.view_mut(), false).unwrap();
+    let pending = layer.backward_input(&pass, &saved, &dy, dx.view_mut(), Out::Replace).unwrap();
     layer.backward_weight(&pass, &mut gradients, &pending, &input, &dy).unwrap();
     let dx = dx.download(&bench.device).unwrap();
     bench.check(&mut [x], &[dx], &gradients, run);

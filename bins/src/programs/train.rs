@@ -180,6 +180,7 @@ fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
     let data = fit_to_data(&mut settings)?;
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
+    let memory = device::memory(device);
     let request = plan::Request {
         model: &settings.model,
         schedule: &schedule,
@@ -189,7 +190,7 @@ fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
         length: settings.train.sequence_length,
         precision: settings.train.precision,
         average: settings.train.ema_decay > 0.0,
-        device: device::memory(device),
+        device: memory.as_ref().map(|(name, bytes)| (name.as_str(), *bytes)),
         data: data.as_deref(),
     };
     cli::print(&plan::report(&request, json)?)

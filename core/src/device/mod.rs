@@ -32,7 +32,7 @@ use crate::error::DeviceError;
 #[non_exhaustive]
 pub struct Capabilities {
     /// A short name: `host`, `cpu`, `cuda:0`.
-    pub name: &'static str,
+    pub name: Name,
     /// Bytes of memory the device has, if it knows.
     pub memory: Option<u64>,
     /// The same call on the same data gives the same bits every time, whatever the number of threads.
@@ -47,8 +47,61 @@ pub struct Capabilities {
 impl Capabilities {
     /// Capabilities of a deterministic device that computes in f32, does not know its memory, and has the caches of a
     /// processor.
-    pub const fn new(name: &'static str) -> Self {
-        Self { name, memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
+    pub const fn new(name: &str) -> Self {
+        Self { name: Name::new(name), memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
+    }
+}
+
+/// A device's name, which fits into a few bytes: names are made at run time (`cuda:12`) and copied with capabilities.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; Self::MOST],
+    length: u8,
+}
+
+impl Name {
+    /// The most bytes of a name.
+    pub const MOST: usize = 23;
+
+    /// The name `name`, cut off after [`MOST`](Self::MOST) bytes.
+    pub const fn new(name: &str) -> Self {
+        let (mut bytes, name) = ([0; Self::MOST], name.as_bytes());
+        let mut length = if name.len() < Self::MOST { name.len() } else { Self::MOST };
+        // A character is cut off whole: bytes 10xxxxxx go on with one.
+        while length < name.len() && length > 0 && name[length] & 0xc0 == 0x80 {
+            length -= 1;
+        }
+        let mut i = 0;
+        while i < length {
+            bytes[i] = name[i];
+            i += 1;
+        }
+        Self { bytes, length: length as u8 }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl core::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl core::fmt::Display for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl core::fmt::Debug for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -93,6 +146,21 @@ pub trait Device: Clone {
     /// Waits for all work and reports late errors.
     fn flush(&self) -> Result<(), Self::Error>;
 
-    /// What the pool holds.
-    fn memory(&self) -> MemoryUse;
+    /// What the pool holds. Zeros by default, for a driver that does not count.
+    fn memory(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    #[test]
+    fn a_name_is_cut_between_characters() {
+        assert_eq!((Name::new("cuda:12").as_str(), Name::new("").as_str()), ("cuda:12", ""));
+        let long = "an accelerator of ÄÖÜ ß and more";
+        assert_eq!(Name::new(long).as_str(), "an accelerator of ÄÖ");
+        assert_eq!(std::format!("{:>4}|{:?}", Name::new("a"), Name::new("b")), "   a|\"b\"");
+    }
 }

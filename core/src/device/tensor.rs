@@ -9,7 +9,7 @@ use super::call::Fill;
 use super::primitives::Primitives;
 use super::view::{MatMut, MatRef, Shape};
 use crate::dtype::DType;
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, same};
 
 /// A tensor whose elements lie in `B`, a device's buffer, in row-major order without gaps.
 pub struct TensorOf<B> {
@@ -106,8 +106,8 @@ impl<B> TensorOf<B> {
     }
 
     fn check_part(&self, offset: usize, rows: usize, cols: usize) -> Result<(), InvalidOp> {
-        let end = rows.checked_mul(cols).and_then(|n| n.checked_add(offset));
-        ensure("part", "reaches past the end of the tensor", end.is_some_and(|e| e <= self.shape.elements()))
+        let end = rows.saturating_mul(cols).saturating_add(offset);
+        at_most("part", "the end of the part", end, "the number of elements", self.shape.elements())
     }
 }
 

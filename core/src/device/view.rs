@@ -8,7 +8,7 @@
 use core::ops::Range;
 
 use crate::dtype::DType;
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, same};
 
 /// The most dimensions a tensor has.
 pub const MAX_RANK: usize = 4;
@@ -20,14 +20,13 @@ pub struct Shape(heapless::Vec<usize, MAX_RANK>);
 impl Shape {
     /// A shape of up to [`MAX_RANK`] dimensions whose number of elements fits `usize`.
     pub fn new(dimensions: &[usize]) -> Result<Self, InvalidOp> {
-        let dims = heapless::Vec::from_slice(dimensions)
-            .map_err(|_| InvalidOp::new("shape", "has too many dimensions", MAX_RANK, dimensions.len()))?;
-        dimensions.iter().try_fold(8usize, |n, &d| n.checked_mul(d)).ok_or(InvalidOp::new(
-            "shape",
-            "has more elements than the address space",
-            0,
-            0,
-        ))?;
+        let dims = heapless::Vec::from_slice(dimensions).map_err(|_| {
+            InvalidOp::above("shape", "the number of dimensions", dimensions.len(), "the limit", MAX_RANK)
+        })?;
+        dimensions
+            .iter()
+            .try_fold(8usize, |n, &d| n.checked_mul(d))
+            .ok_or(InvalidOp::plain("shape", "has more elements than the address space"))?;
         Ok(Self(dims))
     }
 
@@ -128,7 +127,8 @@ macro_rules! geometry {
 
         /// The matrix of columns `range`.
         pub fn columns(self, range: Range<usize>) -> Result<Self, InvalidOp> {
-            ensure("columns", "range is not inside the matrix", range.start <= range.end && range.end <= self.cols)?;
+            ensure("columns", "the range ends before it starts", range.start <= range.end)?;
+            at_most("columns", "the end of the range", range.end, "the number of columns", self.cols)?;
             // What has no elements stays where it is: the place it would start at may lie past the end of the buffer.
             let skipped = if self.rows == 0 || range.is_empty() { 0 } else { range.start };
             Ok(Self { offset: self.offset + skipped, cols: range.len(), ..self })
@@ -136,7 +136,8 @@ macro_rules! geometry {
 
         /// The matrix of rows `range`.
         pub fn row_range(self, range: Range<usize>) -> Result<Self, InvalidOp> {
-            ensure("row_range", "range is not inside the matrix", range.start <= range.end && range.end <= self.rows)?;
+            ensure("row_range", "the range ends before it starts", range.start <= range.end)?;
+            at_most("row_range", "the end of the range", range.end, "the number of rows", self.rows)?;
             let skipped = if self.cols == 0 || range.is_empty() { 0 } else { range.start * self.stride };
             Ok(Self { offset: self.offset + skipped, rows: range.len(), ..self })
         }

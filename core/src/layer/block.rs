@@ -10,7 +10,7 @@ use super::moe::{self, BalanceLoss, Moe, Routers};
 use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
-use crate::device::{Cast, Kernels};
+use crate::device::{Cast, Kernels, Out};
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Parameters};
 
@@ -125,7 +125,7 @@ impl Block {
         self.feed_forward_backward(pass, gradients, &feed_forward, (&middle, &middle_norm), balance, dy, &mut dx)?;
         drop(feed_forward);
         let norm = &self.post_attention_layernorm;
-        norm.backward(pass, gradients, middle.view(), &middle_norm, dx.view(), dy.view_mut(), true)?;
+        norm.backward(pass, gradients, middle.view(), &middle_norm, dx.view(), dy.view_mut(), Out::Add)?;
         drop((middle, middle_norm));
 
         let dy_operand = Operand::of(dy.view());
@@ -134,7 +134,7 @@ impl Block {
         self.attention.backward_weight(pass, gradients, &pending, &Operand::of(x.view()), &dy_operand)?;
         drop((pending, dy_operand, x));
         drop(attention);
-        self.input_layernorm.backward(pass, gradients, input.view(), &input_norm, dx.view(), dy.view_mut(), true)
+        self.input_layernorm.backward(pass, gradients, input.view(), &input_norm, dx.view(), dy.view_mut(), Out::Add)
     }
 
     /// `dx = …`, the gradient of the feed-forward part's normed input, and the gradients of its parameters.
@@ -153,7 +153,7 @@ impl Block {
         let (x, dy_operand) = (Operand::of(x.view()), Operand::of(dy.view()));
         match (&self.feed_forward, kept) {
             (FeedForward::Dense(f), SavedFeedForward::Dense(kept)) => {
-                let pending = f.backward_input(pass, kept, &dy_operand, dx.view_mut(), false)?;
+                let pending = f.backward_input(pass, kept, &dy_operand, dx.view_mut(), Out::Replace)?;
                 f.backward_weight(pass, gradients, &pending, &x, &dy_operand)
             }
             (FeedForward::Experts(m), SavedFeedForward::Experts(kept)) => {

@@ -7,7 +7,7 @@ use super::Pass;
 use super::linear::Linear;
 use super::operand::{Kept, Operand};
 use crate::DType;
-use crate::device::{Kernels, Swiglu, SwigluGrad};
+use crate::device::{Kernels, Out, Swiglu, SwigluGrad};
 use crate::tensor::{Tensor, ViewMut};
 use crate::weights::{Layout, Lowest, Parameters};
 
@@ -49,25 +49,25 @@ impl Ffn {
     ) -> Result<Saved<D>, D::Error> {
         let t = y.rows();
         let mut gate_up = pass.activation(t, self.gate_up.outputs())?;
-        self.gate_up.forward(pass, x, gate_up.view_mut(), false)?;
+        self.gate_up.forward(pass, x, gate_up.view_mut(), Out::Replace)?;
         let mut activated = pass.activation(t, self.down.inputs())?;
         pass.device.swiglu(Swiglu::new(gate_up.view(), None, activated.view_mut())?)?;
-        self.down.forward(pass, &Operand::of(activated.view()), y, true)?;
+        self.down.forward(pass, &Operand::of(activated.view()), y, Out::Add)?;
         Ok(Saved { gate_up: keep_gate_up(pass, gate_up)? })
     }
 
-    /// `dx = …`, or `dx += …` with `accumulate`, from the residual stream's gradient `dy [t, d]`.
+    /// `dx = …`, or `dx += …`, from the residual stream's gradient `dy [t, d]`.
     pub fn backward_input<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         saved: &Saved<D>,
         dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
-        accumulate: bool,
+        out: Out,
     ) -> Result<Pending<D>, D::Error> {
         let (t, inner) = (dx.rows(), self.down.inputs());
         let mut d_activated = pass.activation(t, inner)?;
-        self.down.backward_input(pass, dy, d_activated.view_mut(), false)?;
+        self.down.backward_input(pass, dy, d_activated.view_mut(), Out::Replace)?;
         let mut d_gate_up = pass.activation(t, 2 * inner)?;
         let mut activated = pass.activation(t, inner)?;
         pass.device.swiglu_grad(SwigluGrad::new(
@@ -78,7 +78,7 @@ impl Ffn {
             None,
             activated.view_mut(),
         )?)?;
-        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), dx, accumulate)?;
+        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), dx, out)?;
         Ok(Pending { d_gate_up, activated })
     }
 

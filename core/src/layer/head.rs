@@ -9,7 +9,7 @@ use alloc::string::String;
 use super::Pass;
 use super::linear::Linear;
 use super::operand::Operand;
-use crate::device::{Cast, CrossEntropy, Kernels, TopK};
+use crate::device::{Cast, CrossEntropy, Kernels, Out, TopK};
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Lowest, Parameters, Slot};
 
@@ -33,7 +33,7 @@ impl Head {
     /// Logits `[t, vocabulary]` of hidden states `x [t, d]`, all at once.
     pub fn logits<D: Kernels>(&self, pass: &Pass<'_, D>, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut logits = pass.statistics(x.rows(), self.projection.outputs())?;
-        self.projection.forward(pass, &Operand::of(x), logits.view_mut(), false)?;
+        self.projection.forward(pass, &Operand::of(x), logits.view_mut(), Out::Replace)?;
         Ok(logits)
     }
 
@@ -50,7 +50,7 @@ impl Head {
         for rows in self.chunks(pass, x.rows()) {
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
             let x = Operand::of(x.row_range(rows.clone())?);
-            self.projection.forward(pass, &x, logits.view_mut(), false)?;
+            self.projection.forward(pass, &x, logits.view_mut(), Out::Replace)?;
             if let Some(greedy) = greedy.as_deref_mut() {
                 pass.device.top_k(TopK::new(logits.view(), greedy.view_mut().row_range(rows.clone())?)?)?;
             }
@@ -75,12 +75,12 @@ impl Head {
         for rows in self.chunks(pass, x.rows()) {
             let x = Operand::of(x.row_range(rows.clone())?);
             let mut logits = pass.statistics(rows.len(), self.projection.outputs())?;
-            self.projection.forward(pass, &x, logits.view_mut(), false)?;
+            self.projection.forward(pass, &x, logits.view_mut(), Out::Replace)?;
             let (targets, nll) = (targets.row_range(rows.clone())?, nll.view_mut().row_range(rows.clone())?);
             pass.device.cross_entropy(CrossEntropy::new(logits.view_mut(), targets, Some(scale), nll)?)?;
             let narrow = narrowed(pass, &logits)?;
             let dlogits = Operand::of(narrow.as_ref().unwrap_or(&logits).view());
-            self.projection.backward_input(pass, &dlogits, dx.view_mut().row_range(rows)?, false)?;
+            self.projection.backward_input(pass, &dlogits, dx.view_mut().row_range(rows)?, Out::Replace)?;
             self.projection.backward_weight(pass, gradients, &x, &dlogits)?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use alloc::format;
 
 use super::Pass;
 use super::operand::Operand;
-use crate::device::{Binary, BinaryOp, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, SumColumns};
+use crate::device::{Binary, BinaryOp, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Out, SumColumns};
 use crate::tensor::{View, ViewMut};
 use crate::weights::{Layout, Lowest, Parameters, Slot, Weight};
 
@@ -38,15 +38,15 @@ impl Linear {
         self.weight.cols()
     }
 
-    /// `y = x·Wᵀ + b`, or `y += …` with `accumulate`. `x [t, inputs]`, `y [t, outputs]`.
+    /// `y = x·Wᵀ + b`, or `y += …`. `x [t, inputs]`, `y [t, outputs]`.
     pub fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         x: &Operand<'_, D>,
         mut y: ViewMut<'_, D>,
-        accumulate: bool,
+        out: Out,
     ) -> Result<(), D::Error> {
-        self.product(pass, Form::Nt, x, y.reborrow(), accumulate)?;
+        self.product(pass, Form::Nt, x, y.reborrow(), out)?;
         if let Some(bias) = &self.bias {
             pass.device.binary(Binary::new(BinaryOp::Add, pass.weights.view(bias)?, y)?)?;
         }
@@ -59,9 +59,9 @@ impl Linear {
         pass: &Pass<'_, D>,
         dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
-        accumulate: bool,
+        out: Out,
     ) -> Result<(), D::Error> {
-        self.product(pass, Form::Nn, dy, dx, accumulate)
+        self.product(pass, Form::Nn, dy, dx, out)
     }
 
     fn product<D: Kernels>(
@@ -70,17 +70,17 @@ impl Linear {
         form: Form,
         a: &Operand<'_, D>,
         c: ViewMut<'_, D>,
-        accumulate: bool,
+        out: Out,
     ) -> Result<(), D::Error> {
         match pass.weight(&self.weight)? {
             Weight::Float(w) => {
                 let mut call = Gemm::new(form, a.x()?, w, c)?;
-                call.accumulate = accumulate;
+                call.out = out;
                 pass.device.gemm(call)
             }
             Weight::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
-                pass.device.gemm_fp8(GemmFp8::new(form, a, w, c, accumulate)?)
+                pass.device.gemm_fp8(GemmFp8::new(form, a, w, c, out)?)
             }
         }
     }
@@ -98,7 +98,7 @@ impl Linear {
             Weight::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.accumulating())?,
             Weight::Fp8(_) => {
                 let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
-                pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, true)?)?;
+                pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, Out::Add)?)?;
             }
         }
         if let Some(bias) = &self.bias {

@@ -18,7 +18,7 @@ use super::rmsnorm::{self, RmsNorm};
 use super::{Pass, Sequences};
 use crate::DType;
 use crate::config::{LATENT_NORM_EPS, ModelConfig};
-use crate::device::{Attention, AttentionGrad, Heads, Kernels, Rope};
+use crate::device::{Attention, AttentionGrad, Heads, Kernels, Out, Rope};
 use crate::error::InvalidOp;
 use crate::tensor::{Tensor, View, ViewMut};
 use crate::weights::{Layout, Lowest, Parameters};
@@ -139,7 +139,7 @@ impl Mla {
             }
         };
         let mut kv_a = pass.activation(t, self.kv_a_proj_with_mqa.outputs())?;
-        self.kv_a_proj_with_mqa.forward(pass, x, kv_a.view_mut(), false)?;
+        self.kv_a_proj_with_mqa.forward(pass, x, kv_a.view_mut(), Out::Replace)?;
         let width = self.latent..self.latent + self.heads.rope;
         let k_pe = kv_a.view_mut().columns(width.clone())?;
         pass.device.rope(Rope::new(k_pe, self.heads.rope, 0, pass.rope.view(), at.positions.view(), false)?)?;
@@ -158,7 +158,7 @@ impl Mla {
             o.view_mut(),
             lse.view_mut(),
         )?)?;
-        self.o_proj.forward(pass, &output(pass, o.view()), y, true)?;
+        self.o_proj.forward(pass, &output(pass, o.view()), y, Out::Add)?;
         let again = pass.precision.recompute_up_projections;
         let q = (!again || q_a.is_none()).then_some(q);
         Ok(Saved { q_a, q, kv_a, kv_norm, kv: (!again).then_some(kv), o: keep_output(pass, o)?, lse })
@@ -167,7 +167,7 @@ impl Mla {
     /// Rotated queries `[t, h·(nope + rope)]` from what they are projected from.
     fn queries<D: Kernels>(&self, pass: &Pass<'_, D>, x: &Operand<'_, D>, t: usize) -> Result<Tensor<D>, D::Error> {
         let mut q = pass.activation(t, self.heads.heads * self.head())?;
-        self.query.up().forward(pass, x, q.view_mut(), false)?;
+        self.query.up().forward(pass, x, q.view_mut(), Out::Replace)?;
         let (table, positions) = (pass.rope.view(), pass.sequences.positions.view());
         pass.device.rope(Rope::new(q.view_mut(), self.head(), self.heads.nope, table, positions, false)?)?;
         Ok(q)
@@ -176,7 +176,7 @@ impl Mla {
     /// Keys and values `[t, h·(nope + value)]` from the normed latent `[t, kv_lora_rank]`.
     fn keys_values<D: Kernels>(&self, pass: &Pass<'_, D>, latent: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut kv = pass.activation(latent.rows(), self.kv_b_proj.outputs())?;
-        self.kv_b_proj.forward(pass, &Operand::of(latent), kv.view_mut(), false)?;
+        self.kv_b_proj.forward(pass, &Operand::of(latent), kv.view_mut(), Out::Replace)?;
         Ok(kv)
     }
 
@@ -196,7 +196,7 @@ impl Mla {
         let q = match (&saved.q, &queries) {
             (Some(q), _) => Restored::<D>::Kept(q),
             (None, Some(normed)) => Restored::Again(self.queries(pass, &Operand::of(normed.view()), t)?),
-            (None, None) => return Err(InvalidOp::new("attention", "kept no queries", 1, 0).into()),
+            (None, None) => return Err(InvalidOp::plain("attention", "kept no queries").into()),
         };
         let kv = match &saved.kv {
             Some(kv) => Restored::<D>::Kept(kv),
@@ -204,7 +204,7 @@ impl Mla {
         };
         let o = saved.o.restore(pass)?;
         let mut d_o = pass.activation(t, self.o_proj.inputs())?;
-        self.o_proj.backward_input(pass, dy, d_o.view_mut(), false)?;
+        self.o_proj.backward_input(pass, dy, d_o.view_mut(), Out::Replace)?;
 
         let mut dq = pass.activation(t, self.heads.heads * self.head())?;
         let mut dkv = pass.activation(t, self.kv_b_proj.outputs())?;
@@ -229,7 +229,7 @@ impl Mla {
         device.rope(rotate(dkv_a.view_mut().columns(width)?, self.heads.rope, 0)?)?;
 
         let mut d_latent = pass.activation(t, self.latent)?;
-        self.kv_b_proj.backward_input(pass, &Operand::of(dkv.view()), d_latent.view_mut(), false)?;
+        self.kv_b_proj.backward_input(pass, &Operand::of(dkv.view()), d_latent.view_mut(), Out::Replace)?;
         self.kv_a_layernorm.backward(
             pass,
             gradients,
@@ -237,10 +237,10 @@ impl Mla {
             &saved.kv_norm,
             d_latent.view(),
             dkv_a.view_mut().columns(0..self.latent)?,
-            false,
+            Out::Replace,
         )?;
         drop(d_latent);
-        self.kv_a_proj_with_mqa.backward_input(pass, &Operand::of(dkv_a.view()), dx.reborrow(), false)?;
+        self.kv_a_proj_with_mqa.backward_input(pass, &Operand::of(dkv_a.view()), dx.reborrow(), Out::Replace)?;
         let dq_a = self.query.backward_input(pass, gradients, saved.q_a.as_ref(), &Operand::of(dq.view()), dx)?;
         Ok(Pending { latent, queries, o, dkv, dkv_a, dq, dq_a })
     }
@@ -306,7 +306,7 @@ impl Query {
     ) -> Result<Option<(Tensor<D>, Tensor<D>, rmsnorm::Saved<D>)>, D::Error> {
         let Self::Compressed { q_a_proj, q_a_layernorm, .. } = self else { return Ok(None) };
         let mut q_a = pass.activation(t, q_a_proj.outputs())?;
-        q_a_proj.forward(pass, x, q_a.view_mut(), false)?;
+        q_a_proj.forward(pass, x, q_a.view_mut(), Out::Replace)?;
         let (normed, norm) = q_a_layernorm.normed(pass, q_a.view())?;
         Ok(Some((q_a, normed, norm)))
     }
@@ -337,15 +337,15 @@ impl Query {
         match (self, saved) {
             (Self::Compressed { q_a_proj, q_a_layernorm, q_b_proj }, Some((q_a, norm))) => {
                 let mut d_normed = pass.activation(dx.rows(), q_b_proj.inputs())?;
-                q_b_proj.backward_input(pass, dq, d_normed.view_mut(), false)?;
+                q_b_proj.backward_input(pass, dq, d_normed.view_mut(), Out::Replace)?;
                 let mut dq_a = pass.activation(dx.rows(), q_b_proj.inputs())?;
                 let (x, dy) = (q_a.view(), d_normed.view());
-                q_a_layernorm.backward(pass, gradients, x, norm, dy, dq_a.view_mut(), false)?;
-                q_a_proj.backward_input(pass, &Operand::of(dq_a.view()), dx, true)?;
+                q_a_layernorm.backward(pass, gradients, x, norm, dy, dq_a.view_mut(), Out::Replace)?;
+                q_a_proj.backward_input(pass, &Operand::of(dq_a.view()), dx, Out::Add)?;
                 Ok(Some(dq_a))
             }
             _ => {
-                self.up().backward_input(pass, dq, dx, true)?;
+                self.up().backward_input(pass, dq, dx, Out::Add)?;
                 Ok(None)
             }
         }

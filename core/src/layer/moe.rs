@@ -19,7 +19,7 @@ use super::operand::{Kept, Operand};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
-    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Route, RouteGrad, SortByKey, Swiglu,
+    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Out, Route, RouteGrad, SortByKey, Swiglu,
     SwigluGrad,
 };
 use crate::routing::{GroupScore, RouteConfig, Score};
@@ -169,7 +169,7 @@ impl Moe {
         let mut out = pass.activation(t * k, d)?;
         self.down.forward(pass, &Operand::of(activated.view()), offsets.view(), out.view_mut())?;
         drop(activated);
-        device.combine(Combine::new(out.view(), inverse.view(), y.reborrow(), true)?)?;
+        device.combine(Combine::new(out.view(), inverse.view(), y.reborrow(), Out::Add)?)?;
         drop(out);
         let shared = self.shared.as_ref().map(|s| s.forward(pass, x, y)).transpose()?;
         Ok(Saved { scores, experts, weights, order, inverse, offsets, gate_up, shared })
@@ -185,7 +185,7 @@ impl Moe {
     ) -> Result<[Tensor<D>; 3], D::Error> {
         let (k, n) = (self.rule.top_k, self.rule.experts);
         let mut logits = pass.statistics(t, n)?;
-        self.gate.forward(pass, x, logits.view_mut(), false)?;
+        self.gate.forward(pass, x, logits.view_mut(), Out::Replace)?;
         let mut scores = pass.statistics(t, n)?;
         let mut experts = pass.indices(t, k)?;
         let mut weights = pass.statistics(t, k)?;
@@ -233,11 +233,11 @@ impl Moe {
 
         let mut d_rows = pass.activation(t * k, dx.cols())?;
         self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), offsets, d_rows.view_mut())?;
-        device.combine(Combine::new(d_rows.view(), saved.inverse.view(), dx.reborrow(), false)?)?;
+        device.combine(Combine::new(d_rows.view(), saved.inverse.view(), dx.reborrow(), Out::Replace)?)?;
         drop(d_rows);
 
         let dlogits = self.route_grad(pass, saved, balance, dscale.view())?;
-        self.gate.backward_input(pass, &Operand::of(dlogits.view()), dx, true)?;
+        self.gate.backward_input(pass, &Operand::of(dlogits.view()), dx, Out::Add)?;
         Ok(Pending { dy, d_gate_up, activated, dlogits, shared: None })
     }
 
@@ -280,7 +280,7 @@ impl Moe {
         dx: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
         if let (Some(shared), Some(kept)) = (&self.shared, &saved.shared) {
-            pending.shared = Some(shared.backward_input(pass, kept, dy, dx, true)?);
+            pending.shared = Some(shared.backward_input(pass, kept, dy, dx, Out::Add)?);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::moe::{BalanceLoss, Routers};
 use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
 use crate::config::ModelConfig;
-use crate::device::Kernels;
+use crate::device::{Kernels, Out};
 use crate::layer::embedding::Embedding;
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Lowest, Parameters};
@@ -72,7 +72,7 @@ impl Mtp {
         let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
         drop(embedded);
         let mut x = pass.activation(t, d)?;
-        self.eh_proj.forward(pass, &Operand::of(both.view()), x.view_mut(), false)?;
+        self.eh_proj.forward(pass, &Operand::of(both.view()), x.view_mut(), Out::Replace)?;
         drop(both);
         let (output, block) = self.block.forward(pass, routers, x)?;
         let (normed, norm) = self.norm.normed(pass, output.view())?;
@@ -97,7 +97,7 @@ impl Mtp {
         let (t, d) = (hidden.rows(), hidden.cols());
         let Saved { enorm, hnorm, block, output, norm } = saved;
         let mut dx = pass.activation(t, d)?;
-        self.norm.backward(pass, gradients, output.view(), &norm, dy, dx.view_mut(), false)?;
+        self.norm.backward(pass, gradients, output.view(), &norm, dy, dx.view_mut(), Out::Replace)?;
         drop(output);
         self.block.backward(pass, gradients, block, balance, &mut dx)?;
 
@@ -106,11 +106,11 @@ impl Mtp {
         let dy = Operand::of(dx.view());
         self.eh_proj.backward_weight(pass, gradients, &Operand::of(both.view()), &dy)?;
         let mut dboth = both;
-        self.eh_proj.backward_input(pass, &dy, dboth.view_mut(), false)?;
+        self.eh_proj.backward_input(pass, &dy, dboth.view_mut(), Out::Replace)?;
         drop(dy);
         let (de, dh) = (dboth.view().columns(0..d)?, dboth.view().columns(d..2 * d)?);
-        self.enorm.backward(pass, gradients, embedded.view(), &enorm, de, dx.view_mut(), false)?;
-        self.hnorm.backward(pass, gradients, hidden, &hnorm, dh, dhidden.view_mut(), true)?;
+        self.enorm.backward(pass, gradients, embedded.view(), &enorm, de, dx.view_mut(), Out::Replace)?;
+        self.hnorm.backward(pass, gradients, hidden, &hnorm, dh, dhidden.view_mut(), Out::Add)?;
         embedding.backward_weight(pass.device, gradients, tokens, dx.view())
     }
 

@@ -59,7 +59,7 @@ impl<'a, D: Kernels> Operand<'a, D> {
         match &self.source {
             Source::View(x) => Ok(*x),
             Source::Owned(x) => Ok(x.view()),
-            Source::Codes => Err(InvalidOp::new("operand", "was kept as codes only", 0, 0)),
+            Source::Codes => Err(InvalidOp::plain("operand", "was kept as codes only")),
         }
     }
 
@@ -131,7 +131,7 @@ impl<'a, D: Kernels> Operand<'a, D> {
 }
 
 fn made<D: Kernels>(cell: &OnceCell<Quantized<D>>) -> Result<&Quantized<D>, InvalidOp> {
-    cell.get().ok_or(InvalidOp::new("operand", "has neither numbers nor codes", 0, 0))
+    cell.get().ok_or(InvalidOp::plain("operand", "has neither numbers nor codes"))
 }
 
 /// A tensor that the backward pass will want again, as the policy keeps it.

@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use super::Pass;
 use super::operand::Restored;
-use crate::device::{Kernels, RmsNorm as Call, RmsNormGrad};
+use crate::device::{Kernels, Out, RmsNorm as Call, RmsNormGrad};
 use crate::tensor::{Tensor, View, ViewMut};
 use crate::weights::{Layout, Parameters, Slot};
 
@@ -76,7 +76,7 @@ impl RmsNorm {
         }
     }
 
-    /// `dx = …` or, with `accumulate`, `dx += …`; the weight's gradient is added in the same pass over the data, since
+    /// `dx = …`, or `dx += …`; the weight's gradient is added in the same pass over the data, since
     /// it needs the same two rows.
     #[allow(clippy::too_many_arguments)]
     pub fn backward<D: Kernels>(
@@ -87,10 +87,10 @@ impl RmsNorm {
         saved: &Saved<D>,
         dy: View<'_, D>,
         dx: ViewMut<'_, D>,
-        accumulate: bool,
+        out: Out,
     ) -> Result<(), D::Error> {
         let weight = pass.weights.view(&self.weight)?;
         let dweight = gradients.view_mut(&self.weight)?;
-        pass.device.rmsnorm_grad(RmsNormGrad::new(x, weight, saved.rstd.view(), dy, dx, accumulate, dweight)?)
+        pass.device.rmsnorm_grad(RmsNormGrad::new(x, weight, saved.rstd.view(), dy, dx, out, dweight)?)
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Inputs, Kept, Model};
-use crate::device::{Kernels, ReduceRows, Reduction, ScatterAddRows};
+use crate::device::{Kernels, Out, ReduceRows, Reduction, ScatterAddRows};
 use crate::layer::moe::BalanceLoss;
 use crate::tensor::Tensor;
 use crate::weights::Parameters;
@@ -55,7 +55,7 @@ impl<D: Kernels> Model<D> {
             a.head.backward(&pass, gradients, x.view(), inputs.targets[k].view(), scale, &mut nll, &mut dx)?;
             let total = losses.nll.view_mut().columns(k..k + 1)?;
             let row = nll.view().reshape(1, t)?;
-            self.device.reduce_rows(ReduceRows::new(Reduction::Sum, row, total, true)?)?;
+            self.device.reduce_rows(ReduceRows::new(Reduction::Sum, row, total, Out::Add)?)?;
             if let (0, Some(of), Some(sums)) = (k, &inputs.sources, &mut losses.by_source) {
                 self.add_by_source(&nll, of, sums)?;
             }
@@ -71,7 +71,7 @@ impl<D: Kernels> Model<D> {
         drop(hidden);
         let dy = dhidden.pop().expect("the main model comes first");
         let mut dx = pass.activation(t, d)?;
-        a.norm.backward(&pass, gradients, output.view(), &norm, dy.view(), dx.view_mut(), false)?;
+        a.norm.backward(&pass, gradients, output.view(), &norm, dy.view(), dx.view_mut(), Out::Replace)?;
         drop((dy, output));
         for (block, saved) in a.blocks.iter().zip(blocks).rev() {
             block.backward(&pass, gradients, saved, balance_loss(scales, losses), &mut dx)?;
@@ -84,7 +84,7 @@ impl<D: Kernels> Model<D> {
         let (t, n) = (nll.shape().rows(), of.shape().rows());
         let mut sequences = Tensor::<D>::empty(&self.device, &[n, 1], nll.dtype())?;
         let rows = nll.view().reshape(n, t / n)?;
-        self.device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, sequences.view_mut(), false)?)?;
+        self.device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, sequences.view_mut(), Out::Replace)?)?;
         self.device.scatter_add_rows(ScatterAddRows::new(sequences.view(), of.view(), sums.view_mut())?)
     }
 

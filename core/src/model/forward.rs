@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::Model;
 use crate::DType;
 use crate::device::{IGNORE, Kernels};
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 use crate::layer::moe::{LoadCount, Routers};
 use crate::layer::{Pass, Sequences, block, mtp, rmsnorm, rope};
 use crate::tensor::Tensor;
@@ -45,12 +45,12 @@ impl<'a> Batch<'a> {
     ) -> Result<Self, InvalidOp> {
         const OP: &str = "batch";
         ensure(OP, "a sequence needs at least one token", length > 0 && !tokens.is_empty())?;
-        same(OP, "tokens must be whole sequences of length + 1", 0, tokens.len() % (length + 1))?;
+        multiple(OP, "the number of tokens", tokens.len(), "the sequence length + 1,", length + 1)?;
         if let Some(s) = starts {
             same(OP, "document starts", tokens.len() / (length + 1) * length, s.len())?;
         }
         if let Some(&t) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
-            return Err(InvalidOp::new(OP, "a token is outside the vocabulary", vocabulary, t as usize));
+            return Err(InvalidOp::not_below(OP, "token id", t as usize, "the vocabulary size", vocabulary));
         }
         Ok(Self { tokens, length, starts, sources: None })
     }
@@ -60,7 +60,7 @@ impl<'a> Batch<'a> {
         const OP: &str = "batch";
         same(OP, "sources of the sequences", self.sequences(), of.len())?;
         if let Some(&source) = of.iter().find(|&&source| source as usize >= count) {
-            return Err(InvalidOp::new(OP, "a source is none of the run's", count, source as usize));
+            return Err(InvalidOp::not_below(OP, "source", source as usize, "the number of sources", count));
         }
         Ok(Self { sources: Some(Sources { of, count }), ..self })
     }
@@ -132,9 +132,8 @@ impl<D: Kernels> Model<D> {
     /// Brings a batch to the device, for the main model and the first `depths` prediction modules.
     pub fn inputs(&self, batch: &Batch<'_>, depths: usize) -> Result<Inputs<D>, D::Error> {
         let (n, s) = (batch.sequences(), batch.length);
-        ensure("forward", "the sequence is longer than max_position_embeddings", {
-            s <= self.config().max_position_embeddings
-        })?;
+        let context = self.config().max_position_embeddings;
+        at_most("forward", "the sequence length", s, "max_position_embeddings", context)?;
         let rope = self.rope(s)?;
         let row = s + 1;
         let mut staged: Vec<u32> = Vec::with_capacity(n * s);

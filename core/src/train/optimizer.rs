@@ -1,6 +1,6 @@
 //! AdamW over whole groups of parameters, and the clipping of their gradients.
 
-use crate::device::{AdamRates, AdamW, Kernels, ReduceRows, Reduction, Unary, UnaryOp};
+use crate::device::{AdamRates, AdamW, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Parameters};
 
@@ -85,7 +85,7 @@ pub(super) fn clip<D: Kernels>(
 ) -> Result<(), D::Error> {
     for (i, group) in gradients.groups().iter().enumerate() {
         let row = group.view().reshape(1, group.shape().elements())?;
-        device.reduce_rows(ReduceRows::new(Reduction::SumSquares, row, squared.view_mut(), i > 0)?)?;
+        device.reduce_rows(ReduceRows::new(Reduction::SumSquares, row, squared.view_mut(), Out::add_if(i > 0))?)?;
     }
     device.cast(crate::device::Cast::new(squared.view(), clip.view_mut())?)?;
     device.unary(Unary::new(UnaryOp::ClipFactor(clip_norm), clip.view_mut())?)

@@ -10,7 +10,7 @@ use super::optimizer::{self, Hyperparameters, Optimizer};
 use super::schedule::Rates;
 use crate::comm::Comm;
 use crate::device::{Cast, Fill, Kernels, UpdateBias};
-use crate::error::{DeviceError, ensure};
+use crate::error::{DeviceError, at_most, multiple};
 use crate::layer::moe::LoadCount;
 use crate::model::{Batch, LossScales, Model};
 use crate::tensor::Tensor;
@@ -107,9 +107,9 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
     /// Adds up the gradients, losses and loads of a batch over all ranks, without an update.
     pub fn accumulate(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<(), D::Error> {
         let n = batch.sequences();
-        ensure("step", "the batch must divide into micro-batches", micro_batch > 0 && n.is_multiple_of(micro_batch))?;
+        multiple("step", "the number of sequences", n, "the micro-batch size", micro_batch)?;
         let depths = self.model.config().num_nextn_predict_layers;
-        ensure("step", "a sequence is too short for the prediction modules", batch.length > depths)?;
+        at_most("step", "the number of MTP modules + 1,", depths + 1, "the sequence length", batch.length)?;
         let device = self.model.device().clone();
         for group in self.gradients.groups_mut() {
             device.fill(Fill::new(group.view_mut(), 0.0))?;

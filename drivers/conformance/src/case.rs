@@ -6,6 +6,7 @@ use fathom_core::device::{Host, Kernels};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, pack_pair};
+use fathom_core::math::round_to_odd;
 use fathom_core::tensor::{Tensor, View, ViewMut};
 use half::{bf16, f16};
 use proptest::strategy::Strategy;
@@ -119,16 +120,17 @@ impl Operand {
     }
 }
 
-fn encode(dtype: DType, x: f64) -> u64 {
+/// The bits of the number of type `dtype` nearest to `x`, ties to even.
+pub(crate) fn encode(dtype: DType, x: f64) -> u64 {
     match dtype {
         DType::F64 => x.to_bits(),
         DType::F32 => (x as f32).to_bits().into(),
-        DType::BF16 => bf16::from_f64(x).to_bits().into(),
-        DType::F16 => f16::from_f64(x).to_bits().into(),
-        DType::E4M3 => E4M3::encode_finite(x as f32).into(),
-        DType::E5M2 => E5M2::encode_finite(x as f32).into(),
-        DType::E5M6Pair => pair(E5M6::encode_finite(x as f32)),
-        _ => x as u64,
+        DType::BF16 => bf16::from_f32(round_to_odd(x)).to_bits().into(),
+        DType::F16 => f16::from_f32(round_to_odd(x)).to_bits().into(),
+        DType::E4M3 => E4M3::encode_finite(round_to_odd(x)).into(),
+        DType::E5M2 => E5M2::encode_finite(round_to_odd(x)).into(),
+        DType::E5M6Pair => pair(E5M6::encode_finite(round_to_odd(x))),
+        _ => x.round_ties_even() as u64,
     }
 }
 

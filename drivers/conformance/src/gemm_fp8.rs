@@ -1,6 +1,6 @@
 //! Cases of products of FP8 matrices, plain and grouped.
 
-use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Kernels, Scaled};
+use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Kernels, Out, Scaled};
 use fathom_core::dtype::DType;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -45,7 +45,7 @@ case!(GemmCase, "gemm_fp8", { form: Form, m: usize, n: usize, k: usize, part: us
         let tilings = factors(self.form, self.part, self.k);
         let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(none.view()))?;
         let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(none.view()))?;
-        device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), self.accumulate)?)
+        device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), Out::add_if(self.accumulate))?)
     }
 );
 

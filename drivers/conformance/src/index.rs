@@ -1,6 +1,6 @@
 //! Cases of gather and scatter by index.
 
-use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows};
+use fathom_core::device::{Combine, GatherColumns, GatherRows, Out, ScatterAddColumns, ScatterAddRows};
 use fathom_core::dtype::DType;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -125,7 +125,7 @@ case!(CombineCase, "combine", { tokens: usize, k: usize, cols: usize, accumulate
         ]
     }
     call |device, x, inverse, y| {
-        device.combine(Combine::new(x.view(), inverse.view(), y.view_mut(), self.accumulate)?)
+        device.combine(Combine::new(x.view(), inverse.view(), y.view_mut(), Out::add_if(self.accumulate))?)
     }
 );
 kernel!(

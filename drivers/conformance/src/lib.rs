@@ -136,6 +136,7 @@ macro_rules! all {
         pub const NAMES: &[&str] = &[
             $(stringify!($p),)*
             $(stringify!($f),)*
+            "conversions",
             "row_invariance",
             "index_out_of_range",
             "non_finite",
@@ -147,6 +148,7 @@ macro_rules! all {
             Some(match name {
                 $(stringify!($p) => $p(device, options),)*
                 $(stringify!($f) => $f(device, options),)*
+                "conversions" => properties::conversions(device, options),
                 "row_invariance" => properties::row_invariance(device, options),
                 "index_out_of_range" => properties::index_out_of_range(device, options),
                 "non_finite" => properties::non_finite(device, options),

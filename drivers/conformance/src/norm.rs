@@ -1,6 +1,6 @@
 //! Cases of RMSNorm and its gradient.
 
-use fathom_core::device::{RmsNorm, RmsNormGrad};
+use fathom_core::device::{Out, RmsNorm, RmsNormGrad};
 use proptest::prelude::*;
 
 use crate::case::{Magnitude, Operand, case, kernel};
@@ -60,7 +60,7 @@ case!(NormGradCase, "rmsnorm_grad", { rows: usize, cols: usize, accumulate: bool
         vec![x, w, rstd, dy, dx, dw]
     }
     call |device, x, w, rstd, dy, dx, dw| device.rmsnorm_grad(RmsNormGrad::new(
-        x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), self.accumulate, dw.view_mut(),
+        x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), Out::add_if(self.accumulate), dw.view_mut(),
     )?)
 );
 kernel!(

@@ -2,7 +2,7 @@
 
 use fathom_core::device::{
     AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Heads,
-    Kernels, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows,
+    Kernels, Out, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows,
     SortByKey, Tiles,
 };
 use fathom_core::dtype::DType;
@@ -32,6 +32,12 @@ fn head(o: &Operand, rows: usize) -> Operand {
 fn place<D: Kernels, const N: usize>(device: &D, operands: [&Operand; N]) -> Result<[Placed<D>; N], Trouble> {
     let placed: Result<Vec<_>, _> = operands.iter().map(|o| Placed::new(device, o)).collect();
     Ok(placed.map_err(Trouble::of)?.try_into().unwrap_or_else(|_| unreachable!("as many as there were")))
+}
+
+/// Conversions between all types of numbers, by `cast` and by `fill`, of numbers beside ties among others, have the host's
+/// bits. Those that a device refuses as unsupported are counted.
+pub fn conversions<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    crate::elementwise::conversions(device, options)
 }
 
 /// A row's result has the same bits when there are fewer other rows (`gemm`, `grouped_gemm`'s groups aside, `rmsnorm`),
@@ -197,7 +203,7 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
             let dw = b.x.view().columns(0..1)?;
             d.route_grad(RouteGrad::new(config, b.x.view(), b.index.view(), dw, None, b.y.view_mut())?)
         }),
-        ("combine", true, |d, b| d.combine(Combine::new(b.x.view(), b.index.view(), b.y.view_mut(), false)?)),
+        ("combine", true, |d, b| d.combine(Combine::new(b.x.view(), b.index.view(), b.y.view_mut(), Out::Replace)?)),
         ("cross_entropy", true, |d, b| {
             let mut nll = Tensor::<D>::empty(d, &[4, 1], DType::F32)?;
             d.cross_entropy(CrossEntropy::new(b.y.view_mut(), b.index.view(), Some(1.0), nll.view_mut())?)

@@ -1,6 +1,6 @@
 //! Cases of reductions.
 
-use fathom_core::device::{ReduceRows, Reduction, SumColumns};
+use fathom_core::device::{Out, ReduceRows, Reduction, SumColumns};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -16,7 +16,7 @@ case!(ReduceCase, "reduce_rows", { rows: usize, cols: usize, f: Reduction, accum
             if self.f == Reduction::Max { y.exact() } else { y.near(Magnitude::Absolute) },
         ]
     }
-    call |device, x, y| device.reduce_rows(ReduceRows::new(self.f, x.view(), y.view_mut(), self.accumulate)?)
+    call |device, x, y| device.reduce_rows(ReduceRows::new(self.f, x.view(), y.view_mut(), Out::add_if(self.accumulate))?)
 );
 kernel!(
     /// [`ReduceRows`]: sums, sums of squares, maxima.

@@ -66,7 +66,7 @@ fn rmsnorm() {
     let (tx, tw, rstd, tdy) = (lab.put(3, &x), lab.put(1, &w), forward(&x, &w).1, lab.put(3, &dy));
     let (mut dx, mut dw) = (lab.zeros(3, 5), lab.zeros(1, 5));
     let views = (tx.view(), tw.view(), rstd.view(), tdy.view());
-    let call = RmsNormGrad::new(views.0, views.1, views.2, views.3, dx.view_mut(), true, dw.view_mut());
+    let call = RmsNormGrad::new(views.0, views.1, views.2, views.3, dx.view_mut(), Out::Add, dw.view_mut());
     lab.0.rmsnorm_grad(call.expect("fits")).expect("runs");
     check("dx", &x, &lab.get(&dx), |x| forward(x, &w).0);
     check("dw", &w, &lab.get(&dw), |w| forward(&x, w).0);

@@ -69,18 +69,18 @@ disturb! {
     Fill |c| c.value *= 1.0 + 1e-6;
     Unary |c| c.f = match c.f { UnaryOp::Affine(a, b) => UnaryOp::Affine(a * (1.0 + 1e-5), b), f => f };
     Binary |c| c.f = if c.f == BinaryOp::Sub { BinaryOp::Add } else { c.f };
-    ReduceRows |c| c.accumulate = false;
+    ReduceRows |c| c.out = Out::Replace;
     Gemm |c| c.alpha *= 1.0 + 1e-4;
     GatherRows |c| c.divisor += 1;
     MaskWindow |c| c.last += 1;
     RandomNormal |c| c.std *= 1.0 + 1e-4;
     RmsNorm |c| c.eps *= 1e3;
-    RmsNormGrad |c| c.accumulate = !c.accumulate;
+    RmsNormGrad |c| c.out = Out::add_if(!c.out.adds());
     Rope |c| c.inverse = !c.inverse;
     Route |c| c.config.scale *= 1.0 + 1e-4;
     RouteGrad |c| c.config.scale *= 1.0 + 1e-4;
     Balance |c| c.alpha *= 1.0 + 1e-3;
-    Combine |c| c.accumulate = !c.accumulate;
+    Combine |c| c.out = Out::add_if(!c.out.adds());
     Attention |c| c.heads.scale *= 1.0 + 1e-3;
     AttentionGrad |c| c.heads.scale *= 1.0 + 1e-3;
     CrossEntropy |c| c.gradient = c.gradient.map(|g| g * (1.0 + 1e-3));
@@ -88,7 +88,7 @@ disturb! {
     UpdateBias |c| c.speed *= 1.0 + 1e-3;
     Quantize |c| c.power_of_two = !c.power_of_two;
     Requantize |c| c.power_of_two = !c.power_of_two;
-    GemmFp8 |c| c.accumulate = !c.accumulate;
+    GemmFp8 |c| c.out = Out::add_if(!c.out.adds());
 }
 impl Disturb for Cast<'_, HostBuffer> {}
 impl Disturb for SumColumns<'_, HostBuffer> {}
@@ -122,7 +122,7 @@ macro_rules! plant {
             match self.fault {
                 Fault::Idle => return Ok(()),
                 Fault::Off => call.disturb(),
-                Fault::Refuses if n == 20 => return Err(InvalidOp::new($K::<HostBuffer>::NAME, "is planted", 0, 0).into()),
+                Fault::Refuses if n == 20 => return Err(InvalidOp::plain($K::<HostBuffer>::NAME, "is planted").into()),
                 Fault::Refuses => {}
             }
             self.host.$k(call)

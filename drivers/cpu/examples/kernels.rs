@@ -216,7 +216,7 @@ fn layers(b: &mut Bench, of: DType) {
     let (mut dx, mut dw) = (b.reals(of, TOKENS, HIDDEN), b.floats(1, HIDDEN));
     let what = format!("{of} 2048 × 256");
     time!(b, what, rmsnorm: RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()));
-    time!(b, what, rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), true,
+    time!(b, what, rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), Out::Add,
         dw.view_mut()));
     let (head, table) = (HEADS.nope + HEADS.rope, b.floats(256, HEADS.rope));
     let positions = b.indices(TOKENS, 1, |r| r % 256);
@@ -243,7 +243,7 @@ fn experts(b: &mut Bench, of: DType) {
     let inverse = b.indices(TOKENS, k, |i| (i * 2053) % rows);
     let (x, mut y, mut sum) = (b.reals(of, TOKENS, HIDDEN), b.reals(of, rows, HIDDEN), b.reals(of, TOKENS, HIDDEN));
     time!(b, format!("{of} 8192 × 256"), gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
-    time!(b, format!("{of} 2048 × 4 × 256"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
+    time!(b, format!("{of} 2048 × 4 × 256"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), Out::Add));
 }
 
 fn codes(b: &mut Bench, of: DType) {
@@ -326,7 +326,7 @@ fn training(b: &mut Bench, of: DType) {
     let what = format!("{of} 20 M");
     time!(b, what, adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), v.view_mut(), clip.view(), rates));
     time!(b, format!("SumSquares {what}"), reduce_rows: ReduceRows::new(Reduction::SumSquares, m.view(),
-        norm.view_mut(), false));
+        norm.view_mut(), Out::Replace));
     time!(b, what, fill: Some(Fill::new(m.view_mut(), 0.0)));
     time!(b, format!("F32 to {what}"), cast: Cast::new(w.view(), m.view_mut()));
     time!(b, format!("to F32 from {what}"), cast: Cast::new(m.view(), w.view_mut()));

@@ -184,13 +184,15 @@ impl Operands {
         let (form, groups, add) = (shape.form, shape.groups, shape.form == Form::Tn);
         let (offsets, c) = (self.offsets.view(), self.c.view_mut());
         let done = match (self.a.scaled(&self.offsets), self.b.scaled(&self.offsets)) {
-            (Some(a), Some(b)) if groups == 0 => cpu.gemm_fp8(GemmFp8::new(form, a, b, c, add).expect("a valid call")),
+            (Some(a), Some(b)) if groups == 0 => {
+                cpu.gemm_fp8(GemmFp8::new(form, a, b, c, Out::add_if(add)).expect("a valid call"))
+            }
             (Some(a), Some(b)) => {
                 cpu.grouped_gemm_fp8(GroupedGemmFp8::new(form, groups, a, b, offsets, c).expect("a valid call"))
             }
             _ if groups == 0 => {
                 let mut call = Gemm::new(form, self.a.x.view(), self.b.x.view(), c).expect("a valid call");
-                call.accumulate = add;
+                call.out = Out::add_if(add);
                 cpu.gemm(call)
             }
             _ => {

@@ -100,7 +100,7 @@ impl Cpu {
         let (x, inverse) = (mat::read::<T>(OP, &call.x)?, mat::read(OP, &call.inverse)?);
         let y = mat::write::<T>(OP, call.y)?;
         check_index(OP, &inverse, x.rows())?;
-        let (isa, accumulate) = (self.isa(), call.accumulate);
+        let (isa, accumulate) = (self.isa(), call.out.adds());
         let work = inverse.rows() * inverse.cols() * x.cols() / 4;
         self.for_each(work, Tiles::of_rows(y), |_, mut y| {
             y.for_rows(|t, y| add_rows(isa, &x, inverse.row(t), accumulate, y));

@@ -172,7 +172,7 @@ impl Device for Cpu {
 }
 
 fn outside(op: &'static str, end: usize, bytes: usize) -> CpuError {
-    InvalidOp::new(op, "reaches past the end of the buffer", end, bytes).with_kind(ErrorKind::Shape).into()
+    InvalidOp::above(op, "the end of the transfer", end, "the size of the buffer", bytes).into()
 }
 
 #[cfg(test)]

@@ -165,5 +165,5 @@ pub(crate) fn check_index(op: &'static str, index: &Mat<'_, u32>, bound: usize) 
 
 /// The error for index `bad` into something of `bound` elements.
 pub(crate) fn out_of_range(op: &'static str, bad: u32, bound: usize) -> CpuError {
-    InvalidOp::new(op, "an index is not below the bound", bound, bad as usize).into()
+    InvalidOp::not_below(op, "index", bad as usize, "the limit", bound).into()
 }

@@ -93,7 +93,7 @@ impl Cpu {
         let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
         let (rstd, dy) = (mat::read::<f32>(OP, &call.rstd)?, mat::read::<T>(OP, &call.dy)?);
         let (dx, mut dweight) = (mat::write::<T>(OP, call.dx)?, mat::write::<f32>(OP, call.dweight)?);
-        let (isa, accumulate, rows, cols) = (self.isa(), call.accumulate, x.rows(), x.cols());
+        let (isa, accumulate, rows, cols) = (self.isa(), call.out.adds(), x.rows(), x.cols());
         let blocks = rows.div_ceil(ROWS);
         let mut partial = self.alloc_f32(blocks * cols)?;
         let partial = &mut partial.elements_mut::<f32>()[..blocks * cols];

@@ -95,7 +95,9 @@ fn small<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_,
         }
         for f in [Reduction::Sum, Reduction::SumSquares, Reduction::Max] {
             let (x, mut y) = (input.reals(rows, cols), input.zeros(rows, 1));
-            device.reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), f == Reduction::Sum).unwrap()).unwrap();
+            device
+                .reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), Out::add_if(f == Reduction::Sum)).unwrap())
+                .unwrap();
             out.keep("reduce_rows", &y);
         }
         for (f, shape) in [
@@ -128,8 +130,15 @@ fn layers<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_
         let (mut y, mut rstd) = (input.blank(t, n), input.zeros(t, 1));
         device.rmsnorm(RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()).unwrap()).unwrap();
         let (mut dx, mut dw) = (input.reals(t, n), input.floats(1, n));
-        let call =
-            RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), accumulate, dw.view_mut());
+        let call = RmsNormGrad::new(
+            x.view(),
+            w.view(),
+            rstd.view(),
+            dy.view(),
+            dx.view_mut(),
+            Out::add_if(accumulate),
+            dw.view_mut(),
+        );
         device.rmsnorm_grad(call.unwrap()).unwrap();
         for (name, t) in [("rmsnorm", &y), ("rmsnorm", &rstd), ("rmsnorm_grad", &dx), ("rmsnorm_grad", &dw)] {
             out.keep(name, t);
@@ -201,7 +210,9 @@ fn experts<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'
         let call = GroupedGemm::new(Form::Nt, e, wide.view(), w.view(), offsets.view(), y.view_mut());
         device.grouped_gemm(call.unwrap()).unwrap();
         let mut sum = input.reals(t, d);
-        device.combine(Combine::new(rows.view(), inverse.view(), sum.view_mut(), normalize).unwrap()).unwrap();
+        device
+            .combine(Combine::new(rows.view(), inverse.view(), sum.view_mut(), Out::add_if(normalize)).unwrap())
+            .unwrap();
         for t in [&order, &inverse, &offsets] {
             out.keep("sort_by_key", t);
         }
@@ -367,4 +378,34 @@ fn a_second_run_asks_the_system_for_no_memory() {
     let after = cpu.memory();
     assert_eq!(before.system_allocations, after.system_allocations);
     assert_eq!((after.in_use, before.peak), (0, after.peak));
+}
+
+/// An f64 or an integer rounds once, also where it lies beside a tie by less than half of its bits tell.
+#[test]
+fn wide_numbers_round_once() {
+    let cpu = Cpu::with_threads(1);
+    let tie = |bits: i32| 1.0 + f64::powi(2.0, -bits);
+    let cases = [
+        (DType::BF16, tie(8), 0x3f80u16),
+        (DType::BF16, tie(8) + f64::powi(2.0, -22), 0x3f81),
+        (DType::BF16, tie(8) + f64::powi(2.0, -52), 0x3f81),
+        (DType::BF16, tie(8) - f64::powi(2.0, -52), 0x3f80),
+        (DType::F16, tie(11), 0x3c00),
+        (DType::F16, tie(11) + f64::powi(2.0, -22), 0x3c01),
+        (DType::F16, tie(11) + f64::powi(2.0, -52), 0x3c01),
+    ];
+    for (dtype, value, want) in cases {
+        let x = Tensor::<Cpu>::from_slice(&cpu, &[1, 1], DType::F64, &[value]).unwrap();
+        let mut y = Tensor::<Cpu>::empty(&cpu, &[1, 1], dtype).unwrap();
+        cpu.cast(Cast::new(x.view(), y.view_mut()).unwrap()).unwrap();
+        assert_eq!(y.download::<Cpu, u16>(&cpu).unwrap(), [want], "cast of {value:e} to {dtype}");
+        cpu.fill(Fill::new(y.view_mut(), value)).unwrap();
+        assert_eq!(y.download::<Cpu, u16>(&cpu).unwrap(), [want], "fill of {dtype} by {value:e}");
+    }
+    for (integer, want) in [(0x8080_0000u32, 0x4f00u16), (0x8080_0001, 0x4f01), (0x8080_0100, 0x4f01)] {
+        let x = Tensor::<Cpu>::from_slice(&cpu, &[1, 1], DType::U32, &[integer]).unwrap();
+        let mut y = Tensor::<Cpu>::empty(&cpu, &[1, 1], DType::BF16).unwrap();
+        cpu.cast(Cast::new(x.view(), y.view_mut()).unwrap()).unwrap();
+        assert_eq!(y.download::<Cpu, u16>(&cpu).unwrap(), [want], "cast of {integer:#x}");
+    }
 }

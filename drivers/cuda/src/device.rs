@@ -155,7 +155,7 @@ impl Device for Cuda {
 
     fn capabilities(&self) -> Capabilities {
         let properties = self.engine.properties();
-        let mut capabilities = Capabilities::new(properties.name);
+        let mut capabilities = Capabilities::new(&properties.name);
         capabilities.memory = properties.memory;
         capabilities.chunk = CHUNK;
         capabilities
@@ -194,7 +194,7 @@ fn inside(op: &'static str, buffer: &Buffer, offset: usize, bytes: usize) -> Res
         Some(end) if end <= buffer.len() => Ok(buffer.address() + offset as u64),
         end => {
             let end = end.unwrap_or(usize::MAX);
-            Err(InvalidOp::new(op, "reaches past the end of the buffer", end, buffer.len()).into())
+            Err(InvalidOp::above(op, "the end of the transfer", end, "the size of the buffer", buffer.len()).into())
         }
     }
 }

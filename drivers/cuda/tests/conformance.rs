@@ -8,7 +8,9 @@ use fathom_cuda::Emulation;
 fn check(options: Emulation, cases: u32) {
     let Some(device) = common::emulated(options) else { return };
     let outcomes = fathom_conformance::run_with(&device, &Options { cases, ..Options::default() });
-    assert!(outcomes.iter().all(|o| o.unsupported == 0), "{outcomes:?}");
+    // The driver has no F64, which conversions are from and to as well.
+    let refuses = |o: &fathom_conformance::Outcome| o.unsupported > 0 && o.name != "conversions";
+    assert!(!outcomes.iter().any(refuses), "{outcomes:?}");
 }
 
 #[test]

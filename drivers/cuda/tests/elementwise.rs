@@ -2,7 +2,7 @@
 
 mod common;
 
-use fathom_core::device::{Binary, BinaryOp, Cast, Device, Fill, Primitives, RandomNormal, Unary, UnaryOp};
+use fathom_core::device::{Binary, BinaryOp, Cast, Device, Fill, Kernels, Primitives, RandomNormal, Unary, UnaryOp};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;

@@ -3,7 +3,7 @@
 mod common;
 
 use fathom_conformance::Options;
-use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Scaled, Tiles};
+use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Out, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Emulation;
@@ -91,7 +91,7 @@ impl Case<'_> {
             let call = GroupedGemmFp8::new(self.form, groups, a, b, index.view(), result.view_mut());
             device.grouped_gemm_fp8(call.expect("fits"))
         } else {
-            device.gemm_fp8(GemmFp8::new(self.form, a, b, result.view_mut(), true).expect("fits"))
+            device.gemm_fp8(GemmFp8::new(self.form, a, b, result.view_mut(), Out::Add).expect("fits"))
         };
         done.unwrap_or_else(|e| panic!("{e}"));
         let read = match self.dtype {
@@ -163,7 +163,9 @@ fn every_code_is_its_number() {
         let mut y = tensor(&device, c, DType::F32, &vec![0.0f32; c[0] * c[1]]);
         let a = Scaled::new(x.view(), sa.view(), first).expect("fits");
         let b = Scaled::new(one.view(), sb.view(), second).expect("fits");
-        device.gemm_fp8(GemmFp8::new(form, a, b, y.view_mut(), false).expect("fits")).unwrap_or_else(|e| panic!("{e}"));
+        device
+            .gemm_fp8(GemmFp8::new(form, a, b, y.view_mut(), Out::Replace).expect("fits"))
+            .unwrap_or_else(|e| panic!("{e}"));
         y.download::<_, f32>(&device).unwrap_or_else(|e| panic!("{e}"))
     };
     let rows = result(Form::Nt, [256, 1], [1, 1], || [Tiles::Row { part: 1 }, Tiles::Block { part: 1 }], [256, 1]);

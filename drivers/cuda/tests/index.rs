@@ -3,7 +3,7 @@
 mod common;
 
 use fathom_core::device::{
-    Combine, Device, GatherColumns, GatherRows, Kernels, Primitives, ScatterAddColumns, ScatterAddRows,
+    Combine, Device, GatherColumns, GatherRows, Kernels, Out, Primitives, ScatterAddColumns, ScatterAddRows,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
@@ -111,7 +111,9 @@ fn combinations_round_once() {
             let i = tensor(&device, tokens, k, DType::U32, &inverse);
             let one = vec![bf16::ONE.to_bits(); tokens * cols];
             let mut y = tensor(&device, tokens, cols, DType::BF16, &one);
-            device.combine(Combine::new(from.view(), i.view(), y.view_mut(), accumulate).unwrap()).unwrap();
+            device
+                .combine(Combine::new(from.view(), i.view(), y.view_mut(), Out::add_if(accumulate)).unwrap())
+                .unwrap();
             let y = y.download::<Cuda, u16>(&device).unwrap();
             let start = f32::from(u8::from(accumulate));
             for (i, y) in y.into_iter().enumerate() {
@@ -147,7 +149,7 @@ fn bad_indices_are_reported() {
 
         let mut y = tensor(&device, 1, cols, DType::F32, &vec![1.0f32; cols]);
         let row = index.part(0, 1, 4).unwrap();
-        device.combine(Combine::new(from.view(), row, y.view_mut(), true).unwrap()).unwrap();
+        device.combine(Combine::new(from.view(), row, y.view_mut(), Out::Add).unwrap()).unwrap();
         assert_eq!(reported(&y)[0], 1.0 + 513.0 + 1.0 + 513.0);
 
         let narrow = from.view().columns(0..4).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_near, floats, noise, read, suite};
-use fathom_core::device::{Host, Kernels, RmsNorm, RmsNormGrad};
+use fathom_core::device::{Host, Kernels, Out, RmsNorm, RmsNormGrad};
 use fathom_core::dtype::DType;
 
 #[test]
@@ -25,7 +25,7 @@ fn both<D: Kernels>(d: &D, t: DType, rows: usize, cols: usize, shift: usize) -> 
     let x = x.view().columns(within.clone())?;
     d.rmsnorm(RmsNorm::new(x, weight.view(), 1e-6, y.view_mut(), rstd.view_mut())?)?;
     let (dy, dx_view) = (dy.view().columns(within.clone())?, dx.view_mut().columns(within.clone())?);
-    d.rmsnorm_grad(RmsNormGrad::new(x, weight.view(), rstd.view(), dy, dx_view, true, dweight.view_mut())?)?;
+    d.rmsnorm_grad(RmsNormGrad::new(x, weight.view(), rstd.view(), dy, dx_view, Out::Add, dweight.view_mut())?)?;
     let dx = read(d, &dx)?.chunks(wide).flat_map(|row| row[within.clone()].to_vec()).collect();
     Ok(vec![read(d, &y)?, read(d, &rstd)?, dx, read(d, &dweight)?])
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use fathom_core::device::{Primitives, ReduceRows, Reduction, SumColumns};
+use fathom_core::device::{Kernels, Out, Primitives, ReduceRows, Reduction, SumColumns};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
@@ -39,7 +39,9 @@ fn long_rows() {
                 let bits = [Reduction::Sum, Reduction::SumSquares, Reduction::Max].map(|f| {
                     let mut y = Tensor::<Cuda>::from_slice(&device, &[2, 1], DType::F32, &[2.0f32, 3.0]).unwrap();
                     let accumulate = f == Reduction::SumSquares;
-                    device.reduce_rows(ReduceRows::new(f, view, y.view_mut(), accumulate).unwrap()).unwrap();
+                    device
+                        .reduce_rows(ReduceRows::new(f, view, y.view_mut(), Out::add_if(accumulate)).unwrap())
+                        .unwrap();
                     y.download::<Cuda, u32>(&device).unwrap()
                 });
                 seen.push(bits);
@@ -67,7 +69,7 @@ fn nan_is_not_lost() {
         let x = Tensor::<Cuda>::from_slice(&device, &[1, cols], DType::F32, &x).unwrap();
         for f in [Reduction::Max, Reduction::SumSquares] {
             let mut y = Tensor::<Cuda>::zeros(&device, &[1, 1], DType::F32).unwrap();
-            device.reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), false).unwrap()).unwrap();
+            device.reduce_rows(ReduceRows::new(f, x.view(), y.view_mut(), Out::Replace).unwrap()).unwrap();
             assert!(y.download::<Cuda, f32>(&device).unwrap()[0].is_nan());
         }
     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, RmsNorm, Scaled, Tiles};
+use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, Out, RmsNorm, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError as _, ErrorKind};
 use fathom_core::rng::uniform;
@@ -192,8 +192,9 @@ fn product_fp8<D: Kernels>(device: &D, form: Form, [m, n, k, part]: [usize; 4], 
     };
     let ((a, sa), (b, sb)) = (factor(1, a, &tiles[0]), factor(3, b, &tiles[1]));
     let mut c = put(device, [m, n], DType::F32, &vec![100f32; m * n]);
-    let call = Scaled::new(a.view(), sa.view(), tiles[0])
-        .and_then(|a| GemmFp8::new(form, a, Scaled::new(b.view(), sb.view(), tiles[1])?, c.view_mut(), accumulate));
+    let call = Scaled::new(a.view(), sa.view(), tiles[0]).and_then(|a| {
+        GemmFp8::new(form, a, Scaled::new(b.view(), sb.view(), tiles[1])?, c.view_mut(), Out::add_if(accumulate))
+    });
     device.gemm_fp8(call.unwrap_or_else(|e| panic!("{e}"))).unwrap_or_else(|e| panic!("{e}"));
     c.download(device).unwrap_or_else(|e| panic!("{e}"))
 }

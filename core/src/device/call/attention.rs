@@ -2,7 +2,7 @@
 
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index, same_shape};
 use crate::device::view::{MatMut, MatRef};
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, ensure, multiple, same};
 
 /// Masks scores: `y[r, c] = -inf` unless `first[r] ≤ base + c ≤ last + r`.
 #[non_exhaustive]
@@ -69,7 +69,7 @@ impl Heads {
         is_index(op, starts)?;
         ensure(op, "a sequence has no rows", self.sequence > 0)?;
         ensure(op, "a head has no columns", self.heads > 0 && self.nope + self.rope > 0 && self.value > 0)?;
-        same(op, "rows must be whole sequences", 0, q.rows() % self.sequence)?;
+        multiple(op, "the number of rows", q.rows(), "the sequence length", self.sequence)?;
         same(op, "columns of q", self.heads * (self.nope + self.rope), q.cols())?;
         same(op, "columns of kv", self.heads * (self.nope + self.value), kv.cols())?;
         same(op, "columns of k_pe", self.rope, k_pe.cols())?;

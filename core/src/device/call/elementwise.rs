@@ -59,7 +59,6 @@ impl<B> Call for Cast<'_, B> {
 /// A device that leaves [`route`](crate::device::Kernels::route) to its default body computes `Exp` and `Sigmoid` of f32 with
 /// [`math::exp`](crate::math::exp), so that it chooses the experts every other device does.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum UnaryOp {
     /// `a·y + b`.
     Affine(f64, f64),
@@ -108,7 +107,6 @@ impl<B> Call for Unary<'_, B> {
 
 /// A function of two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum BinaryOp {
     /// `y + x`.
     Add,

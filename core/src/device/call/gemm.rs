@@ -1,8 +1,8 @@
 //! Calls of matrix products (GEMM), plain and grouped.
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, ensure, multiple, same};
 
 /// Which of the two factors of a product is transposed. Matrices are row-major throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,7 +15,7 @@ pub enum Form {
     Tn,
 }
 
-/// A matrix product, `c = α·op(a)·op(b)`, or `c += …` with `accumulate`.
+/// A matrix product, `c = α·op(a)·op(b)`, or `c += …`.
 ///
 /// The value of a row of `c` does not depend on how many other rows there are.
 #[non_exhaustive]
@@ -30,8 +30,8 @@ pub struct Gemm<'a, B> {
     pub c: MatMut<'a, B>,
     /// α.
     pub alpha: f64,
-    /// Add to `c` instead of replacing it.
-    pub accumulate: bool,
+    /// Replaces `c`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> Gemm<'a, B> {
@@ -44,7 +44,7 @@ impl<'a, B> Gemm<'a, B> {
         same("gemm", "inner dimension of b", ka, kb)?;
         same("gemm", "rows of c", m, c.rows())?;
         same("gemm", "columns of c", n, c.cols())?;
-        Ok(Self { form, a, b, c, alpha: 1.0, accumulate: false })
+        Ok(Self { form, a, b, c, alpha: 1.0, out: Out::Replace })
     }
 
     /// The same product scaled by `alpha`.
@@ -55,7 +55,7 @@ impl<'a, B> Gemm<'a, B> {
 
     /// The same product, added to `c`.
     pub fn accumulating(mut self) -> Self {
-        self.accumulate = true;
+        self.out = Out::Add;
         self
     }
 
@@ -78,7 +78,7 @@ impl<B> Call for Gemm<'_, B> {
     const NAME: &'static str = "gemm";
     fn cost(&self) -> Cost {
         let (m, n, k) = self.dimensions();
-        let out = bytes_of_mut(&self.c) * if self.accumulate { 2 } else { 1 };
+        let out = bytes_of_mut(&self.c) * self.out.passes();
         Cost::new(2 * m as u64 * n as u64 * k as u64, bytes_of(&self.a) + bytes_of(&self.b) + out)
     }
 }
@@ -129,7 +129,7 @@ impl<'a, B> GroupedGemm<'a, B> {
         ensure(OP, "offsets must have no gaps", offsets.is_contiguous())?;
         let call = Self { form, groups, a, b, offsets, c };
         let stacked = if form == Form::Tn { call.c.as_ref() } else { b };
-        same(OP, "rows of the stacked weights must divide by the groups", 0, stacked.rows() % groups)?;
+        multiple(OP, "the number of rows of the stacked weights", stacked.rows(), "the number of groups", groups)?;
         let (n, k) = (stacked.rows() / groups, stacked.cols());
         let (rows_in, rows_out) = if form == Form::Tn { (b, a) } else { (a, call.c.as_ref()) };
         same(OP, "rows of its row operands", rows_in.rows(), rows_out.rows())?;

@@ -1,10 +1,10 @@
 //! Calls of matrix products over FP8 matrices, plain and grouped.
 
-use super::{Call, Cost, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, Out, bytes_of_mut, is_float, is_index};
 use super::{Form, Scaled, Tiles};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, ensure, multiple, same};
 
 /// A product of E4M3 matrices with f32 sums, promoted at every tile of the inner dimension:
 /// `c[i, j] (+)= Σ_tiles a.scale·b.scale·(Σ_k a.code·b.code)`.
@@ -29,24 +29,18 @@ pub struct GemmFp8<'a, B> {
     pub b: Scaled<'a, B>,
     /// `[m, n]` floating point.
     pub c: MatMut<'a, B>,
-    /// Add to `c` instead of replacing it.
-    pub accumulate: bool,
+    /// Replaces `c`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> GemmFp8<'a, B> {
-    /// `c = op(a)·op(b)`, or `c += …` with `accumulate`.
-    pub fn new(
-        form: Form,
-        a: Scaled<'a, B>,
-        b: Scaled<'a, B>,
-        c: MatMut<'a, B>,
-        accumulate: bool,
-    ) -> Result<Self, InvalidOp> {
+    /// `c = op(a)·op(b)`, or `c += …`.
+    pub fn new(form: Form, a: Scaled<'a, B>, b: Scaled<'a, B>, c: MatMut<'a, B>, out: Out) -> Result<Self, InvalidOp> {
         const OP: &str = "gemm_fp8";
         factors(OP, form, &a, &b, b.rows())?;
         ensure(OP, "a plain product has no groups", !matches!(a.tiles, Tiles::Groups { .. }))?;
         is_float(OP, &c.as_ref())?;
-        let call = Self { form, a, b, c, accumulate };
+        let call = Self { form, a, b, c, out };
         let (m, n, _) = call.dimensions();
         same(OP, "inner dimension of b", inner(form, &a, true), inner(form, &b, false))?;
         same(OP, "rows of c", m, call.c.rows())?;
@@ -84,11 +78,11 @@ fn factors<B>(
     match (form, a.tiles, b.tiles) {
         (Form::Nt, Tiles::Row { part }, Tiles::Block { part: rows }) => {
             same(op, "columns of a must be one part", a.cols(), part)?;
-            same(op, "a weight must be whole parts", 0, weight % rows)
+            multiple(op, "the number of rows of a weight", weight, "the rows of a part", rows)
         }
         (Form::Nn, Tiles::Row { part }, Tiles::Block { part: rows }) => {
             same(op, "parts of the inner dimension", rows, part)?;
-            same(op, "a weight must be whole parts", 0, weight % rows)
+            multiple(op, "the number of rows of a weight", weight, "the rows of a part", rows)
         }
         (Form::Tn, a, b) if a.same_kind(&b) && matches!(a, Tiles::Column | Tiles::Groups { .. }) => Ok(()),
         _ => ensure(op, "these tiles do not go with this form", false),
@@ -99,7 +93,7 @@ impl<B> Call for GemmFp8<'_, B> {
     const NAME: &'static str = "gemm_fp8";
     fn cost(&self) -> Cost {
         let (m, n, k) = self.dimensions();
-        let out = bytes_of_mut(&self.c) * if self.accumulate { 2 } else { 1 };
+        let out = bytes_of_mut(&self.c) * self.out.passes();
         Cost::new(2 * m as u64 * n as u64 * k as u64, self.a.bytes() + self.b.bytes() + out)
     }
 }
@@ -141,7 +135,7 @@ impl<'a, B> GroupedGemmFp8<'a, B> {
         let call = Self { form, groups, a, b, offsets, c };
         let tn = form == Form::Tn;
         let stacked = if tn { call.c.rows() } else { b.rows() };
-        same(OP, "rows of the stacked weights must divide by the groups", 0, stacked % groups)?;
+        multiple(OP, "the number of rows of the stacked weights", stacked, "the number of groups", groups)?;
         let (n, k) = call.weight();
         factors(OP, form, &a, &b, n)?;
         ensure(OP, "weight gradients need tiles by group", tn == matches!(a.tiles, Tiles::Groups { .. }))?;

@@ -1,6 +1,6 @@
 //! Calls that gather and scatter rows or columns by index.
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index, same_shape};
+use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, is_index, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, ensure, same};
 
@@ -144,25 +144,20 @@ pub struct Combine<'a, B> {
     pub inverse: MatRef<'a, B>,
     /// `[t, d]`.
     pub y: MatMut<'a, B>,
-    /// Add to `y` instead of replacing it.
-    pub accumulate: bool,
+    /// Replaces `y`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> Combine<'a, B> {
     /// Sums `k` rows per token.
-    pub fn new(
-        x: MatRef<'a, B>,
-        inverse: MatRef<'a, B>,
-        y: MatMut<'a, B>,
-        accumulate: bool,
-    ) -> Result<Self, InvalidOp> {
+    pub fn new(x: MatRef<'a, B>, inverse: MatRef<'a, B>, y: MatMut<'a, B>, out: Out) -> Result<Self, InvalidOp> {
         const OP: &str = "combine";
         is_float(OP, &x)?;
         is_float(OP, &y.as_ref())?;
         is_index(OP, &inverse)?;
         same(OP, "columns of y", x.cols(), y.cols())?;
         same(OP, "rows of the index", y.rows(), inverse.rows())?;
-        Ok(Self { x, inverse, y, accumulate })
+        Ok(Self { x, inverse, y, out })
     }
 }
 

@@ -52,6 +52,35 @@ impl Cost {
     }
 }
 
+/// Whether a kernel replaces what its result holds, or adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// `y = …`.
+    Replace,
+    /// `y += …`.
+    Add,
+}
+
+impl Out {
+    /// [`Add`](Self::Add) where `add`, else [`Replace`](Self::Replace).
+    pub const fn add_if(add: bool) -> Self {
+        if add { Self::Add } else { Self::Replace }
+    }
+
+    /// True for [`Add`](Self::Add).
+    pub const fn adds(self) -> bool {
+        matches!(self, Self::Add)
+    }
+
+    /// How often the result passes through memory: written, and read before where it is added to.
+    pub(super) const fn passes(self) -> u64 {
+        match self {
+            Self::Replace => 1,
+            Self::Add => 2,
+        }
+    }
+}
+
 /// A call of some kernel: what wrappers need to know of it.
 pub trait Call {
     /// The kernel's method name.

@@ -1,6 +1,6 @@
 //! Calls of RMSNorm and its gradient.
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, same_shape};
+use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, same};
 
@@ -62,8 +62,8 @@ pub struct RmsNormGrad<'a, B> {
     pub dy: MatRef<'a, B>,
     /// `[t, n]`.
     pub dx: MatMut<'a, B>,
-    /// Add to `dx` instead of replacing it: a residual stream's gradient is already there.
-    pub accumulate: bool,
+    /// Replaces `dx`, or adds to it: a residual stream's gradient is already there.
+    pub out: Out,
     /// `[1, n]`, added to.
     pub dweight: MatMut<'a, B>,
 }
@@ -76,7 +76,7 @@ impl<'a, B> RmsNormGrad<'a, B> {
         rstd: MatRef<'a, B>,
         dy: MatRef<'a, B>,
         dx: MatMut<'a, B>,
-        accumulate: bool,
+        out: Out,
         dweight: MatMut<'a, B>,
     ) -> Result<Self, InvalidOp> {
         const OP: &str = "rmsnorm_grad";
@@ -90,14 +90,14 @@ impl<'a, B> RmsNormGrad<'a, B> {
         same(OP, "rows of the weight", 1, weight.rows())?;
         same(OP, "rows of rstd", x.rows(), rstd.rows())?;
         same(OP, "columns of rstd", 1, rstd.cols())?;
-        Ok(Self { x, weight, rstd, dy, dx, accumulate, dweight })
+        Ok(Self { x, weight, rstd, dy, dx, out, dweight })
     }
 }
 
 impl<B> Call for RmsNormGrad<'_, B> {
     const NAME: &'static str = "rmsnorm_grad";
     fn cost(&self) -> Cost {
-        let dx = bytes_of_mut(&self.dx) * if self.accumulate { 2 } else { 1 };
+        let dx = bytes_of_mut(&self.dx) * self.out.passes();
         Cost::new(8 * self.x.elements() as u64, bytes_of(&self.x) + bytes_of(&self.dy) + dx)
     }
 }

@@ -3,7 +3,7 @@
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, ensure, multiple, same};
 use crate::fp8::TILE;
 
 /// Which elements of a matrix `[m, n]` share a scale.
@@ -54,11 +54,11 @@ impl<B> Tiles<'_, B> {
         match self {
             Self::Row { part } => {
                 ensure(op, "a part needs columns", *part > 0)?;
-                same(op, "columns must be whole parts", 0, cols % part)
+                multiple(op, "the number of columns", cols, "the columns of a part", *part)
             }
             Self::Block { part } => {
                 ensure(op, "a part needs rows", *part > 0)?;
-                same(op, "rows must be whole parts", 0, rows % part)
+                multiple(op, "the number of rows", rows, "the rows of a part", *part)
             }
             Self::Column => Ok(()),
             Self::Groups { offsets } => {

@@ -1,12 +1,11 @@
 //! Calls that reduce rows or columns to one number each.
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float};
+use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, ensure, same};
 
 /// How a row becomes one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Reduction {
     /// `Σ x`.
     Sum,
@@ -16,7 +15,7 @@ pub enum Reduction {
     Max,
 }
 
-/// `y[r] = reduce(x[r, :])`, or `y[r] += …` with `accumulate` (sums only).
+/// `y[r] = reduce(x[r, :])`, or `y[r] += …` where it is added to (sums only).
 ///
 /// The order of the sum is the device's, but fixed by the shape alone: the same bits for any number of threads.
 #[non_exhaustive]
@@ -27,19 +26,19 @@ pub struct ReduceRows<'a, B> {
     pub x: MatRef<'a, B>,
     /// `[m, 1]`.
     pub y: MatMut<'a, B>,
-    /// Add to `y` instead of replacing it.
-    pub accumulate: bool,
+    /// Replaces `y`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> ReduceRows<'a, B> {
     /// Reduces each row of `x` into `y`.
-    pub fn new(f: Reduction, x: MatRef<'a, B>, y: MatMut<'a, B>, accumulate: bool) -> Result<Self, InvalidOp> {
+    pub fn new(f: Reduction, x: MatRef<'a, B>, y: MatMut<'a, B>, out: Out) -> Result<Self, InvalidOp> {
         is_float("reduce_rows", &x)?;
         is_float("reduce_rows", &y.as_ref())?;
         same("reduce_rows", "rows of y", x.rows(), y.rows())?;
         same("reduce_rows", "columns of y", 1, y.cols())?;
-        ensure("reduce_rows", "a maximum cannot accumulate", !(accumulate && f == Reduction::Max))?;
-        Ok(Self { f, x, y, accumulate })
+        ensure("reduce_rows", "a maximum cannot accumulate", !(out.adds() && f == Reduction::Max))?;
+        Ok(Self { f, x, y, out })
     }
 }
 

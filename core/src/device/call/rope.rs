@@ -2,7 +2,7 @@
 
 use super::{Call, Cost, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 
 /// Rotates pairs of columns by an angle that depends on the position, in place: rotary position embedding with
 /// interleaved pairs, `(x₂ᵢ, x₂ᵢ₊₁) ← (x₂ᵢ·cos − x₂ᵢ₊₁·sin, x₂ᵢ·sin + x₂ᵢ₊₁·cos)`.
@@ -39,9 +39,9 @@ impl<'a, B> Rope<'a, B> {
         is_float(OP, &table)?;
         is_index(OP, &positions)?;
         ensure(OP, "a head has no columns", head > 0)?;
-        same(OP, "columns of x must be whole heads", 0, x.cols() % head)?;
-        same(OP, "rotated columns must be even", 0, table.cols() % 2)?;
-        ensure(OP, "rotated columns reach past the head", start + table.cols() <= head)?;
+        multiple(OP, "the number of columns", x.cols(), "the width of a head", head)?;
+        multiple(OP, "the number of rotated columns", table.cols(), "the width of a pair", 2)?;
+        at_most(OP, "the end of the rotated columns", start.saturating_add(table.cols()), "the width of a head", head)?;
         same(OP, "rows of positions", x.rows(), positions.rows())?;
         same(OP, "columns of positions", 1, positions.cols())?;
         Ok(Self { x, head, start, table, positions, inverse })

@@ -3,7 +3,7 @@
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 use crate::routing::RouteConfig;
 
 /// Chooses the experts of every token and weighs them; see [`routing`](crate::routing) for the rule.
@@ -145,8 +145,9 @@ impl<'a, B> Balance<'a, B> {
         const OP: &str = "balance";
         is_float(OP, &scores)?;
         ensure(OP, "a sequence has no tokens", sequence > 0)?;
-        same(OP, "rows must be whole sequences", 0, scores.rows() % sequence)?;
-        ensure(OP, "top-k must be 1 to the number of experts", (1..=scores.cols()).contains(&top_k))?;
+        multiple(OP, "the number of rows", scores.rows(), "the sequence length", sequence)?;
+        ensure(OP, "top-k must be at least 1", top_k > 0)?;
+        at_most(OP, "top-k", top_k, "the number of experts", scores.cols())?;
         same(OP, "elements of the loss", 1, loss.elements())?;
         same_shape(OP, &scores, &dscores.as_ref())?;
         Ok(Self { scores, sequence, top_k, alpha, loss, dscores })

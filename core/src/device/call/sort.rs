@@ -2,7 +2,7 @@
 
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
-use crate::error::{InvalidOp, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, same};
 
 /// The columns of the `k` largest elements of every row, largest first; among equals the lower column.
 #[non_exhaustive]
@@ -20,7 +20,7 @@ impl<'a, B> TopK<'a, B> {
         is_float(OP, &x)?;
         is_index(OP, &index.as_ref())?;
         same(OP, "rows of the index", x.rows(), index.rows())?;
-        ensure(OP, "k is larger than a row", index.cols() <= x.cols())?;
+        at_most(OP, "k =", index.cols(), "the number of columns", x.cols())?;
         Ok(Self { x, index })
     }
 }

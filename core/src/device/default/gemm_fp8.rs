@@ -7,7 +7,7 @@ use crate::device::primitives::Primitives;
 pub(in crate::device) fn gemm_fp8<D: Primitives>(device: &D, call: GemmFp8<'_, D::Buffer>) -> Result<(), D::Error> {
     let (a, b) = (decoded(device, call.a)?, decoded(device, call.b)?);
     let mut product = Gemm::new(call.form, a.view(), b.view(), call.c)?;
-    product.accumulate = call.accumulate;
+    product.out = call.out;
     device.gemm(product)
 }
 

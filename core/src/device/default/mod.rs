@@ -6,29 +6,33 @@
 //! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.
 
 mod attention;
+mod elementwise;
 mod gemm_fp8;
 mod index;
 mod loss;
 mod norm;
 mod optimizer;
 mod quantize;
+mod reduce;
 mod rope;
 mod router;
 mod swiglu;
 
 pub(super) use attention::*;
+pub(super) use elementwise::*;
 pub(super) use gemm_fp8::*;
 pub(super) use index::*;
 pub(super) use loss::*;
 pub(super) use norm::*;
 pub(super) use optimizer::*;
 pub(super) use quantize::*;
+pub(super) use reduce::*;
 pub(super) use rope::*;
 pub(super) use router::*;
 pub(super) use swiglu::*;
 
 use super::call::{
-    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, ReduceRows, Reduction, ScatterAddColumns,
+    Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, Out, ReduceRows, Reduction, ScatterAddColumns,
     SumColumns, TopK, Unary, UnaryOp,
 };
 use super::primitives::Primitives;
@@ -97,7 +101,7 @@ impl<'d, D: Primitives> Work<'d, D> {
     /// One number per row.
     fn reduce(&self, f: Reduction, x: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut y = self.empty(x.rows(), 1)?;
-        self.device.reduce_rows(ReduceRows::new(f, x, y.view_mut(), false)?)?;
+        self.device.reduce_rows(ReduceRows::new(f, x, y.view_mut(), Out::Replace)?)?;
         Ok(y)
     }
 
@@ -119,7 +123,7 @@ impl<'d, D: Primitives> Work<'d, D> {
 
     /// `y += Σ_r x[r, :]`.
     fn sum_columns(&self, x: View<'_, D>, y: ViewMut<'_, D>) -> Result<(), D::Error> {
-        self.device.sum_columns(SumColumns::new(x, y)?)
+        sum_columns(self.device, SumColumns::new(x, y)?)
     }
 
     /// `op(a)·op(b)`.

@@ -37,7 +37,7 @@ pub(in crate::device) fn rmsnorm_grad<D: Primitives>(
     work.apply(BinaryOp::Mul, &mut normed, mean.view())?;
     work.apply(BinaryOp::Sub, &mut g, normed.view())?;
     work.apply(BinaryOp::Mul, &mut g, rstd.view())?;
-    if call.accumulate {
+    if call.out.adds() {
         work.apply(BinaryOp::Add, &mut g, work.copy(call.dx.as_ref())?.view())?;
     }
     work.store(g.view(), call.dx)

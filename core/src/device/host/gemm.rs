@@ -12,7 +12,7 @@ impl Host {
         for i in 0..m {
             for j in 0..n {
                 let sum: f64 = (0..k).map(|l| product(call.form, &a, &b, (i, j, l))).sum();
-                let before = if call.accumulate { c[(i, j)] } else { 0.0 };
+                let before = if call.out.adds() { c[(i, j)] } else { 0.0 };
                 out[(i, j)] = before + call.alpha * sum;
             }
         }

@@ -26,7 +26,7 @@ impl Host {
                     };
                     (a.codes[at_a], b.codes[at_b], a.scales[at_a], b.scales[at_b])
                 };
-                let before = if call.accumulate { c[(i, j)] } else { 0.0 };
+                let before = if call.out.adds() { c[(i, j)] } else { 0.0 };
                 out[(i, j)] = before + sum(self.accumulation, &ends, element);
             }
         }

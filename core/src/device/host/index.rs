@@ -63,7 +63,7 @@ impl Host {
     pub(super) fn combine(&self, mut call: Combine<'_, HostBuffer>) -> Result {
         let x = read(&call.x);
         let k = call.inverse.cols();
-        let mut y = if call.accumulate { read(&call.y.as_ref()) } else { Matrix::zeros(call.y.rows(), x.cols) };
+        let mut y = if call.out.adds() { read(&call.y.as_ref()) } else { Matrix::zeros(call.y.rows(), x.cols) };
         for (i, row) in indices(&call.inverse).into_iter().enumerate() {
             add(y.row_mut(i / k), x.row(checked("combine", row, x.rows)?));
         }

@@ -11,6 +11,7 @@ use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
 use crate::error::ErrorKind;
 use crate::fp8::{Code, E4M3, E5M2, ue8m0};
+use crate::math::round_to_odd;
 
 /// A dense row-major matrix of f64, indexed `[(row, column)]`.
 #[derive(Clone)]
@@ -125,20 +126,6 @@ fn scatter<T: Pod, U: Copy>(m: &mut MatMut<'_, HostBuffer>, values: &[U], f: imp
         for (to, &x) in all[offset + r * stride..][..cols].iter_mut().zip(row) {
             *to = f(x);
         }
-    }
-}
-
-/// The f32 below or above `x` whose last bit is set, unless `x` is an f32. Rounding that to nearest in a narrower type
-/// gives what rounding `x` itself would; rounding twice to nearest would not.
-fn round_to_odd(x: f64) -> f32 {
-    let nearest = x as f32;
-    let bits = nearest.to_bits();
-    if f64::from(nearest) == x || x.is_nan() || x.is_infinite() || bits & 1 == 1 {
-        nearest
-    } else if x.abs() > f64::from(nearest.abs()) {
-        f32::from_bits(bits + 1)
-    } else {
-        f32::from_bits(bits - 1)
     }
 }
 

@@ -197,7 +197,11 @@ pub(super) fn inside(
     size: usize,
 ) -> core::result::Result<core::ops::Range<usize>, InvalidOp> {
     let end = offset.saturating_add(length);
-    if end <= size { Ok(offset..end) } else { Err(InvalidOp::new(op, "reaches past the end of the buffer", size, end)) }
+    if end <= size {
+        Ok(offset..end)
+    } else {
+        Err(InvalidOp::above(op, "the end of the transfer", end, "the size of the buffer", size))
+    }
 }
 
 /// Each method of the traits runs the method of the same name in the file of its subject.

@@ -34,7 +34,7 @@ impl Host {
             let mean = dot(&g, &normed) / x.cols as f64;
             for c in 0..x.cols {
                 let d = rstd[r] * (g[c] - normed[c] * mean);
-                dx[(r, c)] = if call.accumulate { dx[(r, c)] + d } else { d };
+                dx[(r, c)] = if call.out.adds() { dx[(r, c)] + d } else { d };
                 dw.data[c] += dy[(r, c)] * normed[c];
             }
         }

@@ -15,7 +15,7 @@ impl Host {
                 Reduction::SumSquares => row.map(|v| v * v).sum(),
                 Reduction::Max => row.fold(f64::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m }),
             };
-            y.data[r] = if call.accumulate { y.data[r] + value } else { value };
+            y.data[r] = if call.out.adds() { y.data[r] + value } else { value };
         }
         write(&mut call.y, &y.data);
         Ok(())

@@ -49,7 +49,7 @@ impl<D: Device> Fault<D> {
             *calls - 1
         };
         if call == self.n {
-            return Err(InvalidOp::new(name, "was made to fail", 0, 0).with_kind(self.kind).into());
+            return Err(InvalidOp::plain(name, "was made to fail").with_kind(self.kind).into());
         }
         Ok(())
     }

@@ -256,7 +256,7 @@ fn multiply<C: Output>(
 impl Cpu {
     pub(crate) fn gemm_fp8(&self, call: GemmFp8<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "gemm_fp8";
-        let (form, add, (m, n, k)) = (call.form, call.accumulate, call.dimensions());
+        let (form, add, (m, n, k)) = (call.form, call.out.adds(), call.dimensions());
         let (a, b) = (Codes::read(OP, &call.a)?, Codes::read(OP, &call.b)?);
         with_real!(OP, call.c.dtype(), C => {
             let c = mat::write::<C>(OP, call.c)?;

@@ -196,7 +196,7 @@ use with_operands;
 
 impl Cpu {
     pub(crate) fn gemm(&self, call: Gemm<'_, Buffer>) -> Result<(), CpuError> {
-        let (form, alpha, add) = (call.form, call.alpha as f32, call.accumulate);
+        let (form, alpha, add) = (call.form, call.alpha as f32, call.out.adds());
         with_operands!("gemm", self.isa(), call, |W, a, b, c| self.product::<W, _, _, _>(form, a, b, c, alpha, add))
     }
 

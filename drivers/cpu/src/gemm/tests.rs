@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use fathom_core::DType;
 use fathom_core::device::{
-    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Quantize, Scaled, ScaledMut, Tiles,
+    Cast, Dequantize, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Out, Quantize, Scaled, ScaledMut, Tiles,
 };
 use fathom_core::tensor::Tensor;
 use half::bf16;
@@ -305,7 +305,7 @@ fn scaled_product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], part: usize, to:
     let [got, want] = [true, false].map(|codes| {
         let mut c = tensor(cpu, to, m, n, &numbers(m * n, 3));
         if codes {
-            let call = GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), true).unwrap();
+            let call = GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), Out::Add).unwrap();
             cpu.gemm_fp8(call).unwrap();
         } else {
             let [x, y] = [(&a, ar, ac), (&b, br, bc)].map(|(x, rows, cols)| {
@@ -357,7 +357,7 @@ fn a_row_of_codes_has_the_same_bits_alone() {
         let product = |rows: usize, values: &[f32]| {
             let a = Quantized::new(&cpu, rows, k, Kind::Row(k), values);
             let mut c = tensor(&cpu, DType::F32, rows, n, &vec![0.0; rows * n]);
-            cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), false).unwrap()).unwrap();
+            cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), Out::Replace).unwrap()).unwrap();
             numbers_of(&cpu, &c)
         };
         let together = product(m, &values);
@@ -398,7 +398,7 @@ impl Groups<'_> {
         let [of_a, of_b] = Kind::of(form, self.n, self.k);
         let (a, b) = (Quantized::new(cpu, a.0, a.1, of_a, &a.2), Quantized::new(cpu, b.0, b.1, of_b, &b.2));
         let mut c = Tensor::<Cpu>::zeros(cpu, &[c.0, c.1], DType::F32).unwrap();
-        cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), false).unwrap()).unwrap();
+        cpu.gemm_fp8(GemmFp8::new(form, a.scaled(), b.scaled(), c.view_mut(), Out::Replace).unwrap()).unwrap();
         numbers_of(cpu, &c)
     }
 

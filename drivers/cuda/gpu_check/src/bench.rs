@@ -265,14 +265,14 @@ fn products<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
         let w = Scaled::new(w.view(), ws.view(), Tiles::Block { part: n })?;
         let dy = Scaled::new(dy.view(), dys.view(), Tiles::Row { part: n })?;
         let (mut y, mut dx) = (b.reals(DType::BF16, t, n)?, b.reals(DType::BF16, t, k)?);
-        time!(b, what("fwd  "), gemm_fp8: GemmFp8::new(Form::Nt, x, w, y.view_mut(), false));
-        time!(b, what("dgrad"), gemm_fp8: GemmFp8::new(Form::Nn, dy, w, dx.view_mut(), false));
+        time!(b, what("fwd  "), gemm_fp8: GemmFp8::new(Form::Nt, x, w, y.view_mut(), Out::Replace));
+        time!(b, what("dgrad"), gemm_fp8: GemmFp8::new(Form::Nn, dy, w, dx.view_mut(), Out::Replace));
         let [xc, xcs] = b.codes(Tiles::Column, t, k)?;
         let [dyc, dycs] = b.codes(Tiles::Column, t, n)?;
         let x = Scaled::new(xc.view(), xcs.view(), Tiles::Column)?;
         let dy = Scaled::new(dyc.view(), dycs.view(), Tiles::Column)?;
         let mut dw = b.floats(n, k)?;
-        time!(b, what("wgrad"), gemm_fp8: GemmFp8::new(Form::Tn, dy, x, dw.view_mut(), true));
+        time!(b, what("wgrad"), gemm_fp8: GemmFp8::new(Form::Tn, dy, x, dw.view_mut(), Out::Add));
     }
     Ok(())
 }
@@ -352,7 +352,7 @@ fn layers<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (mut dx, mut dw) = (b.reals(of, t, d)?, b.floats(1, d)?);
     let what = format!("bf16 {t} x {d}");
     time!(b, what, rmsnorm: RmsNorm::new(x.view(), w.view(), 1e-6, y.view_mut(), rstd.view_mut()));
-    time!(b, what, rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), true,
+    time!(b, what, rmsnorm_grad: RmsNormGrad::new(x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), Out::Add,
         dw.view_mut()));
     time!(b, format!("Add {what}"), binary: Binary::new(BinaryOp::Add, x.view(), y.view_mut()));
     time!(b, what, sum_columns: SumColumns::new(x.view(), dw.view_mut()));
@@ -379,7 +379,7 @@ fn experts<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let inverse = b.indices(t, k, |i| i * 2053 % rows)?;
     let (x, mut y, mut sum) = (b.reals(of, t, d)?, b.reals(of, rows, d)?, b.reals(of, t, d)?);
     time!(b, format!("bf16 {rows} x {d}"), gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
-    time!(b, format!("bf16 {t} x {k} x {d}"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), true));
+    time!(b, format!("bf16 {t} x {k} x {d}"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), Out::Add));
     let mut table = b.floats(b.s.vocabulary, d)?;
     let index = b.indices(t, 1, |i| i * 31 % b.s.vocabulary)?;
     time!(b, format!("bf16 {t} x {d} into f32"), scatter_add_rows: ScatterAddRows::new(x.view(), index.view(),
@@ -469,7 +469,7 @@ fn training<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     time!(b, what, adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), second.view_mut(), clip.view(), rates));
     let what = format!("{} Mi", n >> 20);
     time!(b, format!("SumSquares f32 {what}"), reduce_rows: ReduceRows::new(Reduction::SumSquares, g.view(),
-        norm.view_mut(), false));
+        norm.view_mut(), Out::Replace));
     time!(b, format!("f32 {what}"), fill: Ok::<_, InvalidOp>(Fill::new(w.view_mut(), 0.0)));
     time!(b, format!("f32 to bf16 {what}"), cast: Cast::new(g.view(), m.view_mut()));
     time!(b, format!("f32 {what}"), random_normal: RandomNormal::new(1, 2, 0.02, w.view_mut()));

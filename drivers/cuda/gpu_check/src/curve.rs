@@ -163,7 +163,7 @@ fn train<D: Kernels>(device: &D, text: &[u8], arguments: &Arguments) -> Result<C
     }
     let mut trainer = Trainer::new(model, Solo, Hyperparameters::default()).map_err(failed)?;
     let mut curve = Curve {
-        device: device.capabilities().name.into(),
+        device: device.capabilities().name.to_string(),
         precision: arguments.precision.clone(),
         of: format!("{:016x}", hash(hash(state, text), &arguments.lr.to_le_bytes())),
         seconds: 0.0,

@@ -3,7 +3,7 @@
 //! Devices compute products of this size by other kernels, or by a vendor's library, than the small ones of the suite.
 
 use fathom_core::DType;
-use fathom_core::device::{Form, Gemm, GemmFp8, Kernels, Scaled, Tiles};
+use fathom_core::device::{Form, Gemm, GemmFp8, Kernels, Out, Scaled, Tiles};
 use fathom_core::fp8::{Code, E4M3, TILE};
 use fathom_core::tensor::Tensor;
 
@@ -135,7 +135,7 @@ impl Case {
         let run = |c: &mut Tensor<D>| {
             let a = Scaled::new(x.0.view(), x.1.view(), first)?;
             let b = Scaled::new(y.0.view(), y.1.view(), second)?;
-            device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), accumulate)?)
+            device.gemm_fp8(GemmFp8::new(self.form, a, b, c.view_mut(), Out::add_if(accumulate))?)
         };
         // The tile of an index; every part begins a new tile.
         let tile = |i: usize| i / part * part.div_ceil(TILE) + i % part / TILE;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use fathom_core::device::Name;
 use fathom_core::error::ErrorKind;
 use libloading::Library;
 
@@ -188,7 +189,8 @@ impl Blocks for Emulator {
 
 impl Engine for Emulator {
     fn properties(&self) -> Properties {
-        Properties { name: "cuda (emulated)", memory: None, multiprocessors: 2, shared: self.options.shared() }
+        let name = Name::new("cuda (emulated)");
+        Properties { name, memory: None, multiprocessors: 2, shared: self.options.shared() }
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {

@@ -7,6 +7,8 @@ mod planted;
 
 use fathom_core::error::ErrorKind;
 
+use fathom_core::device::Name;
+
 use crate::cublaslt::{Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
@@ -17,7 +19,7 @@ use crate::report::KernelReport;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Properties {
     /// `cuda:0`, or `cuda (emulated)`.
-    pub(crate) name: &'static str,
+    pub(crate) name: Name,
     /// Bytes of memory, if known.
     pub(crate) memory: Option<u64>,
     /// Number of multiprocessors; a grid fills the GPU with a few blocks for each.
@@ -84,7 +86,7 @@ pub(crate) trait Engine: Blocks {
 
     /// A line that describes the machine to people.
     fn description(&self) -> String {
-        self.properties().name.into()
+        self.properties().name.to_string()
     }
 
     /// Counts of the work done so far.

@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Binary, BinaryOp, Call, Cast, Fill, RandomNormal, Unary, UnaryOp};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2};
+use fathom_core::math::round_to_odd;
 use half::{bf16, f16};
 
 use crate::Cuda;
@@ -133,7 +134,6 @@ impl Cuda {
             UnaryOp::Recip => (6, 0.0, 0.0),
             UnaryOp::Sign => (7, 0.0, 0.0),
             UnaryOp::ClipFactor(max) => (8, max, 0.0),
-            other => return Err(unsupported(OP, format!("does not compute {other:?}"))),
         };
         let y = mat_mut(OP, &call.y)?.flat();
         let args = UnaryArgs { y, p: p as f32, q: q as f32, f, wide: y.is_aligned(16).into() };
@@ -147,7 +147,6 @@ impl Cuda {
             BinaryOp::Sub => 1,
             BinaryOp::Mul => 2,
             BinaryOp::Div => 3,
-            other => return Err(unsupported(OP, format!("does not compute {other:?}"))),
         };
         let (mut x, mut y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
         let one = call.x.elements() == 1;
@@ -177,17 +176,4 @@ impl Cuda {
 
 fn twice(bits: u16) -> u32 {
     u32::from(bits) * 0x1_0001
-}
-
-/// `x` rounded to odd in f32: rounding the result to nearest in a narrower type equals rounding `x` itself.
-fn round_to_odd(x: f64) -> f32 {
-    let nearest = x as f32;
-    let bits = nearest.to_bits();
-    if f64::from(nearest) == x || x.is_nan() || x.is_infinite() || bits & 1 == 1 {
-        nearest
-    } else if x.abs() > f64::from(nearest.abs()) {
-        f32::from_bits(bits + 1)
-    } else {
-        f32::from_bits(bits - 1)
-    }
 }

@@ -152,7 +152,7 @@ impl Cuda {
         const OP: &str = Gemm::<Buffer>::NAME;
         let (m, n, k) = call.dimensions();
         let (a, b, c) = (mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?);
-        let (form, alpha, accumulate) = (call.form, call.alpha as f32, call.accumulate);
+        let (form, alpha, accumulate) = (call.form, call.alpha as f32, call.out.adds());
         if self.matmul(&Matmul { form, m, n, k, a, b, c, alpha, accumulate })? {
             return Ok(());
         }

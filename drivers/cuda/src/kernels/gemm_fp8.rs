@@ -84,12 +84,12 @@ impl Cuda {
         let (m, n, k) = call.dimensions();
         let operands = Operands::new(OP, [&call.a, &call.b], &call.c)?;
         let Operands { a, a_scales, b, b_scales, c, .. } = operands;
-        let (form, part, accumulate) = (call.form, operands.block, call.accumulate);
+        let (form, part, accumulate) = (call.form, operands.block, call.out.adds());
         let product = ScaledMatmul { form, m, n, k, part, a, a_scales, b, b_scales, c, accumulate };
         if self.matmul_fp8(&product)? {
             return Ok(());
         }
-        self.multiply_fp8(Shape { form: call.form, m, n, k, groups: 0 }, &operands, call.accumulate)
+        self.multiply_fp8(Shape { form: call.form, m, n, k, groups: 0 }, &operands, call.out.adds())
     }
 
     pub(super) fn grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CudaError> {

@@ -190,7 +190,7 @@ impl Cuda {
             y,
             fault: self.report(),
             site: site(OP),
-            accumulate: call.accumulate.into(),
+            accumulate: call.out.adds().into(),
             wide: wide(&x, &y),
             reserved: 0,
         };

@@ -83,7 +83,7 @@ impl Cuda {
             sums,
             // At most the rows of `x`, which `mat` let pass.
             rows: height as i32,
-            accumulate: call.accumulate.into(),
+            accumulate: call.out.adds().into(),
         };
         let name = wide!("rmsnorm_grad", &[args.x, args.dy, args.dx], &[args.weight]);
         self.launch(NORM, name, [parts, 1, 1], threads, 128 + 4 * width.min(WINDOW), &args)?;

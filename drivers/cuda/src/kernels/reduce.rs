@@ -5,7 +5,7 @@ use fathom_core::device::{Call, ReduceRows, Reduction, SumColumns};
 
 use crate::Cuda;
 use crate::error::CudaError;
-use crate::launch::{Mat, mat, mat_mut, unsupported};
+use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::REDUCE;
 
@@ -49,10 +49,9 @@ impl Cuda {
             Reduction::Sum => (0, 0),
             Reduction::SumSquares => (1, 0),
             Reduction::Max => (2, 2),
-            other => return Err(unsupported(OP, format!("does not compute {other:?}"))),
         };
         let (x, y) = (mat(OP, &call.x)?, mat_mut(OP, &call.y)?);
-        let accumulate = i32::from(call.accumulate);
+        let accumulate = i32::from(call.out.adds());
         let (rows, cols) = (call.x.rows(), call.x.cols());
         if cols <= PIECE {
             return self.reduce(x, y, f, accumulate, rows, cols, 1);

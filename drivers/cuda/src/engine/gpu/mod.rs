@@ -26,6 +26,7 @@ mod transfer;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys as cu;
+use fathom_core::device::Name;
 use fathom_core::error::{DeviceError, ErrorKind};
 
 use super::{Engine, GraphUse, Properties};
@@ -117,7 +118,7 @@ impl Gpu {
             report_address: report.device()?,
             report,
             properties: Properties {
-                name: title(ordinal),
+                name: Name::new(&format!("cuda:{ordinal}")),
                 memory: Some(memory),
                 multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
                 shared: usize::try_from(shared).unwrap_or(0),
@@ -137,12 +138,6 @@ impl Gpu {
         self.context.bind()?;
         Ok(self.lock())
     }
-}
-
-/// `cuda:0`
-fn title(ordinal: usize) -> &'static str {
-    const TITLES: [&str; 8] = ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4", "cuda:5", "cuda:6", "cuda:7"];
-    TITLES.get(ordinal).copied().unwrap_or_else(|| Box::leak(format!("cuda:{ordinal}").into_boxed_str()))
 }
 
 impl State {
