@@ -19,19 +19,21 @@ const PIECE: usize = 256;
 
 /// Conversion from and to f64, rounding to nearest.
 pub(crate) trait Convert: Element {
-    fn from_f64(x: f64) -> Self;
-    fn to_f64(self) -> f64;
+    /// The nearest number of this type. Not named as the methods of `half` are, which would be called in its place.
+    fn nearest(x: f64) -> Self;
+    /// The number, exactly.
+    fn number(self) -> f64;
 }
 
 macro_rules! convert {
     ($($t:ty: $from:expr, $to:expr;)*) => {
         $(impl Convert for $t {
             #[inline(always)]
-            fn from_f64(x: f64) -> Self {
+            fn nearest(x: f64) -> Self {
                 $from(x)
             }
             #[inline(always)]
-            fn to_f64(self) -> f64 {
+            fn number(self) -> f64 {
                 $to(self)
             }
         })*
@@ -121,7 +123,7 @@ impl Cpu {
         const OP: &str = "fill";
         with_type!(OP, call.y.dtype(), [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], T => {
             let y = mat::write::<T>(OP, call.y)?;
-            let value = T::from_f64(call.value);
+            let value = T::nearest(call.value);
             let work = y.rows() * y.cols() / 8;
             self.for_each(work, Tiles::of_elements(y), |_, mut y| y.for_rows(|_, row| row.fill(value)));
             Ok(())
@@ -150,7 +152,7 @@ impl Cpu {
                 with_type!(OP, y, [F64: f64, F32: f32, BF16: bf16, F16: f16, U32: u32], Y => {
                     let (x, y) = (mat::read::<X>(OP, &call.x)?, mat::write::<Y>(OP, call.y)?);
                     self.each_row(x, y, |x, y| {
-                        y.iter_mut().zip(x).for_each(|(y, &x)| *y = Y::from_f64(x.to_f64()));
+                        y.iter_mut().zip(x).for_each(|(y, &x)| *y = Y::nearest(x.number()));
                     });
                     Ok(())
                 })
