@@ -1,9 +1,9 @@
-//! What promotion is worth: the error of a product of FP8 matrices, summed as Hopper's tensor cores do.
+//! The benefit of promotion: the error of a product of FP8 matrices, summed as Hopper's tensor cores do.
 //!
-//! Normally distributed operands `[64, k]` are quantised as the recipe does, the first in 1×128 tiles and the second in
-//! 128×128 blocks, and multiplied exactly, with 14-bit sums that are promoted to f32 every 128 elements, and with 14-bit
-//! sums all the way. Errors are against the product in f64, of the quantised operands (what the sums lose) and of the
-//! operands as they were (what FP8 itself loses).
+//! Normally distributed operands `[64, k]` are quantized as the recipe does, the first in 1×128 tiles and the second in
+//! 128×128 blocks, and multiplied exactly, with 14-bit sums that are promoted to f32 every 128 elements, and with
+//! 14-bit sums all the way. Errors are against the product in f64, of the quantized operands (what the sums lose) and
+//! of the operands as they were (what FP8 itself loses).
 //!
 //! ```sh
 //! cargo run --release -p fathom-core --example accumulation
@@ -105,8 +105,8 @@ fn main() -> Result<(), HostError> {
         let plain = errors(Accumulation::Hopper { promote: false })?;
         let promoted = errors(Accumulation::Hopper { promote: true })?;
         let in_f32 = errors(Accumulation::Exact)?;
-        let quantised = Errors::between(&want, &exact(&host, &a.values, &b.values)?);
-        println!("| {k} | {plain} | {promoted} | {in_f32} | {quantised} |");
+        let quantized = Errors::between(&want, &exact(&host, &a.values, &b.values)?);
+        println!("| {k} | {plain} | {promoted} | {in_f32} | {quantized} |");
     }
     Ok(())
 }

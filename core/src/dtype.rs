@@ -53,8 +53,8 @@ impl DType {
         if matches!(self, Self::E5M6Pair) { 2 } else { 1 }
     }
 
-    /// The name used in safetensors headers (`F32`, `BF16`, `F8_E4M3`, ...); ours for [`E5M6Pair`](Self::E5M6Pair), which
-    /// has none.
+    /// The name used in safetensors headers (`F32`, `BF16`, `F8_E4M3`, ...); ours for [`E5M6Pair`](Self::E5M6Pair),
+    /// which has none.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F64 => "F64",

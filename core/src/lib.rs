@@ -12,12 +12,12 @@
 //!   write; *fused* kernels have default bodies in primitives, for a driver to override. A kernel is handed a call that
 //!   was checked when it was made. [`device::Host`] is the scalar reference, [`device::Dry`] only counts,
 //!   [`device::Trace`] and [`device::Fault`] wrap another device.
-//! - [`layer`]: latent attention, experts, router, norms, embedding, head and the prediction modules, one file each, with
+//! - [`layer`]: latent attention, experts, router, norms, embedding, head and the MTP modules, one file each, with
 //!   an explicit backward pass.
 //! - [`model`]: which layers a [configuration](config::ModelConfig) asks for, where every parameter lies under its
 //!   published name, and the passes through all of them.
-//! - [`train`]: a step of the recipe of the V3 report, its schedules by tokens, its collectives ([`comm`]), and plans of
-//!   what a run will cost.
+//! - [`train`]: a step of the recipe of the V3 report, its schedules by tokens, its collectives ([`comm`]), and plans
+//!   of what a run will cost.
 //!
 //! ```
 //! use fathom_core::comm::Solo;

@@ -40,7 +40,8 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// `x` as an f32 whose last bit is set, unless `x` is an f32 (rounding to odd).
 ///
-/// Rounding that to nearest in a narrower type gives what rounding `x` itself would; rounding to nearest twice does not.
+/// Rounding that to nearest in a narrower type gives what rounding `x` itself would; rounding to nearest twice does
+/// not.
 pub fn round_to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let bits = nearest.to_bits();

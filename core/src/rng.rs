@@ -1,8 +1,8 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
 //! A number is a pure function of `(seed, stream, index)`. There is no state to carry, so the result does not depend on
-//! the order of calls, on how work is divided among threads, or on the platform: integers are exact, and real numbers go
-//! through `libm` in f64. The `stream` keeps independent uses of one seed apart; [`stream`] makes one from a name.
+//! the order of calls, on how work is divided among threads, or on the platform: integers are exact, and real numbers
+//! go through `libm` in f64. The `stream` keeps independent uses of one seed apart; [`stream`] makes one from a name.
 
 use core::f64::consts::TAU;
 

@@ -52,7 +52,6 @@ fn none(messages: &[String]) {
 }
 
 #[test]
-#[ignore = "until the whole tree keeps it"]
 fn modules_do_not_import_in_circles() {
     let files = files();
     let rust = sources(&["rs"]);
@@ -69,13 +68,11 @@ fn modules_do_not_import_in_circles() {
 }
 
 #[test]
-#[ignore = "until the whole tree keeps it"]
 fn lines_have_at_most_120_columns() {
     none(&sources(&["rs", "cu", "cuh", "h"]).iter().flat_map(style::lines).collect::<Vec<_>>());
 }
 
 #[test]
-#[ignore = "until the whole tree keeps it"]
 fn prose_uses_plain_words() {
     let files = files();
     let read = files.iter().filter(|(path, _)| !path.starts_with("tests/house/"));
@@ -85,13 +82,11 @@ fn prose_uses_plain_words() {
 }
 
 #[test]
-#[ignore = "until the whole tree keeps it"]
 fn module_files_begin_with_a_sentence() {
     none(&sources(&["rs"]).iter().filter_map(style::head).collect::<Vec<_>>());
 }
 
 #[test]
-#[ignore = "until the whole tree keeps it"]
 fn modules_with_children_are_mod_rs() {
     let paths: BTreeSet<String> = files().into_keys().filter(|path| path.ends_with(".rs")).collect();
     none(&style::layout(&paths));

@@ -2,8 +2,8 @@
 //!
 //! What runs here runs in a kernel, an enclave or a microcontroller with enough memory. The arena below is all the
 //! memory there is; [`System`] and the four memory functions are all the platform gives (on a board they would be the
-//! UART and the vendor's). The model is made of random weights, and the sum of the bits of its logits is printed, so that
-//! it can be compared with the same model under `std`.
+//! UART and the vendor's). The model is made of random weights, and the sum of the bits of its logits is printed, so
+//! that it can be compared with the same model under `std`.
 //!
 //! x86-64 Linux only, for its two system calls.
 #![no_std]

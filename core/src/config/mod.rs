@@ -1,9 +1,9 @@
-//! What a model is: the fields of DeepSeek's `config.json`, under their own names.
+//! Model configurations: the fields of DeepSeek's `config.json`, under their own names.
 //!
 //! [`ModelConfig`] is a plain `Copy` struct that needs neither `alloc` nor serde; everything else about a model follows
-//! from it: which layers are mixtures of experts ([`ModelConfig::is_moe_layer`]), the rotary frequencies ([`rope`]), how
-//! many values it holds and how much work and cache a token costs ([`count`]). With the feature `serde` it is read from
-//! and written to `config.json` (`config::hf`).
+//! from it: which layers are mixtures of experts ([`ModelConfig::is_moe_layer`]), the rotary frequencies ([`rope`]),
+//! how many values it holds and how much work and cache a token costs ([`count`]). With the feature `serde` it is read
+//! from and written to `config.json` (`config::hf`).
 //!
 //! A configuration built by hand should be [validated](ModelConfig::validate) once; the rest of the crate relies on it.
 
@@ -20,7 +20,8 @@ pub use hf::{FIELDS, HuggingFace};
 pub use presets::{PRESETS, Preset};
 pub use validate::{ConfigError, Problem};
 
-/// Epsilon of the norms on the compressed query and the compressed key-value latent (`q_a_layernorm`, `kv_a_layernorm`).
+/// Epsilon of the norms on the compressed query and the compressed key-value latent (`q_a_layernorm`,
+/// `kv_a_layernorm`).
 ///
 /// It is 1e-6 whatever `rms_norm_eps` says: every published implementation builds these two norms with their default.
 pub const LATENT_NORM_EPS: f64 = 1e-6;

@@ -22,7 +22,7 @@ impl ModelConfig {
     }
 
     /// The V3 recipe in miniature: about 3 M parameters, one dense layer and three of 16 experts, with everything the
-    /// large model has (query compression, expert groups, a shared expert, one prediction module). Two processor cores
+    /// large model has (query compression, expert groups, a shared expert, one MTP module). Two processor cores
     /// train it to something readable in minutes.
     pub fn tiny() -> Self {
         ModelConfig {
@@ -185,7 +185,8 @@ impl ModelConfig {
             rms_norm_eps: 1e-6,
             attention_bias: false,
             tie_word_embeddings: false,
-            // What the V3 report trains from (§4.2). The published config.json says 0.02, which is only the library's default.
+            // What the V3 report trains from (§4.2). The published config.json says 0.02, which is only the library's
+            // default.
             initializer_range: 0.006,
             num_nextn_predict_layers: 1,
             bos_token_id: Some(0),

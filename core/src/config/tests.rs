@@ -1,7 +1,9 @@
+//! Tests of configurations, presets and counts.
+
 use super::*;
 use std::string::ToString;
 
-/// Values of the main model and of the published checkpoint with its prediction module.
+/// Values of the main model and of the published checkpoint with its MTP module.
 #[test]
 fn parameters_are_as_published() {
     let cases = [

@@ -1,4 +1,4 @@
-//! What a configuration must satisfy, said by field.
+//! Validation of configurations, with errors by field.
 
 use super::{Family, ModelConfig, ParameterCount, ScoringFunction, TopkMethod, Yarn};
 use core::fmt;

@@ -10,8 +10,8 @@ use super::MemoryUse;
 /// Free blocks by size in bytes. `T` is what a block is made of.
 ///
 /// A request is served by the smallest free block that is large enough and of which no more than a fifth is wasted. A
-/// training step that repeats the sizes of the one before therefore asks the system for nothing, and sizes that are nearly
-/// the same share their memory.
+/// training step that repeats the sizes of the one before therefore asks the system for nothing, and sizes that are
+/// nearly the same share their memory.
 pub struct Pool<T> {
     free: BTreeMap<usize, Vec<T>>,
     usage: MemoryUse,
@@ -59,7 +59,7 @@ impl<T> Pool<T> {
         free.into_values().flatten()
     }
 
-    /// Measures the peak anew from what is in use now.
+    /// Resets the peak to the bytes in use now.
     pub fn reset_peak(&mut self) {
         self.usage.peak = self.usage.in_use;
     }

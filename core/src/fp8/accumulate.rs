@@ -1,12 +1,13 @@
 //! How products of FP8 numbers are added up: exactly, or as Hopper's tensor cores do.
 //!
-//! The V3 report (§3.3.2, §3.5.2): after aligning 32 products by the largest exponent, the tensor core keeps the highest
-//! 14 bits of each, shifting with the sign, and its accumulator keeps 14 bits too. Sums over a long inner dimension lose
-//! most of their precision, so the recipe *promotes* a partial sum to an f32 accumulator every 128 elements, where the
-//! scales are multiplied in. [`Hopper`] emulates that, to show what promotion is worth; it is not meant to be fast.
+//! The V3 report (§3.3.2, §3.5.2): after aligning 32 products by the largest exponent, the tensor core keeps the
+//! highest 14 bits of each, shifting with the sign, and its accumulator keeps 14 bits too. Sums over a long inner
+//! dimension lose most of their precision, so the recipe *promotes* a partial sum to an f32 accumulator every 128
+//! elements, where the scales are multiplied in. [`Hopper`] emulates that, to show what promotion is worth; it is not
+//! meant to be fast.
 //!
-//! Without promotion there is no place to multiply by the scale of a tile, and real products then have one scale for the
-//! whole matrix. To compare the sums alone, the emulation lets scales change from tile to tile at no loss.
+//! Without promotion there is no place to multiply by the scale of a tile, and real products then have one scale for
+//! the whole matrix. To compare the sums alone, the emulation lets scales change from tile to tile at no loss.
 
 /// Products that one instruction adds up.
 const GROUP: usize = 32;
@@ -67,8 +68,8 @@ impl Hopper {
     }
 }
 
-/// `x` with what lies below the 14 highest bits of a number as large as `largest` cut off, towards −∞ as a shift with the
-/// sign does.
+/// `x` with what lies below the 14 highest bits of a number as large as `largest` cut off, towards −∞ as a shift with
+/// the sign does.
 fn shift(x: f64, largest: f64) -> f64 {
     if largest == 0.0 {
         return x;

@@ -2,7 +2,7 @@
 //!
 //! | what | runs in |
 //! |---|---|
-//! | forward, input gradient and weight gradient of every linear layer and of the experts | E4M3, sums promoted to f32 every 128 |
+//! | forward, input gradient and weight gradient of every linear layer and expert | E4M3, sums promoted to f32 every 128 |
 //! | embedding, output head, `eh_proj` | BF16 |
 //! | router, norms, softmax, loss | f32 |
 //! | attention | BF16 operands, f32 softmax and sums |
@@ -10,9 +10,9 @@
 //! | moments of AdamW | BF16 |
 //!
 //! Activations and gradients get a scale for every 1×128 tile along the inner dimension, weights one for every 128×128
-//! block. A weight gradient sums over tokens, so both its factors are quantised anew in 128×1 tiles: from BF16 where that
-//! is at hand, else from the codes that were kept or dispatched. That is why those have power-of-two scales: going from
-//! one tiling to the other then costs no second rounding of the scale.
+//! block. A weight gradient sums over tokens, so both its factors are quantised again in 128×1 tiles: from BF16 where
+//! that is at hand, else from the codes that were kept or dispatched. That is why those have power-of-two scales: going
+//! from one tiling to the other then costs no second rounding of the scale.
 
 /// What each kind of tensor is quantised to, beyond what every FP8 policy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,8 +39,8 @@ impl Blocks {
         [self.rows.div_ceil(self.block[0]), self.cols.div_ceil(self.block[1])]
     }
 
-    /// Decodes `codes [rows, cols]` with `scales`, of the shape that [`scales`](Self::scales) gives: each element is the
-    /// product in f32, rounded once.
+    /// Decodes `codes [rows, cols]` with `scales`, of the shape that [`scales`](Self::scales) gives: each element is
+    /// the product in f32, rounded once.
     ///
     /// # Errors
     /// The first code, row by row, that stands for NaN. What scales are is the caller's to check.
@@ -110,13 +110,14 @@ impl Blocks {
 /// The scale of a block of a weight: where the elements are codes times a scale already, that scale; else
 /// [`scale_of`] their largest magnitude. So a weight that was decoded is encoded as it was.
 ///
-/// Decoding rounds `code · scale`, and `amax / 448` need not give back the scale that made `amax`. But the scale is then
-/// at most one unit in the last place away, or a smaller code of the same binade made `amax`; those are tried.
+/// Decoding rounds `code · scale`, and `amax / 448` need not give back the scale that made `amax`. But the scale is
+/// then at most one unit in the last place away, or a smaller code of the same binade made `amax`; those are tried.
 ///
-/// Two scales can give the same elements. Of f32 scales this needs a block of very few elements, and then the first that
-/// fits is taken. Of powers of two it happens where `amax` is 448 times one: twice that one fits too, with 224 for 448,
-/// unless an element needs the smallest codes. It is then the likelier one, and is taken: about one block of normally
-/// distributed weights in a hundred comes back with another scale and other codes, and always with the same values.
+/// Two scales can give the same elements. Of f32 scales this needs a block of very few elements, and then the first
+/// that fits is taken. Of powers of two it happens where `amax` is 448 times one: twice that one fits too, with 224 for
+/// 448, unless an element needs the smallest codes. It is then the likelier one, and is taken: about one block of
+/// normally distributed weights in a hundred comes back with another scale and other codes, and always with the same
+/// values.
 ///
 /// # Errors
 /// The place, in the order of `elements`, of one that is NaN or infinite.

@@ -1,8 +1,8 @@
 //! The output head: hidden states to logits, and to the loss.
 //!
-//! Logits of a whole batch would be the largest tensor of all (tokens × vocabulary), so loss and gradient are computed a
-//! chunk of rows at a time: logits, cross entropy in place, and both products of the gradient, before the next chunk. How
-//! many logits that is, the device says (but at least 64 rows of them).
+//! Logits of a whole batch would be the largest tensor of all (tokens × vocabulary), so loss and gradient are computed
+//! a chunk of rows at a time: logits, cross entropy in place, and both products of the gradient, before the next chunk.
+//! How many logits that is, the device says (but at least 64 rows of them).
 
 use alloc::string::String;
 

@@ -131,7 +131,7 @@ impl GroupedLinear {
         self.weight.cols()
     }
 
-    /// Columns after which the tiles of the output's gradient start anew: those of one parameter.
+    /// Columns after which the tiles of the output's gradient restart: those of one parameter.
     pub fn part(&self) -> usize {
         self.weight.part()
     }
@@ -195,7 +195,7 @@ impl GroupedLinear {
     }
 }
 
-/// Where the tiles of the inner dimension start anew: it runs along a weight's columns in `Nt`, along its rows, part by
+/// Where the tiles of the inner dimension restart: it runs along a weight's columns in `Nt`, along its rows, part by
 /// part, in `Nn`.
 fn inner_part(form: Form, weight: &Slot) -> usize {
     if form == Form::Nt { weight.cols() } else { weight.part() }

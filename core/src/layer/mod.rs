@@ -1,7 +1,7 @@
 //! The layers of the model, one file each.
 //!
-//! Every file has the same shape: the layer's description, made of [`Slot`](crate::weights::Slot)s by `declare`; what its
-//! forward pass keeps (`Saved`); `forward`; and the backward pass, in which the input's gradient and the weights'
+//! Every file has the same shape: the layer's description, made of [`Slot`](crate::weights::Slot)s by `declare`; what
+//! its forward pass keeps (`Saved`); `forward`; and the backward pass, in which the input's gradient and the weights'
 //! gradients can be called apart, as pipeline schedules want. Parameter gradients add up (`+=`), activation gradients
 //! are returned, and the gradient of a residual stream is added to in place.
 

@@ -1,12 +1,12 @@
 //! The mixture of experts (DeepSeekMoE; V3 report §2.1.2, eq. 12–16), dropless, without auxiliary loss.
 //!
 //! Every token goes to `K` of `N` small experts and to the shared ones. Tokens are grouped by expert with a stable
-//! counting sort, each expert multiplies its own rows (grouped products, no padding), and the rows of a token are summed
-//! again. How many rows an expert has stays on the device.
+//! counting sort, each expert multiplies its own rows (grouped products, no padding), and the rows of a token are
+//! summed again. How many rows an expert has stays on the device.
 //!
-//! Routing weights multiply SwiGLU's output, before the down projection: `Σ w·(W_down·a) = Σ W_down·(w·a)`. The gradient
-//! of a weight is then a dot product of two vectors of the expert's inner width, and the experts' outputs need not be
-//! kept. The load of every expert is added up over a batch for the bias update.
+//! Routing weights multiply SwiGLU's output, before the down projection: `Σ w·(W_down·a) = Σ W_down·(w·a)`. The
+//! gradient of a weight is then a dot product of two vectors of the expert's inner width, and the experts' outputs need
+//! not be kept. The load of every expert is added up over a batch for the bias update.
 
 use alloc::format;
 use alloc::string::String;

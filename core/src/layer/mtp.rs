@@ -19,7 +19,7 @@ use crate::layer::embedding::Embedding;
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Lowest, Parameters};
 
-/// One prediction module.
+/// One MTP module.
 #[derive(Clone, Debug)]
 pub struct Mtp {
     enorm: RmsNorm,

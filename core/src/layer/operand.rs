@@ -1,7 +1,7 @@
-//! What products read, and what the backward pass keeps: numbers, or codes with scales.
+//! GEMM operands and saved activations, in floating point or FP8 (codes with scales).
 //!
-//! A layer makes an [`Operand`] of every tensor that it multiplies and hands it to each product. Where a product runs in
-//! FP8, the operand encodes itself in the tiles that the product needs, once, however many products read it.
+//! A layer makes an [`Operand`] of every tensor that it multiplies and hands it to each product. Where a product runs
+//! in FP8, the operand encodes itself in the tiles that the product needs, once, however many products read it.
 
 use core::cell::OnceCell;
 
@@ -63,7 +63,7 @@ impl<'a, D: Kernels> Operand<'a, D> {
         }
     }
 
-    /// Codes in 1×128 tiles, starting anew every `part` columns.
+    /// Codes in 1×128 tiles, restarting every `part` columns.
     pub fn rows(&self, pass: &Pass<'_, D>, part: usize) -> Result<Scaled<'_, D::Buffer>, D::Error> {
         if self.rows.get().is_none() {
             let x = self.x()?;
@@ -161,7 +161,7 @@ impl<D: Kernels> Restored<'_, D> {
 }
 
 impl<D: Kernels> Kept<D> {
-    /// Keeps `x` as codes of type `dtype` in 1×128 tiles, starting anew every `part` columns.
+    /// Keeps `x` as codes of type `dtype` in 1×128 tiles, restarting every `part` columns.
     pub fn codes(
         pass: &Pass<'_, D>,
         x: &Tensor<D>,

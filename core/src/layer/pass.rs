@@ -1,4 +1,4 @@
-//! What every layer is handed: the device, the weights, the batch's positions, and the precision policy.
+//! Arguments of every layer: the device, the weights, the batch's positions, and the precision policy.
 
 use crate::DType;
 use crate::device::{Device, Kernels};

@@ -13,7 +13,7 @@ use crate::weights::Parameters;
 pub struct LossScales {
     /// One over the targets of the main model in the whole batch.
     pub main: f64,
-    /// For each prediction module: λ over the number of modules and over the module's targets, which are fewer by its
+    /// For each MTP module: λ over the number of modules and over the module's targets, which are fewer by its
     /// depth in every sequence.
     pub mtp: Vec<f64>,
     /// α over the sequences of the whole batch; 0 turns the balance loss off.
@@ -88,7 +88,7 @@ impl<D: Kernels> Model<D> {
         self.device.scatter_add_rows(ScatterAddRows::new(sequences.view(), of.view(), sums.view_mut())?)
     }
 
-    /// Empty sums for `depths` prediction modules, and for `sources` sources if there are any to tell apart.
+    /// Empty sums for `depths` MTP modules, and for `sources` sources if there are any to tell apart.
     pub fn losses(&self, depths: usize, sources: usize) -> Result<Losses<D>, D::Error> {
         let dtype = self.precision.statistics();
         let apart = (sources > 0).then(|| Tensor::<D>::zeros(&self.device, &[sources, 1], dtype));

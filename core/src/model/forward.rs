@@ -107,7 +107,7 @@ pub struct Kept<D: Kernels> {
     /// The residual stream after the last layer, `[t, d]`.
     pub(super) output: Tensor<D>,
     pub(super) norm: rmsnorm::Saved<D>,
-    /// Hidden states after the final norm, `[t, d]`, of the main model and of each prediction module.
+    /// Hidden states after the final norm, `[t, d]`, of the main model and of each MTP module.
     pub(super) hidden: Vec<Tensor<D>>,
     pub(super) mtp: Vec<mtp::Saved<D>>,
 }
@@ -129,7 +129,7 @@ pub struct Scores {
 }
 
 impl<D: Kernels> Model<D> {
-    /// Brings a batch to the device, for the main model and the first `depths` prediction modules.
+    /// Brings a batch to the device, for the main model and the first `depths` MTP modules.
     pub fn inputs(&self, batch: &Batch<'_>, depths: usize) -> Result<Inputs<D>, D::Error> {
         let (n, s) = (batch.sequences(), batch.length);
         let context = self.config().max_position_embeddings;

@@ -83,7 +83,7 @@ impl Architecture {
         &self.layout
     }
 
-    /// The layers with experts, prediction modules included, in order.
+    /// The layers with experts, MTP modules included, in order.
     pub fn experts(&self) -> impl Iterator<Item = &Moe> {
         self.blocks.iter().chain(self.mtp.iter().map(Mtp::block)).filter_map(Block::experts)
     }
@@ -134,7 +134,7 @@ impl<D: Kernels> Model<D> {
         &self.weights
     }
 
-    /// The master weights, to change. What low-precision products read is made anew before the next pass.
+    /// The master weights, to change. Low-precision copies are made again before the next pass.
     pub fn weights_mut(&mut self) -> &mut Parameters<D> {
         self.copies.get_mut().stale = true;
         &mut self.weights

@@ -1,5 +1,5 @@
-//! A moving average of the weights, kept off the device (V3 report §3.2.3): what the model will be like once the learning
-//! rate has come down, known early.
+//! A moving average of the weights, kept off the device (V3 report §3.2.3): what the model will be like once the
+//! learning rate has come down, known early.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,8 +9,8 @@ use crate::device::Kernels;
 use crate::error::{ensure, same};
 use crate::weights::{Layout, Parameter, Parameters};
 
-/// How much smaller than the device's own [`chunk`](crate::device::Capabilities::chunk) is what comes from it at a time: the
-/// weights and their average then stay in a CPU's nearest cache, and a wait for a GPU brings megabytes.
+/// How much smaller than the device's own [`chunk`](crate::device::Capabilities::chunk) is what comes from it at a
+/// time: the weights and their average then stay in a CPU's nearest cache, and a wait for a GPU brings megabytes.
 const SHARE: usize = 32;
 
 /// The exponential moving average of a model's weights in f32, in memory of the host.

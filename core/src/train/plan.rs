@@ -1,4 +1,4 @@
-//! What a run will cost, found by running its real step on the device that only counts.
+//! The cost of a run, found by running its real step on the dry device.
 
 use crate::comm::Solo;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
@@ -39,7 +39,7 @@ pub struct Plan {
     /// Memory of one rank that holds the whole model.
     pub memory: MemoryPlan,
     /// Floating-point operations of forward and backward pass per token, as counted on the way, recomputation and
-    /// prediction modules included.
+    /// MTP modules included.
     pub flops_per_token: u64,
     /// What every kernel of one micro-batch costs.
     pub tally: Tally,

@@ -1,10 +1,10 @@
 //! Everything scheduled is a function of tokens seen: learning rate, batch size, bias speed, loss weights.
 //!
-//! A [`Curve`] is a piecewise function; a [`Schedule`] holds one for each rate of the recipe and knows how many tokens a
-//! step takes. Since a step is not a point but an interval of tokens, one rule says what it gets:
+//! A [`Curve`] is a piecewise function; a [`Schedule`] holds one for each rate of the recipe and knows how many tokens
+//! a step takes. Since a step is not a point but an interval of tokens, one rule says what it gets:
 //! **the piece is the one in force before the step; within a ramp or cosine of the learning rate, the position is the
-//! one after it.** So the first step of a warm-up over `W` tokens has `peak · step_tokens / W`, never 0, the last one has
-//! the peak exactly, and the last step of a cosine has the floor. Every other rate is taken before the step.
+//! one after it.** So the first step of a warm-up over `W` tokens has `peak · step_tokens / W`, never 0, the last one
+//! has the peak exactly, and the last step of a cosine has the floor. Every other rate is taken before the step.
 
 use core::f64::consts::PI;
 use core::fmt;
@@ -60,12 +60,12 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// One value for ever.
+    /// One value without end.
     pub const fn constant(value: f64) -> Self {
         Curve { pieces: Vec::new(), last: value }
     }
 
-    /// Pieces given by the token they end before (`u64::MAX` for ever) and their shape; after the last, the value it
+    /// Pieces given by the token they end before (`u64::MAX` = no end) and their shape; after the last, the value it
     /// ended on.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::weights::Parameters;
 pub struct StepReport {
     /// Mean cross entropy of the next token over the batch, nats, before the update.
     pub loss: f64,
-    /// Mean over the prediction modules of their mean cross entropy; none without modules.
+    /// Mean over the MTP modules of their mean cross entropy; none without modules.
     pub mtp_loss: Option<f64>,
     /// The balance loss, α included.
     pub balance_loss: f64,
@@ -53,7 +53,7 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
 }
 
 impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
-    /// Sets out to train `model` as rank `comm.rank()`.
+    /// Creates a trainer for `model` on rank `comm.rank()`.
     pub fn new(model: Model<D>, comm: C, hyper: Hyperparameters) -> Result<Self, D::Error> {
         let (device, layout) = (model.device().clone(), model.architecture().layout().clone());
         let (master, dtype) = (model.precision().master(), model.precision().statistics());

@@ -50,7 +50,7 @@ impl<D: Kernels> Copies<D> {
         Ok(Self { copies, power_of_two: precision.recipe.power_of_two })
     }
 
-    /// Makes all copies anew.
+    /// Makes all copies again.
     ///
     /// # Errors
     /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where a weight that is to be encoded is not a number.

@@ -17,7 +17,8 @@ case!(AdamCase, "adamw", { n: usize, clip: f64, rates: AdamRates, narrow: bool }
         let AdamRates { lr, beta1, beta2, eps, .. } = self.rates;
         let (c1, c2) = self.rates.corrections();
         let (ws, gs, ms, vs) = (w.values(), g.values(), m.values(), v.values());
-        let m_size: Vec<f64> = (0..n).map(|i| beta1 * ms[i].abs() + (1.0 - beta1) * (self.clip * gs[i]).abs()).collect();
+        let moment = |i: usize| beta1 * ms[i].abs() + (1.0 - beta1) * (self.clip * gs[i]).abs();
+        let m_size: Vec<f64> = (0..n).map(moment).collect();
         let w_size = (0..n).map(|i| {
             let v = beta2 * vs[i] + (1.0 - beta2) * (self.clip * gs[i]).powi(2);
             ws[i].abs() + lr / c1 * m_size[i] / ((v / c2).sqrt() + eps)

@@ -1,4 +1,4 @@
-//! What holds for a device whatever its arithmetic: see each function.
+//! Properties that hold for a device with any arithmetic, one per function.
 
 use fathom_core::device::{
     AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Heads,
@@ -34,8 +34,8 @@ fn place<D: Kernels, const N: usize>(device: &D, operands: [&Operand; N]) -> Res
     Ok(placed.map_err(Trouble::of)?.try_into().unwrap_or_else(|_| unreachable!("as many as there were")))
 }
 
-/// Conversions between all types of numbers, by `cast` and by `fill`, of numbers beside ties among others, have the host's
-/// bits. Those that a device refuses as unsupported are counted.
+/// Conversions between all types of numbers, by `cast` and by `fill`, of numbers beside ties among others, have the
+/// host's bits. Those that a device refuses as unsupported are counted.
 pub fn conversions<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     crate::elementwise::conversions(device, options)
 }
@@ -114,9 +114,9 @@ fn attention<D: Kernels>(device: &D, heads: &Heads, x: &[Operand; 4]) -> Result<
     bits(device, &o)
 }
 
-/// An index outside its table is an error of kind [`ErrorKind::Shape`], at the call or at the next flush, in every kernel
-/// that takes indices; and nothing outside a view is written on the way. Offsets of `grouped_gemm` that do not fit may
-/// be clamped instead.
+/// An index outside its table is an error of kind [`ErrorKind::Shape`], at the call or at the next flush, in every
+/// kernel that takes indices; and nothing outside a view is written on the way. Offsets of `grouped_gemm` that do not
+/// fit may be clamped instead.
 pub fn index_out_of_range<D: Kernels>(device: &D, _options: &Options) -> Result<Outcome, Failure> {
     const NAME: &str = "index out of range";
     let mut cases = 0;

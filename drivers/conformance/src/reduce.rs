@@ -16,11 +16,14 @@ case!(ReduceCase, "reduce_rows", { rows: usize, cols: usize, f: Reduction, accum
             if self.f == Reduction::Max { y.exact() } else { y.near(Magnitude::Absolute) },
         ]
     }
-    call |device, x, y| device.reduce_rows(ReduceRows::new(self.f, x.view(), y.view_mut(), Out::add_if(self.accumulate))?)
+    call |device, x, y| {
+        device.reduce_rows(ReduceRows::new(self.f, x.view(), y.view_mut(), Out::add_if(self.accumulate))?)
+    }
 );
 kernel!(
     /// [`ReduceRows`]: sums, sums of squares, maxima.
-    reduce_rows, rows: size(40), cols: some(200), f: select(vec![Reduction::Sum, Reduction::SumSquares, Reduction::Max]),
+    reduce_rows, rows: size(40), cols: some(200),
+        f: select(vec![Reduction::Sum, Reduction::SumSquares, Reduction::Max]),
         accumulate: any::<bool>() =>
     |(d, rows, cols, f, accumulate)| {
         ReduceCase { d, rows, cols, f, accumulate: accumulate && f != Reduction::Max }

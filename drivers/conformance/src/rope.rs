@@ -39,6 +39,7 @@ case!(RopeCase, "rope", { rows: usize, heads: usize, start: usize, pairs: usize,
 );
 kernel!(
     /// [`Rope`], both ways round.
-    rope, rows: size(40), heads: 1usize..4, start: 0usize..5, pairs: 1usize..9, tail: 0usize..3, inverse: any::<bool>() =>
+    rope, rows: size(40), heads: 1usize..4, start: 0usize..5, pairs: 1usize..9, tail: 0usize..3,
+        inverse: any::<bool>() =>
     |(d, rows, heads, start, pairs, tail, inverse)| RopeCase { d, rows, heads, start, pairs, tail, inverse }
 );

@@ -78,7 +78,8 @@ case!(RouteGradCase, "route_grad", { config: RouteConfig, rows: usize, more: boo
         let (ss, dws) = (s.values(), dw.values());
         let mut size: Vec<f64> = ds.values().iter().map(|v| if self.more { v.abs() } else { 0.0 }).collect();
         for r in 0..m {
-            let chosen = || experts[r * k..][..k].iter().zip(&dws[r * k..]).map(|(&e, dw)| (r * n + e as usize, dw.abs()));
+            let of_row = || experts[r * k..][..k].iter().zip(&dws[r * k..]);
+            let chosen = || of_row().map(|(&e, dw)| (r * n + e as usize, dw.abs()));
             let sum: f64 = if self.config.normalize { chosen().map(|(at, _)| ss[at]).sum() } else { 1.0 };
             let mean: f64 = if self.config.normalize { chosen().map(|(at, dw)| dw * ss[at] / sum).sum() } else { 0.0 };
             for (at, dw) in chosen() {

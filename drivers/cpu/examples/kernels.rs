@@ -2,8 +2,9 @@
 //! against what the machine can do.
 //!
 //! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS [ISA]]]` prints, for each kernel whose line
-//! contains `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process: for
-//! attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that fits no cache.
+//! contains `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process:
+//! for attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that fits no
+//! cache.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

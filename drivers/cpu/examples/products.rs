@@ -6,9 +6,9 @@
 //!
 //! For every shape whose line contains `FILTER`: GFLOP/s of a product of F32 factors, of BF16 factors and of E4M3 codes
 //! with scales (the latter two with a BF16 result, or for a weight gradient `Tn` an F32 one that is added to), and the
-//! latter two as a share of the processor's BF16 peak. The peak is that of multiply-adds in registers on as many threads, measured here and now; types are timed in
-//! turn, since machines are shared. The last lines sum the shapes up as a training step of `configs/train_small.json`
-//! has them.
+//! latter two as a share of the processor's BF16 peak. The peak is that of multiply-adds in registers on as many
+//! threads, measured here and now; types are timed in turn, since machines are shared. The last lines sum the shapes up
+//! as a training step of `configs/train_small.json` has them.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ struct Shape {
     /// Shape of the weight.
     n: usize,
     k: usize,
-    /// Groups of rows, each with a weight of its own; 0 for a plain product.
+    /// Groups of rows, each with a separate weight; 0 for a plain product.
     groups: usize,
     times: usize,
 }
@@ -58,8 +58,8 @@ impl std::fmt::Display for Shape {
 /// The products of a step of `configs/train_small.json` of 8 × 256 tokens, and large ones.
 fn shapes() -> Vec<Shape> {
     let forms = [Form::Nt, Form::Nn, Form::Tn];
-    // (outputs, inputs, times a step): query down and up, key-value down and up, output of six layers; the dense layer's
-    // pair; five shared experts; the head.
+    // (outputs, inputs, times a step): query down and up, key-value down and up, output of six layers; the dense
+    // layer's pair; five shared experts; the head.
     let linears = [
         (128, 256, 6),
         (384, 128, 6),

@@ -1,12 +1,13 @@
 //! How fast a training step is on this machine, and where its time goes.
 //!
 //! ```text
-//! cargo run --release -p fathom-cpu --example train_step -- CONFIG.json [BATCH] [LENGTH] [STEPS] [f32|bf16|fp8] [THREADS]
+//! cargo run --release -p fathom-cpu --example train_step -- \
+//!   CONFIG.json [BATCH] [LENGTH] [STEPS] [f32|bf16|fp8] [THREADS]
 //! ```
 //!
-//! Prints tokens a second (median of the steps after two for warming up), the share of the machine's matrix rate that it
-//! comes to (both measured here, in one process, since machines are shared; BF16 products for bf16 and fp8), peak memory
-//! beside what the plan says, what a steady step asks of the system, and the time of every kernel.
+//! Prints tokens a second (median of the steps after two for warming up), the share of the machine's matrix rate that
+//! it comes to (both measured here, in one process, since machines are shared; BF16 products for bf16 and fp8), peak
+//! memory beside what the plan says, what a steady step asks of the system, and the time of every kernel.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};

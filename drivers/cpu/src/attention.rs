@@ -1,9 +1,9 @@
 //! Causal attention over decompressed latent keys and values, a tile of scores at a time.
 //!
-//! A task holds some rows of one head and walks over the keys they see, [`KEYS`] at a time, with the running maximum and
-//! sum of the softmax (Dao et al., "FlashAttention", 2022). Tiles of keys start at multiples of [`KEYS`] from the start
-//! of the sequence, and keys that a row does not see count as exact zeros, so a row's result depends on nothing but
-//! what it sees.
+//! A task holds some rows of one head and walks over the keys they see, [`KEYS`] at a time, with the running maximum
+//! and sum of the softmax (Dao et al., "FlashAttention", 2022). Tiles of keys start at multiples of [`KEYS`] from the
+//! start of the sequence, and keys that a row does not see count as exact zeros, so a row's result depends on nothing
+//! but what it sees.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
 //! The gradient of attention: scores are computed again from the kept logarithm of the softmax's denominator.
 //!
-//! A task has a whole sequence and some heads, and goes over tiles of keys (outer) and queries (inner) in order, so every
-//! gradient is added up by one task in one order. Only the gradient of the keys' rotary part is a sum over all heads:
-//! each task leaves its own share of it, and the shares are added in the order of heads.
+//! A task has a whole sequence and some heads, and goes over tiles of keys (outer) and queries (inner) in order, so
+//! every gradient is added up by one task in one order. Only the gradient of the keys' rotary part is a sum over all
+//! heads: each task leaves its own share of it, and the shares are added in the order of heads.
 
 use fathom_core::device::{AttentionGrad, Heads};
 

@@ -1,4 +1,4 @@
-//! What can go wrong on a CPU.
+//! The error type of the CPU driver.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@ use half::bf16;
 
 use crate::Isa;
 use crate::elementwise::convert;
-use crate::gemm::{Left, Word, left_size, packed};
+use crate::gemm::{Left, Unit, Word, left_size, packed};
 use crate::mat::Mat;
 use crate::real::Real;
 use crate::simd::kernel;

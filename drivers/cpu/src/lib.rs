@@ -16,7 +16,7 @@
 //! Three promises hold by construction, and are tested:
 //!
 //! - **The same bits for any number of threads.** Tasks are cut by shape alone (`par`), or where no result depends on
-//!   the cut (`gemm`), and no two tasks add to the same number: partial sums go to places of their own and are added in
+//!   the cut (`gemm`), and no two tasks add to the same number: partial sums go to separate places and are added in
 //!   order.
 //! - **A row does not feel its neighbours.** An element of a product is one chain of multiply-adds along the inner
 //!   dimension, cut at multiples of a constant; neither the number of rows nor the place in a tile changes it.

@@ -11,8 +11,8 @@ use crate::real::{Real, typed};
 use crate::simd::{exp_to_88, kernel, max, sum};
 
 kernel! {
-    /// `−ln softmax(x)[target]`; with a `scale`, `x` becomes `scale·(softmax(x) − onehot(target))`. `weights` is scratch
-    /// of the length of `x`.
+    /// `−ln softmax(x)[target]`; with a `scale`, `x` becomes `scale·(softmax(x) − onehot(target))`. `weights` is
+    /// scratch of the length of `x`.
     fn row_loss<T: Real>(x: &mut [T], target: usize, scale: Option<f32>, weights: &mut [f32]) -> f32 {
         // A NaN need not be the maximum: it stays NaN in the sum.
         let top = max(x);

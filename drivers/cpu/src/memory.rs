@@ -1,7 +1,7 @@
 //! Buffers and the pool they come from.
 //!
-//! Which freed buffer serves which request is [`Pool`]'s to say. New memory is zeroed once: a buffer's contents are undefined to its user, but
-//! always initialised as far as Rust is concerned.
+//! Which freed buffer serves which request is [`Pool`]'s to say. New memory is zeroed once: a buffer's contents are
+//! undefined to its user, but always initialised as far as Rust is concerned.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! AdamW.
+//! AdamW step of a parameter group.
 
 use fathom_core::device::AdamW;
 

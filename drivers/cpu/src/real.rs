@@ -102,8 +102,8 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// For each `name: Call[x] => run`: the method of that name, which runs `run` over the Rust type of the operand `x` (or of
-/// two operands).
+/// For each `name: Call[x] => run`: the method of that name, which runs `run` over the Rust type of the operand `x` (or
+/// of two operands).
 macro_rules! typed {
     ($($name:ident: $Call:ident[$($by:ident),+] => $run:ident,)*) => {
         impl $crate::Cpu {

@@ -229,7 +229,8 @@ mod avx512 {
             for (v, x) in row.as_chunks::<WIDTH>().0[..used].iter().enumerate() {
                 // SAFETY: `x` is one register long.
                 let x = unsafe { _mm512_loadu_ps(x.as_ptr()) };
-                // Of a NaN and a number this gives the second operand. A NaN stays NaN as a weight, and so does the sum.
+                // Of a NaN and a number this gives the second operand. A NaN stays NaN as a weight, and so does the
+                // sum.
                 largest = _mm512_mask_max_ps(largest, mask(windows[i], v * WIDTH), x, largest);
             }
             new[i] = old[i].max(_mm512_reduce_max_ps(largest));

@@ -4,8 +4,8 @@
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
 //! innermost tiles and transposition ([`gemm`](crate::gemm)) are written in intrinsics.
 //!
-//! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products do
-//! where they can, so those differ between machines in the last bits; on one machine nothing does.
+//! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products
+//! do where they can, so those differ between machines in the last bits; on one machine nothing does.
 
 use fathom_core::error::ErrorKind;
 
@@ -15,8 +15,9 @@ use crate::real::Real;
 /// Environment variable that limits the instruction sets the driver uses, whatever more the processor has:
 /// `portable`, `avx2`, `avx512` or `avx512_bf16`. Unset, there is no limit.
 ///
-/// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with this
-/// variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's is `ONEDNN_MAX_CPU_ISA`.
+/// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with
+/// this variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's is
+/// `ONEDNN_MAX_CPU_ISA`.
 pub const MAX_ISA: &str = "FATHOM_MAX_CPU_ISA";
 
 /// Which vector instructions a device uses. Can only be made by asking the processor what it has.
@@ -150,7 +151,8 @@ fn limit(value: Option<&std::ffi::OsStr>) -> Result<usize, CpuError> {
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $vis:vis fn $name:ident $(<$($g:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?)
+            $(-> $ret:ty)? $body:block
     ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
@@ -192,7 +194,7 @@ pub(crate) const LANES: usize = 32;
 /// Folds `LANES` partial results into one, always in the same order.
 #[inline(always)]
 fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
-    /// Arrays of their own for every width: the compiler keeps those in registers.
+    /// A separate array for every width: the compiler keeps those in registers.
     #[inline(always)]
     fn halve<const N: usize, const HALF: usize>(x: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
         std::array::from_fn(|i| f(x[i], x[i + HALF]))

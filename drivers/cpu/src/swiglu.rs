@@ -45,7 +45,8 @@ kernel! {
         let (d_gate, d_gate_tail) = d_gate.as_chunks_mut::<LANES>();
         let (d_up, d_up_tail) = d_up.as_chunks_mut::<LANES>();
         let mut dscale = [0.0; LANES];
-        for ((((gate, up), dy), (d_gate, d_up)), y) in gate.iter().zip(up).zip(dy).zip(d_gate.iter_mut().zip(d_up)).zip(y) {
+        let grads = d_gate.iter_mut().zip(d_up);
+        for ((((gate, up), dy), (d_gate, d_up)), y) in gate.iter().zip(up).zip(dy).zip(grads).zip(y) {
             for i in 0..LANES {
                 let [a, b, c, d] = slopes(gate[i].load(), up[i].load(), scale, dy[i].load());
                 (d_gate[i], d_up[i], y[i]) = (T::store(a), T::store(b), T::store(c));

@@ -300,7 +300,7 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     out.keep("scatter_add_rows", &table);
 }
 
-/// Matrices of several blocks and strips in every tiling, encoded, decoded, and encoded anew.
+/// Matrices of several blocks and strips in every tiling, encoded, decoded, and encoded again.
 fn codes<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_, D>) {
     let (m, n) = (300, 1100);
     let offsets = input.given(1, 4, &[0, 130, 131, m as u32]);

@@ -1,9 +1,9 @@
 //! `config.json`, read and written (feature `serde`; the caller brings the format).
 //!
-//! Reading accepts what DeepSeek published (`rope_theta`, `rope_scaling {"type": "yarn"}`) and what transformers 5 writes
-//! (`rope_parameters`, `num_mtp_layers`). Fields left out take the family's transformers default; keys that do not
-//! concern the model (`torch_dtype`, `auto_map`, ...) are passed over; a key that asks for something this crate does not
-//! compute is refused. What comes out is [valid](ModelConfig::validate).
+//! Reading accepts what DeepSeek published (`rope_theta`, `rope_scaling {"type": "yarn"}`) and what transformers 5
+//! writes (`rope_parameters`, `num_mtp_layers`). Fields left out take the family's transformers default; keys that do
+//! not concern the model (`torch_dtype`, `auto_map`, ...) are passed over; a key that asks for something this crate
+//! does not compute is refused. What comes out is [valid](ModelConfig::validate).
 //!
 //! Writing has two forms. `ModelConfig` itself serialises to exactly the keys in [`FIELDS`] and no nulls (`0` for no
 //! query compression, `-1` for no token id), so that a settings file can hold it and a single key can be overridden

@@ -31,8 +31,8 @@ impl<T> Slot<T> {
     }
 }
 
-/// A struct of [`Slot`]s that reads a map: each field from the key of its name, other keys passed over, and the key named
-/// in the message where a value has the wrong type.
+/// A struct of [`Slot`]s that reads a map: each field from the key of its name, other keys passed over, and the key
+/// named in the message where a value has the wrong type.
 macro_rules! keys {
     ($(#[$doc:meta])* $name:ident { $($field:ident $(= $key:literal)?: $type:ty,)* }) => {
         $(#[$doc])*
@@ -312,7 +312,7 @@ impl Keys {
         })
     }
 
-    /// The family of `model_type`; under a name of its own (`kimi_k2`), that of the class in `architectures`. A file that
+    /// The family of `model_type`; under another name (`kimi_k2`), that of the class in `architectures`. A file that
     /// says nothing of its family but has latent attention is taken for V3.
     fn family<E: Error>(&mut self) -> Result<Family, E> {
         let expected = "expected \"deepseek_v3\" or \"deepseek_v2\"";

@@ -1,3 +1,5 @@
+//! Tests of reading and writing `config.json`.
+
 use super::*;
 use crate::config::{Family, PRESETS, ParameterCount, Quantization, TopkMethod, Yarn};
 use serde_json::{Map, Value, from_str, from_value, json, to_string_pretty, to_value};

@@ -56,8 +56,8 @@ impl<B> Call for Cast<'_, B> {
 
 /// A function of one number.
 ///
-/// A device that leaves [`route`](crate::device::Kernels::route) to its default body computes `Exp` and `Sigmoid` of f32 with
-/// [`math::exp`](crate::math::exp), so that it chooses the experts every other device does.
+/// A device that leaves [`route`](crate::device::Kernels::route) to its default body computes `Exp` and `Sigmoid` of
+/// f32 with [`math::exp`](crate::math::exp), so that it chooses the experts every other device does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum UnaryOp {
     /// `a·y + b`.

@@ -15,8 +15,8 @@ use crate::error::{InvalidOp, ensure, multiple, same};
 /// | `Nn` | `[m, k]` 1×128 in parts | `[k, n]` 128×128 in the same parts |
 /// | `Tn` | `[k, m]` 128×1 | `[k, n]` 128×1 |
 ///
-/// Products of codes are exact in f32; a sum of `k` products is within `(k + 2)·2⁻²³·Σ|a·b|` of the true one. Sums of 512
-/// products and more may be made on tensor cores that keep 14 bits within a tile
+/// Products of codes are exact in f32; a sum of `k` products is within `(k + 2)·2⁻²³·Σ|a·b|` of the true one. Sums of
+/// 512 products and more may be made on tensor cores that keep 14 bits within a tile
 /// ([`Hopper`](crate::fp8::accumulate::Hopper)): each of its four instructions is then off by less than 34·2⁻¹³ of the
 /// largest number it adds up, and the whole by less than another `136·2⁻¹³·Σ|a·b|`, usually by a hundredth of that.
 #[non_exhaustive]

@@ -4,7 +4,8 @@ use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, is_index, same_sh
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, ensure, same};
 
-/// `y[r, :] = x[index[r] / divisor, :]`, rounded where `y` is of a narrower type. An index outside `x` is an error, or reads as zeros on an asynchronous device.
+/// `y[r, :] = x[index[r] / divisor, :]`, rounded where `y` is of a narrower type. An index outside `x` is an error, or
+/// reads as zeros on an asynchronous device.
 #[non_exhaustive]
 pub struct GatherRows<'a, B> {
     /// `[n, c]` of any type.

@@ -8,7 +8,7 @@ use crate::fp8::TILE;
 
 /// Which elements of a matrix `[m, n]` share a scale.
 pub enum Tiles<'a, B> {
-    /// 1×128, along the columns; starting anew every `part` columns, where the matrix is several side by side. Scales
+    /// 1×128, along the columns; restarting every `part` columns, where the matrix is several side by side. Scales
     /// `[m, n/part·⌈part/128⌉]`.
     Row {
         /// Columns of a part; `n` for one.
@@ -16,14 +16,14 @@ pub enum Tiles<'a, B> {
     },
     /// 128×1, along the rows. Scales `[⌈m/128⌉, n]`.
     Column,
-    /// 128×1, starting anew at the first row of every group: group `g` is rows `offsets[g]..offsets[g + 1]`, and its
+    /// 128×1, restarting at the first row of every group: group `g` is rows `offsets[g]..offsets[g + 1]`, and its
     /// tile `j` is row `⌊offsets[g]/128⌋ + g + j` of the scales `[⌊m/128⌋ + groups, n]`, of which not all are used.
     /// Offsets must rise from 0 to `m`; a driver clamps others rather than leave its buffers.
     Groups {
         /// `[1, groups + 1]` u32.
         offsets: MatRef<'a, B>,
     },
-    /// 128×128; starting anew every `part` rows, where the matrix is several one under the other. Scales
+    /// 128×128; restarting every `part` rows, where the matrix is several one under the other. Scales
     /// `[m/part·⌈part/128⌉, ⌈n/128⌉]`.
     Block {
         /// Rows of a part; `m` for one.
@@ -220,7 +220,7 @@ pub struct Requantize<'a, B> {
 }
 
 impl<'a, B> Requantize<'a, B> {
-    /// Encodes `x` anew.
+    /// Requantizes `x` in the tiles of `y`.
     pub fn new(x: Scaled<'a, B>, y: ScaledMut<'a, B>, power_of_two: bool) -> Result<Self, InvalidOp> {
         const OP: &str = "requantize";
         same(OP, "rows of its operands", x.rows(), y.as_ref().rows())?;

@@ -1,6 +1,6 @@
 //! Default bodies of the fused kernels, written in primitives.
 //!
-//! They are what a new driver trains with before it has fused kernels of its own, and a second definition of each to
+//! They are what a new driver trains with before it has fused kernels, and a second definition of each to
 //! hold against [`Host`](super::Host). They are meant to be right on any device, not fast: operands are first copied to
 //! one type (f64 where the main operand is, else f32), each step is one primitive over whole matrices, and results are
 //! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.

@@ -1,4 +1,4 @@
-//! AdamW.
+//! AdamW step, in primitives.
 
 use super::Work;
 use crate::device::call::{AdamW, BinaryOp, Fill, GatherRows, UnaryOp};

@@ -1,4 +1,4 @@
-//! AdamW.
+//! AdamW step, in f64.
 
 use super::matrix::{read, write};
 use super::{Host, HostBuffer, Result};

@@ -1,4 +1,4 @@
-//! What the other devices are measured against is measured here against hand-computed values.
+//! Tests of the reference device against values computed by hand.
 
 use std::vec;
 use std::vec::Vec;

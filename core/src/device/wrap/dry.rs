@@ -1,8 +1,8 @@
 //! A device that counts and computes nothing.
 //!
 //! On [`Dry`] the real training step of a model of any size runs in seconds on any machine: buffers hold only their
-//! size, and a kernel adds the floor of its cost to a tally. What is left is what a plan needs: operations, bytes moved,
-//! and the most memory that was in use at once.
+//! size, and a kernel adds the floor of its cost to a tally. What is left is what a plan needs: operations, bytes
+//! moved, and the most memory that was in use at once.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -97,7 +97,7 @@ impl Dry {
         Self::with(Capabilities::new("dry"))
     }
 
-    /// A device that passes for one of these capabilities. An allocation past `capabilities.memory` fails.
+    /// Creates a dry device that reports `capabilities`. An allocation past `capabilities.memory` fails.
     pub fn with(capabilities: Capabilities) -> Self {
         let state = State { pool: Pool::new(), kernels: BTreeMap::new(), uploaded: 0, downloaded: 0 };
         Self { capabilities, state: Arc::new(Mutex::new(state)) }
@@ -110,7 +110,7 @@ impl Dry {
         Tally { kernels, uploaded: state.uploaded, downloaded: state.downloaded }
     }
 
-    /// Forgets the tally, and measures the memory peak anew from what is in use now.
+    /// Clears the tally, and resets the memory peak to the bytes in use now.
     pub fn reset(&self) {
         let mut state = self.state.lock();
         state.kernels.clear();

@@ -12,8 +12,8 @@ pub use dry::{Dry, DryBuffer, KernelCount, Tally};
 pub use fault::Fault;
 pub use trace::{Clock, KernelTime, Trace};
 
-/// The methods of [`Device`](crate::device::Device) but `alloc`, each handed on to the device in the field `inner`: for wrappers whose buffers and
-/// errors are those of the device inside.
+/// The methods of [`Device`](crate::device::Device) but `alloc`, each handed on to the device in the field `inner`: for
+/// wrappers whose buffers and errors are those of the device inside.
 #[macro_export]
 macro_rules! forward_device {
     () => {

@@ -12,7 +12,7 @@ use crate::device::kernels::Kernels;
 use crate::device::primitives::Primitives;
 use crate::for_each_kernel;
 
-/// A clock. Core has none of its own; on a system with one, a wrapper of `std::time::Instant` will do.
+/// A clock, which the core itself does not have; on a system with one, a wrapper of `std::time::Instant` will do.
 pub trait Clock {
     /// Seconds since some fixed moment; never falls.
     fn seconds(&self) -> f64;

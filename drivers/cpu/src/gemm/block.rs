@@ -51,7 +51,7 @@ impl Shape {
     }
 }
 
-/// Whether sums need a place of their own: where they are more than one chain and would be rounded in between.
+/// Whether sums need separate memory: where they are more than one chain and would be rounded in between.
 fn sums_apart<C: Output>(k: usize) -> bool {
     C::ROUNDS && k > DEPTH
 }

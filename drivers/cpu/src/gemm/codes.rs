@@ -13,14 +13,14 @@ use crate::mat::{self, Mat};
 use crate::memory::Buffer;
 use crate::simd::{Isa, Level};
 
-/// Which elements share a scale: [`Tiles`] without the groups, each of which is a matrix of its own here.
+/// Which elements share a scale: [`Tiles`] without the groups, each of which is a separate matrix here.
 #[derive(Clone, Copy)]
 enum Tiling {
-    /// 1×128, anew every `part` columns.
+    /// 1×128, restarting every `part` columns.
     Row { part: usize },
     /// 128×1; the first tile's scales in row `first`.
     Column { first: usize },
-    /// 128×128, anew every `part` rows.
+    /// 128×128, restarting every `part` rows.
     Block { part: usize },
 }
 
@@ -45,7 +45,7 @@ impl<'a> Codes<'a> {
         Ok(Self { codes: mat::read_bytes(&x.codes), scales: mat::read(op, &x.scales)?, tiling, row: 0, col: 0 })
     }
 
-    /// After how many elements of the inner dimension, which runs along the tiles, these start anew; none if never.
+    /// After how many elements of the inner dimension, which runs along the tiles, these restart; none if never.
     pub(super) fn part(&self) -> Option<usize> {
         match self.tiling {
             Tiling::Row { part } => Some(part),
@@ -95,7 +95,7 @@ impl<'a> Codes<'a> {
     }
 }
 
-/// The tile that element `at` of a row or column is in, where tiles start anew every `part`.
+/// The tile that element `at` of a row or column is in, where tiles restart every `part`.
 #[inline]
 fn tile(at: usize, part: usize) -> usize {
     at / part * part.div_ceil(TILE) + at % part / TILE
@@ -133,7 +133,7 @@ impl<'a> Source<f32> for Codes<'a> {
     fn group(&self, group: usize, rows: Range<usize>) -> Self {
         let block = self.block(rows.start, rows.len(), 0, self.cols());
         match self.tiling {
-            // Tiles start anew at the group's first row.
+            // Tiles restart at the group's first row.
             Tiling::Column { .. } => {
                 Self { tiling: Tiling::Column { first: rows.start / TILE + group }, row: 0, ..block }
             }

@@ -1,8 +1,8 @@
 //! Products of E4M3 codes with scales.
 //!
 //! The inner dimension falls into segments: at most 128 long, in each of which an element has one scale. E4M3 numbers
-//! are BF16 numbers, so a segment is multiplied in pairs, scales left aside, and its sum is promoted: multiplied by both
-//! scales and added to the total in f32. Segments are padded to whole pairs.
+//! are BF16 numbers, so a segment is multiplied in pairs, scales left aside, and its sum is promoted: multiplied by
+//! both scales and added to the total in f32. Segments are padded to whole pairs.
 //!
 //! Without an instruction for pairs, both factors are made f32 and multiplied as such.
 
@@ -14,8 +14,7 @@ use super::block::{Job, Shape};
 use super::codes::{Codes, decode};
 use super::pack::{left_room, left_stride, left_transposed};
 use super::source::Source;
-use super::tile::{NR, Operands, Segment, codes_tiles};
-use super::word::{Output, has_pairs};
+use super::tile::{NR, Operands, Output, Segment, codes_tiles, has_pairs};
 use super::{DEPTH, Left, Right, pack_columns, pack_rows, packed};
 use crate::Cpu;
 use crate::error::CpuError;
@@ -48,7 +47,7 @@ impl Span {
     }
 }
 
-/// The inner dimension of `k`, where tiles start anew every `part`, in spans of at most [`WORDS`].
+/// The inner dimension of `k`, where tiles restart every `part`, in spans of at most [`WORDS`].
 fn spans(k: usize, part: usize) -> impl Iterator<Item = Span> {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -23,7 +23,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Reads `offsets`, clamped so that groups lie in `0..rows` one after the other whatever it holds. `down` gives
-    /// the rows to cut into blocks for a group of so many rows.
+    /// the rows to cut into blocks for a group with a given number of rows.
     fn new(
         offsets: &Mat<'_, u32>,
         rows: usize,

@@ -1,12 +1,12 @@
-//! Matrix products.
+//! GEMM: matrix products, plain and grouped, in F32, BF16 and FP8.
 //!
-//! Factors are F32, BF16, or E4M3 codes with scales. Two BF16 factors are multiplied in pairs where the processor has an
-//! instruction for that, and so are codes ([`gemm_fp8`]); in every other case what is not F32 is made so first. Either way
-//! the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
+//! Factors are F32, BF16, or E4M3 codes with scales. Two BF16 factors are multiplied in pairs where the processor has
+//! an instruction for that, and so are codes ([`gemm_fp8`]); in every other case what is not F32 is made so first.
+//! Either way the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
 //! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
-//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`]. Nothing
-//! is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
+//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
+//! Nothing is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
 //! multiply-adds: rising `k`, a new chain every [`DEPTH`] (every segment, for codes). Which block it lies in, and how
 //! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
@@ -20,7 +20,6 @@ mod pack;
 mod source;
 mod tile;
 mod transpose;
-mod word;
 
 use fathom_core::DType;
 use fathom_core::device::{Form, Gemm};
@@ -35,8 +34,7 @@ use crate::simd::Isa;
 use block::{Job, Shape};
 pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 use source::Source;
-pub(crate) use tile::NR;
-pub(crate) use word::{Output, Word, has_pairs};
+pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
 /// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
 /// inside `DEPTH`, then added.
@@ -174,7 +172,8 @@ fn work(flops: usize) -> usize {
 macro_rules! with_operands {
     ($op:expr, $isa:expr, $call:expr, |$W:ident, $a:ident, $b:ident, $c:ident| $body:expr) => {{
         use $crate::real::with_real;
-        let pairs = $call.a.dtype() == DType::BF16 && $call.b.dtype() == DType::BF16 && $crate::gemm::word::has_pairs($isa);
+        let is_bf16 = $call.a.dtype() == DType::BF16 && $call.b.dtype() == DType::BF16;
+        let pairs = is_bf16 && $crate::gemm::has_pairs($isa);
         with_real!($op, $call.c.dtype(), C => {
             if pairs {
                 type $W = u32;

@@ -1,3 +1,5 @@
+//! Tests of GEMM against sums in f64.
+
 use std::ops::Range;
 use std::rc::Rc;
 

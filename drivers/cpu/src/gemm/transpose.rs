@@ -10,8 +10,8 @@ pub(super) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: 
     assert!(panel.len() >= b.cols() && first < b.rows(), "the panel holds a line for every column");
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on the
-        // panel was checked.
+        // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on
+        // the panel was checked.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(b, first, panel) },
         _ => any(b, first, panel),
     }

@@ -1,4 +1,4 @@
-//! Codes with scales: encoding, decoding, and encoding anew with other tiles.
+//! Quantization to FP8 codes with scales, dequantization, and requantization in other tiles.
 //!
 //! The bits are those of [`fathom_core::fp8`]: a largest magnitude, a scale, and for every element one division and one
 //! rounding to a code, which [`codes`] does in vectors. A task encodes a block ([`tiling`]) in two passes, the second

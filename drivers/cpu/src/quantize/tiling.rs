@@ -51,7 +51,7 @@ pub(super) struct Block {
 /// How the elements of a block share its scales.
 #[derive(Clone, Copy)]
 pub(super) enum Shape {
-    /// Tiles along each row, starting anew at every part.
+    /// Tiles along each row, restarting at every part.
     Rows { part: usize },
     /// A scale for each column.
     Columns,
@@ -126,7 +126,8 @@ impl<'a> Tiling<'a> {
         }
     }
 
-    /// Calls `f` with pieces of the columns `cols` of row `r`, and what their codes are multiplied with. A row of no group has none.
+    /// Calls `f` with pieces of the columns `cols` of row `r`, and what their codes are multiplied with. A row of no
+    /// group has none.
     pub(super) fn pieces(
         &self,
         r: usize,

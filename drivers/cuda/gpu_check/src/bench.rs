@@ -379,7 +379,8 @@ fn experts<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let inverse = b.indices(t, k, |i| i * 2053 % rows)?;
     let (x, mut y, mut sum) = (b.reals(of, t, d)?, b.reals(of, rows, d)?, b.reals(of, t, d)?);
     time!(b, format!("bf16 {rows} x {d}"), gather_rows: GatherRows::new(x.view(), order.view(), k, y.view_mut()));
-    time!(b, format!("bf16 {t} x {k} x {d}"), combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), Out::Add));
+    let what = format!("bf16 {t} x {k} x {d}");
+    time!(b, what, combine: Combine::new(y.view(), inverse.view(), sum.view_mut(), Out::Add));
     let mut table = b.floats(b.s.vocabulary, d)?;
     let index = b.indices(t, 1, |i| i * 31 % b.s.vocabulary)?;
     time!(b, format!("bf16 {t} x {d} into f32"), scatter_add_rows: ScatterAddRows::new(x.view(), index.view(),

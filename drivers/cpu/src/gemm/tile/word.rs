@@ -1,9 +1,9 @@
-//! What products are computed over.
+//! Words of factors: one F32 number, or a pair of BF16 numbers.
 
 use bytemuck::Pod;
 use half::bf16;
 
-use super::tile::{self, Target, TileTable};
+use super::Target;
 use crate::mat::Mat;
 use crate::real::Real;
 use crate::simd::{Isa, Level};
@@ -12,15 +12,15 @@ use crate::simd::{Isa, Level};
 /// either way, so that both are laid out, copied and transposed by the same code, and tiles of both have one shape.
 ///
 /// Where the inner dimension is odd, the second number of its last pair is zero in both factors.
-pub(crate) trait Word: Pod + Send + Sync {
+pub(crate) trait Unit: Pod + Send + Sync {
     /// What a word holds.
     type Number: Real;
     /// How many of them.
     const NUMBERS: usize;
     /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
     const ROWS: usize;
-    /// Most columns of a task's block: so many that with [`DEPTH`](super::DEPTH) their packed numbers fill a quarter of
-    /// an L2 cache.
+    /// Most columns of a task's block: so many that with [`DEPTH`](crate::gemm::DEPTH) their packed numbers fill a
+    /// quarter of an L2 cache.
     const COLS: usize;
 
     /// A word of two numbers of a column, one after the other. A word of one number leaves the second out.
@@ -37,12 +37,9 @@ pub(crate) trait Word: Pod + Send + Sync {
     fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> Option<usize> {
         None
     }
-
-    /// The tiles for a processor.
-    fn tiles(isa: Isa) -> TileTable<Self>;
 }
 
-impl Word for f32 {
+impl Unit for f32 {
     type Number = f32;
     const NUMBERS: usize = 1;
     const ROWS: usize = 96;
@@ -61,20 +58,10 @@ impl Word for f32 {
     fn words<'a>(a: &Mat<'a, f32>) -> Option<Mat<'a, f32>> {
         Some(*a)
     }
-
-    fn tiles(isa: Isa) -> TileTable<f32> {
-        match isa.level() {
-            Level::Any => tile::any::Tiles::TABLE,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => tile::avx2::TABLE,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => tile::avx512::TABLE,
-        }
-    }
 }
 
 /// A pair of BF16, the first in the low half.
-impl Word for u32 {
+impl Unit for u32 {
     type Number = bf16;
     const NUMBERS: usize = 2;
     const ROWS: usize = 192;
@@ -102,22 +89,14 @@ impl Word for u32 {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => {
-                let (panels, lines, pitch) = (a.cols().div_ceil(R), a.rows().div_ceil(2), super::join::pitch(R));
+                let (panels, lines, pitch) = (a.cols().div_ceil(R), a.rows().div_ceil(2), crate::gemm::join::pitch(R));
                 assert!(to.len() >= panels * lines * pitch, "panels for every column");
                 // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the
                 // premise on room was checked.
-                unsafe { super::join::avx512::<R>(a, to) };
+                unsafe { crate::gemm::join::avx512::<R>(a, to) };
                 Some(pitch)
             }
             _ => None,
-        }
-    }
-
-    fn tiles(isa: Isa) -> TileTable<u32> {
-        match isa.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => tile::avx512::PAIRS,
-            _ => tile::any::Tiles::TABLE,
         }
     }
 }

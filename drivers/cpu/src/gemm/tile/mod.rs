@@ -1,12 +1,42 @@
 //! The innermost tile of a matrix product: up to `ROWS × 32` sums held in registers.
 //!
-//! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain over
-//! `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.
+//! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain
+//! over `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.
+
+mod word;
 
 use half::bf16;
 
-use super::Word;
 use crate::simd::{Isa, Level};
+pub(crate) use word::{Output, Unit, has_pairs};
+
+/// A [`Unit`] that has tiles for every processor.
+pub(crate) trait Word: Unit {
+    /// The tiles for a processor.
+    fn tiles(isa: Isa) -> TileTable<Self>;
+}
+
+impl Word for f32 {
+    fn tiles(isa: Isa) -> TileTable<f32> {
+        match isa.level() {
+            Level::Any => any::Tiles::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => avx2::TABLE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 => avx512::TABLE,
+        }
+    }
+}
+
+impl Word for u32 {
+    fn tiles(isa: Isa) -> TileTable<u32> {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => avx512::PAIRS,
+            _ => any::Tiles::TABLE,
+        }
+    }
+}
 
 /// Columns of a packed panel of `b`.
 pub(crate) const NR: usize = 32;
@@ -375,12 +405,12 @@ pub(super) mod avx2 {
 }
 
 pub(super) mod any {
-    use super::{NR, Operands, Scales, TileFn, Word, store};
+    use super::{NR, Operands, Scales, TileFn, Unit, store};
 
     /// [`TileTable`](super::TileTable) of tiles that any processor runs.
     pub(in crate::gemm) struct Tiles<W>(std::marker::PhantomData<W>);
 
-    impl<W: Word> Tiles<W> {
+    impl<W: Unit> Tiles<W> {
         pub(in crate::gemm) const TABLE: &'static [[TileFn<W>; 2]] = &[
             [tile::<W, 1, 1>, tile::<W, 1, 2>],
             [tile::<W, 2, 1>, tile::<W, 2, 2>],
@@ -393,7 +423,7 @@ pub(super) mod any {
     ///
     /// # Safety
     /// That of [`TileFn`].
-    unsafe fn tile<W: Word, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
+    unsafe fn tile<W: Unit, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for part in 0..4 * WIDTH {
             let mut sums = [[0.0f32; 4]; ROWS];
