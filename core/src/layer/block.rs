@@ -49,6 +49,9 @@ enum SavedFeedForward<D: Kernels> {
     Experts(moe::Saved<D>),
 }
 
+/// The output, `[t, d]`, and in training the saved activations.
+type Output<D> = (Tensor<D>, Option<Saved<D>>);
+
 impl Block {
     /// Declares layer `prefix` in an open group. `experts` is the layer's number among those with experts, none for a
     /// dense layer.
@@ -84,7 +87,7 @@ impl Block {
         pass: &Pass<'_, D>,
         routers: &mut Routers<'_, D>,
         input: Tensor<D>,
-    ) -> Result<(Tensor<D>, Option<Saved<D>>), D::Error> {
+    ) -> Result<Output<D>, D::Error> {
         let (normed, mut input_norm) = self.input_layernorm.normed(pass, input.view())?;
         let mut middle = copy(pass, &input)?;
         let attention = self.attention.forward(pass, &Operand::of(normed.view()), middle.view_mut())?;

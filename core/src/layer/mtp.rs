@@ -39,6 +39,9 @@ pub struct Saved<D: Kernels> {
     norm: rmsnorm::Saved<D>,
 }
 
+/// The output, `[t, d]`, and in training the saved activations.
+type Output<D> = (Tensor<D>, Option<Saved<D>>);
+
 impl Mtp {
     /// Declares the module in layer `prefix`, in an open group.
     pub fn declare(layout: &mut Layout, prefix: &str, config: &ModelConfig, experts: Option<usize>) -> Self {
@@ -66,7 +69,7 @@ impl Mtp {
         embedding: &Embedding,
         tokens: View<'_, D>,
         hidden: View<'_, D>,
-    ) -> Result<(Tensor<D>, Option<Saved<D>>), D::Error> {
+    ) -> Result<Output<D>, D::Error> {
         let (t, d) = (hidden.rows(), hidden.cols());
         let embedded = embedding.forward(pass, tokens)?;
         let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
