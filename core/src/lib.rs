@@ -8,7 +8,7 @@
 //!   that are a function of a seed, a name and a place.
 //! - [`tensor`]: buffers with a shape, and matrix views that cannot leave their buffer.
 //! - [`fp8`]: eight-bit codes, the tiles that share a scale, and the recipe of mixed precision.
-//! - [`device`]: the ladder. A device has memory and order; *primitives* are the eighteen kernels that a driver must
+//! - [`device`]: the ladder. A device has memory and order; *primitives* are the fourteen kernels that a driver must
 //!   write; *fused* kernels have default bodies in primitives, for a driver to override. A kernel is handed a call that
 //!   was checked when it was made. [`device::Host`] is the scalar reference, [`device::Dry`] only counts,
 //!   [`device::Trace`] and [`device::Fault`] wrap another device.

@@ -1,6 +1,6 @@
 //! The device ladder: memory, then primitive kernels, then fused ones.
 //!
-//! [`Device`] is memory and order, no maths. [`Primitives`] are the kernels a driver must write: eighteen, each small.
+//! [`Device`] is memory and order, no maths. [`Primitives`] are the kernels a driver must write: fourteen, each small.
 //! [`Kernels`] are the fused ones; each has a default body written in primitives, so `impl Kernels for MyDevice {}`
 //! trains a model, and a driver then overrides, one kernel at a time, whatever is slow.
 //!

@@ -171,11 +171,11 @@ fn shapes() -> impl Strategy<Value = (Heads, usize)> {
 /// [`Attention`]: documents, sequences, and starts that must be clamped.
 pub fn attention<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let strategy = (Draw::any(options.dtypes(device)), shapes());
-    sweep(device, options.cases, strategy.prop_map(|(d, (heads, sequences))| AttentionCase { d, heads, sequences }))
+    sweep(device, options, strategy.prop_map(|(d, (heads, sequences))| AttentionCase { d, heads, sequences }))
 }
 
 /// [`AttentionGrad`], from the host's forward results.
 pub fn attention_grad<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let strategy = (Draw::any(options.dtypes(device)), shapes());
-    sweep(device, options.cases, strategy.prop_map(|(d, (heads, sequences))| AttentionGradCase { d, heads, sequences }))
+    sweep(device, options, strategy.prop_map(|(d, (heads, sequences))| AttentionGradCase { d, heads, sequences }))
 }

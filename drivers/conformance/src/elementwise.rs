@@ -58,7 +58,7 @@ fn fills(to: Vec<DType>) -> impl Strategy<Value = FillCase> {
 
 /// [`Fill`] of every type, also by numbers beside its ties: bit for bit.
 pub fn fill<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    sweep(device, options.cases, fills(with_integers(options.dtypes(device))))
+    sweep(device, options, fills(with_integers(options.dtypes(device))))
 }
 
 case!(CastCase, "cast", { from: DType, to: DType, rows: usize, cols: usize, ties: bool }, |self| 1,
@@ -101,13 +101,14 @@ fn with_integers(mut dtypes: Vec<DType>) -> Vec<DType> {
 
 /// [`Cast`] from every type to every other, also of numbers beside ties: bit for bit, ties to even.
 pub fn cast<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    sweep(device, options.cases, casts(with_integers(options.dtypes(device))))
+    sweep(device, options, casts(with_integers(options.dtypes(device))))
 }
 
 /// [`Cast`] and [`Fill`] between all types of numbers, those among them that a device may leave out: bit for bit.
 pub(crate) fn conversions<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    let casts = sweep(device, 2 * options.cases, casts(NUMBERS.to_vec()))?;
-    let fills = sweep(device, options.cases, fills(NUMBERS.to_vec()))?;
+    let twice = Options { cases: 2 * options.cases, ..options.clone() };
+    let casts = sweep(device, &twice, casts(NUMBERS.to_vec()))?;
+    let fills = sweep(device, options, fills(NUMBERS.to_vec()))?;
     let unsupported = casts.unsupported + fills.unsupported;
     Ok(Outcome { name: "conversions", cases: casts.cases + fills.cases, unsupported })
 }

@@ -58,7 +58,7 @@ pub fn gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Fa
         let (n, k) = if form == Form::Nt { (part * parts, other) } else { (other, part * parts) };
         GemmCase { d, form, m, n, k, part, accumulate }
     });
-    sweep(device, options.cases, cases)
+    sweep(device, options, cases)
 }
 
 /// Types that a product of codes is stored in.
@@ -116,5 +116,5 @@ pub fn grouped_gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Out
         Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1 },
         _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part },
     });
-    sweep(device, options.cases, cases)
+    sweep(device, options, cases)
 }

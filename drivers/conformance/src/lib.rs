@@ -38,7 +38,7 @@
 //! # Types
 //!
 //! A device must compute in F32. Where it reports a case in another type as unsupported, the case is counted in
-//! [`Outcome::unsupported`] and not held against it.
+//! [`Outcome::unsupported`] and not held against it. The same holds for FP8 if the driver says so by [`Options::fp8`].
 
 mod attention;
 mod case;
@@ -87,11 +87,14 @@ pub struct Options {
     pub cases: u32,
     /// Types of activations. F64 is left out on devices that do not compute in it.
     pub dtypes: Vec<DType>,
+    /// FP8 is required. A driver that declines FP8 runs the suite with `false`: cases with FP8 codes that it reports as
+    /// unsupported are then counted in [`Outcome::unsupported`]; those that it does not must pass.
+    pub fp8: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cases: 32, dtypes: vec![DType::F32, DType::BF16, DType::F64] }
+        Self { cases: 32, dtypes: vec![DType::F32, DType::BF16, DType::F64], fp8: true }
     }
 }
 

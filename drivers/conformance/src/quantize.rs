@@ -197,7 +197,7 @@ pub fn quantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Fa
     let strategy = (Draw::any(options.dtypes(device)), scaled(), any::<bool>());
     sweep(
         device,
-        options.cases,
+        options,
         strategy.prop_map(|(d, (format, (tiling, rows, cols)), power_of_two)| QuantizeCase {
             d,
             format,
@@ -214,7 +214,7 @@ pub fn dequantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, 
     let strategy = (Draw::any(options.dtypes(device)), scaled());
     sweep(
         device,
-        options.cases,
+        options,
         strategy.prop_map(|(d, (format, (tiling, rows, cols)))| DequantizeCase { d, format, tiling, rows, cols }),
     )
 }
@@ -242,5 +242,5 @@ pub fn requantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, 
         };
         RequantizeCase { d, from: (format, from), to: (to, tiling), rows, cols, power_of_two }
     });
-    sweep(device, options.cases, cases)
+    sweep(device, options, cases)
 }

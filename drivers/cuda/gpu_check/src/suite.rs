@@ -53,7 +53,7 @@ fn suite<D: Watch>(device: &D, arguments: &Arguments) -> Result<()> {
     if let Err(error) = device.warm_up() {
         say!("not all kernels are ready: {error}");
     }
-    let options = Options { cases: arguments.cases, dtypes: vec![DType::F32, DType::BF16] };
+    let options = Options { cases: arguments.cases, dtypes: vec![DType::F32, DType::BF16], ..Options::default() };
     say!("suite on {}, {} cases a kernel", device.capabilities().name, arguments.cases);
     let (mut failed, mut run) = (Vec::new(), 0);
     let start = Instant::now();
