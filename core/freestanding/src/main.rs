@@ -18,8 +18,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Device, Host};
-use fathom_core::precision::Precision;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 
 const ARENA_BYTES: usize = 64 << 20;
 
