@@ -16,7 +16,7 @@ use fathom_core::layer::moe::{BalanceLoss, LoadCount, Moe, RouterState, Routers}
 use fathom_core::layer::mtp::Mtp;
 use fathom_core::layer::operand::Operand;
 use fathom_core::layer::rmsnorm::RmsNorm;
-use fathom_core::layer::{Pass, Sequences, rope};
+use fathom_core::layer::{Pass, Phase, Sequences, rope};
 use fathom_core::precision::Precision;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
@@ -90,6 +90,7 @@ impl Bench {
             rope: &self.rope,
             precision: self.precision,
             training: true,
+            phase: Phase::Prefill,
         }
     }
 

@@ -31,4 +31,4 @@ pub mod rmsnorm;
 pub mod rope;
 
 #[cfg(feature = "alloc")]
-pub use pass::{Pass, Sequences};
+pub use pass::{Pass, Phase, Sequences};

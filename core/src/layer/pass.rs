@@ -16,6 +16,19 @@ pub struct Sequences<D: Device> {
     pub starts: Tensor<D>,
 }
 
+/// Which products a pass runs: a token's phase is a rule of its position, never of the batch it comes in.
+///
+/// Prompt tokens are prefilled and generated tokens are decoded, also where they are computed again. The phases add up
+/// sums in different orders, so a token that changed its phase would change its last bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Many tokens at once, in training and over a prompt: GEMMs, and attention with the keys and values of all heads.
+    #[default]
+    Prefill,
+    /// A few tokens of each sequence: products that read each weight once, and attention over the latent itself.
+    Decode,
+}
+
 /// A pass over a micro-batch.
 pub struct Pass<'a, D: Kernels> {
     /// Where it runs.
@@ -32,6 +45,8 @@ pub struct Pass<'a, D: Kernels> {
     pub precision: Precision,
     /// A backward pass will follow: keep what it needs as the policy says.
     pub training: bool,
+    /// Which products run.
+    pub phase: Phase,
 }
 
 impl<D: Kernels> Pass<'_, D> {

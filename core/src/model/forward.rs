@@ -8,7 +8,7 @@ use crate::DType;
 use crate::device::{IGNORE, Kernels};
 use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 use crate::layer::moe::{LoadCount, Routers};
-use crate::layer::{Pass, Sequences, block, mtp, rmsnorm, rope};
+use crate::layer::{Pass, Phase, Sequences, block, mtp, rmsnorm, rope};
 use crate::tensor::Tensor;
 use crate::weights::Copies;
 
@@ -181,6 +181,7 @@ impl<D: Kernels> Model<D> {
             rope: &inputs.rope,
             precision: self.precision,
             training,
+            phase: Phase::Prefill,
         }
     }
 
