@@ -1,6 +1,6 @@
 //! A run that is killed and resumed equals the undisturbed run, bit for bit in weights, moments and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -158,6 +158,19 @@ fn a_mix_of_sources_goes_on_where_it_was_and_tells_their_losses_apart() {
     assert!(said.contains("160 sequences") && said.contains("epochs"), "{said}");
 }
 
+/// Steps of the checkpoints in a run's folder.
+fn steps(output: &Path) -> BTreeSet<u64> {
+    let names = std::fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name());
+    let step = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    names.filter_map(step).collect()
+}
+
+/// Steps and values of the validation losses of a run.
+fn measured(output: &Path) -> Vec<(u64, f64)> {
+    let loss = |row: &serde_json::Value| Some((row["step"].as_u64()?, row["validation_loss"].as_f64()?));
+    metrics(output).iter().filter_map(loss).collect()
+}
+
 fn wait_for_step(child: &mut Child, output: &Path, step: usize) {
     let start = Instant::now();
     while metrics(output).len() < step {
@@ -224,7 +237,7 @@ fn ctrl_c_finishes_the_step_and_saves() {
 fn the_best_checkpoint_is_kept_through_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let data = prepare(folder.path());
-    let sets = ["checkpoint.keep=1", "checkpoint.keep_best=true", "checkpoint.keep_every=15", "schedule.lr=0.03"];
+    let sets = ["checkpoint.keep=1", "checkpoint.keep_best=always", "checkpoint.keep_every=15", "schedule.lr=0.03"];
     let run = |output: &Path, steps: usize| {
         let mut command = train(&data, output, steps, 9);
         for set in sets {
@@ -232,23 +245,16 @@ fn the_best_checkpoint_is_kept_through_resumes() {
         }
         command
     };
-    let steps = |output: &Path| {
-        let names = std::fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name());
-        let step = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-        names.filter_map(step).collect::<std::collections::BTreeSet<u64>>()
-    };
     let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
     let said = succeeds(&mut run(&whole, STEPS)).stderr;
     let said = String::from_utf8_lossy(&said).into_owned();
-    let measured = |output: &Path| -> Vec<(u64, f64)> {
-        let loss = |row: &serde_json::Value| Some((row["step"].as_u64()?, row["validation_loss"].as_f64()?));
-        metrics(output).iter().filter_map(loss).collect()
-    };
     let losses = measured(&whole);
     assert_eq!(losses.len(), 5, "every seventh of forty steps");
     let (best, loss) = *losses.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    let end = format!("lowest validation loss: {loss:.4} at step {best}; checkpoint {}", whole.display());
+    let end = format!("best checkpoint: {}/step-{best:08}, validation loss {loss:.4}\n", whole.display());
     assert!(said.contains(&end), "{end}\n{said}");
+    let page = std::fs::read_to_string(whole.join("report.html")).unwrap();
+    assert!(page.contains(&format!("complete; the best: validation loss {loss:.4}")) && page.contains("\"ring\":["));
     assert!(said.contains("(best "), "the progress line names it: {said}");
     let expected = [best, 15, 30, STEPS as u64].into_iter().collect();
     assert_eq!(steps(&whole), expected);
@@ -261,4 +267,51 @@ fn the_best_checkpoint_is_kept_through_resumes() {
     let refused = run(&folder.path().join("x"), 3).args(["--set", "train.eval_every=0"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("checkpoint.keep_best"));
+}
+
+#[test]
+fn rotation_spares_the_best_checkpoint_and_writes_none_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    // The learning rate makes the loss rise again after a while.
+    let run = |output: &Path, count: usize, more: &[&str]| {
+        let mut command = train(&data, output, count, 5);
+        for set in ["checkpoint.keep=1", "schedule.lr=0.03"].iter().chain(more) {
+            command.arg("--set").arg(set);
+        }
+        command
+    };
+    let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
+    let said = String::from_utf8(succeeds(&mut run(&whole, STEPS, &[])).stderr).unwrap();
+    // A checkpoint every fifth step, a loss every seventh: the loss of checkpoint 10 is that of step 7.
+    let losses = measured(&whole);
+    let of = |(step, loss): &(u64, f64)| (step.div_ceil(5) * 5, *step, *loss);
+    let (best, at, loss) = losses.iter().map(of).min_by(|a, b| a.2.total_cmp(&b.2)).unwrap();
+    assert!(best < STEPS as u64, "the last one would be kept anyway: {losses:?}");
+    let measured_at = if at == best { String::new() } else { format!(", measured at step {at}") };
+    let end = format!("best checkpoint: {}/step-{best:08}, validation loss {loss:.4}{measured_at}\n", whole.display());
+    assert!(said.contains(&end), "{end}\n{said}");
+    let expected: BTreeSet<u64> = [best, STEPS as u64].into();
+    assert_eq!(steps(&whole), expected);
+
+    // Stopped at a checkpoint that is not the best, and gone on.
+    let half = (best as usize + 5).min(STEPS - 5);
+    succeeds(&mut run(&halves, half, &[]));
+    assert_eq!(steps(&halves), [best, half as u64].into());
+    let resumed = succeeds(run(&halves, STEPS, &[]).arg("--resume"));
+    let end = end.replace("whole", "halves");
+    assert!(String::from_utf8_lossy(&resumed.stderr).contains(&end), "{end}");
+    assert_eq!((measured(&halves), steps(&halves)), (losses, expected));
+    assert_same("the best kept, stopped and gone on", &whole, &halves);
+
+    // `false` is `none`: the best goes like any other.
+    let none = folder.path().join("none");
+    let said = String::from_utf8(succeeds(&mut run(&none, STEPS, &["checkpoint.keep_best=false"])).stderr).unwrap();
+    assert_eq!(steps(&none), [STEPS as u64].into());
+    assert!(said.contains(&format!("lowest validation loss: {loss:.4} at step {at} (no checkpoint there")), "{said}");
+    // Without validation losses there is no best one, and nothing is refused.
+    let blind = folder.path().join("blind");
+    let said = String::from_utf8(succeeds(&mut run(&blind, 6, &["train.eval_every=0"])).stderr).unwrap();
+    assert_eq!(steps(&blind), [6].into());
+    assert!(!said.contains("best checkpoint"), "{said}");
 }

@@ -203,6 +203,7 @@ fn show<D: Kernels>(device: &D, outcome: &Outcome, curve: &str, folder: &Path, s
         let known = NANOGPT.map(|(machine, loss)| format!("{loss} after about 3 minutes on {machine}"));
         eprintln!("nanoGPT's README, same text and split, nats per character: {}", known.join("; "));
     }
+    eprint!("{}", outcome.best_lines(folder));
     eprint!("{curve}");
     eprintln!("\n4. Let it write");
     let session = Session::load(device, &outcome.checkpoint)?;

@@ -25,5 +25,5 @@ pub use commit::{Draft, Keep, clean};
 pub use error::CheckpointError;
 pub use locate::{Found, Located, latest, list, locate, survey};
 pub use manifest::{FileEntry, MANIFEST, Manifest};
-pub use state::{Best, State, load_average, load_trainer, save_trainer};
+pub use state::{Best, BestCheckpoint, State, best, load_average, load_trainer, save_trainer};
 pub use store::{Disk, Store};

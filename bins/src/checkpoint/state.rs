@@ -1,6 +1,7 @@
 //! The state of training beside the model (`trainer/` in a checkpoint): moments, EMA, counters, data position.
 
 use super::error::CheckpointError;
+use super::locate::list;
 use super::manifest::Manifest;
 use crate::hf::names::AVERAGE;
 use crate::hf::safetensors::{ElementType, TensorFile, TensorSpec};
@@ -39,9 +40,12 @@ pub struct State {
     /// Updates of the moving average of the weights; 0 where none is kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ema_updates: u64,
-    /// The checkpoint with the lowest validation loss so far, where `checkpoint.keep_best` is set.
+    /// The lowest validation loss measured so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// The checkpoint with the lowest validation loss so far, this one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_checkpoint: Option<BestCheckpoint>,
     /// `train.seed`.
     pub seed: u64,
     /// Seconds of training.
@@ -58,15 +62,38 @@ pub struct State {
 pub struct Best {
     /// Steps taken when it was measured.
     pub step: u64,
-    /// The loss, nats.
+    /// The loss, nats per token.
+    pub validation_loss: f64,
+}
+
+/// A checkpoint and its validation loss: the last one measured up to its step, and after the checkpoint before it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestCheckpoint {
+    /// Steps taken when it was written.
+    pub step: u64,
+    /// Steps taken when its loss was measured.
+    pub measured_at: u64,
+    /// The loss, nats per token.
     pub validation_loss: f64,
 }
 
 impl State {
     /// A state with these counters.
     pub fn new(step: u64, tokens: u64, seed: u64, seconds: f64, cursor: Cursor) -> Self {
-        let (settings, optimizer_step, ema_updates, best) = (BTreeMap::new(), step, 0, None);
-        Self { version: VERSION, step, tokens, optimizer_step, ema_updates, best, seed, seconds, cursor, settings }
+        Self {
+            version: VERSION,
+            step,
+            tokens,
+            optimizer_step: step,
+            ema_updates: 0,
+            best: None,
+            best_checkpoint: None,
+            seed,
+            seconds,
+            cursor,
+            settings: BTreeMap::new(),
+        }
     }
 
     /// Reads the counters of the checkpoint in `folder`.
@@ -100,6 +127,22 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The checkpoint with the lowest validation loss of the run in `root`, by what its newest complete checkpoint says;
+/// `None` where it was removed.
+///
+/// # Errors
+/// [`HfError::Io`], [`HfError::Json`].
+pub fn best(root: &Path) -> Result<Option<BestCheckpoint>, CheckpointError> {
+    let complete = list(root)?;
+    let Some((_, newest)) = complete.first() else { return Ok(None) };
+    let State { best, best_checkpoint, .. } = State::read(newest)?;
+    // A state that names no checkpoint still names the step, at which there may be one.
+    let at =
+        |best: Best| BestCheckpoint { step: best.step, measured_at: best.step, validation_loss: best.validation_loss };
+    let best = best_checkpoint.or(best.map(at));
+    Ok(best.filter(|best| complete.iter().any(|(step, _)| *step == best.step)))
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -155,20 +155,7 @@ fn summary(outcome: &Outcome, output: &Path) {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));
         eprintln!("validation: loss {:.4}, perplexity {:.3}{bits} over {} tokens", v.loss, v.perplexity, v.tokens);
     }
-    if let Some(best) = &outcome.best {
-        let (loss, step) = (best.validation_loss, best.step);
-        match &outcome.best_checkpoint {
-            Some(folder) => {
-                eprintln!("lowest validation loss: {loss:.4} at step {step}; checkpoint {}", folder.display())
-            }
-            None if step < outcome.step => {
-                eprintln!(
-                    "lowest validation loss: {loss:.4} at step {step} (checkpoint.keep_best=true keeps its checkpoint)"
-                );
-            }
-            None => {}
-        }
-    }
+    eprint!("{}", outcome.best_lines(output));
     eprintln!("curves: {}", output.join(PAGE).display());
     if outcome.interrupted {
         let (train, output) = (cli::program("train"), cli::quoted(output));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, BestCheckpoint};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluated;
 use crate::run::metrics::{FILE, StepMetrics};
@@ -103,11 +103,14 @@ impl Observer for Report {
 fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&Evaluated>) -> Page {
     let h = history;
     let by_source = h.loss_by_source.iter().enumerate().map(|(i, (name, series))| Line::new(name, i + 1, series));
-    let loss = vec![
-        Line::new("training", 0, &h.loss),
-        Line::new("validation", 1, &h.validation).with_dots(),
-        Line::new("MTP", 2, &h.mtp_loss),
-    ];
+    // What cannot be read of the checkpoints is said in their table.
+    let best = checkpoint::best(folder).unwrap_or_default();
+    let validation = Line::new("validation", 1, &h.validation).with_dots();
+    let validation = match &best {
+        Some(best) => validation.with_ring(best.measured_at, best.validation_loss),
+        None => validation,
+    };
+    let loss = vec![Line::new("training", 0, &h.loss), validation, Line::new("MTP", 2, &h.mtp_loss)];
     let layers = h.violation_by_layer.iter().enumerate();
     let layers = layers.map(|(i, series)| Line::new(format!("layer {}", i + first_layer), i, series));
     let charts = vec![
@@ -153,12 +156,12 @@ fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&
         axis: Axis::Steps,
         charts,
         load: h.expert_load.as_ref().map(|(step, load)| Load::new(*step, first_layer, load)),
-        sections: sections(folder, h),
+        sections: sections(folder, h, best),
     }
 }
 
 /// Samples, checkpoints and settings.
-fn sections(folder: &Path, history: &History) -> String {
+fn sections(folder: &Path, history: &History, best: Option<BestCheckpoint>) -> String {
     let mut out = String::new();
     let newest = history.samples.last().map(|(step, _)| *step);
     if newest.is_some() {
@@ -172,7 +175,10 @@ fn sections(folder: &Path, history: &History) -> String {
     let found = checkpoint::survey(folder).unwrap_or_default();
     if !found.is_empty() {
         let row = |found: &checkpoint::Found| {
-            let state = found.damage.as_ref().map_or("complete".into(), ToString::to_string);
+            let mut state = found.damage.as_ref().map_or("complete".into(), ToString::to_string);
+            if let Some(best) = best.filter(|best| best.step == found.step) {
+                state += &format!("; the best: validation loss {:.4}", best.validation_loss);
+            }
             let name = found.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             vec![name, state, grouped(found.step)]
         };

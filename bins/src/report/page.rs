@@ -18,6 +18,9 @@ pub struct Line {
     points: Vec<Vec<f64>>,
     /// Draws a dot at every point, for metrics with few of them.
     dots: bool,
+    /// A point `[step, tokens, value]` with a ring around it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring: Option<[f64; 3]>,
 }
 
 impl Line {
@@ -30,13 +33,21 @@ impl Line {
             }
             values
         };
-        Self { name: name.into(), color, points: series.points().iter().map(point).collect(), dots: false }
+        Self { name: name.into(), color, points: series.points().iter().map(point).collect(), dots: false, ring: None }
     }
 
     /// With a dot at every point, as long as they can be told apart.
     #[must_use]
     pub fn with_dots(mut self) -> Self {
         self.dots = self.points.len() <= 100;
+        self
+    }
+
+    /// With a ring around `value` at the point that holds `step`, if there is such a point.
+    #[must_use]
+    pub fn with_ring(mut self, step: u64, value: f64) -> Self {
+        let point = self.points.iter().find(|point| point[0] >= step as f64);
+        self.ring = point.map(|point| [point[0], point[1], rounded(value)]);
         self
     }
 }

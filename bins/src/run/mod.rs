@@ -22,12 +22,12 @@ use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Ema, Hyperparameters, StepReport, Trainer};
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
-use crate::checkpoint::{self, Best, Disk, Draft, Keep, State};
+use crate::checkpoint::{self, Best, BestCheckpoint, Disk, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::generate::{self, Sampling};
 use crate::hf;
-use crate::settings::Settings;
+use crate::settings::{KeepBest, Settings};
 use metrics::{Metrics, StepMetrics};
 use progress::Progress;
 
@@ -51,8 +51,32 @@ pub struct Outcome {
     pub validation: Option<Evaluated>,
     /// The lowest validation loss that was measured on the way, where there is a validation set.
     pub best: Option<Best>,
-    /// The checkpoint of `best`, where `checkpoint.keep_best` kept it.
-    pub best_checkpoint: Option<PathBuf>,
+    /// The checkpoint with the lowest validation loss, where it is still there.
+    pub best_checkpoint: Option<BestCheckpoint>,
+}
+
+impl Outcome {
+    /// Lines for the user that name the best checkpoint in `output` and the lowest validation loss; empty without a
+    /// validation set.
+    pub fn best_lines(&self, output: &Path) -> String {
+        let at = |measured: u64, step: u64| match measured == step {
+            true => String::new(),
+            false => format!(", measured at step {measured}"),
+        };
+        let mut lines = self.best_checkpoint.map_or(String::new(), |best| {
+            let folder = output.join(checkpoint::commit::name(best.step));
+            let at = at(best.measured_at, best.step);
+            format!("best checkpoint: {}, validation loss {:.4}{at}\n", folder.display(), best.validation_loss)
+        });
+        let saved = self.best_checkpoint.map(|best| best.measured_at);
+        if let Some(best) = self.best.filter(|best| saved != Some(best.step)) {
+            lines += &format!(
+                "lowest validation loss: {:.4} at step {} (no checkpoint there; checkpoint.keep_best=always keeps one)\n",
+                best.validation_loss, best.step
+            );
+        }
+        lines
+    }
 }
 
 /// An event of a run, for its [`Observer`].
@@ -91,6 +115,8 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     output: PathBuf,
     metrics: Metrics,
     state: State,
+    /// The last validation loss since the newest checkpoint.
+    measured: Option<Best>,
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
@@ -143,9 +169,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
         };
         state.settings = matter;
-        if settings.checkpoint.keep_best && kept(output, state.best)?.is_none() {
-            state.best = None;
-        }
+        state.best_checkpoint = checkpoint::best(output)?;
         let validation = data::validation(&settings)?;
         if validation.is_none() && settings.train.eval_every > 0 {
             eprintln!(
@@ -170,6 +194,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             tokenizer,
             metrics,
             state,
+            measured: None,
             settings,
             _lock: lock,
         })
@@ -214,26 +239,24 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let mut metrics = self.one_step(&mut batch)?;
             let last = self.state.step == self.steps;
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
-            let before = self.state.best;
+            let mut improved = false;
             if due(self.settings.train.eval_every, self.state.step) {
                 measured = self.validate(self.settings.train.eval_tokens)?;
                 metrics.validation_loss = measured.map(|v| v.loss);
-                self.note_best(metrics.validation_loss);
+                improved = self.note(metrics.validation_loss);
             }
             let keep = &self.settings.checkpoint;
-            let improved = keep.keep_best && self.state.best != before;
+            let keep_best = keep.keep_best;
+            improved &= keep_best == KeepBest::Always;
             let save = due(keep.every_steps, self.state.step) || due(keep.keep_every, self.state.step) || improved;
             if due(self.settings.train.sample_every, self.state.step) {
                 metrics.sample = self.sample(stop)?;
             }
             self.metrics.write(&metrics)?;
-            progress.step(&metrics, self.state.best.filter(|_| self.settings.checkpoint.keep_best));
+            progress.step(&metrics, self.state.best.filter(|_| keep_best != KeepBest::None));
             progress.messages(&observer.observe(Event::Step(&metrics)));
             if save && !last {
-                let saved = self.try_save(&mut progress)?;
-                if improved && !saved {
-                    self.state.best = before;
-                }
+                self.try_save(&mut progress)?;
                 progress.messages(&observer.observe(Event::Saved));
             }
         }
@@ -249,15 +272,30 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         progress.messages(&observer.observe(Event::Finished(validation.as_ref())));
         let State { step, tokens, best, .. } = self.state;
-        let best_checkpoint = if self.settings.checkpoint.keep_best { kept(&self.output, best)? } else { None };
+        let best_checkpoint = checkpoint::best(&self.output)?;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation, best, best_checkpoint })
     }
 
-    fn note_best(&mut self, measured: Option<f64>) {
-        let lower = |loss: &f64| self.state.best.is_none_or(|best| *loss < best.validation_loss);
-        if let Some(validation_loss) = measured.filter(lower) {
-            self.state.best = Some(Best { step: self.state.step, validation_loss });
+    /// Notes a validation loss. Returns whether it is below that of every checkpoint so far.
+    fn note(&mut self, measured: Option<f64>) -> bool {
+        let Some(validation_loss) = measured.filter(|loss| loss.is_finite()) else { return false };
+        let measured = Best { step: self.state.step, validation_loss };
+        if self.state.best.is_none_or(|best| validation_loss < best.validation_loss) {
+            self.state.best = Some(measured);
         }
+        self.measured = Some(measured);
+        self.state.best_checkpoint.is_none_or(|best| validation_loss < best.validation_loss)
+    }
+
+    /// The best checkpoint once one of the present step is written.
+    fn best_checkpoint(&self) -> Option<BestCheckpoint> {
+        let before = self.state.best_checkpoint;
+        let lower = |new: &Best| before.is_none_or(|best| new.validation_loss < best.validation_loss);
+        let Best { step: measured_at, validation_loss } = match self.measured.filter(lower) {
+            Some(measured) => measured,
+            None => return before,
+        };
+        Some(BestCheckpoint { step: self.state.step, measured_at, validation_loss })
     }
 
     fn one_step(&mut self, batch: &mut fathom_dataprep::TokenBatch) -> Result<StepMetrics> {
@@ -362,22 +400,24 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         self.metrics.sync()?;
         let settings = &self.settings.checkpoint;
+        let mut state = self.state.clone();
+        state.best_checkpoint = self.best_checkpoint();
         let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
         let (format, tokenizer) = (settings.format, self.tokenizer.as_ref());
         hf::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
-        checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &self.state)?;
-        let best = self.state.best.filter(|_| settings.keep_best).map(|best| best.step);
+        checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &state)?;
+        let best = state.best_checkpoint.filter(|_| settings.keep_best != KeepBest::None).map(|best| best.step);
         let folder = draft.commit(Keep { newest: settings.keep, best, every: settings.keep_every })?;
+        (self.state, self.measured) = (state, None);
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)
     }
 
-    /// Saves, and returns whether that succeeded. A failure is reported and forgiven until there were too many in a
-    /// row.
-    fn try_save(&mut self, progress: &mut Progress) -> Result<bool> {
+    /// Saves. A failure is reported and forgiven until there were too many in a row.
+    fn try_save(&mut self, progress: &mut Progress) -> Result<()> {
         let Err(error) = self.save() else {
             self.failed_saves = 0;
-            return Ok(true);
+            return Ok(());
         };
         self.failed_saves += 1;
         if self.failed_saves >= FAILED_SAVES {
@@ -389,14 +429,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
              {error}",
             self.state.step, self.failed_saves
         ));
-        Ok(false)
+        Ok(())
     }
-}
-
-/// The folder of the best checkpoint, if it is there and complete.
-fn kept(output: &Path, best: Option<Best>) -> Result<Option<PathBuf>> {
-    let Some(best) = best else { return Ok(None) };
-    Ok(checkpoint::list(output)?.into_iter().find(|(step, _)| *step == best.step).map(|(_, folder)| folder))
 }
 
 /// Keeps a second run out of `output` for as long as the file is open.

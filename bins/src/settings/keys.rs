@@ -21,6 +21,8 @@ pub enum Kind {
     Path,
     /// One of a few words.
     Choice(&'static [&'static str]),
+    /// One of a few words. `false` stands for the first, `true` for the last.
+    Switch(&'static [&'static str]),
     /// A list of texts; a single text is a list of one.
     List,
     /// A finite number that is not negative, or `false`.
@@ -38,7 +40,7 @@ impl Kind {
             Kind::Number => "a number, 0 or more".into(),
             Kind::Text => "a text".into(),
             Kind::Path => "a path".into(),
-            Kind::Choice(words) => format!("one of {}", words.join(", ")),
+            Kind::Choice(words) | Kind::Switch(words) => format!("one of {}", words.join(", ")),
             Kind::List => "a list of texts".into(),
             Kind::Limit => "a number, 0 or more, or false to turn the rule off".into(),
             Kind::CountLimit => "a whole number, 0 or more, or false to turn the rule off".into(),
@@ -78,7 +80,7 @@ impl Key {
             return None;
         }
         match self.kind {
-            Kind::Text | Kind::Path | Kind::Choice(_) => Some(Value::String(self.default.into())),
+            Kind::Text | Kind::Path | Kind::Choice(_) | Kind::Switch(_) => Some(Value::String(self.default.into())),
             kind => {
                 let value = toml::from_str::<toml::Table>(&format!("v = {}", self.default)).ok()?.remove("v")?;
                 match (kind, value) {
@@ -90,7 +92,7 @@ impl Key {
     }
 }
 
-use Kind::{Choice, Count, CountLimit, Flag, Limit, List, Number, Path, Text};
+use Kind::{Choice, Count, CountLimit, Flag, Limit, List, Number, Path, Switch, Text};
 
 /// Every key but `model.*`'s fields, in the order they are written.
 pub const KEYS: &[Key] = &[
@@ -379,7 +381,13 @@ pub const KEYS: &[Key] = &[
     // checkpoint
     key("checkpoint.every_steps", Count, "500", "steps between checkpoints; 0 = only the last"),
     key("checkpoint.keep", Count, "2", "newest checkpoints to keep, at least 1"),
-    key("checkpoint.keep_best", Flag, "false", "also write and keep the checkpoint with the lowest validation loss"),
+    key(
+        "checkpoint.keep_best",
+        Switch(&["none", "saved", "always"]),
+        "saved",
+        "keep the checkpoint with the lowest validation loss; always (or true) also writes one at each improvement, none \
+         (or false) keeps none",
+    ),
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
@@ -463,7 +471,7 @@ pub fn table(sections: &[&str]) -> String {
     let width = KEYS.iter().filter(shown).map(|key| key.name.len()).max().unwrap_or(0).max(28);
     let line = |key: &Key| {
         let choices = match key.kind {
-            Kind::Choice(words) => format!(": {}", words.join(", ")),
+            Kind::Choice(words) | Kind::Switch(words) => format!(": {}", words.join(", ")),
             _ => String::new(),
         };
         let default = if key.default.is_empty() { String::new() } else { format!(" [{}]", key.default) };
@@ -531,7 +539,7 @@ mod tests {
                 Kind::Limit | Kind::CountLimit => {
                     value.is_integer() || value.is_float() || value == Value::Boolean(false)
                 }
-                Kind::Choice(words) => value.as_str().is_some_and(|word| words.contains(&word)),
+                Kind::Choice(words) | Kind::Switch(words) => value.as_str().is_some_and(|word| words.contains(&word)),
                 Kind::Text | Kind::Path => value.is_str(),
                 Kind::List => false,
             };

@@ -105,6 +105,18 @@ pub struct Train {
     pub tensorboard: bool,
 }
 
+/// Whether the checkpoint with the lowest validation loss outlives rotation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepBest {
+    /// Rotation may remove it.
+    None,
+    /// Rotation never removes it. No checkpoint is written for it.
+    #[default]
+    Saved,
+    /// A checkpoint is also written whenever the validation loss falls below that of every checkpoint.
+    Always,
+}
+
 /// `checkpoint.*`
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -112,8 +124,8 @@ pub struct Checkpoint {
     pub every_steps: u64,
     /// Newest checkpoints that are kept.
     pub keep: usize,
-    /// Keep the checkpoint with the lowest validation loss too.
-    pub keep_best: bool,
+    /// What becomes of the checkpoint with the lowest validation loss.
+    pub keep_best: KeepBest,
     /// Also keep the checkpoints of steps that are a multiple of this; 0 for none.
     pub keep_every: u64,
     /// Number format of the model's files.
@@ -171,7 +183,7 @@ impl Settings {
             source,
         };
         settings.schedule()?;
-        if settings.checkpoint.keep_best && settings.train.eval_every == 0 {
+        if settings.checkpoint.keep_best == KeepBest::Always && settings.train.eval_every == 0 {
             let problem = "needs a validation loss to compare: set train.eval_every above 0";
             return Err(settings.reject("checkpoint.keep_best", problem));
         }
@@ -368,7 +380,11 @@ impl Checkpoint {
         Ok(Checkpoint {
             every_steps: reader.count("checkpoint.every_steps"),
             keep: reader.size("checkpoint.keep", SANE)?,
-            keep_best: reader.flag("checkpoint.keep_best"),
+            keep_best: match reader.word("checkpoint.keep_best").as_str() {
+                "none" => KeepBest::None,
+                "always" => KeepBest::Always,
+                _ => KeepBest::Saved,
+            },
             keep_every: reader.count("checkpoint.keep_every"),
             format: Format::from_name(&reader.word("checkpoint.format")).unwrap_or(Format::F32),
             shard_bytes: reader.size("checkpoint.shard_bytes", usize::MAX)? as u64,

@@ -145,6 +145,7 @@ impl Source {
     /// Stores a value under a known key, or inside the table of a model field (`model.rope_scaling.factor`).
     fn insert(&mut self, key: &str, value: Value, place: Place) -> Result<(), SettingsError> {
         if let Some(found) = keys::find(key) {
+            let value = in_words(found.kind, value);
             check_type(key, found.kind, &value, &place)?;
             self.displace(key, &place);
             self.entries.insert(key.into(), Entry { value, place });
@@ -187,13 +188,21 @@ fn is_key(key: &str) -> bool {
     keys::names().any(|name| name == key)
 }
 
+/// The word that `true` or `false` stands for in a [`Kind::Switch`]; every other value as it is.
+fn in_words(kind: Kind, value: Value) -> Value {
+    match (kind, &value) {
+        (Kind::Switch([off, .., on]), Value::Boolean(set)) => Value::String((if *set { on } else { off }).to_string()),
+        _ => value,
+    }
+}
+
 fn check_type(key: &str, kind: Kind, value: &Value, place: &Place) -> Result<(), SettingsError> {
     let fits = match (kind, value) {
         (Kind::Flag, Value::Boolean(_)) | (Kind::Text | Kind::Path, Value::String(_)) => true,
         (Kind::Count, Value::Integer(n)) => *n >= 0,
         (Kind::Number, Value::Integer(n)) => *n >= 0,
         (Kind::Number, Value::Float(x)) => x.is_finite() && *x >= 0.0,
-        (Kind::Choice(words), Value::String(text)) => words.contains(&text.as_str()),
+        (Kind::Choice(words) | Kind::Switch(words), Value::String(text)) => words.contains(&text.as_str()),
         (Kind::Limit | Kind::CountLimit, Value::Boolean(on)) => !on,
         (Kind::Limit, Value::Float(x)) => x.is_finite() && *x >= 0.0,
         (Kind::Limit | Kind::CountLimit, Value::Integer(n)) => *n >= 0,

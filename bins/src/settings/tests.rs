@@ -100,6 +100,8 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
         ("[data]\npath = \"a\"\n", &["data.sources.web.path=b"], "`data.path` and data.sources are both given"),
         ("", &["data.packing=tight"], "`data.packing` must be one of concatenate, best_fit"),
         ("", &["checkpoint.keep=0"], "`checkpoint.keep` is 0: it must be between 1"),
+        ("", &["checkpoint.keep_best=best"], "`checkpoint.keep_best` must be one of none, saved, always"),
+        ("", &["checkpoint.keep_best=always", "train.eval_every=0"], "needs a validation loss to compare"),
     ];
     for (text, sets, expected) in table {
         let message = fails(text, sets);
@@ -115,6 +117,23 @@ fn a_later_set_wins_and_text_needs_no_quotes() {
     assert_eq!(settings.train.length, Length::Steps(7));
     assert_eq!(settings.data.path.as_deref(), Some(Path::new("some/where else")));
     assert_eq!(settings.schedule().unwrap().at(0).lr, 1.0);
+}
+
+#[test]
+fn a_switch_takes_a_word_or_a_flag_and_is_written_as_a_word() {
+    let keep = |set: &str| {
+        let settings = parse("", &[set]).unwrap();
+        (settings.checkpoint.keep_best, settings.resolved("checkpoint.keep_best").unwrap().as_str().unwrap().to_owned())
+    };
+    assert_eq!(keep("train.seed=1"), (KeepBest::Saved, "saved".into()));
+    for (set, mode, word) in [
+        ("true", KeepBest::Always, "always"),
+        ("false", KeepBest::None, "none"),
+        ("none", KeepBest::None, "none"),
+        ("saved", KeepBest::Saved, "saved"),
+    ] {
+        assert_eq!(keep(&format!("checkpoint.keep_best={set}")), (mode, word.into()), "{set}");
+    }
 }
 
 #[test]
