@@ -9,7 +9,7 @@
 //! *contents* of index tensors, which are device data (see [`Primitives`]).
 
 mod call;
-mod default;
+pub mod default;
 mod host;
 mod kernels;
 mod pool;

@@ -22,7 +22,9 @@ macro_rules! for_each_kernel {
                 rope: Rope, swiglu: Swiglu, swiglu_grad: SwigluGrad, route: Route, route_grad: RouteGrad,
                 balance: Balance, combine: Combine, attention: Attention, attention_grad: AttentionGrad,
                 cross_entropy: CrossEntropy, adamw: AdamW, update_bias: UpdateBias, requantize: Requantize,
-                gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8,
+                gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8, store_latent: StoreLatent,
+                load_latent: LoadLatent, absorb_query: AbsorbQuery, absorb_output: AbsorbOutput,
+                latent_attention: LatentAttention, chunk_attention: ChunkAttention,
             }
         }
     };

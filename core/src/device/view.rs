@@ -8,7 +8,7 @@
 use core::ops::Range;
 
 use crate::dtype::DType;
-use crate::error::{InvalidOp, at_most, ensure, same};
+use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 
 /// The most dimensions a tensor has.
 pub const MAX_RANK: usize = 4;
@@ -147,6 +147,19 @@ macro_rules! geometry {
             ensure("reshape", "needs a view without gaps", self.is_contiguous())?;
             same("reshape", "number of elements", self.elements(), rows.saturating_mul(cols))?;
             Ok(Self { rows, cols, stride: cols, ..self })
+        }
+
+        /// The same bytes as elements of `dtype`. Rows, their start and the distance between them must be whole
+        /// elements of it.
+        pub fn reinterpret(self, dtype: DType) -> Result<Self, InvalidOp> {
+            let (from, to) = (self.dtype.size(), dtype.size());
+            let whole = |n: usize| multiple("reinterpret", "a number of bytes", n * from, "the size of an element", to);
+            whole(self.offset)?;
+            whole(self.cols)?;
+            whole(self.stride)?;
+            let count = |n: usize| n * from / to;
+            let (offset, cols, stride) = (count(self.offset), count(self.cols), count(self.stride));
+            Ok(Self { offset, cols, stride, dtype, ..self })
         }
     };
 }

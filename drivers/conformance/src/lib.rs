@@ -24,14 +24,14 @@
 //!
 //! | kernel | tolerance |
 //! |---|---|
-//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
+//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `store_latent`, `load_latent`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
 //! | `binary`, `update_bias` | 2 |
 //! | `unary`, `rope` | 8 |
 //! | `random_normal`, `swiglu`, `adamw` | 16 |
-//! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine` | 2 + k |
+//! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine`, `absorb_query`, `absorb_output` | 2 + k |
 //! | `gemm_fp8`, `grouped_gemm_fp8` with k ≥ 512 | 2 + k + 136·2¹⁰ |
 //! | `rmsnorm`, `route` (scores, weights) | 8 + k |
-//! | `swiglu_grad`, `cross_entropy`, `attention` | 16 + k |
+//! | `swiglu_grad`, `cross_entropy`, `attention`, `latent_attention`, `chunk_attention` | 16 + k |
 //! | `rmsnorm_grad`, `route_grad`, `balance` | 16 + 2k |
 //! | `attention_grad` | 32 + 2k |
 //!
@@ -42,6 +42,7 @@
 
 mod attention;
 mod case;
+mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
@@ -64,6 +65,7 @@ use fathom_core::device::Kernels;
 use fathom_core::dtype::DType;
 
 pub use attention::*;
+pub use decode::*;
 pub use elementwise::*;
 pub use gemm::*;
 pub use gemm_fp8::*;

@@ -20,10 +20,12 @@ pub fn tolerance(kernel: &str, k: usize) -> f64 {
         | "sum_columns"
         | "scatter_add_rows"
         | "scatter_add_columns"
-        | "combine" => 2.0 + k,
+        | "combine"
+        | "absorb_query"
+        | "absorb_output" => 2.0 + k,
         "rmsnorm" | "route" => 8.0 + k,
         "swiglu_grad" | "cross_entropy" => 16.0 + k,
-        "attention" => 16.0 + k,
+        "attention" | "latent_attention" | "chunk_attention" => 16.0 + k,
         "rmsnorm_grad" | "route_grad" | "balance" => 16.0 + 2.0 * k,
         "attention_grad" => 32.0 + 2.0 * k,
         _ => 0.0,
@@ -49,7 +51,7 @@ fn ulp(dtype: DType) -> f64 {
 pub(crate) fn relative(kernel: &str, k: usize, dtype: DType) -> f64 {
     let epsilon = if dtype == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
     // Probabilities, and their gradients, may be rounded to the type of what they multiply.
-    let rounding = if dtype == DType::BF16 && kernel.starts_with("attention") { f64::powi(2.0, -8) } else { 0.0 };
+    let rounding = if dtype == DType::BF16 && kernel.contains("attention") { f64::powi(2.0, -8) } else { 0.0 };
     tolerance(kernel, k) * epsilon + rounding
 }
 

@@ -88,6 +88,8 @@ disturb! {
     UpdateBias |c| c.speed *= 1.0 + 1e-3;
     Quantize |c| c.power_of_two = !c.power_of_two;
     Requantize |c| c.power_of_two = !c.power_of_two;
+    LatentAttention |c| c.scale *= 1.0 + 1e-3;
+    ChunkAttention |c| c.heads.scale *= 1.0 + 1e-3;
     GemmFp8 |c| c.out = Out::add_if(!c.out.adds());
 }
 impl Disturb for Cast<'_, HostBuffer> {}
@@ -102,6 +104,10 @@ impl Disturb for Swiglu<'_, HostBuffer> {}
 impl Disturb for SwigluGrad<'_, HostBuffer> {}
 impl Disturb for Dequantize<'_, HostBuffer> {}
 impl Disturb for GroupedGemmFp8<'_, HostBuffer> {}
+impl Disturb for StoreLatent<'_, HostBuffer> {}
+impl Disturb for LoadLatent<'_, HostBuffer> {}
+impl Disturb for AbsorbQuery<'_, HostBuffer> {}
+impl Disturb for AbsorbOutput<'_, HostBuffer> {}
 
 macro_rules! plant {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
@@ -161,6 +167,10 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
         "swiglu_grad",
         "dequantize",
         "grouped_gemm_fp8",
+        "store_latent",
+        "load_latent",
+        "absorb_query",
+        "absorb_output",
     ];
     for kernel in KERNELS.iter().filter(|k| !without_numbers.contains(k)) {
         let found = found(kernel, Fault::Off);

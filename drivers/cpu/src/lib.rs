@@ -27,6 +27,7 @@
 
 mod attention;
 mod attention_grad;
+mod decode;
 mod elementwise;
 mod error;
 mod factor;

@@ -4,7 +4,9 @@
 //! constructor, which checks shapes and types once, for every driver.
 
 mod attention;
+mod decode;
 mod elementwise;
+mod factor;
 mod gemm;
 mod gemm_fp8;
 mod index;
@@ -19,7 +21,9 @@ mod sort;
 mod swiglu;
 
 pub use attention::*;
+pub use decode::*;
 pub use elementwise::*;
+pub use factor::*;
 pub use gemm::*;
 pub use gemm_fp8::*;
 pub use index::*;

@@ -6,6 +6,7 @@
 //! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod gemm_fp8;
 mod index;
@@ -19,6 +20,7 @@ mod router;
 mod swiglu;
 
 pub(super) use attention::*;
+pub use decode::*;
 pub(super) use elementwise::*;
 pub(super) use gemm_fp8::*;
 pub(super) use index::*;

@@ -12,6 +12,7 @@
 //! so that reading an element that was never written shows.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;

@@ -112,7 +112,7 @@ pub(super) fn decode(kernel: &'static str, x: &Scaled<'_, HostBuffer>) -> core::
 
 impl Decoded {
     /// Elements in f32: one rounding.
-    fn values(&self) -> Vec<f32> {
+    pub(super) fn values(&self) -> Vec<f32> {
         self.codes.data.iter().zip(&self.scales.data).map(|(&c, &s)| c as f32 * s as f32).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_grad;
+mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
