@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 7] = [
     &["error", "math", "rng", "dtype", "DType", "config", "fp8", "precision", "routing"],
     &["device", "tensor", "for_each_kernel", "forward_device"],
-    &["quantized"],
+    &["quantized", "cache"],
     &["weights"],
     &["layer"],
     &["model"],

@@ -12,6 +12,7 @@
 //!   write; *fused* kernels have default bodies in primitives, for a driver to override. A kernel is handed a call that
 //!   was checked when it was made. [`device::Host`] is the scalar reference, [`device::Dry`] only counts,
 //!   [`device::Trace`] and [`device::Fault`] wrap another device.
+//! - [`cache`]: what decoding keeps of past tokens, in pages that sequences share.
 //! - [`layer`]: latent attention, experts, router, norms, embedding, head and the MTP modules, one file each, with
 //!   an explicit backward pass.
 //! - [`model`]: which layers a [configuration](config::ModelConfig) asks for, where every parameter lies under its
@@ -52,6 +53,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "alloc")]
+pub mod cache;
 #[cfg(feature = "alloc")]
 pub mod comm;
 pub mod config;
