@@ -96,12 +96,7 @@ impl Block {
 
         let (normed, mut middle_norm) = self.post_attention_layernorm.normed(pass, middle.view())?;
         let mut output = copy(pass, &middle)?;
-        let x = Operand::of(normed.view());
-        let feed_forward = match &self.feed_forward {
-            FeedForward::Dense(f) => SavedFeedForward::Dense(f.forward(pass, &x, output.view_mut())?),
-            FeedForward::Experts(m) => SavedFeedForward::Experts(m.forward(pass, routers, &x, output.view_mut())?),
-        };
-        drop(x);
+        let feed_forward = self.feed_forward.forward(pass, routers, &normed, &mut output)?;
         middle_norm.keep(pass, normed);
         let saved = first.map(|(input, input_norm, attention)| Saved {
             input,
@@ -112,6 +107,22 @@ impl Block {
             feed_forward,
         });
         Ok((output, saved))
+    }
+
+    /// The residual stream after the layer, `[t, d]`, with attention over `cache`, to which the rows are added.
+    pub fn extend<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        routers: &mut Routers<'_, D>,
+        context: &mla::Context<D>,
+        cache: &mut Tensor<D>,
+        mut x: Tensor<D>,
+    ) -> Result<Tensor<D>, D::Error> {
+        let (normed, _) = self.input_layernorm.normed(pass, x.view())?;
+        self.attention.extend(pass, context, cache, &Operand::of(normed.view()), x.view_mut())?;
+        let (normed, _) = self.post_attention_layernorm.normed(pass, x.view())?;
+        self.feed_forward.forward(pass, routers, &normed, &mut x)?;
+        Ok(x)
     }
 
     /// Turns the gradient of the layer's output into that of its input, in place, and adds the parameters' gradients.
@@ -166,6 +177,23 @@ impl Block {
             }
             _ => unreachable!("a block keeps what its own kind of feed-forward part needs"),
         }
+    }
+}
+
+impl FeedForward {
+    /// `output += ffn(normed)`.
+    fn forward<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        routers: &mut Routers<'_, D>,
+        normed: &Tensor<D>,
+        output: &mut Tensor<D>,
+    ) -> Result<SavedFeedForward<D>, D::Error> {
+        let x = Operand::of(normed.view());
+        Ok(match self {
+            Self::Dense(f) => SavedFeedForward::Dense(f.forward(pass, &x, output.view_mut())?),
+            Self::Experts(m) => SavedFeedForward::Experts(m.forward(pass, routers, &x, output.view_mut())?),
+        })
     }
 }
 

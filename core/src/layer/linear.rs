@@ -28,6 +28,11 @@ impl Linear {
         Self { weight, bias: None }
     }
 
+    /// The weight.
+    pub fn weight(&self) -> &Slot {
+        &self.weight
+    }
+
     /// Columns of the output.
     pub fn outputs(&self) -> usize {
         self.weight.rows()

@@ -10,6 +10,7 @@ use alloc::format;
 use super::Pass;
 use super::block::{self, Block};
 use super::linear::Linear;
+use super::mla;
 use super::moe::{BalanceLoss, Routers};
 use super::operand::Operand;
 use super::rmsnorm::{self, RmsNorm};
@@ -70,16 +71,27 @@ impl Mtp {
         tokens: View<'_, D>,
         hidden: View<'_, D>,
     ) -> Result<Output<D>, D::Error> {
-        let (t, d) = (hidden.rows(), hidden.cols());
-        let embedded = embedding.forward(pass, tokens)?;
-        let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
-        drop(embedded);
-        let mut x = pass.activation(t, d)?;
-        self.eh_proj.forward(pass, &Operand::of(both.view()), x.view_mut(), Out::Replace)?;
-        drop(both);
+        let (x, enorm, hnorm) = self.projected(pass, embedding, tokens, hidden)?;
         let (output, block) = self.block.forward(pass, routers, x)?;
         let (normed, norm) = self.norm.normed(pass, output.view())?;
         Ok((normed, block.map(|block| Saved { enorm, hnorm, block, output, norm })))
+    }
+
+    /// As [`forward`](Self::forward), with attention over `cache`, to which the positions are added.
+    #[allow(clippy::too_many_arguments)]
+    pub fn extend<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        routers: &mut Routers<'_, D>,
+        embedding: &Embedding,
+        tokens: View<'_, D>,
+        hidden: View<'_, D>,
+        context: &mla::Context<D>,
+        cache: &mut Tensor<D>,
+    ) -> Result<Tensor<D>, D::Error> {
+        let x = self.projected(pass, embedding, tokens, hidden)?.0;
+        let output = self.block.extend(pass, routers, context, cache, x)?;
+        Ok(self.norm.normed(pass, output.view())?.0)
     }
 
     /// Adds the gradients of the module's parameters, of the embedding, and of `hidden` (into `dhidden`), given the
@@ -115,6 +127,23 @@ impl Mtp {
         self.enorm.backward(pass, gradients, embedded.view(), &enorm, de, dx.view_mut(), Out::Replace)?;
         self.hnorm.backward(pass, gradients, hidden, &hnorm, dh, dhidden.view_mut(), Out::Add)?;
         embedding.backward_weight(pass.device, gradients, tokens, dx.view())
+    }
+
+    /// What goes into the module's layer, `[t, d]`, and the statistics of both norms.
+    #[allow(clippy::type_complexity)]
+    fn projected<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        embedding: &Embedding,
+        tokens: View<'_, D>,
+        hidden: View<'_, D>,
+    ) -> Result<(Tensor<D>, rmsnorm::Saved<D>, rmsnorm::Saved<D>), D::Error> {
+        let embedded = embedding.forward(pass, tokens)?;
+        let (both, enorm, hnorm) = self.concatenate(pass, embedded.view(), hidden)?;
+        drop(embedded);
+        let mut x = pass.activation(hidden.rows(), hidden.cols())?;
+        self.eh_proj.forward(pass, &Operand::of(both.view()), x.view_mut(), Out::Replace)?;
+        Ok((x, enorm, hnorm))
     }
 
     /// `[enorm(embedded); hnorm(hidden)]`, `[t, 2d]`.

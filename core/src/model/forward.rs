@@ -162,7 +162,7 @@ impl<D: Kernels> Model<D> {
     }
 
     /// The table of rotary positions for sequences of `length` tokens.
-    fn rope(&self, length: usize) -> Result<Arc<Tensor<D>>, D::Error> {
+    pub(super) fn rope(&self, length: usize) -> Result<Arc<Tensor<D>>, D::Error> {
         let mut table = self.rope.lock();
         if length > table.shape().rows() {
             let rows = length.next_power_of_two().min(self.config().max_position_embeddings.max(length));
@@ -173,15 +173,26 @@ impl<D: Kernels> Model<D> {
 
     /// A pass over `inputs`; in `training` the layers keep what a backward pass needs.
     pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>, copies: &'a Copies<D>, training: bool) -> Pass<'a, D> {
+        Pass { training, ..self.pass_over(&inputs.sequences, &inputs.rope, copies, Phase::Prefill) }
+    }
+
+    /// A pass over rows at these positions, of which nothing is kept.
+    pub(super) fn pass_over<'a>(
+        &'a self,
+        sequences: &'a Sequences<D>,
+        rope: &'a Tensor<D>,
+        copies: &'a Copies<D>,
+        phase: Phase,
+    ) -> Pass<'a, D> {
         Pass {
             device: &self.device,
             weights: &self.weights,
             copies,
-            sequences: &inputs.sequences,
-            rope: &inputs.rope,
+            sequences,
+            rope,
             precision: self.precision,
-            training,
-            phase: Phase::Prefill,
+            training: false,
+            phase,
         }
     }
 

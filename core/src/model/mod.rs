@@ -1,6 +1,7 @@
 //! The whole model: which layers it has, where its parameters lie, and its forward and backward pass.
 
 mod backward;
+mod decode;
 mod forward;
 
 use alloc::sync::Arc;
@@ -9,6 +10,7 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 pub use backward::{LossScales, Losses};
+pub use decode::{Chunk, Draft, Extended};
 pub use forward::{Batch, Inputs, Kept, Scores, Sources};
 
 use crate::config::ModelConfig;

@@ -10,7 +10,11 @@
 //!                          └─ c: kv_a_layernorm ─ kv_b_proj ─ [k_nope; v]·heads ┘
 //! ```
 
+mod decode;
+
 use alloc::format;
+
+pub use decode::{Context, Prefix, Seen};
 
 use super::linear::Linear;
 use super::operand::{Kept, Operand, Restored};

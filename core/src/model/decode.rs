@@ -1,0 +1,288 @@
+//! Decoding: the forward pass over some tokens of several sequences, with a cache of what came before.
+
+use alloc::vec::Vec;
+
+use super::Model;
+use crate::DType;
+use crate::cache::Cache;
+use crate::device::{Cast, GatherRows, Kernels};
+use crate::error::{InvalidOp, at_most, ensure, same};
+use crate::layer::mla::{Context, Prefix, Seen};
+use crate::layer::moe::Routers;
+use crate::layer::{Pass, Phase, Sequences};
+use crate::tensor::{Tensor, View};
+
+/// Tokens that follow each other in one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// Position of the first. All before it are in the cache.
+    pub start: usize,
+    /// Pages of the sequence in order, enough for `start + tokens.len()` tokens. Those that are written must not be
+    /// another sequence's too.
+    pub pages: &'a [u32],
+    /// Prefill for tokens of a prompt, decode for generated ones, also where they are computed again.
+    pub phase: Phase,
+    /// Logits of how many of the last tokens are wanted.
+    pub logits: usize,
+}
+
+/// Positions of an MTP module: [`Chunk`] for the module.
+pub struct Draft<'a, D: Kernels> {
+    /// The token *after* each position.
+    pub tokens: &'a [u32],
+    /// `[tokens.len(), d]`: [`Extended::hidden`] of the main model at these positions, or of the module itself where it
+    /// drafts several tokens ahead.
+    pub hidden: View<'a, D>,
+    /// The first position. The module's cache holds all before it.
+    pub start: usize,
+    /// As in [`Chunk`].
+    pub pages: &'a [u32],
+    /// As in [`Chunk`].
+    pub phase: Phase,
+    /// Logits of how many of the last positions are wanted.
+    pub logits: usize,
+}
+
+impl<'a, D: Kernels> Draft<'a, D> {
+    /// The same without hidden states.
+    fn chunk(&self) -> Chunk<'a> {
+        let Self { tokens, start, pages, phase, logits, .. } = *self;
+        Chunk { tokens, start, pages, phase, logits }
+    }
+}
+
+/// What a pass gives, chunk by chunk in the order of the call.
+pub struct Extended<D: Kernels> {
+    /// `[Σ logits, vocabulary]` in f32: of the token after each of the last tokens of every chunk.
+    pub logits: Tensor<D>,
+    /// `[Σ tokens, d]`: hidden states after the final norm, which an MTP module starts from.
+    pub hidden: Tensor<D>,
+}
+
+/// The rows of a pass over chunks of one phase, on the device.
+struct Rows<D: Kernels> {
+    tokens: Tensor<D>,
+    sequences: Sequences<D>,
+    context: Context<D>,
+    /// `[Σ logits, 1]`: the rows whose logits are wanted.
+    wanted: Tensor<D>,
+}
+
+/// What a pass over rows of one phase makes of them.
+struct Output<D: Kernels> {
+    logits: Tensor<D>,
+    hidden: Tensor<D>,
+}
+
+impl<D: Kernels> Model<D> {
+    /// Computes tokens of several sequences and adds them to the cache. Prompts and generated tokens may be mixed.
+    ///
+    /// A token's results depend on its own sequence alone, bit for bit where the device's rows do: not on the other
+    /// chunks, on how a sequence is cut into chunks, or on the size or order of its pages. Computing a position again
+    /// replaces it in the cache.
+    ///
+    /// # Errors
+    /// A chunk without tokens, a token id or page number out of range, too few pages, a position past
+    /// `max_position_embeddings`, more logits than tokens, or a cache that was made for another model. The cache is
+    /// then as it was. Under an FP8 cache, a latent that is not finite is an error too, and tokens of the call may
+    /// have been written.
+    pub fn extend(&self, cache: &mut Cache<D>, chunks: &[Chunk<'_>]) -> Result<Extended<D>, D::Error> {
+        const OP: &str = "extend";
+        self.check(OP, cache, chunks)?;
+        let (a, copies) = (&self.architecture, self.copies()?);
+        let end = chunks.iter().map(|c| c.start + c.tokens.len()).max().unwrap_or(0);
+        let rope = self.rope(end)?;
+        self.in_phases(chunks, |phase, chosen| {
+            let chunks: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
+            let rows = self.rows(cache, phase, &chunks)?;
+            let pass = self.pass_over(&rows.sequences, &rope, &copies, phase);
+            let routers = &mut Routers { states: &self.routers, loads: None };
+            let mut x = a.embedding.forward(&pass, rows.tokens.view())?;
+            for (i, block) in a.blocks.iter().enumerate() {
+                x = block.extend(&pass, routers, &rows.context, cache.layer(i), x)?;
+            }
+            let hidden = a.norm.normed(&pass, x.view())?.0;
+            let logits = self.wanted_logits(&pass, &rows, &hidden)?;
+            Ok(Output { logits, hidden })
+        })
+    }
+
+    /// Computes positions of an MTP module and adds them to its cache: the module predicts the token two places after
+    /// each position. [`Extended::hidden`] is the module's own.
+    ///
+    /// # Errors
+    /// As [`extend`](Self::extend), and for a module that the model or the cache does not have, or hidden states of
+    /// another number of tokens.
+    pub fn draft(&self, cache: &mut Cache<D>, module: usize, drafts: &[Draft<'_, D>]) -> Result<Extended<D>, D::Error> {
+        const OP: &str = "draft";
+        let chunks: Vec<Chunk<'_>> = drafts.iter().map(Draft::chunk).collect();
+        self.check(OP, cache, &chunks)?;
+        cache.module(OP, module)?;
+        let (a, copies, d) = (&self.architecture, self.copies()?, self.config().hidden_size);
+        let modules = a.mtp.len();
+        let layer =
+            a.mtp.get(module).ok_or(InvalidOp::not_below(OP, "MTP module", module, "those of the model,", modules))?;
+        for draft in drafts {
+            same(OP, "rows of the hidden states", draft.tokens.len(), draft.hidden.rows())?;
+            same(OP, "columns of the hidden states", d, draft.hidden.cols())?;
+        }
+        let end = chunks.iter().map(|c| c.start + c.tokens.len()).max().unwrap_or(0);
+        let rope = self.rope(end)?;
+        self.in_phases(&chunks, |phase, chosen| {
+            let some: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
+            let rows = self.rows(cache, phase, &some)?;
+            let pass = self.pass_over(&rows.sequences, &rope, &copies, phase);
+            let mut before = pass.activation(rows.tokens.shape().rows(), d)?;
+            let mut at = 0;
+            for &i in chosen {
+                let next = at + drafts[i].hidden.rows();
+                self.device.cast(Cast::new(drafts[i].hidden, before.view_mut().row_range(at..next)?)?)?;
+                at = next;
+            }
+            let routers = &mut Routers { states: &self.routers, loads: None };
+            let (tokens, before) = (rows.tokens.view(), before.view());
+            let cached = cache.module(OP, module)?;
+            let hidden = layer.extend(&pass, routers, &a.embedding, tokens, before, &rows.context, cached)?;
+            let logits = self.wanted_logits(&pass, &rows, &hidden)?;
+            Ok(Output { logits, hidden })
+        })
+    }
+
+    fn check(&self, op: &'static str, cache: &Cache<D>, chunks: &[Chunk<'_>]) -> Result<(), InvalidOp> {
+        let (config, n) = (self.config(), cache.page_tokens());
+        cache.check(op, config)?;
+        for chunk in chunks {
+            ensure(op, "a chunk needs at least one token", !chunk.tokens.is_empty())?;
+            let vocabulary = config.vocab_size;
+            if let Some(&t) = chunk.tokens.iter().find(|&&t| t as usize >= vocabulary) {
+                return Err(InvalidOp::not_below(op, "token id", t as usize, "the vocabulary size", vocabulary));
+            }
+            let end = chunk.start.saturating_add(chunk.tokens.len());
+            let context = config.max_position_embeddings;
+            at_most(op, "the length of a sequence", end, "max_position_embeddings", context)?;
+            at_most(op, "the length of a sequence", end, "the tokens of its pages,", chunk.pages.len() * n)?;
+            if let Some(&p) = chunk.pages.iter().find(|&&p| p as usize >= cache.pages()) {
+                return Err(InvalidOp::not_below(op, "page", p as usize, "the number of pages", cache.pages()));
+            }
+            at_most(op, "the number of logits", chunk.logits, "the tokens of the chunk,", chunk.tokens.len())?;
+        }
+        Ok(())
+    }
+
+    /// Runs `pass` over the numbers of the chunks of each phase, and puts what it gives in the order of the chunks.
+    fn in_phases(
+        &self,
+        chunks: &[Chunk<'_>],
+        mut pass: impl FnMut(Phase, &[usize]) -> Result<Output<D>, D::Error>,
+    ) -> Result<Extended<D>, D::Error> {
+        let of = |phase| (0..chunks.len()).filter(|&i| chunks[i].phase == phase).collect::<Vec<_>>();
+        let mut parts = Vec::new();
+        for phase in [Phase::Prefill, Phase::Decode] {
+            let chosen = of(phase);
+            if !chosen.is_empty() {
+                parts.push((pass(phase, &chosen)?, chosen));
+            }
+        }
+        if parts.len() == 1
+            && let Some((Output { logits, hidden }, _)) = parts.pop()
+        {
+            return Ok(Extended { logits, hidden });
+        }
+        let statistics = self.precision.statistics();
+        let (wanted, tokens) = (chunks.iter().map(|c| c.logits).sum(), chunks.iter().map(|c| c.tokens.len()).sum());
+        let config = self.config();
+        let mut logits = Tensor::<D>::empty(&self.device, &[wanted, config.vocab_size], statistics)?;
+        let activation = self.precision.activation();
+        let mut hidden = Tensor::<D>::empty(&self.device, &[tokens, config.hidden_size], activation)?;
+        for (part, chosen) in &parts {
+            let (mut row, mut logit) = (0, 0);
+            for &i in chosen {
+                let before = &chunks[..i];
+                let copy = |from: &Tensor<D>, at: usize, n: usize, to: &mut Tensor<D>, start: usize| {
+                    let from = from.view().row_range(at..at + n)?;
+                    self.device.cast(Cast::new(from, to.view_mut().row_range(start..start + n)?)?)
+                };
+                let (n, start) = (chunks[i].tokens.len(), before.iter().map(|c| c.tokens.len()).sum());
+                copy(&part.hidden, row, n, &mut hidden, start)?;
+                row += n;
+                let (n, start) = (chunks[i].logits, before.iter().map(|c| c.logits).sum());
+                copy(&part.logits, logit, n, &mut logits, start)?;
+                logit += n;
+            }
+        }
+        Ok(Extended { logits, hidden })
+    }
+
+    /// Brings tokens, positions and places in the cache to the device.
+    fn rows(&self, cache: &Cache<D>, phase: Phase, chunks: &[Chunk<'_>]) -> Result<Rows<D>, D::Error> {
+        let n = cache.page_tokens();
+        let column = |values: Vec<u32>| Tensor::<D>::from_slice(&self.device, &[values.len(), 1], DType::U32, &values);
+        let positions = |c: &Chunk<'_>| c.start..c.start + c.tokens.len();
+        let slot = |c: &Chunk<'_>, at: usize| c.pages[at / n] * n as u32 + (at % n) as u32;
+        let flat = |f: &dyn Fn(&Chunk<'_>, usize) -> u32| -> Vec<u32> {
+            chunks.iter().flat_map(|c| positions(c).map(move |at| f(c, at))).collect()
+        };
+        let tokens: Vec<u32> = chunks.iter().flat_map(|c| c.tokens).copied().collect();
+        let mut wanted = Vec::new();
+        let mut end = 0;
+        for chunk in chunks {
+            end += chunk.tokens.len();
+            wanted.extend((end - chunk.logits..end).map(|row| row as u32));
+        }
+        let seen = match phase {
+            Phase::Prefill => {
+                let mut at = 0;
+                let prefix = |c: &Chunk<'_>| {
+                    let rows = at..at + c.tokens.len();
+                    at = rows.end;
+                    let slots = column((0..c.start + c.tokens.len()).map(|at| slot(c, at)).collect())?;
+                    Ok::<_, D::Error>(Prefix { rows, slots })
+                };
+                Seen::Chunks(chunks.iter().map(prefix).collect::<Result<_, _>>()?)
+            }
+            Phase::Decode => {
+                // Pages past the last that is needed would be read for nothing by a device that reads whole tables.
+                let needed = |c: &Chunk<'_>| (c.start + c.tokens.len()).div_ceil(n);
+                let width = chunks.iter().map(needed).max().unwrap_or(0);
+                let mut tables = Vec::with_capacity(chunks.len() * width);
+                for chunk in chunks {
+                    tables.extend_from_slice(&chunk.pages[..needed(chunk)]);
+                    tables.resize(tables.len().next_multiple_of(width), chunk.pages[0]);
+                }
+                let sequence = chunks.iter().enumerate().flat_map(|(i, c)| c.tokens.iter().map(move |_| i as u32));
+                Seen::Tokens {
+                    tables: Tensor::<D>::from_slice(&self.device, &[chunks.len(), width], DType::U32, &tables)?,
+                    sequence: column(sequence.collect())?,
+                    keys: column(flat(&|_, at| at as u32 + 1))?,
+                }
+            }
+        };
+        Ok(Rows {
+            tokens: column(tokens)?,
+            sequences: Sequences {
+                length: 1,
+                positions: column(flat(&|_, at| at as u32))?,
+                starts: column(Vec::new())?,
+            },
+            context: Context { row: cache.row(), page_tokens: n, slots: column(flat(&slot))?, seen },
+            wanted: column(wanted)?,
+        })
+    }
+
+    /// Logits of the rows that are wanted.
+    fn wanted_logits(&self, pass: &Pass<'_, D>, rows: &Rows<D>, hidden: &Tensor<D>) -> Result<Tensor<D>, D::Error> {
+        let (all, wanted) = (hidden.shape().rows(), rows.wanted.shape().rows());
+        if wanted == 0 {
+            return pass.statistics(0, self.config().vocab_size);
+        }
+        if wanted == all {
+            return self.architecture.head.logits(pass, hidden.view());
+        }
+        let mut chosen = pass.activation(wanted, hidden.shape().cols())?;
+        let gather = GatherRows::new(hidden.view(), rows.wanted.view(), 1, chosen.view_mut())?;
+        self.device.gather_rows(gather)?;
+        self.architecture.head.logits(pass, chosen.view())
+    }
+}

@@ -1,0 +1,367 @@
+//! Decoding with a cache: the numbers of the pass without one, the greedy continuations and drafts of transformers, and
+//! the same bits however a sequence is cut, batched and paged.
+
+use fathom::hf;
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions, PagePool};
+use fathom_core::config::ModelConfig;
+use fathom_core::device::{Host, Kernels};
+use fathom_core::layer::Phase;
+use fathom_core::model::{Batch, Chunk, Draft, Model};
+use fathom_core::precision::Precision;
+use fathom_core::tensor::Tensor;
+use fathom_cpu::Cpu;
+use fathom_tests::{Floats, Tokens, golden_folder, tensors};
+
+/// Tokens that a golden continuation has.
+const NEW: usize = 64;
+
+/// A model of a golden folder in f32, MTP modules included.
+fn model<D: Kernels>(device: &D, case: &str) -> Model<D> {
+    let folder = golden_folder().join(case);
+    let config = ModelConfig { quantization_config: None, ..hf::read_config(&folder).unwrap() };
+    let mut model = Model::new(device, &config, Precision::F32).unwrap();
+    hf::load_weights(&mut model, &folder).unwrap();
+    model
+}
+
+fn golden(case: &str) -> (Floats, Tokens) {
+    tensors(&golden_folder().join(case).join("golden.safetensors"))
+}
+
+/// How sequences are run.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    format: CacheFormat,
+    page_tokens: usize,
+    /// Prompt tokens a call.
+    chunk: usize,
+}
+
+const PLAIN: Way = Way { format: CacheFormat::F32, page_tokens: 64, chunk: usize::MAX };
+
+/// A sequence in a cache.
+struct Sequence {
+    tokens: Vec<u32>,
+    prompt: usize,
+    /// Tokens in the cache.
+    done: usize,
+    pages: Vec<u32>,
+    /// Logits of every position that was asked for, in order.
+    logits: Vec<Vec<f32>>,
+    /// Hidden states of every position.
+    hidden: Vec<Vec<f32>>,
+}
+
+/// Sequences, their cache and its pages.
+struct Engine<'a, D: Kernels> {
+    device: &'a D,
+    model: &'a Model<D>,
+    cache: Cache<D>,
+    pool: PagePool,
+    sequences: Vec<Sequence>,
+    chunk: usize,
+}
+
+impl<'a, D: Kernels> Engine<'a, D> {
+    fn new(device: &'a D, model: &'a Model<D>, way: Way, prompts: &[&[u32]]) -> Self {
+        let Way { format, page_tokens, chunk } = way;
+        let longest = prompts.iter().map(|p| p.len()).max().unwrap() + NEW + 1;
+        let pages = prompts.len() * longest.div_ceil(page_tokens);
+        let options = CacheOptions { format, page_tokens, pages, mtp: model.config().num_nextn_predict_layers };
+        let cache = Cache::new(device, model.config(), options).unwrap();
+        let sequence = |p: &&[u32]| Sequence {
+            tokens: p.to_vec(),
+            prompt: p.len(),
+            done: 0,
+            pages: Vec::new(),
+            logits: Vec::new(),
+            hidden: Vec::new(),
+        };
+        let sequences = prompts.iter().map(sequence).collect();
+        Self { device, model, cache, pool: PagePool::new(pages), sequences, chunk }
+    }
+
+    /// Computes what is left of every sequence's prompt, or one token after it, in one call.
+    fn step(&mut self) {
+        let n = self.cache.page_tokens();
+        for sequence in &mut self.sequences {
+            let end = sequence.end(self.chunk);
+            while sequence.pages.len() * n < end {
+                sequence.pages.push(self.pool.take().expect("there are pages for all"));
+            }
+        }
+        let chunk = |s: &Sequence| -> Vec<u32> { s.tokens[s.done..s.end(self.chunk)].to_vec() };
+        let tokens: Vec<Vec<u32>> = self.sequences.iter().map(chunk).collect();
+        let chunks: Vec<Chunk<'_>> = (self.sequences.iter().zip(&tokens).filter(|(_, t)| !t.is_empty()))
+            .map(|(s, tokens)| Chunk {
+                tokens,
+                start: s.done,
+                pages: &s.pages,
+                phase: if s.done < s.prompt { Phase::Prefill } else { Phase::Decode },
+                logits: tokens.len(),
+            })
+            .collect();
+        let out = self.model.extend(&mut self.cache, &chunks).unwrap();
+        let (logits, hidden) = (rows(self.device, &out.logits), rows(self.device, &out.hidden));
+        let (mut logits, mut hidden) = (logits.into_iter(), hidden.into_iter());
+        for (sequence, tokens) in self.sequences.iter_mut().zip(&tokens) {
+            sequence.logits.extend(logits.by_ref().take(tokens.len()));
+            sequence.hidden.extend(hidden.by_ref().take(tokens.len()));
+            sequence.done += tokens.len();
+            if sequence.done == sequence.tokens.len() && sequence.tokens.len() < sequence.prompt + NEW {
+                sequence.tokens.push(argmax(sequence.logits.last().unwrap()));
+            }
+        }
+    }
+
+    /// Runs until every sequence has all its tokens.
+    fn finish(mut self) -> Vec<Sequence> {
+        while self.sequences.iter().any(|s| s.tokens.len() < s.prompt + NEW) {
+            self.step();
+        }
+        self.sequences
+    }
+}
+
+impl Sequence {
+    /// Where the next call ends: in the prompt after a chunk, else after one token.
+    fn end(&self, chunk: usize) -> usize {
+        match self.tokens.len() == self.prompt + NEW {
+            true => self.done,
+            false if self.done < self.prompt => self.prompt.min(self.done.saturating_add(chunk)),
+            false => self.done + 1,
+        }
+    }
+
+    fn generated(&self) -> &[u32] {
+        &self.tokens[self.prompt..]
+    }
+
+    /// The logits that generated token `i` was chosen from.
+    fn before(&self, i: usize) -> &[f32] {
+        &self.logits[self.prompt - 1 + i]
+    }
+}
+
+fn rows<D: Kernels>(device: &D, x: &Tensor<D>) -> Vec<Vec<f32>> {
+    let values: Vec<f32> = x.download(device).unwrap();
+    values.chunks(x.shape().cols()).map(<[f32]>::to_vec).collect()
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+fn worst(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
+    logits.iter().map(|&x| (f64::from(x) - most - sum.ln()) as f32).collect()
+}
+
+/// Logits of whole sequences with a cache, against those of the pass without one: the first `prompt` tokens in one
+/// call, the others one by one.
+fn against_the_pass_without<D: Kernels>(device: &D, case: &str, prompt: usize) -> f32 {
+    let model = model(device, case);
+    let (_, tokens) = golden(case);
+    let (shape, tokens) = &tokens["tokens"];
+    let length = shape[1] - 1;
+    let batch = Batch::new(tokens, length, None, model.config().vocab_size).unwrap();
+    let want = rows(device, &model.logits(&batch).unwrap());
+    let prompts: Vec<&[u32]> = tokens.chunks(length + 1).map(|row| &row[..length]).collect();
+    let mut engine = Engine::new(device, &model, Way { chunk: prompt, ..PLAIN }, &prompts);
+    engine.sequences.iter_mut().for_each(|s| s.prompt = prompt.min(length));
+    while engine.sequences.iter().any(|s| s.done < length) {
+        engine.step();
+    }
+    let got: Vec<&Vec<f32>> = engine.sequences.iter().flat_map(|s| &s.logits[..length]).collect();
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().flatten().fold(0.0f32, |m, x| m.max(x.abs()));
+    got.into_iter().zip(&want).map(|(got, want)| worst(got, want)).fold(0.0, f32::max) / largest
+}
+
+#[test]
+fn prefill_and_decode_give_the_logits_of_the_pass_without_a_cache() {
+    for case in ["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", "v3_mtp", "v3_fp8"] {
+        for prompt in [usize::MAX, 5, 1] {
+            let reference = if prompt == 5 { against_the_pass_without(&Host::new(), case, prompt) } else { 0.0 };
+            let cpu = against_the_pass_without(&Cpu::with_threads(2), case, prompt);
+            println!(
+                "{case}, {prompt} tokens prefilled: within {reference:.1e} on the reference, {cpu:.1e} on the CPU"
+            );
+            assert!(reference < 1e-4 && cpu < 1e-4, "{case}: logits differ by {reference} and {cpu} of the largest");
+        }
+    }
+}
+
+/// Checks greedy continuations of the three prompts of a case, run together and apart.
+fn continuations(case: &str) {
+    let case = format!("decode/{case}");
+    let device = Cpu::with_threads(2);
+    let (model, (floats, tokens)) = (model(&device, &case), golden(&case));
+    let prompts: Vec<&[u32]> = (0..3).map(|i| tokens[&format!("{i}.prompt")].1.as_slice()).collect();
+    let together = Engine::new(&device, &model, PLAIN, &prompts).finish();
+    let mut largest = 0.0f32;
+    for (i, sequence) in together.iter().enumerate() {
+        assert_eq!(sequence.generated(), tokens[&format!("{i}.tokens")].1, "{case}: prompt {i}");
+        let (ids, want) = (&tokens[&format!("{i}.top5_ids")].1, &floats[&format!("{i}.top5_logprobs")]);
+        for step in 0..NEW {
+            let got = log_softmax(sequence.before(step));
+            for (&id, &want) in ids[step * 5..][..5].iter().zip(&want[step * 5..]) {
+                largest = largest.max((got[id as usize] - want).abs());
+            }
+        }
+    }
+    let first = &together[0];
+    let prefill = worst(&first.logits[..first.prompt].concat(), &floats["0.prefill_logits"]);
+    let decode = worst(&first.logits[first.prompt - 1..].concat(), &floats["0.logits"]);
+    println!("{case}: log-probabilities within {largest:.1e}, logits within {prefill:.1e} and {decode:.1e}");
+    assert!(largest < 2e-4 && prefill < 2e-4 && decode < 2e-4, "{case}: {largest}, {prefill}, {decode}");
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers() {
+    ["v3_yarn", "v2_lite", "v3_fp8", "v3_mtp"].into_iter().for_each(continuations);
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_or_batched_in_any_chunks_and_pages() {
+    let device = Cpu::with_threads(2);
+    for case in ["decode/v3_yarn", "decode/v2_lite"] {
+        let (model, (_, tokens)) = (model(&device, case), golden(case));
+        let prompts: Vec<&[u32]> = (0..3).map(|i| tokens[&format!("{i}.prompt")].1.as_slice()).collect();
+        for format in CacheFormat::ALL {
+            let bits = |sequences: &[Sequence]| -> Vec<Vec<u32>> {
+                let logits = |s: &Sequence| s.logits.iter().flatten().map(|x| x.to_bits()).collect();
+                sequences.iter().map(logits).collect()
+            };
+            let want = bits(&Engine::new(&device, &model, Way { format, ..PLAIN }, &prompts).finish());
+            for page_tokens in [1, 3, 64] {
+                for chunk in [1, 7, usize::MAX] {
+                    let way = Way { format, page_tokens, chunk };
+                    let together = bits(&Engine::new(&device, &model, way, &prompts).finish());
+                    assert!(together == want, "{case}: {way:?}");
+                }
+            }
+            for (prompt, want) in prompts.iter().zip(&want) {
+                let way = Way { format, page_tokens: 3, chunk: 7 };
+                let alone = bits(&Engine::new(&device, &model, way, &[prompt]).finish());
+                assert!(&alone[0] == want, "{case}: {format}, alone");
+            }
+        }
+    }
+}
+
+/// The drafts of the module for generated tokens from 1 on, given the right tokens before, and their logits.
+fn drafts<D: Kernels>(engine: &mut Engine<'_, D>, i: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let Sequence { tokens, prompt, pages, hidden, .. } = &engine.sequences[i];
+    let d = engine.model.config().hidden_size;
+    let mut logits = Vec::new();
+    // The prompt at once, then a token at a time, as in speculative decoding.
+    let cuts: Vec<usize> = std::iter::once(0).chain(*prompt..tokens.len() - 1).collect();
+    for ends in cuts.windows(2) {
+        let (start, end) = (ends[0], ends[1]);
+        let before = Tensor::<D>::from_slice(
+            engine.device,
+            &[end - start, d],
+            fathom_core::DType::F32,
+            &hidden[start..end].concat(),
+        );
+        let before = before.unwrap();
+        let draft = Draft {
+            tokens: &tokens[start + 1..end + 1],
+            hidden: before.view(),
+            start,
+            pages,
+            phase: if start < *prompt { Phase::Prefill } else { Phase::Decode },
+            logits: 1,
+        };
+        let out = engine.model.draft(&mut engine.cache, 0, &[draft]).unwrap();
+        logits.extend(rows(engine.device, &out.logits));
+    }
+    (logits.iter().map(|row| argmax(row)).collect(), logits)
+}
+
+#[test]
+fn the_module_drafts_what_it_drafts_in_transformers() {
+    let (case, device) = ("decode/v3_mtp", Cpu::with_threads(2));
+    let (model, (floats, tokens)) = (model(&device, case), golden(case));
+    let prompts: Vec<&[u32]> = (0..3).map(|i| tokens[&format!("{i}.prompt")].1.as_slice()).collect();
+    let mut engine = Engine::new(&device, &model, Way { page_tokens: 3, ..PLAIN }, &prompts);
+    while engine.sequences.iter().any(|s| s.tokens.len() < s.prompt + NEW) {
+        engine.step();
+    }
+    for i in 0..3 {
+        let (drafted, logits) = drafts(&mut engine, i);
+        assert_eq!(drafted, tokens[&format!("{i}.draft_tokens")].1, "prompt {i}");
+        if i == 0 {
+            let error = worst(&logits.concat(), &floats["0.draft_logits"]);
+            println!("drafts: logits within {error:.1e}");
+            assert!(error < 2e-4, "logits of drafts differ by {error}");
+        }
+        // One draft a round: a round yields one token, or two where the draft was right.
+        let (right, mut at, mut accepted) = (engine.sequences[i].generated(), 1, Vec::new());
+        while at < NEW {
+            let hit = drafted[at - 1] == right[at];
+            accepted.push(u32::from(hit));
+            at += 1 + usize::from(hit);
+        }
+        assert_eq!(accepted, tokens[&format!("{i}.accepted")].1, "prompt {i}");
+    }
+}
+
+#[test]
+fn a_verification_of_several_tokens_has_the_bits_of_one_by_one() {
+    let device = Cpu::with_threads(2);
+    let (model, (_, tokens)) = (model(&device, "decode/v3_mtp"), golden("decode/v3_mtp"));
+    let prompt = tokens["0.prompt"].1.as_slice();
+    let mut engine = Engine::new(&device, &model, Way { page_tokens: 5, ..PLAIN }, &[prompt]);
+    while engine.sequences[0].tokens.len() < prompt.len() + NEW {
+        engine.step();
+    }
+    let Engine { mut cache, sequences, .. } = engine;
+    let sequence = &sequences[0];
+    // Wrong drafts first: what they leave in the cache is replaced by the next call.
+    let start = prompt.len() + 10;
+    for (tokens, right) in [(&[1, 2, 3, 4, 5][..], false), (&sequence.tokens[start..start + 5], true)] {
+        let chunk = Chunk { tokens, start, pages: &sequence.pages, phase: Phase::Decode, logits: 5 };
+        let out = model.extend(&mut cache, &[chunk]).unwrap();
+        let bits = |x: &[Vec<f32>]| x.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let same = bits(&rows(&device, &out.logits)) == bits(&sequence.logits[start..start + 5]);
+        assert_eq!(same, right, "{tokens:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_decoded_is_refused() {
+    let device = Host::new();
+    let config = ModelConfig { max_position_embeddings: 8, ..ModelConfig::tiny() };
+    let model = Model::new(&device, &config, Precision::F32).unwrap();
+    let options = CacheOptions { page_tokens: 3, ..CacheOptions::new(4) };
+    let mut cache = Cache::new(&device, &config, options).unwrap();
+    let good = Chunk { tokens: &[1, 2], start: 0, pages: &[0, 1, 2], phase: Phase::Prefill, logits: 1 };
+    assert!(model.extend(&mut cache, &[good]).is_ok());
+    assert_eq!(model.extend(&mut cache, &[]).unwrap().logits.shape().rows(), 0);
+    let vocabulary = config.vocab_size as u32;
+    let cases: [(Chunk<'_>, &str); 7] = [
+        (Chunk { tokens: &[], ..good }, "a chunk needs at least one token"),
+        (Chunk { tokens: &[1, vocabulary], ..good }, "is not below the vocabulary size"),
+        (Chunk { start: 7, ..good }, "the length of a sequence 9 is above max_position_embeddings 8"),
+        (Chunk { start: usize::MAX, ..good }, "is above max_position_embeddings 8"),
+        (Chunk { pages: &[], ..good }, "the length of a sequence 2 is above the tokens of its pages, 0"),
+        (Chunk { pages: &[4], ..good }, "page 4 is not below the number of pages 4"),
+        (Chunk { logits: 3, ..good }, "the number of logits 3 is above the tokens of the chunk, 2"),
+    ];
+    for (chunk, message) in cases {
+        let error = model.extend(&mut cache, &[good, chunk]).map(drop).expect_err(message).to_string();
+        assert!(error.contains(message), "{error:?} does not say {message:?}");
+    }
+    let other = ModelConfig { kv_lora_rank: config.kv_lora_rank + 1, ..config };
+    let mut cache = Cache::new(&device, &other, options).unwrap();
+    let error = model.extend(&mut cache, &[good]).map(drop).expect_err("another model's cache").to_string();
+    assert!(error.contains("columns of the cache's latents"), "{error}");
+}
