@@ -65,7 +65,7 @@ impl fmt::Display for CacheFormat {
     }
 }
 
-/// Bytes of a cached token in all layers, by formula; `mtp` MTP modules have layers of their own.
+/// Bytes of a cached token in all layers, by formula; `mtp` MTP modules have separate layers.
 pub fn bytes_per_token(config: &ModelConfig, format: CacheFormat, mtp: usize) -> usize {
     (config.num_hidden_layers + mtp) * format.row_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
 }

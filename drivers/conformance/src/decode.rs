@@ -10,10 +10,15 @@ use fathom_core::tensor::MatRef;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::case::{Magnitude, Operand, case, decode, encode, sweep};
+use crate::case::{Case, Magnitude, Operand, case, decode, encode, sweep};
 use crate::quantize::{Tiling, codes, scales};
+use crate::tolerance::relative;
 use crate::values::{Draw, Style, size, some};
 use crate::{Failure, Options, Outcome};
+
+/// What queries, probabilities and cached numbers may be off by together, each rounded to BF16, in parts of a result's
+/// magnitude: the first and the last count twice, in a score and in the sum that it is divided by.
+const ROUNDED: f64 = 1.0 / 128.0;
 
 /// A row of the cache, apart from the core's checks.
 fn row(dtype: DType, latent: usize, rope: usize) -> LatentRow {
@@ -141,7 +146,8 @@ case!(AbsorbQueryCase, "absorb_query", { heads: Heads, latent: usize, rows: usiz
     |self| self.heads.nope,
     operands {
         let (Heads { heads: h, nope, rope, value, .. }, c) = (self.heads, self.latent);
-        let q = Operand::floats(self.d.dtype, self.rows, h * (nope + rope), self.d.floats(0, self.rows * h * (nope + rope)));
+        let width = h * (nope + rope);
+        let q = Operand::floats(self.d.dtype, self.rows, width, self.d.floats(0, self.rows * width));
         let [w, s] = weight(&self.d, self.held, (h * (nope + value), c));
         let y = Operand::result(self.d.dtype, self.rows, h * (c + rope)).gaps(!self.d.gaps);
         vec![q.gaps(self.d.gaps), w, s, y.near(Magnitude::Absolute)]
@@ -217,6 +223,10 @@ case!(LatentCase, "latent_attention",
             for j in 0..h {
                 sizes.extend(size_of(&numbers[(t * h + j) * width..][..width], self.scale, &all, &latents));
             }
+        }
+        if row.dtype() != DType::F32 && d.dtype != DType::F64 {
+            let grown = 1.0 + ROUNDED / relative("latent_attention", Case::terms(self), d.dtype);
+            sizes.iter_mut().for_each(|size| *size *= grown);
         }
         // What no sequence sees is no number: the cache is not cleared.
         let mut bytes = bytes;

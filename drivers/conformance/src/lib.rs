@@ -18,9 +18,10 @@
 //! stored in (2⁻⁷ for BF16); `ε` is that of the type it is computed in: 2⁻⁵² for F64, else 2⁻²³. `magnitude` is what
 //! the element would be if nothing cancelled, for instance `Σ|a·b|` for a product; each case says how it is taken. `k`
 //! is the length of the longest sum. Attention over BF16 operands may be off by another `2⁻⁸·magnitude`, since
-//! probabilities may be rounded to BF16 for their product with the values. Long sums of codes may be made on tensor
-//! cores that keep 14 bits within a tile, which is 136·2⁻¹³ of it at worst; the suite's own cases are shorter and stay
-//! exact. [`tolerance()`] is this table:
+//! probabilities may be rounded to BF16 for their product with the values; over a cache that is narrower than F32 it
+//! may be off by another `2⁻⁷·magnitude`, since queries and cached numbers may be rounded too. Long sums of codes may
+//! be made on tensor cores that keep 14 bits within a tile, which is 136·2⁻¹³ of it at worst; the suite's own cases
+//! are shorter and stay exact. [`tolerance()`] is this table:
 //!
 //! | kernel | tolerance |
 //! |---|---|

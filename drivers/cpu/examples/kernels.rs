@@ -32,6 +32,8 @@ const LAYER_KERNELS: &[&str] = &["rmsnorm", "rmsnorm_grad", "rope", "swiglu", "s
 const EXPERT_KERNELS: &[&str] = &["gather_rows", "combine"];
 const ROUTER_KERNELS: &[&str] = &["route", "route_grad", "balance", "sort_by_key"];
 const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize"];
+const DECODE_KERNELS: &[&str] =
+    &["latent_attention", "chunk_attention", "absorb_query", "absorb_output", "store_latent", "load_latent"];
 const TRAINING_KERNELS: &[&str] =
     &["cross_entropy", "adamw", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
 
@@ -107,6 +109,7 @@ impl Bench {
                 EXPERT_KERNELS,
                 ROUTER_KERNELS,
                 CODE_KERNELS,
+                DECODE_KERNELS,
                 TRAINING_KERNELS,
             ]
             .into_iter()
@@ -205,6 +208,45 @@ fn attention(b: &mut Bench, of: DType) {
             lse.view_mut()));
         time!(b, what, attention_grad: AttentionGrad::new(h, q.view(), kv.view(), k_pe.view(), starts.view(), o.view(),
             lse.view(), d_o.view(), dq.view_mut(), dkv.view_mut(), dk.view_mut()));
+    }
+}
+
+/// Decoding with 16 heads over a latent of 512 and a key of 64: a token of one sequence, and of 16.
+fn decoding(b: &mut Bench, format: DType) {
+    if b.skips(DECODE_KERNELS) {
+        return;
+    }
+    let h = Heads { heads: 16, nope: 128, rope: 64, value: 128, scale: 0.07, sequence: 1 };
+    let (latent, page) = (512, 64);
+    let row = LatentRow::new(format, latent, h.rope).expect("a format");
+    for (sequences, keys) in [(1, 100), (1, 1000), (1, 4000), (16, 1000)] {
+        let each = keys / page + 1;
+        let slots = b.indices(sequences * each * page, 1, |i| i);
+        let (c, k_pe) = (b.floats(slots.shape().rows(), latent), b.floats(slots.shape().rows(), h.rope));
+        let mut cache = T::empty(&b.cpu, &[slots.shape().rows(), row.cols()], format).expect("memory");
+        let call = StoreLatent::new(row, c.view(), k_pe.view(), slots.view(), cache.view_mut());
+        b.cpu.store_latent(call.expect("a valid call")).expect("a kernel that runs");
+        let tables = b.indices(sequences, each, |i| i * 7919 % (sequences * each));
+        let (sequence, seen) = (b.indices(sequences, 1, |i| i), b.indices(sequences, 1, |_| keys));
+        let q = b.floats(sequences, h.heads * (latent + h.rope));
+        let mut o = b.floats(sequences, h.heads * latent);
+        let paged = || Paged::new(row, cache.view(), page, tables.view());
+        let what = format!("{format}, {sequences} × {keys}");
+        time!(b, what, latent_attention: LatentAttention::new(h.heads, h.scale, q.view(), paged().expect("pages"),
+            sequence.view(), seen.view(), o.view_mut()));
+        let (mut c, mut k_pe) = (b.floats(keys, latent), b.floats(keys, h.rope));
+        let slots = b.indices(keys, 1, |i| i);
+        time!(b, what, load_latent: LoadLatent::new(row, cache.view(), slots.view(), c.view_mut(), k_pe.view_mut()));
+    }
+    let of = if format == DType::F32 { DType::F32 } else { DType::BF16 };
+    for t in [1, 16] {
+        let w = b.reals(of, h.heads * (h.nope + h.value), latent);
+        let (q, mut y) = (b.floats(t, h.heads * (h.nope + h.rope)), b.floats(t, h.heads * (latent + h.rope)));
+        let (x, mut o) = (b.floats(t, h.heads * latent), b.floats(t, h.heads * h.value));
+        let weight = Factor::Float(w.view());
+        let what = format!("{of}, {t}");
+        time!(b, what, absorb_query: AbsorbQuery::new(h, q.view(), weight, y.view_mut()));
+        time!(b, what, absorb_output: AbsorbOutput::new(h, x.view(), weight, o.view_mut()));
     }
 }
 
@@ -351,5 +393,8 @@ fn main() {
         codes(&mut bench, of);
         training(&mut bench, of);
         attention(&mut bench, of);
+    }
+    for format in [DType::F32, DType::BF16, DType::E4M3] {
+        decoding(&mut bench, format);
     }
 }

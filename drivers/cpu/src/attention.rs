@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use fathom_core::device::{Attention, Heads, MaskWindow};
+use fathom_core::device::{Attention, ChunkAttention, Heads, MaskWindow};
 
 use crate::elementwise::convert;
 use crate::error::CpuError;
@@ -35,7 +35,10 @@ pub(crate) struct Inputs<'a, T> {
     pub q: Mat<'a, T>,
     pub kv: Mat<'a, T>,
     pub k_pe: Mat<'a, T>,
-    pub starts: Mat<'a, u32>,
+    /// The first row that each row sees; the first of its sequence if absent.
+    pub starts: Option<Mat<'a, u32>>,
+    /// Rows of keys before the first query. Rows are counted from the first key.
+    pub before: usize,
 }
 
 impl<'a, T: Real> Inputs<'a, T> {
@@ -46,7 +49,7 @@ impl<'a, T: Real> Inputs<'a, T> {
 
     /// Rows `rows` of the queries of head `j`.
     pub(crate) fn queries(&self, j: usize, rows: Range<usize>) -> Mat<'a, T> {
-        self.q.block(rows.start, rows.len(), j * self.width(), self.width())
+        self.q.block(rows.start - self.before, rows.len(), j * self.width(), self.width())
     }
 
     /// Rows `rows` of the values of head `j`.
@@ -71,7 +74,7 @@ impl<'a, T: Real> Inputs<'a, T> {
     /// The first row that each of `rows` sees, which are of one sequence.
     fn first_seen(&self, rows: Range<usize>) -> impl Iterator<Item = usize> {
         let sequence = rows.start - rows.start % self.heads.sequence;
-        rows.map(move |t| (self.starts.row(t)[0] as usize).clamp(sequence, t))
+        rows.map(move |t| self.starts.map_or(sequence, |starts| (starts.row(t)[0] as usize).clamp(sequence, t)))
     }
 
     /// The first row that any of `rows` sees, which are of one sequence and not none.
@@ -98,7 +101,7 @@ pub(crate) fn take<'s>(scratch: &mut &'s mut [f32], n: usize) -> &'s mut [f32] {
 }
 
 kernel! {
-    fn scale(o: &mut [f32], factor: f32) {
+    pub(crate) fn scale(o: &mut [f32], factor: f32) {
         for o in o {
             *o *= factor;
         }
@@ -107,7 +110,7 @@ kernel! {
 
 kernel! {
     /// `to = factor·from`, rounded.
-    fn scale_to<T: Real>(from: &[f32], factor: f32, to: &mut [T]) {
+    pub(crate) fn scale_to<T: Real>(from: &[f32], factor: f32, to: &mut [T]) {
         for (to, &x) in to.iter_mut().zip(from) {
             *to = T::store(x * factor);
         }
@@ -139,7 +142,7 @@ fn attend<T: Real, W: Computed>(
     x: &Inputs<'_, T>,
     j: usize,
     o: &mut Tile<'_, T>,
-    lse: &mut Tile<'_, f32>,
+    lse: Option<&mut Tile<'_, f32>>,
     mut scratch: &mut [f32],
 ) {
     let (width, value) = (x.width(), x.heads.value);
@@ -157,7 +160,7 @@ fn attend<T: Real, W: Computed>(
     total.fill(0.0);
     sums.fill(0.0);
 
-    let (first, end) = (o.row, o.row + o.rows());
+    let (first, end) = (x.before + o.row, x.before + o.row + o.rows());
     let sequence = first - first % x.heads.sequence;
     let seen = x.first_seen_by_any(first..end) - sequence;
     for key in (sequence + seen / KEYS * KEYS..end).step_by(KEYS) {
@@ -186,7 +189,11 @@ fn attend<T: Real, W: Computed>(
     }
     for (i, sums) in sums.chunks_exact(value).enumerate().take(o.rows()) {
         scale_to(isa, sums, 1.0 / total[i], o.row(i));
-        lse.row(i)[0] = top[i] + total[i].ln();
+    }
+    if let Some(lse) = lse {
+        for i in 0..lse.rows() {
+            lse.row(i)[0] = top[i] + total[i].ln();
+        }
     }
 }
 
@@ -197,6 +204,7 @@ pub(crate) fn tile(scratch: &mut [f32], rows: usize, cols: usize, stride: usize)
 
 typed! {
     attention: Attention[q] => run_attention,
+    chunk_attention: ChunkAttention[q] => run_chunk_attention,
 }
 
 impl Cpu {
@@ -229,7 +237,8 @@ impl Cpu {
             q: mat::read(OP, &call.q)?,
             kv: mat::read(OP, &call.kv)?,
             k_pe: mat::read(OP, &call.k_pe)?,
-            starts: mat::read(OP, &call.starts)?,
+            starts: Some(mat::read(OP, &call.starts)?),
+            before: 0,
         };
         let (o, lse) = (mat::write::<T>(OP, call.o)?, mat::write::<f32>(OP, call.lse)?);
         let per_sequence = heads.sequence.div_ceil(TASK);
@@ -255,8 +264,36 @@ impl Cpu {
             scratch_size::<W>(&heads),
             parts,
             |i, (mut o, mut lse), scratch| {
-                attend::<T, W>(isa, &x, place(i).2, &mut o, &mut lse, scratch);
+                attend::<T, W>(isa, &x, place(i).2, &mut o, Some(&mut lse), scratch);
             },
         )
+    }
+
+    fn run_chunk_attention<T: Factor>(&self, call: ChunkAttention<'_, Buffer>) -> Result<(), CpuError> {
+        if has_pairs(self.isa()) {
+            self.chunk_attention_in::<T, T::Word>(call)
+        } else {
+            self.chunk_attention_in::<T, f32>(call)
+        }
+    }
+
+    fn chunk_attention_in<T: Real, W: Computed>(&self, call: ChunkAttention<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "chunk_attention";
+        let (cost, isa, before) = (fathom_core::device::Call::cost(&call), self.isa(), call.before());
+        let heads = Heads { sequence: call.kv.rows().max(1), ..call.heads };
+        let x = Inputs::<T> {
+            heads,
+            q: mat::read(OP, &call.q)?,
+            kv: mat::read(OP, &call.kv)?,
+            k_pe: mat::read(OP, &call.k_pe)?,
+            starts: None,
+            before,
+        };
+        let parts = Tiles::new(mat::write::<T>(OP, call.o)?, TASK, heads.value);
+        let work = (cost.flops / 16) as usize;
+        self.for_each_with(work, scratch_size::<W>(&heads), parts, |_, mut o, scratch| {
+            let j = o.col / heads.value;
+            attend::<T, W>(isa, &x, j, &mut o, None, scratch);
+        })
     }
 }

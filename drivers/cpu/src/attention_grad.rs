@@ -178,7 +178,8 @@ impl Cpu {
             q: mat::read(OP, &call.q)?,
             kv: mat::read(OP, &call.kv)?,
             k_pe: mat::read(OP, &call.k_pe)?,
-            starts: mat::read(OP, &call.starts)?,
+            starts: Some(mat::read(OP, &call.starts)?),
+            before: 0,
         };
         let y =
             Outputs::<T> { o: mat::read(OP, &call.o)?, lse: mat::read(OP, &call.lse)?, d_o: mat::read(OP, &call.d_o)? };

@@ -351,7 +351,8 @@ impl<'a, B> Paged<'a, B> {
 ///
 /// Row `t` sees the first `keys[t]` tokens of its sequence: `o_j = Σ_u softmax_u(scale·q_j·[c_u; k_pe_u])·c_u`. A
 /// result depends on nothing but the row's query and the tokens it sees: neither on other rows nor on the pages the
-/// tokens lie in.
+/// tokens lie in. Where the cache is narrower than F32, a device may round queries, probabilities and cached numbers to
+/// BF16 for their products.
 #[non_exhaustive]
 pub struct LatentAttention<'a, B> {
     /// Number of heads, `h`.

@@ -200,7 +200,7 @@ kernel! {
 }
 
 /// Codes with their scales, to read.
-struct Decoder<'a> {
+pub(crate) struct Decoder<'a> {
     isa: Isa,
     dtype: DType,
     codes: Mat<'a, u8>,
@@ -215,8 +215,13 @@ impl<'a> Decoder<'a> {
         Ok(Self { isa, dtype: x.codes.dtype(), codes: mat::read_bytes(&x.codes), scales, tiling })
     }
 
+    /// Codes whose tiles are those of no groups.
+    pub(crate) fn ungrouped(op: &'static str, isa: Isa, x: &Scaled<'a, Buffer>) -> Result<Self, CpuError> {
+        Self::new(op, isa, x, &mut [])
+    }
+
     /// Decodes columns `cols` of row `r`.
-    fn row<Y: Real>(&self, r: usize, cols: Range<usize>, y: &mut [Y]) {
+    pub(crate) fn row<Y: Real>(&self, r: usize, cols: Range<usize>, y: &mut [Y]) {
         let (bytes, numbers) = (self.dtype.size(), self.dtype.numbers());
         let row = self.codes.row(r);
         self.tiling.pieces(r, cols.clone(), &self.scales, |piece, scale| {
