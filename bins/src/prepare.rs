@@ -131,9 +131,19 @@ pub fn leave_on_interrupt(output: &Path) {
     let work = output.join("work");
     // Where the system does not let signals be handled, they end the program without a word.
     let _ = ctrlc::set_handler(move || {
-        eprintln!("\nstopped; run the same command again to go on: finished tasks are kept in {}", work.display());
+        eprintln!("\n{}", stopped(&work));
         std::process::exit(130);
     });
+}
+
+/// What an interrupted preparation says; its finished tasks are in `work`.
+fn stopped(work: &Path) -> String {
+    if work.is_dir() {
+        let work = work.display();
+        format!("stopped; run the same command again to go on: finished tasks are kept in {work}")
+    } else {
+        "stopped before the first task; nothing was written".into()
+    }
 }
 
 /// The validation split of prepared data, or the training split where nothing was held out; and which of them it is.
@@ -228,4 +238,18 @@ fn as_json(value: &impl serde::Serialize) -> Result<String> {
 
 fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_preparation_says_what_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path().join("work");
+        assert_eq!(stopped(&work), "stopped before the first task; nothing was written");
+        std::fs::create_dir(&work).unwrap();
+        assert!(stopped(&work).ends_with(&format!("finished tasks are kept in {}", work.display())));
+    }
 }
