@@ -36,13 +36,13 @@ impl FromStr for Shell {
     }
 }
 
-/// The script that completes the program `root` in `shell`.
-pub fn script(root: &'static Command, shell: Shell) -> String {
+/// The script that completes the program `root` in `shell`; the command line `by` prints it, without the shell's name.
+pub fn script(root: &'static Command, shell: Shell, by: &str) -> String {
     let tree = tree(root);
     match shell {
-        Shell::Bash => bash(root.name, &tree),
-        Shell::Zsh => zsh(root.name, &tree),
-        Shell::Fish => fish(root.name, &tree),
+        Shell::Bash => bash(root.name, &tree, by),
+        Shell::Zsh => zsh(root.name, &tree, by),
+        Shell::Fish => fish(root.name, &tree, by),
     }
 }
 
@@ -130,9 +130,9 @@ fn paths(tree: &[Node]) -> String {
     paths.collect::<Vec<_>>().join("|")
 }
 
-fn bash(program: &str, tree: &[Node]) -> String {
+fn bash(program: &str, tree: &[Node], by: &str) -> String {
     let mut out = format!(
-        "# bash completion of {program}: source <({program} completions bash)\n\
+        "# bash completion of {program}: source <({by} bash)\n\
          _{program}() {{\n    \
              local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} command= i words= files=\n    \
              COMPREPLY=()\n    \
@@ -194,10 +194,10 @@ fn bash(program: &str, tree: &[Node]) -> String {
     out
 }
 
-fn zsh(program: &str, tree: &[Node]) -> String {
+fn zsh(program: &str, tree: &[Node], by: &str) -> String {
     let mut out = format!(
         "#compdef {program}\n\
-         # zsh completion of {program}: {program} completions zsh > ~/.zfunc/_{program}, with ~/.zfunc in $fpath\n\
+         # zsh completion of {program}: {by} zsh > ~/.zfunc/_{program}, with ~/.zfunc in $fpath\n\
          _{program}() {{\n  \
              local command= i=2\n  \
              while (( i < CURRENT )); do\n    \
@@ -255,11 +255,11 @@ fn zsh_action(value: &Value) -> String {
     }
 }
 
-fn fish(program: &str, tree: &[Node]) -> String {
+fn fish(program: &str, tree: &[Node], by: &str) -> String {
     let known: Vec<String> =
         tree.iter().filter(|node| !node.path.is_empty()).map(|n| format!("'{}'", n.path)).collect();
     let mut out = format!(
-        "# fish completion of {program}: {program} completions fish | source\n\
+        "# fish completion of {program}: {by} fish | source\n\
          function __{program}_at\n    \
              set -l path ''\n    \
              for word in (commandline -opc)[2..-1]\n        \

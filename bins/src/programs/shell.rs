@@ -4,13 +4,15 @@ use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::complete::{self, Shell};
 use crate::cli::{self, Command, Program, man};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The command `completions`.
 pub const COMPLETIONS: Command = Command::new::<Completions>("completions", "print a completion script for a shell");
 /// The command `man`.
 pub const MAN: Command = Command::new::<Man>("man", "print the man page");
 
+/// The commands of `fathom` that are single programs too.
+const SINGLE: [&str; 5] = ["prep", "train", "eval", "generate", "convert"];
 /// Variables that the programs read.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (crate::quickstart::STEPS, "number of steps of `train` without arguments"),
@@ -25,6 +27,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     example = "source <({command_name} bash)",
     example = "{command_name} bash > ~/.local/share/bash-completion/completions/fathom",
     example = "{command_name} zsh > ~/.zfunc/_fathom",
+    example = "source <({command_name} bash --program train)",
     example = "{command_name} fish > ~/.config/fish/completions/fathom.fish",
     note = "zsh finds the script if ~/.zfunc is in $fpath before compinit runs.",
     error_code(0, "done"),
@@ -34,6 +37,9 @@ struct Completions {
     /// the shell
     #[argh(positional, arg_name = "bash|zsh|fish")]
     shell: Shell,
+    /// the program to complete (default: fathom)
+    #[argh(option, arg_name = "fathom|prep|train|eval|generate|convert", default = "String::from(super::ALL.name)")]
+    program: String,
 }
 
 /// Print the man page of fathom and all of its commands.
@@ -48,7 +54,17 @@ struct Man {}
 
 impl Program for Completions {
     fn run(self) -> Result<()> {
-        cli::print(&complete::script(&super::ALL, self.shell))
+        let mut by = format!("{} {}", super::ALL.name, COMPLETIONS.name);
+        let program = match self.program.as_str() {
+            name if name == super::ALL.name => &super::ALL,
+            name => {
+                by += &format!(" --program {name}");
+                let single = super::ALL.commands.iter().find(|command| command.name == name && SINGLE.contains(&name));
+                let names = SINGLE.join(", ");
+                single.ok_or_else(|| Error::Usage(format!("--program {name}: must be fathom or one of {names}")))?
+            }
+        };
+        cli::print(&complete::script(program, self.shell, &by))
     }
 }
 
