@@ -1,5 +1,5 @@
 //! How fast text becomes tokens on one thread, beside `tokenizers` 1.0.0-rc.3 in the same minutes, and whether both
-//! give the same ids. `examples/tokenize.rs` is the same with the released version.
+//! give the same ids. `examples/tokenize/` is the same with the released version.
 //!
 //! ```sh
 //! cd dataprep/peer && cargo run --release -- TEXT TOKENIZER.json...
@@ -9,11 +9,13 @@
 //! ends. Both take turns, document by document; of five passes each, the best counts, per second of processor time
 //! where Linux says, so that other programs on the machine matter less.
 
+#[path = "../../examples/tokenize/corpus.rs"]
+mod corpus;
+
+use corpus::{cpu_seconds, documents};
 use fathom_dataprep::Tokenizer;
 use std::error::Error;
 use std::path::Path;
-use std::sync::LazyLock;
-use std::time::Instant;
 use tokenizers::pipeline::{EncodeOptions, PipelineTokenizer};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -69,31 +71,4 @@ fn row(path: &str, documents: &[String], bytes: usize) -> Result<()> {
 fn encode(peer: &PipelineTokenizer, text: &str, out: &mut Vec<tokenizers::pipeline::PipelineToken>) -> Result<()> {
     let options = EncodeOptions { add_special_tokens: false, encode_special_tokens: true, ..EncodeOptions::default() };
     peer.encode_into(text, &options, out).map_err(|e| e.to_string().into())
-}
-
-/// Processor time of this thread where Linux says, else the time of day.
-fn cpu_seconds() -> f64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stated = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = stated.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |ns| ns / 1e9)
-}
-
-fn documents(path: &Path) -> Result<Vec<String>> {
-    let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
-    if path.extension().is_some_and(|suffix| suffix == "jsonl") {
-        let record = |line: &str| -> Result<String> {
-            let value: serde_json::Value = serde_json::from_str(line)?;
-            Ok(value["text"].as_str().ok_or("a record without text")?.to_owned())
-        };
-        return text.lines().map(record).collect();
-    }
-    let mut documents = vec![String::new()];
-    for line in text.split_inclusive('\n') {
-        match documents.last_mut() {
-            Some(last) if last.len() < 1024 => last.push_str(line),
-            _ => documents.push(line.to_owned()),
-        }
-    }
-    Ok(documents)
 }

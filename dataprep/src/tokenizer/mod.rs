@@ -325,11 +325,6 @@ impl Tokenizer {
         }
     }
 
-    /// Decodes token by token.
-    pub fn stream_decoder(&self) -> StreamDecoder {
-        StreamDecoder::new(self.clone())
-    }
-
     /// Writes `tokenizer.json`, byte for byte as it was loaded, and `tokenizer_config.json` into `folder`;
     /// transformers' `AutoTokenizer` opens the folder.
     ///

@@ -14,11 +14,14 @@ pub struct StreamDecoder {
     shown: usize,
 }
 
-impl StreamDecoder {
-    pub(super) fn new(tokenizer: Tokenizer) -> Self {
-        Self { tokenizer, pending: Vec::new(), window: Vec::new(), shown: 0 }
+impl Tokenizer {
+    /// A decoder that turns tokens into text one by one.
+    pub fn stream_decoder(&self) -> StreamDecoder {
+        StreamDecoder { tokenizer: self.clone(), pending: Vec::new(), window: Vec::new(), shown: 0 }
     }
+}
 
+impl StreamDecoder {
     /// The text that `id` completes; empty while a character is unfinished and for special tokens.
     pub fn push(&mut self, id: u32) -> String {
         if let Kind::Other(_) = self.tokenizer.inner.kind {

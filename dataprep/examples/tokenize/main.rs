@@ -10,11 +10,12 @@
 //! processor time, so that other programs on the machine matter less: the best of four passes of ours, and one of the
 //! peer's.
 
+mod corpus;
+
+use corpus::{cpu_seconds, documents};
 use fathom_dataprep::Tokenizer;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::time::Instant;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -39,33 +40,6 @@ fn main() -> Result<()> {
         row(tokenizer, &documents, bytes, peer_bytes)?;
     }
     Ok(())
-}
-
-/// Processor time of this thread where Linux says, else the time of day.
-fn cpu_seconds() -> f64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stated = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = stated.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |ns| ns / 1e9)
-}
-
-fn documents(path: &Path) -> Result<Vec<String>> {
-    let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
-    if path.extension().is_some_and(|suffix| suffix == "jsonl") {
-        let record = |line: &str| -> Result<String> {
-            let value: serde_json::Value = serde_json::from_str(line)?;
-            Ok(value["text"].as_str().ok_or("a record without text")?.to_owned())
-        };
-        return text.lines().map(record).collect();
-    }
-    let mut documents = vec![String::new()];
-    for line in text.split_inclusive('\n') {
-        match documents.last_mut() {
-            Some(last) if last.len() < 1024 => last.push_str(line),
-            _ => documents.push(line.to_owned()),
-        }
-    }
-    Ok(documents)
 }
 
 /// Measures one tokenizer and compares it with its peer.
