@@ -12,6 +12,22 @@
 //! [`properties`] adds what a comparison with the host does not show: rows do not depend on other rows, indices out of
 //! range are errors, NaN is never quantised in silence, and a clip factor of NaN leaves an optimiser's state alone.
 //!
+//! A driver's test is one line: `fathom_conformance::run(&device)`. While one kernel is being written, [`check_one`]
+//! runs it alone and returns the smallest case that fails:
+//!
+//! ```
+//! use fathom_conformance::{Options, check_one};
+//! use fathom_core::device::Host;
+//!
+//! let device = Host::new(); // the driver under test
+//! let options = Options { cases: 4, ..Options::default() };
+//! let outcome = check_one(&device, "rmsnorm", &options).expect("the name of a kernel");
+//! match outcome {
+//!     Ok(outcome) => assert_eq!((outcome.name, outcome.cases, outcome.unsupported), ("rmsnorm", 4, 0)),
+//!     Err(failure) => panic!("{failure}"),
+//! }
+//! ```
+//!
 //! # Tolerances
 //!
 //! An element passes where `|got − want| ≤ ulp·|want| + tolerance·ε·magnitude + 1e-28`. `ulp` is that of the type it is

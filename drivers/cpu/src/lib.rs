@@ -1,5 +1,27 @@
 //! The CPU driver: [`Cpu`] runs every kernel of the core on all cores, with the vector instructions the machine has.
 //!
+//! ```
+//! use fathom_core::device::{Form, Gemm, Primitives};
+//! use fathom_core::dtype::DType;
+//! use fathom_core::tensor::Tensor;
+//! use fathom_cpu::{Cpu, CpuError};
+//!
+//! /// x·wᵀ for 2 rows of 3 numbers and a weight `[4, 3]`.
+//! fn product(cpu: &Cpu) -> Result<Vec<f32>, CpuError> {
+//!     let x = Tensor::<Cpu>::from_slice(cpu, &[2, 3], DType::F32, &[1.0f32, 2.0, 3.0, 0.5, 0.0, -1.0])?;
+//!     let w = Tensor::<Cpu>::from_slice(cpu, &[4, 3], DType::F32, &[1.0f32; 12])?;
+//!     let mut y = Tensor::<Cpu>::zeros(cpu, &[2, 4], DType::F32)?;
+//!     cpu.gemm(Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut())?)?;
+//!     y.download(cpu)
+//! }
+//!
+//! # fn main() -> Result<(), CpuError> {
+//! assert_eq!(product(&Cpu::open(1)?)?, [6.0, 6.0, 6.0, 6.0, -0.5, -0.5, -0.5, -0.5]);
+//! assert_eq!(product(&Cpu::open(2)?)?, product(&Cpu::open(1)?)?); // the same bits for any number of threads
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | file | what |
 //! |---|---|
 //! | `memory` | buffers and their pool |
