@@ -29,7 +29,9 @@ fn files() -> BTreeMap<String, String> {
                 if !hidden && !SKIPPED.contains(&name.as_str()) {
                     walk(&entry.path(), &format!("{path}/"), files);
                 }
-            } else if path == ".ci/run" || name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&end)) {
+            } else if matches!(path.as_str(), ".ci/run" | ".ci/quick")
+                || name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&end))
+            {
                 let content = std::fs::read_to_string(entry.path()).unwrap_or_else(|e| panic!("{path}: {e}"));
                 files.insert(path, content);
             }

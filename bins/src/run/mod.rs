@@ -70,9 +70,10 @@ impl Outcome {
         });
         let saved = self.best_checkpoint.map(|best| best.measured_at);
         if let Some(best) = self.best.filter(|best| saved != Some(best.step)) {
+            let Best { step, validation_loss } = best;
             lines += &format!(
-                "lowest validation loss: {:.4} at step {} (no checkpoint there; checkpoint.keep_best=always keeps one)\n",
-                best.validation_loss, best.step
+                "lowest validation loss: {validation_loss:.4} at step {step} (no checkpoint there; \
+                 checkpoint.keep_best=always keeps one)\n"
             );
         }
         lines

@@ -385,8 +385,8 @@ pub const KEYS: &[Key] = &[
         "checkpoint.keep_best",
         Switch(&["none", "saved", "always"]),
         "saved",
-        "keep the checkpoint with the lowest validation loss; always (or true) also writes one at each improvement, none \
-         (or false) keeps none",
+        "keep the checkpoint with the lowest validation loss; always (or true) also writes one at each improvement, \
+         none (or false) keeps none",
     ),
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
