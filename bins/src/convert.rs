@@ -35,7 +35,7 @@ pub struct Options {
 /// Result of a conversion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// What the output is stored in.
+    /// Number format of the output.
     pub format: Format,
     /// Tensors of the input, scales not counted.
     pub tensors: usize,
@@ -43,11 +43,11 @@ pub struct Summary {
     pub quantized: usize,
     /// Tensors whose bytes were passed on.
     pub unchanged: usize,
-    /// Bytes of all tensors of the input.
+    /// Size of all input tensors in bytes.
     pub bytes_before: u64,
-    /// Bytes of all tensors of the output.
+    /// Size of all output tensors in bytes.
     pub bytes_after: u64,
-    /// What is unusual but harmless about the input.
+    /// Warnings: unusual but harmless properties of the input.
     pub warnings: Vec<String>,
     /// The tensor that changed most, and by how much: the L2 norm of the difference over that of the tensor.
     pub worst: Option<(String, f64)>,

@@ -1,4 +1,4 @@
-//! Progress of counted work, on stderr: a bar on a terminal, elsewhere a line now and then.
+//! Progress of counted work on stderr: a bar on a terminal, otherwise an occasional line.
 
 use std::time::{Duration, Instant};
 

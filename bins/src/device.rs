@@ -1,5 +1,5 @@
-//! The device that `--device` names. Everything else is generic over the device; [`on_device!`](crate::on_device) is
-//! the one place where a name becomes a type.
+//! Devices by name, as `--device` takes them. Everything else is generic over the device;
+//! [`on_device!`](crate::on_device) is the one place where a name becomes a type.
 
 use fathom_core::device::{Device, Name as DeviceName};
 use fathom_core::error::{DeviceError, ErrorKind};

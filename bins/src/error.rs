@@ -32,7 +32,7 @@ pub enum Error {
     /// The device failed in the middle of something.
     #[error("{doing}: {source}")]
     Device {
-        /// What was being done: "training step 7".
+        /// Action that failed: "training step 7".
         doing: String,
         /// The driver's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -41,7 +41,7 @@ pub enum Error {
     /// The operating system refused something.
     #[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
     Io {
-        /// What was tried: "read", "create" and so on.
+        /// Action that failed: "read", "create" and so on.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum Error {
         path: PathBuf,
         /// Line, from 1.
         line: u64,
-        /// What is wrong with it and what to do.
+        /// Problem and remedy.
         problem: String,
     },
 

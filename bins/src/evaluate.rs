@@ -1,4 +1,4 @@
-//! How well a model predicts text: over token shards, and line by line.
+//! Evaluation: loss and perplexity over token shards, and log probabilities line by line.
 
 use std::fmt;
 use std::io::{BufRead, Write};
@@ -34,7 +34,7 @@ pub struct Evaluated {
     pub bits_per_byte: Option<f64>,
     /// Tokens scored.
     pub tokens: u64,
-    /// Bytes of text they stand for.
+    /// Bytes of text that the tokens stand for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
@@ -82,7 +82,7 @@ pub fn evaluate<D: Kernels>(
     Ok(Evaluated { loss, perplexity: loss.exp(), bits_per_byte, tokens, bytes })
 }
 
-/// What to measure a model on.
+/// Request of a measurement: data, split, limits.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// Prepared data: a folder, or the prefix of one pair of Megatron files.
@@ -97,7 +97,7 @@ pub struct Request<'a> {
     pub limit: u64,
 }
 
-/// A measurement, and what it was made of.
+/// A measurement and the data that it was made on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
     /// The model folder.
@@ -221,12 +221,12 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// What [`score_lines`] did.
+/// Counts of [`score_lines`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scored {
     /// Lines that were scored.
     pub lines: u64,
-    /// Those of them whose context was cut to fit the model's.
+    /// Lines whose context was cut to fit the model's.
     pub cut: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Parameters, memory and work of a run, before it is run: `train --plan`.
+//! `train --plan`: parameters, memory and work of a run that is not started.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub struct Request<'a> {
     pub average: bool,
     /// The device that would train, by name, and its memory in bytes; `None` where that is not known.
     pub device: Option<(&'a str, u64)>,
-    /// Where the vocabulary comes from, if it is the data's: shown beside the parameters.
+    /// Data folder that the vocabulary comes from, if any: shown beside the parameters.
     pub data: Option<&'a Path>,
 }
 

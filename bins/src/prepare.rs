@@ -1,4 +1,4 @@
-//! Runs a data preparation, and shows its progress and its result.
+//! Runs a data preparation with progress, and describes its result.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -83,7 +83,7 @@ impl Progress for Bars {
     }
 }
 
-/// Which of several processes this is: as `--rank` and `--world` say, or else as a launcher does.
+/// Rank of this process among several: as `--rank` and `--world` say, otherwise as a launcher does.
 ///
 /// # Errors
 /// One of them without the other where no launcher says it, and ranks that cannot be.
@@ -157,7 +157,7 @@ pub fn validation_or_train(path: &Path) -> Result<(ShardSet, Split)> {
     }
 }
 
-/// What was made, for a person to read.
+/// Summary of a preparation, as text for a person.
 pub fn describe(summary: &Summary) -> String {
     let manifest = &summary.manifest;
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! The collectives a training step needs.
+//! Collectives: the operations that the ranks of a training run do together.
 
 use crate::device::Device;
 use crate::tensor::ViewMut;

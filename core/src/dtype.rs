@@ -26,7 +26,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes one element takes.
+    /// Size of one element in bytes.
     pub const fn size(self) -> usize {
         match self {
             Self::F64 => 8,

@@ -1,8 +1,8 @@
-//! Errors of the core: what can be wrong with a kernel call, and the kinds a device's own error falls into.
+//! Errors of the core: invalid kernel calls, and the kinds that a device's own errors fall into.
 
 use core::fmt;
 
-/// What generic code needs to know of a device's error.
+/// Kinds of device errors, as far as generic code needs to tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -41,7 +41,7 @@ pub trait DeviceError: core::error::Error + From<InvalidOp> + 'static {
 pub struct InvalidOp {
     /// The operation, as its method is called.
     pub op: &'static str,
-    /// What is wrong, or which number is out of bounds.
+    /// The problem, or the number that is out of bounds.
     pub problem: &'static str,
     /// The value that was needed, or the bound.
     pub expected: usize,

@@ -1,4 +1,4 @@
-//! Functions whose bits every device must agree on.
+//! Mathematical functions with the same bits on every device.
 //!
 //! Which experts a token goes to hangs on the last bit of a score, so the router's exponential is defined here, by
 //! additions and multiplications that IEEE 754 rounds exactly, and not left to each platform's library. A driver may

@@ -1,9 +1,9 @@
-//! The precision policy: which type each kind of tensor has, and what is computed again rather than kept.
+//! The precision policy: the type of each kind of tensor, and what the backward pass recomputes.
 
 use crate::DType;
 use crate::fp8::Recipe;
 
-/// What the matrix products of linear layers and experts read.
+/// Operand type of the matrix products in linear layers and experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Products {
@@ -30,7 +30,7 @@ pub enum Products {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Precision {
-    /// What products read.
+    /// Operand type of matrix products.
     pub products: Products,
     /// Moments of AdamW in BF16 (V3 report §3.3.3).
     pub bf16_moments: bool,
@@ -38,12 +38,12 @@ pub struct Precision {
     pub recompute_norms: bool,
     /// Compute the up-projections of queries, keys and values again in the backward pass (V3 report §3.2.3).
     pub recompute_up_projections: bool,
-    /// What else an FP8 policy quantises; without effect in the others.
+    /// Switches of the FP8 recipe; without effect in other policies.
     pub recipe: Recipe,
 }
 
 impl Precision {
-    /// Everything in f32.
+    /// The f32 policy: every tensor in f32.
     pub const F32: Self = Self {
         products: Products::F32,
         bf16_moments: false,
@@ -51,24 +51,24 @@ impl Precision {
         recompute_up_projections: false,
         recipe: Recipe::V3,
     };
-    /// Everything in f64, for finite differences on the reference device.
+    /// The f64 policy, for finite differences on the reference device.
     pub const F64: Self = Self { products: Products::F64, ..Self::F32 };
-    /// Activations and products in BF16.
+    /// The BF16 policy: activations and products in BF16.
     pub const BF16: Self = Self { products: Products::Bf16, bf16_moments: true, ..Self::F32 };
-    /// The V3 report's recipe.
+    /// The FP8 policy: the V3 report's recipe.
     pub const FP8: Self = Self { products: Products::Fp8, recompute_up_projections: true, ..Self::BF16 };
 
-    /// Master weights and gradients.
+    /// Type of master weights and gradients.
     pub fn master(&self) -> DType {
         if self.products == Products::F64 { DType::F64 } else { DType::F32 }
     }
 
-    /// Moments of AdamW.
+    /// Type of AdamW's moments.
     pub fn moments(&self) -> DType {
         if self.bf16_moments { DType::BF16 } else { self.master() }
     }
 
-    /// Activations and their gradients, the residual stream among them.
+    /// Type of activations and their gradients, the residual stream included.
     pub fn activation(&self) -> DType {
         match self.products {
             Products::F64 => DType::F64,
@@ -77,12 +77,12 @@ impl Precision {
         }
     }
 
-    /// Norm statistics, router logits and scores, softmax denominators, losses.
+    /// Type of norm statistics, router logits and scores, softmax denominators and losses.
     pub fn statistics(&self) -> DType {
         self.master()
     }
 
-    /// A short name: `f64`, `f32`, `bf16`, `fp8`.
+    /// Short name of the policy: `f64`, `f32`, `bf16`, `fp8`.
     pub fn name(&self) -> &'static str {
         match self.products {
             Products::F64 => "f64",

@@ -65,7 +65,7 @@ impl<D: Kernels> Quantized<D> {
         ScaledMut::new(self.codes.view_mut(), self.scales.view_mut(), self.tiling.tiles(offsets)?)
     }
 
-    /// Bytes on the device.
+    /// Size on the device in bytes.
     pub fn bytes(&self) -> usize {
         self.codes.bytes() + self.scales.bytes()
     }

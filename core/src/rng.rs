@@ -6,7 +6,7 @@
 
 use core::f64::consts::TAU;
 
-/// Four random words for a 128-bit counter under a 64-bit key: ten rounds of Philox.
+/// Philox: four random words for a 128-bit counter under a 64-bit key, in ten rounds.
 pub const fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -34,7 +34,7 @@ const fn block(seed: u64, stream: u64, index: u64) -> [u64; 2] {
     [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
 }
 
-/// A stream number for a name (64-bit FNV-1a), so that each parameter or purpose draws its own numbers.
+/// Stream number of a name (64-bit FNV-1a), so that each parameter or purpose draws its own numbers.
 pub const fn stream(name: &str) -> u64 {
     let bytes = name.as_bytes();
     let mut hash = 0xCBF2_9CE4_8422_2325u64;
@@ -46,12 +46,12 @@ pub const fn stream(name: &str) -> u64 {
     hash
 }
 
-/// 64 random bits: number `index` of a stream.
+/// Number `index` of a stream: 64 random bits.
 pub const fn bits(seed: u64, stream: u64, index: u64) -> u64 {
     block(seed, stream, index / 2)[(index % 2) as usize]
 }
 
-/// A number in [0, 1), a multiple of 2⁻⁵³.
+/// Number `index` of a stream, uniform in [0, 1), a multiple of 2⁻⁵³.
 pub const fn uniform(seed: u64, stream: u64, index: u64) -> f64 {
     to_unit(bits(seed, stream, index))
 }
@@ -60,7 +60,7 @@ const fn to_unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A number from the standard normal distribution: Box–Muller in f64, rounded to f32 once.
+/// Number `index` of a stream, standard normal: Box–Muller in f64, rounded to f32 once.
 pub fn normal(seed: u64, stream: u64, index: u64) -> f32 {
     normal_pair(seed, stream, index / 2)[(index % 2) as usize] as f32
 }
@@ -93,7 +93,7 @@ fn normal_pair(seed: u64, stream: u64, index: u64) -> [f64; 2] {
     [radius * libm::cos(angle), radius * libm::sin(angle)]
 }
 
-/// A pseudo-random bijection of `0..len` onto itself, evaluated at one point at a time and without memory.
+/// A pseudo-random permutation of `0..len`, evaluated one point at a time and without memory.
 ///
 /// An eight-round Feistel network over the smallest even number of bits that holds `len`, whose round function is
 /// Philox keyed by the seed. A result outside the range is fed back until it falls inside (cycle walking), which takes
@@ -125,7 +125,7 @@ impl Permutation {
         self.len == 0
     }
 
-    /// Where `index` goes, or `None` where it is not below [`len`](Self::len).
+    /// Image of `index`, or `None` where it is not below [`len`](Self::len).
     pub const fn get(&self, index: u64) -> Option<u64> {
         if index >= self.len {
             return None;

@@ -9,16 +9,16 @@
 use crate::error::{InvalidOp, at_most, ensure, multiple};
 use crate::math;
 
-/// How logits become scores.
+/// Scoring function of the router: from logits to scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Score {
-    /// Each expert for itself: DeepSeek-V3.
+    /// Sigmoid of each expert's logit: DeepSeek-V3.
     Sigmoid,
-    /// Over all experts: DeepSeek-V2.
+    /// Softmax over all experts: DeepSeek-V2.
     Softmax,
 }
 
-/// How a group of experts is scored.
+/// Score of a group of experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupScore {
     /// The sum of its two best biased scores: `noaux_tc`.
@@ -27,7 +27,7 @@ pub enum GroupScore {
     Max,
 }
 
-/// The rule by which tokens choose experts.
+/// The routing rule, by which tokens choose experts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RouteConfig {
     /// Routed experts, `N`.
@@ -38,9 +38,9 @@ pub struct RouteConfig {
     pub groups: usize,
     /// Groups a token may choose from.
     pub top_groups: usize,
-    /// How logits become scores.
+    /// Scoring function of experts.
     pub score: Score,
-    /// How groups are scored.
+    /// Scoring function of groups.
     pub group_score: GroupScore,
     /// Divide the weights of a token by their sum (plus 1e-20).
     pub normalize: bool,
@@ -49,7 +49,7 @@ pub struct RouteConfig {
 }
 
 impl RouteConfig {
-    /// Whether the numbers fit each other.
+    /// Checks that the numbers fit each other.
     pub fn check(&self) -> Result<(), InvalidOp> {
         const OP: &str = "route";
         multiple(OP, "the number of experts", self.experts, "the number of groups", self.groups)?;

@@ -1,12 +1,12 @@
-//! A document on its way through the pipeline: its text, where it came from, and what was found out about it.
+//! A document in the pipeline: text, origin, scores and language.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Where a document came from, exactly enough to find it again.
+/// Origin of a document: file and bytes, exactly enough to find it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Which of the run's input files, in the order of the walk.
+    /// Index of the input file, in the order of the walk.
     pub file: u32,
     /// Bytes of the record in that file: in the file itself where it can be read from the middle (plain files, and
     /// members of a gzip WARC), else in what it decompresses to.
@@ -18,7 +18,7 @@ pub struct Origin {
 /// One document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Where it came from.
+    /// Origin of the document.
     pub origin: Origin,
     /// The address it was fetched from, where that is known.
     pub url: Option<String>,
@@ -37,13 +37,13 @@ impl Document {
     }
 }
 
-/// Why a document, or an item of evaluation data, was dropped.
+/// Reason why a document, or an item of evaluation data, was dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dropped {
     /// The rule by its name in the configuration, such as `gopher.min_words`.
     pub rule: &'static str,
-    /// What was measured.
+    /// Measured value.
     pub value: f64,
-    /// What it was held against.
+    /// Threshold of the rule.
     pub threshold: f64,
 }

@@ -1,4 +1,4 @@
-//! Every way data preparation and loading can fail, with its place and its remedy.
+//! Errors of data preparation and loading, each with its place and its remedy.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where (file, byte or line, field), and what to do about it.
+/// Errors of this crate: what went wrong, where (file, byte or line, field), and what to do about it.
 ///
 /// The text of each variant is complete: a program can print it as it is.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum Error {
     /// The operating system refused something.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: "read", "create", "rename" and so on.
+        /// Action that failed: "read", "create", "rename" and so on.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -33,11 +33,11 @@ pub enum Error {
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Where the missing bytes begin.
+        /// Offset of the first missing byte.
         offset: u64,
         /// Bytes that should follow `offset`.
         need: u64,
-        /// Bytes that do.
+        /// Bytes that follow `offset`.
         have: u64,
     },
 
@@ -80,9 +80,9 @@ pub enum Error {
     CorruptIndex {
         /// The file.
         path: PathBuf,
-        /// Where the field lies.
+        /// Offset of the field.
         offset: u64,
-        /// What contradicts what.
+        /// The contradiction.
         what: String,
     },
 
@@ -132,7 +132,7 @@ pub enum Error {
     ManifestCorrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// Problem in the file.
         what: String,
     },
 
@@ -159,7 +159,7 @@ pub enum Error {
     TokenOutOfRange {
         /// The `.bin` file.
         path: PathBuf,
-        /// Where the token lies.
+        /// Offset of the token.
         offset: u64,
         /// The token.
         token: i64,
@@ -174,7 +174,7 @@ pub enum Error {
         path: PathBuf,
         /// "train" or "validation".
         split: &'static str,
-        /// What to do.
+        /// Remedy.
         remedy: &'static str,
     },
 
@@ -189,7 +189,7 @@ pub enum Error {
         first: PathBuf,
         /// The other.
         second: PathBuf,
-        /// What differs.
+        /// Field that differs.
         field: &'static str,
         /// Its value in the first.
         left: String,
@@ -204,7 +204,7 @@ pub enum Error {
         sequence_length.saturating_add(1), path.display()
     )]
     SequenceTooLong {
-        /// Where the data lie.
+        /// Path of the data.
         path: PathBuf,
         /// The sequence length asked for.
         sequence_length: usize,
@@ -228,7 +228,7 @@ pub enum Error {
          resume with the same data, sequence length, seed and shuffling"
     )]
     CursorMismatch {
-        /// What differs.
+        /// Field that differs.
         field: &'static str,
         /// Its value in the saved cursor.
         saved: String,
@@ -241,7 +241,7 @@ pub enum Error {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// Problem and remedy.
         what: String,
     },
 
@@ -258,7 +258,7 @@ pub enum Error {
     Config {
         /// The key, as written in the configuration.
         field: &'static str,
-        /// What is wrong and what to do.
+        /// Problem and remedy.
         what: String,
     },
 
@@ -304,7 +304,7 @@ pub enum Error {
          whose pages are reported as dropped by it"
     )]
     ExtractionStuck {
-        /// How many pages.
+        /// Number of pages.
         pages: usize,
     },
 
@@ -316,7 +316,7 @@ pub enum Error {
     RecordGone {
         /// The file.
         path: PathBuf,
-        /// Where the record was.
+        /// Byte range of the record.
         bytes: std::ops::Range<u64>,
     },
 
@@ -336,14 +336,14 @@ pub enum Error {
         limit: u64,
     },
 
-    /// What a task of this preparation left for later ones is not what it wrote.
+    /// A file of intermediate results differs from what its task wrote.
     #[error("{} is damaged: {what}; remove {} and run prep again", path.display(), remove.display())]
     Intermediate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem with the file.
         what: String,
-        /// What to remove, so that the task is done again.
+        /// Path to remove, so that the task runs again.
         remove: PathBuf,
     },
 
@@ -355,7 +355,7 @@ pub enum Error {
     NoProvenance {
         /// The file that should say it.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// Problem with the file.
         what: String,
     },
 
@@ -372,7 +372,7 @@ pub enum Error {
         missing: usize,
         /// Tasks there are.
         tasks: usize,
-        /// How long nothing happened.
+        /// Seconds without progress.
         seconds: u64,
         /// The first task that is not done.
         next: usize,

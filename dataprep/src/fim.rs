@@ -1,4 +1,4 @@
-//! Filling in the middle: some documents are rearranged so that a model learns to write what stands between two texts.
+//! Fill-in-the-middle (FIM): rearranges some documents, so that a model learns to write what stands between two texts.
 //!
 //! DeepSeek-V3 does it to a tenth of its documents, before packing, in the order prefix, suffix, middle (V3 report
 //! §4.1):
@@ -54,9 +54,9 @@ pub struct Fim {
 /// The outcome for a document.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// Bytes had to be replaced because they were not UTF-8.
+    /// Whether bytes were replaced because they were not UTF-8.
     pub repaired: bool,
-    /// It was rearranged.
+    /// Whether the document was rearranged.
     pub rearranged: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One way to write each JSON value, for fingerprints.
+//! Canonical JSON: one way to write each value, for fingerprints.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! Which source each sequence of a run comes from: exact shares, in an order that needs no memory.
+//! Mixing of sources: maps the `k`-th sequence of a run to a source and an index within it, with exact shares and no
+//! memory.
 //!
 //! Sources are drawn by Sainte-Laguë's method: with `w` its weight and `c` the sequences it has given so far, the
 //! source with the largest `w / (2c + 1)` comes next. That is as even as whole sequences can be: after any number of
@@ -35,12 +36,12 @@ pub struct Mix {
     total: u64,
 }
 
-/// What one draw is.
+/// One draw: a source, and the index of a sequence in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
     /// The source.
     pub source: usize,
-    /// How many sequences it gave before.
+    /// Number of sequences that the source gave before.
     pub index: u64,
 }
 
@@ -95,7 +96,7 @@ impl Mix {
         }
     }
 
-    /// How many of the draws before the `k`-th each source has.
+    /// Number of draws of each source before the `k`-th.
     pub fn counts(&self, k: u64) -> Vec<u64> {
         let k = k.min(self.total);
         let mut counts = self.counts_before(k);

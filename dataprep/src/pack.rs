@@ -24,7 +24,7 @@ pub struct Piece {
     pub length: u32,
 }
 
-/// Which pieces of documents go into which row.
+/// Rows of packed documents: the pieces in each.
 #[derive(Clone, Debug)]
 pub struct PackedRows {
     /// Pieces, row after row, and within a row in the order of the stream.
@@ -34,7 +34,7 @@ pub struct PackedRows {
     report: PackingReport,
 }
 
-/// What a way of making sequences does to documents.
+/// Packing report: how many documents were cut, padded or left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PackingReport {
     /// Documents that are not empty.
@@ -109,7 +109,7 @@ impl PackedRows {
         &self.pieces[self.rows[row as usize] as usize..self.rows[row as usize + 1] as usize]
     }
 
-    /// What packing did with the documents.
+    /// Packing report of these rows.
     pub fn report(&self) -> PackingReport {
         self.report
     }

@@ -21,7 +21,7 @@ pub enum CheckpointError {
         problem: String,
     },
 
-    /// Nothing to resume from.
+    /// No checkpoint to resume from.
     #[error("{} holds no complete checkpoint; leave out --resume to start, or name another --output", path.display())]
     NoCheckpoint {
         /// The output folder.

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 pub struct Found {
     /// Its step.
     pub step: u64,
-    /// Where it is.
+    /// Path of the folder.
     pub folder: PathBuf,
-    /// What keeps it from being a complete checkpoint, if anything.
+    /// Damage that keeps it from being a complete checkpoint, if any.
     pub damage: Option<CheckpointError>,
 }
 
-/// Every folder of an output folder that is named like a checkpoint, newest first.
+/// Lists every folder in an output folder that is named like a checkpoint, newest first.
 ///
 /// # Errors
 /// [`HfError::Io`] when the folder cannot be listed; a folder that does not exist holds none.

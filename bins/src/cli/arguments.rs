@@ -7,7 +7,7 @@ use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
 use super::Command;
 
-/// What a command line asks for.
+/// Request of a command line: help, version, keys, or a run.
 #[derive(Debug, PartialEq)]
 pub enum Request {
     /// The help text of the command, or of one below it.

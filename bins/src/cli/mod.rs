@@ -38,7 +38,7 @@ pub trait Program: FromArgs + ArgsInfo {
 pub struct Command {
     /// The word that calls it.
     pub name: &'static str,
-    /// What it does, in a few words, for lists of commands.
+    /// Summary in a few words, for lists of commands.
     pub summary: &'static str,
     /// Commands below it.
     pub commands: &'static [Command],
@@ -166,8 +166,8 @@ fn through_cargo() -> bool {
     std::env::var_os("CARGO").is_some()
 }
 
-/// How the user calls another command of this package, judged by how this one was called: as a command of `fathom`,
-/// through cargo, or from the folder that holds the programs.
+/// Command line that calls another program of this package, by the way in which this one was called: as a command of
+/// `fathom`, through cargo, or from the folder that holds the programs.
 pub fn program(name: &str) -> String {
     if CALLED.get() == Some(&FATHOM) {
         return format!("{} {name}", itself(FATHOM));

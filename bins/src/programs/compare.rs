@@ -1,4 +1,4 @@
-//! `compare`: training runs side by side.
+//! `compare`: shows training runs side by side.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

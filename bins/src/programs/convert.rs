@@ -1,4 +1,4 @@
-//! `convert`: a model folder in another number format.
+//! `convert`: writes a model folder in another number format.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Runs side by side: losses at the end and at equal tokens, speed, and the settings that differ.
+//! `compare`: losses at the end and at equal tokens, speed, and differing settings of several runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const WINDOW: u64 = 20;
 /// A run to compare.
 #[derive(Clone, Debug)]
 pub struct Compared {
-    /// What the user calls it.
+    /// Name of the run, as the user wrote it.
     pub name: String,
     /// Its metrics.
     pub history: History,
@@ -43,7 +43,7 @@ impl Compared {
     }
 }
 
-/// Several runs.
+/// A comparison of several runs.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     runs: Vec<Compared>,

@@ -18,7 +18,7 @@ pub enum When {
     /// On a terminal.
     #[default]
     Auto,
-    /// In a pipe or a file too.
+    /// Draw in a pipe or a file too.
     Always,
     /// Nowhere.
     Never,

@@ -1,4 +1,4 @@
-//! A run's metrics in bounded memory: what the curves of a report are drawn from.
+//! The metrics of a run in bounded memory, for the curves of a report.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ const POINTS: usize = 1000;
 /// Maximum number of samples kept: the newest, and the first.
 const SAMPLES: usize = 50;
 
-/// Several consecutive values of a metric, drawn as one point.
+/// A point of a curve: several consecutive values of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
     /// Step of the last value.
@@ -106,7 +106,7 @@ impl Series {
     }
 }
 
-/// Every metric of a run, as far as it has gone.
+/// Every metric of a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// Steps so far.

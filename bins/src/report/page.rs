@@ -1,5 +1,4 @@
-//! The frame of an HTML page with curves: self-contained, drawn by the script in `page.html` at the width of the
-//! window.
+//! The HTML page of a report: self-contained, with curves drawn by the script in `page.html`.
 
 use serde::Serialize;
 
@@ -36,14 +35,14 @@ impl Line {
         Self { name: name.into(), color, points: series.points().iter().map(point).collect(), dots: false, ring: None }
     }
 
-    /// With a dot at every point, as long as they can be told apart.
+    /// The line with a dot at every point, as long as they can be told apart.
     #[must_use]
     pub fn with_dots(mut self) -> Self {
         self.dots = self.points.len() <= 100;
         self
     }
 
-    /// With a ring around `value` at the point that holds `step`, if there is such a point.
+    /// The line with a ring around `value` at the point that holds `step`, if there is such a point.
     #[must_use]
     pub fn with_ring(mut self, step: u64, value: f64) -> Self {
         let point = self.points.iter().find(|point| point[0] >= step as f64);

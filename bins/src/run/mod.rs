@@ -136,7 +136,7 @@ impl<D: Kernels> Run<D> {
 }
 
 impl<D: Kernels, C: Comm<D>> Run<D, C> {
-    /// As [`open`](Run::open), as rank `comm.rank()` of several.
+    /// Opens a run as [`open`](Run::open) does, as rank `comm.rank()` of several.
     ///
     /// # Errors
     /// As [`open`](Run::open).

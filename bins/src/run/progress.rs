@@ -1,4 +1,4 @@
-//! Progress display of a run: a bar on a terminal, elsewhere a line now and then.
+//! Progress display of a run: a bar on a terminal, otherwise an occasional line.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl Progress {
         self.message(&format!("sample after step {step}:{lines}"));
     }
 
-    /// Something the user should know.
+    /// Prints a message for the user.
     pub fn message(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
@@ -77,7 +77,7 @@ impl Progress {
         }
     }
 
-    /// Several of them.
+    /// Prints several messages.
     pub fn messages(&self, texts: &[String]) {
         texts.iter().for_each(|text| self.message(text));
     }

@@ -63,7 +63,7 @@ pub fn read(output: &Path) -> Result<BTreeMap<String, serde_json::Value>> {
     Ok(flatten(table))
 }
 
-/// What a run's numbers depend on, by key: kept with every checkpoint, and compared when a run goes on.
+/// Settings that a run's numbers depend on, by key: saved with every checkpoint, and compared on a resume.
 pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
     let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
     let prep = |key: &str| prepare::SECTIONS.iter().any(|section| key.split('.').next() == Some(section));

@@ -8,7 +8,7 @@ use toml::Value;
 /// One source of training data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSource {
-    /// What metrics call it.
+    /// Name of the source in metrics.
     pub name: String,
     /// Prepared folder or prefix.
     pub path: PathBuf,

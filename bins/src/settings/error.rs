@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Where a value was written.
+/// Place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A line of a configuration file, from 1.
@@ -65,7 +65,7 @@ pub enum SettingsError {
     /// A `--set` without an equals sign or without a key.
     #[error("--set {text}: expected key=value, as in --set train.steps=100")]
     SetForm {
-        /// What was typed.
+        /// Text as typed.
         text: String,
     },
 
@@ -74,7 +74,7 @@ pub enum SettingsError {
     UnknownKey {
         /// The key.
         key: String,
-        /// Where it stands.
+        /// Place of the key.
         place: Place,
         /// The known key with the smallest edit distance.
         nearest: String,
@@ -85,11 +85,11 @@ pub enum SettingsError {
     Type {
         /// The key.
         key: String,
-        /// Where it stands.
+        /// Place of the value.
         place: Place,
-        /// What belongs there.
+        /// Expected values, in words.
         expected: String,
-        /// What was found.
+        /// Value found.
         found: String,
     },
 
@@ -98,16 +98,16 @@ pub enum SettingsError {
     Value {
         /// The key.
         key: String,
-        /// Where it stands.
+        /// Place of the value.
         place: Place,
-        /// What is wrong with it and what to do.
+        /// Problem and remedy.
         problem: String,
     },
 
     /// Fields of the model that do not fit together.
     #[error("{}model.{message}", place.prefix())]
     Model {
-        /// Where the field that is named stands.
+        /// Place of the field that the message names.
         place: Place,
         /// The field and what is wrong with it.
         message: String,

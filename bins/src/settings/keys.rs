@@ -6,7 +6,7 @@
 
 use toml::Value;
 
-/// What values a key takes.
+/// Kind of a key: the values that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`.
@@ -53,14 +53,14 @@ impl Kind {
 pub struct Key {
     /// The dotted name, the same in a file and in `--set`.
     pub name: &'static str,
-    /// What it takes.
+    /// Kind of its values.
     pub kind: Kind,
     /// The default as it would be written, or in words where it is [`derived`](Self::derived); empty where there is
     /// none.
     pub default: &'static str,
     /// Whether the default depends on other settings.
     pub derived: bool,
-    /// What it means, with its unit.
+    /// Description, with the unit.
     pub about: &'static str,
 }
 
@@ -94,7 +94,7 @@ impl Key {
 
 use Kind::{Choice, Count, CountLimit, Flag, Limit, List, Number, Path, Switch, Text};
 
-/// Every key but `model.*`'s fields, in the order they are written.
+/// Every key but `model.*`'s fields, in the order in which they are written.
 pub const KEYS: &[Key] = &[
     key(
         "model.preset",
@@ -320,8 +320,8 @@ pub const KEYS: &[Key] = &[
         "output.validation_tail",
         Number,
         "",
-        "fraction at the end of every document to hold out for validation instead (default: only if no document is held \
-         out; 0 = never)",
+        "fraction at the end of every document to hold out for validation instead (default: only if no document is \
+         held out; 0 = never)",
     ),
     key("output.shard_bytes", Count, "536870912", "maximum bytes of a shard's tokens"),
     key("output.dropped", Flag, "false", "write dropped documents, with the reason, into dropped/"),

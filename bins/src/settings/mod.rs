@@ -33,9 +33,9 @@ use toml::Value;
 pub struct Data {
     /// Prepared folder or prefix.
     pub path: Option<PathBuf>,
-    /// Several of them to draw from, in place of `path`; in the order of their names.
+    /// Several sources in place of `path`, by name.
     pub sources: Vec<DataSource>,
-    /// How documents fill sequences.
+    /// Packing of documents into sequences.
     pub packing: Packing,
     /// Other data to validate on.
     pub validation_path: Option<PathBuf>,
@@ -124,9 +124,9 @@ pub struct Checkpoint {
     pub every_steps: u64,
     /// Newest checkpoints that are kept.
     pub keep: usize,
-    /// What becomes of the checkpoint with the lowest validation loss.
+    /// Rule for the checkpoint with the lowest validation loss.
     pub keep_best: KeepBest,
-    /// Also keep the checkpoints of steps that are a multiple of this; 0 for none.
+    /// Steps between checkpoints that are kept for good; 0 for none.
     pub keep_every: u64,
     /// Number format of the model's files.
     pub format: Format,
@@ -196,7 +196,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Where `key` was written, for an error about its value.
+    /// Place where `key` was written, for an error about its value.
     pub fn place(&self, key: &str) -> Place {
         self.source.place(key)
     }
@@ -211,7 +211,7 @@ impl Settings {
         SettingsError::Value { key: key.into(), place: self.place(key), problem: problem.into() }
     }
 
-    /// The value `key` resolved to, as it would be written.
+    /// Resolved value of `key`, as it would be written.
     pub fn resolved(&self, key: &str) -> Option<&Value> {
         self.resolved.get(key)
     }

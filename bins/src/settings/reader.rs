@@ -1,4 +1,4 @@
-//! From checked values to typed ones, with their defaults.
+//! Reads typed settings from checked values, with defaults.
 
 use super::keys;
 use super::{SettingsError, Source};

@@ -1,4 +1,4 @@
-//! Values as written, each with its place: a TOML file, then every `--set` over it.
+//! Settings as written, each with its place: a TOML file, then every `--set` over it.
 
 use super::error::{Place, SettingsError};
 use super::keys::{self, Kind};
@@ -16,7 +16,7 @@ pub struct Entry {
     pub place: Place,
 }
 
-/// Everything written, by dotted key; every key is known.
+/// All settings as written, by dotted key; every key is known.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
     entries: BTreeMap<String, Entry>,
@@ -95,7 +95,7 @@ impl Source {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Where `key` was written.
+    /// Place where `key` was written.
     pub fn place(&self, key: &str) -> Place {
         self.get(key).map_or(Place::Default, |entry| entry.place.clone())
     }

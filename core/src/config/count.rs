@@ -1,4 +1,4 @@
-//! Sizes of a model, by arithmetic alone: parameters, work a token, cache a token.
+//! Counts of a model, by arithmetic alone: parameters, FLOPs per token, KV cache per token.
 //!
 //! All counts saturate instead of wrapping, so that validation can bound them.
 
@@ -31,17 +31,17 @@ pub struct ParameterCount {
     pub router: u64,
     /// `e_score_correction_bias`: state that is not trained by gradients but is part of a checkpoint.
     pub expert_bias: u64,
-    /// All norms: two a block, the latent ones, the final one.
+    /// Parameters of all norms: two per block, the latent ones, the final one.
     pub norms: u64,
     /// Output projection; 0 where it is tied to the embedding.
     pub head: u64,
-    /// What the multi-token-prediction modules compute with on their own: a block, three norms, `eh_proj`.
+    /// Parameters that the MTP modules add to the shared ones: a block, three norms and `eh_proj` each.
     pub mtp: u64,
     /// The modules' copies of embedding and head, which published checkpoints store and training shares.
     pub mtp_copies: u64,
-    /// Of the values above (main model), those that take part in computing one token.
+    /// Parameters of the main model that take part in computing one token.
     active: u64,
-    /// Of those, the ones in a matrix product.
+    /// Parameters among the active ones that stand in a matrix product.
     active_matmul: u64,
     /// The same for the multi-token-prediction modules, their pass through the shared head included.
     mtp_active_matmul: u64,
@@ -209,7 +209,7 @@ impl ModelConfig {
         sum(&[weights.saturating_mul(6), self.attention_flops(self.num_hidden_layers, sequence)])
     }
 
-    /// What the multi-token-prediction modules add to [`flops_per_token`](Self::flops_per_token).
+    /// FLOPs per token that the MTP modules add to [`flops_per_token`](Self::flops_per_token).
     pub fn mtp_flops_per_token(&self, sequence: usize) -> u64 {
         let weights = ParameterCount::of(self).mtp_active_matmul_parameters();
         sum(&[weights.saturating_mul(6), self.attention_flops(self.num_nextn_predict_layers, sequence)])
@@ -234,7 +234,7 @@ pub struct KvCache {
     pub latent: u64,
     /// The same for one layer. 1,152 for V3.
     pub latent_per_layer: u64,
-    /// What the multi-token-prediction modules add if they draft tokens.
+    /// Bytes that the MTP modules add if they draft tokens.
     pub mtp: u64,
     /// The latent alone, `kv_lora_rank · layers · 2`.
     pub latent_only: u64,

@@ -43,7 +43,7 @@ pub struct ModelConfig {
     pub moe_intermediate_size: usize,
     /// Transformer blocks of the main model, without the multi-token-prediction modules (L).
     pub num_hidden_layers: usize,
-    /// How many of the first layers are dense.
+    /// Number of dense layers at the start.
     pub first_k_dense_replace: usize,
     /// Among the later layers, those whose index is a multiple of this are mixtures of experts. Always 1 in published
     /// models; transformers knows no other value.
@@ -64,9 +64,9 @@ pub struct ModelConfig {
     pub topk_group: usize,
     /// Factor on the weights of the chosen experts.
     pub routed_scaling_factor: f64,
-    /// From router logits to scores.
+    /// Scoring function: from router logits to scores.
     pub scoring_func: ScoringFunction,
-    /// How experts are chosen by score.
+    /// Method by which experts are chosen from scores.
     pub topk_method: TopkMethod,
     /// Divide the chosen experts' weights by their sum. True in V3, false in V2.
     pub norm_topk_prob: bool,
@@ -100,7 +100,7 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Token id that ends a text, if any.
     pub eos_token_id: Option<u32>,
-    /// How the checkpoint's weights are stored, where they are not plain floating-point numbers.
+    /// Storage format of the checkpoint's weights, if they are not plain floating-point numbers.
     pub quantization_config: Option<Quantization>,
 }
 
@@ -113,7 +113,7 @@ pub enum Family {
     V3,
 }
 
-/// From router logits to scores, in f32.
+/// Scoring function of the router: from logits to scores, in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScoringFunction {
     /// Each logit by itself (V3).
@@ -122,7 +122,7 @@ pub enum ScoringFunction {
     Softmax,
 }
 
-/// How a token's experts are chosen from the scores.
+/// Method by which a token's experts are chosen from the scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopkMethod {
     /// Score plus expert bias; groups ranked by the sum of their two best (V3 report, §2.1.2).

@@ -1,4 +1,4 @@
-//! Models by name: published ones exactly as published, and two small ones to work with.
+//! Presets: published models exactly as published, and two small ones to work with.
 
 use super::{Family, ModelConfig, ScoringFunction, TopkMethod, Yarn};
 

@@ -1,4 +1,4 @@
-//! Validation of configurations, with errors by field.
+//! Validation of model configurations; an error names the field.
 
 use super::{Family, ModelConfig, ParameterCount, ScoringFunction, TopkMethod, Yarn};
 use core::fmt;
@@ -8,11 +8,11 @@ use core::fmt;
 pub struct ConfigError {
     /// The field's name, as in `config.json`; dotted for a nested one (`rope_scaling.factor`).
     pub field: &'static str,
-    /// What is wrong.
+    /// Problem with its value.
     pub problem: Problem,
 }
 
-/// What is wrong with a field of the configuration.
+/// Problem with a field of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Problem {
     /// A size that must be at least 1 is 0.
@@ -35,10 +35,10 @@ pub enum Problem {
         value: usize,
         /// The largest value allowed.
         limit: usize,
-        /// What the limit is.
+        /// Name of the limit.
         what: &'static str,
     },
-    /// Not a multiple of another field.
+    /// A field that must be a multiple of another, and is not.
     NotDivisible {
         /// The value.
         value: usize,
@@ -47,7 +47,7 @@ pub enum Problem {
         /// The divisor's name.
         divisor: &'static str,
     },
-    /// Not equal to a field it must repeat.
+    /// A field that must equal another, and does not.
     Differs {
         /// The value.
         value: usize,
@@ -67,7 +67,7 @@ pub enum Problem {
     Unsupported {
         /// Why it is refused.
         why: &'static str,
-        /// What to write instead.
+        /// Remedy: what to write instead.
         remedy: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! How products of FP8 numbers are added up: exactly, or as Hopper's tensor cores do.
+//! Accumulation of FP8 products: exact, or as Hopper's tensor cores do.
 //!
 //! The V3 report (§3.3.2, §3.5.2): after aligning 32 products by the largest exponent, the tensor core keeps the
 //! highest 14 bits of each, shifting with the sign, and its accumulator keeps 14 bits too. Sums over a long inner
@@ -14,13 +14,13 @@ const GROUP: usize = 32;
 /// Bits of a product, or of the accumulator, below the largest exponent.
 const BITS: i32 = 14;
 
-/// How a product of FP8 matrices is summed along its inner dimension.
+/// Accumulation of a product of FP8 matrices along its inner dimension.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accumulation {
-    /// In f64, which is exact for the products of a tile and rounds far below f32 over all tiles.
+    /// Sums in f64, which is exact for the products of a tile and rounds far below f32 over all tiles.
     #[default]
     Exact,
-    /// With the 14 bits of Hopper's tensor cores, promoted to f32 after each tile, or never.
+    /// Sums with the 14 bits of Hopper's tensor cores, promoted to f32 after each tile, or never.
     Hopper {
         /// Move the partial sum of each tile into an f32 accumulator.
         promote: bool,

@@ -1,4 +1,4 @@
-//! The codes: sign, exponent and mantissa in eight or twelve bits.
+//! FP8 and E5M6 codes: sign, exponent and mantissa in eight or twelve bits.
 //!
 //! Encoding rounds to nearest, ties to even, and saturates: what is larger than the largest code becomes the largest
 //! code, as PyTorch's `clamp` before a cast does. NaN and infinity have no code that stands for them in arithmetic with
@@ -27,7 +27,7 @@ pub trait Code {
     /// Whether the code after the largest number is infinity (else NaN).
     const INFINITY: bool;
 
-    /// What is subtracted from the exponent's bits.
+    /// Exponent bias.
     const BIAS: i32 = (1 << (Self::EXPONENT - 1)) - 1;
     /// The sign's bit.
     const SIGN: u16 = 1 << (Self::EXPONENT + Self::MANTISSA);

@@ -1,4 +1,4 @@
-//! Eight-bit floating point with scales: the codes, how elements share a scale, and what Hopper's tensor cores add up.
+//! FP8 formats: codes, scales per tile, and the sums of Hopper's tensor cores.
 //!
 //! A matrix in FP8 is a matrix of codes and a smaller one of scales; an element is `code · scale`. Activations and
 //! gradients share a scale by 1×128 tiles along the inner dimension of their product, weights by 128×128 blocks

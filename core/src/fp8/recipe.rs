@@ -14,7 +14,7 @@
 //! that is at hand, else from the codes that were kept or dispatched. That is why those have power-of-two scales: going
 //! from one tiling to the other then costs no second rounding of the scale.
 
-/// What each kind of tensor is quantised to, beyond what every FP8 policy does.
+/// Switches of the FP8 recipe: the format of each kind of tensor, beyond what every FP8 policy quantizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recipe {

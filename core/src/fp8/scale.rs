@@ -1,4 +1,4 @@
-//! Scales: the number that elements of a tile are divided by before they are encoded.
+//! FP8 scales: the number that a tile's elements are divided by before they are encoded.
 
 use super::codes::{Code, NonFinite};
 

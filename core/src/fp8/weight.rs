@@ -5,7 +5,7 @@
 use super::codes::{Code, E4M3};
 use super::scale::scale_of;
 
-/// How the elements of a matrix share scales: blocks of `block` rows and columns, the last of either ragged.
+/// Scale blocks of a matrix: `block` rows and columns share a scale, and the last block of either may be ragged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
     /// Rows of the matrix.

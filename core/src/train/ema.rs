@@ -1,5 +1,5 @@
-//! A moving average of the weights, kept off the device (V3 report §3.2.3): what the model will be like once the
-//! learning rate has come down, known early.
+//! Exponential moving average (EMA) of the weights, in host memory (V3 report §3.2.3): an early estimate of the model
+//! after the learning rate has decayed.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,7 +21,7 @@ pub struct Ema {
     decay: f64,
     updates: u64,
     layout: Layout,
-    /// As the groups of [`Parameters`].
+    /// Averages, in the groups of [`Parameters`].
     groups: Vec<Vec<f32>>,
     chunk: Vec<f32>,
 }
@@ -33,7 +33,7 @@ impl Ema {
         Self { decay, updates: 0, layout: layout.clone(), groups, chunk: Vec::new() }
     }
 
-    /// Bytes an average of such parameters takes on the host.
+    /// Host memory in bytes of an average of such parameters.
     pub fn bytes(layout: &Layout) -> u64 {
         layout.groups().iter().map(|group| 4 * group.elements() as u64).sum()
     }
@@ -65,7 +65,7 @@ impl Ema {
         Ok(())
     }
 
-    /// How many updates it is the average of.
+    /// Number of updates in the average.
     pub fn updates(&self) -> u64 {
         self.updates
     }

@@ -1,4 +1,4 @@
-//! How well the experts share the work.
+//! Expert load statistics: how evenly the experts share the tokens.
 
 use alloc::vec::Vec;
 
@@ -16,13 +16,13 @@ impl ExpertLoad {
         self.layers.iter().map(|l| violation(l)).fold(0.0, f32::max)
     }
 
-    /// The mean of the violation over layers.
+    /// Mean of the violation over layers.
     pub fn mean_violation(&self) -> f32 {
         let n = self.layers.len().max(1) as f32;
         self.layers.iter().map(|l| violation(l)).sum::<f32>() / n
     }
 
-    /// Experts, over all layers, that no token of the batch went to.
+    /// Number of experts, over all layers, that received no token of the batch.
     pub fn dead(&self) -> usize {
         self.layers.iter().flatten().filter(|&&load| load == 0.0).count()
     }

@@ -1,4 +1,4 @@
-//! Training: one step of the V3 recipe, and what it is scheduled by.
+//! Training: one step of the V3 recipe, its schedules, and the plan of a run.
 
 pub mod schedule;
 

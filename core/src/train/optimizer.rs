@@ -1,10 +1,10 @@
-//! AdamW over whole groups of parameters, and the clipping of their gradients.
+//! AdamW over whole parameter groups, with gradient clipping.
 
 use crate::device::{AdamRates, AdamW, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Parameters};
 
-/// What stays the same over a run.
+/// Hyperparameters of AdamW and of gradient clipping, which stay the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyperparameters {
     /// β₁.

@@ -1,4 +1,4 @@
-//! The cost of a run, found by running its real step on the dry device.
+//! The plan of a run: memory and work, counted by a real step on the dry device.
 
 use crate::comm::Solo;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
@@ -8,12 +8,12 @@ use crate::precision::Precision;
 use crate::train::schedule::Rates;
 use crate::train::{Hyperparameters, Trainer};
 
-/// Bytes on the device, by kind.
+/// Device memory of a run in bytes, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Master weights.
     pub weights: u64,
-    /// The weights again as low-precision products read them.
+    /// Low-precision copies of the weights, as products read them.
     pub copies: u64,
     /// Gradients.
     pub gradients: u64,
@@ -25,13 +25,13 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// All of it.
+    /// Sum over all kinds.
     pub fn total(&self) -> u64 {
         self.weights + self.copies + self.gradients + self.moments + self.activations
     }
 }
 
-/// What a training run will cost.
+/// The cost of a training run: parameters, memory, work.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Parameters by kind.
@@ -41,9 +41,9 @@ pub struct Plan {
     /// Floating-point operations of forward and backward pass per token, as counted on the way, recomputation and
     /// MTP modules included.
     pub flops_per_token: u64,
-    /// What every kernel of one micro-batch costs.
+    /// Cost of every kernel of one micro-batch.
     pub tally: Tally,
-    /// The cache of a token.
+    /// KV cache of a token.
     pub kv_cache: KvCache,
 }
 

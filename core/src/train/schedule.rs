@@ -1,4 +1,4 @@
-//! Everything scheduled is a function of tokens seen: learning rate, batch size, bias speed, loss weights.
+//! Schedules by tokens seen: learning rate, batch size, bias update speed, loss weights.
 //!
 //! A [`Curve`] is a piecewise function; a [`Schedule`] holds one for each rate of the recipe and knows how many tokens
 //! a step takes. Since a step is not a point but an interval of tokens, one rule says what it gets:
@@ -10,10 +10,10 @@ use core::f64::consts::PI;
 use core::fmt;
 use heapless::Vec;
 
-/// The most pieces a curve can have.
+/// Maximum number of pieces of a curve.
 pub const MAX_PIECES: usize = 8;
 
-/// How a piece of a curve runs from its first token to its last.
+/// Shape of a piece of a curve, from its first token to its last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
     /// One value throughout.
@@ -47,12 +47,12 @@ impl Shape {
 /// A stretch of a curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Piece {
-    /// First token it does not cover.
+    /// First token after the piece.
     end: u64,
     shape: Shape,
 }
 
-/// A piecewise function of tokens, defined everywhere: what it ends on, it keeps.
+/// A piecewise function of tokens, defined everywhere: after the last piece it keeps that piece's last value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     pieces: Vec<Piece, MAX_PIECES>,
@@ -60,7 +60,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// One value without end.
+    /// A curve of one value without end.
     pub const fn constant(value: f64) -> Self {
         Curve { pieces: Vec::new(), last: value }
     }
@@ -87,7 +87,7 @@ impl Curve {
         Ok(curve)
     }
 
-    /// The value once `tokens` tokens have been seen.
+    /// The curve's value once `tokens` tokens have been seen.
     pub fn at(&self, tokens: u64) -> f64 {
         self.within(tokens, tokens)
     }
@@ -110,7 +110,7 @@ impl Curve {
     }
 }
 
-/// What one step trains with.
+/// The rates of one step: learning rate, batch size, bias update speed, loss weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// Learning rate.
@@ -128,13 +128,13 @@ pub struct Rates {
 /// The rates of a training run by tokens seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// Tokens a sequence contributes.
+    /// Tokens per sequence.
     pub sequence_length: usize,
     /// Learning rate.
     pub learning_rate: Curve,
     /// Sequences a step, rounded down to a multiple of `batch_multiple`.
     pub batch_size: Curve,
-    /// What batch sizes are multiples of, while they ramp.
+    /// Divisor of all batch sizes while they ramp.
     pub batch_multiple: usize,
     /// Expert bias step (γ).
     pub bias_speed: Curve,
@@ -185,7 +185,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// What the step trains with that begins when `tokens` tokens have been seen.
+    /// The rates of the step that begins when `tokens` tokens have been seen.
     pub fn at(&self, tokens: u64) -> Rates {
         let batch_size = self.batch_at(tokens);
         let after = tokens.saturating_add(batch_size as u64 * self.sequence_length as u64);
@@ -267,14 +267,14 @@ fn step_down(before: f64, tokens: u64, after: f64) -> Curve {
         .expect("two pieces in order are a curve")
 }
 
-/// What the learning rate does after its warm-up.
+/// Decay of the learning rate after its warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decay {
-    /// Nothing.
+    /// No decay.
     Constant,
     /// Half a cosine from the end of the warm-up to the end of the run, down to `floor` times the peak.
     Cosine {
-        /// What is left of the peak at the end.
+        /// Final learning rate as a fraction of the peak.
         floor: f64,
     },
     /// V3's (report, §4.2), in proportion to the length of the run: constant for 10/14.8 of it, a cosine to a tenth of
@@ -284,7 +284,7 @@ pub enum Decay {
     Step {
         /// Factor at each of the steps.
         factor: f64,
-        /// Where the steps are, as fractions of the run.
+        /// Places of the steps, as fractions of the run.
         at: [f64; 2],
     },
 }
@@ -336,18 +336,18 @@ pub fn learning_rate(peak: f64, warmup_tokens: u64, total_tokens: u64, decay: De
     Curve::new(&pieces)
 }
 
-/// A schedule that makes no sense.
+/// Errors of schedules.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ScheduleError {
     /// A size that must be at least 1.
     Zero {
-        /// Which.
+        /// Name of the size.
         field: &'static str,
     },
     /// A rate that is negative, infinite or not a number.
     Rate {
-        /// Which.
+        /// Name of the rate.
         field: &'static str,
         /// Its value.
         value: f64,
@@ -356,7 +356,7 @@ pub enum ScheduleError {
     WarmupTooLong {
         /// Length of the warm-up in tokens.
         warmup_tokens: u64,
-        /// Where it has to be over.
+        /// Token by which the warm-up must end.
         limit: u64,
     },
     /// A piece that ends where it starts, or before.
@@ -368,7 +368,7 @@ pub enum ScheduleError {
     },
     /// More than [`MAX_PIECES`] pieces.
     TooManyPieces,
-    /// The batch becomes smaller than what it has to be a multiple of.
+    /// The batch falls below the number that it must be a multiple of.
     BatchBelowMultiple {
         /// The multiple.
         multiple: usize,

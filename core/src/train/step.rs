@@ -16,7 +16,7 @@ use crate::model::{Batch, LossScales, Model};
 use crate::tensor::Tensor;
 use crate::weights::Parameters;
 
-/// What came out of a step.
+/// The report of a training step: losses, gradient norm, expert load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// Mean cross entropy of the next token over the batch, nats, before the update.
@@ -27,20 +27,20 @@ pub struct StepReport {
     pub balance_loss: f64,
     /// L2 norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// How the experts were loaded.
+    /// Load of the experts.
     pub load: ExpertLoad,
     /// Σ cross entropy of the next token over the sequences of each source, in nats, over all ranks; empty where the
     /// batch does not say where its sequences come from.
     pub loss_sums: Vec<f64>,
 }
 
-/// A model and all that changes while it trains.
+/// A trainer: a model, its optimizer state and its gradients.
 pub struct Trainer<D: Kernels, C: Comm<D>> {
     /// The model.
     pub model: Model<D>,
     /// The optimiser's state.
     pub optimizer: Optimizer<D>,
-    /// What stays the same over the run.
+    /// Hyperparameters, the same over the run.
     pub hyper: Hyperparameters,
     comm: C,
     gradients: Parameters<D>,

@@ -1,4 +1,4 @@
-//! From signatures to the documents to remove: one task a bucket finds the edges, one task the clusters.
+//! Clustering of near-duplicates: one task per bucket finds edges between signatures; one task joins them to clusters.
 
 use super::config::Keep;
 use super::minhash::MinHashConfig;
@@ -75,7 +75,7 @@ pub fn bucket_edges(
     edges.publish()
 }
 
-/// What [`cluster`] found.
+/// Counts of a clustering: edges, clusters, removed documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ClusterSummary {
     /// Edges read, repeats included.

@@ -3,7 +3,7 @@
 use super::minhash::MinHashConfig;
 use serde::{Deserialize, Serialize};
 
-/// Which document of a cluster is kept.
+/// Rule for the document of a cluster to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
@@ -25,21 +25,21 @@ pub struct DedupConfig {
     pub exact: bool,
     /// Keeps one document of each cluster of near-duplicates.
     pub near: bool,
-    /// How near-duplicates are found.
+    /// Parameters of MinHash.
     pub minhash: MinHashConfig,
-    /// Which of them is kept.
+    /// Document of a cluster to keep.
     pub keep: Keep,
-    /// Bytes of memory that sorting may take in one task.
+    /// Memory limit of sorting in one task, in bytes.
     pub memory_bytes: usize,
 }
 
 impl DedupConfig {
-    /// Nothing is compared, until it is turned on.
+    /// Settings without any deduplication.
     pub fn off() -> Self {
         Self { urls: false, exact: false, near: false, ..Self::default() }
     }
 
-    /// Whether anything is compared.
+    /// Whether any deduplication is on.
     pub fn is_on(&self) -> bool {
         self.urls || self.exact || self.near
     }

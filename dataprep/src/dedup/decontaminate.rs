@@ -1,4 +1,4 @@
-//! Evaluation data in training data: documents that share a long word sequence with an item of an evaluation.
+//! Decontamination: finds documents that share a word n-gram with an item of an evaluation.
 //!
 //! Sequences of 13 words, in the form in which near-duplicates are compared, as in Brown et al., *Language Models are
 //! Few-Shot Learners*, 2020, appendix C. Which items were hit is counted, so that scores can be reported with and
@@ -19,7 +19,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Against what, and how.
+/// Settings of decontamination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecontaminateConfig {
@@ -28,13 +28,13 @@ pub struct DecontaminateConfig {
     pub files: Vec<PathBuf>,
     /// Fields of a JSON record to look at, with all that is in them; none looks at all.
     pub fields: Vec<String>,
-    /// Words of a sequence.
+    /// n-gram size in words.
     pub ngram: usize,
-    /// Texts with fewer words than a sequence are looked for as a whole if they have this many.
+    /// Minimum words of a text shorter than an n-gram, which is compared as a whole.
     pub min_words: usize,
-    /// Different sequences an item and a document must share.
+    /// Minimum number of different n-grams that a contaminated document shares with an item.
     pub min_matches: usize,
-    /// Whether such documents are dropped, or only reported.
+    /// Whether contaminated documents are dropped, or only reported.
     pub drop: bool,
 }
 
@@ -54,11 +54,11 @@ const LONGEST_NGRAM: usize = 1024;
 /// An evaluation file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EvaluationFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// Items in it.
     pub items: u64,
-    /// Items without a text that is long enough to be looked for.
+    /// Items without a text long enough to compare.
     pub too_short: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct Item {
     pub record: u64,
 }
 
-/// The sequences of all items, ready to be found.
+/// A decontaminator: the n-grams of all evaluation items, indexed.
 #[derive(Debug)]
 pub struct Decontaminator {
     config: DecontaminateConfig,
@@ -93,8 +93,7 @@ pub struct DecontaminateScratch {
     shingles: Vec<u64>,
 }
 
-/// What a document shares with evaluations: number of different sequences by item, an index into
-/// [`Decontaminator::items`].
+/// Number of different n-grams that a document shares with each item, by index into [`Decontaminator::items`].
 pub type Shared = BTreeMap<u32, usize>;
 
 impl Decontaminator {
@@ -177,7 +176,7 @@ impl Decontaminator {
         })
     }
 
-    /// What a text shares with which items, if it is enough.
+    /// Finds the items that a text shares enough n-grams with.
     pub fn shared(&self, text: &str, scratch: &mut DecontaminateScratch) -> Shared {
         let DecontaminateScratch { normaliser, words, shingles } = scratch;
         let mut shared = Shared::new();
@@ -343,7 +342,7 @@ fn for_each_line(path: &Path, reader: impl Read, mut each: impl FnMut(u64, &str)
     Ok(())
 }
 
-/// How many documents hit each item, gathered over documents, tasks and ranks.
+/// Number of contaminated documents per evaluation item, over documents, tasks and ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ItemHits(BTreeMap<u32, u64>);
 

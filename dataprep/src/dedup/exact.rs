@@ -1,4 +1,4 @@
-//! Documents that are the same, and documents from the same address.
+//! Exact deduplication, by text and by URL.
 
 use super::records::{Kind, RecordFile, RecordWriter};
 use super::removals::{self, Removals};
@@ -94,8 +94,8 @@ pub fn exact(keys: &[PathBuf], removed: Option<&Path>, folder: &Path, memory: us
     removals::write(out, found.finish()?)
 }
 
-/// What makes two addresses the same: everything but the scheme, the case of the host, a default port, a fragment, and
-/// a path that is only a slash.
+/// Normalizes a URL for comparison: drops the scheme, the case of the host, a default port, a fragment, and a path that
+/// is only a slash.
 pub fn normalise_url(url: &str) -> String {
     let url = url.trim();
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));

@@ -13,17 +13,17 @@ use pulp::Arch;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// The parameters of signatures.
+/// Parameters of MinHash signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MinHashConfig {
-    /// Words of a sequence. A text of fewer words has no signature and is nothing's duplicate.
+    /// n-gram size in words. A text of fewer words has no signature and is nothing's duplicate.
     pub ngram: usize,
-    /// Bands.
+    /// Number of bands.
     pub buckets: usize,
-    /// Hash functions of a band.
+    /// Number of hash functions per band.
     pub hashes_per_bucket: usize,
-    /// Chooses the hash functions.
+    /// Random seed of the hash functions.
     pub seed: u64,
 }
 

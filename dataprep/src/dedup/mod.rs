@@ -1,4 +1,4 @@
-//! Documents that the corpus has already, exactly or nearly, and documents that evaluations have.
+//! Deduplication (exact and MinHash) and decontamination of documents.
 //!
 //! Everything here is made of tasks that know nothing of each other but the files they leave, so that any number of
 //! processes can share them and a task that died can be done again; every file is a function of its inputs alone:

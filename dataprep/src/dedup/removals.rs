@@ -1,4 +1,4 @@
-//! Which documents are removed, and which document of the same kind was kept in their place.
+//! The removal set: removed documents, each with the document kept in its place.
 
 use super::records::{Kind, RecordFile, RecordWriter, Section};
 use crate::error::Result;
@@ -37,7 +37,7 @@ pub fn union(sets: &[PathBuf], out: &Path) -> Result<u64> {
     write(out, next)
 }
 
-/// The removal set, read in the order of documents.
+/// A reader of the removal set, in the order of documents.
 pub struct Removals {
     records: Section<2>,
     next: Option<[u64; 2]>,
@@ -56,7 +56,7 @@ impl Removals {
         Ok(Self { records, next })
     }
 
-    /// For a removed document, the one kept in its place. Must be asked in the order of documents.
+    /// The document kept in place of a removed one; `None` for one that stays. Must be asked in the order of documents.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), [`Error::CorruptIndex`](crate::Error::CorruptIndex).

@@ -1,4 +1,4 @@
-//! The signatures of one split of the corpus, in a file.
+//! Signature files: the MinHash signatures of one split of the corpus.
 //!
 //! A task computes the signatures of its documents and writes one file, bucket after bucket; a bucket's merge then
 //! reads its section of every file and nothing else.

@@ -1,4 +1,4 @@
-//! Sorting more records than fit in memory.
+//! External sorting of fixed-size records that do not fit in memory.
 //!
 //! Records are gathered up to the memory limit, sorted, and written as a run; the runs are merged, in several passes
 //! where there are more of them than buffers fit in memory. The result depends on the records alone, not on the limit.

@@ -1,4 +1,4 @@
-//! Connected components of graphs that do not fit in memory.
+//! Connected components of graphs that do not fit in memory, by alternating large-star and small-star rounds.
 //!
 //! The alternating algorithm of Kiveris et al., *Connected Components in MapReduce and Beyond*, 2014: *large-star*
 //! links every larger neighbour of a node to the smallest node near it, *small-star* every smaller one, until nothing

@@ -1,4 +1,4 @@
-//! Connected components in memory.
+//! Connected components in memory, by union-find.
 
 /// Disjoint sets of numbered documents. Each is known by its smallest number, whatever the order of unions.
 pub struct UnionFind {

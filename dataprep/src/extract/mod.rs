@@ -49,7 +49,7 @@ static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 pub struct ExtractConfig {
     /// Time for a page. Generous: whether a page falls to it is the one thing that the machine has a say in.
     pub seconds: u64,
-    /// Bytes of a page, decoded.
+    /// Maximum bytes of a page, decoded.
     pub max_page_bytes: u64,
     /// Levels of nested elements. Browsers build 512.
     pub max_depth: u32,
@@ -71,7 +71,7 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// With these limits. The thread is started for the first page.
+    /// An extractor with these limits. Its thread starts with the first page.
     pub fn new(config: ExtractConfig) -> Self {
         Self { config, worker: None }
     }

@@ -1,4 +1,4 @@
-//! How deep and how large the tree of a page is, found before anything recurses into it or keeps its text.
+//! Depth and size of a page's tree, measured before anything recurses into it or keeps its text.
 //!
 //! Depth cannot be read off the tags: parsers close some elements by themselves and open others again, so that a few
 //! kilobytes of unclosed tags become millions of elements. So the page is parsed as the extractor will parse it, into a

@@ -1,4 +1,4 @@
-//! Lines that are not prose: C4's rules, as datatrove's `c4_filters.py` applies them.
+//! C4's rules, which remove lines that are not prose, as datatrove's `c4_filters.py` applies them.
 
 use super::config::C4Config;
 use super::scores::Scores;

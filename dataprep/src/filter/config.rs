@@ -431,9 +431,9 @@ pub struct PiiConfig {
     pub ips: bool,
     /// Leaves addresses that are not public (10.0.0.1, 127.0.0.1, ...) as they are.
     pub public_ips_only: bool,
-    /// What stands in for e-mail addresses, in turn, from the first in each document.
+    /// Replacements for e-mail addresses, used in turn, from the first in each document.
     pub email_replacements: Vec<String>,
-    /// What stands in for IP addresses, in turn.
+    /// Replacements for IP addresses, used in turn.
     pub ip_replacements: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! Lists, fragments and repeated lines: FineWeb's own rules, as datatrove's `fineweb_quality_filter.py` counts them.
+//! FineWeb's rules, which drop lists, fragments and repeated lines, as datatrove's `fineweb_quality_filter.py` counts
+//! them.
 
 use super::config::{FineWebConfig, Limit};
 use super::repetition::{HashSet64, duplicates};

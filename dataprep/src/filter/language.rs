@@ -1,4 +1,4 @@
-//! Which language a document is written in.
+//! Language identification of documents.
 //!
 //! By the trigrams of `whatlang` (69 languages). It was chosen over its peers because it is the one that does not call
 //! a language it has never seen English: a threshold can only be held against a confidence that falls when it should.

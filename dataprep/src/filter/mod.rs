@@ -1,4 +1,4 @@
-//! Which documents are worth training on: rules over one document at a time.
+//! Quality filters: rules that keep, clean or drop one document at a time.
 //!
 //! The rules are those of FineWeb's recipe and are applied in its order, the first that is broken drops the document:
 //!

@@ -1,4 +1,4 @@
-//! Words, symbols and lines of a document: the Gopher rules, as datatrove's `gopher_quality_filter.py` counts them.
+//! The Gopher quality rules over words, symbols and lines, as datatrove's `gopher_quality_filter.py` counts them.
 
 use super::config::QualityConfig;
 use super::scores::{Scores, ratio};

@@ -1,4 +1,4 @@
-//! Repetitions inside a document: the Gopher rules, as datatrove's `gopher_repetition_filter.py` counts them.
+//! The Gopher repetition rules, as datatrove's `gopher_repetition_filter.py` counts them.
 //!
 //! Only occurrences after the first count as duplicates. Characters of duplicate word sequences are counted without the
 //! spaces between words and held against the length of the whole text; the most frequent sequence is counted with

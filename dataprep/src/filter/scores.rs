@@ -1,4 +1,4 @@
-//! Holding measured values against thresholds.
+//! Comparison of measured values with thresholds.
 
 use super::config::Limit;
 use crate::document::Dropped;

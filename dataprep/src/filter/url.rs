@@ -1,4 +1,4 @@
-//! Documents by their address, as datatrove's `url_filter.py` judges them.
+//! The URL filter, as datatrove's `url_filter.py` judges addresses.
 
 use super::config::{Limit, UrlConfig};
 use super::scores::Scores;

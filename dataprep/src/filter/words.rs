@@ -1,4 +1,4 @@
-//! Splitting a text into words, once, for all rules.
+//! Word splitting, once per text, for all rules.
 //!
 //! Words are the segments between the word boundaries of Unicode Standard Annex #29 that are not white space; so a
 //! punctuation mark is a separate word, as it is to the tokenisers for which the published thresholds were found. Two

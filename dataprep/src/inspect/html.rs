@@ -1,4 +1,4 @@
-//! The report as a page: tables, and plots as inline SVG, so that the file can be sent around.
+//! The inspection report as an HTML page: tables, and plots as inline SVG, in one file.
 
 use super::report::{Distribution, Example, Inspection, by_count, drop_rate};
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! A look at a prepared corpus: how much of what is there, what was dropped and why, and examples of both.
+//! `prep inspect`: counts, drop rules, distributions and examples of a prepared corpus.
 //!
 //! Counts come from `manifest.json`; what was measured of documents and the examples from the files beside it.
 
@@ -174,7 +174,7 @@ fn excerpt(text: &str) -> String {
 }
 
 impl Inspection {
-    /// For a person to read on a terminal.
+    /// The report as text for a terminal.
     pub fn text(&self) -> String {
         let mut out = String::new();
         let manifest = &self.manifest;

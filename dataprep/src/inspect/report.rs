@@ -1,16 +1,16 @@
-//! The data of a report on a prepared folder.
+//! The data of an inspection report.
 
 use crate::shard::{Manifest, StageReport};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What [`inspect`](crate::inspect::inspect) found.
+/// The report of [`inspect`](crate::inspect::inspect).
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The folder.
     pub folder: PathBuf,
-    /// What it says of itself.
+    /// The folder's manifest.
     pub manifest: Manifest,
     /// Every score of the training documents that was measured, by name.
     pub scores: BTreeMap<String, Distribution>,
@@ -20,7 +20,7 @@ pub struct Inspection {
     pub dropped: BTreeMap<String, Vec<Example>>,
 }
 
-/// How a score is distributed over documents.
+/// Distribution of a score over documents.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Distribution {
     /// Documents that have it.
@@ -29,25 +29,25 @@ pub struct Distribution {
     pub quantiles: [f64; 7],
     /// Documents in 24 intervals of equal width between the 1st and the 99th percentile, those beyond in the outermost.
     pub histogram: Vec<usize>,
-    /// Where the first interval begins and the last ends.
+    /// Bounds of the intervals: start of the first, end of the last.
     pub range: [f64; 2],
 }
 
 /// A document to look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Example {
-    /// Where it came from.
+    /// Origin of the document.
     pub origin: String,
-    /// What dropped it, and its language where that is known.
+    /// Rule that dropped it, and its language if known.
     pub note: String,
-    /// What was measured of it, by name.
+    /// Scores by name.
     pub scores: BTreeMap<String, f64>,
     /// The beginning of its text.
     pub text: String,
 }
 
 impl Distribution {
-    /// Of these values, of which none is NaN.
+    /// Distribution of these values, of which none is NaN.
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let Some(last) = values.len().checked_sub(1) else { return Self::default() };

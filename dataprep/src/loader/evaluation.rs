@@ -1,4 +1,4 @@
-//! Going over data once, in order.
+//! `Evaluation`: one pass over data, in order.
 
 use super::batch::TokenBatch;
 use super::options::{count, too_long};

@@ -33,13 +33,13 @@ use std::path::Path;
 /// One of several sources to draw sequences from.
 #[derive(Debug)]
 pub struct MixSource {
-    /// What metrics and errors call it.
+    /// Name in metrics and errors.
     pub name: String,
     /// Its shards.
     pub data: ShardSet,
     /// Its share of the sequences, in any unit. None: as many as it has, times its epochs.
     pub weight: Option<f64>,
-    /// How many times it may be gone through at most; need not be whole. None: no limit.
+    /// Maximum number of passes over the source, a fraction too; `None` is no limit.
     pub epochs: Option<f64>,
 }
 
@@ -146,7 +146,7 @@ impl Loader {
         &self.names
     }
 
-    /// What cutting or packing did to the documents of each source.
+    /// Packing report of each source: what cutting or packing did to its documents.
     pub fn packing_reports(&self) -> Vec<PackingReport> {
         self.sources.iter().map(Sequences::report).collect()
     }
@@ -156,7 +156,7 @@ impl Loader {
         &self.sources[0].data
     }
 
-    /// What it was opened with.
+    /// Options that the loader was opened with.
     pub fn options(&self) -> &LoaderOptions {
         &self.options
     }
@@ -215,7 +215,7 @@ impl Loader {
         self.next = k;
     }
 
-    /// Where the run stands.
+    /// Position of the run: the next sequence.
     pub fn cursor(&self) -> Cursor {
         let (epoch, position) = match self.sources.as_slice() {
             [one] => (self.next / one.number(), self.next % one.number()),

@@ -1,10 +1,10 @@
-//! How sequences are made of documents, and how many there are.
+//! Loader options: sequence length, packing, order and number of sequences.
 
 use crate::error::{Error, Result};
 use crate::shard::ShardSet;
 use serde::{Deserialize, Serialize};
 
-/// How sequences are made of documents.
+/// Packing of documents into sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
@@ -15,7 +15,7 @@ pub enum Packing {
     BestFit,
 }
 
-/// How to make sequences, and in which order to take them.
+/// Options of a loader: sequence length, packing, order.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
     /// Input tokens a sequence, `S`.
@@ -26,7 +26,7 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// The model's vocabulary; a token outside it is an error when it is read.
     pub vocab_size: Option<u32>,
-    /// What becomes of documents that do not fill a sequence.
+    /// Packing of documents into sequences.
     pub packing: Packing,
 }
 

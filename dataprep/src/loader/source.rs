@@ -51,7 +51,7 @@ impl Sequences {
         self.number
     }
 
-    /// What cutting or packing did to the documents.
+    /// Packing report of the source.
     pub fn report(&self) -> PackingReport {
         match &self.packed {
             Some(packed) => packed.report(),

@@ -1,4 +1,4 @@
-//! Cleaning of documents between file and tokens: extraction, filters, and an account of what they did.
+//! Cleaning of documents between reading and tokenization: extraction and filters, with counts of what they did.
 
 use super::config::PrepConfig;
 use super::flow::Stash;
@@ -21,7 +21,7 @@ pub(super) const DROPPED: &str = "dropped.jsonl.zst";
 
 /// Everything that looks at one document at a time.
 pub(super) struct Cleaner {
-    /// How pages become text, where there are pages.
+    /// Extraction settings, if there are web pages.
     extract: Option<ExtractConfig>,
     extractors: Stash<Extractor>,
     filters: Option<Filters>,
@@ -31,13 +31,13 @@ pub(super) struct Cleaner {
 
 /// A document that was looked at.
 pub(super) struct Cleaned {
-    /// As the last rule left it.
+    /// The document after the last rule.
     pub document: Document,
     /// See [`Item::raw`].
     pub raw: Option<Vec<u8>>,
     /// The stage and the rule that dropped it.
     pub dropped: Option<(&'static str, Dropped)>,
-    /// What it shares with evaluations.
+    /// n-grams shared with evaluations.
     pub shared: Shared,
 }
 

@@ -13,25 +13,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Everything there is to set.
+/// All settings of a preparation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrepConfig {
-    /// What to read.
+    /// Input: files, formats, limits.
     pub input: InputConfig,
     /// How the main text of web pages is found; without it, a page with its markup is the document.
     pub extract: Option<ExtractConfig>,
-    /// Which documents to keep.
+    /// Quality filters.
     pub filter: FilterConfig,
-    /// Which documents occur more than once.
+    /// Deduplication.
     pub dedup: DedupConfig,
-    /// Which documents hold evaluation data.
+    /// Decontamination.
     pub decontaminate: DecontaminateConfig,
-    /// How to turn text into tokens.
+    /// Tokenizer, loaded or trained.
     pub tokenizer: TokenizerConfig,
-    /// Which training documents to rearrange.
+    /// Fill-in-the-middle.
     pub fim: FimConfig,
-    /// What to write.
+    /// Output: folder, split, shards.
     pub output: OutputConfig,
     /// Threads; 0 takes one a core. Does not change the result.
     pub threads: usize,
@@ -39,9 +39,9 @@ pub struct PrepConfig {
     pub seed: u64,
     /// Bytes of input that one task reads, about: files are never divided by the number of workers.
     pub split_bytes: u64,
-    /// How long to wait for tasks of other processes while none gets done.
+    /// Seconds to wait for other processes' tasks while none is completed.
     pub wait_seconds: u64,
-    /// Which of several processes this is. Does not change the result.
+    /// Rank of this process among several. Does not change the result.
     #[serde(skip)]
     pub rank: Rank,
 }
@@ -66,13 +66,13 @@ impl Default for PrepConfig {
     }
 }
 
-/// What to read.
+/// Settings of the input: files, formats, limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InputConfig {
     /// Files, folders and globs.
     pub paths: Vec<PathBuf>,
-    /// How every file is read, whatever its suffix.
+    /// Format of every file, whatever its suffix.
     pub format: Option<Format>,
     /// Field of a record that holds the text: a column, or a path of JSON keys with dots between.
     pub text_field: String,
@@ -120,7 +120,7 @@ impl InputConfig {
     }
 }
 
-/// How to turn text into tokens.
+/// Settings of the tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
@@ -159,7 +159,7 @@ impl TokenizerConfig {
     }
 }
 
-/// What to write.
+/// Settings of the output: folder, split, shards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputConfig {
@@ -173,7 +173,7 @@ pub struct OutputConfig {
     pub validation_tail: Option<f64>,
     /// Begin a new shard before its tokens take more than this.
     pub shard_bytes: u64,
-    /// Write documents that are dropped into `dropped/`, with the rule, what it measured, and its threshold.
+    /// Whether dropped documents are written into `dropped/`, with the rule, the measured value and the threshold.
     pub dropped: bool,
     /// Replace what the folder holds.
     pub overwrite: bool,

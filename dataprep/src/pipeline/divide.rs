@@ -1,4 +1,4 @@
-//! Which part of a document is for training and which for validation.
+//! The train/validation split, document by document.
 
 use super::config::PrepConfig;
 use crate::shard::Split;

@@ -1,4 +1,4 @@
-//! The inputs, divided into tasks by bytes alone, and the items in them.
+//! The input files of a preparation, cut into tasks by bytes alone, and the records in them.
 
 use super::config::InputConfig;
 use crate::document::{Document, Dropped};

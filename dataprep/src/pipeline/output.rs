@@ -22,12 +22,12 @@ pub(crate) const SOURCES: &str = "sources.jsonl";
 /// Folder of dropped documents.
 pub(crate) const DROPPED: &str = "dropped";
 
-/// What a preparation made.
+/// Summary of a preparation.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The folder.
     pub dir: PathBuf,
-    /// What is in it.
+    /// Manifest of the folder.
     pub manifest: Manifest,
     /// The tokenizer, as it was saved there.
     pub tokenizer: Tokenizer,

@@ -1,6 +1,6 @@
-//! How a preparation tells its caller how far it is.
+//! Progress callbacks of a preparation.
 
-/// Where a preparation reports how far it is.
+/// Receiver of a preparation's progress.
 pub trait Progress: Send {
     /// A stage begins; it will read `total` bytes of files.
     fn stage(&mut self, name: &str, total: u64);

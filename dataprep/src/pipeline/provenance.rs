@@ -6,7 +6,7 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Where a document came from and what was measured of it: a line of `NAME.docs.jsonl.zst`.
+/// Origin and scores of a document: a line of `NAME.docs.jsonl.zst`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance<'a> {
     /// The file, by its line in `sources.jsonl`, from 0.
@@ -19,7 +19,7 @@ pub struct Provenance<'a> {
     /// The record's own identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, str>>,
-    /// Where it was fetched from.
+    /// URL that it was fetched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<Cow<'a, str>>,
     /// ISO 639-3 code of its language.
@@ -28,7 +28,7 @@ pub struct Provenance<'a> {
     /// Whether its tokens were rearranged to fill in the middle.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fim: bool,
-    /// What was measured, by name.
+    /// Scores by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<Cow<'a, str>, f64>,
 }

@@ -1,4 +1,4 @@
-//! Which of several processes this one is.
+//! Rank and world size of this process, among several that prepare one corpus.
 
 use crate::error::{Error, Result};
 
@@ -89,7 +89,7 @@ impl Rank {
         self.index
     }
 
-    /// How many there are.
+    /// World size: number of processes.
     pub fn world(self) -> usize {
         self.world
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(super) struct ReadReport {
     /// SHA-256 of the bytes that were there to read.
     pub digest: String,
-    /// Bytes of text that were read.
+    /// Bytes of text read.
     pub text_bytes: u64,
     /// Records that were bad.
     pub bad_records: u64,

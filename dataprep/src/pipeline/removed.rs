@@ -1,4 +1,4 @@
-//! Which documents are left out because others are kept in their place.
+//! Documents that deduplication removes, looked up task by task.
 //!
 //! A document's number is its task's in the upper half and its place among those the task kept in the lower: numbers
 //! rise in the order of the corpus.

@@ -1,4 +1,4 @@
-//! Where a token came from.
+//! `prep trace`: finds the document that a training token came from.
 
 use super::provenance::Provenance;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub struct SourceFile {
     pub bytes: u64,
 }
 
-/// What is known of one token of a prepared corpus.
+/// A token of a prepared corpus and the document that it came from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trace {
     /// Its id.
@@ -36,7 +36,7 @@ pub struct Trace {
     pub tokens: u64,
     /// The file its document came from.
     pub source: SourceFile,
-    /// What is known of the document.
+    /// Origin and scores of the document.
     pub provenance: Provenance<'static>,
     /// The text before the token, of the same document.
     pub before: String,

@@ -1,4 +1,4 @@
-//! How a file is entered: anywhere, at gzip members, at rows, or at its start only.
+//! Random access of an input file: at any byte, at gzip members, at rows, or at its start only.
 
 use super::binary::{head, is_text_start};
 use super::decode::Wide;
@@ -49,7 +49,7 @@ impl Access {
         })
     }
 
-    /// What positions in the file count.
+    /// Unit of positions in the file.
     pub(super) fn unit(self) -> Unit {
         match self {
             Self::Plain | Self::Members => Unit::Byte,

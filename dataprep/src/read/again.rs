@@ -1,4 +1,4 @@
-//! Reading one record once more, from the place that is noted for it.
+//! Re-reading of one record from the position that was noted for it.
 
 use super::access::Access;
 use super::format::{Compression, InputFile};

@@ -1,4 +1,4 @@
-//! Telling text from what is no text.
+//! Detection of binary files.
 
 use super::record::uncounted;
 use super::stream::{Store, Stream};

@@ -29,7 +29,7 @@ enum State {
 enum Frame {
     /// The bytes are in the buffer.
     Whole(Range<u64>),
-    /// It is longer than the limit.
+    /// A record longer than the limit.
     TooLong(Range<u64>),
     End,
 }

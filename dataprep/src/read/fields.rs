@@ -5,7 +5,7 @@
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Where the parts of a document are in a record: the names of columns, or the path of JSON keys with dots between
+/// Names of a record's fields for text, identifier and URL: columns, or paths of JSON keys with dots between
 /// (`meta.url` is the key `url` of the object at `meta`, or the key `meta.url` itself).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldNames {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// How a file holds documents.
+/// Format of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -29,10 +29,10 @@ pub enum Format {
     Arrow,
 }
 
-/// How a file is compressed.
+/// Compression of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
     /// `.gz`
     Gzip,
@@ -43,14 +43,14 @@ pub enum Compression {
 /// A file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// Its path below the input it was found under.
     pub name: PathBuf,
     /// Its size on disk in bytes.
     pub bytes: u64,
-    /// What it holds.
+    /// Format of its content.
     pub format: Format,
-    /// How it is compressed.
+    /// Compression of the file.
     pub compression: Compression,
 }

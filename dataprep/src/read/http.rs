@@ -18,9 +18,9 @@ pub(super) struct Response {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Whole(Vec<u8>),
-    /// It would be larger than the limit.
+    /// A body larger than the limit.
     TooLarge,
-    /// It is compressed in a way that is not known here, or damaged.
+    /// A body in an unknown encoding, or damaged.
     Undecodable,
 }
 

@@ -1,4 +1,4 @@
-//! Reading documents: which files there are, how they are divided among workers, and what is in them.
+//! Readers: find input files, cut them into splits for workers, and read documents from them.
 //!
 //! 1. [`walk`] finds the files, in an order that names alone decide.
 //! 2. [`splits`] cuts large files at the starts of records, by bytes and never by the number of workers. What cannot be

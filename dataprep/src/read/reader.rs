@@ -1,4 +1,4 @@
-//! Goes through the records of one split, whatever its format.
+//! The reader of one split, for every format.
 
 use super::access::Access;
 use super::format::{Format, InputFile};
@@ -47,7 +47,7 @@ impl Reader {
         Ok(Self { records, site, read, finished: false })
     }
 
-    /// Bytes read from disk so far, for progress.
+    /// Bytes read from disk, for progress.
     pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }

@@ -22,10 +22,10 @@ pub const TOO_LARGE: &str = "input.max_document_bytes";
 /// Rule of [`Record::Dropped`]: a text file that is no text. Its value is the share of bytes that text does not have.
 pub const BINARY: &str = "input.binary";
 
-/// How to read.
+/// Settings of readers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadConfig {
-    /// Where the parts of a document are in a record that has named fields.
+    /// Names of a record's fields for text, identifier and URL.
     pub fields: FieldNames,
     /// Larger records are left out. This bounds the memory that a reader takes.
     pub max_document_bytes: u64,
@@ -52,7 +52,7 @@ pub enum Record {
     /// A sound record that a limit leaves out, by the limit's name. The document holds what is known of it; its text is
     /// empty, or, for a page without main text, the page.
     Dropped(Document, Dropped),
-    /// Something that cannot be read. Readers go on after it; how many are too many is for their caller to say.
+    /// A record that cannot be read. Readers continue after it; the caller decides how many are too many.
     Bad(BadRecord),
 }
 

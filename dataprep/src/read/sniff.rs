@@ -20,7 +20,7 @@ pub(super) enum Content {
     OtherJson(Format),
     /// A format that begins like no other.
     Certain(Format),
-    /// Nothing of these.
+    /// No known format.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! Cutting files into parts that workers read on their own.
+//! Splits: parts of a file that workers read separately.
 
 use super::access::Access;
 use super::format::{Compression, Format, InputFile};
@@ -11,9 +11,9 @@ use std::ops::Range;
 /// A part of an input file: the records that begin in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Split {
-    /// Which of the files that were walked.
+    /// Index of the file in the walk.
     pub file: u32,
-    /// Bytes on disk. Unless it is the first of its file, the split begins with a record.
+    /// Byte range on disk. A split begins with a record, unless it is the first of its file.
     pub bytes: Range<u64>,
 }
 

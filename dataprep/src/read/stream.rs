@@ -1,4 +1,4 @@
-//! Bytes of a file, decompressed, with the position that each of them has.
+//! A decompressed byte stream that knows the position of each byte in the file.
 
 use super::decode::{Gzip, Transcoded, Wide, zstd};
 use super::format::{Compression, InputFile};
@@ -219,7 +219,7 @@ impl Stream {
         self.position
     }
 
-    /// The bytes at hand; none at the end.
+    /// Buffered bytes; none at the end.
     pub(crate) fn fill(&mut self) -> io::Result<&[u8]> {
         // Asking twice costs nothing: what is there is not read again.
         while let Err(e) = self.inner().fill_buf() {
@@ -230,7 +230,7 @@ impl Stream {
         self.inner().fill_buf()
     }
 
-    /// Passes over `n` of the bytes at hand.
+    /// Skips `n` buffered bytes.
     pub(crate) fn consume(&mut self, n: usize) {
         self.inner().consume(n);
         self.position += n as u64;

@@ -1,4 +1,4 @@
-//! Which files there are to read, in an order that names alone decide.
+//! The walk: lists the input files, in an order that depends on names alone.
 
 use super::fields::FieldNames;
 use super::format::{Compression, Format, InputFile};

@@ -1,4 +1,4 @@
-//! Files that are one document.
+//! The reader of files that are one document each.
 
 use super::binary::{self, Nature, nature};
 use super::decode::is_trailing;
@@ -13,7 +13,7 @@ pub(super) struct Whole {
     stream: Stream,
     is_page: bool,
     done: bool,
-    /// What came behind the document.
+    /// Error after the end of the document.
     trailing: Option<io::Error>,
 }
 

@@ -9,7 +9,7 @@ pub(super) const MAGIC: [u8; 9] = *b"MMIDIDX\0\0";
 /// Bytes before the table of lengths.
 pub(super) const HEADER: u64 = 34;
 
-/// How a token is stored in a `.bin` file.
+/// Element type of tokens in a `.bin` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// Two bytes, little-endian, unsigned: vocabularies of up to 65,536.
@@ -24,7 +24,7 @@ impl Dtype {
         if vocab_size <= 1 << 16 { Self::U16 } else { Self::I32 }
     }
 
-    /// Bytes a token takes.
+    /// Size of a token in bytes.
     pub fn width(self) -> u64 {
         match self {
             Self::U16 => 2,
@@ -105,7 +105,7 @@ impl ShardFile {
         self.documents as u64
     }
 
-    /// How tokens are stored.
+    /// Element type of the tokens.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

@@ -37,12 +37,12 @@ pub struct Manifest {
     pub inputs: InputsEntry,
     /// The whole configuration of the preparation, but for what cannot change the result.
     pub pipeline: Value,
-    /// What each stage kept, and what it dropped and why, in the order of the stages.
+    /// Reports of the stages, in order: documents kept and dropped, by rule.
     pub stages: Vec<StageReport>,
     /// Documents that were kept by language (ISO 639-3), where languages were identified.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub languages: BTreeMap<String, u64>,
-    /// What deduplication found, where it was on.
+    /// Counts of deduplication, if it was on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<DedupEntry>,
     /// Items of evaluation data that documents held.
@@ -85,7 +85,7 @@ pub struct InputsEntry {
     pub sha256: String,
 }
 
-/// What one stage of the pipeline did.
+/// Report of one pipeline stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageReport {
     /// The stage.
@@ -98,14 +98,14 @@ pub struct StageReport {
     pub changed: BTreeMap<String, u64>,
 }
 
-/// What deduplication found.
+/// Counts of deduplication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DedupEntry {
     /// Documents removed because an earlier one had their address.
     pub urls: u64,
-    /// Of the rest, documents removed because an earlier one had their text.
+    /// Documents removed as exact duplicates of an earlier text, after those with equal URLs.
     pub exact: u64,
-    /// Of the rest, documents removed because another of their cluster was kept.
+    /// Documents removed as near-duplicates, after exact ones.
     pub near: u64,
     /// Clusters of near-duplicates.
     pub clusters: u64,
@@ -130,9 +130,9 @@ pub struct SplitEntry {
     pub documents: u64,
     /// Number of tokens, one end-of-document token a document included.
     pub tokens: u64,
-    /// Bytes of UTF-8 text that were encoded, for bits per byte. End-of-document tokens stand for no bytes.
+    /// Bytes of UTF-8 text that the tokens stand for, for bits per byte. End-of-document tokens stand for no bytes.
     pub text_bytes: u64,
-    /// How many documents have 2^i to 2^(i+1) − 1 tokens, for each i from 0.
+    /// Histogram of document lengths: number of documents of 2^i to 2^(i+1) − 1 tokens, for each i from 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lengths: Vec<u64>,
     /// The shards in order.

@@ -1,4 +1,4 @@
-//! Shards read as one long stream of tokens.
+//! `ShardSet`: several shards read as one stream of tokens.
 
 use super::index::{ShardFile, with_suffix};
 use super::manifest::{MANIFEST, Manifest};
@@ -23,12 +23,12 @@ pub struct ShardSet {
     manifests: Vec<(PathBuf, Manifest)>,
 }
 
-/// Where a token lies.
+/// Place of a token: file, document, position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenPlace {
-    /// Which of [`ShardSet::files`].
+    /// Index into [`ShardSet::files`].
     pub file: usize,
-    /// Which document of that file.
+    /// Index of the document in that file.
     pub document: u64,
     /// Position in the stream of the document's first token.
     pub start: u64,
@@ -179,7 +179,7 @@ impl ShardSet {
         Ok(())
     }
 
-    /// From now on every token read must be below `vocab_size`, the model's; a smaller limit from the manifest stays.
+    /// Limits tokens to ids below `vocab_size`, the model's, from now on; a smaller limit from the manifest stays.
     pub fn limit_vocabulary(&mut self, vocab_size: u32) {
         self.vocab_limit = self.vocab_limit.min(vocab_size);
     }
@@ -194,7 +194,7 @@ impl ShardSet {
         self.files.iter().map(ShardFile::documents).sum()
     }
 
-    /// Bytes of text the tokens stand for, where every manifest says.
+    /// Bytes of text that the tokens stand for, if every manifest says so.
     pub fn text_bytes(&self) -> Option<u64> {
         self.text_bytes
     }
@@ -214,7 +214,7 @@ impl ShardSet {
         &self.files
     }
 
-    /// For each document, in order, the position of its first token in the stream and its number of tokens.
+    /// Position in the stream and number of tokens of each document, in order.
     pub fn document_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.files.iter().zip(&self.starts).flat_map(|(file, first)| {
             (0..file.documents()).map(move |document| {

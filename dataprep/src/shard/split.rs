@@ -1,4 +1,4 @@
-//! The two sides of prepared data: what a model learns from, and what it is measured on.
+//! The splits of prepared data: training and validation.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,9 +7,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What the model learns from.
+    /// Training data.
     Train,
-    /// What it is measured on.
+    /// Validation data.
     Validation,
 }
 

@@ -99,7 +99,7 @@ pub struct WrittenShards {
 }
 
 impl WrittenShards {
-    /// What was written.
+    /// Manifest entry of what was written.
     pub fn entry(&self) -> &SplitEntry {
         &self.entry
     }

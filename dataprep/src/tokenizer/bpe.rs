@@ -18,7 +18,7 @@ use std::collections::HashMap;
 /// A byte-level BPE tokenizer, ready to encode.
 #[derive(Debug)]
 pub(super) struct Bpe {
-    /// Added tokens are looked for in two rounds, first those that match the raw text, then the others.
+    /// Added tokens, searched in two rounds: first those that match the raw text, then the others.
     added: [Option<AddedTokens>; 2],
     splitter: Splitter,
     merges: Merges,

@@ -1,4 +1,4 @@
-//! The `tokenizers` crate, kept from panicking: it trusts its files, and ours may come from anywhere.
+//! The `tokenizers` crate behind checks, so that a damaged `tokenizer.json` is an error and not a panic.
 
 use crate::error::{Error, Result};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Byte-pair merging: the rules, and their application to one word.
+//! BPE merge rules, and their application to one word.
 //!
 //! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a
 //! separate table, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
@@ -32,7 +32,7 @@ pub(super) struct Merges {
     byte_ids: [u32; 256],
     /// The rank of two bytes' tokens, by the first and the second byte.
     byte_pairs: Vec<Rank>,
-    /// What a rule makes, by its rank.
+    /// Result of each rule, by rank.
     becomes: Vec<u32>,
     /// Pair and rank at the pair's place or the next free one behind it. Never more than half full.
     table: Vec<u64>,

@@ -1,4 +1,4 @@
-//! Text to token ids and back.
+//! Tokenizers: byte-level, and any Hugging Face `tokenizer.json`.
 //!
 //! Two kinds: bytes, which needs no file, and any Hugging Face `tokenizer.json`. The byte tokenizer can be written as a
 //! `tokenizer.json` too and is recognised when such a file is loaded, so a checkpoint always carries one and the same
@@ -54,7 +54,7 @@ struct Inner {
     table: Table,
     /// Ids of the tokens that were added to the model's own.
     added: HashMap<String, u32>,
-    /// What past encoders have worked in, for the next ones.
+    /// Caches of past encoders, for the next ones.
     idle: Mutex<Vec<Cache>>,
     fingerprint: String,
     /// `tokenizer.json` as it was read or made.
@@ -67,7 +67,7 @@ enum Kind {
     Bytes,
     /// Byte-level BPE.
     Bpe(Box<Bpe>),
-    /// Everything else.
+    /// Any other tokenizer, through the `tokenizers` crate.
     Other(Box<Other>),
 }
 
@@ -128,7 +128,8 @@ impl Tokenizer {
         Self::load_with_eos(path, None)
     }
 
-    /// As [`load`](Self::load), with the end-of-document token given by its text, whatever the files say.
+    /// Loads a tokenizer as [`load`](Self::load) does, with the end-of-document token given by its text, whatever the
+    /// files say.
     ///
     /// # Errors
     /// Those of [`load`](Self::load); [`Error::Tokenizer`] when there is no such token.
@@ -261,7 +262,7 @@ impl Tokenizer {
         matches!(self.inner.kind, Kind::Bytes)
     }
 
-    /// What a manifest says about it.
+    /// Manifest entry of the tokenizer.
     pub fn entry(&self) -> TokenizerEntry {
         TokenizerEntry {
             kind: self.kind().into(),
@@ -316,7 +317,7 @@ impl Tokenizer {
         }
     }
 
-    /// Bytes of text that `ids` stand for, for bits per byte. Exact for byte-level tokenizers, whole characters or not;
+    /// Bytes of text that `ids` stand for, for bits per byte. Exact for byte-level tokenizers, even within a character;
     /// for others the length of [`decode`](Self::decode)'s text.
     pub fn byte_len(&self, ids: &[u32]) -> u64 {
         match self.inner.kind {

@@ -1,4 +1,4 @@
-//! Decoding token by token into text that can be shown at once.
+//! Streaming decoder: token ids to text, one id at a time.
 
 use super::{Kind, Tokenizer};
 
@@ -33,7 +33,7 @@ impl StreamDecoder {
         text
     }
 
-    /// What is left at the end: U+FFFD for a character that never became complete, else nothing.
+    /// The rest at the end: U+FFFD for a character that never became complete, else nothing.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();

@@ -1,4 +1,4 @@
-//! Words seen lately and their ids: most of a text is words that came before.
+//! A cache of recent words and their ids: most words of a text came before.
 
 use rustc_hash::FxHashMap;
 

@@ -1,4 +1,4 @@
-//! Causal attention over decompressed latent keys and values, a tile of scores at a time.
+//! Causal attention over decompressed latent keys and values, by tiles of scores (FlashAttention).
 //!
 //! A task holds some rows of one head and walks over the keys they see, [`KEYS`] at a time, with the running maximum
 //! and sum of the softmax (Dao et al., "FlashAttention", 2022). Tiles of keys start at multiples of [`KEYS`] from the

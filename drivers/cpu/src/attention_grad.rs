@@ -1,4 +1,4 @@
-//! The gradient of attention: scores are computed again from the kept logarithm of the softmax's denominator.
+//! Gradient of causal attention: scores are recomputed from the saved log-sum-exp.
 //!
 //! A task has a whole sequence and some heads, and goes over tiles of keys (outer) and queries (inner) in order, so
 //! every gradient is added up by one task in one order. Only the gradient of the keys' rotary part is a sum over all

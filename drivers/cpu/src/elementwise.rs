@@ -1,4 +1,4 @@
-//! Kernels that look at one element at a time.
+//! Elementwise kernels: fill, cast, unary and binary functions, random numbers.
 
 use fathom_core::DType;
 use fathom_core::device::{Binary, BinaryOp, Cast, Fill, RandomNormal, Unary, UnaryOp};

@@ -17,7 +17,7 @@ impl CpuError {
         Self { kind, message: message.into() }
     }
 
-    /// What is wrong.
+    /// The problem in words.
     pub fn message(&self) -> &str {
         &self.message
     }

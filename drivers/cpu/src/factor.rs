@@ -1,4 +1,4 @@
-//! Factors of attention's products: activations as they are stored, and what was computed from them in f32.
+//! Operands of attention's products: stored activations, and values computed from them in f32.
 //!
 //! Sums are f32 in any case. BF16 activations are multiplied in pairs where the processor does that, and a factor that
 //! was computed (probabilities, their gradients) is rounded to BF16 for it; elsewhere BF16 activations are made f32 as

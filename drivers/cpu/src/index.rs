@@ -1,4 +1,4 @@
-//! Kernels that move rows and elements by index. Every index is checked before anything is written.
+//! Gather and scatter kernels. Every index is checked before anything is written.
 
 use fathom_core::device::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows};
 use half::bf16;

@@ -83,7 +83,7 @@ pub use memory::Buffer;
 use memory::Memory;
 pub use simd::{Isa, MAX_ISA};
 
-/// All cores of this machine as one device. Clones share threads and memory.
+/// The CPU device: all cores of this machine. Clones share threads and memory.
 #[derive(Clone)]
 pub struct Cpu(Arc<Inner>);
 

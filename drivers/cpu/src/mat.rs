@@ -1,4 +1,4 @@
-//! Matrices in memory: the views of core, made into slices.
+//! Matrices in host memory: the core's views as slices.
 
 use bytemuck::Pod;
 use fathom_core::DType;

@@ -1,4 +1,4 @@
-//! Buffers and the pool they come from.
+//! Host buffers, and the pool that they come from.
 //!
 //! Which freed buffer serves which request is [`Pool`]'s to say. New memory is zeroed once: a buffer's contents are
 //! undefined to its user, but always initialised as far as Rust is concerned.

@@ -1,4 +1,4 @@
-//! Root-mean-square norm and its gradient.
+//! RMSNorm and its gradient.
 
 use fathom_core::device::{RmsNorm, RmsNormGrad};
 

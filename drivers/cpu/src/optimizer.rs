@@ -1,4 +1,4 @@
-//! AdamW step of a parameter group.
+//! The AdamW step of a parameter group.
 
 use fathom_core::device::AdamW;
 

@@ -1,4 +1,4 @@
-//! Work split into parts that do not overlap.
+//! Parallel work over parts of a matrix that do not overlap.
 //!
 //! Every kernel runs as a number of tasks. How many, and what each does, follows from the shapes of the operands and
 //! never from the number of threads: that is what makes results the same bits on one thread and on sixty. Tasks write
@@ -18,7 +18,7 @@ use crate::mat::MatMut;
 /// # Safety
 /// `part(i)` must give disjoint things for different `i`.
 pub(crate) unsafe trait Parts: Sync {
-    /// What one task gets.
+    /// Part of the matrix that one task gets.
     type Part;
 
     /// How many parts there are.
@@ -89,7 +89,7 @@ impl<T> Tile<'_, T> {
 }
 
 impl<'a, T> Tile<'a, T> {
-    /// All of a matrix as one tile.
+    /// A whole matrix as one tile.
     pub(crate) fn whole(m: MatMut<'a, T>) -> Self {
         let (rows, cols, stride) = (m.rows(), m.cols(), m.stride());
         Self { first: m.into_slice().as_mut_ptr(), rows, cols, stride, row: 0, col: 0, life: PhantomData }

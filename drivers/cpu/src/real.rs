@@ -1,4 +1,4 @@
-//! The types that kernels compute over: loaded as f32, stored with one rounding.
+//! Activation types: F32 and BF16 in memory, computed as f32, stored with one rounding.
 //!
 //! A kernel is written once over [`Real`]. What lies between loading and storing is f32, so a kernel over BF16 rounds
 //! once for every number it writes.

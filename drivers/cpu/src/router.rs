@@ -1,4 +1,4 @@
-//! The router, its gradient, and what keeps experts balanced.
+//! The MoE router, its gradient, the balance loss and the bias update.
 
 use fathom_core::device::{Balance, Route, RouteGrad, UpdateBias};
 use fathom_core::routing::{self, GroupScore, RouteConfig, Score};

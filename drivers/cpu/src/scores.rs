@@ -1,4 +1,4 @@
-//! Tiles of attention scores: what becomes of them between the products.
+//! Tiles of attention scores: masking, softmax and its gradient.
 //!
 //! On AVX-512 the loops are written in intrinsics: a row of sums stays in registers there, and `exp` fuses its
 //! multiplications with additions. What a row does not see becomes zeros.

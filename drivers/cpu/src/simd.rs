@@ -1,4 +1,4 @@
-//! Vector instructions, chosen when the program runs.
+//! Vector instruction sets, chosen at run time.
 //!
 //! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
@@ -20,7 +20,7 @@ use crate::real::Real;
 /// `ONEDNN_MAX_CPU_ISA`.
 pub const MAX_ISA: &str = "FATHOM_MAX_CPU_ISA";
 
-/// Which vector instructions a device uses. Can only be made by asking the processor what it has.
+/// Vector instruction set of a device. It can only be made by asking the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
@@ -51,7 +51,7 @@ impl Isa {
         Ok(allowed.last().unwrap_or(Self(Level::Any)))
     }
 
-    /// As [`detect`](Self::detect).
+    /// The best instruction set, as [`detect`](Self::detect) finds it.
     ///
     /// # Panics
     /// Where [`detect`](Self::detect) fails.

@@ -1,4 +1,4 @@
-//! The gated product of the feed-forward layers, and its gradient.
+//! SwiGLU and its gradient.
 
 use fathom_core::device::{Swiglu, SwigluGrad};
 

@@ -26,7 +26,7 @@ pub struct Draft<'a> {
     store: &'a dyn Store,
     target: PathBuf,
     aside: PathBuf,
-    /// Of a checkpoint. A plain folder gets no manifest, and its files are not hashed.
+    /// Step of the checkpoint; `None` for a plain folder, which gets no manifest and whose files are not hashed.
     step: Option<u64>,
     files: Vec<FileEntry>,
     /// Folders below `aside` that hold files, to be synced.
@@ -81,7 +81,7 @@ impl<'a> Draft<'a> {
         Ok(Self { store, target, aside, step, files: Vec::new(), folders: Vec::new(), committed: false })
     }
 
-    /// Where the checkpoint's files are until it is committed.
+    /// Folder of the checkpoint's files until the commit.
     pub fn folder(&self) -> &Path {
         &self.aside
     }
@@ -182,14 +182,14 @@ pub fn name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
-/// Which checkpoints stay when a new one is committed.
+/// Checkpoints to keep when a new one is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest ones, at least one.
+    /// Number of newest checkpoints to keep, at least one.
     pub newest: usize,
-    /// The step of the best one.
+    /// Step of the best checkpoint.
     pub best: Option<u64>,
-    /// Those of steps that are a multiple of this; 0 for none.
+    /// Steps between checkpoints that are kept for good; 0 for none.
     pub every: u64,
 }
 

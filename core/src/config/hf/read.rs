@@ -1,4 +1,4 @@
-//! From keys to a configuration.
+//! Reading `config.json`: keys to a model configuration.
 
 use crate::config::{Family, ModelConfig, Quantization, ScoringFunction, TopkMethod, Yarn};
 use alloc::string::String;

@@ -1,4 +1,4 @@
-//! From a configuration to its keys.
+//! Writing `config.json`: a model configuration to keys.
 
 use super::{FIELDS, HuggingFace};
 use crate::config::{ModelConfig, Quantization, Yarn};

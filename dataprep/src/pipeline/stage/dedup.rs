@@ -1,4 +1,4 @@
-//! Documents that occur more than once: keys and signatures are written with the documents, and merged here.
+//! The deduplication stage: merges the keys and signatures that were written beside the documents.
 
 use super::documents::DocumentsReport;
 use crate::dedup::{DedupConfig, bucket_edges, cluster, exact, union};

@@ -1,4 +1,5 @@
-//! Documents written down between stages: where later ones need all of them before the first can be encoded.
+//! The documents stage: writes cleaned documents to files, where a later stage needs all of them before the first can
+//! be encoded.
 
 use crate::dedup::MinHashScratch;
 use crate::error::Result;

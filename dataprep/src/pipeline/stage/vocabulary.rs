@@ -1,4 +1,4 @@
-//! The tokenizer of a preparation that trains its own: one task, since merges follow from one another.
+//! The vocabulary stage: trains the tokenizer in one task, since merges follow from one another.
 
 use crate::error::{Error, Result};
 use crate::pipeline::config::PrepConfig;

@@ -72,7 +72,7 @@ pub(super) enum Item {
         range: Range<u64>,
         content: Option<Vec<u8>>,
     },
-    /// Something that is no record.
+    /// Bytes that are not a record.
     Bad {
         at: u64,
         why: String,

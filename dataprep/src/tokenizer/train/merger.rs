@@ -1,4 +1,4 @@
-//! The merging itself: from words with counts to the rules of a tokenizer.
+//! BPE training: from words with counts to merge rules.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cmp::Reverse;

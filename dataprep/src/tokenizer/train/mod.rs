@@ -34,7 +34,7 @@ pub const SMALLEST_VOCABULARY: u32 = SPECIAL_TOKENS.len() as u32 + 256;
 
 /// Longer words teach nothing: they are runs of one character, encoded data and the like.
 const LONGEST_WORD: usize = 256;
-/// How often each word occurs in the texts seen so far.
+/// Word counts of the texts seen so far, for BPE training.
 #[derive(Debug)]
 pub struct WordCounter {
     splitter: Splitter,

@@ -1,4 +1,4 @@
-//! A task: one block of a product.
+//! A GEMM task: one block of the product.
 
 use fathom_core::device::Form;
 

@@ -1,4 +1,4 @@
-//! Factors that are E4M3 codes with scales.
+//! GEMM operands of E4M3 codes with scales.
 
 use std::ops::Range;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Products of E4M3 codes with scales.
+//! FP8 GEMM: products of E4M3 codes with scales.
 //!
 //! The inner dimension falls into segments: at most 128 long, in each of which an element has one scale. E4M3 numbers
 //! are BF16 numbers, so a segment is multiplied in pairs, scales left aside, and its sum is promoted: multiplied by

@@ -1,4 +1,4 @@
-//! One product per group of rows: the experts of a layer.
+//! Grouped GEMM: one product per group of rows, as the experts of a layer need.
 
 use fathom_core::DType;
 use fathom_core::device::{Form, GroupedGemm};

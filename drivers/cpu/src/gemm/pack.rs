@@ -1,4 +1,4 @@
-//! Copies of the factors in the order in which the tiles read them.
+//! Packing: copies of GEMM operands in the order in which tiles read them.
 
 use bytemuck::Zeroable;
 

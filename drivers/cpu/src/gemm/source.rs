@@ -1,4 +1,4 @@
-//! Where the numbers of a factor come from.
+//! Sources of GEMM operands: where packing reads its numbers from.
 
 use std::ops::Range;
 

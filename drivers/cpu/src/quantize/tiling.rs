@@ -1,4 +1,4 @@
-//! Which elements share a scale, and how that cuts a matrix into tasks.
+//! FP8 tilings on the CPU: which elements share a scale, and how a matrix is cut into tasks.
 
 use std::ops::Range;
 
@@ -87,7 +87,7 @@ impl<'a> Tiling<'a> {
         Ok(Self { kind, rows, cols })
     }
 
-    /// How many blocks there are.
+    /// Number of blocks.
     pub(super) fn blocks(&self) -> usize {
         match self.kind {
             Kind::Row { .. } => self.rows.div_ceil(rows_per_block(self.cols)),

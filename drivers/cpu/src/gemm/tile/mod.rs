@@ -1,4 +1,4 @@
-//! The innermost tile of a matrix product: up to `ROWS × 32` sums held in registers.
+//! The GEMM microkernel: a tile of up to `ROWS × 32` sums held in registers.
 //!
 //! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain
 //! over `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.

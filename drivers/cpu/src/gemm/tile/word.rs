@@ -1,4 +1,4 @@
-//! Words of factors: one F32 number, or a pair of BF16 numbers.
+//! Words of GEMM operands: one F32 number, or a pair of BF16 numbers.
 
 use bytemuck::Pod;
 use half::bf16;
@@ -13,9 +13,9 @@ use crate::simd::{Isa, Level};
 ///
 /// Where the inner dimension is odd, the second number of its last pair is zero in both factors.
 pub(crate) trait Unit: Pod + Send + Sync {
-    /// What a word holds.
+    /// Type of the numbers in a word.
     type Number: Real;
-    /// How many of them.
+    /// Number of numbers in a word.
     const NUMBERS: usize;
     /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
     const ROWS: usize;
