@@ -299,9 +299,8 @@ pub enum Error {
 
     /// Too many pages hang in extraction.
     #[error(
-        "{pages} pages are past extract.seconds and still being worked on; raise extract.seconds, or leave the files \
-         out \
-         whose pages are reported as dropped by it"
+        "the extraction of {pages} pages exceeds extract.seconds and has not ended; raise extract.seconds, or remove \
+         the files whose pages are reported as dropped by it"
     )]
     ExtractionStuck {
         /// Number of pages.
@@ -310,7 +309,7 @@ pub enum Error {
 
     /// A record is no longer where it was read.
     #[error(
-        "{}: bytes {} to {} are not there any more; the file changed after prep, run prep again",
+        "{}: bytes {} to {} no longer exist; the file changed after prep, run prep again",
         path.display(), bytes.start, bytes.end
     )]
     RecordGone {
@@ -361,8 +360,8 @@ pub enum Error {
 
     /// Tasks of other processes were waited for in vain.
     #[error(
-        "{stage}: {missing} of {tasks} tasks are not done and none was for {seconds} s: the next is number {next}, \
-         of rank {rank}; start the ranks that ended again, all with the same inputs and settings, or run prep once \
+        "{stage}: {missing} of {tasks} tasks are not done, and none was completed for {seconds} s; the next is number \
+         {next}, of rank {rank}: start the ranks that ended again, all with the same inputs and settings, or run prep once \
          without --rank to finish what they left"
     )]
     Stalled {

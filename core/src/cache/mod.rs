@@ -4,8 +4,8 @@
 //! 576 numbers a layer where keys and values of all heads would be 40,960. They lie in *pages* of a fixed number of
 //! tokens, so that memory grows with the tokens in use and sequences with a common prefix can share it.
 //!
-//! [`Cache`] owns the device's memory and knows no sequences. [`PagePool`] knows which pages are free and how often each
-//! is used, and no device. Which pages a sequence has, in order, is its page table: the caller's.
+//! [`Cache`] owns the device's memory and knows no sequences. [`PagePool`] knows which pages are free and how often
+//! each is used, and no device. Which pages a sequence has, in order, is its page table: the caller's.
 
 mod format;
 mod pages;

@@ -125,8 +125,7 @@ impl Decontaminator {
     }
 
     fn empty(config: &DecontaminateConfig) -> Result<Self> {
-        let lengths =
-            [("dedup.decontaminate.ngram", config.ngram), ("dedup.decontaminate.min_words", config.min_words)];
+        let lengths = [("decontaminate.ngram", config.ngram), ("decontaminate.min_words", config.min_words)];
         for (field, value) in lengths {
             if !(1..=LONGEST_NGRAM).contains(&value) {
                 let what = format!("{value} words: 1 to {LONGEST_NGRAM} are possible");
@@ -149,7 +148,7 @@ impl Decontaminator {
         self.sequences.dedup();
         if u32::try_from(self.sequences.len()).is_err() {
             let what = format!("{} sequences are more than can be numbered: give fewer files", self.sequences.len());
-            return Err(Error::Config { field: "dedup.decontaminate.files", what });
+            return Err(Error::Config { field: "decontaminate.files", what });
         }
         for ((sequence, _), at) in self.sequences.iter().zip(0..) {
             self.index.entry(*sequence).or_insert(at);
@@ -301,7 +300,7 @@ fn strings<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
 
 fn unusable(path: &Path, record: u64, what: &str) -> Error {
     Error::Config {
-        field: "dedup.decontaminate.files",
+        field: "decontaminate.files",
         what: format!("{}: record {record}: {what}; correct the file or leave it out", path.display()),
     }
 }
@@ -488,6 +487,6 @@ mod tests {
         assert!(bad("a.txt.gz", b"no gzip").contains("a.txt.gz"));
         assert!(bad("a.txt.zst", b"no zstd").contains("a.txt.zst"));
         let config = DecontaminateConfig { ngram: 0, ..DecontaminateConfig::default() };
-        assert!(matches!(Decontaminator::new(&config), Err(Error::Config { .. })));
+        assert!(matches!(Decontaminator::new(&config), Err(Error::Config { field: "decontaminate.ngram", .. })));
     }
 }
