@@ -80,7 +80,8 @@ case!(StoreCase, "store_latent", { row: LatentRow, tokens: usize, spare: usize }
         let (t, rows) = (self.tokens, self.tokens + self.spare);
         let slots = self.d.rng(7).permutation(rows)[..t].to_vec();
         vec![
-            Operand::floats(self.d.dtype, t, self.row.latent(), self.d.floats(0, t * self.row.latent())).gaps(self.d.gaps),
+            Operand::floats(self.d.dtype, t, self.row.latent(), self.d.floats(0, t * self.row.latent()))
+                .gaps(self.d.gaps),
             Operand::floats(self.d.dtype, t, self.row.rope(), self.d.floats(1, t * self.row.rope())).gaps(!self.d.gaps),
             Operand::indices(t, 1, slots),
             cache(self.row, &contents(&self.d, self.row, rows)).exact(),
