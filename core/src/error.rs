@@ -25,9 +25,9 @@ pub trait DeviceError: core::error::Error + From<InvalidOp> + 'static {
     /// The kind of this error.
     fn kind(&self) -> ErrorKind;
 
-    /// The error a training step reports when a value that must be finite is not.
-    fn non_finite(what: &'static str) -> Self {
-        InvalidOp::plain(what, "is not finite").with_kind(ErrorKind::NonFinite).into()
+    /// The error of a training step whose loss or gradient is not finite; `problem` says which.
+    fn non_finite(problem: &'static str) -> Self {
+        InvalidOp::plain("update", problem).with_kind(ErrorKind::NonFinite).into()
     }
 
     /// The error for an operation the device lacks.

@@ -164,7 +164,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 if let Some(average) = &mut average {
                     checkpoint::load_average(average, folder, &state)?;
                 }
-                loader.seek(&state.cursor)?;
+                loader.seek(&state.cursor).map_err(|error| other_data(error, output, &settings))?;
                 state
             }
             _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
@@ -471,6 +471,19 @@ fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
         eprintln!("{note}");
     }
     Ok(Some(located.folder))
+}
+
+/// Names both data folders where a saved data position does not belong to the data of this run.
+fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings) -> Error {
+    let before = resolved::read(output).ok().and_then(|saved| Some(saved.get("data.path")?.as_str()?.to_owned()));
+    match (&error, before, &settings.data.path) {
+        (fathom_dataprep::Error::CursorMismatch { .. }, Some(before), Some(now)) => Error::Run(format!(
+            "{error}; {} was trained on {before}, and this command names {}",
+            output.display(),
+            now.display()
+        )),
+        _ => error.into(),
+    }
 }
 
 fn hyperparameters(settings: &Settings) -> Hyperparameters {

@@ -518,7 +518,7 @@ const ALIASES: [(&str, &str); 22] = [
 /// The known name that a wrong one most likely stands for.
 ///
 /// The first of these that there is: the key that other programs call so; a key of the same section whose name differs
-/// by two letters at most; a key of another section with the same last part; the name with the smallest edit distance,
+/// by two letters at most; a key of the same section that begins with it; a key of another section with the same last part; the name with the smallest edit distance,
 /// in the same section if there is such a section, where each whole word in common counts for three letters.
 pub fn nearest(name: &str) -> String {
     let leaf = name.rsplit('.').next().unwrap_or(name);
@@ -531,6 +531,10 @@ pub fn nearest(name: &str) -> String {
     let distance = |known: &String| strsim::damerau_levenshtein(known, name);
     if let Some(close) = names().filter(fits).min_by_key(distance).filter(|close| distance(close) <= 2) {
         return close;
+    }
+    let begins = |known: &String| known.strip_prefix(name).is_some_and(|rest| rest.starts_with('_'));
+    if let Some(longer) = names().filter(begins).min_by_key(distance) {
+        return longer;
     }
     let same = names().filter(|known| known.split_once('.').is_some_and(|(_, rest)| rest == leaf));
     if let Some(same) = same.min_by_key(distance) {
@@ -597,6 +601,7 @@ mod tests {
             ("schedule.warmup", "schedule.warmup_tokens"),
             ("data.sources.web.wieght", "data.sources.NAME.weight"),
             ("checkpoint.best", "checkpoint.keep_best"),
+            ("checkpoint.every", "checkpoint.every_steps"),
             ("lr", "schedule.lr"),
             ("traim.steps", "train.steps"),
             ("filter.gopher_qualty.max_words", "filter.gopher_quality.max_words"),

@@ -99,7 +99,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let report = self.read_report(batch)?;
         if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
             self.optimizer.step -= 1;
-            return Err(D::Error::non_finite("the loss or the gradient of a training step"));
+            return Err(D::Error::non_finite("the loss or the gradient is not finite"));
         }
         Ok(report)
     }
