@@ -125,8 +125,8 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Lets Ctrl-C (or SIGTERM) end the program at once and say how to go on: whatever moment it comes at, finished tasks
-/// are kept and the same command does the rest.
+/// Ends the program on Ctrl-C (or SIGTERM) at once and says how to continue: at any moment, finished tasks are kept and
+/// the same command does the rest.
 pub fn leave_on_interrupt(output: &Path) {
     let work = output.join("work");
     // Where the system does not let signals be handled, they end the program without a word.
@@ -146,7 +146,7 @@ fn stopped(work: &Path) -> String {
     }
 }
 
-/// The validation split of prepared data, or the training split where nothing was held out; and which of them it is.
+/// Opens the validation split of prepared data, or the training split where nothing was held out; and says which.
 ///
 /// # Errors
 /// Those of [`ShardSet::open`]: a validation split that is there but damaged is not passed over.
@@ -186,7 +186,7 @@ pub fn describe(summary: &Summary) -> String {
     out
 }
 
-/// Prints what is in a prepared folder, and writes the same as a page.
+/// Prints a report on a prepared folder, and writes the same as an HTML page.
 ///
 /// # Errors
 /// A folder that cannot be read, a page that cannot be written.
@@ -198,7 +198,7 @@ pub fn inspect(folder: &Path, html: Option<&Path>, json: bool) -> Result<()> {
     cli::print(&if json { as_json(&inspection)? } else { inspection.text() })
 }
 
-/// Prints where a token of a prepared folder came from.
+/// Prints the document that a token of a prepared folder came from.
 ///
 /// # Errors
 /// A folder that cannot be read, a token that is not there.

@@ -4,7 +4,7 @@ use crate::hf::HfError;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A checkpoint that cannot be read, written or resumed from.
+/// Errors of training checkpoints that cannot be read, written or resumed from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {

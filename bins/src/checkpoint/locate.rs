@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A folder that is named like a checkpoint.
+/// A folder named like a checkpoint, complete or damaged.
 #[derive(Debug)]
 pub struct Found {
     /// Its step.
@@ -43,7 +43,7 @@ pub fn survey(root: &Path) -> Result<Vec<Found>, CheckpointError> {
     Ok(found)
 }
 
-/// The complete checkpoints in an output folder, newest first: `(step, folder)`.
+/// Lists the complete checkpoints in an output folder, newest first: `(step, folder)`.
 ///
 /// # Errors
 /// As [`survey`].
@@ -52,7 +52,7 @@ pub fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     Ok(complete.map(|found| (found.step, found.folder)).collect())
 }
 
-/// The newest complete checkpoint in an output folder; `None` where there is not even a damaged one.
+/// Finds the newest complete checkpoint in an output folder; `None` where there is not even a damaged one.
 ///
 /// # Errors
 /// What is wrong with the newest where none is complete; those of [`survey`].
@@ -67,7 +67,7 @@ pub fn latest(root: &Path) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
     damage.map_or(Ok(None), Err)
 }
 
-/// The model folder that a path leads to.
+/// A located model folder, and the damaged checkpoints that were passed over.
 #[derive(Debug)]
 pub struct Located {
     /// The model folder.
@@ -118,7 +118,7 @@ fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") && !path.starts_with("trainer/")
 }
 
-/// The model folder that a user means by `path`: itself, or the newest complete checkpoint of the run in it.
+/// Locates the model folder that `path` leads to: itself, or the newest complete checkpoint of the run in it.
 ///
 /// A folder that is named is never replaced by another; its weights must have the sizes in its manifest, if it has one.
 ///

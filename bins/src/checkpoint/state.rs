@@ -25,8 +25,7 @@ const FIRST_MOMENTS: &str = "trainer/m.safetensors";
 const SECOND_MOMENTS: &str = "trainer/v.safetensors";
 const VERSION: u64 = 1;
 
-/// The counters of a training run. Random numbers are a function of seed and counter, so the seed is all there is to
-/// keep of them.
+/// Counters of a training run. Random numbers are a function of seed and counter, so no generator state is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
@@ -37,7 +36,7 @@ pub struct State {
     pub tokens: u64,
     /// Updates of the optimiser.
     pub optimizer_step: u64,
-    /// Updates of the moving average of the weights; 0 where none is kept.
+    /// Updates of the EMA of the weights; 0 without an EMA.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ema_updates: u64,
     /// The lowest validation loss measured so far.
@@ -50,7 +49,7 @@ pub struct State {
     pub seed: u64,
     /// Seconds of training.
     pub seconds: f64,
-    /// The next sequence.
+    /// Data position: the next sequence.
     pub cursor: Cursor,
     /// Settings that the run's numbers depend on, by key.
     pub settings: BTreeMap<String, serde_json::Value>,

@@ -20,14 +20,14 @@ pub enum Request {
     Run(Vec<String>),
 }
 
-/// An option that every command has: its names and what it prints.
+/// Names of the help option, which every command has.
 pub const HELP: [&str; 2] = ["-h", "--help"];
-/// As [`HELP`].
+/// Names of the version option, which every command has.
 pub const VERSION: [&str; 2] = ["-V", "--version"];
-/// An option of the commands that read a configuration.
+/// Name of the option that lists configuration keys, for commands that read a configuration.
 pub const KEYS: &str = "--keys";
 
-/// Reads what stands behind the name of `command`, of which `info` describes the options.
+/// Reads the arguments after the name of `command`, whose options `info` describes.
 ///
 /// # Errors
 /// A text for the user: an unknown option or command, an option without a value, bytes that are not UTF-8.
@@ -155,7 +155,7 @@ fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
     near.filter(|(distance, _)| *distance <= word.chars().count().div_ceil(3)).map(|(_, name)| name)
 }
 
-/// An error of argh as this crate writes errors: one line, lower case.
+/// Rewrites an error of argh as this crate writes errors: one line, lower case.
 pub fn plain(text: &str) -> String {
     let text = text.trim().split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
     let text = text.strip_prefix("Error parsing option ").map_or(text.clone(), |rest| format!("cannot read {rest}"));

@@ -12,7 +12,7 @@ const WIDTH: usize = 80;
 /// Columns in front of an explanation.
 const INDENT: usize = 26;
 
-/// The help text of `command`, which the user calls `name`.
+/// Help text of `command`, which the user calls `name`.
 pub fn text(command: &Command, name: &str) -> String {
     let info = command.info();
     let mut out = wrapped(&sentence(info.description, name), 0);
@@ -39,7 +39,7 @@ pub fn text(command: &Command, name: &str) -> String {
     out
 }
 
-/// The options of a command with their values, and what each does, in the order of the help text.
+/// Options of a command, with values and descriptions, in the order of the help text.
 pub fn options(command: &Command, info: &CommandInfoWithArgs) -> Vec<(String, String)> {
     let own = info.flags.iter().filter(|flag| flag.long != HELP[1] && !flag.hidden);
     let mut rows: Vec<_> = own.map(|flag| (written(flag), flag.description.to_owned())).collect();
@@ -59,12 +59,12 @@ fn written(flag: &FlagInfo<'_>) -> String {
     }
 }
 
-/// A stand-in for a value: `FOLDER`. A list of choices (`f32|bf16`) stays as it is.
+/// Placeholder of a value: `FOLDER`. A list of choices (`f32|bf16`) stays as it is.
 pub fn shouted(name: &str) -> String {
     if name.contains('|') { name.to_owned() } else { name.to_uppercase().replace('_', "-") }
 }
 
-/// The lines that say how the command is called.
+/// Usage lines of a command.
 pub fn usage(command: &Command, info: &CommandInfoWithArgs, name: &str) -> String {
     let required = info.flags.iter().filter(|flag| flag.optionality == Optionality::Required && flag.long != HELP[1]);
     let words = required.map(written).chain(info.positionals.iter().map(place));
@@ -94,7 +94,7 @@ fn section<T>(out: &mut String, title: &str, items: &[T], line: impl Fn(&T) -> S
     }
 }
 
-/// A text of argh's: its braces are doubled, and `{command_name}` stands for the command as the user called it.
+/// Unescapes a text of argh's: its braces are doubled, and `{command_name}` becomes the command as the user called it.
 pub fn sentence(text: &str, name: &str) -> String {
     text.trim().replace("{{", "{").replace("}}", "}").replace("{command_name}", name)
 }
@@ -108,7 +108,7 @@ fn row(out: &mut String, name: &str, about: &str) {
     }
 }
 
-/// `text` in lines of at most `WIDTH` columns; all but the first begin with `indent` blanks.
+/// Wraps `text` at `WIDTH` columns; all lines but the first begin with `indent` blanks.
 pub fn wrapped(text: &str, indent: usize) -> String {
     let (mut out, mut column) = (String::new(), indent);
     for word in text.split_whitespace() {

@@ -25,7 +25,7 @@ use arguments::Request;
 /// The name of the program that holds all commands.
 pub const FATHOM: &str = "fathom";
 
-/// The arguments of a command, and what the command does with them.
+/// A program: the arguments of a command, and its body.
 pub trait Program: FromArgs + ArgsInfo {
     /// Runs the command.
     ///
@@ -146,7 +146,7 @@ pub fn version(name: &str) -> String {
     if name == FATHOM { format!("{FATHOM} {version}") } else { format!("{name} ({FATHOM}) {version}") }
 }
 
-/// The program `fathom` as the user called it.
+/// Command line that calls `fathom`, as the user called it.
 pub fn called() -> String {
     itself(FATHOM)
 }
@@ -187,14 +187,14 @@ pub fn program(name: &str) -> String {
     quoted(&std::env::current_exe().unwrap_or(called).with_file_name(file))
 }
 
-/// Shows the control characters of `text` as escapes, except line ends. A terminal would obey them, and models that are
-/// little trained generate them.
+/// Escapes the control characters of `text`, except line ends. A terminal would obey them, and models that are little
+/// trained generate them.
 pub fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
@@ -218,7 +218,7 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// A bar on stderr, drawn on a terminal only.
+/// A progress bar on stderr, drawn on a terminal only.
 pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());

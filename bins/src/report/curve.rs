@@ -12,7 +12,7 @@ const HEIGHT: usize = 12;
 /// Columns in front of the plot: the numbers of the vertical axis.
 const MARGIN: usize = 8;
 
-/// When the curve is drawn.
+/// When to draw the curve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum When {
     /// On a terminal.
@@ -20,7 +20,7 @@ pub enum When {
     Auto,
     /// Draw in a pipe or a file too.
     Always,
-    /// Nowhere.
+    /// Never.
     Never,
 }
 
@@ -38,7 +38,7 @@ impl FromStr for When {
 }
 
 impl When {
-    /// The curve of `history`, or nothing; `terminal` says whether it goes to one.
+    /// Draws the curve of `history`, or nothing; `terminal` says whether it goes to one.
     pub fn draw(self, history: &History, terminal: bool) -> String {
         let wanted = self == Self::Always || (self == Self::Auto && terminal);
         if wanted { draw(history, unicode()) } else { String::new() }

@@ -42,7 +42,8 @@ impl Report {
         Self::open(run.output(), run.config().first_k_dense_replace, run.settings().train.tensorboard)
     }
 
-    /// Takes up the metrics of the run in `folder`, and starts an event file if `tensorboard` is set.
+    /// Opens the reports of the run in `folder` with its metrics so far, and starts an event file if `tensorboard` is
+    /// set.
     pub fn open(folder: &Path, first_layer: usize, tensorboard: bool) -> Self {
         let mut problems = Vec::new();
         let mut keep = |what: &str, error: Error| problems.push(format!("{what}: {error}; training goes on without"));

@@ -90,7 +90,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// From tokens per expert of each MoE layer; `first` is the number of the first of those layers.
+    /// Expert load from tokens per expert of each MoE layer; `first` is the number of the first of those layers.
     pub fn new(step: u64, first: usize, load: &[Vec<f32>]) -> Self {
         let percent = |row: &Vec<f32>| {
             let mean = row.iter().sum::<f32>() / row.len().max(1) as f32;
@@ -100,7 +100,7 @@ impl Load {
     }
 }
 
-/// The horizontal axis at first.
+/// The horizontal axis when the page opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
     /// Steps.
@@ -155,7 +155,7 @@ impl Page {
     }
 }
 
-/// Figures side by side, as HTML: what each is, and its value. Both are text.
+/// Figures side by side, as HTML: name and value of each. Both are text.
 pub fn tiles(figures: &[(&str, String)]) -> String {
     let tile = |(name, value): &(&str, String)| {
         format!("<div class=\"tile\"><span>{}</span><b>{}</b></div>", escape(name), escape(value))
@@ -163,7 +163,7 @@ pub fn tiles(figures: &[(&str, String)]) -> String {
     format!("<div class=\"tiles\">{}</div>\n", figures.iter().map(tile).collect::<String>())
 }
 
-/// Text as HTML.
+/// Escapes text for HTML.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -27,7 +27,7 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Mean cross entropy of the next token, nats.
     pub loss: f64,
-    /// The same over the sequences of each source that the step drew from, nats, where there are several.
+    /// Mean cross entropy over the sequences of each source that the step drew from, nats, where there are several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loss_by_source: BTreeMap<String, f64>,
     /// Mean cross entropy of the MTP modules, nats.
@@ -39,13 +39,13 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
-    /// Tokens a second of this step.
+    /// Tokens per second of this step.
     pub tokens_per_second: f64,
     /// Load of the busiest expert over the mean, minus one, in the worst layer.
     pub max_violation: f32,
-    /// Experts that no token of the step went to.
+    /// Number of experts that received no token of the step.
     pub dead_experts: usize,
-    /// Tokens that an expert had no room for: always 0, since experts have no limit.
+    /// Dropped tokens: always 0, since experts have no capacity limit.
     pub dropped: u64,
     /// Seconds the step took.
     pub seconds: f64,
@@ -138,8 +138,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the metrics of the run in `folder`, which goes on after step `step`: what was written of later steps,
-    /// which a crash lost, is removed, and so is a line that was cut off.
+    /// Opens the metrics of the run in `folder`, which continues after step `step`: removes lines of later steps, which
+    /// a crash lost, and a line that was cut off.
     ///
     /// # Errors
     /// Where the file cannot be read or rewritten, or holds something else.

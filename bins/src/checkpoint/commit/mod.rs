@@ -21,7 +21,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// A checkpoint, or another folder, being written. Dropped without [`commit`](Self::commit), it leaves nothing.
+/// A draft: a checkpoint, or another folder, that is being written. Dropped without [`commit`](Self::commit), it leaves
+/// nothing.
 pub struct Draft<'a> {
     store: &'a dyn Store,
     target: PathBuf,
@@ -105,7 +106,8 @@ impl<'a> Draft<'a> {
         Ok(target)
     }
 
-    /// Gives the draft its name. After a checkpoint, those that `keep` does not keep are removed. Returns the folder.
+    /// Commits the draft under its name. After a checkpoint, removes those that `keep` does not keep. Returns the
+    /// folder.
     ///
     /// # Errors
     /// [`HfError::Io`]; unless it happened while an old one was removed, there is no new folder then.
@@ -194,7 +196,7 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// The newest `newest` checkpoints alone.
+    /// Keeps the newest `newest` checkpoints alone.
     pub fn newest(newest: usize) -> Self {
         Self { newest, ..Self::default() }
     }
@@ -215,7 +217,7 @@ fn prune(store: &dyn Store, root: &Path, keep: Keep) -> Result<(), CheckpointErr
     Ok(())
 }
 
-/// Removes what saves that were cut short left in an output folder.
+/// Removes leftovers of interrupted saves in an output folder.
 ///
 /// # Errors
 /// [`HfError::Io`].
