@@ -15,7 +15,7 @@ pub struct Origin {
     pub id: Option<String>,
 }
 
-/// One document.
+/// A document on its way through the pipeline.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// Origin of the document.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Result of everything in this crate.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Errors of this crate: what went wrong, where (file, byte or line, field), and what to do about it.
@@ -461,7 +461,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What positions in a file count, in places and in [`Origin::bytes`](crate::document::Origin::bytes).
+/// Unit of positions in a file, in places and in [`Origin::bytes`](crate::document::Origin::bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of the file as it lies on disk.

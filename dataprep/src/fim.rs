@@ -42,7 +42,7 @@ impl Default for FimConfig {
     }
 }
 
-/// Rearranges documents as a [`FimConfig`] says, with the ids of one tokenizer.
+/// A FIM encoder: rearranges documents as a [`FimConfig`] says, with the ids of one tokenizer.
 #[derive(Clone, Debug)]
 pub struct Fim {
     rate: f64,
@@ -64,7 +64,7 @@ pub struct Encoded {
 type Cuts = (usize, usize);
 
 impl Fim {
-    /// `None` when the rate is 0.
+    /// Builds the encoder; `None` when the rate is 0.
     ///
     /// # Errors
     /// [`Error::Config`] when the rate is no share, or names the token that `tokenizer` does not have.

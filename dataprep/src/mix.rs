@@ -46,7 +46,8 @@ pub struct Draw {
 }
 
 impl Mix {
-    /// Sources with their weights, in any unit, and the number of sequences that each may give, if there is an end.
+    /// Makes a mix of sources with their weights, in any unit, and the number of sequences that each may give, if
+    /// limited.
     ///
     /// # Errors
     /// [`Error::Config`] when there is no source, or a weight is not above 0 or is nothing beside the largest one.
@@ -71,7 +72,7 @@ impl Mix {
         Ok(Self { shares, total })
     }
 
-    /// Draws there are; `u64::MAX` stands for no end.
+    /// Number of draws; `u64::MAX` is no limit.
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -116,8 +116,7 @@ impl PackedRows {
 }
 
 impl PackingReport {
-    /// What plain concatenation does to the documents of `data`: rows are the stream's tokens, `sequence_length` by
-    /// `sequence_length`.
+    /// Packing report of plain concatenation: rows are the stream's tokens, `sequence_length` by `sequence_length`.
     pub fn of_concatenation(data: &ShardSet, sequence_length: usize) -> Self {
         let s = sequence_length.max(1) as u64;
         let rows = data.tokens().saturating_sub(1) / s;

@@ -1,6 +1,6 @@
 //! A keyed permutation of `0..n` that needs no memory: the shuffled order of sequences.
 
-/// One fixed shuffle of the numbers `0..n`, chosen by a seed and an epoch.
+/// A permutation of `0..n`, chosen by a seed and an epoch.
 ///
 /// A balanced Feistel network permutes the smallest power of four that holds `n`; numbers that land outside `0..n` walk
 /// along their cycle until they land inside (Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002). The

@@ -85,7 +85,7 @@ pub struct Decontaminator {
     lengths: Vec<usize>,
 }
 
-/// Buffers of a thread that looks for sequences.
+/// Scratch buffers of a thread that searches for n-grams.
 #[derive(Default)]
 pub struct DecontaminateScratch {
     normaliser: Normaliser,
@@ -163,12 +163,12 @@ impl Decontaminator {
         &self.files
     }
 
-    /// All items that can be hit.
+    /// All evaluation items that a document can share n-grams with.
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// Changes when an item or a sequence does: counts of different fingerprints cannot be merged.
+    /// Fingerprint of the items and their n-grams: counts under different fingerprints cannot be merged.
     pub fn fingerprint(&self) -> u64 {
         self.sequences.iter().fold(self.config.ngram as u64, |hash, (sequence, item)| {
             xxh3_64(&[hash, *sequence, u64::from(*item)].map(u64::to_le_bytes).concat())
@@ -357,7 +357,7 @@ pub struct ContaminatedItem {
 }
 
 impl ItemHits {
-    /// Counts a document.
+    /// Counts a contaminated document.
     pub fn add(&mut self, shared: &Shared) {
         shared.keys().for_each(|item| *self.0.entry(*item).or_default() += 1);
     }
@@ -382,7 +382,7 @@ impl ItemHits {
         &self.0
     }
 
-    /// Counts that were carried over.
+    /// Restores counts that [`counts`](Self::counts) gave.
     pub fn from_counts(counts: BTreeMap<u32, u64>) -> Self {
         Self(counts)
     }

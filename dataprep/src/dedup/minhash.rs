@@ -39,7 +39,7 @@ impl MinHashConfig {
         1.0 - (1.0 - similarity.powf(self.hashes_per_bucket as f64)).powf(self.buckets as f64)
     }
 
-    /// Tells signatures apart that cannot be compared.
+    /// Fingerprint of the parameters: signatures under different fingerprints cannot be compared.
     pub fn fingerprint(&self) -> u64 {
         let numbers = [1, self.ngram as u64, self.buckets as u64, self.hashes_per_bucket as u64, self.seed];
         xxh3_64(&numbers.map(u64::to_le_bytes).concat())
@@ -51,7 +51,7 @@ const LANES: usize = 16;
 /// Far more than anyone needs, and little enough to hold in memory.
 const MOST_HASHES: usize = 1 << 16;
 
-/// Computes signatures.
+/// Computes MinHash signatures.
 pub struct MinHasher {
     config: MinHashConfig,
     arch: Arch,
@@ -61,7 +61,7 @@ pub struct MinHasher {
     addends: Vec<[u64; LANES]>,
 }
 
-/// Buffers of a thread that computes signatures.
+/// Scratch buffers of a thread that computes signatures.
 #[derive(Default)]
 pub struct MinHashScratch {
     normaliser: Normaliser,
@@ -71,6 +71,8 @@ pub struct MinHashScratch {
 }
 
 impl MinHasher {
+    /// Builds a hasher with these parameters.
+    ///
     /// # Errors
     /// [`Error::Config`] when a parameter is zero or absurd.
     pub fn new(config: &MinHashConfig) -> Result<Self> {

@@ -101,14 +101,14 @@ pub(crate) struct RecordWriter<const N: usize> {
 }
 
 impl<const N: usize> RecordWriter<N> {
-    /// Begins a file that need not outlive this process.
+    /// Creates a file that need not outlive this process.
     pub fn scratch(path: &Path, kind: Kind) -> Result<Self> {
         let mut writer = Self::create(path, kind, 0)?;
         writer.durable = false;
         Ok(writer)
     }
 
-    /// Begins `path`. Files of one kind that do not belong together differ in their fingerprint.
+    /// Creates the file at `path`. Files of one kind that do not belong together differ in their fingerprint.
     pub fn create(path: &Path, kind: Kind, fingerprint: u64) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl<const N: usize> RecordWriter<N> {
         Ok(Self { path, part, out, header, hasher: Xxh3::new(), in_section: 0, durable: true, published: false })
     }
 
-    /// Appends a record to the section at hand.
+    /// Appends a record to the current section.
     pub fn push(&mut self, record: &[u64; N]) -> Result<()> {
         for word in record {
             let bytes = word.to_le_bytes();
@@ -209,7 +209,7 @@ impl<const N: usize> RecordFile<N> {
         self.header.sections
     }
 
-    /// Records in each section.
+    /// Number of records in each section.
     pub fn records(&self) -> u64 {
         self.header.records
     }

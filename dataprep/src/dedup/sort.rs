@@ -18,7 +18,7 @@ const GREATEST_BUFFER: usize = 1 << 20;
 /// Systems let a process open about a thousand files.
 const MOST_FILES: usize = 256;
 
-/// Takes records in any order and gives them back sorted.
+/// An external sorter: takes records in any order and gives them back sorted.
 pub struct Sorter<const N: usize> {
     folder: PathBuf,
     limit: usize,
@@ -78,7 +78,7 @@ impl<const N: usize> Sorter<N> {
         self.peak
     }
 
-    /// All records in order.
+    /// Sorts the records and returns them in order.
     ///
     /// # Errors
     /// [`Error::Io`] when a run cannot be written or read.
@@ -126,7 +126,7 @@ impl<const N: usize> Sorter<N> {
     }
 }
 
-/// Sorted records. An error ends them.
+/// An iterator over sorted records. An error ends it.
 pub struct Sorted<const N: usize> {
     peak: usize,
     source: Source<N>,

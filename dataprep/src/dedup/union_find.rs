@@ -9,7 +9,7 @@ pub struct UnionFind {
 }
 
 impl UnionFind {
-    /// Every document on its own.
+    /// Sets of one document each.
     pub fn new(mut nodes: Vec<u64>) -> Self {
         nodes.sort_unstable();
         nodes.dedup();
@@ -31,7 +31,7 @@ impl UnionFind {
         Some(self.nodes[root])
     }
 
-    /// Every document that is not the smallest of its set, in order, with the smallest.
+    /// Stars of the sets: every document that is not the smallest of its set, in order, with the smallest.
     pub fn into_stars(mut self) -> impl Iterator<Item = [u64; 2]> {
         (0..self.nodes.len()).filter_map(move |at| {
             let root = self.find(at);

@@ -43,7 +43,7 @@ const MAX_ABANDONED: usize = 64;
 /// Pages that were abandoned and are still being worked on.
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
-/// Limits on pages.
+/// Limits of extraction: size, depth and time of a page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExtractConfig {
@@ -63,7 +63,7 @@ impl Default for ExtractConfig {
     }
 }
 
-/// Extracts main text, page by page.
+/// An extractor of main text, page by page.
 #[derive(Debug)]
 pub struct Extractor {
     config: ExtractConfig,

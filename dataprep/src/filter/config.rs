@@ -288,7 +288,7 @@ impl Default for RepetitionConfig {
     }
 }
 
-/// Words, symbols and lines (Rae et al. 2021, appendix A.1.1).
+/// Gopher quality rules over words, symbols and lines (Rae et al. 2021, appendix A.1.1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityConfig {
@@ -419,7 +419,7 @@ impl Default for FineWebConfig {
     }
 }
 
-/// Personal data that is masked in the text.
+/// PII rule: personal data to mask in the text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PiiConfig {

@@ -74,7 +74,7 @@ struct Scratch {
 }
 
 impl Filters {
-    /// Prepares the rules: reads lists, compiles patterns.
+    /// Builds the filters: reads lists, compiles patterns.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for a invalid threshold or language, [`crate::Error::Io`] for a list that

@@ -38,7 +38,7 @@ struct DroppedLine {
     text: String,
 }
 
-/// Looks at what `folder` holds.
+/// Inspects the prepared folder `folder`.
 ///
 /// # Errors
 /// Those of reading it.

@@ -1,6 +1,6 @@
 //! `TokenBatch`: sequences of token ids with their document boundaries.
 
-/// Sequences of tokens, and where documents begin in them.
+/// A batch of token sequences with their document boundaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenBatch {
     /// Number of sequences, `B`.
@@ -17,7 +17,7 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
-    /// Row `b`'s `S + 1` tokens.
+    /// The `S + 1` tokens of row `b`.
     ///
     /// # Panics
     /// If there is no row `b`.

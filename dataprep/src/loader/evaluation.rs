@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::shard::{ShardSet, Split};
 use std::path::Path;
 
-/// Every token of a stream as a target exactly once, in order: what evaluation runs over.
+/// An evaluation pass: every token of a stream as a target exactly once, in order.
 ///
 /// Windows do not overlap but for the one token that is a target in one and an input in the next; the last window may
 /// be shorter and comes in a separate batch.
@@ -18,7 +18,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Windows of `sequence_length` inputs over the shards at `paths`, checked against `vocab_size` if given.
+    /// Opens windows of `sequence_length` inputs over the shards at `paths`, checked against `vocab_size` if given.
     ///
     /// # Errors
     /// Those of [`ShardSet::open_all`]; [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer
@@ -36,7 +36,7 @@ impl Evaluation {
         Self::new(data, sequence_length)
     }
 
-    /// Windows of `sequence_length` inputs over `data`.
+    /// Makes windows of `sequence_length` inputs over `data`.
     ///
     /// # Errors
     /// [`SequenceTooLong`](crate::Error::SequenceTooLong) when there are fewer than two tokens;
@@ -63,7 +63,7 @@ impl Evaluation {
         &self.data
     }
 
-    /// Starts again at the first window.
+    /// Restarts at the first window.
     pub fn restart(&mut self) {
         self.next = 0;
     }

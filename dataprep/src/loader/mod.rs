@@ -30,7 +30,7 @@ use serde_json::json;
 use source::Sequences;
 use std::path::Path;
 
-/// One of several sources to draw sequences from.
+/// A source of a mix.
 #[derive(Debug)]
 pub struct MixSource {
     /// Name in metrics and errors.
@@ -89,7 +89,7 @@ impl Loader {
         Self::new(ShardSet::open_all(paths, split)?, options)
     }
 
-    /// Takes sequences from `data`, without end.
+    /// Opens a loader over `data`, without end.
     ///
     /// # Errors
     /// [`Error::SequenceTooLong`] when there is not even one; [`Error::Config`] when the length is 0.
@@ -99,7 +99,7 @@ impl Loader {
         Ok(Self { sources, names: vec![String::new()], mix: Mix::new(&[(1.0, None)])?, options, fingerprint, next: 0 })
     }
 
-    /// Draws sequences from several sources, by their weights.
+    /// Opens a loader that draws sequences from several sources, by their weights.
     ///
     /// # Errors
     /// Those of [`new`](Self::new) for each source; [`Error::ShardsDiffer`] when their tokenizers are not the same;
@@ -131,12 +131,12 @@ impl Loader {
         Ok(Self { sources: sequences, names, mix, options, fingerprint, next: 0 })
     }
 
-    /// Sequences in an epoch of all sources together.
+    /// Number of sequences in an epoch of all sources together.
     pub fn sequences(&self) -> u64 {
         self.sources.iter().map(Sequences::number).sum()
     }
 
-    /// Sequences the run has in all, where sources has a limit of epochs; `u64::MAX` where there is no end.
+    /// Number of sequences of the whole run, if the sources have a limit of epochs; `u64::MAX` where there is no end.
     pub fn total(&self) -> u64 {
         self.mix.total()
     }
@@ -183,8 +183,8 @@ impl Loader {
         Ok(())
     }
 
-    /// Fills `batch` with the next `n` sequences and moves on. Allocates nothing for the batch once it has had this
-    /// shape.
+    /// Fills `batch` with the next `n` sequences and moves the cursor. Allocates nothing for the batch once it has had
+    /// this shape.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; the cursor has then not moved.
@@ -210,7 +210,7 @@ impl Loader {
         self.next
     }
 
-    /// Makes sequence `k` of the run the next.
+    /// Moves the cursor to sequence `k` of the run.
     pub fn set_next_index(&mut self, k: u64) {
         self.next = k;
     }
@@ -233,7 +233,7 @@ impl Loader {
         }
     }
 
-    /// Continues where `cursor` was taken.
+    /// Moves the cursor to where `cursor` was taken.
     ///
     /// # Errors
     /// [`Error::CursorMismatch`] when it was taken over other data or in another order.

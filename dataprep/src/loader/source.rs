@@ -46,7 +46,7 @@ impl Sequences {
         Ok(Self { data, packed, padding, number, sequence_length: options.sequence_length as u64, seed })
     }
 
-    /// Sequences in an epoch.
+    /// Number of sequences in an epoch.
     pub fn number(&self) -> u64 {
         self.number
     }

@@ -42,7 +42,7 @@ pub(super) struct Cleaned {
 }
 
 impl Cleaner {
-    /// With the rules that `config` turns on, for inputs that may or may not have web pages among them.
+    /// Builds the cleaner with the rules that `config` turns on; `have_pages` says whether inputs can hold web pages.
     pub fn new(config: &PrepConfig, have_pages: bool) -> Result<Self> {
         let filters = filters_on(&config.filter).then(|| Filters::new(&config.filter)).transpose()?;
         let compare = !config.decontaminate.files.is_empty();
@@ -61,7 +61,7 @@ impl Cleaner {
         self.extract.is_some() || self.filters.is_some() || self.evaluations.is_some()
     }
 
-    /// Looks at a document.
+    /// Cleans a document: extracts its text and applies all rules.
     ///
     /// # Errors
     /// Those of [`Extractor::extract`].
@@ -152,7 +152,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Enters a document.
+    /// Records the outcome for a document.
     pub fn enter(&mut self, cleaned: &Cleaned) {
         self.read += 1;
         cleaned.shared.keys().for_each(|item| *self.hits.entry(*item).or_default() += 1);

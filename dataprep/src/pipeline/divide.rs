@@ -24,7 +24,7 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// As the settings have it.
+    /// The split that the settings ask for.
     pub fn asked(config: &PrepConfig) -> Self {
         let output = &config.output;
         Self {

@@ -25,7 +25,7 @@ impl<'a> Identity<'a> {
         Ok(Self { config, tokenizer: config.tokenizer.load()?, lists })
     }
 
-    /// Everything the shards' bytes depend on. Paths do not matter, contents do.
+    /// Fingerprint of everything that the shards' bytes depend on: contents, not paths.
     pub fn fingerprint(&self, inputs: &InputsEntry) -> String {
         self.of(&json!(inputs))
     }

@@ -64,7 +64,7 @@ impl Inputs {
         Ok(Self { files, passed_over, splits, tasks, tally: Tally::default() })
     }
 
-    /// What was passed over below folders, and why, for the user.
+    /// Files below folders that were passed over, each with the reason.
     pub fn passed_over(&self) -> &[String] {
         &self.passed_over
     }
@@ -103,14 +103,14 @@ impl Inputs {
         Ok(hash::of_bytes(text.as_bytes()))
     }
 
-    /// SHA-256 of the bytes that a task reads.
+    /// SHA-256 of a task's input bytes.
     pub fn digest(&self, task: usize) -> Result<String> {
         let sum = |split: &Split| hash::of_range(&self.files[split.file as usize].path, split.bytes.clone());
         let sums = self.splits[self.tasks[task].clone()].iter().map(sum);
         Ok(hash::of_bytes(sums.collect::<Result<Vec<_>>>()?.concat().as_bytes()))
     }
 
-    /// What the manifest says of the inputs, when the first tasks were done and found `digests`.
+    /// Manifest entry of the inputs, once the first tasks are done and found `digests`.
     pub fn entry(&self, digests: &[String]) -> InputsEntry {
         let names: String = self.files.iter().map(|file| format!("{} {}\n", file.bytes, file.name.display())).collect();
         InputsEntry {
@@ -307,7 +307,7 @@ impl Items<'_> {
         since
     }
 
-    /// What was bad since the last call, each with its place.
+    /// Takes the warnings since the last call: bad records, each with its place.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -340,12 +340,12 @@ impl Items<'_> {
         self.warned += 1;
     }
 
-    /// Warnings that were not kept, since there were too many.
+    /// Number of warnings that were not kept, since there were too many.
     pub fn unwarned(&self) -> u64 {
         self.warned.saturating_sub(MAX_WARNINGS)
     }
 
-    /// Records that were not bad.
+    /// Number of good records.
     pub fn records(&self) -> u64 {
         self.records
     }
@@ -360,7 +360,7 @@ impl Items<'_> {
         self.text_bytes
     }
 
-    /// Records that were bad.
+    /// Number of bad records.
     pub fn bad_records(&self) -> u64 {
         self.bad_records
     }

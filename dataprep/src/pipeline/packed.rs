@@ -26,7 +26,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// Into `file`.
+    /// Writes into `file`.
     pub fn new(file: DraftFile) -> Result<Self> {
         let path = file.temporary().to_path_buf();
         Ok(Self { inner: zstd::Encoder::new(file, FAST).map_err(Error::io("compress to", &path))? })
@@ -70,7 +70,7 @@ pub(super) struct Records<R: Read = Input> {
 }
 
 impl Records {
-    /// Out of `input`.
+    /// Reads from `input`.
     pub fn new(input: Input) -> Result<Self> {
         Self::of(input.path().to_path_buf(), input)
     }

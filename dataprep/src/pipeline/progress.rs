@@ -10,7 +10,7 @@ pub trait Progress: Send {
     fn message(&mut self, text: &str);
 }
 
-/// Reports to no one.
+/// A receiver that ignores progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// One process of `world`, all preparing the same corpus in the same folder. Ranks decide who does what, never what
-/// comes out.
+/// Rank of a process among `world` that prepare the same corpus in the same folder. Ranks decide who does what, never
+/// what comes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
     index: usize,
@@ -17,7 +17,7 @@ impl Default for Rank {
 }
 
 impl Rank {
-    /// Process `index`, from 0, of `world`.
+    /// The rank `index`, from 0, of `world`.
     ///
     /// # Errors
     /// [`Error::Config`] when `index` is not below `world`.
@@ -84,7 +84,7 @@ impl Rank {
         Ok(None)
     }
 
-    /// This process, from 0.
+    /// Index of this process, from 0.
     pub fn index(self) -> usize {
         self.index
     }

@@ -82,7 +82,8 @@ impl<'a, T: Real> Inputs<'a, T> {
         self.first_seen(rows.clone()).min().unwrap_or(rows.start)
     }
 
-    /// What each of `rows`, at most [`QUERIES`] of one sequence, sees of the tile of `n` keys from row `first` on.
+    /// Visible columns of each of `rows`, at most [`QUERIES`] of one sequence, in the tile of `n` keys from row `first`
+    /// on.
     pub(crate) fn windows(&self, rows: Range<usize>, first: usize, n: usize) -> [Window; QUERIES] {
         let mut windows = [Window::new(0..0); QUERIES];
         for ((t, seen), window) in rows.clone().zip(self.first_seen(rows)).zip(&mut windows) {

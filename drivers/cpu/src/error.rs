@@ -4,7 +4,7 @@ use std::fmt;
 
 use fathom_core::error::{DeviceError, ErrorKind, InvalidOp};
 
-/// The error of the CPU driver: a kind for programs, a sentence for people.
+/// The error type of the CPU driver: a kind for programs, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuError {
     kind: ErrorKind,

@@ -94,7 +94,7 @@ struct Inner {
 }
 
 impl Cpu {
-    /// A device with as many threads as the machine has.
+    /// Opens a device with as many threads as the machine has.
     ///
     /// # Panics
     /// Where [`open`](Self::open) fails.
@@ -103,7 +103,7 @@ impl Cpu {
         Self::with_threads(0)
     }
 
-    /// A device with `threads` threads; 0 for as many as the machine has. Results do not depend on the number.
+    /// Opens a device with `threads` threads; 0 for as many as the machine has. Results do not depend on the number.
     ///
     /// # Panics
     /// Where [`open`](Self::open) fails.
@@ -111,7 +111,7 @@ impl Cpu {
         Self::open(threads).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A device with `threads` threads that uses the instructions of `isa`.
+    /// Opens a device with `threads` threads that uses the instructions of `isa`.
     ///
     /// # Panics
     /// If the system gives no threads.
@@ -119,7 +119,8 @@ impl Cpu {
         Self::build(threads, isa).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A device with `threads` threads (0: as many as the machine has) and the best instructions, up to [`MAX_ISA`].
+    /// Opens a device with `threads` threads (0: as many as the machine has) and the best instructions, up to
+    /// [`MAX_ISA`].
     ///
     /// # Errors
     /// Where [`MAX_ISA`] names no instruction set, or the system gives no threads.
@@ -139,7 +140,7 @@ impl Cpu {
         self.0.pool.current_num_threads()
     }
 
-    /// The vector instructions in use.
+    /// Vector instruction set in use.
     pub fn isa(&self) -> Isa {
         self.0.isa
     }

@@ -18,7 +18,7 @@ pub(crate) struct Mat<'a, T> {
 }
 
 impl<'a, T> Mat<'a, T> {
-    /// A matrix in `data`, which must hold all of it.
+    /// Makes a matrix over `data`, which must hold all of it.
     pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(data.len() >= extent(rows, cols, stride), "a matrix lies inside its memory");
         Self { data, rows, cols, stride }
@@ -66,7 +66,7 @@ pub(crate) struct MatMut<'a, T> {
 }
 
 impl<'a, T> MatMut<'a, T> {
-    /// A matrix in `data`, which must hold all of it. Rows must not overlap.
+    /// Makes a matrix over `data`, which must hold all of it. Rows must not overlap.
     pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(data.len() >= extent(rows, cols, stride), "a matrix lies inside its memory");
         assert!(rows <= 1 || cols <= stride, "rows do not overlap");

@@ -35,7 +35,7 @@ impl Memory {
         self.lock().usage()
     }
 
-    /// A buffer of `bytes` bytes, from the pool if it has one of about that size.
+    /// Allocates a buffer of `bytes` bytes, from the pool if it has one of about that size.
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CpuError> {
         let lines = bytes.div_ceil(size_of::<Line>());
         let size = lines.saturating_mul(size_of::<Line>());
@@ -64,7 +64,7 @@ impl Memory {
     }
 }
 
-/// Memory of the CPU driver, aligned to 64 bytes. Dropping it gives it back to the device's pool.
+/// A host buffer, aligned to 64 bytes. Dropping it returns it to the device's pool.
 pub struct Buffer {
     data: Box<[Line]>,
     bytes: usize,
@@ -72,7 +72,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Size in bytes, as asked for.
+    /// Size in bytes, as requested.
     pub fn len(&self) -> usize {
         self.bytes
     }

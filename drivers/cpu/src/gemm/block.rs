@@ -42,7 +42,7 @@ impl Shape {
         Self { rows: even(m, down, STRIP), cols: even(n, across, NR).min(W::COLS) }
     }
 
-    /// Scratch of a task of a product of depth `k`, in f32 numbers.
+    /// Scratch size of a task of a product of depth `k`, in f32 numbers.
     pub(super) fn scratch<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(&self, k: usize) -> usize {
         let words = DEPTH / W::NUMBERS;
         let sums = if sums_apart::<C>(k) { self.rows * self.cols } else { 0 };

@@ -16,11 +16,11 @@ use crate::simd::{Isa, Level};
 /// Which elements share a scale: [`Tiles`] without the groups, each of which is a separate matrix here.
 #[derive(Clone, Copy)]
 enum Tiling {
-    /// 1×128, restarting every `part` columns.
+    /// Tiles of 1×128, restarting every `part` columns.
     Row { part: usize },
-    /// 128×1; the first tile's scales in row `first`.
+    /// Tiles of 128×1; the first tile's scales are in row `first`.
     Column { first: usize },
-    /// 128×128, restarting every `part` rows.
+    /// Tiles of 128×128, restarting every `part` rows.
     Block { part: usize },
 }
 

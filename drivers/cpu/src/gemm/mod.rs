@@ -53,13 +53,13 @@ pub(crate) struct Left<'a, W = f32> {
 }
 
 impl<'a, W: Word> Left<'a, W> {
-    /// `a[m, k]`, as it lies.
+    /// The operand `a[m, k]`, as it is stored.
     pub(crate) fn new(isa: Isa, a: &Mat<'a, W>) -> Self {
         let panel = tile_rows::<W>(isa) * a.stride();
         Self { data: a.as_slice(), rows: a.rows(), depth: a.cols(), panel, row: a.stride(), step: 1 }
     }
 
-    /// `a[k, m]ᵀ`, as it lies.
+    /// The operand `a[k, m]ᵀ`, as it is stored.
     pub(crate) fn transposed(isa: Isa, a: &Mat<'a, W>) -> Self {
         let panel = tile_rows::<W>(isa);
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }

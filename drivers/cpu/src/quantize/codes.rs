@@ -44,7 +44,7 @@ impl<'a> Scale<'a> {
 
 /// A format as it lies in memory.
 pub(super) trait Format: Code {
-    /// As many numbers lie in [`BYTES`](Self::BYTES) bytes.
+    /// Count of numbers in [`BYTES`](Self::BYTES) bytes.
     const NUMBERS: usize;
     /// See [`NUMBERS`](Self::NUMBERS).
     const BYTES: usize;

@@ -19,8 +19,8 @@ pub(crate) trait Unit: Pod + Send + Sync {
     const NUMBERS: usize;
     /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
     const ROWS: usize;
-    /// Most columns of a task's block: so many that with [`DEPTH`](crate::gemm::DEPTH) their packed numbers fill a
-    /// quarter of an L2 cache.
+    /// Maximum columns of a task's block: with [`DEPTH`](crate::gemm::DEPTH) their packed numbers fill a quarter of an
+    /// L2 cache.
     const COLS: usize;
 
     /// A word of two numbers of a column, one after the other. A word of one number leaves the second out.
