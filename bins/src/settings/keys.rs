@@ -515,11 +515,12 @@ const ALIASES: [(&str, &str); 22] = [
     ("seq_len", "train.sequence_length"),
 ];
 
-/// The known name that a wrong one most likely stands for.
+/// The known name that a mistyped one most likely means.
 ///
-/// The first of these that there is: the key that other programs call so; a key of the same section whose name differs
-/// by two letters at most; a key of the same section that begins with it; a key of another section with the same last part; the name with the smallest edit distance,
-/// in the same section if there is such a section, where each whole word in common counts for three letters.
+/// The first of these that exists: the key that other programs call so; a key of the same section whose name differs by
+/// two letters at most; a key of the same section that begins with it; a key of another section with the same last
+/// part; the name with the smallest edit distance, in the same section if that exists, where each whole word in common
+/// counts for three letters.
 pub fn nearest(name: &str) -> String {
     let leaf = name.rsplit('.').next().unwrap_or(name);
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == leaf) {
