@@ -45,7 +45,7 @@
 //! | `binary`, `update_bias` | 2 |
 //! | `unary`, `rope` | 8 |
 //! | `random_normal`, `swiglu`, `adamw` | 16 |
-//! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine`, `absorb_query`, `absorb_output` | 2 + k |
+//! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `gemv`, `grouped_gemv`, `gemm_mixed`, `grouped_gemm_mixed`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine`, `absorb_query`, `absorb_output` | 2 + k |
 //! | `gemm_fp8`, `grouped_gemm_fp8` with k ≥ 512 | 2 + k + 136·2¹⁰ |
 //! | `rmsnorm`, `route` (scores, weights) | 8 + k |
 //! | `swiglu_grad`, `cross_entropy`, `attention`, `latent_attention`, `chunk_attention` | 16 + k |
@@ -63,6 +63,7 @@ mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
+mod gemv;
 mod index;
 mod ladder;
 mod loss;
@@ -86,6 +87,7 @@ pub use decode::*;
 pub use elementwise::*;
 pub use gemm::*;
 pub use gemm_fp8::*;
+pub use gemv::*;
 pub use index::*;
 pub use ladder::Ladder;
 pub use loss::*;

@@ -91,6 +91,8 @@ disturb! {
     LatentAttention |c| c.scale *= 1.0 + 1e-3;
     ChunkAttention |c| c.heads.scale *= 1.0 + 1e-3;
     GemmFp8 |c| c.out = Out::add_if(!c.out.adds());
+    Gemv |c| c.out = Out::add_if(!c.out.adds());
+    GemmMixed |c| c.out = Out::add_if(!c.out.adds());
 }
 impl Disturb for Cast<'_, HostBuffer> {}
 impl Disturb for SumColumns<'_, HostBuffer> {}
@@ -108,6 +110,8 @@ impl Disturb for StoreLatent<'_, HostBuffer> {}
 impl Disturb for LoadLatent<'_, HostBuffer> {}
 impl Disturb for AbsorbQuery<'_, HostBuffer> {}
 impl Disturb for AbsorbOutput<'_, HostBuffer> {}
+impl Disturb for GroupedGemv<'_, HostBuffer> {}
+impl Disturb for GroupedGemmMixed<'_, HostBuffer> {}
 
 macro_rules! plant {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
@@ -171,6 +175,8 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
         "load_latent",
         "absorb_query",
         "absorb_output",
+        "grouped_gemv",
+        "grouped_gemm_mixed",
     ];
     for kernel in KERNELS.iter().filter(|k| !without_numbers.contains(k)) {
         let found = found(kernel, Fault::Off);

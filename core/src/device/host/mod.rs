@@ -16,6 +16,7 @@ mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
+mod gemv;
 mod index;
 mod loss;
 mod matrix;

@@ -1,0 +1,67 @@
+//! Inference's products with weights as they are stored: codes are decoded to f32 first.
+
+use super::quantize::decoded;
+use crate::device::call::{Form, Gemm, GemmMixed, Gemv, GroupedGemm, GroupedGemmMixed, GroupedGemv, Weight};
+use crate::device::primitives::Primitives;
+use crate::device::tensor::{Tensor, View};
+
+/// A weight as numbers: where they lie, or decoded.
+enum Numbers<'a, D: Primitives> {
+    View(View<'a, D>),
+    Made(Tensor<D>),
+}
+
+impl<'a, D: Primitives> Numbers<'a, D> {
+    fn of(device: &D, w: Weight<'a, D::Buffer>) -> Result<Self, D::Error> {
+        Ok(match w {
+            Weight::Float(w) => Self::View(w),
+            Weight::Fp8(w) => Self::Made(decoded(device, w)?),
+        })
+    }
+
+    fn view(&self) -> View<'_, D> {
+        match self {
+            Self::View(w) => *w,
+            Self::Made(w) => w.view(),
+        }
+    }
+}
+
+/// A row at a time, so that a row cannot depend on how many there are.
+pub(in crate::device) fn gemv<D: Primitives>(device: &D, call: Gemv<'_, D::Buffer>) -> Result<(), D::Error> {
+    let Gemv { x, w, mut y, out } = call;
+    let w = Numbers::of(device, w)?;
+    for r in 0..x.rows() {
+        let mut product = Gemm::new(Form::Nt, x.row_range(r..r + 1)?, w.view(), y.reborrow().row_range(r..r + 1)?)?;
+        product.out = out;
+        device.gemm(product)?;
+    }
+    Ok(())
+}
+
+pub(in crate::device) fn grouped_gemv<D: Primitives>(
+    device: &D,
+    call: GroupedGemv<'_, D::Buffer>,
+) -> Result<(), D::Error> {
+    let GroupedGemv { groups, x, w, offsets, y } = call;
+    let w = Numbers::of(device, w)?;
+    device.grouped_gemm(GroupedGemm::new(Form::Nt, groups, x, w.view(), offsets, y)?)
+}
+
+pub(in crate::device) fn gemm_mixed<D: Primitives>(
+    device: &D,
+    call: GemmMixed<'_, D::Buffer>,
+) -> Result<(), D::Error> {
+    let w = decoded(device, call.w)?;
+    let mut product = Gemm::new(Form::Nt, call.a, w.view(), call.c)?;
+    product.out = call.out;
+    device.gemm(product)
+}
+
+pub(in crate::device) fn grouped_gemm_mixed<D: Primitives>(
+    device: &D,
+    call: GroupedGemmMixed<'_, D::Buffer>,
+) -> Result<(), D::Error> {
+    let w = decoded(device, call.w)?;
+    device.grouped_gemm(GroupedGemm::new(Form::Nt, call.groups, call.a, w.view(), call.offsets, call.c)?)
+}
