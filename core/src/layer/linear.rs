@@ -5,9 +5,11 @@ use alloc::format;
 
 use super::Pass;
 use super::operand::Operand;
-use crate::device::{Binary, BinaryOp, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Out, SumColumns};
+use crate::device::{
+    Binary, BinaryOp, Factor, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Out, SumColumns,
+};
 use crate::tensor::{View, ViewMut};
-use crate::weights::{Layout, Lowest, Parameters, Slot, Weight};
+use crate::weights::{Layout, Lowest, Parameters, Slot};
 
 /// A weight `[outputs, inputs]` and, where the model has one, a bias `[outputs]`.
 #[derive(Clone, Copy, Debug)]
@@ -78,12 +80,12 @@ impl Linear {
         out: Out,
     ) -> Result<(), D::Error> {
         match pass.weight(&self.weight)? {
-            Weight::Float(w) => {
+            Factor::Float(w) => {
                 let mut call = Gemm::new(form, a.x()?, w, c)?;
                 call.out = out;
                 pass.device.gemm(call)
             }
-            Weight::Fp8(w) => {
+            Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
                 pass.device.gemm_fp8(GemmFp8::new(form, a, w, c, out)?)
             }
@@ -100,8 +102,8 @@ impl Linear {
     ) -> Result<(), D::Error> {
         let dw = gradients.view_mut(&self.weight)?;
         match pass.weight(&self.weight)? {
-            Weight::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.accumulating())?,
-            Weight::Fp8(_) => {
+            Factor::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.accumulating())?,
+            Factor::Fp8(_) => {
                 let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
                 pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, Out::Add)?)?;
             }
@@ -172,8 +174,8 @@ impl GroupedLinear {
         c: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
         match pass.weight(&self.weight)? {
-            Weight::Float(w) => pass.device.grouped_gemm(GroupedGemm::new(form, self.groups, a.x()?, w, offsets, c)?),
-            Weight::Fp8(w) => {
+            Factor::Float(w) => pass.device.grouped_gemm(GroupedGemm::new(form, self.groups, a.x()?, w, offsets, c)?),
+            Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
                 pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(form, self.groups, a, w, offsets, c)?)
             }
@@ -191,8 +193,8 @@ impl GroupedLinear {
     ) -> Result<(), D::Error> {
         let (n, dw) = (self.groups, gradients.view_mut(&self.weight)?);
         match pass.weight(&self.weight)? {
-            Weight::Float(_) => pass.device.grouped_gemm(GroupedGemm::new(Form::Tn, n, dy.x()?, x.x()?, offsets, dw)?),
-            Weight::Fp8(_) => {
+            Factor::Float(_) => pass.device.grouped_gemm(GroupedGemm::new(Form::Tn, n, dy.x()?, x.x()?, offsets, dw)?),
+            Factor::Fp8(_) => {
                 let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
                 pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(Form::Tn, n, dy, x, offsets, dw)?)
             }

@@ -1,10 +1,10 @@
 //! Arguments of every layer: the device, the weights, the batch's positions, and the precision policy.
 
 use crate::DType;
-use crate::device::{Device, Kernels};
+use crate::device::{Device, Factor, Kernels};
 use crate::precision::Precision;
 use crate::tensor::Tensor;
-use crate::weights::{Copies, Parameters, Slot, Weight};
+use crate::weights::{Copies, Parameters, Slot};
 
 /// The rows of a micro-batch: `rows` tokens in sequences of `length`.
 pub struct Sequences<D: Device> {
@@ -66,7 +66,7 @@ impl<D: Kernels> Pass<'_, D> {
     }
 
     /// A weight as its products read it.
-    pub fn weight(&self, slot: &Slot) -> Result<Weight<'_, D>, D::Error> {
+    pub fn weight(&self, slot: &Slot) -> Result<Factor<'_, D::Buffer>, D::Error> {
         self.copies.weight(self.weights, slot)
     }
 }

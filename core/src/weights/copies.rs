@@ -8,18 +8,10 @@ use alloc::vec::Vec;
 
 use super::parameters::{Layout, Lowest, Parameters, Slot};
 use crate::DType;
-use crate::device::{Cast, Kernels, Quantize, Scaled};
+use crate::device::{Cast, Factor, Kernels, Quantize};
 use crate::precision::{Precision, Products};
 use crate::quantized::Quantized;
-use crate::tensor::{Tensor, View};
-
-/// A weight as its products read it.
-pub enum Weight<'a, D: Kernels> {
-    /// Numbers.
-    Float(View<'a, D>),
-    /// Codes with scales.
-    Fp8(Scaled<'a, D::Buffer>),
-}
+use crate::tensor::Tensor;
 
 /// One entry for each of the layout's [weights](Layout::weights).
 pub struct Copies<D: Kernels> {
@@ -67,11 +59,11 @@ impl<D: Kernels> Copies<D> {
     }
 
     /// The weight in `slot`.
-    pub fn weight<'a>(&'a self, weights: &'a Parameters<D>, slot: &Slot) -> Result<Weight<'a, D>, D::Error> {
+    pub fn weight<'a>(&'a self, weights: &'a Parameters<D>, slot: &Slot) -> Result<Factor<'a, D::Buffer>, D::Error> {
         Ok(match &self.copies[slot.index()] {
-            Copy::None => Weight::Float(weights.view(slot)?),
-            Copy::Bf16(copy) => Weight::Float(copy.view()),
-            Copy::Fp8(copy) => Weight::Fp8(copy.view(None)?),
+            Copy::None => Factor::Float(weights.view(slot)?),
+            Copy::Bf16(copy) => Factor::Float(copy.view()),
+            Copy::Fp8(copy) => Factor::Fp8(copy.view(None)?),
         })
     }
 

@@ -3,6 +3,6 @@
 mod copies;
 mod parameters;
 
-pub use copies::{Copies, Weight};
+pub use copies::Copies;
 pub(crate) use parameters::layer_prefix;
 pub use parameters::{Group, Layout, Lowest, Parameter, Parameters, Slot};

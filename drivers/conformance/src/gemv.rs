@@ -1,6 +1,6 @@
 //! Cases of inference's products with weights as they are stored.
 
-use fathom_core::device::{GemmMixed, Gemv, GroupedGemmMixed, GroupedGemv, Kernels, Out, Scaled, Weight};
+use fathom_core::device::{Factor, GemmMixed, Gemv, GroupedGemmMixed, GroupedGemv, Kernels, Out, Scaled};
 use fathom_core::dtype::DType;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -40,10 +40,10 @@ fn read<'a, D: Kernels>(
     scales: &'a Placed<D>,
     none: &'a Placed<D>,
     part: usize,
-) -> Result<Weight<'a, D::Buffer>, D::Error> {
+) -> Result<Factor<'a, D::Buffer>, D::Error> {
     Ok(match dtype {
-        DType::E4M3 => Weight::Fp8(scaled(w, scales, none, part)?),
-        _ => Weight::Float(w.view()),
+        DType::E4M3 => Factor::Fp8(scaled(w, scales, none, part)?),
+        _ => Factor::Float(w.view()),
     })
 }
 
@@ -62,8 +62,8 @@ fn mixed(options: &Options) -> Vec<DType> {
 
 /// Rows, and parts and columns of a weight: few rows of long sums, or many of short ones.
 fn shapes() -> impl Strategy<Value = (usize, (usize, usize), usize)> {
-    let part = (side(), 0usize..3);
-    prop_oneof![(0usize..18, part.clone(), side()), (0usize..3, part, prop_oneof![500usize..530, 1020usize..1030])]
+    let part = || (side(), 0usize..3);
+    prop_oneof![(0usize..18, part(), side()), (0usize..3, part(), prop_oneof![500usize..530, 1020usize..1030])]
 }
 
 case!(GemvCase, "gemv", { w: DType, m: usize, n: usize, k: usize, part: usize, add: bool, wide: bool },
@@ -125,9 +125,10 @@ fn groups() -> impl Strategy<Value = (Vec<usize>, (usize, usize), usize)> {
 
 /// [`GroupedGemv`] with weights of every type, and with empty groups.
 pub fn grouped_gemv<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    let cases = (types(device, options), groups(), any::<bool>()).prop_map(
-        |((d, w), (sizes, (part, parts), k), wide)| GroupedGemvCase { d, w, sizes, n: part * parts, k, part, wide },
-    );
+    let cases =
+        (types(device, options), groups(), any::<bool>()).prop_map(|((d, w), (sizes, (part, parts), k), wide)| {
+            GroupedGemvCase { d, w, sizes, n: part * parts, k, part, wide }
+        });
     sweep(device, options, cases)
 }
 
@@ -156,8 +157,14 @@ case!(MixedCase, "gemm_mixed", { m: usize, n: usize, k: usize, part: usize, add:
 pub fn gemm_mixed<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     let rows = prop_oneof![(size(40), 1usize..20), (size(5), side()), (Just(2usize), 500usize..530)];
     let strategy = (Draw::any(mixed(options)), rows, (side(), 0usize..3), any::<bool>(), any::<bool>());
-    let cases = strategy.prop_map(|(d, (m, k), (part, parts), add, wide)| {
-        MixedCase { d, m, n: part * parts, k, part, add, wide }
+    let cases = strategy.prop_map(|(d, (m, k), (part, parts), add, wide)| MixedCase {
+        d,
+        m,
+        n: part * parts,
+        k,
+        part,
+        add,
+        wide,
     });
     sweep(device, options, cases)
 }
@@ -187,8 +194,7 @@ case!(GroupedMixedCase, "grouped_gemm_mixed", { sizes: Vec<usize>, n: usize, k: 
 
 /// [`GroupedGemmMixed`] with empty groups, into F32 and into BF16.
 pub fn grouped_gemm_mixed<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
-    let cases = (Draw::any(mixed(options)), groups(), any::<bool>()).prop_map(
-        |(d, (sizes, (part, parts), k), wide)| GroupedMixedCase { d, sizes, n: part * parts, k, part, wide },
-    );
+    let cases = (Draw::any(mixed(options)), groups(), any::<bool>())
+        .prop_map(|(d, (sizes, (part, parts), k), wide)| GroupedMixedCase { d, sizes, n: part * parts, k, part, wide });
     sweep(device, options, cases)
 }

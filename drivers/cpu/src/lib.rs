@@ -30,6 +30,7 @@
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
+//! | `gemv` | products of few rows with F32, BF16 and E4M3 weights, which are read once |
 //! | `factor` | F32 and BF16 as factors of attention's products |
 //! | `quantize` | codes with scales: encoding and decoding |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
@@ -54,6 +55,7 @@ mod elementwise;
 mod error;
 mod factor;
 mod gemm;
+mod gemv;
 mod index;
 mod kernels;
 mod loss;

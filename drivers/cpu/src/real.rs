@@ -17,6 +17,11 @@ pub(crate) trait Real: Element {
 
     /// The nearest number of this type, ties to even; NaN stays NaN.
     fn store(x: f32) -> Self;
+
+    /// The matrix itself, where its elements are f32.
+    fn as_f32<'a>(_: &crate::mat::Mat<'a, Self>) -> Option<crate::mat::Mat<'a, f32>> {
+        None
+    }
 }
 
 impl Real for f32 {
@@ -28,6 +33,10 @@ impl Real for f32 {
     #[inline(always)]
     fn store(x: f32) -> Self {
         x
+    }
+
+    fn as_f32<'a>(x: &crate::mat::Mat<'a, f32>) -> Option<crate::mat::Mat<'a, f32>> {
+        Some(*x)
     }
 }
 

@@ -97,7 +97,7 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn finds_avx2() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -1,56 +1,15 @@
 //! Calls of inference's products with weights as they are stored: few rows (GEMV), and many rows with FP8 weights.
 
-use super::{Call, Cost, Out, Scaled, Tiles, bytes_of, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, Factor, Out, Scaled, Tiles, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
 use crate::error::{InvalidOp, ensure, multiple, same};
 
-/// A weight as products read it.
-pub enum Weight<'a, B> {
-    /// Numbers.
-    Float(MatRef<'a, B>),
-    /// Codes with scales.
-    Fp8(Scaled<'a, B>),
-}
-
-impl<B> Clone for Weight<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B> Copy for Weight<'_, B> {}
-
-impl<B> Weight<'_, B> {
-    /// Rows of the matrix: outputs of its layer.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Float(w) => w.rows(),
-            Self::Fp8(w) => w.rows(),
-        }
-    }
-
-    /// Columns of the matrix: inputs of its layer.
-    pub fn cols(&self) -> usize {
-        match self {
-            Self::Float(w) => w.cols(),
-            Self::Fp8(w) => w.cols(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Float(w) => bytes_of(w),
-            Self::Fp8(w) => w.bytes(),
-        }
-    }
-
-    /// Floating point, or E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
-    fn check(&self, op: &'static str, rows: usize) -> Result<(), InvalidOp> {
-        match self {
-            Self::Float(w) => is_float(op, w),
-            Self::Fp8(w) => blocks(op, w, rows),
-        }
+/// Checks that a weight is floating point, or E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
+fn stored<B>(op: &'static str, w: &Factor<'_, B>, rows: usize) -> Result<(), InvalidOp> {
+    match w {
+        Factor::Float(w) => is_float(op, w),
+        Factor::Fp8(w) => blocks(op, w, rows),
     }
 }
 
@@ -72,7 +31,7 @@ pub struct Gemv<'a, B> {
     /// `[m, k]` floating point.
     pub x: MatRef<'a, B>,
     /// `[n, k]`.
-    pub w: Weight<'a, B>,
+    pub w: Factor<'a, B>,
     /// `[m, n]` floating point.
     pub y: MatMut<'a, B>,
     /// Replaces `y`, or adds to it.
@@ -81,11 +40,11 @@ pub struct Gemv<'a, B> {
 
 impl<'a, B> Gemv<'a, B> {
     /// `y = x·Wᵀ`, or `y += …`.
-    pub fn new(x: MatRef<'a, B>, w: Weight<'a, B>, y: MatMut<'a, B>, out: Out) -> Result<Self, InvalidOp> {
+    pub fn new(x: MatRef<'a, B>, w: Factor<'a, B>, y: MatMut<'a, B>, out: Out) -> Result<Self, InvalidOp> {
         const OP: &str = "gemv";
         is_float(OP, &x)?;
         is_float(OP, &y.as_ref())?;
-        w.check(OP, w.rows())?;
+        stored(OP, &w, w.rows())?;
         same(OP, "inner dimension of the weight", x.cols(), w.cols())?;
         same(OP, "rows of y", x.rows(), y.rows())?;
         same(OP, "columns of y", w.rows(), y.cols())?;
@@ -112,7 +71,7 @@ pub struct GroupedGemv<'a, B> {
     /// Rows `[r, k]` floating point.
     pub x: MatRef<'a, B>,
     /// `[g·n, k]`: `g` weights `[n, k]`, one under the other.
-    pub w: Weight<'a, B>,
+    pub w: Factor<'a, B>,
     /// `[1, groups + 1]` u32.
     pub offsets: MatRef<'a, B>,
     /// Rows `[r, n]` floating point, replaced.
@@ -124,7 +83,7 @@ impl<'a, B> GroupedGemv<'a, B> {
     pub fn new(
         groups: usize,
         x: MatRef<'a, B>,
-        w: Weight<'a, B>,
+        w: Factor<'a, B>,
         offsets: MatRef<'a, B>,
         y: MatMut<'a, B>,
     ) -> Result<Self, InvalidOp> {
@@ -132,7 +91,7 @@ impl<'a, B> GroupedGemv<'a, B> {
         is_float(OP, &x)?;
         is_float(OP, &y.as_ref())?;
         let n = grouped(OP, groups, w.rows(), &offsets)?;
-        w.check(OP, n)?;
+        stored(OP, &w, n)?;
         same(OP, "inner dimension of the weights", x.cols(), w.cols())?;
         same(OP, "rows of y", x.rows(), y.rows())?;
         same(OP, "columns of y", n, y.cols())?;
@@ -152,12 +111,7 @@ impl<B> Call for GroupedGemv<'_, B> {
 }
 
 /// Checks the offsets of `groups` groups and gives the rows of each of their weights, `stacked` rows in all.
-fn grouped<B>(
-    op: &'static str,
-    groups: usize,
-    stacked: usize,
-    offsets: &MatRef<'_, B>,
-) -> Result<usize, InvalidOp> {
+fn grouped<B>(op: &'static str, groups: usize, stacked: usize, offsets: &MatRef<'_, B>) -> Result<usize, InvalidOp> {
     is_index(op, offsets)?;
     ensure(op, "needs at least one group", groups > 0)?;
     same(op, "offsets", groups + 1, offsets.elements())?;

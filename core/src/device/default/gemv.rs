@@ -1,7 +1,7 @@
 //! Inference's products with weights as they are stored: codes are decoded to f32 first.
 
 use super::quantize::decoded;
-use crate::device::call::{Form, Gemm, GemmMixed, Gemv, GroupedGemm, GroupedGemmMixed, GroupedGemv, Weight};
+use crate::device::call::{Factor, Form, Gemm, GemmMixed, Gemv, GroupedGemm, GroupedGemmMixed, GroupedGemv};
 use crate::device::primitives::Primitives;
 use crate::device::tensor::{Tensor, View};
 
@@ -12,10 +12,10 @@ enum Numbers<'a, D: Primitives> {
 }
 
 impl<'a, D: Primitives> Numbers<'a, D> {
-    fn of(device: &D, w: Weight<'a, D::Buffer>) -> Result<Self, D::Error> {
+    fn of(device: &D, w: Factor<'a, D::Buffer>) -> Result<Self, D::Error> {
         Ok(match w {
-            Weight::Float(w) => Self::View(w),
-            Weight::Fp8(w) => Self::Made(decoded(device, w)?),
+            Factor::Float(w) => Self::View(w),
+            Factor::Fp8(w) => Self::Made(decoded(device, w)?),
         })
     }
 
@@ -48,10 +48,7 @@ pub(in crate::device) fn grouped_gemv<D: Primitives>(
     device.grouped_gemm(GroupedGemm::new(Form::Nt, groups, x, w.view(), offsets, y)?)
 }
 
-pub(in crate::device) fn gemm_mixed<D: Primitives>(
-    device: &D,
-    call: GemmMixed<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+pub(in crate::device) fn gemm_mixed<D: Primitives>(device: &D, call: GemmMixed<'_, D::Buffer>) -> Result<(), D::Error> {
     let w = decoded(device, call.w)?;
     let mut product = Gemm::new(Form::Nt, call.a, w.view(), call.c)?;
     product.out = call.out;

@@ -3,7 +3,7 @@
 use super::matrix::{Matrix, dot, group_rows, indices, read, write};
 use super::quantize::decode;
 use super::{Host, HostBuffer, HostError, Result};
-use crate::device::call::{Gemv, GemmMixed, GroupedGemmMixed, GroupedGemv, Out, Scaled, Weight};
+use crate::device::call::{Factor, GemmMixed, Gemv, GroupedGemmMixed, GroupedGemv, Out, Scaled};
 use crate::device::view::{MatMut, MatRef};
 
 impl Host {
@@ -31,10 +31,10 @@ impl Host {
 }
 
 /// The numbers of a weight.
-fn weight(op: &'static str, w: &Weight<'_, HostBuffer>) -> core::result::Result<Matrix, HostError> {
+fn weight(op: &'static str, w: &Factor<'_, HostBuffer>) -> core::result::Result<Matrix, HostError> {
     match w {
-        Weight::Float(w) => Ok(read(w)),
-        Weight::Fp8(w) => numbers(op, w),
+        Factor::Float(w) => Ok(read(w)),
+        Factor::Fp8(w) => numbers(op, w),
     }
 }
 

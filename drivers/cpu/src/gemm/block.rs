@@ -17,7 +17,7 @@ const STRIP: usize = 12;
 
 /// How a product is cut into blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     pub rows: usize,
     pub cols: usize,
 }

@@ -4,11 +4,15 @@
 //! are BF16 numbers, so a segment is multiplied in pairs, scales left aside, and its sum is promoted: multiplied by
 //! both scales and added to the total in f32. Segments are padded to whole pairs.
 //!
-//! Without an instruction for pairs, both factors are made f32 and multiplied as such.
+//! A factor may also be BF16 numbers, whose scales are one: activations, where the weight alone is codes.
+//!
+//! Without an instruction for pairs, or where a factor is F32, both factors are made f32 and multiplied as such.
 
-use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8};
+use fathom_core::DType;
+use fathom_core::device::{Form, GemmFp8, GemmMixed, GroupedGemmFp8, GroupedGemmMixed};
 use fathom_core::fp8::TILE;
 use half::bf16;
+use std::ops::Range;
 
 use super::block::{Job, Shape};
 use super::codes::{Codes, decode};
@@ -68,14 +72,65 @@ fn spans(k: usize, part: usize) -> impl Iterator<Item = Span> {
     })
 }
 
+/// A factor whose numbers are BF16, scales left aside.
+pub(super) trait Factor: Source<f32> {
+    /// After how many elements of the inner dimension, which runs along the tiles, these restart; none if never.
+    fn part(&self) -> Option<usize>;
+
+    /// The numbers of columns `range` of row `r`, scales left aside.
+    fn numbers_of_row(&self, job: &Job, r: usize, range: Range<usize>, to: &mut [bf16]);
+
+    /// The scales of the first elements of row `r`.
+    fn scales_of_row(&self, r: usize, to: &mut [f32]);
+
+    /// The scales of the first elements of column `c`.
+    fn scales_of_column(&self, c: usize, to: &mut [f32]);
+}
+
+impl Factor for Codes<'_> {
+    fn part(&self) -> Option<usize> {
+        Codes::part(self)
+    }
+
+    fn numbers_of_row(&self, job: &Job, r: usize, range: Range<usize>, to: &mut [bf16]) {
+        decode(job.isa, &self.row(r)[range], to);
+    }
+
+    fn scales_of_row(&self, r: usize, to: &mut [f32]) {
+        Codes::scales_of_row(self, r, to);
+    }
+
+    fn scales_of_column(&self, c: usize, to: &mut [f32]) {
+        Codes::scales_of_column(self, c, to);
+    }
+}
+
+impl Factor for Mat<'_, bf16> {
+    fn part(&self) -> Option<usize> {
+        None
+    }
+
+    fn numbers_of_row(&self, _: &Job, r: usize, range: Range<usize>, to: &mut [bf16]) {
+        to.copy_from_slice(&self.row(r)[range]);
+    }
+
+    fn scales_of_row(&self, _: usize, to: &mut [f32]) {
+        to.fill(1.0);
+    }
+
+    fn scales_of_column(&self, _: usize, to: &mut [f32]) {
+        to.fill(1.0);
+    }
+}
+
 /// Decodes rows of codes whose columns are the inner dimension to rows of pairs, `stride` words apart.
-fn decode_rows<'s>(job: &Job, x: &Codes<'_>, span: &Span, stride: usize, to: &'s mut [u32]) -> Mat<'s, bf16> {
+fn decode_rows<'s, X: Factor>(job: &Job, x: &X, span: &Span, stride: usize, to: &'s mut [u32]) -> Mat<'s, bf16> {
     let (rows, words) = (Source::rows(x), span.words());
     let to: &mut [bf16] = bytemuck::cast_slice_mut(&mut to[..rows * stride]);
     for (r, line) in to.chunks_exact_mut(2 * stride).enumerate() {
         let mut at = 0;
         for segment in span.segments() {
-            decode(job.isa, &x.row(r)[segment.range()], &mut line[at..at + segment.len]);
+            x.numbers_of_row(job, r, segment.range(), &mut line[at..at + segment.len]);
             line[at + segment.len..at + 2 * segment.words()].fill(bf16::ZERO);
             at += 2 * segment.words();
         }
@@ -84,7 +139,7 @@ fn decode_rows<'s>(job: &Job, x: &Codes<'_>, span: &Span, stride: usize, to: &'s
 }
 
 /// Decodes rows of codes that are the inner dimension, and puts a row of zeros where a segment is padded.
-fn decode_columns<'s>(job: &Job, x: &Codes<'_>, span: &Span, to: &'s mut [u32]) -> Mat<'s, bf16> {
+fn decode_columns<'s, X: Factor>(job: &Job, x: &X, span: &Span, to: &'s mut [u32]) -> Mat<'s, bf16> {
     let (rows, cols) = (2 * span.words(), Source::cols(x));
     // Whole cache lines to a row, and an odd number of them.
     let stride = 2 * left_stride(cols.div_ceil(2));
@@ -92,7 +147,7 @@ fn decode_columns<'s>(job: &Job, x: &Codes<'_>, span: &Span, to: &'s mut [u32]) 
     let mut lines = to.chunks_exact_mut(stride);
     for segment in span.segments() {
         for (r, line) in segment.range().zip(&mut lines) {
-            decode(job.isa, x.row(r), &mut line[..cols]);
+            x.numbers_of_row(job, r, 0..cols, &mut line[..cols]);
         }
         if !segment.len.is_multiple_of(2)
             && let Some(line) = lines.next()
@@ -116,9 +171,9 @@ impl Shape {
 
 impl Job {
     /// Computes `c`, the block that starts at `(row, col)` of the product of all of `a` and `b`.
-    fn run_codes<C: Output>(
+    fn run_codes<A: Factor, C: Output>(
         &self,
-        a: &Codes<'_>,
+        a: &A,
         b: &Codes<'_>,
         at: (usize, usize),
         c: &mut Tile<'_, C>,
@@ -137,9 +192,9 @@ impl Job {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn sum_codes<C: Output>(
+    fn sum_codes<A: Factor, C: Output>(
         &self,
-        a: &Codes<'_>,
+        a: &A,
         b: &Codes<'_>,
         (row, col): (usize, usize),
         c: &mut Tile<'_, C>,
@@ -259,14 +314,55 @@ impl Cpu {
         let (a, b) = (Codes::read(OP, &call.a)?, Codes::read(OP, &call.b)?);
         with_real!(OP, call.c.dtype(), C => {
             let c = mat::write::<C>(OP, call.c)?;
-            if !has_pairs(self.isa()) {
-                return self.product::<f32, _, _, C>(form, a, b, c, 1.0, add);
+            self.product_of_codes::<_, C>(form, a, b, c, add, (m, n, k))
+        })
+    }
+
+    fn product_of_codes<A: Factor, C: Output>(
+        &self,
+        form: Form,
+        a: A,
+        b: Codes<'_>,
+        c: MatMut<'_, C>,
+        add: bool,
+        (m, n, k): (usize, usize, usize),
+    ) -> Result<(), CpuError> {
+        if !has_pairs(self.isa()) {
+            return self.product::<f32, _, _, C>(form, a, b, c, 1.0, add);
+        }
+        let shape = Shape::new::<u32>(m, n, self.threads());
+        let job = Job { isa: self.isa(), form, alpha: 1.0, add };
+        self.blocks(2 * m * n * k, shape, shape.scratch_of_codes::<C>(), c, |at, c, scratch| {
+            job.run_codes(&a, &b, at, c, scratch);
+        })
+    }
+
+    pub(crate) fn gemm_mixed(&self, call: GemmMixed<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "gemm_mixed";
+        let (add, shape) = (call.out.adds(), call.dimensions());
+        let b = Codes::read(OP, &call.w)?;
+        with_real!(OP, call.c.dtype(), C => {
+            let c = mat::write::<C>(OP, call.c)?;
+            if call.a.dtype() == DType::BF16 {
+                let a = mat::read::<bf16>(OP, &call.a)?;
+                return self.product_of_codes::<_, C>(Form::Nt, a, b, c, add, shape);
             }
-            let shape = Shape::new::<u32>(m, n, self.threads());
-            let job = Job { isa: self.isa(), form, alpha: 1.0, add };
-            self.blocks(2 * m * n * k, shape, shape.scratch_of_codes::<C>(), c, |at, c, scratch| {
-                job.run_codes(&a, &b, at, c, scratch);
-            })
+            self.product::<f32, _, _, C>(Form::Nt, mat::read::<f32>(OP, &call.a)?, b, c, 1.0, add)
+        })
+    }
+
+    pub(crate) fn grouped_gemm_mixed(&self, call: GroupedGemmMixed<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "grouped_gemm_mixed";
+        let weight = call.weight();
+        let b = Codes::read(OP, &call.w)?;
+        let offsets = mat::read::<u32>(OP, &call.offsets)?;
+        with_real!(OP, call.c.dtype(), C => {
+            let c = mat::write::<C>(OP, call.c)?;
+            if call.a.dtype() == DType::BF16 {
+                let a = mat::read::<bf16>(OP, &call.a)?;
+                return self.grouped_product_of_codes::<_, C>(Form::Nt, weight, &offsets, a, b, c);
+            }
+            self.grouped_product::<f32, _, _, C>(Form::Nt, weight, &offsets, mat::read::<f32>(OP, &call.a)?, b, c)
         })
     }
 
@@ -277,14 +373,26 @@ impl Cpu {
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
         with_real!(OP, call.c.dtype(), C => {
             let c = mat::write::<C>(OP, call.c)?;
-            if !has_pairs(self.isa()) {
-                return self.grouped_product::<f32, _, _, C>(form, weight, &offsets, a, b, c);
-            }
-            let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
-            let scratch = |shape: Shape| shape.scratch_of_codes::<C>();
-            self.grouped_blocks::<u32, f32, _, _, C>(form, weight, &offsets, (a, b), c, scratch, |a, b, at, c, s| {
-                job.run_codes(a, b, at, c, s);
-            })
+            self.grouped_product_of_codes::<_, C>(form, weight, &offsets, a, b, c)
+        })
+    }
+
+    fn grouped_product_of_codes<A: Factor, C: Output>(
+        &self,
+        form: Form,
+        weight: (usize, usize),
+        offsets: &Mat<'_, u32>,
+        a: A,
+        b: Codes<'_>,
+        c: MatMut<'_, C>,
+    ) -> Result<(), CpuError> {
+        if !has_pairs(self.isa()) {
+            return self.grouped_product::<f32, _, _, C>(form, weight, offsets, a, b, c);
+        }
+        let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
+        let scratch = |shape: Shape| shape.scratch_of_codes::<C>();
+        self.grouped_blocks::<u32, f32, _, _, C>(form, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
+            job.run_codes(a, b, at, c, s);
         })
     }
 }

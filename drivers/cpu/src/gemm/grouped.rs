@@ -12,7 +12,7 @@ use crate::memory::Buffer;
 use crate::par::{Blocks, Tile};
 
 /// Where the groups lie, and which tasks are whose.
-struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// Per group: first row, one past its last row, number of its first task; then one entry that ends the tasks.
     entries: &'a [[u32; 3]],
     /// Blocks side by side.
@@ -24,7 +24,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Reads `offsets`, clamped so that groups lie in `0..rows` one after the other whatever it holds. `down` gives
     /// the rows to cut into blocks for a group with a given number of rows.
-    fn new(
+    pub(crate) fn new(
         offsets: &Mat<'_, u32>,
         rows: usize,
         (width, shape): (usize, Shape),
@@ -46,12 +46,12 @@ impl<'a> Plan<'a> {
         Self { entries, across, shape }
     }
 
-    fn tasks(&self) -> usize {
+    pub(crate) fn tasks(&self) -> usize {
         self.entries.last().map_or(0, |e| e[2] as usize)
     }
 
     /// Group of task `i`, its rows, and the place of the task's block: row and column.
-    fn task(&self, i: usize) -> (usize, std::ops::Range<usize>, usize, usize) {
+    pub(crate) fn task(&self, i: usize) -> (usize, std::ops::Range<usize>, usize, usize) {
         let group = self.entries.partition_point(|e| e[2] as usize <= i) - 1;
         let [start, end, first] = self.entries[group].map(|v| v as usize);
         let (row, col) = ((i - first) / self.across * self.shape.rows, (i - first) % self.across * self.shape.cols);
