@@ -1,9 +1,12 @@
 //! Quantized tensors: FP8 codes with their scales on a device.
 
+use core::ops::Range;
+
 use crate::DType;
 use crate::device::{Kernels, Scaled, ScaledMut, Tiles};
-use crate::error::InvalidOp;
-use crate::tensor::{MatRef, Tensor, View};
+use crate::error::{InvalidOp, ensure, multiple, same};
+use crate::fp8::TILE;
+use crate::tensor::{MatRef, Tensor, View, ViewMut};
 
 /// A matrix of codes with its scales.
 pub struct Quantized<D: Kernels> {
@@ -63,6 +66,47 @@ impl<D: Kernels> Quantized<D> {
         offsets: Option<View<'a, D>>,
     ) -> Result<ScaledMut<'a, D::Buffer>, InvalidOp> {
         ScaledMut::new(self.codes.view_mut(), self.scales.view_mut(), self.tiling.tiles(offsets)?)
+    }
+
+    /// Codes and scales of rows `first..first + rows` of the part that starts at row `base`, to write: of whole blocks.
+    pub(crate) fn block_rows(
+        &mut self,
+        base: usize,
+        first: usize,
+        rows: usize,
+    ) -> Result<(ViewMut<'_, D>, ViewMut<'_, D>), InvalidOp> {
+        let scales = self.rows_of_scales(base, first, rows)?;
+        let codes = self.codes.view_mut().row_range(base + first..base + first + rows)?;
+        Ok((codes, self.scales.view_mut().row_range(scales)?))
+    }
+
+    /// Replaces those rows by codes and scales.
+    pub(crate) fn write_rows(
+        &mut self,
+        device: &D,
+        base: usize,
+        first: usize,
+        rows: usize,
+        codes: &[u8],
+        scales: &[f32],
+    ) -> Result<(), D::Error> {
+        let at = self.rows_of_scales(base, first, rows)?;
+        let (cols, across) = (self.codes.shape().cols(), self.scales.shape().cols());
+        same("write", "scales of the blocks", at.len() * across, scales.len())?;
+        self.codes.write_elements(device, (base + first) * cols, codes)?;
+        self.scales.write_elements(device, at.start * across, bytemuck::cast_slice(scales))
+    }
+
+    /// The rows of scales that those rows have, in 128×128 blocks.
+    fn rows_of_scales(&self, base: usize, first: usize, rows: usize) -> Result<Range<usize>, InvalidOp> {
+        const OP: &str = "blocks";
+        let Tiling::Block { part } = self.tiling else { return Err(InvalidOp::plain(OP, "must be 128x128")) };
+        multiple(OP, "the first row of a parameter", base, "the rows of a part", part)?;
+        multiple(OP, "the first row", first, "the rows of a block", TILE)?;
+        let end = first + rows;
+        ensure(OP, "rows must end where a block or the parameter does", end == part || end.is_multiple_of(TILE))?;
+        let start = base / part * part.div_ceil(TILE);
+        Ok(start + first / TILE..start + end.div_ceil(TILE))
     }
 
     /// Size on the device in bytes.

@@ -58,6 +58,16 @@ impl<B> TensorOf<B> {
         device.upload(&mut self.buffer, 0, bytemuck::cast_slice(values))
     }
 
+    /// Replaces elements from `first` on by bytes as they are stored.
+    pub fn write_elements<D: Device<Buffer = B>>(
+        &mut self,
+        device: &D,
+        first: usize,
+        bytes: &[u8],
+    ) -> Result<(), D::Error> {
+        device.upload(&mut self.buffer, first * self.dtype.size(), bytes)
+    }
+
     /// Reads all elements as `T`, which must be of the width of the element type. Waits for the device.
     pub fn download<D: Device<Buffer = B>, T: Pod>(&self, device: &D) -> Result<Vec<T>, D::Error> {
         same("download", "width of the element type", self.dtype.size(), size_of::<T>())?;

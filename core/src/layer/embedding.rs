@@ -27,7 +27,7 @@ impl Embedding {
     /// `[t, hidden]` from `tokens [t, 1]`.
     pub fn forward<D: Kernels>(&self, pass: &Pass<'_, D>, tokens: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut x = pass.activation(tokens.rows(), self.weight.cols())?;
-        pass.device.gather_rows(GatherRows::new(pass.weights.view(&self.weight)?, tokens, 1, x.view_mut())?)?;
+        pass.device.gather_rows(GatherRows::new(pass.table(&self.weight)?, tokens, 1, x.view_mut())?)?;
         Ok(x)
     }
 

@@ -1,12 +1,17 @@
 //! A linear layer, `y = x·Wᵀ + b`: where every matrix product of a layer goes through, and so the one place that knows
 //! in which precision it runs. The experts' products are here too, one weight a group of rows.
+//!
+//! Inference multiplies with weights as they are stored. Decoding reads each weight once (GEMV) and rounds no
+//! activations; prefill rounds those that BF16 and FP8 weights are multiplied with to BF16, once an [`Operand`].
 
 use alloc::format;
 
-use super::Pass;
 use super::operand::Operand;
+use super::{Pass, Phase};
+use crate::DType;
 use crate::device::{
-    Binary, BinaryOp, Factor, Form, Gemm, GemmFp8, GroupedGemm, GroupedGemmFp8, Kernels, Out, SumColumns,
+    Binary, BinaryOp, Factor, Form, Gemm, GemmFp8, GemmMixed, Gemv, GroupedGemm, GroupedGemmFp8, GroupedGemmMixed,
+    GroupedGemv, Kernels, Out, SumColumns,
 };
 use crate::tensor::{View, ViewMut};
 use crate::weights::{Layout, Lowest, Parameters, Slot};
@@ -79,11 +84,18 @@ impl Linear {
         c: ViewMut<'_, D>,
         out: Out,
     ) -> Result<(), D::Error> {
-        match pass.weight(&self.weight)? {
+        let weight = pass.weight(&self.weight)?;
+        if form == Form::Nt && pass.phase == Phase::Decode {
+            return pass.device.gemv(Gemv::new(a.x()?, weight, c, out)?);
+        }
+        match weight {
             Factor::Float(w) => {
-                let mut call = Gemm::new(form, a.x()?, w, c)?;
+                let mut call = Gemm::new(form, a.beside(pass, w.dtype())?, w, c)?;
                 call.out = out;
                 pass.device.gemm(call)
+            }
+            Factor::Fp8(w) if pass.weights_alone_are_codes(form) => {
+                pass.device.gemm_mixed(GemmMixed::new(a.beside(pass, DType::BF16)?, w, c, out)?)
             }
             Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
@@ -173,11 +185,22 @@ impl GroupedLinear {
         offsets: View<'_, D>,
         c: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
-        match pass.weight(&self.weight)? {
-            Factor::Float(w) => pass.device.grouped_gemm(GroupedGemm::new(form, self.groups, a.x()?, w, offsets, c)?),
+        let (weight, n) = (pass.weight(&self.weight)?, self.groups);
+        if form == Form::Nt && pass.phase == Phase::Decode {
+            return pass.device.grouped_gemv(GroupedGemv::new(n, a.x()?, weight, offsets, c)?);
+        }
+        match weight {
+            Factor::Float(w) => {
+                let a = a.beside(pass, w.dtype())?;
+                pass.device.grouped_gemm(GroupedGemm::new(form, n, a, w, offsets, c)?)
+            }
+            Factor::Fp8(w) if pass.weights_alone_are_codes(form) => {
+                let a = a.beside(pass, DType::BF16)?;
+                pass.device.grouped_gemm_mixed(GroupedGemmMixed::new(n, a, w, offsets, c)?)
+            }
             Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
-                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(form, self.groups, a, w, offsets, c)?)
+                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(form, n, a, w, offsets, c)?)
             }
         }
     }

@@ -7,7 +7,7 @@ use core::cell::OnceCell;
 
 use super::Pass;
 use crate::DType;
-use crate::device::{Dequantize, GatherRows, Kernels, Quantize, Requantize, Scaled};
+use crate::device::{Cast, Dequantize, GatherRows, Kernels, Quantize, Requantize, Scaled};
 use crate::error::InvalidOp;
 use crate::quantized::{Quantized, Tiling};
 use crate::tensor::{Tensor, View};
@@ -18,6 +18,8 @@ pub struct Operand<'a, D: Kernels> {
     power_of_two: bool,
     /// Offsets of the groups its rows lie in, where they do.
     groups: Option<View<'a, D>>,
+    /// The numbers in BF16, for a weight that is multiplied so where the policy keeps f32.
+    rounded: OnceCell<Tensor<D>>,
     /// Codes in 1×128 tiles, for the forward product or the input's gradient.
     rows: OnceCell<Quantized<D>>,
     /// Codes in 128×1 tiles, for the weight's gradient.
@@ -39,7 +41,8 @@ impl<'a, D: Kernels> Operand<'a, D> {
     }
 
     fn new(source: Source<'a, D>) -> Self {
-        Self { source, power_of_two: false, groups: None, rows: OnceCell::new(), columns: OnceCell::new() }
+        let (rounded, rows, columns) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { source, power_of_two: false, groups: None, rounded, rows, columns }
     }
 
     /// The same with scales that are powers of two, if `power_of_two`.
@@ -61,6 +64,21 @@ impl<'a, D: Kernels> Operand<'a, D> {
             Source::Owned(x) => Ok(x.view()),
             Source::Codes => Err(InvalidOp::plain("operand", "was kept as codes only")),
         }
+    }
+
+    /// The numbers as they are multiplied with a weight of type `weight`: f32 is rounded to BF16 where that is BF16, so
+    /// that processors with BF16 products use them.
+    pub fn beside(&self, pass: &Pass<'_, D>, weight: DType) -> Result<View<'_, D>, D::Error> {
+        let x = self.x()?;
+        if (x.dtype(), weight) != (DType::F32, DType::BF16) {
+            return Ok(x);
+        }
+        if self.rounded.get().is_none() {
+            let mut rounded = Tensor::<D>::empty(pass.device, &[x.rows(), x.cols()], DType::BF16)?;
+            pass.device.cast(Cast::new(x, rounded.view_mut())?)?;
+            let _ = self.rounded.set(rounded);
+        }
+        Ok(self.rounded.get().map_or(x, Tensor::<D>::view))
     }
 
     /// Codes in 1×128 tiles, restarting every `part` columns.

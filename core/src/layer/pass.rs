@@ -1,9 +1,10 @@
 //! Arguments of every layer: the device, the weights, the batch's positions, and the precision policy.
 
 use crate::DType;
-use crate::device::{Device, Factor, Kernels};
-use crate::precision::Precision;
-use crate::tensor::Tensor;
+use crate::device::{Device, Factor, Form, Kernels};
+use crate::error::InvalidOp;
+use crate::precision::{Precision, Products};
+use crate::tensor::{Tensor, View};
 use crate::weights::{Copies, Parameters, Slot};
 
 /// The rows of a micro-batch: `rows` tokens in sequences of `length`.
@@ -63,6 +64,22 @@ impl<D: Kernels> Pass<'_, D> {
     /// A new tensor of indices `[rows, cols]`.
     pub fn indices(&self, rows: usize, cols: usize) -> Result<Tensor<D>, D::Error> {
         Tensor::<D>::empty(self.device, &[rows, cols], DType::U32)
+    }
+
+    /// A weight whose rows are looked up: the master weight, or that of a model for inference as it is stored.
+    pub fn table(&self, slot: &Slot) -> Result<View<'_, D>, D::Error> {
+        if !self.copies.is_stored() {
+            return Ok(self.weights.view(slot)?);
+        }
+        match self.weight(slot)? {
+            Factor::Float(table) => Ok(table),
+            Factor::Fp8(_) => Err(InvalidOp::plain("embedding", "must not be stored in FP8").into()),
+        }
+    }
+
+    /// Whether a product with a weight of codes leaves its activations as numbers: in inference, whose policy is not FP8.
+    pub(super) fn weights_alone_are_codes(&self, form: Form) -> bool {
+        form == Form::Nt && self.precision.products != Products::Fp8
     }
 
     /// A weight as its products read it.

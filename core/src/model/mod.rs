@@ -15,6 +15,7 @@ pub use forward::{Batch, Inputs, Kept, Scores, Sources};
 
 use crate::config::ModelConfig;
 use crate::device::{Fill, Kernels, RandomNormal};
+use crate::error::InvalidOp;
 use crate::layer::block::Block;
 use crate::layer::embedding::Embedding;
 use crate::layer::head::Head;
@@ -24,7 +25,7 @@ use crate::layer::rmsnorm::RmsNorm;
 use crate::layer::rope;
 use crate::precision::Precision;
 use crate::tensor::Tensor;
-use crate::weights::{Copies, Layout, Lowest, Parameters, layer_prefix};
+use crate::weights::{Copies, Layout, Lowest, Parameter, Parameters, Rows, Slot, Storage, layer_prefix};
 
 /// The layers of a model and the layout of their parameters. No weights.
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ impl Architecture {
         };
         layout.open_group();
         let embedding = {
-            let lowest = if config.tie_word_embeddings { Lowest::Bf16 } else { Lowest::Master };
+            let lowest = if config.tie_word_embeddings { Lowest::Bf16 } else { Lowest::Lookup };
             Embedding::declare(&mut layout, "model.embed_tokens.weight".into(), v, d, lowest)
         };
         let mut blocks = Vec::new();
@@ -116,10 +117,32 @@ impl<D: Kernels> Model<D> {
     pub fn new(device: &D, config: &ModelConfig, precision: Precision) -> Result<Self, D::Error> {
         let architecture = Architecture::new(config);
         let weights = Parameters::zeros(device, architecture.layout(), precision.master())?;
+        let copies = Copies::new(device, architecture.layout(), &precision)?;
+        Self::with(device, architecture, precision, weights, copies)
+    }
+
+    /// A model for inference alone: vectors are zero, and matrices are to be [stored](Self::store), each once, in a
+    /// type of its own. Activations are f32.
+    ///
+    /// Prefill rounds the activations that BF16 and FP8 weights are multiplied with to BF16; decoding rounds none.
+    pub fn for_inference(device: &D, config: &ModelConfig) -> Result<Self, D::Error> {
+        let (architecture, precision) = (Architecture::new(config), Precision::F32);
+        let weights = Parameters::vectors(device, architecture.layout(), precision.master())?;
+        let copies = Copies::stored(architecture.layout());
+        Self::with(device, architecture, precision, weights, copies)
+    }
+
+    fn with(
+        device: &D,
+        architecture: Architecture,
+        precision: Precision,
+        weights: Parameters<D>,
+        copies: Copies<D>,
+    ) -> Result<Self, D::Error> {
         let routers =
             architecture.experts().map(|m| m.state(device, precision.statistics())).collect::<Result<_, _>>()?;
-        let rope = rope::table(device, config, 1, precision.statistics())?;
-        let copies = Arc::new(Copies::new(device, architecture.layout(), &precision)?);
+        let rope = rope::table(device, architecture.config(), 1, precision.statistics())?;
+        let copies = Arc::new(copies);
         Ok(Self {
             device: device.clone(),
             architecture,
@@ -131,7 +154,38 @@ impl<D: Kernels> Model<D> {
         })
     }
 
-    /// The master weights.
+    /// Makes room for the matrix in `slot`, one of the layout's [weights](Layout::weights), in `storage`.
+    ///
+    /// # Errors
+    /// For a model that is not [for inference](Self::for_inference).
+    pub fn reserve(&mut self, slot: &Slot, storage: Storage) -> Result<(), D::Error> {
+        let device = self.device.clone();
+        self.only_copies()?.reserve(&device, slot, storage)
+    }
+
+    /// Stores rows of a matrix for which there is [room](Self::reserve), from row `first` on. In FP8 they begin and end
+    /// where blocks of 128 rows do, or the parameter.
+    ///
+    /// # Errors
+    /// Where the rows do not fit, or come in a type that the matrix is not stored in; of kind
+    /// [`NonFinite`](crate::error::ErrorKind::NonFinite) where a number that is to be quantized is none.
+    pub fn store(&mut self, parameter: &Parameter, first: usize, rows: Rows<'_>) -> Result<(), D::Error> {
+        let device = self.device.clone();
+        let (slot, base) = self.architecture.layout().place(parameter);
+        self.only_copies()?.write(&device, &slot, (base, first), rows)
+    }
+
+    fn only_copies(&mut self) -> Result<&mut Copies<D>, InvalidOp> {
+        let copies = Arc::get_mut(&mut self.copies.get_mut().copies);
+        copies.ok_or(InvalidOp::plain("store", "a pass still reads the weights"))
+    }
+
+    /// Whether the model is [for inference](Self::for_inference) alone: it cannot be trained or saved.
+    pub fn is_for_inference(&self) -> bool {
+        self.copies.lock().copies.is_stored()
+    }
+
+    /// The master weights; of a model for inference its vectors alone.
     pub fn weights(&self) -> &Parameters<D> {
         &self.weights
     }
@@ -142,7 +196,7 @@ impl<D: Kernels> Model<D> {
         &mut self.weights
     }
 
-    /// Bytes of what low-precision products read in place of the master weights.
+    /// Bytes of what products read in place of the master weights: copies, or the matrices of a model for inference.
     pub fn copied_bytes(&self) -> usize {
         self.copies.lock().copies.bytes()
     }
@@ -150,7 +204,7 @@ impl<D: Kernels> Model<D> {
     /// What low-precision products read, made again if the weights changed. A pass on another thread waits for it.
     fn copies(&self) -> Result<Arc<Copies<D>>, D::Error> {
         let mut lazy = self.copies.lock();
-        if lazy.stale {
+        if lazy.stale && !lazy.copies.is_stored() {
             // Weights change by exclusive access alone, so no pass holds the old copies and their memory serves again.
             if Arc::get_mut(&mut lazy.copies).is_none() {
                 lazy.copies = Arc::new(Copies::new(&self.device, self.architecture.layout(), &self.precision)?);

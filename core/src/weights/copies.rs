@@ -1,14 +1,17 @@
-//! The weights as low-precision products read them.
+//! The weights as products read them, where that is not the master weights.
 //!
-//! Master weights are f32. Under the BF16 and FP8 policies every product reads a copy, made once after each update and
-//! used by all products of a step: BF16, or E4M3 codes in 128×128 blocks, which serve the forward product and the
-//! input's gradient alike.
+//! In training, master weights are f32. Under the BF16 and FP8 policies every product reads a copy, made once after each
+//! update and used by all products of a step: BF16, or E4M3 codes in 128×128 blocks, which serve the forward product
+//! and the input's gradient alike.
+//!
+//! In inference there are no master matrices. Each is stored once, in the type of its file or one that was asked for.
 
 use alloc::vec::Vec;
 
 use super::parameters::{Layout, Lowest, Parameters, Slot};
 use crate::DType;
-use crate::device::{Cast, Factor, Kernels, Quantize};
+use crate::device::{Cast, Factor, Kernels, Quantize, ScaledMut, Tiles};
+use crate::error::{InvalidOp, at_most, ensure, multiple};
 use crate::precision::{Precision, Products};
 use crate::quantized::Quantized;
 use crate::tensor::Tensor;
@@ -17,13 +20,42 @@ use crate::tensor::Tensor;
 pub struct Copies<D: Kernels> {
     copies: Vec<Copy<D>>,
     power_of_two: bool,
+    /// What it holds are no copies: there are no master matrices.
+    stored: bool,
 }
 
 enum Copy<D: Kernels> {
     /// Read the master weight.
     None,
-    Bf16(Tensor<D>),
+    Float(Tensor<D>),
     Fp8(Quantized<D>),
+}
+
+/// The type that an inference model stores a matrix in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// f32.
+    F32,
+    /// BF16.
+    Bf16,
+    /// E4M3 codes with an f32 scale for every 128×128 block of a parameter.
+    Fp8,
+}
+
+/// Rows of a parameter that are to be stored, and what they come in.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Numbers, rounded to BF16 or quantized where they are stored so.
+    F32(&'a [f32]),
+    /// BF16 numbers as bytes, little-endian, for a matrix stored in BF16.
+    Bf16(&'a [u8]),
+    /// For a matrix stored in FP8: codes, and the scales `[⌈rows/128⌉, ⌈columns/128⌉]` of their blocks.
+    Fp8 {
+        /// One byte for each element.
+        codes: &'a [u8],
+        /// One number for each block.
+        scales: &'a [f32],
+    },
 }
 
 impl<D: Kernels> Copies<D> {
@@ -31,15 +63,92 @@ impl<D: Kernels> Copies<D> {
     pub fn new(device: &D, layout: &Layout, precision: &Precision) -> Result<Self, D::Error> {
         let copy = |slot: &Slot| -> Result<Copy<D>, D::Error> {
             Ok(match (precision.products, slot.lowest()) {
-                (Products::F64 | Products::F32, _) | (_, Lowest::Master) => Copy::None,
+                (Products::F64 | Products::F32, _) | (_, Lowest::Master | Lowest::Lookup) => Copy::None,
                 (Products::Fp8, Lowest::Fp8) => {
                     Copy::Fp8(Quantized::blocks(device, slot.rows(), slot.cols(), slot.part())?)
                 }
-                _ => Copy::Bf16(Tensor::<D>::empty(device, &[slot.rows(), slot.cols()], DType::BF16)?),
+                _ => Copy::Float(Tensor::<D>::empty(device, &[slot.rows(), slot.cols()], DType::BF16)?),
             })
         };
         let copies = layout.weights().iter().map(copy).collect::<Result<_, _>>()?;
-        Ok(Self { copies, power_of_two: precision.recipe.power_of_two })
+        Ok(Self { copies, power_of_two: precision.recipe.power_of_two, stored: false })
+    }
+
+    /// No matrices yet, to be [reserved](Self::reserve) and [written](Self::write): those of an inference model.
+    pub fn stored(layout: &Layout) -> Self {
+        let copies = layout.weights().iter().map(|_| Copy::None).collect();
+        Self { copies, power_of_two: false, stored: true }
+    }
+
+    /// Whether these are the only matrices, not copies of master weights.
+    pub fn is_stored(&self) -> bool {
+        self.stored
+    }
+
+    /// Makes room for a matrix, all of a stack, in place of what it held.
+    pub fn reserve(&mut self, device: &D, slot: &Slot, storage: Storage) -> Result<(), D::Error> {
+        ensure("reserve", "a training model keeps its matrices as master weights", self.stored)?;
+        let (rows, cols) = (slot.rows(), slot.cols());
+        let float = |dtype| Tensor::<D>::empty(device, &[rows, cols], dtype).map(Copy::Float);
+        // What was there is given back first.
+        self.copies[slot.index()] = Copy::None;
+        self.copies[slot.index()] = match storage {
+            Storage::F32 => float(DType::F32)?,
+            Storage::Bf16 => float(DType::BF16)?,
+            Storage::Fp8 => Copy::Fp8(Quantized::blocks(device, rows, cols, slot.part())?),
+        };
+        Ok(())
+    }
+
+    /// Stores rows of a matrix from row `first` on: of the parameter whose rows start at row `base` of its stack. In
+    /// FP8, `first` is a multiple of 128, and the number of rows is too, or they are the parameter's last.
+    ///
+    /// # Errors
+    /// Where the rows do not fit, or come in another type than the matrix is stored in; of kind
+    /// [`NonFinite`](crate::error::ErrorKind::NonFinite) where a number that is to be quantized is none.
+    pub fn write(
+        &mut self,
+        device: &D,
+        slot: &Slot,
+        (base, first): (usize, usize),
+        rows: Rows<'_>,
+    ) -> Result<(), D::Error> {
+        const OP: &str = "write";
+        let cols = slot.cols();
+        let count = |elements: usize| -> Result<usize, InvalidOp> {
+            multiple(OP, "the number of elements", elements, "the columns of the matrix", cols)?;
+            at_most(OP, "the last row", first + elements / cols, "the rows of the parameter", slot.part())?;
+            Ok(elements / cols)
+        };
+        let power_of_two = self.power_of_two;
+        match (&mut self.copies[slot.index()], rows) {
+            (Copy::Float(to), Rows::F32(values)) if to.dtype() == DType::F32 => {
+                count(values.len())?;
+                to.write_elements(device, (base + first) * cols, bytemuck::cast_slice(values))
+            }
+            (Copy::Float(to), Rows::Bf16(bytes)) if to.dtype() == DType::BF16 => {
+                count(bytes.len() / 2)?;
+                to.write_elements(device, (base + first) * cols, bytes)
+            }
+            (Copy::Float(to), Rows::F32(values)) => {
+                let n = count(values.len())?;
+                let from = Tensor::<D>::from_slice(device, &[n, cols], DType::F32, values)?;
+                let to = to.view_mut().row_range(base + first..base + first + n)?;
+                device.cast(Cast::new(from.view(), to)?)
+            }
+            (Copy::Fp8(to), Rows::F32(values)) => {
+                let n = count(values.len())?;
+                let from = Tensor::<D>::from_slice(device, &[n, cols], DType::F32, values)?;
+                let (codes, scales) = to.block_rows(base, first, n)?;
+                let y = ScaledMut::new(codes, scales, Tiles::Block { part: n })?;
+                device.quantize(Quantize::new(from.view(), y, power_of_two)?)
+            }
+            (Copy::Fp8(to), Rows::Fp8 { codes, scales }) => {
+                let n = count(codes.len())?;
+                to.write_rows(device, base, first, n, codes, scales)
+            }
+            _ => Err(InvalidOp::plain(OP, "rows come in another type than their matrix is stored in").into()),
+        }
     }
 
     /// Makes all copies again.
@@ -47,11 +156,14 @@ impl<D: Kernels> Copies<D> {
     /// # Errors
     /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where a weight that is to be encoded is not a number.
     pub fn make(&mut self, device: &D, weights: &Parameters<D>) -> Result<(), D::Error> {
+        if self.stored {
+            return Ok(());
+        }
         for (slot, copy) in weights.layout().weights().iter().zip(&mut self.copies) {
             let master = weights.view(slot)?;
             match copy {
                 Copy::None => {}
-                Copy::Bf16(to) => device.cast(Cast::new(master, to.view_mut())?)?,
+                Copy::Float(to) => device.cast(Cast::new(master, to.view_mut())?)?,
                 Copy::Fp8(to) => device.quantize(Quantize::new(master, to.view_mut(None)?, self.power_of_two)?)?,
             }
         }
@@ -62,16 +174,25 @@ impl<D: Kernels> Copies<D> {
     pub fn weight<'a>(&'a self, weights: &'a Parameters<D>, slot: &Slot) -> Result<Factor<'a, D::Buffer>, D::Error> {
         Ok(match &self.copies[slot.index()] {
             Copy::None => Factor::Float(weights.view(slot)?),
-            Copy::Bf16(copy) => Factor::Float(copy.view()),
+            Copy::Float(copy) => Factor::Float(copy.view()),
             Copy::Fp8(copy) => Factor::Fp8(copy.view(None)?),
         })
+    }
+
+    /// What the matrix in `slot` is stored in; none where products read the master weight, or it is not there yet.
+    pub fn storage(&self, slot: &Slot) -> Option<Storage> {
+        match &self.copies[slot.index()] {
+            Copy::None => None,
+            Copy::Float(copy) => Some(if copy.dtype() == DType::BF16 { Storage::Bf16 } else { Storage::F32 }),
+            Copy::Fp8(_) => Some(Storage::Fp8),
+        }
     }
 
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
         let bytes = |copy: &Copy<D>| match copy {
             Copy::None => 0,
-            Copy::Bf16(copy) => copy.bytes(),
+            Copy::Float(copy) => copy.bytes(),
             Copy::Fp8(copy) => copy.bytes(),
         };
         self.copies.iter().map(bytes).sum()

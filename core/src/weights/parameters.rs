@@ -12,7 +12,7 @@ use core::ops::Range;
 
 use crate::DType;
 use crate::device::{Device, Primitives};
-use crate::error::InvalidOp;
+use crate::error::{InvalidOp, ensure};
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// Every tensor starts on a multiple of this many elements, 64 bytes in f32: cache lines, and what cuBLAS asks for.
@@ -41,8 +41,10 @@ pub enum Lowest {
     Fp8,
     /// Output head and `eh_proj`.
     Bf16,
-    /// As the master weights are: embedding and router.
+    /// As the master weights are, in inference f32: the router.
     Master,
+    /// Rows are looked up and not multiplied: the embedding. As the master weights are, in inference as it is stored.
+    Lookup,
 }
 
 impl Slot {
@@ -66,7 +68,8 @@ impl Slot {
         self.lowest
     }
 
-    pub(super) fn index(&self) -> usize {
+    /// Which of the layout's [weights](Layout::weights) it is, or is a part of.
+    pub fn index(&self) -> usize {
         self.index
     }
 
@@ -141,6 +144,12 @@ impl Layout {
         &self.parameters
     }
 
+    /// The matrix that a parameter is or is a part of, and the row of it at which the parameter starts.
+    pub fn place(&self, parameter: &Parameter) -> (Slot, usize) {
+        let (slot, stack) = (parameter.slot, self.weights[parameter.slot.index]);
+        (stack, (slot.offset - stack.offset) / slot.cols.max(1))
+    }
+
     /// The matrices as products see them: parameters that lie one under the other are one.
     pub fn weights(&self) -> &[Slot] {
         &self.weights
@@ -153,7 +162,7 @@ impl Layout {
 
     /// Declares a vector of `cols` elements.
     pub(crate) fn vector(&mut self, name: String, cols: usize) -> Slot {
-        let slot = self.place(1, cols, true, Lowest::Master);
+        let slot = self.claim(1, cols, true, Lowest::Master);
         self.parameters.push(Parameter { name, slot });
         slot
     }
@@ -172,7 +181,7 @@ impl Layout {
         lowest: Lowest,
         names: impl IntoIterator<Item = String>,
     ) -> Slot {
-        let mut slot = self.place(rows, cols, false, lowest);
+        let mut slot = self.claim(rows, cols, false, lowest);
         let first = self.parameters.len();
         self.parameters.extend(names.into_iter().map(|name| Parameter { name, slot }));
         let parts = &mut self.parameters[first..];
@@ -186,7 +195,7 @@ impl Layout {
         slot
     }
 
-    fn place(&mut self, rows: usize, cols: usize, vector: bool, lowest: Lowest) -> Slot {
+    fn claim(&mut self, rows: usize, cols: usize, vector: bool, lowest: Lowest) -> Slot {
         if self.groups.is_empty() {
             self.open_group();
         }
@@ -214,17 +223,26 @@ impl Layout {
 pub struct Parameters<D: Device> {
     layout: Layout,
     groups: Vec<Tensor<D>>,
+    /// There are no matrices here: an inference model stores them as products read them.
+    vectors_only: bool,
 }
 
 impl<D: Primitives> Parameters<D> {
     /// All zeros.
     pub fn zeros(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
-        let groups = layout
-            .groups
-            .iter()
-            .map(|g| Tensor::<D>::zeros(device, &[g.elements()], dtype))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { layout: layout.clone(), groups })
+        Self::of(device, layout, dtype, false)
+    }
+
+    /// All zeros, without the matrices: those of an inference model.
+    pub fn vectors(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
+        Self::of(device, layout, dtype, true)
+    }
+
+    fn of(device: &D, layout: &Layout, dtype: DType, vectors_only: bool) -> Result<Self, D::Error> {
+        let elements = |g: &Group| if vectors_only { g.vectors } else { g.elements() };
+        let zeros = |g: &Group| Tensor::<D>::zeros(device, &[elements(g)], dtype);
+        let groups = layout.groups.iter().map(zeros).collect::<Result<_, _>>()?;
+        Ok(Self { layout: layout.clone(), groups, vectors_only })
     }
 
     /// The layout.
@@ -247,13 +265,22 @@ impl<D: Primitives> Parameters<D> {
         &mut self.groups
     }
 
-    /// The matrix in `slot`.
+    /// The vector or matrix in `slot`.
+    ///
+    /// # Errors
+    /// For a matrix of an inference model, which has no master weights.
     pub fn view(&self, slot: &Slot) -> Result<View<'_, D>, InvalidOp> {
+        self.holds(slot)?;
         self.groups[slot.group].part(self.layout.start(slot), slot.rows, slot.cols)
     }
 
-    /// The matrix in `slot`, to write.
+    fn holds(&self, slot: &Slot) -> Result<(), InvalidOp> {
+        ensure("weights", "a model for inference has no master matrices", slot.vector || !self.vectors_only)
+    }
+
+    /// As [`view`](Self::view), to write.
     pub fn view_mut(&mut self, slot: &Slot) -> Result<ViewMut<'_, D>, InvalidOp> {
+        self.holds(slot)?;
         let start = self.layout.start(slot);
         self.groups[slot.group].part_mut(start, slot.rows, slot.cols)
     }
