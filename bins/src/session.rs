@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
-use fathom_core::precision::Precision;
 use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;
+use crate::counter::Counter;
 use crate::error::{Error, Result};
 use crate::generate::{self, Generated, Sampling};
 use crate::hf::{self, Template};
@@ -35,15 +35,17 @@ struct Prompts {
 pub struct LoadOptions {
     /// Take the moving average of the weights that training kept, in place of the last weights.
     pub average: bool,
-    /// What the model computes in.
-    pub precision: Precision,
+    /// What matrices are stored in; activations are f32.
+    pub weights: hf::Weights,
+    /// Read the multi-token-prediction (MTP) modules too, where the checkpoint has them.
+    pub mtp: bool,
     /// Compare every file of the model with the SHA-256 in the checkpoint's manifest, if it has one.
     pub verify: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { average: false, precision: Precision::F32, verify: true }
+        Self { average: false, weights: hf::Weights::Stored, mtp: false, verify: true }
     }
 }
 
@@ -98,8 +100,7 @@ impl<D: Kernels> Session<D> {
             located.verify(options.average)?;
         }
         let folder = located.folder;
-        let load = if options.average { hf::load_average_model } else { hf::load_model };
-        let (model, warnings) = load(device, &folder, options.precision)?;
+        let (model, warnings) = load(device, &folder, options)?;
         for warning in warnings {
             eprintln!("{}: {warning}", folder.display());
         }
@@ -284,4 +285,19 @@ fn no_tokenizer(folder: &Path) -> Error {
         None => "put the tokenizer.json there that the model was trained with".into(),
     };
     Error::Run(format!("{} has no tokenizer.json, which text needs: {remedy}", folder.display()))
+}
+/// Reads the model, with progress where it is large.
+fn load<D: Kernels>(device: &D, folder: &Path, options: &LoadOptions) -> Result<(Model<D>, Vec<String>)> {
+    const LARGE: u64 = 1 << 29;
+    let inference = hf::Inference { weights: options.weights, average: options.average, mtp: options.mtp };
+    let mut counter = None;
+    let loaded = hf::load_for_inference(device, folder, &inference, &mut |done, total| {
+        if total >= LARGE {
+            counter.get_or_insert_with(|| Counter::new("loading", "MB")).show(done >> 20, total >> 20);
+        }
+    });
+    if let Some(counter) = counter {
+        counter.finish();
+    }
+    Ok(loaded?)
 }

@@ -144,6 +144,13 @@ pub enum HfError {
         tensor: String,
     },
 
+    /// Several tensors that are missing, unexpected or of the wrong shape.
+    #[error("{} tensors do not fit the model that config.json describes:{}", problems.len(), listed(problems))]
+    Tensors {
+        /// What is wrong with each.
+        problems: Vec<HfError>,
+    },
+
     /// A value that is invalid here (for example NaN in a weight).
     #[error("{}: tensor `{tensor}`: row {row}, column {col}: {problem}", path.display())]
     BadElement {
@@ -195,6 +202,16 @@ impl HfError {
         let tensor = tensor.to_string();
         move |error| HfError::Device { tensor, source: error.to_string().into() }
     }
+}
+
+/// One line for each problem, and the number of those past the most that are read.
+fn listed(problems: &[HfError]) -> String {
+    const MOST: usize = 200;
+    let mut lines: String = problems.iter().take(MOST).map(|problem| format!("\n  {problem}")).collect();
+    if problems.len() > MOST {
+        lines += &format!("\n  and {} more", problems.len() - MOST);
+    }
+    lines
 }
 
 /// What to do about a system error, where there is something to say.

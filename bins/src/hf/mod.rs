@@ -1,10 +1,11 @@
 //! Hugging Face model folders: names, file format, storage formats, reading and writing.
 //!
 //! [`names`] has the names of files and tensors, [`safetensors`] the file format, [`Format`] what weights are stored
-//! in, [`read`] the way from a folder to a model on a device, [`mod@write`] the way back.
+//! in, [`read`] the way from a folder to a model on a device, [`load`] that to a model for inference, [`mod@write`] the way back.
 
 mod error;
 mod format;
+pub mod load;
 pub mod names;
 pub mod read;
 pub mod safetensors;
@@ -13,6 +14,7 @@ pub mod write;
 pub(crate) use error::remedy;
 pub use error::{Damage, HfError};
 pub use format::{DEEPSEEK, Deviation, Encoder, Format, Stored, is_quantized};
+pub use load::{Inference, Weights, load_for_inference};
 pub use names::{CONFIG, Template, read_config, read_end_tokens, read_template, read_tokenizer};
 pub use read::{FoundTensor, ModelFiles, load_average_model, load_model, load_weights};
 pub use write::{Folder, save_model, specs};

@@ -16,6 +16,9 @@ use std::path::{Component, Path, PathBuf};
 
 /// Least bytes of an expert's matrix that is read out of a tensor of several experts.
 const MIN_EXPERT_BYTES: u64 = 64;
+/// What is wrong with a weight that is no number.
+pub(super) const NOT_FINITE: &str =
+    "the weight is NaN or infinite: the model has diverged or the file is damaged; take another one";
 /// Elements read at a time, about.
 const CHUNK: usize = 1 << 20;
 
@@ -301,17 +304,19 @@ impl ModelFiles {
 
 impl ModelFiles {
     /// Refuses the values of a tensor if one is NaN or infinite.
-    fn check_finite(&mut self, tensor: &str, values: &[f32]) -> Result<(), HfError> {
+    pub(super) fn check_finite(&mut self, tensor: &str, values: &[f32]) -> Result<(), HfError> {
         let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
         let found = self.find(tensor)?;
-        let (row, col) = (at / found.cols.max(1), at % found.cols.max(1));
-        let problem = "the weight is NaN or infinite: the model has diverged or the file is damaged; take another one";
-        let path = self.file(found.origin).path().into();
-        Err(HfError::BadElement { path, tensor: tensor.into(), row, col, problem })
+        Err(self.bad_element(&found, (at / found.cols.max(1), at % found.cols.max(1)), NOT_FINITE))
     }
 }
 
 impl FoundTensor {
+    /// FP8 only: rows and columns per scale.
+    pub fn block(&self) -> Option<[usize; 2]> {
+        self.scales.as_ref().map(|(block, _)| *block)
+    }
+
     /// The scales of an FP8 tensor, `[rows, columns]` as [`Blocks::scales`] gives them.
     pub fn scales(&self) -> Option<&[f32]> {
         self.scales.as_ref().map(|(_, scales)| scales.as_slice())
@@ -423,11 +428,10 @@ fn fill<D: Kernels>(model: &mut Model<D>, mut files: ModelFiles) -> Result<Vec<S
         warnings
             .push(format!("{}: no multi-token-prediction (MTP) modules; they start untrained", files.folder.display()));
     }
-    refuse_unexpected(model, &files)?;
     let device = model.device().clone();
     let mut values = Vec::new();
-    for ModelTensor { name, shape, place } in tensors(model) {
-        if absent.iter().any(|prefix| name.starts_with(prefix)) || matches!(place, Place::Copy(_)) {
+    for Checked { tensor: ModelTensor { name, shape, place }, .. } in files.check(model, &absent)? {
+        if matches!(place, Place::Copy(_)) {
             continue;
         }
         files.read(&name, &shape, &mut values)?;
@@ -444,39 +448,108 @@ fn fill<D: Kernels>(model: &mut Model<D>, mut files: ModelFiles) -> Result<Vec<S
     Ok(warnings)
 }
 
-/// A tensor of a name that no model of this kind has is a sign of the wrong config.json.
-fn refuse_unexpected<D: Kernels>(model: &Model<D>, files: &ModelFiles) -> Result<(), HfError> {
-    let known: BTreeSet<String> = tensors(model).into_iter().map(|tensor| tensor.name).collect();
-    let config = model.config();
-    let past = |name: &str| {
-        let index = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        index.is_some_and(|index| index >= config.num_hidden_layers + config.num_nextn_predict_layers)
-    };
-    let harmless = |name: &str| {
-        // The head of a tied model, frequencies that old releases stored, modules this model was built without.
-        (name == HEAD && config.tie_word_embeddings) || name.ends_with(".rotary_emb.inv_freq") || past(name)
-    };
-    for file in files.files() {
-        for entry in file.entries() {
-            // Scales belong to the tensor that they scale.
-            let name = files.scaled_by(&entry.name).unwrap_or(&entry.name);
-            if !known.contains(name) && !harmless(name) {
-                return Err(HfError::UnexpectedTensor { path: file.path().into(), tensor: entry.name.clone() });
+/// A tensor of a model that was found in its folder, in the model's shape.
+pub(super) struct Checked {
+    pub(super) tensor: ModelTensor,
+    /// What the file has it in.
+    pub(super) dtype: ElementType,
+    /// FP8 only: rows and columns per scale.
+    pub(super) block: Option<[usize; 2]>,
+    /// Bytes in the file.
+    pub(super) bytes: u64,
+}
+
+impl ModelFiles {
+    /// Looks up every tensor of `model`, but for those whose names begin with one of `absent`.
+    ///
+    /// # Errors
+    /// All tensors that are missing, unexpected, of the wrong shape or without scales: as [`HfError::Tensors`] where
+    /// they are several.
+    pub(super) fn check<D: Kernels>(&mut self, model: &Model<D>, absent: &[String]) -> Result<Vec<Checked>, HfError> {
+        let (mut checked, mut problems) = (Vec::new(), self.unexpected(model));
+        for tensor in tensors(model) {
+            if absent.iter().any(|prefix| tensor.name.starts_with(prefix)) {
+                continue;
+            }
+            if matches!(tensor.place, Place::Copy(_)) && !self.has(&tensor.name) {
+                continue;
+            }
+            match self.find(&tensor.name) {
+                Err(problem) => problems.push(problem),
+                Ok(found) if found.entry.shape != tensor.shape => problems.push(HfError::WrongShape {
+                    path: self.file(found.origin).path().into(),
+                    tensor: tensor.name,
+                    expected: tensor.shape,
+                    found: found.entry.shape,
+                }),
+                Ok(found) => {
+                    let (dtype, block) = (found.entry.dtype, found.block());
+                    checked.push(Checked { tensor, dtype, block, bytes: found.entry.end - found.entry.begin });
+                }
             }
         }
+        match problems.len() {
+            0 => Ok(checked),
+            1 => Err(problems.remove(0)),
+            _ => Err(HfError::Tensors { problems }),
+        }
     }
-    Ok(())
+
+    /// Tensors of names that no model of this kind has, a sign of the wrong config.json.
+    fn unexpected<D: Kernels>(&self, model: &Model<D>) -> Vec<HfError> {
+        let known: BTreeSet<String> = tensors(model).into_iter().map(|tensor| tensor.name).collect();
+        let config = model.config();
+        let past = |name: &str| {
+            let rest = name.strip_prefix("model.layers.");
+            let index = rest.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            index.is_some_and(|index| index >= config.num_hidden_layers + config.num_nextn_predict_layers)
+        };
+        let harmless = |name: &str| {
+            // The head of a tied model, frequencies that old releases stored, modules this model was built without.
+            (name == HEAD && config.tie_word_embeddings) || name.ends_with(".rotary_emb.inv_freq") || past(name)
+        };
+        let mut all = Vec::new();
+        for file in self.files() {
+            for entry in file.entries() {
+                // Scales belong to the tensor that they scale.
+                let name = self.scaled_by(&entry.name).unwrap_or(&entry.name);
+                if !known.contains(name) && !harmless(name) {
+                    all.push(HfError::UnexpectedTensor { path: file.path().into(), tensor: entry.name.clone() });
+                }
+            }
+        }
+        all
+    }
+
+    /// The error for the element of a tensor in a row and column.
+    pub(super) fn bad_element(
+        &mut self,
+        found: &FoundTensor,
+        (row, col): (usize, usize),
+        problem: &'static str,
+    ) -> HfError {
+        let path = self.file(found.origin).path().into();
+        HfError::BadElement { path, tensor: found.entry.name.clone(), row, col, problem }
+    }
 }
 
 /// The modules' copies of embedding and head are shared here: say so where a checkpoint has other values in them.
-fn compare_copies(config: &ModelConfig, files: &mut ModelFiles, warnings: &mut Vec<String>) -> Result<(), HfError> {
-    let shape = [config.vocab_size, config.hidden_size];
+pub(super) fn compare_copies(
+    config: &ModelConfig,
+    files: &mut ModelFiles,
+    warnings: &mut Vec<String>,
+) -> Result<(), HfError> {
     let (mut copy, mut original) = (Vec::new(), Vec::new());
     for (name, of) in copies(config).into_iter().filter(|(name, _)| files.has(name)).collect::<Vec<_>>() {
-        files.read(&name, &shape, &mut copy)?;
-        files.read(of, &shape, &mut original)?;
-        if copy != original {
-            warnings.push(format!("tensor `{name}` differs from `{of}`, which is used in its place"));
+        let (found, found_original) = (files.find(&name)?, files.find(of)?);
+        let rows_per_block = found_original.block().map_or(1, |block| block[0]);
+        for rows in found.chunks(rows_per_block) {
+            files.read_rows(&found, rows.clone(), &mut copy)?;
+            files.read_rows(&found_original, rows, &mut original)?;
+            if copy != original {
+                warnings.push(format!("tensor `{name}` differs from `{of}`, which is used in its place"));
+                break;
+            }
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::weights;
 use crate::cli::{self, Command, Program};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
@@ -58,6 +59,10 @@ struct Arguments {
     /// print results as JSON
     #[argh(switch)]
     json: bool,
+    /// what matrices are stored in: stored (as the checkpoint has them), bf16, fp8 (E4M3 with a scale for every 128x128
+    /// block) or f32 (default: stored)
+    #[argh(option, default = "String::from(\"stored\")", arg_name = "stored|bf16|fp8|f32")]
+    weights: String,
     /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
@@ -85,7 +90,8 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
-    let options = LoadOptions { average: arguments.ema, ..LoadOptions::default() };
+    let weights = weights(&arguments.weights)?;
+    let options = LoadOptions { average: arguments.ema, weights, ..LoadOptions::default() };
     let session = Session::load_with(device, &arguments.checkpoint, &options)?;
     eprintln!("checkpoint: {}", session.checkpoint().display());
     if let Some(file) = &arguments.score {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use super::weights;
 use crate::cli::{Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
@@ -46,6 +47,10 @@ struct Arguments {
     /// seed of the sampler; the same seed gives the same text (default: 0)
     #[argh(option, default = "0", arg_name = "n")]
     seed: u64,
+    /// what matrices are stored in: stored (as the checkpoint has them), bf16, fp8 (E4M3 with a scale for every 128x128
+    /// block) or f32 (default: stored)
+    #[argh(option, default = "String::from(\"stored\")", arg_name = "stored|bf16|fp8|f32")]
+    weights: String,
     /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
@@ -84,7 +89,8 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn write<D: Kernels>(device: &D, arguments: &Arguments, prompt: &str, sampling: &Sampling) -> Result<()> {
-    let options = LoadOptions { average: arguments.ema, ..LoadOptions::default() };
+    let weights = weights(&arguments.weights)?;
+    let options = LoadOptions { average: arguments.ema, weights, ..LoadOptions::default() };
     let session = Session::load_with(device, &arguments.checkpoint, &options)?;
     eprintln!("checkpoint: {}", session.checkpoint().display());
     let mut out = std::io::stdout().lock();

@@ -12,6 +12,8 @@ pub mod train;
 pub mod welcome;
 
 use crate::cli::{Command, FATHOM};
+use crate::error::{Error, Result};
+use crate::hf::Weights;
 
 /// The program `fathom` with every command.
 pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and run DeepSeek-V3-style language models")
@@ -25,3 +27,9 @@ pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and 
         shell::COMPLETIONS,
         shell::MAN,
     ]);
+
+/// What `--weights` names.
+fn weights(name: &str) -> Result<Weights> {
+    let wrong = || Error::Usage(format!("--weights {name}: must be one of {}", Weights::NAMES.join(", ")));
+    Weights::parse(name).ok_or_else(wrong)
+}

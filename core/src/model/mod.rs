@@ -180,6 +180,11 @@ impl<D: Kernels> Model<D> {
         copies.ok_or(InvalidOp::plain("store", "a pass still reads the weights"))
     }
 
+    /// What an inference model stores the matrix of a slot in; none before there is [room](Self::reserve).
+    pub fn storage(&self, slot: &Slot) -> Option<Storage> {
+        self.copies.lock().copies.storage(slot)
+    }
+
     /// Whether the model is [for inference](Self::for_inference) alone: it cannot be trained or saved.
     pub fn is_for_inference(&self) -> bool {
         self.copies.lock().copies.is_stored()
