@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
+use fathom_core::precision::Precision;
 use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;
@@ -35,8 +36,10 @@ struct Prompts {
 pub struct LoadOptions {
     /// Take the moving average of the weights that training kept, in place of the last weights.
     pub average: bool,
-    /// What matrices are stored in; activations are f32.
+    /// What matrices are stored in.
     pub weights: hf::Weights,
+    /// What activations are.
+    pub precision: Precision,
     /// Read the multi-token-prediction (MTP) modules too, where the checkpoint has them.
     pub mtp: bool,
     /// Compare every file of the model with the SHA-256 in the checkpoint's manifest, if it has one.
@@ -45,7 +48,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { average: false, weights: hf::Weights::Stored, mtp: false, verify: true }
+        Self { average: false, weights: hf::Weights::Stored, precision: Precision::F32, mtp: false, verify: true }
     }
 }
 
@@ -289,7 +292,8 @@ fn no_tokenizer(folder: &Path) -> Error {
 /// Reads the model, with progress where it is large.
 fn load<D: Kernels>(device: &D, folder: &Path, options: &LoadOptions) -> Result<(Model<D>, Vec<String>)> {
     const LARGE: u64 = 1 << 29;
-    let inference = hf::Inference { weights: options.weights, average: options.average, mtp: options.mtp };
+    let LoadOptions { average, weights, precision, mtp, .. } = *options;
+    let inference = hf::Inference { weights, precision, average, mtp };
     let mut counter = None;
     let loaded = hf::load_for_inference(device, folder, &inference, &mut |done, total| {
         if total >= LARGE {

@@ -11,6 +11,7 @@ use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::fp8::{Blocks, TILE};
 use fathom_core::model::Model;
+use fathom_core::precision::Precision;
 use fathom_core::weights::{Lowest, Parameter, Rows, Slot, Storage};
 use std::path::Path;
 
@@ -59,14 +60,22 @@ impl Weights {
 }
 
 /// How a model is read for inference.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Inference {
     /// What matrices are stored in.
     pub weights: Weights,
+    /// What activations are.
+    pub precision: Precision,
     /// Take the moving average of the weights that training kept, in place of the last weights.
     pub average: bool,
     /// Read the multi-token-prediction (MTP) modules too, as many as the folder holds: they draft tokens.
     pub mtp: bool,
+}
+
+impl Default for Inference {
+    fn default() -> Self {
+        Self { weights: Weights::Stored, precision: Precision::F32, average: false, mtp: false }
+    }
 }
 
 /// Builds the model for inference that the checkpoint in `folder` describes, and fills it. `progress` gets the bytes
@@ -86,7 +95,7 @@ pub fn load_for_inference<D: Kernels>(
     let mut config = ModelConfig { quantization_config: None, ..read_config(folder)? };
     let modules = (0..config.num_nextn_predict_layers).take_while(|i| files.has_layer(config.num_hidden_layers + i));
     config.num_nextn_predict_layers = if options.mtp { modules.count() } else { 0 };
-    let mut model = Model::for_inference(device, &config).map_err(HfError::device("the whole model"))?;
+    let mut model = Model::for_inference(device, &config, options.precision).map_err(HfError::device("the whole model"))?;
     let checked = files.check(&model, &[])?;
     reserve(&mut model, &checked, options.weights)?;
 

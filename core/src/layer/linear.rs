@@ -2,13 +2,12 @@
 //! in which precision it runs. The experts' products are here too, one weight a group of rows.
 //!
 //! Inference multiplies with weights as they are stored. Decoding reads each weight once (GEMV) and rounds no
-//! activations; prefill rounds those that BF16 and FP8 weights are multiplied with to BF16, once an [`Operand`].
+//! activations; prefill rounds those that BF16 weights are multiplied with to BF16, once an [`Operand`].
 
 use alloc::format;
 
 use super::operand::Operand;
 use super::{Pass, Phase};
-use crate::DType;
 use crate::device::{
     Binary, BinaryOp, Factor, Form, Gemm, GemmFp8, GemmMixed, Gemv, GroupedGemm, GroupedGemmFp8, GroupedGemmMixed,
     GroupedGemv, Kernels, Out, SumColumns,
@@ -95,7 +94,7 @@ impl Linear {
                 pass.device.gemm(call)
             }
             Factor::Fp8(w) if pass.weights_alone_are_codes(form) => {
-                pass.device.gemm_mixed(GemmMixed::new(a.beside(pass, DType::BF16)?, w, c, out)?)
+                pass.device.gemm_mixed(GemmMixed::new(a.x()?, w, c, out)?)
             }
             Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;
@@ -195,8 +194,7 @@ impl GroupedLinear {
                 pass.device.grouped_gemm(GroupedGemm::new(form, n, a, w, offsets, c)?)
             }
             Factor::Fp8(w) if pass.weights_alone_are_codes(form) => {
-                let a = a.beside(pass, DType::BF16)?;
-                pass.device.grouped_gemm_mixed(GroupedGemmMixed::new(n, a, w, offsets, c)?)
+                pass.device.grouped_gemm_mixed(GroupedGemmMixed::new(n, a.x()?, w, offsets, c)?)
             }
             Factor::Fp8(w) => {
                 let a = a.rows(pass, inner_part(form, &self.weight))?;

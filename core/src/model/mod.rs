@@ -122,11 +122,12 @@ impl<D: Kernels> Model<D> {
     }
 
     /// A model for inference alone: vectors are zero, and matrices are to be [stored](Self::store), each once, in a
-    /// type of its own. Activations are f32.
+    /// type of its own. `precision` says what activations are.
     ///
-    /// Prefill rounds the activations that BF16 and FP8 weights are multiplied with to BF16; decoding rounds none.
-    pub fn for_inference(device: &D, config: &ModelConfig) -> Result<Self, D::Error> {
-        let (architecture, precision) = (Architecture::new(config), Precision::F32);
+    /// Where activations are f32, prefill rounds those that BF16 weights are multiplied with to BF16, as the weights
+    /// are; decoding rounds none.
+    pub fn for_inference(device: &D, config: &ModelConfig, precision: Precision) -> Result<Self, D::Error> {
+        let architecture = Architecture::new(config);
         let weights = Parameters::vectors(device, architecture.layout(), precision.master())?;
         let copies = Copies::stored(architecture.layout());
         Self::with(device, architecture, precision, weights, copies)

@@ -11,6 +11,7 @@ use super::source::Source;
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
+use crate::quantize::{self, Scale};
 use crate::simd::{Isa, Level};
 
 /// Which elements share a scale: [`Tiles`] without the groups, each of which is a separate matrix here.
@@ -69,6 +70,26 @@ impl<'a> Codes<'a> {
         }
     }
 
+    /// The numbers of row `r`.
+    fn numbers_of_row(&self, isa: Isa, r: usize, to: &mut [f32]) {
+        let codes = self.row(r);
+        if let Tiling::Column { .. } = self.tiling {
+            self.scales_of_row(r, to);
+            for (x, &code) in to.iter_mut().zip(codes) {
+                *x *= NUMBERS[usize::from(code)];
+            }
+            return;
+        }
+        let part = if let Tiling::Row { part } = self.tiling { part } else { usize::MAX };
+        let mut from = 0;
+        while from < to.len() {
+            let end = from + run(self.col + from, part, to.len() - from);
+            let scale = Scale::Times(self.scale(r, from));
+            quantize::decode::<E4M3, f32>(isa, &codes[from..end], scale, &mut to[from..end]);
+            from = end;
+        }
+    }
+
     /// The scales of the first elements of row `r`.
     pub(super) fn scales_of_row(&self, r: usize, to: &mut [f32]) {
         match self.tiling {
@@ -101,13 +122,19 @@ fn tile(at: usize, part: usize) -> usize {
     at / part * part.div_ceil(TILE) + at % part / TILE
 }
 
+/// How many of the `left` elements of a row or column from `at` on are in one tile, where tiles restart every `part`.
+#[inline]
+fn run(at: usize, part: usize, left: usize) -> usize {
+    let within = at % part;
+    (TILE - within % TILE).min(part - within).min(left)
+}
+
 /// Fills `to`, whose first element is number `first` of a row or column, with the scales of its tiles; `scale(i)` is
 /// that of element `i` of `to`.
 fn fill_tiles(first: usize, part: usize, to: &mut [f32], scale: impl Fn(usize) -> f32) {
     let mut from = 0;
     while from < to.len() {
-        let within = (first + from) % part;
-        let n = (TILE - within % TILE).min(part - within).min(to.len() - from);
+        let n = run(first + from, part, to.len() - from);
         to[from..from + n].fill(scale(from));
         from += n;
     }
@@ -141,17 +168,14 @@ impl<'a> Source<f32> for Codes<'a> {
         }
     }
 
-    fn numbers<'s>(&self, _: Isa, to: &'s mut [f32]) -> Mat<'s, f32>
+    fn numbers<'s>(&self, isa: Isa, to: &'s mut [f32]) -> Mat<'s, f32>
     where
         'a: 's,
     {
         let (rows, cols) = (self.codes.rows(), self.codes.cols());
         let to = &mut to[..rows * cols];
         for (r, line) in to.chunks_exact_mut(cols.max(1)).enumerate() {
-            self.scales_of_row(r, line);
-            for (x, &code) in line.iter_mut().zip(self.row(r)) {
-                *x *= NUMBERS[usize::from(code)];
-            }
+            self.numbers_of_row(isa, r, line);
         }
         Mat::new(to, rows, cols, cols)
     }

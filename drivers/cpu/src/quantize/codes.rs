@@ -6,7 +6,7 @@ use crate::real::Real;
 
 /// What numbers are multiplied with or divided by: one for all, or one for each.
 #[derive(Clone, Copy)]
-pub(super) enum Scale<'a> {
+pub(crate) enum Scale<'a> {
     Times(f32),
     TimesEach(&'a [f32]),
     Over(f32),
@@ -43,7 +43,7 @@ impl<'a> Scale<'a> {
 }
 
 /// A format as it lies in memory.
-pub(super) trait Format: Code {
+pub(crate) trait Format: Code {
     /// Count of numbers in [`BYTES`](Self::BYTES) bytes.
     const NUMBERS: usize;
     /// See [`NUMBERS`](Self::NUMBERS).

@@ -23,7 +23,8 @@ use crate::par::{BLOCK, Blocks, Tile, Tiles};
 use crate::real::{Real, typed};
 use crate::simd::kernel;
 use crate::{Cpu, Isa};
-use codes::{Format, Scale};
+use codes::Format;
+pub(crate) use codes::Scale;
 use tiling::{Group, STRIP, Shape, Tiling};
 
 /// `$body` with `$C` as the format of codes of type `$dtype`, which a call has checked.
@@ -194,7 +195,7 @@ kernel! {
 }
 
 kernel! {
-    fn decode<C: Format, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+    pub(crate) fn decode<C: Format, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
         C::get(codes, scale, y);
     }
 }
