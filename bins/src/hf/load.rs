@@ -95,7 +95,8 @@ pub fn load_for_inference<D: Kernels>(
     let mut config = ModelConfig { quantization_config: None, ..read_config(folder)? };
     let modules = (0..config.num_nextn_predict_layers).take_while(|i| files.has_layer(config.num_hidden_layers + i));
     config.num_nextn_predict_layers = if options.mtp { modules.count() } else { 0 };
-    let mut model = Model::for_inference(device, &config, options.precision).map_err(HfError::device("the whole model"))?;
+    let mut model =
+        Model::for_inference(device, &config, options.precision).map_err(HfError::device("the whole model"))?;
     let checked = files.check(&model, &[])?;
     reserve(&mut model, &checked, options.weights)?;
 

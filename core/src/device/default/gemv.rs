@@ -28,7 +28,7 @@ impl<'a, D: Primitives> Numbers<'a, D> {
 }
 
 /// A row at a time, so that a row cannot depend on how many there are.
-pub(in crate::device) fn gemv<D: Primitives>(device: &D, call: Gemv<'_, D::Buffer>) -> Result<(), D::Error> {
+pub fn gemv<D: Primitives>(device: &D, call: Gemv<'_, D::Buffer>) -> Result<(), D::Error> {
     let Gemv { x, w, mut y, out } = call;
     let w = Numbers::of(device, w)?;
     for r in 0..x.rows() {
@@ -39,26 +39,23 @@ pub(in crate::device) fn gemv<D: Primitives>(device: &D, call: Gemv<'_, D::Buffe
     Ok(())
 }
 
-pub(in crate::device) fn grouped_gemv<D: Primitives>(
-    device: &D,
-    call: GroupedGemv<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+/// A grouped product of all rows.
+pub fn grouped_gemv<D: Primitives>(device: &D, call: GroupedGemv<'_, D::Buffer>) -> Result<(), D::Error> {
     let GroupedGemv { groups, x, w, offsets, y } = call;
     let w = Numbers::of(device, w)?;
     device.grouped_gemm(GroupedGemm::new(Form::Nt, groups, x, w.view(), offsets, y)?)
 }
 
-pub(in crate::device) fn gemm_mixed<D: Primitives>(device: &D, call: GemmMixed<'_, D::Buffer>) -> Result<(), D::Error> {
+/// The weight in f32, then a product.
+pub fn gemm_mixed<D: Primitives>(device: &D, call: GemmMixed<'_, D::Buffer>) -> Result<(), D::Error> {
     let w = decoded(device, call.w)?;
     let mut product = Gemm::new(Form::Nt, call.a, w.view(), call.c)?;
     product.out = call.out;
     device.gemm(product)
 }
 
-pub(in crate::device) fn grouped_gemm_mixed<D: Primitives>(
-    device: &D,
-    call: GroupedGemmMixed<'_, D::Buffer>,
-) -> Result<(), D::Error> {
+/// The weights in f32, then a grouped product.
+pub fn grouped_gemm_mixed<D: Primitives>(device: &D, call: GroupedGemmMixed<'_, D::Buffer>) -> Result<(), D::Error> {
     let w = decoded(device, call.w)?;
     device.grouped_gemm(GroupedGemm::new(Form::Nt, call.groups, call.a, w.view(), call.offsets, call.c)?)
 }

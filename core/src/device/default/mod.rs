@@ -24,7 +24,7 @@ pub(super) use attention::*;
 pub use decode::*;
 pub(super) use elementwise::*;
 pub(super) use gemm_fp8::*;
-pub(super) use gemv::*;
+pub use gemv::*;
 pub(super) use index::*;
 pub(super) use loss::*;
 pub(super) use norm::*;

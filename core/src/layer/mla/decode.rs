@@ -9,13 +9,12 @@ use core::ops::Range;
 
 use super::{Mla, output};
 use crate::device::{
-    AbsorbOutput, AbsorbQuery, ChunkAttention, Factor, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged,
-    Rope, StoreLatent,
+    AbsorbOutput, AbsorbQuery, ChunkAttention, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged, Rope,
+    StoreLatent,
 };
 use crate::layer::Pass;
 use crate::layer::operand::Operand;
 use crate::tensor::{Tensor, View, ViewMut};
-use crate::weights::Weight;
 
 /// Where the tokens of a pass go in the cache, and what each sees there. All layers share one.
 pub struct Context<D: Kernels> {
@@ -125,10 +124,7 @@ impl Mla {
         o: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
         let (device, heads, t) = (pass.device, self.heads, o.rows());
-        let weight = match pass.weight(self.kv_b_proj.weight())? {
-            Weight::Float(w) => Factor::Float(w),
-            Weight::Fp8(w) => Factor::Fp8(w),
-        };
+        let weight = pass.weight(self.kv_b_proj.weight())?;
         let mut absorbed = pass.activation(t, heads.heads * (self.latent + heads.rope))?;
         device.absorb_query(AbsorbQuery::new(heads, q.view(), weight, absorbed.view_mut())?)?;
         drop(q);

@@ -1,11 +1,28 @@
 //! Kernels by subject: each method of the core's kernel traits is an inherent method of `Cuda` in one of these files.
 
+/// For each `name: Call`: the method of that name, which runs the core's default body.
+macro_rules! in_primitives {
+    ($($name:ident: $Call:ident,)*) => {
+        impl $crate::Cuda {
+            $(
+                pub(crate) fn $name(
+                    &self,
+                    call: fathom_core::device::$Call<'_, $crate::memory::Buffer>,
+                ) -> Result<(), $crate::error::CudaError> {
+                    fathom_core::device::default::$name(self, call)
+                }
+            )*
+        }
+    };
+}
+
 mod attention;
 mod attention_grad;
 mod decode;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
+mod gemv;
 mod index;
 mod loss;
 mod norm;
@@ -37,17 +54,11 @@ macro_rules! forward {
         }
 
         impl Kernels for Cuda {
-            $(forward!(@fused $f $F);)*
-        }
-    };
-    // Kernels that run as their default bodies.
-    (@fused gemv $F:ident) => {};
-    (@fused grouped_gemv $F:ident) => {};
-    (@fused gemm_mixed $F:ident) => {};
-    (@fused grouped_gemm_mixed $F:ident) => {};
-    (@fused $f:ident $F:ident) => {
-        fn $f(&self, call: device::$F<'_, Buffer>) -> Result<(), CudaError> {
-            Self::$f(self, call)
+            $(
+                fn $f(&self, call: device::$F<'_, Buffer>) -> Result<(), CudaError> {
+                    Self::$f(self, call)
+                }
+            )*
         }
     };
 }
