@@ -20,8 +20,8 @@ use std::path::Path;
 /// The router is always f32, and so are vectors. f16 is widened to f32, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// As the files have them: F32, BF16, or F8_E4M3 with scales of 128×128 blocks. Experts that are stored in one tensor
-    /// here and differ in type become f32.
+    /// As the files have them: F32, BF16, or F8_E4M3 with scales of 128×128 blocks. Experts of a layer that differ in
+    /// type become f32.
     #[default]
     Stored,
     /// BF16.
@@ -82,8 +82,8 @@ impl Default for Inference {
 /// read so far and those of all files. Warnings for what is unusual but harmless are given too.
 ///
 /// # Errors
-/// Those of [`read_config`] and [`ModelFiles::open`]; all tensors that are missing, unexpected or of the wrong shape, in
-/// one error; a weight that is no number; [`HfError::NoAverage`].
+/// Those of [`read_config`] and [`ModelFiles::open`]; all tensors that are missing, unexpected or of the wrong shape,
+/// in one error; a weight that is no number; [`HfError::NoAverage`].
 pub fn load_for_inference<D: Kernels>(
     device: &D,
     folder: &Path,

@@ -1,7 +1,8 @@
 //! Hugging Face model folders: names, file format, storage formats, reading and writing.
 //!
 //! [`names`] has the names of files and tensors, [`safetensors`] the file format, [`Format`] what weights are stored
-//! in, [`read`] the way from a folder to a model on a device, [`load`] that to a model for inference, [`mod@write`] the way back.
+//! in, [`read`] the way from a folder to a model on a device, [`load`] that to a model for inference, and [`mod@write`]
+//! the way back.
 
 mod error;
 mod format;

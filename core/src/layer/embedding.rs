@@ -3,7 +3,8 @@
 use alloc::string::String;
 
 use super::Pass;
-use crate::device::{GatherRows, Kernels, ScatterAddRows};
+use crate::DType;
+use crate::device::{Cast, GatherRows, Kernels, ScatterAddRows};
 use crate::tensor::{Tensor, View};
 use crate::weights::{Layout, Lowest, Parameters, Slot};
 
@@ -27,7 +28,14 @@ impl Embedding {
     /// `[t, hidden]` from `tokens [t, 1]`.
     pub fn forward<D: Kernels>(&self, pass: &Pass<'_, D>, tokens: View<'_, D>) -> Result<Tensor<D>, D::Error> {
         let mut x = pass.activation(tokens.rows(), self.weight.cols())?;
-        pass.device.gather_rows(GatherRows::new(pass.table(&self.weight)?, tokens, 1, x.view_mut())?)?;
+        let table = pass.table(&self.weight)?;
+        if table.dtype() != DType::BF16 || x.dtype() == DType::BF16 {
+            pass.device.gather_rows(GatherRows::new(table, tokens, 1, x.view_mut())?)?;
+            return Ok(x);
+        }
+        let mut rows = Tensor::<D>::empty(pass.device, &[tokens.rows(), table.cols()], DType::BF16)?;
+        pass.device.gather_rows(GatherRows::new(table, tokens, 1, rows.view_mut())?)?;
+        pass.device.cast(Cast::new(rows.view(), x.view_mut())?)?;
         Ok(x)
     }
 

@@ -77,7 +77,7 @@ impl<D: Kernels> Pass<'_, D> {
         }
     }
 
-    /// Whether a product with a weight of codes leaves its activations as numbers: in inference, whose policy is not FP8.
+    /// Whether a product with a weight of codes leaves its activations as numbers: where the policy is not FP8.
     pub(super) fn weights_alone_are_codes(&self, form: Form) -> bool {
         form == Form::Nt && self.precision.products != Products::Fp8
     }

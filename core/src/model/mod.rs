@@ -121,8 +121,8 @@ impl<D: Kernels> Model<D> {
         Self::with(device, architecture, precision, weights, copies)
     }
 
-    /// A model for inference alone: vectors are zero, and matrices are to be [stored](Self::store), each once, in a
-    /// type of its own. `precision` says what activations are.
+    /// A model for inference alone: vectors are zero, and matrices are to be [stored](Self::store), each once, in its
+    /// own type. `precision` says what activations are.
     ///
     /// Where activations are f32, prefill rounds those that BF16 weights are multiplied with to BF16, as the weights
     /// are; decoding rounds none.

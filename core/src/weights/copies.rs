@@ -1,8 +1,8 @@
 //! The weights as products read them, where that is not the master weights.
 //!
-//! In training, master weights are f32. Under the BF16 and FP8 policies every product reads a copy, made once after each
-//! update and used by all products of a step: BF16, or E4M3 codes in 128×128 blocks, which serve the forward product
-//! and the input's gradient alike.
+//! In training, master weights are f32. Under the BF16 and FP8 policies every product reads a copy, made once after
+//! each update and used by all products of a step: BF16, or E4M3 codes in 128×128 blocks, which serve the forward
+//! product and the input's gradient alike.
 //!
 //! In inference there are no master matrices. Each is stored once, in the type of its file or one that was asked for.
 

@@ -52,7 +52,11 @@ fn types<D: Kernels>(device: &D, options: &Options) -> impl Strategy<Value = (Dr
     let all = options.dtypes(device);
     let mut weights: Vec<DType> = all.iter().copied().filter(|&dtype| dtype != DType::F64).collect();
     weights.push(DType::E4M3);
-    (Draw::any(all), select(weights))
+    // Codes stand for f32 numbers, so a device may decode them to that.
+    (Draw::any(all), select(weights)).prop_map(|(d, w)| match (d.dtype, w) {
+        (DType::F64, DType::E4M3) => (Draw { dtype: DType::F32, ..d }, w),
+        _ => (d, w),
+    })
 }
 
 /// Types that a product with codes is stored in.

@@ -1,9 +1,9 @@
 //! Properties that hold for a device with any arithmetic, one per function.
 
 use fathom_core::device::{
-    AdamRates, AdamW, Attention, Combine, CrossEntropy, Form, GatherColumns, GatherRows, Gemm, GroupedGemm, Heads,
-    Kernels, Out, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows,
-    SortByKey, Tiles,
+    AdamRates, AdamW, Attention, Combine, CrossEntropy, Factor, Form, GatherColumns, GatherRows, Gemm, Gemv,
+    GroupedGemm, Heads, Kernels, Out, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut,
+    ScatterAddColumns, ScatterAddRows, SortByKey, Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
@@ -40,7 +40,7 @@ pub fn conversions<D: Kernels>(device: &D, options: &Options) -> Result<Outcome,
     crate::elementwise::conversions(device, options)
 }
 
-/// A row's result has the same bits when there are fewer other rows (`gemm`, `grouped_gemm`'s groups aside, `rmsnorm`),
+/// A row's result has the same bits when there are fewer other rows (`gemm`, `gemv`, `rmsnorm`),
 /// and a sequence's when there are fewer other sequences (`attention`): a token's logits do not hang on its batch.
 pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
     const NAME: &str = "row invariance";
@@ -57,6 +57,17 @@ pub fn row_invariance<D: Kernels>(device: &D, options: &Options) -> Result<Outco
             ("gemm", {
                 let (all, part) = (gemm(device, &a, &b), gemm(device, &head(&a, fewer), &b));
                 starts_with(all, part)
+            }),
+            ("gemv", {
+                let w = crate::quantize::codes(&d, 4, DType::E4M3, (n, k), true);
+                let scales = crate::quantize::scales(&d, 5, &Tiling::Block(n), (n, k));
+                let numbers = starts_with(gemv(device, &a, &b, None), gemv(device, &head(&a, fewer), &b, None));
+                let codes = |a: &Operand| gemv(device, a, &w, Some(&scales));
+                match starts_with(codes(&a), codes(&head(&a, fewer))) {
+                    Err(Trouble::Unsupported(_)) if !options.fp8 => numbers,
+                    Ok(true) => numbers,
+                    other => other,
+                }
             }),
             ("rmsnorm", {
                 let w = Operand::floats(d.wide(), 1, k, d.normals(2, k));
@@ -93,6 +104,21 @@ fn gemm<D: Kernels>(device: &D, a: &Operand, b: &Operand) -> Result<Vec<u64>, Tr
     let call = Gemm::new(Form::Nt, a.view(), b.view(), c.view_mut()).expect("the shapes fit");
     device.gemm(call).map_err(Trouble::of)?;
     bits(device, &c)
+}
+
+/// A weight of numbers, or with `scales` of codes in blocks.
+fn gemv<D: Kernels>(device: &D, x: &Operand, w: &Operand, scales: Option<&Operand>) -> Result<Vec<u64>, Trouble> {
+    let none = Operand::floats(DType::F32, 0, 0, Vec::new());
+    let [x, w, scales, mut y] =
+        place(device, [x, w, scales.unwrap_or(&none), &Operand::result(x.dtype, x.rows, w.rows)])?;
+    let tiles = Tiles::Block { part: w.view().rows() };
+    let factor = match w.view().dtype() {
+        DType::E4M3 => Factor::Fp8(Scaled::new(w.view(), scales.view(), tiles).expect("scales of the blocks' shape")),
+        _ => Factor::Float(w.view()),
+    };
+    let call = Gemv::new(x.view(), factor, y.view_mut(), Out::Replace).expect("the shapes fit");
+    device.gemv(call).map_err(Trouble::of)?;
+    bits(device, &y)
 }
 
 fn rmsnorm<D: Kernels>(device: &D, x: &Operand, w: &Operand) -> Result<Vec<u64>, Trouble> {

@@ -1,5 +1,5 @@
-//! How fast the products of inference are: those of one token, of 16 sequences at once, and of a prompt, with weights in
-//! f32, BF16 and FP8, against the memory's bandwidth.
+//! How fast the products of inference are: those of one token, of 16 sequences at once, and of a prompt, with weights
+//! in f32, BF16 and FP8, against the memory's bandwidth.
 //!
 //! ```text
 //! cargo run --release -p fathom-cpu --example decode -- CONFIG.json [TOKENS [THREADS]]
@@ -7,9 +7,9 @@
 //!
 //! For every type of weights: tokens a second of all products of a token (`gemv`, `grouped_gemv`; attention and norms
 //! are left out), the bytes of weights that they read, and the rate as a share of the memory's, which is measured here
-//! and now by reading a large buffer on as many threads. Then tokens a second for 16 sequences at once, whose rows go to
-//! other experts, and for a prompt of `TOKENS` (default: 512) tokens by `gemm`, `gemm_mixed` and their grouped forms.
-//! Types are measured in turn, since machines are shared, and the best of several rounds counts.
+//! and now by reading a large buffer on as many threads. Then tokens a second for 16 sequences at once, whose rows go
+//! to other experts, and for a prompt of `TOKENS` (default: 512) tokens by `gemm`, `gemm_mixed` and their grouped
+//! forms. Types are measured in turn, since machines are shared, and the best of several rounds counts.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -147,7 +147,7 @@ fn products(
                 (false, groups) => cpu.grouped_gemv(GroupedGemv::new(groups, x, w, routed.view(), y)?)?,
                 (true, groups) => {
                     let mut rounded = None;
-                    if !matches!(w, Factor::Float(w) if w.dtype() == DType::F32) {
+                    if matches!(w, Factor::Float(w) if w.dtype() == DType::BF16) {
                         let mut to = T::empty(cpu, &[x.rows(), x.cols()], DType::BF16)?;
                         cpu.cast(Cast::new(x, to.view_mut())?)?;
                         rounded = Some(to);

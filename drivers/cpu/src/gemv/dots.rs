@@ -223,32 +223,49 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn run<W: Stored, const R: usize, const N: usize>(o: &Operands<W>) {
         let mut sums = [[_mm512_setzero_ps(); N]; R];
-        let mut at = 0;
-        while at < o.k {
-            let left = (o.k - at).min(16);
-            let mask = (u32::from(u16::MAX) >> (16 - left)) as u16;
-            // SAFETY: the caller's premise: `left` elements from `at` on are in every row.
-            unsafe {
-                let mut w = [_mm512_setzero_ps(); N];
-                for (j, w) in w.iter_mut().enumerate() {
-                    let from = o.w.0.add(j * o.w.1 + at);
-                    // The rows that come next. A prefetch of any address is harmless.
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(N * o.w.1).cast());
-                    *w = W::load_16(from, mask);
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_maskz_loadu_ps(mask, o.x.0.add(r * o.x.1 + at));
-                    for (sum, &w) in sums.iter_mut().zip(&w) {
-                        *sum = _mm512_fmadd_ps(x, w, *sum);
-                    }
-                }
-            }
-            at += 16;
+        let whole = o.k / 16 * 16;
+        for at in (0..whole).step_by(16) {
+            // SAFETY: the caller's premise: 16 elements from `at` on are in every row.
+            unsafe { step(o, at, u16::MAX, &mut sums) };
+        }
+        if whole < o.k {
+            // SAFETY: the caller's premise: the mask keeps to the elements that are left of every row.
+            unsafe { step(o, whole, u16::MAX >> (16 - (o.k - whole)), &mut sums) };
         }
         for (r, sums) in sums.iter().enumerate() {
             for (j, &sum) in sums.iter().enumerate() {
                 // SAFETY: the caller's premise.
                 unsafe { *o.sums.0.add(r * o.sums.1 + j) = total(sum) };
+            }
+        }
+    }
+
+    /// Adds the products of the elements from `at` on that `mask` has a bit for.
+    ///
+    /// # Safety
+    /// The processor has the instructions, and those elements can be read.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn step<W: Stored, const R: usize, const N: usize>(
+        o: &Operands<W>,
+        at: usize,
+        mask: u16,
+        sums: &mut [[__m512; N]; R],
+    ) {
+        // SAFETY: the caller's premise.
+        unsafe {
+            let mut w = [_mm512_setzero_ps(); N];
+            for (j, w) in w.iter_mut().enumerate() {
+                let from = o.w.0.add(j * o.w.1 + at);
+                // The rows that come next. A prefetch of any address is harmless.
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(N * o.w.1).cast());
+                *w = W::load_16(from, mask);
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_maskz_loadu_ps(mask, o.x.0.add(r * o.x.1 + at));
+                for (sum, &w) in sums.iter_mut().zip(&w) {
+                    *sum = _mm512_fmadd_ps(x, w, *sum);
+                }
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Products of few rows: codes are their numbers, rows do not feel each other, and cuts cover a weight.
+
 use super::*;
 use fathom_core::fp8::{Code, E4M3};
 
