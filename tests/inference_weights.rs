@@ -1,5 +1,5 @@
-//! A model for inference holds each matrix once, in the type of its file or the one asked for, and computes what a model
-//! of f32 weights does.
+//! A model for inference holds each matrix once, in the type of its file or the one asked for, and computes what a
+//! model of f32 weights does.
 
 use std::path::Path;
 
@@ -23,7 +23,12 @@ fn load<D: Kernels>(device: &D, folder: &Path, weights: Weights) -> Model<D> {
 
 /// A checkpoint of the golden model `v3_yarn` in `format`.
 fn checkpoint(root: &Path, format: Format) -> std::path::PathBuf {
-    let (model, _) = hf::load_model(&Cpu::with_threads(1), &golden_folder().join("v3_yarn"), Precision::F32).unwrap();
+    copy(&golden_folder().join("v3_yarn"), root, format)
+}
+
+/// A checkpoint of the model in `from` in `format`.
+fn copy(from: &Path, root: &Path, format: Format) -> std::path::PathBuf {
+    let (model, _) = hf::load_model(&Cpu::with_threads(1), from, Precision::F32).unwrap();
     let mut draft = Draft::begin(&Disk, root, 1).unwrap();
     hf::save_model(&mut draft, &model, None, format, 1 << 30).unwrap();
     draft.commit(Keep::newest(1)).unwrap()
@@ -95,11 +100,13 @@ fn every_type_computes_what_its_numbers_say() {
 #[test]
 fn quantizing_while_loading_gives_the_model_of_the_converted_file() {
     let (root, tokens, cpu) = (tempfile::tempdir().unwrap(), tokens("v3_yarn"), Cpu::with_threads(2));
-    let original = golden_folder().join("v3_yarn");
+    // All numbers are BF16 ones, so that vectors and routers, which are f32 here, are those of every file.
+    let rounded = checkpoint(&root.path().join("rounded"), Format::Bf16);
+    let wide = copy(&rounded, &root.path().join("wide"), Format::F32);
     for (name, format, weights) in [("bf16", Format::Bf16, Weights::Bf16), ("fp8", Format::Fp8(DEEPSEEK), Weights::Fp8)]
     {
-        let folder = checkpoint(&root.path().join(name), format);
-        let (file, quantized) = (load(&cpu, &folder, Weights::Stored), load(&cpu, &original, weights));
+        let folder = copy(&rounded, &root.path().join(name), format);
+        let (file, quantized) = (load(&cpu, &folder, Weights::Stored), load(&cpu, &wide, weights));
         assert_eq!(decoded(&quantized, &tokens), decoded(&file, &tokens), "{name}");
         assert_eq!(quantized.copied_bytes(), file.copied_bytes());
     }

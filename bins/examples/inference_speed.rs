@@ -4,8 +4,9 @@
 //! cargo run --release --example inference_speed -- FOLDER [stored|bf16|fp8|f32 [CONTEXT [THREADS]]]
 //! ```
 //!
-//! Weights are stored as `--weights` of `generate` stores them. Tokens are arbitrary: speed does not hang on them. `CONTEXT` (default: 100) tokens lie before the first that is decoded. The
-//! share is that of the memory's bandwidth, measured here and now, by the bytes of weights that one token reads.
+//! Weights are stored as `--weights` of `generate` stores them. Tokens are arbitrary: speed does not hang on them.
+//! `CONTEXT` (default: 100) tokens lie before the first that is decoded. The share is that of the memory's bandwidth,
+//! measured here and now, by the bytes of weights that one token reads.
 
 use std::hint::black_box;
 use std::path::Path;

@@ -212,8 +212,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let rate = rate.max(bandwidth(cpu.threads(), &memory));
         let share = |bytes: usize, seconds: f64| 100.0 * bytes as f64 / seconds / rate;
         println!(
-            "{:8} 1 sequence: {:6.1} tokens/s, {:5.0} MB a token, {:3.0} % of {:.1} GB/s | 16: {:6.1} tokens/s, {:4.1}x, \
-             {:5.0} MB a step, {:3.0} % | prompt of {tokens}: {:6.1} tokens/s",
+            "{:8} 1 sequence: {:6.1} tokens/s, {:5.0} MB a token, {:3.0} % of {:.1} GB/s | 16: {:6.1} tokens/s, \
+             {:4.1}x, {:5.0} MB a step, {:3.0} % | prompt of {tokens}: {:6.1} tokens/s",
             dtype.name(),
             1.0 / one,
             bytes as f64 / 1e6,
