@@ -244,6 +244,11 @@ impl Tokenizer {
         self.inner.added.get(content).copied()
     }
 
+    /// The added tokens, special or not, with their ids, in no particular order.
+    pub fn added_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.inner.added.iter().map(|(content, &id)| (content.as_str(), id))
+    }
+
     /// SHA-256 of the canonical `tokenizer.json`: equal for equal tokenizers however their files are laid out.
     pub fn fingerprint(&self) -> &str {
         &self.inner.fingerprint
