@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use fathom::generate::Sampling;
+use fathom::infer::Sampling;
 use fathom::session::Session;
 use fathom_cpu::Cpu;
 

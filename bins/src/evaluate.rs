@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::State;
 use crate::error::{Error, Result};
-use crate::generate::check_finite;
+use crate::infer::check_finite;
 use crate::prepare;
 use crate::session::{Session, TokenScores};
 

@@ -4,7 +4,7 @@
 //! The example loads a checkpoint, a Hugging Face model folder or the folder of a run, and continues a text:
 //!
 //! ```no_run
-//! use fathom::generate::Sampling;
+//! use fathom::infer::Sampling;
 //! use fathom::session::Session;
 //!
 //! # fn main() -> fathom::error::Result<()> {
@@ -18,7 +18,8 @@
 //! | module | content |
 //! |---|---|
 //! | [`session`] | a trained model in memory; start here to use a model from another program |
-//! | [`mod@generate`], [`evaluate`] | sampling, and losses and scores of texts |
+//! | [`infer`] | the engine that generates: requests, samplers, chat templates, speculative decoding |
+//! | [`evaluate`] | losses and scores of texts |
 //! | [`run`] | a training run with its data, [metrics](run::metrics) and [settings](run::resolved) on disk |
 //! | [`checkpoint`] | training checkpoints: atomic commit, search, verification, resuming |
 //! | [`hf`], [`mod@convert`] | Hugging Face model folders, and their conversion between f32, BF16 and FP8 |
@@ -40,8 +41,8 @@ pub mod counter;
 pub mod device;
 pub mod error;
 pub mod evaluate;
-pub mod generate;
 pub mod hf;
+pub mod infer;
 pub mod plan;
 pub mod prepare;
 pub mod programs;

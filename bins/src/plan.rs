@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use fathom_core::cache::{CacheFormat, bytes_per_token};
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
 use fathom_core::precision::Precision;
 use fathom_core::train::plan::{MemoryPlan, Plan};
@@ -80,6 +81,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "flops_per_token": needed(request),
         "flops_per_token_counted": plan.flops_per_token,
         "kv_cache_bytes_per_token": kv.latent,
+        "kv_cache_bytes_per_token_fp8": fp8_latent(request.model),
         "kv_cache": {
             "context": KvCache::PUBLISHED_CONTEXT,
             "bytes_at_context": kv.latent * KvCache::PUBLISHED_CONTEXT,
@@ -139,7 +141,7 @@ fn text(request: &Request<'_>, plan: &Plan) -> String {
     // Writing to a String cannot fail.
     let _ = parameters(&mut out, request, &plan.parameters);
     let _ = memory(&mut out, request, &plan.memory);
-    let _ = cache(&mut out, &plan.kv_cache);
+    let _ = cache(&mut out, request.model, &plan.kv_cache);
     let _ = work(&mut out, request, plan);
     let _ = schedule(&mut out, request);
     out
@@ -194,10 +196,18 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
     writeln!(out)
 }
 
-fn cache(out: &mut String, kv: &KvCache) -> std::fmt::Result {
+/// Bytes of a token in an FP8 cache.
+fn fp8_latent(model: &ModelConfig) -> u64 {
+    bytes_per_token(model, CacheFormat::Fp8, 0) as u64
+}
+
+fn cache(out: &mut String, model: &ModelConfig, kv: &KvCache) -> std::fmt::Result {
     writeln!(out, "Latent cache of inference, BF16")?;
     writeln!(out, "  {:<28}{:>22}  latent and rotary key", "bytes a token", grouped(kv.latent))?;
     writeln!(out, "  {:<28}{:>22}", "at 128K tokens", size(kv.latent * KvCache::PUBLISHED_CONTEXT))?;
+    let fp8 = fp8_latent(model);
+    writeln!(out, "  {:<28}{:>22}  latent in FP8, rotary key in BF16", "bytes a token in FP8", grouped(fp8))?;
+    writeln!(out, "  {:<28}{:>22}", "at 128K tokens in FP8", size(fp8 * KvCache::PUBLISHED_CONTEXT))?;
     let rows = [
         ("published comparison", kv.published_comparison(), "keys and values of hidden width -> latent alone"),
         ("with the rotary key", kv.comparison_with_rope_key(), "keys and values of hidden width -> what is cached"),
@@ -310,6 +320,7 @@ mod tests {
         assert_eq!(value["parameters"], 671_026_419_200u64);
         assert_eq!(value["parameters_with_mtp"], 684_489_845_504u64);
         assert_eq!(value["kv_cache_bytes_per_token"], 70_272);
+        assert_eq!(value["kv_cache_bytes_per_token_fp8"], 40_016);
         assert_eq!(value["kv_cache"]["published"]["ratio"], 28.0);
         assert_eq!(value["host_memory"]["ema"], value["memory"]["weights"]);
         assert!(value["memory"]["weights"].as_u64() >= Some(4 * 671_000_000_000));
@@ -324,6 +335,8 @@ mod tests {
             "671,026,419,200",
             "684,489,845,504",
             "70,272",
+            "40,016",
+            "4.88 GiB",
             "213.50 GiB -> 7.62 GiB",
             "28.0x smaller",
             "moving average",

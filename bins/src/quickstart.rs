@@ -16,7 +16,7 @@ use flate2::read::GzDecoder;
 use crate::checkpoint;
 use crate::cli;
 use crate::error::{Error, Result};
-use crate::generate::{self, Sampling, Stop};
+use crate::infer::{Sampling, Stop, single};
 use crate::prepare;
 use crate::report::{PAGE, Report, curve::When};
 use crate::run::{Outcome, Run, resolved};
@@ -228,7 +228,7 @@ fn write<D: Kernels>(session: &Session<D>) -> Result<String> {
     for seed in 0..(SAMPLE / half).max(1) as u64 {
         let prompt = tokens[tokens.len().saturating_sub(half)..].to_vec();
         let sampling = Sampling { max_new_tokens: half, temperature: 0.7, seed, ..Sampling::default() };
-        let generated = generate::continue_tokens(model, tokenizer, ends, prompt, &sampling, &mut |_| true)?;
+        let generated = single::continue_tokens(model, tokenizer, ends, prompt, &sampling, &mut |_| true)?;
         tokens.extend(&generated.tokens);
         text.push_str(&generated.text);
         if generated.stop == Stop::EndOfText {

@@ -10,8 +10,8 @@ use fathom_dataprep::Tokenizer;
 use crate::checkpoint;
 use crate::counter::Counter;
 use crate::error::{Error, Result};
-use crate::generate::{self, Generated, Sampling};
 use crate::hf::{self, Template};
+use crate::infer::{ChatTemplate, Conversation, Engine, EngineOptions, Generated, Sampling, check_finite, single};
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
@@ -169,7 +169,37 @@ impl<D: Kernels> Session<D> {
             ids.splice(0..0, before.iter().copied());
         }
         ids.extend(after);
-        Ok(if ids.is_empty() { vec![generate::prefix(tokenizer)] } else { ids })
+        Ok(if ids.is_empty() { vec![single::prefix(tokenizer)] } else { ids })
+    }
+
+    /// The chat template of the model folder.
+    ///
+    /// # Errors
+    /// A folder without one, or a template that cannot be read.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::load(&self.checkpoint, None)?.ok_or_else(|| {
+            let folder = self.checkpoint.display();
+            Error::Run(format!(
+                "{folder} has no chat template: put the chat_template.jinja there that the model was trained with, or \
+                 continue a plain text with --prompt"
+            ))
+        })
+    }
+
+    /// The token ids of a conversation by a chat template.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer, or the template fails.
+    pub fn encode_chat(&self, template: &ChatTemplate, conversation: &Conversation<'_>) -> Result<Vec<u32>> {
+        template.encode(self.text()?, conversation)
+    }
+
+    /// An engine over this model: the way to run many requests at a time.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`].
+    pub fn engine(&self, options: EngineOptions) -> Result<Engine<'_, D>> {
+        Engine::new(&self.model, self.tokenizer.as_ref(), &self.prompts.ends, options)
     }
 
     /// The model, and its tokenizer if it has one.
@@ -196,7 +226,7 @@ impl<D: Kernels> Session<D> {
     ) -> Result<Generated> {
         let tokens = self.encode(prompt)?;
         let (model, tokenizer, ends) = self.parts()?;
-        generate::continue_tokens(model, tokenizer, ends, tokens, sampling, &mut on_text)
+        single::continue_tokens(model, tokenizer, ends, tokens, sampling, &mut on_text)
     }
 
     /// Scores each token after the first.
@@ -217,7 +247,7 @@ impl<D: Kernels> Session<D> {
         }
         let batch = Batch::new(tokens, length - 1, None, vocabulary).map_err(|e| Error::Run(e.to_string()))?;
         let scores = self.model.score(&batch).map_err(Error::device("scoring"))?;
-        generate::check_finite(&scores.nll, "the log probabilities")?;
+        check_finite(&scores.nll, "the log probabilities")?;
         Ok(TokenScores {
             logprobs: scores.nll.iter().map(|&x| -x).collect(),
             greedy: scores.greedy.iter().zip(&tokens[1..]).map(|(a, b)| a == b).collect(),
@@ -237,7 +267,7 @@ impl<D: Kernels> Session<D> {
         let continuation = format!("{}{continuation}", &context[kept.len()..]);
         let tokenizer = self.text()?;
         let (tokens, start) = if kept.is_empty() {
-            let mut tokens = vec![generate::prefix(tokenizer)];
+            let mut tokens = vec![single::prefix(tokenizer)];
             tokens.extend(tokenizer.encode(&continuation)?);
             (tokens, 1)
         } else {

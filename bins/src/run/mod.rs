@@ -25,8 +25,8 @@ use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 use crate::checkpoint::{self, Best, BestCheckpoint, Disk, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate};
-use crate::generate::{self, Sampling};
 use crate::hf;
+use crate::infer::{Sampling, single};
 use crate::settings::{KeepBest, Settings};
 use metrics::{Metrics, StepMetrics};
 use progress::Progress;
@@ -390,7 +390,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         let (model, prompt) = (&self.trainer.model, &train.sample_prompt);
         let mut go_on = |_: &str| !stop.load(Ordering::Relaxed);
-        let generated = generate::generate(model, tokenizer, prompt, &sampling, &mut go_on)?;
+        let generated = single::continue_text(model, tokenizer, prompt, &sampling, &mut go_on)?;
         Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))
     }
 

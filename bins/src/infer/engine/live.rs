@@ -1,0 +1,122 @@
+//! One request while it is computed: everything that must survive pre-emption.
+
+use std::ops::Range;
+
+use fathom_dataprep::Tokenizer;
+
+use super::{Event, Id};
+use crate::infer::distribution::Logprobs;
+use crate::infer::request::{Generated, Stop};
+use crate::infer::sampling::{History, Sampling};
+use crate::infer::speculate::{self, Drafted};
+use crate::infer::stream::TextStream;
+
+/// A request with its output so far.
+pub(super) struct Live {
+    pub sampling: Sampling,
+    /// Prompt and output.
+    tokens: Vec<u32>,
+    pub generated: Vec<u32>,
+    text: String,
+    stream: TextStream,
+    history: History,
+    logprobs: Vec<Logprobs>,
+    /// Drafts of the next tokens.
+    pub drafts: Vec<Drafted>,
+}
+
+impl Live {
+    pub fn new(prompt: &[u32], sampling: Sampling, tokenizer: Option<&Tokenizer>) -> Self {
+        let stream = TextStream::new(tokenizer, &sampling.stop);
+        Self {
+            sampling,
+            tokens: prompt.to_vec(),
+            generated: Vec::new(),
+            text: String::new(),
+            stream,
+            history: History::new(prompt),
+            logprobs: Vec::new(),
+            drafts: Vec::new(),
+        }
+    }
+
+    /// Tokens of prompt and output.
+    pub fn length(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn tokens_at(&self, positions: Range<usize>) -> &[u32] {
+        self.tokens.get(positions).unwrap_or_default()
+    }
+
+    /// Tokens that came after prompt and output were `length` tokens long.
+    pub fn generated_since(&self, length: usize) -> &[u32] {
+        self.tokens.get(length..).unwrap_or_default()
+    }
+
+    /// The next token, and whether it is the draft. Changes `logits`.
+    pub fn choose(&mut self, logits: &mut [f32], draft: Option<&Drafted>) -> (u32, bool) {
+        let raw = self.sampling.logprobs.map(|n| (n, logits.to_vec()));
+        let position = self.generated.len();
+        let (token, right) = match draft {
+            Some(draft) => speculate::verify(&self.sampling, &self.history, logits, draft, position),
+            None => (self.sampling.choose(&self.history, logits, position), false),
+        };
+        if let Some((n, raw)) = raw {
+            self.logprobs.push(Logprobs::new(&raw, token, n));
+        }
+        (token, right)
+    }
+
+    /// Whether the token ends the text by the request's own wish.
+    pub fn ended_by(&self, token: u32) -> bool {
+        self.sampling.stop_tokens.contains(&token)
+    }
+
+    /// Appends a token to the output; gives the text that can be shown, and why the output ends, if it does. `eos` says
+    /// that the model ends texts with this token, `longest` how long prompt and output may become.
+    pub fn push(&mut self, token: u32, eos: bool, longest: usize) -> (String, Option<Stop>) {
+        let ends = match (eos && !self.sampling.ignore_eos, self.ended_by(token)) {
+            (_, true) => Some(Stop::Stop),
+            (true, _) => Some(Stop::EndOfText),
+            _ => None,
+        };
+        if ends.is_some() {
+            self.logprobs.truncate(self.generated.len());
+            return (String::new(), ends);
+        }
+        self.tokens.push(token);
+        self.generated.push(token);
+        self.history.push(token);
+        let text = self.stream.push(token);
+        self.text.push_str(&text);
+        let stop = if self.stream.stopped() {
+            Some(Stop::Stop)
+        } else if self.generated.len() >= self.sampling.max_new_tokens {
+            Some(Stop::Length)
+        } else {
+            (self.tokens.len() >= longest).then_some(Stop::Context)
+        };
+        (text, stop)
+    }
+
+    /// Drafts a further token from the MTP module's logits.
+    pub fn draft(&mut self, logits: &mut [f32]) -> u32 {
+        let position = self.generated.len() + self.drafts.len();
+        // Penalties count earlier drafts of the round.
+        self.drafts.iter().for_each(|earlier| self.history.push(earlier.token));
+        let drafted = speculate::draft(&self.sampling, &self.history, logits, position);
+        self.drafts.iter().for_each(|earlier| self.history.pop(earlier.token));
+        let token = drafted.token;
+        self.drafts.push(drafted);
+        token
+    }
+
+    /// The end of the output.
+    pub fn finished(mut self, id: Id, stop: Stop) -> Event {
+        let text = self.stream.finish();
+        self.text.push_str(&text);
+        let Self { generated: tokens, text: whole, logprobs, .. } = self;
+        Event::Finished { id, text, generated: Generated { tokens, text: whole, logprobs, stop } }
+    }
+}

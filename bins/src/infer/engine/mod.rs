@@ -1,0 +1,470 @@
+//! The inference engine: requests join at any time, and each step computes some tokens of many of them.
+//!
+//! It is the one way to a model's output: [`scheduler`](super::scheduler) decides what a step computes,
+//! [`Model::extend`] computes it with a paged latent cache, samplers choose the tokens. An output does not depend on
+//! the other requests, bit for bit.
+
+mod live;
+mod stats;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions, bytes_per_token};
+use fathom_core::config::ModelConfig;
+use fathom_core::device::Kernels;
+use fathom_core::layer::Phase;
+use fathom_core::model::{Chunk, Draft, Extended, Model};
+use fathom_core::tensor::Tensor;
+use fathom_dataprep::Tokenizer;
+
+use super::request::{Generated, Request, Stop};
+use super::scheduler::{Limits, Scheduler, Work};
+use crate::error::{Error, Result};
+use live::Live;
+
+pub use stats::Stats;
+
+/// How an engine keeps its cache and divides its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Format of the cache.
+    pub format: CacheFormat,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+    /// Tokens that the cache holds, over all sequences; rounded up to whole pages.
+    pub cache_tokens: usize,
+    /// Tokens of a step, over all sequences: long prompts are cut into chunks of at most this number.
+    pub step_tokens: usize,
+    /// Sequences that are computed at the same time.
+    pub sequences: usize,
+    /// Tokens drafted in a round by the model's MTP module; 0 for plain decoding.
+    pub drafts: usize,
+    /// Whether requests that begin alike share pages.
+    pub share_prefixes: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            format: CacheFormat::F32,
+            page_tokens: 64,
+            cache_tokens: 4096,
+            step_tokens: 512,
+            sequences: 64,
+            drafts: 0,
+            share_prefixes: true,
+        }
+    }
+}
+
+/// Bytes that a cache takes where its size is not given, at most; one sequence always fits.
+const CACHE_BYTES: usize = 1 << 30;
+
+impl EngineOptions {
+    /// The options with a cache for all requests of the given numbers of prompt tokens and new tokens, up to a GiB; at
+    /// least one of them fits.
+    #[must_use]
+    pub fn sized(self, config: &ModelConfig, lengths: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let context = config.max_position_embeddings;
+        let page = self.page_tokens.max(1);
+        // Drafts reach past the last token.
+        let whole = |(prompt, new): (usize, usize)| {
+            let tokens = prompt.saturating_add(new).saturating_add(2 * self.drafts).min(context);
+            tokens.max(1).div_ceil(page).saturating_mul(page)
+        };
+        let (mut longest, mut all) = (page, 0usize);
+        for length in lengths {
+            longest = longest.max(whole(length));
+            all = all.saturating_add(whole(length));
+        }
+        let row = bytes_per_token(config, self.format, usize::from(self.drafts > 0)).max(1);
+        Self { cache_tokens: all.min(CACHE_BYTES / row).max(longest), ..self }
+    }
+}
+
+/// Number of a request in its engine, in order of arrival.
+pub type Id = u64;
+
+/// News of a request.
+#[derive(Debug)]
+pub enum Event {
+    /// A token was generated, and completed some text (often none).
+    Token {
+        /// The request.
+        id: Id,
+        /// The token.
+        token: u32,
+        /// Text that can be shown now.
+        text: String,
+    },
+    /// The output is complete.
+    Finished {
+        /// The request.
+        id: Id,
+        /// Text that was held back until now, the end of the output's text.
+        text: String,
+        /// The whole output.
+        generated: Generated,
+    },
+    /// The request ended with an error. The others go on.
+    Failed {
+        /// The request.
+        id: Id,
+        /// The reason.
+        error: Error,
+    },
+}
+
+/// A model with a cache, and requests in all stages.
+pub struct Engine<'a, D: Kernels> {
+    model: &'a Model<D>,
+    tokenizer: Option<&'a Tokenizer>,
+    ends: Vec<u32>,
+    cache: Cache<D>,
+    scheduler: Scheduler,
+    live: BTreeMap<Id, Live>,
+    ready: VecDeque<Event>,
+    next: Id,
+    stats: Stats,
+}
+
+impl<'a, D: Kernels> Engine<'a, D> {
+    /// An engine without requests. The tokenizer gives the outputs text; `ends` are the tokens that end a text.
+    ///
+    /// # Errors
+    /// Drafts where the model has no MTP module, or more of them than a step has tokens; a cache that the device cannot
+    /// hold.
+    pub fn new(
+        model: &'a Model<D>,
+        tokenizer: Option<&'a Tokenizer>,
+        ends: &[u32],
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let config = model.config();
+        if options.drafts > 0 && config.num_nextn_predict_layers == 0 {
+            return Err(Error::Usage("--speculate: the model has no MTP module that could draft; leave it out".into()));
+        }
+        let page_tokens = options.page_tokens.max(1);
+        let pages = options.cache_tokens.div_ceil(page_tokens).max(1);
+        let mtp = usize::from(options.drafts > 0);
+        let cache_options = CacheOptions { format: options.format, page_tokens, pages, mtp };
+        let cache = Cache::new(model.device(), config, cache_options).map_err(Error::device(format!(
+            "allocating a cache for {} tokens (fewer requests at a time or shorter ones need less)",
+            options.cache_tokens
+        )))?;
+        let scheduler = Scheduler::new(Limits {
+            page_tokens,
+            pages,
+            step_tokens: options.step_tokens,
+            sequences: options.sequences,
+            context: config.max_position_embeddings,
+            drafts: options.drafts,
+            share_prefixes: options.share_prefixes,
+        });
+        let (live, ready) = (BTreeMap::new(), VecDeque::new());
+        let ends = ends.to_vec();
+        Ok(Self { model, tokenizer, ends, cache, scheduler, live, ready, next: 0, stats: Stats::default() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model<D> {
+        self.model
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache<D> {
+        &self.cache
+    }
+
+    /// Counts and times so far.
+    pub fn stats(&self) -> Stats {
+        Stats { reused: self.scheduler.reused(), ..self.stats }
+    }
+
+    /// Whether every request has ended and every event was given.
+    pub fn is_idle(&self) -> bool {
+        self.live.is_empty() && self.ready.is_empty()
+    }
+
+    /// Adds a request. It is computed in the steps that follow.
+    ///
+    /// # Errors
+    /// Sampling parameters outside their range, a prompt without tokens or with one outside the vocabulary, or a prompt
+    /// that fills the model's context or the cache.
+    pub fn add(&mut self, request: Request) -> Result<Id> {
+        let Request { tokens, sampling } = request;
+        let config = self.model.config();
+        sampling.validate(config.vocab_size)?;
+        check_prompt(&tokens, config.vocab_size, config.max_position_embeddings, self.scheduler.limits().longest())?;
+        let id = self.next;
+        self.next += 1;
+        self.stats.requests += 1;
+        let live = Live::new(&tokens, sampling, self.tokenizer);
+        if live.sampling.max_new_tokens == 0 {
+            self.ready.push_back(live.finished(id, Stop::Length));
+            return Ok(id);
+        }
+        self.stats.prompt_tokens += tokens.len();
+        self.scheduler.add(id, tokens);
+        self.live.insert(id, live);
+        Ok(id)
+    }
+
+    /// Ends a request; what it generated so far comes as [`Event::Finished`]. False if it has ended already.
+    pub fn cancel(&mut self, id: Id) -> bool {
+        let Some(live) = self.live.remove(&id) else { return false };
+        self.scheduler.remove(id);
+        self.ready.push_back(live.finished(id, Stop::Cancelled));
+        true
+    }
+
+    /// Computes one step, and gives its news in order of the requests. None are left if it gives none and
+    /// [`is_idle`](Self::is_idle).
+    ///
+    /// # Errors
+    /// A failure of the device; the engine is then of no more use.
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        let mut events: Vec<Event> = self.ready.drain(..).collect();
+        let started = std::time::Instant::now();
+        let plan = self.scheduler.plan();
+        if plan.work.is_empty() {
+            return Ok(events);
+        }
+        self.stats.steps += 1;
+        self.stats.preempted += plan.preempted.len();
+        for &(from, to) in &plan.copies {
+            let copied = self.cache.copy_page(self.model.device(), from, to);
+            copied.map_err(Error::device("copying a page of the cache"))?;
+        }
+        self.compute(&plan.work, &mut events)?;
+        let prefill = plan.work.iter().all(|w| w.phase == Phase::Prefill);
+        let seconds = if prefill { &mut self.stats.prefill_seconds } else { &mut self.stats.decode_seconds };
+        *seconds += started.elapsed().as_secs_f64();
+        Ok(events)
+    }
+
+    /// Computes chunks, and continues their requests.
+    fn compute(&mut self, work: &[Work], events: &mut Vec<Event>) -> Result<()> {
+        let extended = match (self.extend(work), work) {
+            (Ok(extended), _) => extended,
+            (Err(error), [one]) => {
+                self.end(one.id);
+                events.push(Event::Failed { id: one.id, error });
+                return Ok(());
+            }
+            // One by one, those that fail end alone. Positions that are computed again are the same.
+            (Err(_), _) => return work.chunks(1).try_for_each(|one| self.compute(one, events)),
+        };
+        let logits = extended.logits.download(self.model.device()).map_err(Error::device("reading the logits"))?;
+        let vocabulary = self.model.config().vocab_size;
+        let mut rows: Vec<Vec<f32>> = logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect();
+        let mut rows = rows.iter_mut();
+        let mut next = Vec::new();
+        for work in work {
+            let mut logits: Vec<&mut Vec<f32>> = rows.by_ref().take(work.logits).collect();
+            next.push(self.continue_request(work, &mut logits, events));
+        }
+        if self.scheduler.limits().drafts > 0 {
+            self.draft(work, &extended.hidden, &next)?;
+        }
+        for (work, next) in work.iter().zip(next) {
+            let Some(next) = next else { continue };
+            if work.logits == 0 {
+                self.scheduler.computed(work.id, next.cached);
+            } else if let Some(live) = self.live.get(&work.id) {
+                let drafts: Vec<u32> = live.drafts.iter().map(|d| d.token).collect();
+                self.scheduler.append(work.id, next.cached, &next.tokens, &drafts);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs steps until every request has ended, and gives the news to `on_event`.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    pub fn run(&mut self, mut on_event: impl FnMut(&mut Self, Event)) -> Result<()> {
+        while !self.is_idle() {
+            for event in self.step()? {
+                on_event(self, event);
+            }
+        }
+        Ok(())
+    }
+
+    /// The main model's pass over chunks.
+    fn extend(&mut self, work: &[Work]) -> Result<Extended<D>> {
+        let chunk = |work: &Work| {
+            let (tokens, pages) = (self.scheduler.tokens(work), self.scheduler.pages(work.id));
+            Chunk { tokens, start: work.start, pages, phase: work.phase, logits: work.logits }
+        };
+        let chunks: Vec<Chunk<'_>> = work.iter().map(chunk).collect();
+        self.model.extend(&mut self.cache, &chunks).map_err(Error::device("computing the next tokens"))
+    }
+
+    /// Chooses tokens of one request from the logits of its rows. `None` if it has ended.
+    fn continue_request(&mut self, work: &Work, logits: &mut [&mut Vec<f32>], events: &mut Vec<Event>) -> Option<Next> {
+        let id = work.id;
+        let live = self.live.get_mut(&id)?;
+        if logits.is_empty() {
+            return Some(Next { cached: work.end, tokens: Vec::new() });
+        }
+        self.stats.rounds += 1;
+        let known = live.length();
+        let drafts = std::mem::take(&mut live.drafts);
+        let mut accepted = 0;
+        for (row, logits) in logits.iter_mut().enumerate() {
+            if let Err(error) = super::check_finite(logits, "the logits") {
+                self.end(id);
+                events.push(Event::Failed { id, error });
+                return None;
+            }
+            let live = self.live.get_mut(&id)?;
+            let draft = drafts.get(row);
+            let (token, right) = live.choose(logits, draft);
+            self.stats.drafted += usize::from(draft.is_some());
+            self.stats.accepted += usize::from(right);
+            let longest = self.scheduler.limits().longest();
+            let eos = self.ends.contains(&token) || self.tokenizer.is_some_and(|t| t.eos_id() == token);
+            let before = live.generated.len();
+            let (text, stop) = live.push(token, eos, longest);
+            self.stats.generated += 1;
+            if live.generated.len() > before {
+                events.push(Event::Token { id, token, text });
+            }
+            if let Some(stop) = stop {
+                if let Some(live) = self.end(id) {
+                    events.push(live.finished(id, stop));
+                }
+                return None;
+            }
+            if !right {
+                break;
+            }
+            accepted += 1;
+        }
+        let live = self.live.get(&id)?;
+        Some(Next { cached: known + accepted, tokens: live.generated_since(known).to_vec() })
+    }
+
+    fn end(&mut self, id: Id) -> Option<Live> {
+        self.scheduler.remove(id);
+        self.live.remove(&id)
+    }
+
+    /// The MTP module's passes of a step: over the positions that the main model computed, and further ones for the
+    /// drafts after the first.
+    fn draft(&mut self, work: &[Work], hidden: &Tensor<D>, next: &[Option<Next>]) -> Result<()> {
+        let limits = *self.scheduler.limits();
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut row = 0;
+        for (work, next) in work.iter().zip(next) {
+            let first = row;
+            row += work.end - work.start;
+            let (Some(next), Some(live)) = (next, self.live.get(&work.id)) else { continue };
+            let left = live.sampling.max_new_tokens.saturating_sub(live.generated.len() + 1);
+            let room = left.min(limits.longest().saturating_sub(live.length()));
+            let drafts = if work.logits == 0 { 0 } else { room.min(limits.drafts) };
+            let tokens = live.tokens_at(work.start + 1..next.cached + 1).to_vec();
+            jobs.push(Job { id: work.id, first, tokens, start: work.start, phase: work.phase, drafts });
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let mut extended = self.draft_pass(hidden.view(), &jobs)?;
+        loop {
+            jobs = self.choose_drafts(&extended, &jobs)?;
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            extended = self.draft_pass(extended.hidden.view(), &jobs)?;
+        }
+    }
+
+    /// Takes a draft for each job that wants one, and gives the jobs of the next pass.
+    fn choose_drafts(&mut self, extended: &Extended<D>, jobs: &[Job]) -> Result<Vec<Job>> {
+        let logits: Vec<f32> =
+            extended.logits.download(self.model.device()).map_err(Error::device("reading the drafts"))?;
+        let mut rows = logits.chunks_exact(self.model.config().vocab_size);
+        let mut further = Vec::new();
+        let mut row = 0;
+        for job in jobs {
+            row += job.tokens.len();
+            if job.drafts == 0 {
+                continue;
+            }
+            let (Some(logits), Some(live)) = (rows.next(), self.live.get_mut(&job.id)) else { continue };
+            // Without a usable draft the next token is chosen as without a module.
+            if logits.iter().any(|x| !x.is_finite()) {
+                continue;
+            }
+            let tokens = vec![live.draft(&mut logits.to_vec())];
+            if job.drafts > 1 {
+                let (start, drafts) = (job.start + job.tokens.len(), job.drafts - 1);
+                further.push(Job { id: job.id, first: row - 1, tokens, start, phase: Phase::Decode, drafts });
+            }
+        }
+        Ok(further)
+    }
+
+    fn draft_pass(&mut self, hidden: fathom_core::tensor::View<'_, D>, jobs: &[Job]) -> Result<Extended<D>> {
+        let failed = |e: fathom_core::error::InvalidOp| Error::Run(format!("drafting: {e}"));
+        let mut drafts = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            drafts.push(Draft {
+                tokens: &job.tokens,
+                hidden: hidden.row_range(job.first..job.first + job.tokens.len()).map_err(failed)?,
+                start: job.start,
+                pages: self.scheduler.pages(job.id),
+                phase: job.phase,
+                logits: usize::from(job.drafts > 0),
+            });
+        }
+        self.model.draft(&mut self.cache, 0, &drafts).map_err(Error::device("drafting the next tokens"))
+    }
+}
+
+/// The outcome of a step for a request that goes on.
+struct Next {
+    /// Positions that the cache holds.
+    cached: usize,
+    /// New tokens.
+    tokens: Vec<u32>,
+}
+
+/// Rows of the MTP module for one request.
+struct Job {
+    id: Id,
+    /// Place of the first row among the hidden states.
+    first: usize,
+    /// The token after each position.
+    tokens: Vec<u32>,
+    start: usize,
+    phase: Phase,
+    /// Drafts that are still wanted.
+    drafts: usize,
+}
+
+/// Refuses a prompt that cannot be continued.
+fn check_prompt(tokens: &[u32], vocabulary: usize, context: usize, longest: usize) -> Result<()> {
+    let n = tokens.len();
+    if n == 0 {
+        return Err(Error::Run("the prompt has no tokens: give it at least one".into()));
+    }
+    if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
+        return Err(Error::Run(format!(
+            "token id {token} of the prompt is not below the vocabulary size {vocabulary}: use the model's tokenizer"
+        )));
+    }
+    if n >= context {
+        return Err(Error::Run(format!(
+            "the prompt has {n} tokens, but the model's context (max_position_embeddings) is {context}: shorten it"
+        )));
+    }
+    if n >= longest {
+        return Err(Error::Run(format!(
+            "the prompt has {n} tokens, but the cache holds {longest}: shorten it, or give the cache more tokens"
+        )));
+    }
+    Ok(())
+}

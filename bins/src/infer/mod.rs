@@ -1,0 +1,43 @@
+//! Inference: from requests to tokens and text.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`engine`] | the one way to a model's output: many requests at a time, each step some tokens of them |
+//! | [`scheduler`] | which tokens the next step computes, and in which pages of the cache |
+//! | [`sampling`], [`distribution`] | sampling parameters, and the samplers |
+//! | [`speculate`] | drafts of the MTP module, accepted or replaced |
+//! | [`stop`], [`stream`] | stop strings, and text as it comes |
+//! | [`chat`] | chat templates |
+//! | [`request`], [`lines`] | requests and results, and their form in files |
+//! | [`mod@single`] | one request on its own engine |
+
+pub mod chat;
+pub mod distribution;
+pub mod engine;
+pub mod lines;
+pub mod request;
+pub mod sampling;
+pub mod scheduler;
+pub mod single;
+pub mod speculate;
+pub mod stop;
+pub mod stream;
+
+pub use chat::{ChatTemplate, Conversation, Json};
+pub use distribution::{Distribution, Logprobs};
+pub use engine::{Engine, EngineOptions, Event, Stats};
+pub use request::{Generated, Request, Stop};
+pub use sampling::{Draw, History, InvalidSampling, ORDER, Sampling};
+pub use stop::StopSearch;
+
+use crate::error::{Error, Result};
+
+/// Refuses numbers of the model that are NaN or infinite: nothing can be chosen or measured by them.
+pub(crate) fn check_finite(values: &[f32], what: &str) -> Result<()> {
+    let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+    Err(Error::Run(format!(
+        "{what} of the model are not finite ({} at position {at}): its weights have diverged or are damaged; take an \
+         earlier checkpoint",
+        values[at]
+    )))
+}

@@ -1,0 +1,54 @@
+//! Requests to a model, and results.
+
+use super::distribution::Logprobs;
+use super::sampling::Sampling;
+
+/// A prompt, and how to continue it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Token ids of the prompt, at least one.
+    pub tokens: Vec<u32>,
+    /// Sampling parameters.
+    pub sampling: Sampling,
+}
+
+/// Why generation stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model ended its text.
+    EndOfText,
+    /// A stop string or a stop token.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// The model's context, or the cache, is full.
+    Context,
+    /// The caller ended it.
+    Cancelled,
+}
+
+impl Stop {
+    /// The word for scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EndOfText => "eos",
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Context => "context",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Generated tokens and their text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The new tokens, without the one that ended the text. Those of a stop string are among them.
+    pub tokens: Vec<u32>,
+    /// Their text up to the stop string; empty without a tokenizer.
+    pub text: String,
+    /// Log-probabilities of each token, if they were asked for.
+    pub logprobs: Vec<Logprobs>,
+    /// Why it stopped.
+    pub stop: Stop,
+}
