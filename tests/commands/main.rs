@@ -3,6 +3,7 @@
 mod arguments;
 mod files;
 mod formats;
+mod generate;
 mod measure;
 mod report;
 mod shell;

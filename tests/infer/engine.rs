@@ -1,0 +1,325 @@
+//! The engine: golden continuations, and random schedules of requests whose outputs equal each request alone.
+
+use std::collections::BTreeMap;
+
+use fathom::hf;
+use fathom::infer::{Engine, EngineOptions, Event, Generated, Request, Sampling, Stop};
+use fathom_core::cache::CacheFormat;
+use fathom_core::config::ModelConfig;
+use fathom_core::model::Model;
+use fathom_core::precision::Precision;
+use fathom_core::rng;
+use fathom_cpu::Cpu;
+use fathom_dataprep::Tokenizer;
+use fathom_tests::{golden_folder, tensors};
+
+/// Schedules of a normal run; `FATHOM_SCHEDULES` asks for another number.
+const SCHEDULES: u64 = 60;
+const MTP: &str = "decode/v3_mtp";
+
+fn model(device: &Cpu, case: &str) -> Model<Cpu> {
+    let folder = golden_folder().join(case);
+    let config = ModelConfig { quantization_config: None, ..hf::read_config(&folder).unwrap() };
+    let mut model = Model::new(device, &config, Precision::F32).unwrap();
+    hf::load_weights(&mut model, &folder).unwrap();
+    model
+}
+
+/// Outputs of requests that are added at once, and the share of accepted drafts as (accepted, drafted).
+fn outputs(model: &Model<Cpu>, options: EngineOptions, requests: &[Request]) -> (Vec<Generated>, (usize, usize)) {
+    let mut engine = Engine::new(model, None, &[], options).unwrap();
+    requests.iter().for_each(|request| {
+        engine.add(request.clone()).unwrap();
+    });
+    let mut finished = BTreeMap::new();
+    engine
+        .run(|_, event| match event {
+            Event::Finished { id, generated, .. } => {
+                finished.insert(id, generated);
+            }
+            Event::Failed { error, .. } => panic!("{error}"),
+            Event::Token { .. } => {}
+        })
+        .unwrap();
+    (finished.into_values().collect(), (engine.stats().accepted, engine.stats().drafted))
+}
+
+fn greedy(tokens: &[u32]) -> Request {
+    let sampling =
+        Sampling { temperature: 0.0, max_new_tokens: 64, ignore_eos: true, logprobs: Some(5), ..Sampling::default() };
+    Request { tokens: tokens.to_vec(), sampling }
+}
+
+/// Three prompts, alone and together, in pages and chunks of any size, with and without drafts.
+#[test]
+fn continuations_are_those_of_transformers() {
+    let device = Cpu::new();
+    for case in ["decode/v3_yarn", "decode/v2_lite", "decode/v3_fp8", MTP] {
+        let model = model(&device, case);
+        let (floats, tokens) = tensors(&golden_folder().join(case).join("golden.safetensors"));
+        let requests: Vec<Request> = (0..3).map(|i| greedy(&tokens[&format!("{i}.prompt")].1)).collect();
+        let drafts = if case == MTP { &[0, 1, 2][..] } else { &[0][..] };
+        for (page_tokens, step_tokens, sequences) in [(64, 512, 1), (16, 7, 3), (3, 40, 2)] {
+            for &drafts in drafts {
+                let options = EngineOptions { page_tokens, step_tokens, sequences, drafts, ..EngineOptions::default() };
+                let (outputs, _) = outputs(&model, options, &requests);
+                for (i, output) in outputs.iter().enumerate() {
+                    assert_eq!(output.tokens, tokens[&format!("{i}.tokens")].1, "{case}, prompt {i}, {options:?}");
+                    assert_eq!((output.stop, output.logprobs.len()), (Stop::Length, 64));
+                    let ids = output.logprobs.iter().flat_map(|place| place.top.iter().map(|top| top.0));
+                    assert_eq!(ids.collect::<Vec<_>>(), tokens[&format!("{i}.top5_ids")].1, "{case}, prompt {i}");
+                    let got = output.logprobs.iter().flat_map(|place| place.top.iter().map(|top| top.1));
+                    for (got, want) in got.zip(&floats[&format!("{i}.top5_logprobs")]) {
+                        assert!((got - want).abs() < 2e-4, "{case}, prompt {i}: {got} for {want}");
+                    }
+                    assert!(output.logprobs.iter().all(|place| place.chosen == place.top[0].1));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn drafts_are_accepted_as_often_as_in_transformers() {
+    let device = Cpu::new();
+    let model = model(&device, MTP);
+    let (_, tokens) = tensors(&golden_folder().join(MTP).join("golden.safetensors"));
+    for i in 0..3 {
+        let options = EngineOptions { drafts: 1, ..EngineOptions::default() };
+        let (_, (accepted, drafted)) = outputs(&model, options, &[greedy(&tokens[&format!("{i}.prompt")].1)]);
+        let rounds = &tokens[&format!("{i}.accepted")].1;
+        // Where one token is left there is nothing to draft.
+        let (mut at, mut want) = (1, (0, 0));
+        for &right in rounds.iter() {
+            if at < 63 {
+                want = (want.0 + right as usize, want.1 + 1);
+            }
+            at += 1 + right;
+        }
+        assert_eq!((accepted, drafted), want, "prompt {i}");
+        assert!(accepted > 10, "the module was trained");
+    }
+}
+
+/// Random numbers of one schedule.
+struct Random(u64, u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.1 += 1;
+        rng::bits(self.0, rng::stream("request schedules"), self.1) % n.max(1)
+    }
+
+    fn sampling(&mut self) -> Sampling {
+        let mut sampling = Sampling {
+            max_new_tokens: 1 + self.below(14) as usize,
+            temperature: [0.0, 0.7, 1.0, 1.5][self.below(4) as usize],
+            top_k: self.below(3) as usize * 7,
+            top_p: [1.0, 0.9][self.below(2) as usize],
+            min_p: [0.0, 0.02][self.below(2) as usize],
+            seed: self.below(1 << 40),
+            request: self.below(3),
+            ..Sampling::default()
+        };
+        if self.below(3) == 0 {
+            sampling.repetition_penalty = 1.3;
+            sampling.presence_penalty = 0.4;
+            sampling.frequency_penalty = 0.3;
+        }
+        if self.below(3) == 0 {
+            sampling.logprobs = Some(self.below(3) as usize);
+        }
+        if self.below(3) == 0 {
+            sampling.stop_tokens = vec![self.below(64) as u32, self.below(64) as u32];
+        }
+        if self.below(3) == 0 {
+            sampling.stop = vec![char::from(self.below(64) as u8).into()];
+        }
+        sampling
+    }
+}
+
+struct Seen {
+    finished: usize,
+    cancelled: usize,
+    preempted: usize,
+    reused: usize,
+    accepted: usize,
+}
+
+fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut Seen) {
+    let mut random = Random(seed, 0);
+    let formats = [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Fp8];
+    let options = EngineOptions {
+        format: formats[random.below(3) as usize],
+        page_tokens: 1 + random.below(6) as usize,
+        cache_tokens: 36 + random.below(60) as usize,
+        step_tokens: 1 + random.below(24) as usize,
+        sequences: 1 + random.below(6) as usize,
+        drafts: random.below(4).saturating_sub(1) as usize,
+        share_prefixes: random.below(3) > 0,
+    };
+    let ends = [random.below(64) as u32];
+    let mut engine = Engine::new(model, Some(tokenizer), &ends, options).unwrap();
+    let common: Vec<u32> = (0..20).map(|_| random.below(64) as u32).collect();
+    let mut left = 2 + random.below(7);
+    let (mut requests, mut cancelled) = (BTreeMap::new(), Vec::new());
+    let (mut results, mut texts): (BTreeMap<u64, Generated>, BTreeMap<u64, String>) = Default::default();
+    while left > 0 || !engine.is_idle() {
+        while left > 0 && (engine.is_idle() || random.below(3) == 0) {
+            let mut tokens = common[..random.below(20) as usize].to_vec();
+            tokens.extend((0..1 + random.below(12)).map(|_| random.below(64) as u32));
+            let request = Request { tokens, sampling: random.sampling() };
+            requests.insert(engine.add(request.clone()).unwrap(), request);
+            left -= 1;
+        }
+        if random.below(20) == 0 {
+            let id = random.below(requests.len() as u64);
+            if engine.cancel(id) {
+                cancelled.push(id);
+            }
+        }
+        for event in engine.step().unwrap() {
+            match event {
+                Event::Token { id, text, .. } => texts.entry(id).or_default().push_str(&text),
+                Event::Finished { id, text, generated } => {
+                    texts.entry(id).or_default().push_str(&text);
+                    assert!(results.insert(id, generated).is_none());
+                }
+                Event::Failed { error, .. } => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(results.len(), requests.len(), "nothing is lost");
+    let stats = engine.stats();
+    seen.preempted += stats.preempted;
+    seen.reused += stats.reused;
+    seen.accepted += stats.accepted;
+    for (id, request) in requests {
+        let got = &results[&id];
+        assert_eq!(texts[&id], got.text, "the pieces are the text");
+        let longest = options.cache_tokens.div_ceil(options.page_tokens) * options.page_tokens;
+        let alone = EngineOptions {
+            page_tokens: longest,
+            cache_tokens: longest,
+            step_tokens: 4096,
+            share_prefixes: false,
+            ..options
+        };
+        let mut alone = Engine::new(model, Some(tokenizer), &ends, alone).unwrap();
+        let want = fathom::infer::single::run(&mut alone, request, &mut |_| true).unwrap();
+        if cancelled.contains(&id) {
+            assert!(want.tokens.starts_with(&got.tokens) && got.stop == Stop::Cancelled, "seed {seed}, request {id}");
+            seen.cancelled += 1;
+        } else {
+            assert_eq!(got, &want, "seed {seed}, request {id}");
+            seen.finished += 1;
+        }
+    }
+}
+
+#[test]
+fn every_output_of_a_random_schedule_equals_the_request_alone() {
+    let schedules = std::env::var("FATHOM_SCHEDULES").ok().map_or(SCHEDULES, |n| n.parse().unwrap());
+    let run = |part: u64| {
+        let device = Cpu::with_threads(1);
+        let (model, tokenizer) = (model(&device, MTP), Tokenizer::bytes());
+        let mut seen = Seen { finished: 0, cancelled: 0, preempted: 0, reused: 0, accepted: 0 };
+        (part..schedules).step_by(2).for_each(|seed| schedule(&model, &tokenizer, seed, &mut seen));
+        seen
+    };
+    let (a, b) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(1));
+        (run(0), other.join().unwrap())
+    });
+    let all = [
+        a.finished + b.finished,
+        a.cancelled + b.cancelled,
+        a.preempted + b.preempted,
+        a.reused + b.reused,
+        a.accepted + b.accepted,
+    ];
+    println!("{schedules} schedules: finished, cancelled, pre-empted, reused positions, accepted drafts: {all:?}");
+    assert!(all.iter().all(|&n| n > 0), "every case occurs: {all:?}");
+}
+
+/// A token whose embedding is NaN spoils its own sequence, with every format of the cache.
+#[test]
+fn a_request_that_is_not_finite_ends_alone() {
+    let device = Cpu::new();
+    let mut model = model(&device, MTP);
+    let (weights, _) = tensors(&golden_folder().join(MTP).join("model.safetensors"));
+    let name = "model.embed_tokens.weight";
+    let mut embedding = weights[name].clone();
+    let width = model.config().hidden_size;
+    embedding[5 * width..6 * width].fill(f32::NAN);
+    let parameter = model.architecture().layout().parameters().iter().find(|p| p.name == name).unwrap().clone();
+    let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
+    model.weights_mut().write(&device, &parameter, &bytes).unwrap();
+    let bias = vec![(5, -1000.0)];
+    let request = |tokens: &[u32]| {
+        let mut request = greedy(tokens);
+        (request.sampling.max_new_tokens, request.sampling.logit_bias) = (8, bias.clone());
+        request
+    };
+    let (good, bad) = (request(&[1, 2, 3]), request(&[1, 5, 3]));
+    for format in CacheFormat::ALL {
+        for drafts in [0, 1] {
+            let options = EngineOptions { format, drafts, page_tokens: 2, ..EngineOptions::default() };
+            let (alone, _) = outputs(&model, options, std::slice::from_ref(&good));
+            let mut engine = Engine::new(&model, None, &[], options).unwrap();
+            for request in [&good, &bad, &good] {
+                engine.add(request.clone()).unwrap();
+            }
+            let (mut failed, mut finished) = (Vec::new(), Vec::new());
+            engine
+                .run(|_, event| match event {
+                    Event::Failed { id, error } => failed.push((id, error.to_string())),
+                    Event::Finished { id, generated, .. } => finished.push((id, generated)),
+                    Event::Token { .. } => {}
+                })
+                .unwrap();
+            assert_eq!(failed.len(), 1);
+            let words =
+                if format == CacheFormat::Fp8 { "NaN or infinity" } else { "logits of the model are not finite" };
+            assert!(failed[0].0 == 1 && failed[0].1.contains(words), "{failed:?}");
+            finished.sort_by_key(|(id, _)| *id);
+            assert_eq!(finished, [(0, alone[0].clone()), (2, alone[0].clone())], "{format}, {drafts} drafts");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let device = Cpu::new();
+    let model = model(&device, MTP);
+    let options = EngineOptions { cache_tokens: 20, page_tokens: 4, ..EngineOptions::default() };
+    let mut engine = Engine::new(&model, None, &[], options).unwrap();
+    for (tokens, words) in [
+        (vec![], "no tokens"),
+        (vec![1, 64], "64"),
+        (vec![1; 300], "max_position_embeddings"),
+        (vec![1; 20], "the cache holds 20"),
+    ] {
+        let error = engine.add(greedy(&tokens)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let mut request = greedy(&[1, 2]);
+    request.sampling.top_p = 2.0;
+    assert!(engine.add(request).unwrap_err().to_string().contains("top-p"));
+    assert!(engine.is_idle());
+    // A full cache ends the output.
+    let (outputs, _) = outputs(&model, options, &[greedy(&[1, 2, 3])]);
+    assert_eq!((outputs[0].tokens.len(), outputs[0].stop), (17, Stop::Context));
+    // Nothing to generate is no work.
+    let mut request = greedy(&[1, 2]);
+    request.sampling.max_new_tokens = 0;
+    engine.add(request).unwrap();
+    let events = engine.step().unwrap();
+    assert!(matches!(&events[..], [Event::Finished { generated, .. }] if generated.tokens.is_empty()));
+    let config = ModelConfig { num_nextn_predict_layers: 0, ..*model.config() };
+    let plain = Model::new(&device, &config, Precision::F32).unwrap();
+    let options = EngineOptions { drafts: 1, ..EngineOptions::default() };
+    let error = Engine::new(&plain, None, &[], options).err().unwrap().to_string();
+    assert!(error.contains("no MTP module"), "{error}");
+}
