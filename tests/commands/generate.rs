@@ -134,4 +134,3 @@ fn a_chat_keeps_its_history() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{first}\n{second}\n"));
     }
 }
-
