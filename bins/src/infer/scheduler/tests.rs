@@ -181,8 +181,8 @@ impl Model {
                 assert_eq!(b, mix([main[position], 5, u64::from(known[position + 1])]), "MTP, position {position}");
             }
         }
-        for position in work.start..work.end {
-            self.entry(id, position)[0] = main[position];
+        for (position, &value) in main.iter().enumerate().take(work.end).skip(work.start) {
+            self.entry(id, position)[0] = value;
         }
         let mut cached = work.end;
         if work.logits > 0 {
