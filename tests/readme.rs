@@ -184,7 +184,7 @@ impl World {
         }
     }
 
-    /// `DeepSeek-V3/`, a small one of the same make, and `requests.jsonl`.
+    /// `DeepSeek-V3/`, a small one of the same make, `requests.jsonl` to score and `prompts.jsonl` to continue.
     fn add_model(&self) {
         let (from, to) = (repository().join("tests/golden/v3_fp8"), self.root.join("DeepSeek-V3"));
         std::fs::create_dir(&to).unwrap();
@@ -193,6 +193,8 @@ impl World {
         }
         let requests = "{\"context\": \"the people\", \"continuation\": \" of the house\"}\n{\"tokens\": [5, 6, 7]}\n";
         std::fs::write(self.root.join("requests.jsonl"), requests).unwrap();
+        let prompts = "{\"prompt\": \"the people\", \"max_new_tokens\": 4}\n{\"tokens\": [5, 6], \"logprobs\": 2}\n";
+        std::fs::write(self.root.join("prompts.jsonl"), prompts).unwrap();
     }
 
     /// What a shell makes of a command.
