@@ -108,7 +108,7 @@ pub const KEYS: &[Key] = &[
         "input.format",
         Choice(&["suffix", "text", "lines", "html", "jsonlines", "json", "csv", "tsv", "warc", "parquet", "arrow"]),
         "suffix",
-        "input format of every file, whatever its suffix; suffix = tell it by suffix and content",
+        "input format of all files; suffix tells each file's by its name and content",
     ),
     key("input.text_field", Text, "text", "text field: name of the column, or path of JSON keys with dots"),
     key("input.id_field", Text, "id", "identifier field of a record"),

@@ -1,4 +1,4 @@
-//! A case: operands, a call over them, and the comparison of what two devices make of it.
+//! A test case: operands, a call over them, and the comparison of two devices' results.
 
 use std::fmt::Debug;
 

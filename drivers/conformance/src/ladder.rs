@@ -1,4 +1,4 @@
-//! The lowest rung: a device that has its primitives only.
+//! `Ladder`, the lowest rung: a device of primitives alone, on which every fused kernel is its default body.
 
 use fathom_core::device::{Capabilities, Device, Kernels, MemoryUse, Primitives};
 

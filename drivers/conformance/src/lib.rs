@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The kernel suite: whether a device computes what [`Host`](fathom_core::device::Host) defines.
+//! The kernel conformance suite: whether a device computes what [`Host`](fathom_core::device::Host) defines.
 //!
 //! [`run`] takes any device. For each kernel it draws shapes (ragged, strided, with empty groups, one row, no rows) and
 //! values (ordinary, tiny, large, zeros), runs the same call on the device and on the host, and compares. Every case
@@ -101,7 +101,7 @@ pub use sort::*;
 pub use swiglu::*;
 pub use tolerance::tolerance;
 
-/// How much to run.
+/// Options of a run of the suite: cases, types, FP8.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Cases per kernel.
@@ -126,7 +126,7 @@ impl Options {
     }
 }
 
-/// What a kernel passed.
+/// Outcome of a kernel or property that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The kernel, or the property.
@@ -156,7 +156,7 @@ impl std::error::Error for Failure {}
 
 macro_rules! all {
     (primitive { $($p:ident: $P:ident,)* } fused { $($f:ident: $F:ident,)* }) => {
-        /// What [`check`] runs, in its order: the kernels, then the properties.
+        /// Names of the kernels and then the properties, in the order in which [`check`] runs them.
         pub const NAMES: &[&str] = &[
             $(stringify!($p),)*
             $(stringify!($f),)*

@@ -1,4 +1,4 @@
-//! The published tolerances, and the comparison they are for.
+//! Tolerances of the suite, and the comparison that applies them.
 
 use fathom_core::dtype::DType;
 
