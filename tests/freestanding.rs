@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Host;
-use fathom_core::model::{Batch, Model};
+use fathom_core::layer::Phase;
+use fathom_core::model::{Batch, Chunk, Model};
 use fathom_core::precision::Precision;
 
 #[test]
@@ -41,6 +43,20 @@ fn a_model_runs_without_std_and_gives_the_same_bits() {
     let logits: Vec<f32> = logits.download(&device).unwrap();
     let sum = logits.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()));
     assert!(said.starts_with(&format!("{sum:016x}")), "std gives {sum:016x}, without std: {said}");
+
+    let options = CacheOptions { format: CacheFormat::Fp8, page_tokens: 4, pages: 4, mtp: 0 };
+    let mut cache = Cache::new(&device, &config, options).unwrap();
+    let (mut tokens, mut done, mut all) = (tokens[..8].to_vec(), 0, 0);
+    while tokens.len() <= 16 {
+        let phase = if done == 0 { Phase::Prefill } else { Phase::Decode };
+        let chunk = Chunk { tokens: &tokens[done..], start: done, pages: &[0, 1, 2, 3], phase, logits: 1 };
+        let logits: Vec<f32> = model.extend(&mut cache, &[chunk]).unwrap().logits.download(&device).unwrap();
+        all ^= logits.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()));
+        done = tokens.len();
+        tokens.push((0..64).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32);
+    }
+    let want = format!("{all:016x} decoded to token {}", tokens[16]);
+    assert!(said.contains(&want), "std gives {want}, without std: {said}");
 
     let binary = std::fs::read(target.join("release/fathom-freestanding")).expect("it was built");
     for symbol in [&b"__libc_start_main"[..], b"_ZN3std", b"libstd"] {

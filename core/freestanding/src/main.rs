@@ -1,9 +1,9 @@
-//! A model's forward pass on bare ground: no `std`, no libc, no heap but a static arena.
+//! A model's forward pass and its decoding on bare ground: no `std`, no libc, no heap but a static arena.
 //!
 //! What runs here runs in a kernel, an enclave or a microcontroller with enough memory. The arena below is all the
-//! memory there is; [`System`] and the four memory functions are all the platform gives (on a board they would be the
-//! UART and the vendor's). The model is made of random weights, and the sum of the bits of its logits is printed, so
-//! that it can be compared with the same model under `std`.
+//! memory there is, and the cache lies in it; [`System`] and the four memory functions are all the platform gives (on a
+//! board they would be the UART and the vendor's). The model is made of random weights, and sums of the bits of its
+//! logits are printed, so that they can be compared with those of the same model under `std`.
 //!
 //! x86-64 Linux only, for its two system calls.
 #![no_std]
@@ -12,13 +12,16 @@
 extern crate alloc;
 
 use alloc::format;
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions, PagePool};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Device, Host};
-use fathom_core::model::{Batch, Model};
+use fathom_core::layer::Phase;
+use fathom_core::model::{Batch, Chunk, Model};
 use fathom_core::precision::Precision;
 
 const ARENA_BYTES: usize = 64 << 20;
@@ -107,10 +110,36 @@ fn run() -> Result<(), <Host as Device>::Error> {
     model.initialize(1)?;
     let tokens: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 0];
     let logits = model.logits(&Batch::new(&tokens, 8, None, 64)?)?.download::<Host, f32>(&device)?;
-    let sum = logits.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()));
     let used = ARENA.used.load(Ordering::Relaxed) / 1024;
-    System::print(&format!("{sum:016x} from {} logits, {used} KiB of the arena used\n", logits.len()));
+    System::print(&format!("{:016x} from {} logits, {used} KiB of the arena used\n", sum(&logits), logits.len()));
+    decode(&device, &model, &tokens[..8])
+}
+
+/// Continues `prompt` by the most probable tokens, with a cache in the arena.
+fn decode(device: &Host, model: &Model<Host>, prompt: &[u32]) -> Result<(), <Host as Device>::Error> {
+    let options = CacheOptions { format: CacheFormat::Fp8, page_tokens: 4, pages: 4, mtp: 0 };
+    let mut cache = Cache::new(device, model.config(), options)?;
+    let mut pool = PagePool::new(options.pages);
+    let pages: [u32; 4] = core::array::from_fn(|_| pool.take().unwrap_or_default());
+    let (mut tokens, mut done, mut all) = (Vec::from(prompt), 0, 0);
+    while tokens.len() <= options.pages * options.page_tokens {
+        let phase = if done == 0 { Phase::Prefill } else { Phase::Decode };
+        let chunk = Chunk { tokens: &tokens[done..], start: done, pages: &pages, phase, logits: 1 };
+        let logits: Vec<f32> = model.extend(&mut cache, &[chunk])?.logits.download(device)?;
+        all ^= sum(&logits);
+        done = tokens.len();
+        let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
+        tokens.push((0..logits.len()).fold(0, better) as u32);
+    }
+    let (used, each) = (ARENA.used.load(Ordering::Relaxed) / 1024, cache.bytes_per_token());
+    let last = tokens[tokens.len() - 1];
+    System::print(&format!("{all:016x} decoded to token {last}, {each} bytes cached a token, {used} KiB used\n"));
     Ok(())
+}
+
+/// The sum of the bits of numbers.
+fn sum(x: &[f32]) -> u64 {
+    x.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()))
 }
 
 /// Where the program begins; the stack is as the kernel left it.

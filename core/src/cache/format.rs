@@ -67,13 +67,14 @@ impl fmt::Display for CacheFormat {
 
 /// Bytes of a cached token in all layers, by formula; `mtp` MTP modules have separate layers.
 pub fn bytes_per_token(config: &ModelConfig, format: CacheFormat, mtp: usize) -> usize {
-    (config.num_hidden_layers + mtp) * format.row_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
+    let row = format.row_bytes(config.kv_lora_rank, config.qk_rope_head_dim);
+    (config.num_hidden_layers + mtp).saturating_mul(row)
 }
 
 /// Bytes that the keys and values of all heads of a token would take in all layers, in elements of `element` bytes.
 pub fn full_bytes_per_token(config: &ModelConfig, mtp: usize, element: usize) -> usize {
-    let head = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim;
-    (config.num_hidden_layers + mtp) * config.num_attention_heads * head * element
+    let head = config.qk_head_dim() + config.v_head_dim;
+    [config.num_attention_heads, head, element].into_iter().fold(config.num_hidden_layers + mtp, usize::saturating_mul)
 }
 
 #[cfg(test)]

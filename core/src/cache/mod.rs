@@ -155,36 +155,35 @@ impl<D: Primitives> Cache<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KvCache;
     use crate::device::{Dry, Host};
     use crate::error::ErrorKind;
 
-    /// The dimensions of DeepSeek-V3 that the cache depends on.
-    fn v3() -> ModelConfig {
-        let tiny = ModelConfig::tiny();
-        ModelConfig { num_hidden_layers: 61, kv_lora_rank: 512, qk_rope_head_dim: 64, ..tiny }
-    }
-
     #[test]
     fn a_token_of_v3_takes_what_the_formula_says() {
+        let v3 = ModelConfig::v3_671b();
         for (format, bytes) in [(CacheFormat::Bf16, 70_272), (CacheFormat::Fp8, 40_016), (CacheFormat::F32, 140_544)] {
-            assert_eq!(bytes_per_token(&v3(), format, 0), bytes);
+            assert_eq!(bytes_per_token(&v3, format, 0), bytes);
             let device = Dry::new();
             let options = CacheOptions { format, pages: 2048, ..CacheOptions::new(1) };
-            let cache = Cache::new(&device, &v3(), options).expect("memory without end");
+            let cache = Cache::new(&device, &v3, options).expect("memory without end");
             assert_eq!(cache.bytes_per_token(), bytes);
             assert_eq!(device.memory().in_use, (2048 * 64 * bytes) as u64, "{format} of 128K tokens");
         }
     }
 
     #[test]
-    fn full_keys_and_values_of_v3_would_take_57_times_as_much() {
-        let config = ModelConfig { num_attention_heads: 128, qk_nope_head_dim: 128, v_head_dim: 128, ..v3() };
-        assert_eq!(full_bytes_per_token(&config, 0, 2), 61 * 128 * (192 + 128) * 2);
-        assert_eq!(full_bytes_per_token(&config, 0, 2) / bytes_per_token(&config, CacheFormat::Bf16, 0), 71);
+    fn the_plan_counts_the_same_bytes() {
+        for config in [ModelConfig::v3_671b(), ModelConfig::v2_lite(), ModelConfig::moonlight_16b()] {
+            let (plan, modules) = (KvCache::of(&config), config.num_nextn_predict_layers);
+            let bytes = |mtp| bytes_per_token(&config, CacheFormat::Bf16, mtp) as u64;
+            assert_eq!((bytes(0), bytes(modules)), (plan.latent, plan.latent + plan.mtp));
+            assert_eq!(full_bytes_per_token(&config, 0, 2) as u64, plan.multi_head);
+        }
     }
 
     #[test]
-    fn modules_have_layers_of_their_own() {
+    fn modules_have_separate_layers() {
         let config = ModelConfig { num_nextn_predict_layers: 1, ..ModelConfig::tiny() };
         let options = CacheOptions { mtp: 1, ..CacheOptions::new(2) };
         let mut cache = Cache::new(&Host::new(), &config, options).expect("memory");

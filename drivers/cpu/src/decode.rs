@@ -69,19 +69,28 @@ impl<'a> Cached<'a> {
         match self {
             Self::F32(rows) => {
                 let (from, pe) = rows.row(r).split_at(latent.len());
-                convert(isa, from, latent);
-                convert(isa, pe, k_pe);
+                copy(isa, from, latent);
+                copy(isa, pe, k_pe);
             }
             Self::Bf16(rows) => {
                 let (from, pe) = rows.row(r).split_at(latent.len());
-                convert(isa, from, latent);
-                convert(isa, pe, k_pe);
+                copy(isa, from, latent);
+                copy(isa, pe, k_pe);
             }
             Self::Codes { latent: codes, k_pe: keys } => {
                 codes.row(r, 0..latent.len(), latent);
-                convert(isa, keys.row(r), k_pe);
+                copy(isa, keys.row(r), k_pe);
             }
         }
+    }
+}
+
+/// `to = from`, converted where their types differ.
+fn copy<X: Real, Y: Real>(isa: Isa, from: &[X], to: &mut [Y]) {
+    if X::DTYPE == Y::DTYPE {
+        to.copy_from_slice(bytemuck::cast_slice(from));
+    } else {
+        convert(isa, from, to);
     }
 }
 
