@@ -2,8 +2,8 @@
 
 use fathom_core::device::{
     AdamRates, AdamW, Attention, Combine, CrossEntropy, Factor, Form, GatherColumns, GatherRows, Gemm, Gemv,
-    GroupedGemm, Heads, Kernels, Out, Quantize, Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut,
-    ScatterAddColumns, ScatterAddRows, SortByKey, Tiles,
+    GroupedGemm, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged, Quantize, Requantize, RmsNorm,
+    Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows, SortByKey, StoreLatent, Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
@@ -213,6 +213,24 @@ fn bad_calls<D: Kernels>() -> Vec<(&'static str, bool, BadCall<D>)> {
             let mut inverse = Tensor::<D>::empty(d, &[4, 1], DType::U32)?;
             let (order, offsets) = (b.order.view_mut(), b.offsets.view_mut());
             d.sort_by_key(SortByKey::new(b.index.view(), 4, order, inverse.view_mut(), offsets)?)
+        }),
+        ("store_latent", true, |d, b| {
+            let (row, mut cache) = (LatentRow::new(DType::F32, 3, 1)?, Tensor::<D>::zeros(d, &[4, 4], DType::F32)?);
+            let (latent, k_pe) = (b.x.view().columns(0..3)?, b.y.view().columns(0..1)?);
+            d.store_latent(StoreLatent::new(row, latent, k_pe, b.index.view(), cache.view_mut())?)
+        }),
+        ("load_latent", true, |d, b| {
+            let (row, cache) = (LatentRow::new(DType::F32, 3, 1)?, Tensor::<D>::zeros(d, &[4, 4], DType::F32)?);
+            let (latent, k_pe) = (b.x.view_mut().columns(0..3)?, b.y.view_mut().columns(0..1)?);
+            d.load_latent(LoadLatent::new(row, cache.view(), b.index.view(), latent, k_pe)?)
+        }),
+        ("latent_attention", true, |d, b| {
+            let (row, cache) = (LatentRow::new(DType::F32, 3, 1)?, Tensor::<D>::zeros(d, &[4, 4], DType::F32)?);
+            let sequence = Tensor::<D>::from_slice(d, &[4, 1], DType::U32, &[0u32, 1, 2, 3])?;
+            let keys = Tensor::<D>::from_slice(d, &[4, 1], DType::U32, &[1u32; 4])?;
+            let paged = Paged::new(row, cache.view(), 1, b.index.view())?;
+            let o = b.y.view_mut().columns(0..3)?;
+            d.latent_attention(LatentAttention::new(1, 1.0, b.x.view(), paged, sequence.view(), keys.view(), o)?)
         }),
         ("rope", true, |d, b| d.rope(Rope::new(b.y.view_mut(), 4, 0, b.x.view(), b.index.view(), false)?)),
         ("route_grad", true, |d, b| {

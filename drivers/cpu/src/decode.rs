@@ -139,6 +139,17 @@ fn add_some<W: Real, const N: usize>(x: &[f32; N], rows: &[&[W]; N], y: &mut [f3
 }
 
 kernel! {
+    /// A row for every query, of what has a row for every key.
+    fn turn(products: &[[f32; QUERIES]], scores: &mut [[f32; KEYS]]) {
+        for (j, row) in scores.iter_mut().enumerate() {
+            for (score, product) in row.iter_mut().zip(products) {
+                *score = product[j];
+            }
+        }
+    }
+}
+
+kernel! {
     fn dot<X: Real, W: Real>(x: &[X], w: &[W]) -> f32 {
         sum2(x, w, |x, w| x * w)
     }
@@ -178,10 +189,10 @@ impl<T: Real> Attending<'_, T> {
         let (width, latent) = (self.width(), self.row.latent());
         KEYS * width
             + heads * width
-            + right_words::<W>(width, KEYS)
+            + right_words::<W>(width, QUERIES)
+            + left_words::<W>(KEYS, width)
             + right_words::<W>(KEYS, latent)
-            + QUERIES * KEYS
-            + left_words::<W>(QUERIES, width)
+            + 2 * QUERIES * KEYS
             + left_words::<W>(QUERIES, KEYS)
     }
 
@@ -198,10 +209,11 @@ impl<T: Real> Attending<'_, T> {
         let (isa, width, latent, m) = (self.isa, self.width(), self.row.latent(), heads.len());
         let tokens: &mut [W::Number] = bytemuck::cast_slice_mut(take(&mut scratch, KEYS * width));
         let made = take(&mut scratch, m * width);
-        let keys_packed = take_words::<W>(&mut scratch, right_words::<W>(width, KEYS));
+        let q_packed = take_words::<W>(&mut scratch, right_words::<W>(width, QUERIES));
+        let keys_copy = take_words::<W>(&mut scratch, left_words::<W>(KEYS, width));
         let values_packed = take_words::<W>(&mut scratch, right_words::<W>(KEYS, latent));
+        let products = take(&mut scratch, QUERIES * KEYS);
         let scores = take(&mut scratch, QUERIES * KEYS);
-        let q_copy = take_words::<W>(&mut scratch, left_words::<W>(QUERIES, width));
         let weights_copy = take_words::<W>(&mut scratch, left_words::<W>(QUERIES, KEYS));
         let (sums, rest) = y.split_at_mut(m * latent);
         let (top, total) = rest.split_at_mut(m);
@@ -210,8 +222,7 @@ impl<T: Real> Attending<'_, T> {
         total.fill(0.0);
 
         let q = Mat::new(&self.q.row(t)[heads.start * width..heads.end * width], m, width, width);
-        let q = numbers::<T, W::Number>(isa, &q, made);
-        let q = left::<W>(isa, &q, q_copy);
+        let q = pack_columns::<W>(isa, &numbers(isa, &q, made), q_packed);
         for first in keys.clone().step_by(KEYS) {
             let n = KEYS.min(keys.end - first);
             for (u, token) in (first..first + n).zip(tokens.chunks_exact_mut(width)) {
@@ -219,11 +230,14 @@ impl<T: Real> Attending<'_, T> {
                 let (latent, k_pe) = token.split_at_mut(latent);
                 self.cached.token(isa, slot, latent, k_pe);
             }
-            let k = pack_columns::<W>(isa, &Mat::new(tokens, n, width, width), keys_packed);
+            // The queries are packed, once, and the keys read as they lie: there are more of them.
+            let k = left::<W>(isa, &Mat::new(tokens, n, width, width), keys_copy);
             let v = pack_rows::<W>(isa, &Mat::new(tokens, n, latent, width), values_packed);
-            multiply(isa, &q, &k, &mut tile(scores, m, n, KEYS), self.scale, false);
+            multiply(isa, &k, &q, &mut tile(products, n, m, QUERIES), self.scale, false);
+            let rows = &mut scores.as_chunks_mut().0[..m];
+            turn(isa, products.as_chunks().0, rows);
             let windows = [Window::new(0..n); QUERIES];
-            let shrink = soften(isa, &mut scores.as_chunks_mut().0[..m], &windows, top, total);
+            let shrink = soften(isa, rows, &windows, top, total);
             for (row, &factor) in sums.chunks_exact_mut(latent).zip(&shrink).filter(|(_, f)| **f != 1.0) {
                 scale(isa, row, factor);
             }
