@@ -45,6 +45,21 @@ const ROWS: usize = 64;
 /// Rows of a weight that are added to a row of sums at once.
 const TOGETHER: usize = 8;
 
+/// Keys that are multiplied while as many of the next tile are fetched: two tiles of the product.
+const FETCHED: usize = 24;
+
+/// Brings a row of the cache closer.
+fn fetch(row: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every processor of this architecture has the instruction, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
 /// The tokens of a cache.
 enum Cached<'a> {
     F32(Mat<'a, f32>),
@@ -176,6 +191,8 @@ struct Attending<'a, T> {
     scale: f32,
     q: Mat<'a, T>,
     cached: Cached<'a>,
+    /// The same as bytes.
+    bytes: Mat<'a, u8>,
 }
 
 impl<T: Real> Attending<'_, T> {
@@ -184,13 +201,18 @@ impl<T: Real> Attending<'_, T> {
         self.row.latent() + self.row.rope()
     }
 
+    /// The row of the cache that holds token `u` of a sequence.
+    fn slot(&self, table: &[u32], u: usize) -> usize {
+        table[u / self.page_tokens] as usize * self.page_tokens + u % self.page_tokens
+    }
+
     /// Numbers of scratch for a task of `heads` heads.
     fn scratch_size<W: Computed>(&self, heads: usize) -> usize {
         let (width, latent) = (self.width(), self.row.latent());
         KEYS * width
             + heads * width
             + right_words::<W>(width, QUERIES)
-            + left_words::<W>(KEYS, width)
+            + left_words::<W>(FETCHED, width)
             + right_words::<W>(KEYS, latent)
             + 2 * QUERIES * KEYS
             + left_words::<W>(QUERIES, KEYS)
@@ -210,7 +232,7 @@ impl<T: Real> Attending<'_, T> {
         let tokens: &mut [W::Number] = bytemuck::cast_slice_mut(take(&mut scratch, KEYS * width));
         let made = take(&mut scratch, m * width);
         let q_packed = take_words::<W>(&mut scratch, right_words::<W>(width, QUERIES));
-        let keys_copy = take_words::<W>(&mut scratch, left_words::<W>(KEYS, width));
+        let keys_copy = take_words::<W>(&mut scratch, left_words::<W>(FETCHED, width));
         let values_packed = take_words::<W>(&mut scratch, right_words::<W>(KEYS, latent));
         let products = take(&mut scratch, QUERIES * KEYS);
         let scores = take(&mut scratch, QUERIES * KEYS);
@@ -226,14 +248,20 @@ impl<T: Real> Attending<'_, T> {
         for first in keys.clone().step_by(KEYS) {
             let n = KEYS.min(keys.end - first);
             for (u, token) in (first..first + n).zip(tokens.chunks_exact_mut(width)) {
-                let slot = table[u / self.page_tokens] as usize * self.page_tokens + u % self.page_tokens;
                 let (latent, k_pe) = token.split_at_mut(latent);
-                self.cached.token(isa, slot, latent, k_pe);
+                self.cached.token(isa, self.slot(table, u), latent, k_pe);
             }
-            // The queries are packed, once, and the keys read as they lie: there are more of them.
-            let k = left::<W>(isa, &Mat::new(tokens, n, width, width), keys_copy);
             let v = pack_rows::<W>(isa, &Mat::new(tokens, n, latent, width), values_packed);
-            multiply(isa, &k, &q, &mut tile(products, n, m, QUERIES), self.scale, false);
+            // The queries are packed, once, and the keys read as they lie: there are more of them. The tokens of the
+            // next tile are fetched meanwhile.
+            for at in (0..n).step_by(FETCHED) {
+                let some = FETCHED.min(n - at);
+                let next = first + KEYS + at;
+                (next..keys.end.min(next + FETCHED)).for_each(|u| fetch(self.bytes.row(self.slot(table, u))));
+                let k = left::<W>(isa, &Mat::new(&tokens[at * width..], some, width, width), keys_copy);
+                let products = &mut products[at * QUERIES..];
+                multiply(isa, &k, &q, &mut tile(products, some, m, QUERIES), self.scale, false);
+            }
             let rows = &mut scores.as_chunks_mut().0[..m];
             turn(isa, products.as_chunks().0, rows);
             let windows = [Window::new(0..n); QUERIES];
@@ -406,6 +434,7 @@ impl Cpu {
             scale: call.scale as f32,
             q: mat::read(OP, &call.q)?,
             cached: Cached::read(OP, isa, paged.row, paged.cache)?,
+            bytes: mat::read_bytes(&paged.cache),
         };
         let (tables, sequence) = (mat::read::<u32>(OP, &paged.tables)?, mat::read::<u32>(OP, &call.sequence)?);
         check_index(OP, &tables, paged.pages())?;
