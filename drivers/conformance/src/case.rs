@@ -366,7 +366,7 @@ pub(crate) fn sweep<C: Case, D: Kernels>(
     let unsupported = std::cell::Cell::new(0);
     draw(C::KERNEL, options.cases, strategy, |case| match compare(&case, device) {
         Ok(()) => Ok(()),
-        Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 || !options.fp8 && has_codes(&case) => {
+        Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 || is_declined(&case, options) => {
             unsupported.set(unsupported.get() + 1);
             Ok(())
         }
@@ -376,9 +376,14 @@ pub(crate) fn sweep<C: Case, D: Kernels>(
     Ok(Outcome { name: C::KERNEL, cases: options.cases, unsupported: unsupported.get() })
 }
 
-/// Whether a case is about FP8: one of its operands holds codes.
-fn has_codes(case: &impl Case) -> bool {
-    case.operands().iter().any(|o| o.dtype.is_code())
+/// Whether one of a case's operands is of a type that the options decline: codes without FP8, or numbers of a type
+/// narrower than F32 that is not among theirs.
+fn is_declined(case: &impl Case, options: &Options) -> bool {
+    let declined = |dtype: DType| match dtype {
+        DType::BF16 | DType::F16 => !options.dtypes.contains(&dtype),
+        _ => dtype.is_code() && !options.fp8,
+    };
+    case.operands().iter().any(|o| declined(o.dtype))
 }
 
 /// Draws cases, the same ones every time, and checks each.

@@ -8,8 +8,9 @@ use fathom_minimal::Minimal;
 const FP8: [&str; 7] =
     ["quantize", "dequantize", "requantize", "gemm_fp8", "grouped_gemm_fp8", "gemm_mixed", "grouped_gemm_mixed"];
 
-/// Kernels that take FP8 tensors among others.
-const SOME_FP8: [&str; 2] = ["gemv", "grouped_gemv"];
+/// Kernels that take FP8 tensors, or BF16 beside F32, among others.
+const SOME_FP8: [&str; 7] =
+    ["gemv", "grouped_gemv", "store_latent", "load_latent", "absorb_query", "absorb_output", "latent_attention"];
 
 #[test]
 fn every_kernel_conforms_in_f32_and_declines_fp8() {
