@@ -72,7 +72,6 @@ fn requests_from_a_file_run_as_one_batch() {
         (&["--logit-bias", "9999=1"], 2, &["--logit-bias", "9999"]),
         (&["--min-p", "2"], 2, &["--min-p"]),
         (&["--stop", ""], 2, &["--stop"]),
-        (&["--speculate", "1"], 2, &["--speculate", "no MTP module"]),
         (&["--chat"], 1, &["no chat template", "chat_template.jinja"]),
     ] {
         w.fails("generate", &generate(more), code, words);
@@ -91,6 +90,9 @@ fn stop_strings_end_a_text_and_stats_are_printed() {
         let cut = w.ok("generate", &[&arguments[..], &["--stop", &stop]].concat());
         assert_eq!(cut.trim_end_matches('\n'), text.split(stop.as_str()).next().unwrap());
     }
+    // Drafts of the MTP module do not change greedy text.
+    let (code, drafted, said) = w.run("generate", &[&arguments[..], &["--stats", "--speculate", "2"]].concat());
+    assert!(code == 0 && drafted == text && said.contains("drafts: "), "{said}");
     for format in ["f32", "bf16", "fp8"] {
         let (code, _, said) = w.run("generate", &[&arguments[..], &["--stats", "--cache", format]].concat());
         assert_eq!(code, 0, "{said}");
