@@ -51,18 +51,18 @@ fn main() -> Result<(), Failure> {
 
     let prompt = prefill(&model)?;
     println!("prompt of {PROMPT}: {prompt:.1} tokens/s");
-    let one = decode(&model, 1, context)?;
-    let rate = bandwidth(cpu.threads());
-    let bytes = active_bytes(&model);
+    let (one, many) = (decode(&model, 1, context)?, decode(&model, SEQUENCES, context)?);
+    // Before the buffer that the bandwidth is measured with.
+    let peak = peak_memory().unwrap_or(f64::NAN);
+    let (rate, bytes) = (bandwidth(cpu.threads()), active_bytes(&model));
     println!(
         "1 sequence after {context} tokens: {one:.1} tokens/s; {:.0} MB of weights a token, {:.0} % of {:.1} GB/s",
         bytes / 1e6,
         100.0 * bytes * one / rate,
         rate / 1e9
     );
-    let many = decode(&model, SEQUENCES, context)?;
     println!("{SEQUENCES} sequences: {many:.1} tokens/s, {:.1} times as many", many / one);
-    println!("peak memory: {:.0} MB", peak_memory().unwrap_or(f64::NAN));
+    println!("peak memory: {peak:.0} MB");
     Ok(())
 }
 

@@ -130,8 +130,8 @@ fn products(
     let (routed, touched) = offsets(cpu, config.n_routed_experts, tokens, top_k)?;
     let mut operands = Vec::new();
     for matrix in all {
-        let (rows, n) =
-            if matrix.groups > 0 { (tokens * top_k, matrix.rows / matrix.groups) } else { (tokens, matrix.rows) };
+        let of_expert = matrix.rows.checked_div(matrix.groups).map(|n| (tokens * top_k, n));
+        let (rows, n) = of_expert.unwrap_or((tokens, matrix.rows));
         let mut x = T::empty(cpu, &[rows, matrix.cols], DType::F32)?;
         cpu.random_normal(RandomNormal::new(2, 3, 1.0, x.view_mut())?)?;
         operands.push((x, T::zeros(cpu, &[rows, n], DType::F32)?));
