@@ -56,7 +56,7 @@
 //!
 //! A device must compute in F32. Where it reports a case in another type as unsupported, the case is counted in
 //! [`Outcome::unsupported`] and not held against it. The same holds for FP8 if the driver says so by [`Options::fp8`],
-//! and for weights and caches of BF16 if that is not among [`Options::dtypes`].
+//! and for weights and caches of BF16 if that is not among `Options::dtypes`.
 
 mod attention;
 mod case;
