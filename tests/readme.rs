@@ -277,8 +277,12 @@ fn every_other_block_of_the_pages_is_true() {
     for name in ["README.md", "docs/guide.md"] {
         let text = page(name);
         for fence in text.lines().filter(|line| line.trim_start().starts_with("```") && line.len() > 3) {
-            let known = ["```sh", "```toml", "```rust", "```text", "```python"];
+            let known = ["```sh", "```toml", "```rust", "```text", "```python", "```json"];
             assert!(known.contains(&fence), "{name}: a block that is not looked at: {fence}");
+        }
+        for (number, line) in lines(&text, "json") {
+            let value: Result<serde_json::Value, _> = serde_json::from_str(line);
+            assert!(value.is_ok(), "{name}:{number}: not JSON: {value:?}");
         }
         let toml: Vec<&str> = lines(&text, "toml").into_iter().map(|(_, line)| line).collect();
         let mut source = fathom::settings::Source::default();

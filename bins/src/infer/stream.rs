@@ -54,7 +54,8 @@ mod tests {
         let tokenizer = Tokenizer::bytes();
         let mut stream = TextStream::new(Some(&tokenizer), &["xyz".into()]);
         let pieces: String = b"ab x\xF0\x9F".iter().map(|&byte| stream.push(byte.into())).collect();
-        assert_eq!((pieces.as_str(), stream.finish().as_str()), ("ab x", "\u{fffd}"));
+        // The x may begin the stop string until the bytes after it are known.
+        assert_eq!((pieces.as_str(), stream.finish().as_str()), ("ab ", "x\u{fffd}"));
         let mut without = TextStream::new(None, &[]);
         assert_eq!(without.push(65) + &without.finish(), "");
     }

@@ -67,7 +67,7 @@ fn rsplit(text: &str, separator: Option<&str>, most: Option<usize>) -> Result<Va
                 parts.push(word);
                 rest = before.trim_end();
             }
-            parts.extend((!rest.trim_start().is_empty()).then(|| rest.trim_start()));
+            parts.extend((!rest.is_empty()).then_some(rest));
         }
     }
     Ok(parts.into_iter().rev().map(Value::from).collect())
