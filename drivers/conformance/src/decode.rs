@@ -285,11 +285,13 @@ case!(ChunkCase, "chunk_attention", { heads: Heads, before: usize, rows: usize }
     )?)
 );
 
-/// Rows of all formats, with ragged tiles among them.
+/// Rows of all formats, with ragged tiles among them, and with whole eights, which devices may read at once.
 fn formats() -> impl Strategy<Value = LatentRow> {
     let latent = prop_oneof![4 => some(40), 1 => 126usize..131, 1 => 255usize..258];
+    let eights = (1usize..18, 0usize..3).prop_map(|(latent, rope)| (8 * latent, 8 * rope));
     let dtype = select(vec![DType::F32, DType::BF16, DType::E4M3]);
-    (dtype, latent, 0usize..9).prop_map(|(dtype, latent, rope)| row(dtype, latent, rope))
+    let widths = prop_oneof![2 => (latent, 0usize..9), 1 => eights];
+    (dtype, widths).prop_map(|(dtype, (latent, rope))| row(dtype, latent, rope))
 }
 
 /// Heads of all proportions, without positions among them.

@@ -433,6 +433,10 @@ FN u32 e4m3_to_f16(u32 codes) {
     }
     return y;
 }
+FN void widen_f16(u32 pair, float& low, float& high) {
+    low = emulator::half_to_float((u16)pair, false);
+    high = emulator::half_to_float((u16)(pair >> 16), false);
+}
 FN u32 permute(u32 x, u32 y, u32 selector) {
     u64 all = (u64)y << 32 | x;
     u32 z = 0;

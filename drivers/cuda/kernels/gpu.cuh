@@ -55,6 +55,12 @@ FN u32 e4m3_to_f16(u32 codes) {
 #endif
     return y;
 }
+// Two f16 of a register as f32, the one in the low half first.
+FN void widen_f16(u32 pair, float& low, float& high) {
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+        : "=f"(low), "=f"(high)
+        : "r"(pair));
+}
 // Four bytes out of eight, those of `x` and then those of `y`, lowest first: byte `i` of the result is the one that
 // hexadecimal digit `i` of the selector names.
 FN u32 permute(u32 x, u32 y, u32 selector) {

@@ -115,6 +115,11 @@ impl Mat {
         }
     }
 
+    /// Whether rows start on a multiple of `bytes` however many there are: also the next one of a single row.
+    pub(crate) fn is_aligned_in_any_number(&self, bytes: u64) -> bool {
+        self.data.is_multiple_of(bytes) && (self.stride as u64 * self.size()).is_multiple_of(bytes)
+    }
+
     /// Whether every row starts on a multiple of `bytes`.
     pub(crate) fn is_aligned(&self, bytes: u64) -> bool {
         self.data.is_multiple_of(bytes) && (self.rows <= 1 || (self.stride as u64 * self.size()).is_multiple_of(bytes))

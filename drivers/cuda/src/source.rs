@@ -16,6 +16,9 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
     ("scores.cuh", include_str!("../kernels/scores.cuh")),
+    ("codes.cuh", include_str!("../kernels/codes.cuh")),
+    ("latent.cuh", include_str!("../kernels/latent.cuh")),
+    ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];
 
 macro_rules! modules {
@@ -43,6 +46,9 @@ modules! {
     ROUTER: "router",
     ATTENTION: "attention",
     ATTENTION_GRAD: "attention_grad",
+    LATENT_ATTENTION: "latent_attention",
+    DECODE: "decode",
+    GEMV: "gemv",
     LOSS: "loss",
     OPTIMIZER: "optimizer",
     TRANSPOSE: "transpose",

@@ -32,9 +32,16 @@ pub struct Emulation {
     pub sanitize: bool,
     /// Bytes of shared memory per block that the device reports; 0 = those of Hopper.
     pub shared: u32,
+    /// Multiprocessors that the device reports; 0 = two.
+    pub multiprocessors: u32,
 }
 
 impl Emulation {
+    /// Number of multiprocessors.
+    fn multiprocessors(&self) -> usize {
+        if self.multiprocessors == 0 { 2 } else { self.multiprocessors as usize }
+    }
+
     /// Bytes of shared memory per block.
     fn shared(&self) -> usize {
         if self.shared == 0 { 227 << 10 } else { self.shared as usize }
@@ -95,17 +102,22 @@ impl Emulator {
         if let Some(library) = libraries.get(module.name) {
             return library.clone().map_err(other);
         }
+        // Where a module is run once or with the sanitizer, compiling takes longer than running.
+        let level = if self.options.sanitize { "-O1" } else { "-O2" };
         #[cfg(test)]
-        let module = self.replaced.iter().copied().find(|m| m.name == module.name).unwrap_or(module);
-        let library = load(module, self.options.sanitize);
+        let (module, level) = match self.replaced.iter().copied().find(|m| m.name == module.name) {
+            Some(module) => (module, "-O0"),
+            None => (module, level),
+        };
+        let library = load(module, level, self.options.sanitize);
         libraries.insert(module.name, library.as_ref().copied().map_err(CudaError::to_string));
         library
     }
 }
 
 /// Compiles and loads a module. Libraries are never unloaded: a kernel may still run in another thread.
-fn load(module: Module, sanitize: bool) -> Result<&'static Library, CudaError> {
-    let path = build(module, sanitize)?;
+fn load(module: Module, level: &str, sanitize: bool) -> Result<&'static Library, CudaError> {
+    let path = build(module, level, sanitize)?;
     // SAFETY: a library of kernels was made from the sources in this program; loading it runs no code.
     let library = unsafe { Library::new(&path) };
     let library = library.map_err(|e| other(format!("cannot load {}: {e}", path.display())))?;
@@ -126,11 +138,9 @@ fn compiler() -> Result<PathBuf, CudaError> {
 }
 
 /// Compiles a module unless it is in the cache; returns the library's path.
-fn build(module: Module, sanitize: bool) -> Result<PathBuf, CudaError> {
+fn build(module: Module, level: &str, sanitize: bool) -> Result<PathBuf, CudaError> {
     let compiler = compiler()?;
     let version = Command::new(&compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
-    // Under the sanitizer, compiling takes longer than running.
-    let level = if sanitize { "-O1" } else { "-O2" };
     let mut flags =
         vec!["-std=c++17", level, "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC", "-DFATHOM_EMULATE"];
     if sanitize {
@@ -190,7 +200,12 @@ impl Blocks for Emulator {
 impl Engine for Emulator {
     fn properties(&self) -> Properties {
         let name = Name::new("cuda (emulated)");
-        Properties { name, memory: None, multiprocessors: 2, shared: self.options.shared() }
+        Properties {
+            name,
+            memory: None,
+            multiprocessors: self.options.multiprocessors(),
+            shared: self.options.shared(),
+        }
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {

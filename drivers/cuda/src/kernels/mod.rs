@@ -24,6 +24,7 @@ mod gemm;
 mod gemm_fp8;
 mod gemv;
 mod index;
+mod latent_attention;
 mod loss;
 mod norm;
 mod optimizer;

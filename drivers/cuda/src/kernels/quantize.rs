@@ -17,10 +17,10 @@ const ROW_THREADS: usize = 16;
 /// Columns of a block's piece of 128×1 tiles.
 const COLUMNS_WIDTH: usize = 64;
 
-/// `Tiles` of `quantize.cu`.
+/// `Tiles` of `codes.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Tiles {
+pub(super) struct Tiles {
     offsets: u64,
     kind: i32,
     part: i32,
@@ -54,10 +54,10 @@ struct Decode {
 }
 
 impl Tiles {
-    const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
+    pub(super) const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
 
     /// Tiles of a matrix of `cols` columns.
-    fn new(op: &'static str, tiles: &Tiling<'_, Buffer>, cols: usize) -> Result<Self, CudaError> {
+    pub(super) fn new(op: &'static str, tiles: &Tiling<'_, Buffer>, cols: usize) -> Result<Self, CudaError> {
         // A part is no longer than a side, which has the range of `i32` as `mat` checks; where a side is empty it may
         // be.
         let part = |part: usize| (i32::try_from(part).unwrap_or(i32::MAX), part.div_ceil(TILE) as i32);
