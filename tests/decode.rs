@@ -2,7 +2,7 @@
 //! the same bits however a sequence is cut, batched and paged.
 
 use fathom::hf;
-use fathom_core::cache::{Cache, CacheFormat, CacheOptions, PagePool};
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
 use fathom_core::layer::Phase;
@@ -10,10 +10,8 @@ use fathom_core::model::{Batch, Chunk, Draft, Model};
 use fathom_core::precision::Precision;
 use fathom_core::tensor::Tensor;
 use fathom_cpu::Cpu;
+use fathom_tests::decode::{Engine, NEW, PLAIN, Sequence, Way, argmax, check_continuations, rows, worst};
 use fathom_tests::{Floats, Tokens, golden_folder, tensors};
-
-/// Tokens that a golden continuation has.
-const NEW: usize = 64;
 
 /// A model of a golden folder in f32, MTP modules included.
 fn model<D: Kernels>(device: &D, case: &str) -> Model<D> {
@@ -26,141 +24,6 @@ fn model<D: Kernels>(device: &D, case: &str) -> Model<D> {
 
 fn golden(case: &str) -> (Floats, Tokens) {
     tensors(&golden_folder().join(case).join("golden.safetensors"))
-}
-
-/// How sequences are run.
-#[derive(Clone, Copy, Debug)]
-struct Way {
-    format: CacheFormat,
-    page_tokens: usize,
-    /// Prompt tokens a call.
-    chunk: usize,
-}
-
-const PLAIN: Way = Way { format: CacheFormat::F32, page_tokens: 64, chunk: usize::MAX };
-
-/// A sequence in a cache.
-struct Sequence {
-    tokens: Vec<u32>,
-    prompt: usize,
-    /// Tokens in the cache.
-    done: usize,
-    pages: Vec<u32>,
-    /// Logits of every position that was asked for, in order.
-    logits: Vec<Vec<f32>>,
-    /// Hidden states of every position.
-    hidden: Vec<Vec<f32>>,
-}
-
-/// Sequences, their cache and its pages.
-struct Engine<'a, D: Kernels> {
-    device: &'a D,
-    model: &'a Model<D>,
-    cache: Cache<D>,
-    pool: PagePool,
-    sequences: Vec<Sequence>,
-    chunk: usize,
-}
-
-impl<'a, D: Kernels> Engine<'a, D> {
-    fn new(device: &'a D, model: &'a Model<D>, way: Way, prompts: &[&[u32]]) -> Self {
-        let Way { format, page_tokens, chunk } = way;
-        let longest = prompts.iter().map(|p| p.len()).max().unwrap() + NEW + 1;
-        let pages = prompts.len() * longest.div_ceil(page_tokens);
-        let options = CacheOptions { format, page_tokens, pages, mtp: model.config().num_nextn_predict_layers };
-        let cache = Cache::new(device, model.config(), options).unwrap();
-        let sequence = |p: &&[u32]| Sequence {
-            tokens: p.to_vec(),
-            prompt: p.len(),
-            done: 0,
-            pages: Vec::new(),
-            logits: Vec::new(),
-            hidden: Vec::new(),
-        };
-        let sequences = prompts.iter().map(sequence).collect();
-        Self { device, model, cache, pool: PagePool::new(pages), sequences, chunk }
-    }
-
-    /// Computes what is left of every sequence's prompt, or one token after it, in one call.
-    fn step(&mut self) {
-        let n = self.cache.page_tokens();
-        for sequence in &mut self.sequences {
-            let end = sequence.end(self.chunk);
-            while sequence.pages.len() * n < end {
-                sequence.pages.push(self.pool.take().expect("there are pages for all"));
-            }
-        }
-        let chunk = |s: &Sequence| -> Vec<u32> { s.tokens[s.done..s.end(self.chunk)].to_vec() };
-        let tokens: Vec<Vec<u32>> = self.sequences.iter().map(chunk).collect();
-        let chunks: Vec<Chunk<'_>> = (self.sequences.iter().zip(&tokens).filter(|(_, t)| !t.is_empty()))
-            .map(|(s, tokens)| Chunk {
-                tokens,
-                start: s.done,
-                pages: &s.pages,
-                phase: if s.done < s.prompt { Phase::Prefill } else { Phase::Decode },
-                logits: tokens.len(),
-            })
-            .collect();
-        let out = self.model.extend(&mut self.cache, &chunks).unwrap();
-        let (logits, hidden) = (rows(self.device, &out.logits), rows(self.device, &out.hidden));
-        let (mut logits, mut hidden) = (logits.into_iter(), hidden.into_iter());
-        for (sequence, tokens) in self.sequences.iter_mut().zip(&tokens) {
-            sequence.logits.extend(logits.by_ref().take(tokens.len()));
-            sequence.hidden.extend(hidden.by_ref().take(tokens.len()));
-            sequence.done += tokens.len();
-            if sequence.done == sequence.tokens.len() && sequence.tokens.len() < sequence.prompt + NEW {
-                sequence.tokens.push(argmax(sequence.logits.last().unwrap()));
-            }
-        }
-    }
-
-    /// Runs until every sequence has all its tokens.
-    fn finish(mut self) -> Vec<Sequence> {
-        while self.sequences.iter().any(|s| s.tokens.len() < s.prompt + NEW) {
-            self.step();
-        }
-        self.sequences
-    }
-}
-
-impl Sequence {
-    /// Where the next call ends: in the prompt after a chunk, else after one token.
-    fn end(&self, chunk: usize) -> usize {
-        match self.tokens.len() == self.prompt + NEW {
-            true => self.done,
-            false if self.done < self.prompt => self.prompt.min(self.done.saturating_add(chunk)),
-            false => self.done + 1,
-        }
-    }
-
-    fn generated(&self) -> &[u32] {
-        &self.tokens[self.prompt..]
-    }
-
-    /// The logits that generated token `i` was chosen from.
-    fn before(&self, i: usize) -> &[f32] {
-        &self.logits[self.prompt - 1 + i]
-    }
-}
-
-fn rows<D: Kernels>(device: &D, x: &Tensor<D>) -> Vec<Vec<f32>> {
-    let values: Vec<f32> = x.download(device).unwrap();
-    values.chunks(x.shape().cols()).map(<[f32]>::to_vec).collect()
-}
-
-fn argmax(logits: &[f32]) -> u32 {
-    (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
-}
-
-fn worst(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f32> {
-    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-    logits.iter().map(|&x| (f64::from(x) - most - sum.ln()) as f32).collect()
 }
 
 /// Logits of whole sequences with a cache, against those of the pass without one: the first `prompt` tokens in one
@@ -198,29 +61,12 @@ fn prefill_and_decode_give_the_logits_of_the_pass_without_a_cache() {
     }
 }
 
-/// Checks greedy continuations of the three prompts of a case, run together and apart.
+/// Checks greedy continuations of the three prompts of a case.
 fn continuations(case: &str) {
     let case = format!("decode/{case}");
     let device = Cpu::with_threads(2);
     let (model, (floats, tokens)) = (model(&device, &case), golden(&case));
-    let prompts: Vec<&[u32]> = (0..3).map(|i| tokens[&format!("{i}.prompt")].1.as_slice()).collect();
-    let together = Engine::new(&device, &model, PLAIN, &prompts).finish();
-    let mut largest = 0.0f32;
-    for (i, sequence) in together.iter().enumerate() {
-        assert_eq!(sequence.generated(), tokens[&format!("{i}.tokens")].1, "{case}: prompt {i}");
-        let (ids, want) = (&tokens[&format!("{i}.top5_ids")].1, &floats[&format!("{i}.top5_logprobs")]);
-        for step in 0..NEW {
-            let got = log_softmax(sequence.before(step));
-            for (&id, &want) in ids[step * 5..][..5].iter().zip(&want[step * 5..]) {
-                largest = largest.max((got[id as usize] - want).abs());
-            }
-        }
-    }
-    let first = &together[0];
-    let prefill = worst(&first.logits[..first.prompt].concat(), &floats["0.prefill_logits"]);
-    let decode = worst(&first.logits[first.prompt - 1..].concat(), &floats["0.logits"]);
-    println!("{case}: log-probabilities within {largest:.1e}, logits within {prefill:.1e} and {decode:.1e}");
-    assert!(largest < 2e-4 && prefill < 2e-4 && decode < 2e-4, "{case}: {largest}, {prefill}, {decode}");
+    check_continuations(&device, &case, &model, (&floats, &tokens), PLAIN);
 }
 
 #[test]
@@ -242,13 +88,13 @@ fn a_sequence_has_the_same_bits_alone_or_batched_in_any_chunks_and_pages() {
             let want = bits(&Engine::new(&device, &model, Way { format, ..PLAIN }, &prompts).finish());
             for page_tokens in [1, 3, 64] {
                 for chunk in [1, 7, usize::MAX] {
-                    let way = Way { format, page_tokens, chunk };
+                    let way = Way { format, page_tokens, chunk, ..PLAIN };
                     let together = bits(&Engine::new(&device, &model, way, &prompts).finish());
                     assert!(together == want, "{case}: {way:?}");
                 }
             }
             for (prompt, want) in prompts.iter().zip(&want) {
-                let way = Way { format, page_tokens: 3, chunk: 7 };
+                let way = Way { format, page_tokens: 3, chunk: 7, ..PLAIN };
                 let alone = bits(&Engine::new(&device, &model, way, &[prompt]).finish());
                 assert!(&alone[0] == want, "{case}: {format}, alone");
             }

@@ -1,7 +1,11 @@
-//! Whole models on the CUDA emulator: parity with transformers, and first training steps equal to the reference device.
+//! Whole models on the CUDA emulator: parity with transformers, also when decoding with a cache, and first training
+//! steps equal to the reference device.
 
+use fathom_core::cache::CacheFormat;
 use fathom_core::precision::Precision;
+use fathom_cpu::Cpu;
 use fathom_cuda::{Cuda, Emulation};
+use fathom_tests::decode::{Engine, PLAIN, Way, check_continuations, worst};
 use fathom_tests::golden::{Golden, check_case};
 use fathom_tests::steps::Reference;
 
@@ -27,6 +31,34 @@ fn v3_yarn() {
 fn v3_mtp() {
     let Some(device) = emulated() else { return };
     check_case(&device, "v3_mtp", &Golden::load("v3_mtp"));
+}
+
+/// Tokens of a continuation: as many as time allows.
+const NEW: usize = 6;
+
+/// Decoding with each format of the cache: the continuations of transformers in f32, and in the others the logits of
+/// the CPU driver, which reads the same numbers and rounds queries and probabilities otherwise.
+#[test]
+fn continuations_with_each_format_of_the_cache() {
+    let Some(device) = emulated() else { return };
+    let cpu = Cpu::with_threads(1);
+    let golden = Golden::load("decode/v2_lite");
+    let (model, other) = (golden.model(&device, Precision::F32), golden.model(&cpu, Precision::F32));
+    let way = Way { new: NEW, page_tokens: 3, ..PLAIN };
+    check_continuations(&device, "decode/v2_lite", &model, (&golden.floats, &golden.tokens), way);
+    let prompts = ["1.prompt", "2.prompt"].map(|name| golden.tokens[name].1.as_slice());
+    for format in [CacheFormat::Bf16, CacheFormat::Fp8] {
+        let way = Way { format, chunk: 7, new: 3, ..way };
+        let got = Engine::new(&device, &model, way, &prompts).finish();
+        let want = Engine::new(&cpu, &other, way, &prompts).finish();
+        for (got, want) in got.iter().zip(&want) {
+            let (got, want) = (got.logits.concat(), want.logits.concat());
+            let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let error = worst(&got, &want) / largest;
+            println!("{format}: logits within {error:.1e} of the largest");
+            assert!(error < 2e-2, "{format}: logits differ by {error} of the largest");
+        }
+    }
 }
 
 fn check_steps(precision: Precision) {

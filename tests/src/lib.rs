@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 pub mod choices;
+pub mod decode;
 pub mod golden;
 pub mod quantization;
 pub mod steps;
