@@ -1,4 +1,4 @@
-//! `gpu_check bench`: times every kernel at the shapes of training and compares it with its floor.
+//! `gpu_check bench`: times every kernel at the shapes of training, or of decoding, and compares it with its floor.
 //!
 //! The floor of a call is the larger of the bytes it must move over the bandwidth of a large copy, and the operations
 //! it must do over the rate of a large product in the same type, both measured here, on this device, in this process.
@@ -21,7 +21,8 @@ use crate::train::product_peak;
 /// The command.
 pub(crate) const COMMAND: Command = Command::new::<Arguments>("bench", "time every kernel against its floor");
 
-/// time every kernel at the shapes of training a model of hidden width 2048, and compare it with its floor
+/// time every kernel at the shapes of training a model of hidden width 2048, or those of decoding at the shapes of
+/// DeepSeek-V3, and compare it with its floor
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
@@ -42,6 +43,9 @@ struct Arguments {
     /// keep a kernel's operands in the caches between runs
     #[argh(switch)]
     warm: bool,
+    /// the kernels of decoding, in place of those of training
+    #[argh(switch)]
+    decode: bool,
     /// seconds of measurement per line (default: 0.05)
     #[argh(option, default = "0.05")]
     seconds: f64,
@@ -121,6 +125,9 @@ fn all<D: Watch>(device: &D, arguments: &Arguments) -> Fails<D> {
     let timer = Timer::new(device, !arguments.warm)?;
     let s = Shapes::new(arguments.shrink);
     let mut bench = Bench { device: device.clone(), arguments, s, bandwidth, peak, timer, seed: 0 };
+    if arguments.decode {
+        return decode::all(&mut bench);
+    }
     products(&mut bench)?;
     grouped(&mut bench)?;
     attention(&mut bench)?;
@@ -231,6 +238,8 @@ macro_rules! time {
         $bench.time(&name, cost, |device| device.$kernel($call?));
     }};
 }
+
+mod decode;
 
 fn products<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, d, h) = (b.s.tokens, b.s.hidden, b.s.heads);
