@@ -39,7 +39,7 @@ bin=$(cd "$1" && pwd) || exit 2
 mkdir -p "$2" && out=$(cd "$2" && pwd) || exit 2
 [ -x "$bin/gpu_check" ] || die "$bin/gpu_check is missing: make it with check.sh prepare $1, where Rust is"
 device=${DEVICE:-cuda:0} python=${PYTHON:-python3} scale=${SCALE:-1} steps=${STEPS:-200}
-all="compile suite golden curve_bf16 curve_fp8 bench train torch_train torch_kernels sanitizer train_fp8 train_no_graphs"
+all="compile suite golden curve_bf16 curve_fp8 bench bench_decode train torch_train torch_kernels sanitizer train_fp8 train_no_graphs"
 parts=${PARTS:-$all}
 # What is compiled once is there for all parts.
 export FATHOM_CUDA_CACHE=${FATHOM_CUDA_CACHE:-$out/cache}
@@ -76,12 +76,13 @@ small=()
 # The smallest call there is: what it takes is compiling all kernels.
 part compile 90 "kernels ready\|pass" "$bin/gpu_check" suite --device "$device" --cases 1 --only fill
 part suite 120 "suite:" "$bin/gpu_check" suite --device "$device" --cases "${CASES:-32}"
-part golden 60 "training\|gradients" "$bin/gpu_check" golden --device "$device"
+part golden 60 "training\|gradients\|continuations" "$bin/gpu_check" golden --device "$device"
 for precision in bf16 fp8; do
   part curve_$precision 60 "against" "$bin/gpu_check" curve --device "$device" --precision $precision --steps "$steps" \
     --against "$bin/curve_$precision.json"
 done
 part bench 90 "copy " "$bin/gpu_check" bench --device "$device" "${small[@]}"
+part bench_decode 60 "bf16 cache.* 16 heads\|copy " "$bin/gpu_check" bench --decode --device "$device" "${small[@]}"
 shape=(--batch 4 --micro-batch 2 --length 4096 --steps 12)
 [ "$scale" = 1 ] || shape=(--batch 2 --micro-batch 1 --length 64 --steps 1 --preset tiny)
 part train 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision bf16 "${shape[@]}"

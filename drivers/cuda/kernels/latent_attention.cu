@@ -466,8 +466,8 @@ KERNEL(latent_merge, Latent, 128) {
     int t = block_x() / a.heads, j = block_x() % a.heads, c = block_y() * threads() + thread();
     u32 keys = row<u32>(a.keys, t).get(0);
     // What `work` reported has no pieces.
-    if (row<u32>(a.sequence, t).get(0) >= (u32)a.tables.rows || keys - 1 >= (u32)(a.tables.cols * a.page_tokens)) return;
-    if (c >= a.row.latent) return;
+    bool is_there = row<u32>(a.sequence, t).get(0) < (u32)a.tables.rows;
+    if (!is_there || keys - 1 >= (u32)(a.tables.cols * a.page_tokens) || c >= a.row.latent) return;
     int pieces = ceil_div((int)keys, a.each * SPLIT), in_span = SPAN / a.each, first = (t * a.heads + j) * a.pieces;
     float all_most = -infinity(), all_total = 0.0f, all = 0.0f, by, part_by;
     for (int begin = 0; begin < pieces; begin += in_span) {

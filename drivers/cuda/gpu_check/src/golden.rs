@@ -9,14 +9,16 @@ use fathom::device::AnyDevice;
 use fathom::error::{Error, Result};
 use fathom::on_device;
 use fathom_core::device::Kernels;
+use fathom_core::precision::Precision;
+use fathom_tests::decode::{PLAIN, check_continuations};
 use fathom_tests::golden::{Golden, check_case, check_trajectory};
 use fathom_tests::quantization::check_codes;
 
 /// The command.
 pub(crate) const COMMAND: Command = Command::new::<Arguments>("golden", "compare small models with transformers");
 
-/// compare small models with transformers (logits, losses, gradients, 20 steps of training), and codes and scales with
-/// PyTorch
+/// compare small models with transformers (logits, losses, gradients, 20 steps of training, greedy continuations with a
+/// cache), and codes and scales with PyTorch
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
@@ -51,6 +53,8 @@ macro_rules! cases {
 }
 
 static CASES: &[Case] = cases!["v3_yarn", "v3_no_q_lora", "v3_tied_bias", "v2_lite", "v3_mtp"];
+/// Greedy continuations of models that decode with a cache.
+static CONTINUATIONS: &[Case] = cases!["decode/v3_yarn", "decode/v2_lite", "decode/v3_mtp"];
 static CODES: &[u8] = include_bytes!("../../../../tests/golden/v3_fp8/quant.safetensors");
 
 impl Program for Arguments {
@@ -87,6 +91,13 @@ fn golden<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
         if golden.tokens.contains_key("train.tokens") && !arguments.no_training {
             check(format!("{name} training"), &|| check_trajectory(device, name, &golden));
         }
+    }
+    for (name, config, model, numbers) in CONTINUATIONS {
+        let golden = Golden::new(config, model, numbers);
+        check(format!("{name} continuations"), &|| {
+            let model = golden.model(device, Precision::F32);
+            check_continuations(device, name, &model, (&golden.floats, &golden.tokens), PLAIN);
+        });
     }
     match failed.is_empty() {
         true => Ok(()),

@@ -106,7 +106,8 @@ fn absorbed<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
             let (x, mut o) = (b.floats(rows, heads * latent)?, b.floats(rows, heads * 128)?);
             let what = format!("{} weight, {rows} rows of {heads} heads", weight.name());
             time!(b, what, absorb_query: weight.factor().and_then(|w| AbsorbQuery::new(h, q.view(), w, y.view_mut())));
-            time!(b, what, absorb_output: weight.factor().and_then(|w| AbsorbOutput::new(h, x.view(), w, o.view_mut())));
+            time!(b, what, absorb_output: weight.factor()
+                .and_then(|w| AbsorbOutput::new(h, x.view(), w, o.view_mut())));
         }
     }
     Ok(())
