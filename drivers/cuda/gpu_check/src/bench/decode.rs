@@ -41,7 +41,8 @@ fn attention<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
         let (sequence, keys) = (b.indices(rows, 1, |i| i)?, b.indices(rows, 1, |_| context)?);
         for (name, dtype) in [("f32", DType::F32), ("bf16", DType::BF16), ("fp8", DType::E4M3)] {
             let row = LatentRow::new(dtype, latent, rope)?;
-            let mut cache = Tensor::<D>::zeros(&b.device, &[tokens, row.cols()], dtype)?;
+            // All of its rows are stored before they are read.
+            let mut cache = Tensor::<D>::empty(&b.device, &[tokens, row.cols()], dtype)?;
             let (c, k_pe) = (numbers.view().columns(0..latent)?, numbers.view().columns(latent..latent + rope)?);
             let what = format!("{name} cache, {tokens} tokens");
             time!(b, what, store_latent: StoreLatent::new(row, c, k_pe, slots.view(), cache.view_mut()));
