@@ -5,9 +5,11 @@ use std::path::Path;
 
 use fathom::checkpoint::{Disk, Draft, Keep};
 use fathom::hf::{self, DEEPSEEK, Format, Inference, Weights};
-use fathom_core::cache::{Cache, CacheFormat, CacheOptions};
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions, SCRATCH};
+use fathom_core::config::ModelConfig;
 use fathom_core::device::{Host, Kernels};
 use fathom_core::layer::Phase;
+use fathom_core::layer::mla::scratch_numbers;
 use fathom_core::model::{Batch, Chunk, Model};
 use fathom_core::precision::Precision;
 use fathom_core::weights::Storage;
@@ -141,6 +143,58 @@ fn each_matrix_is_held_once_in_its_type() {
         let error = model.weights().view(&gate.slot).map(drop).unwrap_err();
         assert!(error.to_string().contains("inference"), "{error}");
     }
+}
+
+/// A long prompt's keys and values are made for some heads at a time, from the latents of some tokens at a time.
+#[test]
+fn prompts_have_the_same_bits_in_any_scratch() {
+    // Seven heads of 40 + 24 rows, two of which fill a block of FP8; latents past the first 512 are a second part.
+    let config = ModelConfig {
+        num_hidden_layers: 2,
+        first_k_dense_replace: 2,
+        num_attention_heads: 7,
+        num_key_value_heads: 7,
+        kv_lora_rank: 20,
+        qk_nope_head_dim: 40,
+        qk_rope_head_dim: 8,
+        v_head_dim: 24,
+        max_position_embeddings: 1024,
+        num_nextn_predict_layers: 0,
+        vocab_size: 300,
+        ..ModelConfig::tiny()
+    };
+    let (root, device) = (tempfile::tempdir().unwrap(), Cpu::with_threads(2));
+    let mut model = Model::new(&device, &config, Precision::F32).unwrap();
+    model.initialize(3).unwrap();
+    let mut draft = Draft::begin(&Disk, root.path(), 1).unwrap();
+    hf::save_model(&mut draft, &model, None, Format::F32, 1 << 30).unwrap();
+    let folder = draft.commit(Keep::newest(1)).unwrap();
+    let tokens: Vec<u32> = (0..700).map(|i| (i * 7919 + 3) % 300).collect();
+    let pages: Vec<u32> = (0..11).collect();
+    for weights in [Weights::F32, Weights::Bf16, Weights::Fp8] {
+        let model = load(&device, &folder, weights);
+        let logits = |scratch: usize, cut: usize| -> Vec<u32> {
+            let mut cache = Cache::new(&device, &config, CacheOptions::new(11)).unwrap().with_scratch(scratch);
+            let mut last = Vec::new();
+            for (start, end) in [(0, cut), (cut, 700)] {
+                let tokens = &tokens[start..end];
+                let chunk = Chunk { tokens, start, pages: &pages, phase: Phase::Prefill, logits: 1 };
+                last = model.extend(&mut cache, &[chunk]).unwrap().logits.download::<Cpu, f32>(&device).unwrap();
+            }
+            assert!(last.iter().all(|x| x.is_finite()));
+            last.iter().map(|x| x.to_bits()).collect()
+        };
+        let want = logits(SCRATCH, 600);
+        for scratch in [0, 3 * 700 * 64, 5 * 700 * 64] {
+            for cut in [1, 600] {
+                assert_eq!(logits(scratch, cut), want, "{weights:?}, {scratch} numbers, cut at {cut}");
+            }
+        }
+    }
+    let numbers = |scratch| scratch_numbers(&config, 700, scratch);
+    assert_eq!(numbers(SCRATCH), 700 * (7 * 64 + 8) + 700 * 20, "all at once");
+    assert_eq!(numbers(3 * 700 * 64), 700 * (2 * 64 + 8) + 700 * 20, "a pair of heads");
+    assert_eq!(numbers(0), 700 * (2 * 64 + 8) + 512 * 20, "no less than a pair, and 512 tokens");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use fathom_core::cache::{CacheFormat, bytes_per_token};
+use fathom_core::cache::{CacheFormat, SCRATCH, bytes_per_token};
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
+use fathom_core::layer::mla::scratch_numbers;
 use fathom_core::precision::Precision;
 use fathom_core::train::plan::{MemoryPlan, Plan};
 use fathom_core::train::schedule::Schedule;
@@ -208,6 +209,10 @@ fn cache(out: &mut String, model: &ModelConfig, kv: &KvCache) -> std::fmt::Resul
     let fp8 = fp8_latent(model);
     writeln!(out, "  {:<28}{:>22}  latent in FP8, rotary key in BF16", "bytes a token in FP8", grouped(fp8))?;
     writeln!(out, "  {:<28}{:>22}", "at 128K tokens in FP8", size(fp8 * KvCache::PUBLISHED_CONTEXT))?;
+    let context = (KvCache::PUBLISHED_CONTEXT as usize).min(model.max_position_embeddings);
+    let scratch = 4 * scratch_numbers(model, context, SCRATCH) as u64;
+    let what = format!("keys and values of a prompt of {} tokens, some heads at a time", grouped(context as u64));
+    writeln!(out, "  {:<28}{:>22}  {what}", "scratch in f32", size(scratch))?;
     let rows = [
         ("published comparison", kv.published_comparison(), "keys and values of hidden width -> latent alone"),
         ("with the rotary key", kv.comparison_with_rope_key(), "keys and values of hidden width -> what is cached"),

@@ -21,6 +21,9 @@ use crate::device::{Device, GatherRows, LatentRow, Primitives};
 use crate::error::{InvalidOp, at_most, ensure, same};
 use crate::tensor::Tensor;
 
+/// Numbers of a prompt's keys and values that attention holds at once, unless told otherwise: 64 MiB in F32.
+pub const SCRATCH: usize = 16 << 20;
+
 /// How large a [`Cache`] is, and in which format it holds tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheOptions {
@@ -52,6 +55,7 @@ pub struct Cache<D: Device> {
     trunk: usize,
     /// `[pages·page_tokens, row.cols()]` for every layer.
     layers: Vec<Tensor<D>>,
+    scratch: usize,
 }
 
 impl<D: Device> Cache<D> {
@@ -71,7 +75,19 @@ impl<D: Device> Cache<D> {
         let layer = |_| Tensor::<D>::empty(device, &[tokens, row.cols()], row.dtype());
         let trunk = config.num_hidden_layers;
         let layers = (0..trunk + options.mtp).map(layer).collect::<Result<_, _>>()?;
-        Ok(Self { options, row, trunk, layers })
+        Ok(Self { options, row, trunk, layers, scratch: SCRATCH })
+    }
+
+    /// The same for prompts whose attention holds about `numbers` keys and values at once: it computes a group of heads
+    /// after the other, at least one head each. Results are the same, bit for bit where the device's columns are.
+    #[must_use]
+    pub fn with_scratch(self, numbers: usize) -> Self {
+        Self { scratch: numbers, ..self }
+    }
+
+    /// Numbers of a prompt's keys and values that are held at once; those of one head may be more.
+    pub fn scratch(&self) -> usize {
+        self.scratch
     }
 
     /// Size and format.

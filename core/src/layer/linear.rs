@@ -5,6 +5,7 @@
 //! activations; prefill rounds those that BF16 weights are multiplied with to BF16, once an [`Operand`].
 
 use alloc::format;
+use core::ops::Range;
 
 use super::operand::Operand;
 use super::{Pass, Phase};
@@ -57,11 +58,28 @@ impl Linear {
         mut y: ViewMut<'_, D>,
         out: Out,
     ) -> Result<(), D::Error> {
-        self.product(pass, Form::Nt, x, y.reborrow(), out)?;
+        self.product(pass, Form::Nt, pass.weight(&self.weight)?, x, y.reborrow(), out)?;
         if let Some(bias) = &self.bias {
             pass.device.binary(Binary::new(BinaryOp::Add, pass.weights.view(bias)?, y)?)?;
         }
         Ok(())
+    }
+
+    /// Some columns of `y = x·Wᵀ`, with the same bits as all of them give: `y [t, outputs.len()]`. Without the bias.
+    ///
+    /// # Errors
+    /// Outputs that the layer does not have; of a weight in FP8 those that are no whole blocks.
+    pub fn forward_some<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: &Operand<'_, D>,
+        outputs: Range<usize>,
+        y: ViewMut<'_, D>,
+    ) -> Result<(), D::Error> {
+        let weight = pass.weight(&self.weight)?;
+        let whole = outputs == (0..self.outputs());
+        let weight = if whole { weight } else { weight.row_range(outputs)? };
+        self.product(pass, Form::Nt, weight, x, y, Out::Replace)
     }
 
     /// `dx = dy·W`, or `dx += …`. `dy [t, outputs]`, `dx [t, inputs]`.
@@ -72,18 +90,18 @@ impl Linear {
         dx: ViewMut<'_, D>,
         out: Out,
     ) -> Result<(), D::Error> {
-        self.product(pass, Form::Nn, dy, dx, out)
+        self.product(pass, Form::Nn, pass.weight(&self.weight)?, dy, dx, out)
     }
 
     fn product<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         form: Form,
+        weight: Factor<'_, D::Buffer>,
         a: &Operand<'_, D>,
         c: ViewMut<'_, D>,
         out: Out,
     ) -> Result<(), D::Error> {
-        let weight = pass.weight(&self.weight)?;
         if form == Form::Nt && pass.phase == Phase::Decode {
             return pass.device.gemv(Gemv::new(a.x()?, weight, c, out)?);
         }

@@ -266,7 +266,13 @@ impl<D: Kernels> Model<D> {
                 positions: column(flat(&|_, at| at as u32))?,
                 starts: column(Vec::new())?,
             },
-            context: Context { row: cache.row(), page_tokens: n, slots: column(flat(&slot))?, seen },
+            context: Context {
+                row: cache.row(),
+                page_tokens: n,
+                scratch: cache.scratch(),
+                slots: column(flat(&slot))?,
+                seen,
+            },
             wanted: column(wanted)?,
         })
     }

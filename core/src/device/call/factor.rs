@@ -1,5 +1,7 @@
 //! A weight as a factor of a product: numbers, or codes with their scales.
 
+use core::ops::Range;
+
 use super::{Scaled, bytes_of};
 use crate::device::view::MatRef;
 use crate::error::{InvalidOp, ensure};
@@ -35,6 +37,17 @@ impl<B> Factor<'_, B> {
             Self::Float(w) => w.cols(),
             Self::Fp8(w) => w.cols(),
         }
+    }
+
+    /// Some rows of the matrix; rows of codes must be whole blocks ([`Scaled::row_range`]).
+    ///
+    /// # Errors
+    /// Rows that the matrix does not have, or codes of other tiles than blocks.
+    pub fn row_range(self, rows: Range<usize>) -> Result<Self, InvalidOp> {
+        Ok(match self {
+            Self::Float(w) => Self::Float(w.row_range(rows)?),
+            Self::Fp8(w) => Self::Fp8(w.row_range(rows)?),
+        })
     }
 
     pub(super) fn bytes(&self) -> u64 {

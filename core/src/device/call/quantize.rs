@@ -1,5 +1,7 @@
 //! FP8 matrices (codes with scales), and the calls that encode and decode them.
 
+use core::ops::Range;
+
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
@@ -119,6 +121,23 @@ impl<'a, B> Scaled<'a, B> {
     /// Columns of the matrix: of numbers, where an element of the codes is a pair.
     pub fn cols(&self) -> usize {
         self.codes.cols() * self.codes.dtype().numbers()
+    }
+
+    /// Some rows of a matrix in 128×128 blocks of one part: they begin where a block does, and end where one or the
+    /// matrix does.
+    ///
+    /// # Errors
+    /// Other rows, or other tiles.
+    pub fn row_range(self, rows: Range<usize>) -> Result<Self, InvalidOp> {
+        const OP: &str = "row_range";
+        let blocks = matches!(self.tiles, Tiles::Block { part } if part == self.rows());
+        ensure(OP, "only codes in 128x128 blocks of one part are cut by rows", blocks)?;
+        multiple(OP, "the first row", rows.start, "the rows of a block", TILE)?;
+        let whole = rows.end == self.rows() || rows.end.is_multiple_of(TILE);
+        ensure(OP, "rows must end where a block or the matrix does", whole)?;
+        let codes = self.codes.row_range(rows.clone())?;
+        let scales = self.scales.row_range(rows.start / TILE..rows.end.div_ceil(TILE))?;
+        Self::new(codes, scales, Tiles::Block { part: codes.rows() })
     }
 
     pub(super) fn bytes(&self) -> u64 {

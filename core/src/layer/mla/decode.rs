@@ -8,10 +8,12 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::{Mla, output};
+use crate::config::ModelConfig;
 use crate::device::{
-    AbsorbOutput, AbsorbQuery, ChunkAttention, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged, Rope,
-    StoreLatent,
+    AbsorbOutput, AbsorbQuery, ChunkAttention, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged,
+    Rope, StoreLatent,
 };
+use crate::fp8::TILE;
 use crate::layer::Pass;
 use crate::layer::operand::Operand;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -22,6 +24,8 @@ pub struct Context<D: Kernels> {
     pub row: LatentRow,
     /// Tokens of a page.
     pub page_tokens: usize,
+    /// Keys and values of prompts that are held at once, in numbers; those of a group of heads may be more.
+    pub scratch: usize,
     /// `[t, 1]` u32: the row of the cache that each token goes to.
     pub slots: Tensor<D>,
     /// What each token sees.
@@ -49,6 +53,34 @@ pub struct Prefix<D: Kernels> {
     pub rows: Range<usize>,
     /// `[m, 1]` u32: the row of the cache that holds each token of the sequence, to the end of the chunk.
     pub slots: Tensor<D>,
+}
+
+/// Tokens whose latents are read together, at least: enough rows for a product.
+const LEAST_PART: usize = 512;
+
+/// Heads whose keys and values are made at once for `tokens` tokens: as many as `scratch` numbers hold, at least one,
+/// in groups whose weights are whole blocks of FP8.
+fn heads_at_once(heads: &Heads, tokens: usize, scratch: usize) -> usize {
+    let each = heads.nope + heads.value;
+    // The fewest heads whose rows of the weight fill blocks.
+    let least = (1..=TILE).find(|n| (n * each).is_multiple_of(TILE)).unwrap_or(TILE);
+    let held = scratch / (tokens * each).max(1);
+    (held / least * least).max(least).min(heads.heads)
+}
+
+/// Numbers of keys and values that attention of a prompt holds at once, of `tokens` tokens and with `scratch` numbers
+/// to use; with them the rotated keys, and the latents of the tokens that are read together.
+pub fn scratch_numbers(config: &ModelConfig, tokens: usize, scratch: usize) -> usize {
+    let (nope, rope, value) = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim);
+    let heads = Heads { heads: config.num_attention_heads, nope, rope, value, scale: 1.0, sequence: 1 };
+    let group = heads_at_once(&heads, tokens, scratch);
+    let part = tokens_at_once(config.kv_lora_rank, tokens, scratch);
+    tokens * (group * (nope + value) + rope) + part * config.kv_lora_rank
+}
+
+/// Tokens whose latents are read together.
+fn tokens_at_once(latent: usize, tokens: usize, scratch: usize) -> usize {
+    tokens.min((scratch / (4 * latent).max(1)).max(LEAST_PART))
 }
 
 impl Mla {
@@ -85,7 +117,7 @@ impl Mla {
                 for chunk in chunks {
                     let rows = chunk.rows.clone();
                     let q = q.view().row_range(rows.clone())?;
-                    self.expanded(pass, row, cache, chunk, q, o.view_mut().row_range(rows)?)?;
+                    self.expanded(pass, context, cache, chunk, q, o.view_mut().row_range(rows)?)?;
                 }
             }
             Seen::Tokens { tables, sequence, keys } => {
@@ -96,22 +128,43 @@ impl Mla {
         self.o_proj.forward(pass, &output(pass, o.view()), y, Out::Add)
     }
 
-    /// Attention of a chunk with the keys and values of all heads, made again from the cache.
+    /// Attention of a chunk with the keys and values of all heads, made again from the cache: a group of heads after
+    /// the other, and a part of the prefix after the other. A head's result does not depend on its group.
     fn expanded<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
-        row: LatentRow,
+        context: &Context<D>,
         cache: &Tensor<D>,
         chunk: &Prefix<D>,
         q: View<'_, D>,
-        o: ViewMut<'_, D>,
+        mut o: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
-        let m = chunk.slots.shape().rows();
-        let (mut latent, mut k_pe) = (pass.activation(m, self.latent)?, pass.activation(m, self.heads.rope)?);
-        let (to, pe) = (latent.view_mut(), k_pe.view_mut());
-        pass.device.load_latent(LoadLatent::new(row, cache.view(), chunk.slots.view(), to, pe)?)?;
-        let kv = self.keys_values(pass, latent.view())?;
-        pass.device.chunk_attention(ChunkAttention::new(self.heads, q, kv.view(), k_pe.view(), o)?)
+        let Heads { heads, nope, rope, value, .. } = self.heads;
+        let (m, each, head) = (chunk.slots.shape().rows(), nope + value, self.head());
+        let group = heads_at_once(&self.heads, m, context.scratch);
+        let part = tokens_at_once(self.latent, m, context.scratch);
+        let mut latent = pass.activation(part, self.latent)?;
+        let mut k_pe = pass.activation(m, rope)?;
+        let mut kv = pass.activation(m, group * each)?;
+        for first in (0..heads).step_by(group) {
+            let n = group.min(heads - first);
+            for start in (0..m).step_by(part) {
+                let rows = start..m.min(start + part);
+                let slots = chunk.slots.view().row_range(rows.clone())?;
+                let mut latent = latent.view_mut().row_range(0..rows.len())?;
+                let pe = k_pe.view_mut().row_range(rows.clone())?;
+                pass.device.load_latent(LoadLatent::new(context.row, cache.view(), slots, latent.reborrow(), pe)?)?;
+                let kv = kv.view_mut().columns(0..n * each)?.row_range(rows)?;
+                let x = Operand::of(latent.as_ref());
+                self.kv_b_proj.forward_some(pass, &x, first * each..(first + n) * each, kv)?;
+            }
+            let kv = kv.view().columns(0..n * each)?;
+            let q = q.columns(first * head..(first + n) * head)?;
+            let o = o.reborrow().columns(first * value..(first + n) * value)?;
+            let some = Heads { heads: n, ..self.heads };
+            pass.device.chunk_attention(ChunkAttention::new(some, q, kv, k_pe.view(), o)?)?;
+        }
+        Ok(())
     }
 
     /// Attention of tokens over the cached latents, with the projections of keys and values absorbed.

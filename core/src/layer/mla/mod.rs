@@ -14,7 +14,7 @@ mod decode;
 
 use alloc::format;
 
-pub use decode::{Context, Prefix, Seen};
+pub use decode::{Context, Prefix, Seen, scratch_numbers};
 
 use super::linear::Linear;
 use super::operand::{Kept, Operand, Restored};
