@@ -161,6 +161,54 @@ fn the_module_drafts_what_it_drafts_in_transformers() {
 }
 
 #[test]
+fn one_module_drafts_several_tokens_as_one_pass_over_its_own_states_does() {
+    let (case, device) = ("decode/v3_mtp", Cpu::with_threads(2));
+    let (model, (_, tokens)) = (model(&device, case), golden(case));
+    let prompt = tokens["0.prompt"].1.as_slice();
+    let mut engine = Engine::new(&device, &model, Way { page_tokens: 3, ..PLAIN }, &[prompt]);
+    while engine.sequences[0].tokens.len() < prompt.len() + NEW {
+        engine.step();
+    }
+    // Of the golden continuation: what the module drafts for the token after `known`, from the main model's states.
+    let (golden, known) = (&tokens["0.draft_tokens"].1, prompt.len() + 20);
+    let Engine { mut cache, sequences, .. } = engine;
+    let sequence = &sequences[0];
+    let d = model.config().hidden_size;
+    let mut pass = |tokens: &[u32], hidden: &[Vec<f32>], start: usize| {
+        let shape = [tokens.len(), d];
+        let hidden = Tensor::<Cpu>::from_slice(&device, &shape, fathom_core::DType::F32, &hidden.concat()).unwrap();
+        let (pages, phase) = (&sequence.pages, Phase::Decode);
+        let draft = Draft { tokens, hidden: hidden.view(), start, pages, phase, logits: 1 };
+        let out = model.draft(&mut cache, 0, &[draft]).unwrap();
+        (rows(&device, &out.logits).remove(0), rows(&device, &out.hidden))
+    };
+    // Drafts one after the other: each from the module's own state at the position before, and the draft before.
+    let (mut logits, mut own) = pass(&sequence.tokens[1..known], &sequence.hidden[..known - 1], 0);
+    let (mut drafted, mut states, mut all) = (vec![argmax(&logits)], Vec::new(), vec![logits]);
+    assert_eq!(drafted[0], golden[known - 1 - prompt.len()]);
+    for at in known - 1..known + 2 {
+        states.push(own.pop().unwrap());
+        let last = *drafted.last().unwrap();
+        (logits, own) = pass(&[last], &states[states.len() - 1..], at);
+        drafted.push(argmax(&logits));
+        all.push(logits);
+    }
+    // The same in one pass, which also replaces what the drafts left in the cache.
+    let ahead = |n: usize| -> (Vec<u32>, Vec<Vec<f32>>) {
+        let tokens = sequence.tokens[1..known].iter().chain(&drafted[..n]).copied().collect();
+        let hidden = sequence.hidden[..known - 1].iter().chain(&states[..n]).cloned().collect();
+        (tokens, hidden)
+    };
+    for (n, want) in all.iter().enumerate() {
+        let (tokens, hidden) = ahead(n);
+        assert!(pass(&tokens, &hidden, 0).0 == *want, "draft {n}");
+    }
+    // After the round the right tokens take the drafts' places.
+    let next = pass(&sequence.tokens[known..known + 3], &sequence.hidden[known - 1..known + 2], known - 1).0;
+    assert_eq!(argmax(&next), golden[known + 2 - prompt.len()]);
+}
+
+#[test]
 fn a_verification_of_several_tokens_has_the_bits_of_one_by_one() {
     let device = Cpu::with_threads(2);
     let (model, (_, tokens)) = (model(&device, "decode/v3_mtp"), golden("decode/v3_mtp"));
