@@ -67,6 +67,26 @@ fn a_run_goes_on_after_a_stop_and_is_measured_again_when_it_is_finished() {
 }
 
 #[test]
+fn fp8_weights_and_an_fp8_cache_cost_less_than_half_a_percent_of_perplexity() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    succeeds(train(here, "150").args(["--output", "run"]));
+    let perplexity = |weights: &str, cache: &str| -> f64 {
+        let mut eval = Command::new(env!("CARGO_BIN_EXE_eval"));
+        eval.current_dir(here).args(["--checkpoint", "run", "--data", "run/data", "--device", "cpu", "--json"]);
+        let (out, _) = succeeds(eval.args(["--limit", "8192", "--weights", weights, "--cache", cache]));
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["perplexity"].as_f64().unwrap()
+    };
+    let reference = perplexity("bf16", "bf16");
+    assert!(reference < 20.0, "150 steps learn something: {reference}");
+    for (weights, cache) in [("bf16", "fp8"), ("fp8", "bf16"), ("fp8", "fp8")] {
+        let found = perplexity(weights, cache);
+        println!("weights {weights}, cache {cache}: perplexity {found:.4}, {reference:.4} in BF16");
+        assert!(found != reference && (found / reference - 1.0).abs() < 5e-3, "{weights}, {cache}: {found}");
+    }
+}
+
+#[test]
 fn fathom_names_the_next_commands_as_it_was_called() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
+use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
 use fathom_dataprep::{Evaluation, ShardSet, Split, Tokenizer};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::State;
 use crate::error::{Error, Result};
-use crate::infer::check_finite;
+use crate::infer::score::score;
 use crate::prepare;
 use crate::session::{Session, TokenScores};
 
@@ -43,6 +44,7 @@ pub struct Evaluated {
 /// what precedes it in its window. Stops after `limit` tokens (rounded up to whole windows) if that is not 0.
 ///
 /// With a tokenizer, bits per byte are given too. `document_mask` keeps attention inside documents, as training did.
+/// With a format of the latent cache the model is measured as it generates, over such a cache.
 /// `progress` is told how many of how many tokens are done.
 ///
 /// # Errors
@@ -53,6 +55,7 @@ pub fn evaluate<D: Kernels>(
     tokenizer: Option<&Tokenizer>,
     document_mask: bool,
     limit: u64,
+    cache: Option<CacheFormat>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Evaluated> {
     let vocabulary = model.config().vocab_size;
@@ -67,8 +70,7 @@ pub fn evaluate<D: Kernels>(
         let starts = document_mask.then_some(batch.document_starts.as_slice());
         let scored = Batch::new(&batch.tokens, length, starts, vocabulary)
             .map_err(|e| Error::Run(format!("validation data: {e}; was it tokenised for this model?")))?;
-        let scores = model.score(&scored).map_err(Error::device("evaluating"))?;
-        check_finite(&scores.nll, "the log probabilities")?;
+        let scores = score(model, &scored, cache)?;
         nll += scores.nll.iter().map(|&x| f64::from(x)).sum::<f64>();
         tokens += scores.nll.len() as u64;
         if let Some(tokenizer) = tokenizer {
@@ -113,6 +115,9 @@ pub struct Measured {
     pub window: usize,
     /// Whether attention stayed inside documents.
     pub document_mask: bool,
+    /// Format of the latent cache that it was measured over, if not without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'static str>,
     /// The numbers.
     #[serde(flatten)]
     pub result: Evaluated,
@@ -125,6 +130,9 @@ impl fmt::Display for Measured {
         writeln!(f, "data           {}", self.data.display())?;
         writeln!(f, "split          {}", self.split)?;
         writeln!(f, "window         {} tokens", self.window)?;
+        if let Some(cache) = self.cache {
+            writeln!(f, "cache          {cache}, decoded token by token")?;
+        }
         writeln!(f, "loss           {loss:.4} nats a token")?;
         writeln!(f, "perplexity     {perplexity:.3}")?;
         if let Some(bits) = bits_per_byte {
@@ -160,9 +168,11 @@ pub fn measure<D: Kernels>(
     let document_mask = request.document_mask.or(trained.document_mask).unwrap_or(true);
     let mut windows = Evaluation::new(shards, window)?;
     let (model, tokenizer) = session.model_and_tokenizer();
-    let result = evaluate(model, &mut windows, tokenizer, document_mask, request.limit, progress)?;
+    let cache = session.scoring();
+    let result = evaluate(model, &mut windows, tokenizer, document_mask, request.limit, cache, progress)?;
     let (checkpoint, passed_over) = (session.checkpoint().into(), session.passed_over().to_vec());
-    Ok(Measured { checkpoint, passed_over, data: request.data.into(), split, window, document_mask, result })
+    let (data, cache) = (request.data.into(), cache.map(CacheFormat::name));
+    Ok(Measured { checkpoint, passed_over, data, split, window, document_mask, cache, result })
 }
 
 fn check_tokenizer<D: Kernels>(session: &Session<D>, shards: &ShardSet, data: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
 use fathom_core::precision::Precision;
@@ -11,7 +12,7 @@ use crate::checkpoint;
 use crate::counter::Counter;
 use crate::error::{Error, Result};
 use crate::hf::{self, Template};
-use crate::infer::{ChatTemplate, Conversation, Engine, EngineOptions, Generated, Sampling, check_finite, single};
+use crate::infer::{ChatTemplate, Conversation, Engine, EngineOptions, Generated, Sampling, score::score, single};
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
@@ -20,6 +21,7 @@ pub struct Session<D: Kernels> {
     prompts: Prompts,
     checkpoint: PathBuf,
     passed_over: Vec<String>,
+    scoring: Option<CacheFormat>,
 }
 
 /// What a model folder says about prompts and ends of text, beside the tokenizer.
@@ -44,11 +46,15 @@ pub struct LoadOptions {
     pub mtp: bool,
     /// Compare every file of the model with the SHA-256 in the checkpoint's manifest, if it has one.
     pub verify: bool,
+    /// Score texts as generation computes them, over a latent cache of this format; `None`: in one pass without a
+    /// cache.
+    pub scoring: Option<CacheFormat>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { average: false, weights: hf::Weights::Stored, precision: Precision::F32, mtp: false, verify: true }
+        let (weights, precision) = (hf::Weights::Stored, Precision::F32);
+        Self { average: false, weights, precision, mtp: false, verify: true, scoring: None }
     }
 }
 
@@ -112,7 +118,7 @@ impl<D: Kernels> Session<D> {
             check_vocabulary(&model, tokenizer)?;
         }
         let prompts = Prompts { template: hf::read_template(&folder)?, ends: hf::read_end_tokens(&folder)? };
-        Ok(Self { model, tokenizer, prompts, checkpoint: folder, passed_over })
+        Ok(Self { model, tokenizer, prompts, checkpoint: folder, passed_over, scoring: options.scoring })
     }
 
     /// Puts a model and a tokenizer together.
@@ -122,7 +128,8 @@ impl<D: Kernels> Session<D> {
     pub fn new(model: Model<D>, tokenizer: Tokenizer) -> Result<Self> {
         check_vocabulary(&model, &tokenizer)?;
         let (prompts, checkpoint) = (Prompts::default(), PathBuf::new());
-        Ok(Self { model, tokenizer: Some(tokenizer), prompts, checkpoint, passed_over: Vec::new() })
+        let (tokenizer, passed_over) = (Some(tokenizer), Vec::new());
+        Ok(Self { model, tokenizer, prompts, checkpoint, passed_over, scoring: None })
     }
 
     /// The model folder that was loaded; empty for a session that was put together by [`new`](Self::new).
@@ -202,6 +209,11 @@ impl<D: Kernels> Session<D> {
         Engine::new(&self.model, self.tokenizer.as_ref(), &self.prompts.ends, options)
     }
 
+    /// The format of the cache that texts are scored over, if not without one.
+    pub(crate) fn scoring(&self) -> Option<CacheFormat> {
+        self.scoring
+    }
+
     /// The model, and its tokenizer if it has one.
     pub(crate) fn model_and_tokenizer(&self) -> (&Model<D>, Option<&Tokenizer>) {
         (&self.model, self.tokenizer.as_ref())
@@ -246,8 +258,7 @@ impl<D: Kernels> Session<D> {
             )));
         }
         let batch = Batch::new(tokens, length - 1, None, vocabulary).map_err(|e| Error::Run(e.to_string()))?;
-        let scores = self.model.score(&batch).map_err(Error::device("scoring"))?;
-        check_finite(&scores.nll, "the log probabilities")?;
+        let scores = score(&self.model, &batch, self.scoring)?;
         Ok(TokenScores {
             logprobs: scores.nll.iter().map(|&x| -x).collect(),
             greedy: scores.greedy.iter().zip(&tokens[1..]).map(|(a, b)| a == b).collect(),

@@ -55,6 +55,78 @@ fn generation_is_repeatable_and_evaluation_is_json() {
     assert!(Path::new(&w.root.join("run/config.resolved.toml")).is_file());
 }
 
+#[test]
+fn a_model_is_measured_as_it_generates() {
+    let w = World::new();
+    // Documents and windows end in the middle of pages.
+    let window = ["--checkpoint", "run", "--data", "data", "--sequence-length", "50"];
+    let loss = |more: &[&str]| {
+        let (result, _) = w.eval(&[&window[..], more].concat());
+        (result["loss"].as_f64().unwrap(), result["cache"].clone())
+    };
+    for mask in [&[][..], &["--no-document-mask"]] {
+        let (plain, cache) = loss(mask);
+        assert!(cache.is_null());
+        for (format, bound) in [("f32", 1e-5), ("bf16", 5e-3), ("fp8", 2e-2)] {
+            let (cached, named) = loss(&[&["--cache", format], mask].concat());
+            assert!((cached - plain).abs() < bound && named == format, "{format}: {cached} for {plain}");
+            assert!(format == "f32" || cached != plain, "{format}: the cache is used");
+        }
+    }
+    let text = w.ok("eval", &[&window[..], &["--cache", "fp8"]].concat());
+    assert!(text.contains("cache          fp8, decoded token by token"), "{text}");
+    w.fails("eval", &[&window[..], &["--cache", "int8"]].concat(), 2, &["int8", "f32, bf16 or fp8"]);
+    // Scores too.
+    let lines =
+        "{\"tokens\": [116, 104, 101, 32, 113, 117]}\n{\"context\": \"the quick \", \"continuation\": \"brown\"}\n";
+    std::fs::write(w.root.join("in.jsonl"), lines).unwrap();
+    let score = |more: &[&str]| -> Vec<serde_json::Value> {
+        let out = w.ok("eval", &[&["--checkpoint", "run", "--score", "in.jsonl"], more].concat());
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (plain, cached) in score(&[]).iter().zip(&score(&["--cache", "f32"])) {
+        assert_eq!(plain["greedy"], cached["greedy"]);
+        let (plain, cached) = (plain["sum_logprob"].as_f64().unwrap(), cached["sum_logprob"].as_f64().unwrap());
+        assert!((plain - cached).abs() < 1e-4, "{plain}, {cached}");
+    }
+}
+
+#[test]
+fn weights_are_stored_as_asked_for() {
+    let w = World::new();
+    std::fs::write(w.root.join("in.jsonl"), "{\"tokens\": [116, 104, 101, 32, 113, 117, 105]}\n").unwrap();
+    for format in ["f32", "bf16", "fp8"] {
+        w.ok("convert", &["--checkpoint", "run", "--output", format, "--to", format]);
+    }
+    let sum = |folder: &str, weights: &str| {
+        let out = w.ok("eval", &["--checkpoint", folder, "--score", "in.jsonl", "--weights", weights]);
+        let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+        line["sum_logprob"].as_f64().unwrap()
+    };
+    let text = |folder: &str, weights: &str| {
+        let arguments = ["--checkpoint", folder, "--prompt", "the ", "--max-new-tokens", "8", "--temperature", "0"];
+        w.ok("generate", &[&arguments[..], &["--weights", weights]].concat())
+    };
+    // As the files have them, or in another type: the numbers of the file of that type, vectors and routers aside.
+    let wide = sum("run", "f32");
+    assert_eq!(sum("run", "stored"), wide, "training saves f32");
+    assert_eq!(text("run", "stored"), text("run", "f32"));
+    for (format, near) in [("bf16", 0.1), ("fp8", 1.0)] {
+        let (quantized, stored) = (sum("run", format), sum(format, "stored"));
+        assert!((quantized - stored).abs() < 0.02 * wide.abs(), "{format}: {quantized} for {stored}");
+        assert!(quantized != wide && (quantized - wide).abs() < near, "{format}: {quantized} for {wide}");
+        assert!(text(format, "stored").len() > 1 && text("run", format).len() > 1);
+    }
+    // The numbers of an FP8 file, decoded, are those of the converted file.
+    w.ok("convert", &["--checkpoint", "fp8", "--output", "decoded", "--to", "f32"]);
+    assert_eq!(sum("fp8", "f32"), sum("decoded", "stored"));
+    for program in ["eval", "generate"] {
+        let arguments = ["--checkpoint", "run", "--weights", "int4"];
+        let more: &[&str] = if program == "eval" { &["--score", "in.jsonl"] } else { &[] };
+        w.fails(program, &[&arguments[..], more].concat(), 2, &["--weights int4", "stored, bf16, fp8, f32"]);
+    }
+}
+
 impl World {
     /// `eval --json` with `arguments`, and what was said on stderr.
     pub fn eval(&self, arguments: &[&str]) -> (serde_json::Value, String) {

@@ -10,6 +10,7 @@
 //! | [`chat`] | chat templates |
 //! | [`request`], [`lines`] | requests and results, and their form in files |
 //! | [`mod@single`] | one request on its own engine |
+//! | [`mod@score`] | log-probabilities of given tokens through the cache |
 
 pub mod chat;
 pub mod distribution;
@@ -18,6 +19,7 @@ pub mod lines;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;
+pub mod score;
 pub mod single;
 pub mod speculate;
 pub mod stop;

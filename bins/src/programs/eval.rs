@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::weights;
+use super::{cache_format, weights};
 use crate::cli::{self, Command, Program};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
@@ -13,6 +13,7 @@ use crate::evaluate::{self, Measured, Request, score_lines};
 use crate::on_device;
 use crate::session::{LoadOptions, Session};
 use argh::{ArgsInfo, FromArgs};
+use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
 use fathom_dataprep::Split;
 
@@ -63,6 +64,10 @@ struct Arguments {
     /// block) or f32 (default: stored)
     #[argh(option, default = "String::from(\"stored\")", arg_name = "stored|bf16|fp8|f32")]
     weights: String,
+    /// compute as generate does, token by token over a latent cache in this format: f32, bf16 or fp8 (default: one
+    /// pass over each window, without a cache)
+    #[argh(option, arg_name = "format", from_str_fn(cache_format))]
+    cache: Option<CacheFormat>,
     /// use the exponential moving average (EMA) of the weights (train.ema_decay)
     #[argh(switch)]
     ema: bool,
@@ -91,7 +96,8 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let weights = weights(&arguments.weights)?;
-    let options = LoadOptions { average: arguments.ema, weights, ..LoadOptions::default() };
+    let scoring = arguments.cache;
+    let options = LoadOptions { average: arguments.ema, weights, scoring, ..LoadOptions::default() };
     let session = Session::load_with(device, &arguments.checkpoint, &options)?;
     eprintln!("checkpoint: {}", session.checkpoint().display());
     if let Some(file) = &arguments.score {

@@ -14,6 +14,7 @@ pub mod welcome;
 use crate::cli::{Command, FATHOM};
 use crate::error::{Error, Result};
 use crate::hf::Weights;
+use fathom_core::cache::CacheFormat;
 
 /// The program `fathom` with every command.
 pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and run DeepSeek-V3-style language models")
@@ -32,4 +33,9 @@ pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and 
 fn weights(name: &str) -> Result<Weights> {
     let wrong = || Error::Usage(format!("--weights {name}: must be one of {}", Weights::NAMES.join(", ")));
     Weights::parse(name).ok_or_else(wrong)
+}
+
+/// What `--cache` names.
+fn cache_format(text: &str) -> Result<CacheFormat, String> {
+    CacheFormat::parse(text).ok_or_else(|| format!("{text}: must be f32, bf16 or fp8"))
 }

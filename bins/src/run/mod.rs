@@ -376,7 +376,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let Some(data) = &mut self.validation else { return Ok(None) };
         let mask = self.settings.data.document_mask;
         let tokenizer = self.tokenizer.as_ref();
-        evaluate(&self.trainer.model, data, tokenizer, mask, limit, |_, _| ()).map(Some)
+        evaluate(&self.trainer.model, data, tokenizer, mask, limit, None, |_, _| ()).map(Some)
     }
 
     /// A text by the model as it is now. Training does not depend on it. None if `stop` is set before it is complete.
