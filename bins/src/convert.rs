@@ -93,6 +93,8 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
     let plan = divided(plan(&mut files, format)?, options.shard_bytes);
 
     let items = || plan.iter().flat_map(|(_, items)| items);
+    let mut warnings = files.warnings().to_vec();
+    warnings.extend(ragged(items(), format));
     let mut summary = Summary {
         format,
         tensors: items().count(),
@@ -100,7 +102,7 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
         unchanged: items().filter(|item| item.action == Action::Pass).count(),
         bytes_before: files.files().iter().flat_map(|file| file.entries()).map(|entry| entry.end - entry.begin).sum(),
         bytes_after: items().map(Item::bytes).sum(),
-        warnings: files.warnings().to_vec(),
+        warnings,
         worst: None,
     };
     let config = convert_config(input, format)?;
@@ -130,6 +132,25 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
     carry_over(&mut draft, input)?;
     draft.commit(Keep::default())?;
     Ok(summary)
+}
+
+/// A warning of FP8 matrices whose sides are no multiples of a block's: transformers without a GPU guesses the block's
+/// size from the matrix, and takes other scales (`findings/transformers_fp8_ragged_blocks.sh`).
+fn ragged<'a>(items: impl Iterator<Item = &'a Item>, format: Format) -> Option<String> {
+    let block = format.quantization()?.weight_block_size;
+    let whole = |shape: &[usize]| shape.iter().zip(block).all(|(side, block)| side.is_multiple_of(block));
+    let specs = items.map(|item| &item.specs[0]).filter(|spec| spec.dtype == ElementType::E4M3);
+    let (mut some, mut count) = (None, 0);
+    for spec in specs.filter(|spec| !whole(&spec.shape)) {
+        count += 1;
+        some = some.or(Some(spec));
+    }
+    let TensorSpec { name, shape, .. } = some?;
+    Some(format!(
+        "{count} FP8 matrices have sides that are not multiples of {}x{}, such as {name} {shape:?}: transformers without \
+         a GPU reads them with wrong scales or refuses them; for it, convert --to bf16",
+        block[0], block[1]
+    ))
 }
 
 /// Every tensor of the input, by file, and what is to become of it.

@@ -309,6 +309,74 @@ fn model_folders_as_others_write_them_are_read_as_they_mean_them() {
     w.fails("generate", &["--checkpoint", "mute"], 1, &["tiktoken.model", "convert_tiktoken_to_fast"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn models_in_the_hub_s_cache_are_found() {
+    use std::os::unix::fs::symlink;
+    let w = World::new();
+    w.ok("convert", &["--checkpoint", "run", "--output", "plain", "--to", "f32", "--shard-bytes", "60000"]);
+    std::fs::write(w.root.join("in.jsonl"), "{\"tokens\": [116, 104, 101, 32, 113]}\n").unwrap();
+    let score = |folder: &str| w.ok("eval", &["--checkpoint", folder, "--score", "in.jsonl"]);
+    let right = score("plain");
+    // As huggingface_hub lays it out: every file of a snapshot leads to a blob that is named by its hash.
+    let model = w.root.join("hub/models--someone--some-model");
+    let snapshot = |hash: &str| {
+        let folder = model.join("snapshots").join(hash);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(model.join("blobs")).unwrap();
+        for (i, entry) in std::fs::read_dir(w.root.join("plain")).unwrap().enumerate() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), model.join(format!("blobs/{i:040x}"))).unwrap();
+            symlink(format!("../../blobs/{i:040x}"), folder.join(entry.file_name())).unwrap();
+        }
+    };
+    snapshot("aaaa");
+    assert_eq!(score("hub/models--someone--some-model/snapshots/aaaa"), right);
+    assert_eq!(score("hub/models--someone--some-model"), right, "the only snapshot");
+    assert!(w.ok("generate", &["--checkpoint", "hub/models--someone--some-model", "--max-new-tokens", "3"]).len() > 1);
+    // An older snapshot of which only a file was fetched, and an older one that is whole.
+    std::fs::create_dir_all(model.join("snapshots/bbbb")).unwrap();
+    assert_eq!(score("hub/models--someone--some-model"), right);
+    snapshot("cccc");
+    let several = ["--checkpoint", "hub/models--someone--some-model", "--score", "in.jsonl"];
+    w.fails("eval", &several, 1, &["models--someone--some-model", "config.json"]);
+    std::fs::create_dir_all(model.join("refs")).unwrap();
+    std::fs::write(model.join("refs/main"), "aaaa").unwrap();
+    let (code, out, said) = w.run("eval", &several);
+    assert!(code == 0 && out == right && said.contains("snapshots/aaaa"), "{said}");
+    for outside in ["../../../../plain", "", "dddd"] {
+        std::fs::write(model.join("refs/main"), outside).unwrap();
+        w.fails("eval", &several, 1, &["config.json"]);
+    }
+}
+
+#[test]
+fn fp8_files_that_transformers_misreads_are_warned_of() {
+    let w = World::new();
+    let warned = |from: &str, to: &str, format: &str| {
+        let (code, _, said) = w.run("convert", &["--checkpoint", from, "--output", to, "--to", format]);
+        assert_eq!(code, 0, "{said}");
+        said.contains("not multiples of 128x128") && said.contains("transformers without a GPU")
+    };
+    // The model's width is 32.
+    assert!(warned("run", "fp8", "fp8") && warned("fp8", "again", "fp8"));
+    assert!(!warned("run", "bf16", "bf16") && !warned("fp8", "decoded", "f32"));
+    // Sides of whole blocks.
+    w.ok("convert", &["--checkpoint", "run", "--output", "plain", "--to", "f32"]);
+    let mut whole = Tensors::new();
+    whole.insert(
+        "model.layers.0.self_attn.o_proj.weight".into(),
+        (safetensors::Dtype::F32, vec![256, 128], vec![0; 4 * 256 * 128]),
+    );
+    folder(&w, "whole", &[("model.safetensors", &whole)]);
+    assert!(!warned("whole", "whole-fp8", "fp8"));
+    let shape = vec![256, 192];
+    let entry = (safetensors::Dtype::F32, shape, vec![0; 4 * 256 * 192]);
+    whole.insert("model.layers.0.mlp.down_proj.weight".into(), entry);
+    folder(&w, "ragged", &[("model.safetensors", &whole)]);
+    assert!(warned("ragged", "ragged-fp8", "fp8"));
+}
+
 #[test]
 fn prompts_and_ends_of_text_are_as_the_folder_says() {
     let w = World::new();

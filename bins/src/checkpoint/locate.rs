@@ -118,13 +118,35 @@ fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") && !path.starts_with("trainer/")
 }
 
-/// Locates the model folder that `path` leads to: itself, or the newest complete checkpoint of the run in it.
+/// The snapshot of a folder `models--ORGANISATION--NAME` of the Hugging Face hub's cache: the one that `refs/main` names,
+/// or else the only one. `None` for other folders.
+fn snapshot(path: &Path) -> Result<Option<PathBuf>, CheckpointError> {
+    let snapshots = path.join("snapshots");
+    if path.join(CONFIG).is_file() || !snapshots.is_dir() {
+        return Ok(None);
+    }
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let main = fs::read_to_string(path.join("refs/main")).ok();
+    let named = main.as_deref().map(str::trim).filter(|name| plain(name)).map(|name| snapshots.join(name));
+    if let Some(folder) = named.filter(|folder| folder.join(CONFIG).is_file()) {
+        return Ok(Some(folder));
+    }
+    let mut whole: Vec<PathBuf> =
+        entries(&snapshots)?.into_iter().filter(|folder| folder.join(CONFIG).is_file()).collect();
+    Ok(if whole.len() == 1 { whole.pop() } else { None })
+}
+
+/// Locates the model folder that `path` leads to: itself, the newest complete checkpoint of the run in it, or the
+/// snapshot of a model in the Hugging Face hub's cache.
 ///
 /// A folder that is named is never replaced by another; its weights must have the sizes in its manifest, if it has one.
 ///
 /// # Errors
 /// [`HfError::NoModel`] where there is none; [`CheckpointError::Changed`] for a damaged folder that was named.
 pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
+    if let Some(snapshot) = snapshot(path)? {
+        return Ok(Located { folder: snapshot, passed_over: Vec::new() });
+    }
     if path.join(CONFIG).is_file() || step_of(path).is_some() {
         if let Some(mut manifest) = manifest_of(path)? {
             manifest.files.retain(|file| is_weights(&file.path));
