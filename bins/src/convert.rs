@@ -147,8 +147,8 @@ fn ragged<'a>(items: impl Iterator<Item = &'a Item>, format: Format) -> Option<S
     }
     let TensorSpec { name, shape, .. } = some?;
     Some(format!(
-        "{count} FP8 matrices have sides that are not multiples of {}x{}, such as {name} {shape:?}: transformers without \
-         a GPU reads them with wrong scales or refuses them; for it, convert --to bf16",
+        "{count} FP8 matrices have sides that are not multiples of {}x{}, such as {name} {shape:?}: transformers \
+         without a GPU reads them with wrong scales or refuses them; for it, convert --to bf16",
         block[0], block[1]
     ))
 }

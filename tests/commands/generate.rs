@@ -90,9 +90,13 @@ fn stop_strings_end_a_text_and_stats_are_printed() {
         let cut = w.ok("generate", &[&arguments[..], &["--stop", &stop]].concat());
         assert_eq!(cut.trim_end_matches('\n'), text.split(stop.as_str()).next().unwrap());
     }
-    // Drafts of the MTP module do not change greedy text.
+    // Drafts of the MTP module do not change greedy text, and what they gain is measured.
     let (code, drafted, said) = w.run("generate", &[&arguments[..], &["--stats", "--speculate", "2"]].concat());
     assert!(code == 0 && drafted == text && said.contains("drafts: "), "{said}");
+    assert!(said.contains("without drafts: ") && said.contains("x as fast; the same tokens"), "{said}");
+    let sampled = ["--checkpoint", "run", "--max-new-tokens", "9", "--stats", "--speculate", "1"];
+    let (code, _, said) = w.run("generate", &sampled);
+    assert!(code == 0 && said.contains("x as fast; sampled"), "{said}");
     for format in ["f32", "bf16", "fp8"] {
         let (code, _, said) = w.run("generate", &[&arguments[..], &["--stats", "--cache", format]].concat());
         assert_eq!(code, 0, "{said}");
@@ -135,4 +139,102 @@ fn a_chat_keeps_its_history() {
     if !first.contains('\u{fffd}') {
         assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{first}\n{second}\n"));
     }
+}
+
+/// A copy of the model that may write tens of thousands of tokens, with a template that refuses a word.
+fn talkative(w: &World) {
+    w.ok("convert", &["--checkpoint", "run", "--output", "long", "--to", "f32"]);
+    let path = w.root.join("long/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let longer = config.replace("\"max_position_embeddings\": 64", "\"max_position_embeddings\": 40000");
+    assert_ne!(config, longer);
+    std::fs::write(path, longer).unwrap();
+    let template = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('never no') }}{% endif %}\
+                    [{{ m.role }}]{{ m.content }}{% endfor %}";
+    std::fs::write(w.root.join("long/chat_template.jinja"), template).unwrap();
+}
+
+#[cfg(unix)]
+fn interrupt(child: &std::process::Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::Stdio;
+    let w = World::new();
+    talkative(&w);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_generate"));
+    command.args(["--checkpoint", "long", "--chat", "--ignore-eos", "--max-new-tokens", "39000"]).current_dir(&w.root);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    for message in ["ab\n", "cd\n"] {
+        input.write_all(message.as_bytes()).unwrap();
+        let mut some = [0; 20];
+        output.read_exact(&mut some).unwrap();
+        interrupt(&child);
+        // A full pipe would keep the answer from ending.
+        let mut rest = output;
+        let drain = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The rest of the answer is short: the pipe is read until the line that ends it.
+            loop {
+                let n = rest.read(&mut bytes).unwrap();
+                if n == 0 || bytes[..n].ends_with(b"\n") {
+                    return rest;
+                }
+            }
+        });
+        assert!(said.any(|line| line == "(stopped)"));
+        output = drain.join().unwrap();
+    }
+    // A message that is no text, and one that the template refuses.
+    input.write_all(b"\xff\nno\n").unwrap();
+    assert!(said.any(|line| line.contains("error: the message is not UTF-8")));
+    assert!(said.any(|line| line.contains("error: the chat template") && line.contains("never no")));
+    drop(input);
+    assert!(said.all(|line| !line.contains("panicked")));
+    assert!(child.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_batch_writes_what_there_is() {
+    let w = World::new();
+    talkative(&w);
+    let short = "{\"prompt\": \"a\", \"max_new_tokens\": 2}\n";
+    let long = "{\"prompt\": \"b\", \"max_new_tokens\": 39000, \"ignore_eos\": true}\n";
+    let refused = "{\"messages\": [{\"role\": \"user\", \"content\": \"no\"}]}\n";
+    std::fs::write(w.root.join("requests.jsonl"), [refused, long, short].concat()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_generate"));
+    command.args(["--checkpoint", "long", "--requests", "requests.jsonl", "--output", "out.jsonl"]);
+    let mut child = command.current_dir(&w.root).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !w.root.join("out.jsonl").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted: ") && said.contains("\"stop\": \"cancelled\""), "{said}");
+    let out = std::fs::read_to_string(w.root.join("out.jsonl")).unwrap();
+    let results: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(results.len(), 3);
+    assert!(results[0]["error"].as_str().unwrap().contains("never no"), "{}", results[0]);
+    assert_eq!(results[1]["stop"], "cancelled");
+    assert!(results[1]["tokens"].as_array().unwrap().len() < 39000);
+    assert_eq!(results[2].get("error"), None);
+
+    // A template that refuses a conversation does not keep the others from their answers.
+    std::fs::write(w.root.join("two.jsonl"), [refused, short].concat()).unwrap();
+    let (code, out, said) = w.run("generate", &["--checkpoint", "long", "--requests", "two.jsonl"]);
+    assert!(code == 1 && said.contains("1 of 2 requests failed") && said.contains("never no"), "{said}");
+    let second: serde_json::Value = serde_json::from_str(out.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(second["stop"], "length");
 }

@@ -207,7 +207,7 @@ fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut See
             ..options
         };
         let mut alone = Engine::new(model, Some(tokenizer), &ends, alone).unwrap();
-        let want = fathom::infer::single::run(&mut alone, request, &mut |_| true).unwrap();
+        let want = fathom::infer::single::run(&mut alone, request, &mut |_| true, &|| false).unwrap();
         if cancelled.contains(&id) {
             assert!(want.tokens.starts_with(&got.tokens) && got.stop == Stop::Cancelled, "seed {seed}, request {id}");
             seen.cancelled += 1;

@@ -118,8 +118,8 @@ fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") && !path.starts_with("trainer/")
 }
 
-/// The snapshot of a folder `models--ORGANISATION--NAME` of the Hugging Face hub's cache: the one that `refs/main` names,
-/// or else the only one. `None` for other folders.
+/// The snapshot of a folder `models--OWNER--NAME` of the Hugging Face hub's cache: the one that `refs/main` names, or
+/// else the only one. `None` for other folders.
 fn snapshot(path: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     let snapshots = path.join("snapshots");
     if path.join(CONFIG).is_file() || !snapshots.is_dir() {

@@ -56,11 +56,31 @@ pub struct Encoding<'a> {
 /// Reads requests, one JSON object a line; empty lines are passed over. Parameters that a line leaves out are those of
 /// `defaults`. Lines without a seed draw different tokens each; a seed makes a line's tokens its own.
 ///
+/// A conversation that its template refuses, or a text that its tokenizer refuses, is that request's error alone.
+///
 /// # Errors
 /// A file that cannot be read, or a line that is no request; it is named.
-pub fn read(path: &Path, defaults: &Sampling, vocabulary: usize, encoding: &Encoding<'_>) -> Result<Vec<Request>> {
+pub fn read(
+    path: &Path,
+    defaults: &Sampling,
+    vocabulary: usize,
+    encoding: &Encoding<'_>,
+) -> Result<Vec<Result<Request>>> {
     let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    let mut file = BufReader::new(file);
+    parse(path, BufReader::new(file), defaults, vocabulary, encoding)
+}
+
+/// As [`read`], from any input; `path` is only named in errors.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn parse(
+    path: &Path,
+    mut file: impl BufRead,
+    defaults: &Sampling,
+    vocabulary: usize,
+    encoding: &Encoding<'_>,
+) -> Result<Vec<Result<Request>>> {
     let mut requests = Vec::new();
     for number in 1.. {
         let mut bytes = Vec::new();
@@ -78,10 +98,15 @@ pub fn read(path: &Path, defaults: &Sampling, vocabulary: usize, encoding: &Enco
         let line: Line = serde_json::from_slice(&bytes).map_err(|e| {
             refuse(format!("{e}; a line is an object of tokens, prompt or messages, and sampling parameters"))
         })?;
-        let tokens = line.tokens(encoding).map_err(|e| refuse(e.to_string()))?;
+        if [line.tokens.is_some(), line.prompt.is_some(), line.messages.is_some()].into_iter().filter(|&x| x).count()
+            != 1
+        {
+            return Err(refuse("needs exactly one of \"tokens\", \"prompt\" and \"messages\"".into()));
+        }
+        let tokens = line.tokens(encoding);
         let sampling = line.sampling(defaults, number);
         sampling.validate(vocabulary).map_err(|e| refuse(e.to_string()))?;
-        requests.push(Request { tokens, sampling });
+        requests.push(tokens.map(|tokens| Request { tokens, sampling }));
     }
     Ok(requests)
 }
@@ -89,12 +114,12 @@ pub fn read(path: &Path, defaults: &Sampling, vocabulary: usize, encoding: &Enco
 impl Line {
     fn tokens(&self, encoding: &Encoding<'_>) -> Result<Vec<u32>> {
         match (&self.tokens, &self.prompt, &self.messages) {
-            (Some(tokens), None, None) => Ok(tokens.clone()),
-            (None, Some(prompt), None) => (encoding.prompt)(prompt),
-            (None, None, Some(messages)) => {
+            (Some(tokens), ..) => Ok(tokens.clone()),
+            (_, Some(prompt), _) => (encoding.prompt)(prompt),
+            (.., Some(messages)) => {
                 (encoding.chat)(&Conversation { tools: self.tools.as_ref(), ..Conversation::new(messages) })
             }
-            _ => Err(Error::Run("needs exactly one of \"tokens\", \"prompt\" and \"messages\"".into())),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -156,7 +181,7 @@ mod tests {
     use super::*;
     use crate::infer::{Logprobs, Stop};
 
-    fn read_text(text: &str) -> Result<Vec<Request>> {
+    fn read_text(text: &str) -> Result<Vec<Result<Request>>> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let encoding = Encoding {
@@ -173,7 +198,7 @@ mod tests {
             "{\"prompt\": \"ab\", \"stop\": [\"x\", \"y\"], \"logit_bias\": {\"3\": -1.5}, \"ignore_eos\": true}\n"
         );
         let requests = read_text(text).unwrap();
-        let (a, b) = (&requests[0], &requests[1]);
+        let (a, b) = (requests[0].as_ref().unwrap(), requests[1].as_ref().unwrap());
         assert_eq!((&a.tokens[..], a.sampling.temperature, a.sampling.logprobs), (&[1, 2][..], 0.0, Some(3)));
         assert_eq!((a.sampling.seed, a.sampling.request), (5, 0), "a seed makes the tokens the line's own");
         assert_eq!((&b.tokens[..], b.sampling.stop.len(), b.sampling.ignore_eos), (&[97, 98][..], 2, true));
@@ -190,12 +215,15 @@ mod tests {
             ("{}", "exactly one"),
             ("{\"prompt\": \"a\", \"top_p\": 3}", "top_p 3: must be"),
             ("{\"tokens\": [-1]}", "-1"),
-            ("{\"messages\": []}", "no template"),
             ("\u{fffd}", "sampling parameters"),
         ] {
             let error = read_text(text).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        // A template or a tokenizer that refuses a line does not refuse the file.
+        let requests = read_text("{\"messages\": []}\n{\"prompt\": \"a\"}").unwrap();
+        assert_eq!(requests[0].as_ref().unwrap_err().to_string(), "no template");
+        assert_eq!(requests[1].as_ref().unwrap().tokens, [97]);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("x"), b"{\"prompt\": \"\xff\"}").unwrap();
         let encoding = Encoding { prompt: &|_| Ok(vec![]), chat: &|_| Ok(vec![]) };

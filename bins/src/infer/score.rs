@@ -29,7 +29,7 @@ pub fn score<D: Kernels>(model: &Model<D>, batch: &Batch<'_>, format: Option<Cac
     Ok(scores)
 }
 
-/// Documents of a sequence are sequences of their own here: positions count from a document's start, which changes
+/// Documents of a sequence are separate sequences here: positions count from a document's start, which changes
 /// nothing but the last bits, since attention knows only distances.
 fn decoded<D: Kernels>(model: &Model<D>, batch: &Batch<'_>, format: CacheFormat) -> Result<Scores> {
     let texts = texts(batch);

@@ -48,10 +48,11 @@ pub fn continue_tokens<D: Kernels>(
 ) -> Result<Generated> {
     let options = EngineOptions::default().sized(model.config(), [(tokens.len(), sampling.max_new_tokens)]);
     let mut engine = Engine::new(model, Some(tokenizer), ends, options)?;
-    run(&mut engine, Request { tokens, sampling: sampling.clone() }, on_text)
+    run(&mut engine, Request { tokens, sampling: sampling.clone() }, on_text, &|| false)
 }
 
-/// Runs one request on an engine without others to its end. A false from `on_text` ends it.
+/// Runs one request on an engine without others to its end. A false from `on_text` ends it, and so does
+/// `interrupted`, which is asked after every step: a long prompt and text that is held back give nothing to write.
 ///
 /// # Errors
 /// Those of [`Engine::add`] and [`Engine::step`], and logits that are not finite.
@@ -59,20 +60,23 @@ pub fn run<D: Kernels>(
     engine: &mut Engine<'_, D>,
     request: Request,
     on_text: &mut dyn FnMut(&str) -> bool,
+    interrupted: &dyn Fn() -> bool,
 ) -> Result<Generated> {
     let id = engine.add(request)?;
     let (mut open, mut result) = (true, None);
-    engine.run(|engine, event| {
-        let (text, ended) = match event {
-            Event::Token { text, .. } => (text, None),
-            Event::Finished { text, generated, .. } => (text, Some(Ok(generated))),
-            Event::Failed { error, .. } => (String::new(), Some(Err(error))),
-        };
-        if open && !text.is_empty() && !on_text(&text) {
-            open = false;
+    while !engine.is_idle() {
+        for event in engine.step()? {
+            let (text, ended) = match event {
+                Event::Token { text, .. } => (text, None),
+                Event::Finished { text, generated, .. } => (text, Some(Ok(generated))),
+                Event::Failed { error, .. } => (String::new(), Some(Err(error))),
+            };
+            open = open && (text.is_empty() || on_text(&text));
+            result = ended.or(result.take());
+        }
+        if !open || interrupted() {
             engine.cancel(id);
         }
-        result = ended.or(result.take());
-    })?;
+    }
     result.unwrap_or_else(|| unreachable!("an engine ends every request"))
 }

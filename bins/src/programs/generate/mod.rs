@@ -2,12 +2,14 @@
 
 mod batch;
 mod chat;
+mod interrupt;
 mod stats;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
-use super::weights;
+use super::{cache_format, weights};
 use crate::cli::{Command, Program};
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
@@ -17,6 +19,7 @@ use crate::session::{LoadOptions, Session};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
+use interrupt::{AtPrompt, interrupts};
 
 /// The command.
 pub const COMMAND: Command = Command::new::<Arguments>("generate", "continue a prompt with a model");
@@ -102,7 +105,8 @@ struct Arguments {
     /// (speculative decoding; default: 0)
     #[argh(option, default = "0", arg_name = "n")]
     speculate: usize,
-    /// print bytes of the cache, tokens a second and accepted drafts to stderr
+    /// print bytes of the cache, tokens a second and accepted drafts to stderr; with --speculate everything but a chat
+    /// is computed once more without drafts, to say what they gain
     #[argh(switch)]
     stats: bool,
     /// what matrices are stored in: stored (as the checkpoint has them), bf16, fp8 (E4M3 with a scale for every 128x128
@@ -124,10 +128,6 @@ struct Arguments {
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
     parsed.ok_or_else(|| format!("{text}: must be a token id and a number, as in 42=-1.5"))
-}
-
-fn cache_format(text: &str) -> Result<CacheFormat, String> {
-    CacheFormat::parse(text).ok_or_else(|| format!("{text}: must be f32, bf16 or fp8"))
 }
 
 impl Program for Arguments {
@@ -178,14 +178,17 @@ fn write<D: Kernels>(session: &Session<D>, arguments: &Arguments, prompt: &str, 
     let tokens = session.encode(prompt)?;
     let options = arguments.engine(session, &[(tokens.len(), sampling.max_new_tokens)]);
     let mut engine = session.engine(options)?;
+    let stop = interrupts(AtPrompt::End)?;
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;
     let request = Request { tokens, sampling: sampling.clone() };
-    let generated = single::run(&mut engine, request, &mut |piece| {
+    let again = arguments.compares().then(|| request.clone());
+    let mut write = |piece: &str| {
         open = out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok();
         open
-    })?;
+    };
+    let generated = single::run(&mut engine, request, &mut write, &|| stop.load(Ordering::SeqCst))?;
     if open {
         let _ = out.write_all(b"\n");
     }
@@ -193,6 +196,15 @@ fn write<D: Kernels>(session: &Session<D>, arguments: &Arguments, prompt: &str, 
         eprintln!("stopped: the model's context of {} tokens is full", session.context());
     }
     arguments.print_stats(&engine);
+    if stop.load(Ordering::SeqCst) {
+        return Err(Error::Run(format!("interrupted after {} tokens", generated.tokens.len())));
+    }
+    if let Some(request) = again.filter(|_| open) {
+        let speculated = engine.stats();
+        drop(engine);
+        let done = (speculated, vec![generated.tokens]);
+        eprint!("{}", stats::beside_plain(session, options, vec![request], done, &stop)?);
+    }
     Ok(())
 }
 
@@ -227,6 +239,11 @@ impl Arguments {
             Some(cache_tokens) => EngineOptions { cache_tokens: cache_tokens.max(1), ..options },
             None => options.sized(session.model().config(), lengths.iter().copied()),
         }
+    }
+
+    /// Whether everything is computed once more without drafts.
+    fn compares(&self) -> bool {
+        self.stats && self.speculate > 0
     }
 
     fn print_stats<D: Kernels>(&self, engine: &crate::infer::Engine<'_, D>) {

@@ -1,12 +1,16 @@
 //! `generate --stats`: the cache's size, rates, and accepted drafts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fathom_core::cache::{bytes_per_token, full_bytes_per_token};
 use fathom_core::config::KvCache;
 use fathom_core::device::Kernels;
 
-use crate::infer::Engine;
+use crate::error::Result;
+use crate::infer::{Engine, EngineOptions, Event, Request, Stats};
+use crate::session::Session;
 
 /// The lines of `--stats`.
 pub(super) fn text<D: Kernels>(engine: &Engine<'_, D>) -> String {
@@ -60,4 +64,41 @@ pub(super) fn text<D: Kernels>(engine: &Engine<'_, D>) -> String {
         );
     }
     out
+}
+
+/// A line about what drafts gain: the requests once more without them, beside the rate and the tokens that they gave
+/// with them. Nothing where `stop` is raised before the end.
+///
+/// # Errors
+/// Those of the engine.
+pub(super) fn beside_plain<D: Kernels>(
+    session: &Session<D>,
+    options: EngineOptions,
+    requests: Vec<Request>,
+    (speculated, tokens): (Stats, Vec<Vec<u32>>),
+    stop: &AtomicBool,
+) -> Result<String> {
+    let greedy = requests.iter().all(|request| request.sampling.temperature == 0.0);
+    let mut engine = session.engine(EngineOptions { drafts: 0, ..options })?;
+    for request in requests {
+        engine.add(request)?;
+    }
+    let mut outputs = BTreeMap::new();
+    while !engine.is_idle() {
+        for event in engine.step()? {
+            if let Event::Finished { id, generated, .. } = event {
+                outputs.insert(id, generated.tokens);
+            }
+        }
+        if stop.load(Ordering::SeqCst) {
+            return Ok(String::new());
+        }
+    }
+    let (with, without) = (speculated.decode_rate(), engine.stats().decode_rate());
+    let same = match (greedy, outputs.into_values().eq(tokens)) {
+        (true, true) => "the same tokens",
+        (true, false) => "OTHER TOKENS, which is an error of this program",
+        (false, _) => "sampled: other tokens of the same distribution",
+    };
+    Ok(format!("without drafts: {without:.1} tokens/s; with them {with:.1}, {:.2}x as fast; {same}\n", with / without))
 }
