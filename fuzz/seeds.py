@@ -199,3 +199,16 @@ write("shards", "sources", b"\4" + json.dumps({"path": "input.jsonl", "bytes": 3
 stored = b"".join(struct.pack("<II", len(h), len(t)) + h + t for h, t in [(lines[:-1].split(b"\n")[0], b"a text")] * 3)
 write("shards", "stored", b"\6" + stored)
 write("shards", "stored-raw", b"\5" + zst(stored + stored))
+
+# Requests, one a line: ids, text, conversations with tools, every parameter; a line that is refused.
+call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1.5, None, True]}}}
+chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "caf\u00e9"},
+        {"role": "assistant", "content": "<think>hm</think> yes"}, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": [{"type": "text", "text": "9"}]}]
+write("requests", "tokens", b'{"tokens": [1, 2, 255], "max_new_tokens": 4, "temperature": 0, "stop": ["a", "\\n"], "logprobs": 2}\n')
+write("requests", "prompts", "\n".join([
+    json.dumps({"prompt": "a\u00e9\U0001f600", "temperature": 0.7, "top_k": 3, "top_p": 0.9, "min_p": 0.05, "seed": 7}), "",
+    json.dumps({"prompt": "b", "repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": -0.5,
+                "logit_bias": {"3": -1.5}, "stop_tokens": [4], "stop": "x", "ignore_eos": True})]).encode())
+write("requests", "chat", json.dumps({"messages": chat, "tools": [call], "max_new_tokens": 2}).encode())
+write("requests", "wrong", b'{"prompt": "a", "top_p": 3}\n{"prompt": "a", "tokens": [1]}\n{"promt": 1}\n\xff')
