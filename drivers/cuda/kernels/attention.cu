@@ -35,19 +35,21 @@ FN void attend(const Forward& a) {
     copy_wait<0>();
     sync();
     load_left<QK>(q, keys, warp() * 16);
-    // This lane's rows, and what they and their warp see.
+    // This lane's rows, and what they and their warp see: rows counted as keys are.
     int t[2] = {begin + warp() * 16 + lane() / 4, begin + warp() * 16 + lane() / 4 + 8};
     int start[2] = {first_seen(p, t[0], at.first), first_seen(p, t[1], at.first)};
+    t[0] += p.before;
+    t[1] += p.before;
     int warp_first = warp_least(min_of(start[0], start[1]));
     int warp_all = warp_most(max_of(start[0], start[1]));
-    int warp_begin = begin + warp() * 16;
-    int first = block_least(warp_first, scratch) / KEYS, last = (begin + rows - 1) / KEYS;
+    int warp_begin = p.before + begin + warp() * 16;
+    int first = block_least(warp_first, scratch) / KEYS, last = (p.before + begin + rows - 1) / KEYS;
 
     float o[1][V / 8][4], most[2] = {-infinity(), -infinity()}, total[2] = {0.0f, 0.0f};
     clear(o[0]);
     float scale = p.scale * LOG2E;
     auto fetch = [&](int tile) {
-        int from = at.first + tile * KEYS, count = min_of(KEYS, p.sequence - tile * KEYS);
+        int from = at.first + tile * KEYS, count = min_of(KEYS, p.keys - tile * KEYS);
         load_keys<KEYS, QK>(keys, tile % 2 * KEY_TILE, p, j, from, count);
         load_values<KEYS, V>(values, tile % 2 * VALUE_TILE, p, j, from, count);
         copy_commit();
@@ -119,13 +121,15 @@ FN void attend(const Forward& a) {
     for (int i = 0; i < 2; i++) {
         total[i] += shuffle_xor(total[i], 1);
         total[i] += shuffle_xor(total[i], 2);
-        if (t[i] >= p.sequence) continue;
+        int row = t[i] - p.before;
+        if (row >= p.sequence) continue;
         float factor = 1.0f / total[i];
 #pragma unroll
         for (int n = 0; n < V / 8; n++)
-            put_pair(a.o, at.first + t[i], j * p.value, p.value, n * 8 + lane() % 4 * 2, o[0][n][2 * i] * factor,
+            put_pair(a.o, at.first + row, j * p.value, p.value, n * 8 + lane() % 4 * 2, o[0][n][2 * i] * factor,
                      o[0][n][2 * i + 1] * factor, p.aligned);
-        if (lane() % 4 == 0) store(a.lse, at.first + t[i], j, fma(most[i], LN2, natural_log(total[i])));
+        if (lane() % 4 == 0 && a.lse.rows > 0)
+            store(a.lse, at.first + row, j, fma(most[i], LN2, natural_log(total[i])));
     }
 }
 KERNEL(attention_bf16_32_32, Forward, 128) {
@@ -156,14 +160,15 @@ KERNEL(attention_general, Forward, 256) {
     int tiles = ceil_div(p.sequence, n);
     Place at = place(p, tiles);
     int j = at.head, begin = (tiles - 1 - at.tile) * n, rows = min_of(n, p.sequence - begin);
-    int i = thread() / 8, part = thread() % 8, t = begin + i, start = first_seen(p, t, at.first);
-    int first = block_least(start, scratch) / n, last = (begin + rows - 1) / n;
+    int i = thread() / 8, part = thread() % 8, row = begin + i, t = p.before + row;
+    int start = first_seen(p, row, at.first);
+    int first = block_least(start, scratch) / n, last = (p.before + begin + rows - 1) / n;
     queries.load_queries(p, j, at.first + begin, rows);
     for (int c = part; c < p.value; c += 8) o.set(i, c, 0.0f);
 
     float most = -infinity(), total = 0.0f;
     for (int tile = first; tile <= last; tile++) {
-        int u = tile * n, count = min_of(n, p.sequence - u);
+        int u = tile * n, count = min_of(n, p.keys - u);
         sync();
         keys.load_keys(p, j, at.first + u, count);
         values.load_values(p, j, at.first + u, count);
@@ -196,8 +201,8 @@ KERNEL(attention_general, Forward, 256) {
     }
     for (int d = 1; d < 8; d *= 2) total += shuffle_xor(total, d);
     if (i >= rows) return;
-    for (int c = part; c < p.value; c += 8) store(a.o, at.first + t, j * p.value + c, o.get(i, c) / total);
-    if (part == 0) store(a.lse, at.first + t, j, most + natural_log(total));
+    for (int c = part; c < p.value; c += 8) store(a.o, at.first + row, j * p.value + c, o.get(i, c) / total);
+    if (part == 0 && a.lse.rows > 0) store(a.lse, at.first + row, j, most + natural_log(total));
 }
 
 struct Mask {

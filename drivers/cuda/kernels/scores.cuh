@@ -10,6 +10,8 @@ struct Problem {
     int heads, nope, rope, value;
     int sequence, sequences;
     float scale;
+    int before;   // keys before the first query of a sequence: of a chunk of one; else 0
+    int keys;     // of a sequence
     int section;  // pairs of head and sequence that are worked on at a time, so that their operands stay in the cache
     int aligned;  // every part of every row of every operand begins on 16 bytes
     int tile;     // rows of a tile of the general kernels
@@ -34,6 +36,8 @@ FN Place place(const Problem& p, int tiles) {
 constexpr int NOTHING = 0x7fffffff;
 FN int first_seen(const Problem& p, int t, int first) {
     if (t >= p.sequence) return NOTHING;
+    // A chunk sees all that is before it.
+    if (p.starts.rows == 0) return 0;
     u32 start = row<u32>(p.starts, first + t).get(0);
     if (start < (u32)first) return 0;
     return start > (u32)(first + t) ? t : (int)start - first;

@@ -3,8 +3,9 @@
 mod common;
 
 use std::fmt::Debug;
+use std::ops::Range;
 
-use fathom_core::device::{Host, Kernels, LatentAttention, LatentRow, Paged, StoreLatent};
+use fathom_core::device::{ChunkAttention, Heads, Host, Kernels, LatentAttention, LatentRow, Paged, StoreLatent};
 use fathom_core::dtype::DType;
 use fathom_core::error::DeviceError;
 use fathom_core::error::ErrorKind;
@@ -25,6 +26,39 @@ fn cached_latents() {
     ]);
 }
 
+#[test]
+fn chunks_of_prompts() {
+    common::suite(&[fathom_conformance::chunk_attention]);
+}
+
+/// A prompt of one chunk or of several: the same bits.
+#[test]
+fn a_prompt_has_the_same_bits_however_it_is_cut() {
+    let Some(device) = common::device() else { return };
+    let n = 200;
+    for dtype in [DType::F32, DType::BF16] {
+        for (nope, rope, value) in [(16, 8, 16), (13, 3, 10)] {
+            let heads = Heads { heads: 2, nope, rope, value, scale: 0.3, sequence: 1 };
+            let numbers = |cols, seed| ok(common::floats(&device, dtype, n, cols, move |i| common::noise(seed, i)));
+            let (q, kv, k_pe) = (numbers(2 * (nope + rope), 1), numbers(2 * (nope + value), 2), numbers(rope, 3));
+            let run = |rows: Range<usize>| {
+                let mut o = ok(Tensor::<Cuda>::zeros(&device, &[rows.len(), 2 * value], dtype));
+                let (q, end) = (ok(q.view().row_range(rows.clone())), 0..rows.end);
+                let (kv, k_pe) = (ok(kv.view().row_range(end.clone())), ok(k_pe.view().row_range(end)));
+                let call = ok(ChunkAttention::new(heads, q, kv, k_pe, o.view_mut()));
+                ok(device.chunk_attention(call));
+                ok(common::read(&device, &o))
+            };
+            let whole = run(0..n);
+            for cuts in [&[0, 1, 64, 200][..], &[0, 7, 130, 131, 200]] {
+                let parts: Vec<f32> = cuts.windows(2).flat_map(|cut| run(cut[0]..cut[1])).collect();
+                let same = parts.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && parts.len() == whole.len(), "{dtype} {nope} {rope} {value}, cut at {cuts:?}");
+            }
+        }
+    }
+}
+
 /// Types of a cache.
 const FORMATS: [DType; 3] = [DType::F32, DType::BF16, DType::E4M3];
 
@@ -41,7 +75,7 @@ struct Decode {
     /// The sequence of each row, and how many tokens it sees.
     rows: Vec<(u32, u32)>,
     /// The rows that are computed, together.
-    computed: std::ops::Range<usize>,
+    computed: Range<usize>,
 }
 
 impl Decode {

@@ -1,7 +1,8 @@
 //! Causal attention over decompressed latent keys and values, and the window mask.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Attention, Call, MaskWindow};
+use fathom_core::device::{Attention, Call, ChunkAttention, Heads, MaskWindow};
+use fathom_core::dtype::DType;
 
 use super::scores::{Problem, WIDTHS, check, fit, is_bf16, padded, rows};
 use crate::Cuda;
@@ -58,16 +59,33 @@ impl Cuda {
         if call.q.rows() == 0 {
             return Ok(());
         }
-        let p = Problem::new(OP, &call.heads, &call.q, &call.kv, &call.k_pe, &call.starts)?;
-        let mut args = Forward { p, o: mat_mut(OP, &call.o)?, lse: mat_mut(OP, &call.lse)? };
-        if let (true, Some(i)) = (is_bf16(&types), fit(&p)) {
+        let p = Problem::new(OP, &call.heads, &call.q, &call.kv, &call.k_pe, Some(&call.starts))?;
+        self.attend(OP, &types, Forward { p, o: mat_mut(OP, &call.o)?, lse: mat_mut(OP, &call.lse)? })
+    }
+
+    pub(super) fn chunk_attention(&self, call: ChunkAttention<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = ChunkAttention::<Buffer>::NAME;
+        let types = [call.q.dtype(), call.kv.dtype(), call.k_pe.dtype(), call.o.dtype()];
+        check(OP, &types)?;
+        if call.q.rows() == 0 {
+            return Ok(());
+        }
+        let heads = Heads { sequence: call.q.rows(), ..call.heads };
+        let p = Problem::new(OP, &heads, &call.q, &call.kv, &call.k_pe, None)?.of_chunk(call.before());
+        self.attend(OP, &types, Forward { p, o: mat_mut(OP, &call.o)?, lse: Mat::NONE })
+    }
+
+    /// Queues a forward pass over operands of these types.
+    fn attend(&self, op: &'static str, types: &[DType], mut args: Forward) -> Result<(), CudaError> {
+        let p = args.p;
+        if let (true, Some(i)) = (is_bf16(types), fit(&p)) {
             let w = WIDTHS[i];
             args.p.align(&[args.o]);
             let shared = 2 * (2 * padded(KEYS, w.qk) + 2 * padded(KEYS, w.value)) + 32 * 4;
             return self.launch(ATTENTION, NAMES[i], [p.blocks(w.rows), 1, 1], 2 * w.rows as u32, shared, &args);
         }
         let (qk, value) = p.widths();
-        let (threads, shared) = args.p.general(OP, |n| 2 * rows(n, qk) + 2 * rows(n, value) + rows(n, n))?;
+        let (threads, shared) = args.p.general(op, |n| 2 * rows(n, qk) + 2 * rows(n, value) + rows(n, n))?;
         let blocks = p.blocks(args.p.tile());
         self.launch(ATTENTION, "attention_general", [blocks, 1, 1], threads, shared, &args)
     }

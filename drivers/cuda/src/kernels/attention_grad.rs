@@ -57,7 +57,7 @@ impl Cuda {
         let lowest = self.scratch(tiles * 4)?;
         let partial = self.scratch(t * h.heads * h.rope * 4)?;
         let mut args = Backward {
-            p: Problem::new(OP, h, &call.q, &call.kv, &call.k_pe, &call.starts)?,
+            p: Problem::new(OP, h, &call.q, &call.kv, &call.k_pe, Some(&call.starts))?,
             o: mat(OP, &call.o)?,
             lse: mat(OP, &call.lse)?,
             d_o: mat(OP, &call.d_o)?,

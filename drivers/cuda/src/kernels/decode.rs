@@ -13,10 +13,6 @@ use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::DECODE;
 
-in_primitives! {
-    chunk_attention: ChunkAttention,
-}
-
 /// Threads of a block, a warp for each token.
 const THREADS: u32 = 256;
 /// Columns of a latent that a block absorbs, rows of queries it does so for, and parts of the sum.

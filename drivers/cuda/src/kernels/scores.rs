@@ -29,20 +29,22 @@ pub(super) struct Problem {
     sequence: i32,
     sequences: i32,
     scale: f32,
+    before: i32,
+    keys: i32,
     section: i32,
     aligned: i32,
     tile: i32,
 }
 
 impl Problem {
-    /// The operands, of which there is at least one row.
+    /// The operands, of which there is at least one row; without `starts` a row sees all before it.
     pub(super) fn new(
         op: &'static str,
         heads: &Heads,
         q: &MatRef<'_, Buffer>,
         kv: &MatRef<'_, Buffer>,
         k_pe: &MatRef<'_, Buffer>,
-        starts: &MatRef<'_, Buffer>,
+        starts: Option<&MatRef<'_, Buffer>>,
     ) -> Result<Self, CudaError> {
         let sequences = q.rows() / heads.sequence;
         let pairs = heads.heads * sequences;
@@ -55,7 +57,7 @@ impl Problem {
             q: mat(op, q)?,
             kv: mat(op, kv)?,
             k_pe: mat(op, k_pe)?,
-            starts: mat(op, starts)?,
+            starts: starts.map_or(Ok(Mat::NONE), |starts| mat(op, starts))?,
             heads: int(heads.heads),
             nope: int(heads.nope),
             rope: int(heads.rope),
@@ -63,10 +65,19 @@ impl Problem {
             sequence: int(heads.sequence),
             sequences: int(sequences),
             scale: heads.scale as f32,
+            before: 0,
+            keys: int(heads.sequence),
             section: int(pairs.div_ceil(sections)),
             aligned: 0,
             tile: 0,
         })
+    }
+
+    /// The same for the last rows of one sequence, with `before` rows of keys before the first query.
+    pub(super) fn of_chunk(self, before: usize) -> Self {
+        // Both are rows of the keys, which `mat` finds to fit.
+        let before = before as i32;
+        Self { before, keys: self.sequence + before, ..self }
     }
 
     /// Marks the operands as aligned to 16 bytes if they and `others` are.
