@@ -11,10 +11,7 @@
 use std::ops::Range;
 
 use fathom_core::DType;
-use fathom_core::device::{
-    AbsorbOutput, AbsorbQuery, Call, Factor, LatentAttention, LatentRow, LoadLatent, Quantize, ScaledMut, StoreLatent,
-    Tiles as Scales,
-};
+use fathom_core::device::{LatentAttention, LatentRow, LoadLatent, Quantize, ScaledMut, StoreLatent, Tiles as Scales};
 use fathom_core::error::InvalidOp;
 use fathom_core::tensor::{MatRef, Tensor};
 use half::bf16;
@@ -30,7 +27,7 @@ use crate::par::{Tile, Tiles};
 use crate::quantize::Decoder;
 use crate::real::{Real, typed};
 use crate::scores::{KEYS, QUERIES, Window, soften};
-use crate::simd::{kernel, sum2};
+use crate::simd::kernel;
 use crate::{Cpu, Isa};
 
 /// Keys of a span.
@@ -39,11 +36,8 @@ const SPAN: usize = 4 * KEYS;
 /// Numbers of unfinished results that are held at once.
 const UNFINISHED: usize = 16 << 20;
 
-/// Rows that a task of an absorbed projection multiplies by a head's weight.
+/// Tokens that a task loads from the cache.
 const ROWS: usize = 64;
-
-/// Rows of a weight that are added to a row of sums at once.
-const TOGETHER: usize = 8;
 
 /// Keys that are multiplied while as many of the next tile are fetched: two tiles of the product.
 const FETCHED: usize = 24;
@@ -109,47 +103,12 @@ fn copy<X: Real, Y: Real>(isa: Isa, from: &[X], to: &mut [Y]) {
     }
 }
 
-/// The rows of a weight.
-enum Weight<'a> {
-    F32(Mat<'a, f32>),
-    Bf16(Mat<'a, bf16>),
-    Codes(Decoder<'a>),
-}
-
-impl<'a> Weight<'a> {
-    fn read(op: &'static str, isa: Isa, weight: &Factor<'a, Buffer>) -> Result<Self, CpuError> {
-        Ok(match weight {
-            Factor::Float(w) if w.dtype() == DType::BF16 => Self::Bf16(mat::read(op, w)?),
-            Factor::Float(w) => Self::F32(mat::read(op, w)?),
-            Factor::Fp8(w) => Self::Codes(Decoder::ungrouped(op, isa, w)?),
-        })
-    }
-}
-
 kernel! {
-    /// `y += Σ_i x[i]·rows[i]`, for rising `i`.
-    fn add_rows<W: Real>(x: &[f32], rows: &[&[W]], y: &mut [f32]) {
-        let (whole, rest) = rows.as_chunks::<TOGETHER>();
-        let (x, x_rest) = x.as_chunks::<TOGETHER>();
-        for (x, rows) in x.iter().zip(whole) {
-            add_some(x, rows, y);
+    /// `y += x·row`.
+    fn add_row(x: f32, row: &[f32], y: &mut [f32]) {
+        for (y, &w) in y.iter_mut().zip(row) {
+            *y += x * w;
         }
-        for (x, row) in x_rest.iter().zip(rest) {
-            add_some(&[*x], &[row], y);
-        }
-    }
-}
-
-#[inline(always)]
-fn add_some<W: Real, const N: usize>(x: &[f32; N], rows: &[&[W]; N], y: &mut [f32]) {
-    let n = y.len();
-    let rows: [&[W]; N] = std::array::from_fn(|i| &rows[i][..n]);
-    for c in 0..n {
-        let mut sum = y[c];
-        for i in 0..N {
-            sum += x[i] * rows[i][c].load();
-        }
-        y[c] = sum;
     }
 }
 
@@ -161,12 +120,6 @@ kernel! {
                 *score = product[j];
             }
         }
-    }
-}
-
-kernel! {
-    fn dot<X: Real, W: Real>(x: &[X], w: &[W]) -> f32 {
-        sum2(x, w, |x, w| x * w)
     }
 }
 
@@ -288,7 +241,7 @@ fn join<'a, T: Real>(
     for (part, part_top, part_total) in spans {
         let factor = fathom_core::math::exp(part_top - top);
         total += factor * part_total;
-        add_rows(isa, &[factor], &[part], sums);
+        add_row(isa, factor, part, sums);
     }
     scale_to(isa, sums, 1.0 / total, o);
 }
@@ -296,8 +249,6 @@ fn join<'a, T: Real>(
 typed! {
     store_latent: StoreLatent[latent, k_pe] => run_store_latent,
     load_latent: LoadLatent[latent, k_pe] => run_load_latent,
-    absorb_query: AbsorbQuery[q, y] => run_absorb_query,
-    absorb_output: AbsorbOutput[x, o] => run_absorb_output,
     latent_attention: LatentAttention[q, o] => run_latent_attention,
 }
 
@@ -350,65 +301,6 @@ impl Cpu {
                 cached.token(isa, slot, from, pe_from);
                 convert(isa, from, latent.row(i));
                 convert(isa, pe_from, k_pe.row(i));
-            }
-        })
-    }
-
-    fn run_absorb_query<T: Real, Y: Real>(&self, call: AbsorbQuery<'_, Buffer>) -> Result<(), CpuError> {
-        const OP: &str = "absorb_query";
-        let (cost, isa, h) = (call.cost(), self.isa(), call.heads);
-        let (q, weight) = (mat::read::<T>(OP, &call.q)?, Weight::read(OP, isa, &call.weight)?);
-        let (latent, head) = (call.weight.cols(), h.nope + h.rope);
-        let parts = Tiles::new(mat::write::<Y>(OP, call.y)?, ROWS, latent + h.rope);
-        let scratch = ROWS * latent + h.nope + TOGETHER * latent;
-        self.for_each_with((cost.flops / 8) as usize, scratch, parts, |_, mut y, mut scratch| {
-            let sums = take(&mut scratch, ROWS * latent);
-            let x = take(&mut scratch, h.nope);
-            let decoded = take(&mut scratch, TOGETHER * latent);
-            let (j, first, rows) = (y.col / (latent + h.rope), y.row, y.rows());
-            let query = |i: usize| &q.row(first + i)[j * head..][..head];
-            sums[..rows * latent].fill(0.0);
-            for at in (0..h.nope).step_by(TOGETHER) {
-                let some = at..h.nope.min(at + TOGETHER);
-                let lines = some.start + j * (h.nope + h.value)..some.end + j * (h.nope + h.value);
-                let x = &mut x[..some.len()];
-                with_lines(&weight, lines, decoded, latent, |lines| {
-                    for (i, sums) in sums.chunks_exact_mut(latent).enumerate().take(rows) {
-                        convert(isa, &query(i)[some.clone()], x);
-                        match lines {
-                            Lines::F32(lines) => add_rows(isa, x, lines, sums),
-                            Lines::Bf16(lines) => add_rows(isa, x, lines, sums),
-                        }
-                    }
-                });
-            }
-            for (i, sums) in sums.chunks_exact(latent).enumerate().take(rows) {
-                let (to, pe) = y.row(i).split_at_mut(latent);
-                convert(isa, sums, to);
-                convert(isa, &query(i)[h.nope..], pe);
-            }
-        })
-    }
-
-    fn run_absorb_output<T: Real, O: Real>(&self, call: AbsorbOutput<'_, Buffer>) -> Result<(), CpuError> {
-        const OP: &str = "absorb_output";
-        let (cost, isa, h) = (call.cost(), self.isa(), call.heads);
-        let (x, weight) = (mat::read::<T>(OP, &call.x)?, Weight::read(OP, isa, &call.weight)?);
-        let latent = call.weight.cols();
-        let parts = Tiles::new(mat::write::<O>(OP, call.o)?, ROWS, h.value);
-        self.for_each_with((cost.flops / 8) as usize, latent, parts, |_, mut o, scratch| {
-            let (j, first) = (o.col / h.value, o.row);
-            for c in 0..h.value {
-                let line = j * (h.nope + h.value) + h.nope + c;
-                with_lines(&weight, line..line + 1, scratch, latent, |lines| {
-                    for i in 0..o.rows() {
-                        let x = &x.row(first + i)[j * latent..][..latent];
-                        o.row(i)[c] = O::store(match lines {
-                            Lines::F32(lines) => dot(isa, x, lines[0]),
-                            Lines::Bf16(lines) => dot(isa, x, lines[0]),
-                        });
-                    }
-                });
             }
         })
     }
@@ -511,32 +403,5 @@ fn store<X: Real, P: Real, Y: Real>(
         let (to, pe) = cache.row(slot(t)).split_at_mut(latent.cols());
         convert(isa, latent.row(t), to);
         convert(isa, k_pe.row(t), pe);
-    }
-}
-
-/// At most [`TOGETHER`] rows of a weight.
-enum Lines<'s> {
-    F32(&'s [&'s [f32]]),
-    Bf16(&'s [&'s [bf16]]),
-}
-
-/// Calls `f` with rows `lines` of a weight, at most [`TOGETHER`], which has `cols` columns. Codes are decoded into
-/// `scratch`.
-fn with_lines(weight: &Weight<'_>, lines: Range<usize>, scratch: &mut [f32], cols: usize, f: impl FnOnce(Lines<'_>)) {
-    fn rows<'s, W>(lines: Range<usize>, row: impl Fn(usize) -> &'s [W]) -> [&'s [W]; TOGETHER] {
-        let mut rows = [&[][..]; TOGETHER];
-        rows.iter_mut().zip(lines).for_each(|(to, line)| *to = row(line));
-        rows
-    }
-    let n = lines.len();
-    match weight {
-        Weight::F32(w) => f(Lines::F32(&rows(lines, |line| w.row(line))[..n])),
-        Weight::Bf16(w) => f(Lines::Bf16(&rows(lines, |line| w.row(line))[..n])),
-        Weight::Codes(w) => {
-            for (line, to) in lines.zip(scratch.chunks_exact_mut(cols)) {
-                w.row(line, 0..cols, to);
-            }
-            f(Lines::F32(&rows(0..n, |i| &scratch[i * cols..][..cols])[..n]));
-        }
     }
 }

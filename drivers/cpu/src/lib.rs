@@ -26,11 +26,11 @@
 //! |---|---|
 //! | `memory` | buffers and their pool |
 //! | `mat` | views of core as slices |
-//! | `par` | work split into parts that do not overlap |
+//! | `par`, `team` | work split into parts that do not overlap, and the threads that share it |
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
-//! | `gemv` | products of few rows with F32, BF16 and E4M3 weights, which are read once |
+//! | `gemv` | products of few rows with F32, BF16 and E4M3 weights, which are read once; absorbed projections |
 //! | `factor` | F32 and BF16 as factors of attention's products |
 //! | `quantize` | codes with scales: encoding and decoding |
 //! | `attention`, `attention_grad`, `scores` | tiles of scores, never the whole matrix |
@@ -73,24 +73,26 @@ mod scores;
 mod simd;
 mod sort;
 mod swiglu;
+mod team;
 
 use std::sync::Arc;
 
 use fathom_core::device::{Capabilities, Device, MemoryUse};
 use fathom_core::error::{ErrorKind, InvalidOp};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 
 pub use error::CpuError;
 pub use memory::Buffer;
 use memory::Memory;
 pub use simd::{Isa, MAX_ISA};
+use team::Team;
 
 /// The CPU device: all cores of this machine. Clones share threads and memory.
 #[derive(Clone)]
 pub struct Cpu(Arc<Inner>);
 
 struct Inner {
-    pool: ThreadPool,
+    team: Team,
     memory: Arc<Memory>,
     isa: Isa,
 }
@@ -134,12 +136,12 @@ impl Cpu {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("fathom-cpu-{i}")).build();
         let failed = |e| CpuError::new(ErrorKind::Other, format!("cannot start the threads of the CPU device: {e}"));
         let pool = pool.map_err(failed)?;
-        Ok(Self(Arc::new(Inner { pool, memory: Arc::default(), isa })))
+        Ok(Self(Arc::new(Inner { team: Team::new(pool), memory: Arc::default(), isa })))
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.0.pool.current_num_threads()
+        self.0.team.threads()
     }
 
     /// Vector instruction set in use.
@@ -147,8 +149,8 @@ impl Cpu {
         self.0.isa
     }
 
-    fn pool(&self) -> &ThreadPool {
-        &self.0.pool
+    fn team(&self) -> &Team {
+        &self.0.team
     }
 
     /// Scratch of `n` numbers of undefined value.

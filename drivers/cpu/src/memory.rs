@@ -2,6 +2,9 @@
 //!
 //! Which freed buffer serves which request is [`Pool`]'s to say. New memory is zeroed once: a buffer's contents are
 //! undefined to its user, but always initialised as far as Rust is concerned.
+//!
+//! Large buffers ask for huge pages: weights are read once a token when decoding, and with pages of 4 KiB the processor
+//! looks up addresses for a good part of that time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,42 +24,148 @@ unsafe impl Zeroable for Line {}
 // SAFETY: `Line` is `Copy`, `repr(C)`, without padding, and every bit pattern of its bytes is a value.
 unsafe impl Pod for Line {}
 
+/// Zeroed memory from the system.
+enum Block {
+    Heap(Box<[Line]>),
+    #[cfg(target_os = "linux")]
+    Huge(huge::Piece),
+}
+
+impl Block {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Heap(lines) => bytemuck::cast_slice(lines),
+            #[cfg(target_os = "linux")]
+            Self::Huge(piece) => piece.bytes(),
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(lines) => bytemuck::cast_slice_mut(lines),
+            #[cfg(target_os = "linux")]
+            Self::Huge(piece) => piece.bytes_mut(),
+        }
+    }
+}
+
+/// Memory in pages of 2 MiB, where the system has them.
+#[cfg(target_os = "linux")]
+mod huge {
+    use std::sync::Arc;
+
+    use memmap2::{Advice, MmapMut, MmapRaw};
+
+    /// Bytes of the smallest piece: less is not worth it.
+    const SMALLEST: usize = 64 << 10;
+    /// Bytes of memory that smaller pieces are cut from.
+    const ARENA: usize = 32 << 20;
+    /// Bytes from which a piece gets memory of its own.
+    const LARGE: usize = ARENA / 4;
+
+    /// Part of a mapping that belongs to nobody else.
+    pub(super) struct Piece {
+        map: Arc<MmapRaw>,
+        start: usize,
+        len: usize,
+    }
+
+    impl Piece {
+        pub(super) fn bytes(&self) -> &[u8] {
+            // SAFETY: the piece lies inside the mapping, which lives as long as this, and was cut off once.
+            unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start), self.len) }
+        }
+
+        pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+            // SAFETY: as above, and this is borrowed alone.
+            unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.start), self.len) }
+        }
+    }
+
+    /// The mapping that pieces are cut from, and where the next begins.
+    #[derive(Default)]
+    pub(super) struct Arena(Option<(Arc<MmapRaw>, usize)>);
+
+    impl Arena {
+        /// A piece of `len` zero bytes, a multiple of a cache line; `None` for a small one, or where there is no memory.
+        pub(super) fn piece(&mut self, len: usize) -> Option<Piece> {
+            if len < SMALLEST {
+                return None;
+            }
+            if len >= LARGE {
+                return Some(Piece { map: map(len)?, start: 0, len });
+            }
+            let (map, start) = match self.0.take() {
+                Some((map, start)) if ARENA - start >= len => (map, start),
+                _ => (map(ARENA)?, 0),
+            };
+            self.0 = Some((Arc::clone(&map), start + len));
+            Some(Piece { map, start, len })
+        }
+    }
+
+    fn map(len: usize) -> Option<Arc<MmapRaw>> {
+        let map = MmapMut::map_anon(len).ok()?;
+        // A kernel without huge pages says so; the memory is as good.
+        let _ = map.advise(Advice::HugePage);
+        Some(Arc::new(MmapRaw::from(map)))
+    }
+}
+
+/// What a device has of memory.
+#[derive(Default)]
+struct State {
+    pool: Pool<Block>,
+    #[cfg(target_os = "linux")]
+    arena: huge::Arena,
+}
+
+impl State {
+    /// New memory of `lines` lines.
+    fn zeroed(&mut self, lines: usize) -> Option<Block> {
+        #[cfg(target_os = "linux")]
+        if let Some(piece) = lines.checked_mul(size_of::<Line>()).and_then(|len| self.arena.piece(len)) {
+            return Some(Block::Huge(piece));
+        }
+        bytemuck::allocation::try_zeroed_slice_box(lines).ok().map(Block::Heap)
+    }
+}
+
 /// The pool of a device.
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<Pool<Box<[Line]>>>);
+pub(crate) struct Memory(Mutex<State>);
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Pool<Box<[Line]>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // The pool is consistent between any two statements below, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn usage(&self) -> MemoryUse {
-        self.lock().usage()
+        self.lock().pool.usage()
     }
 
     /// Allocates a buffer of `bytes` bytes, from the pool if it has one of about that size.
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CpuError> {
         let lines = bytes.div_ceil(size_of::<Line>());
         let size = lines.saturating_mul(size_of::<Line>());
-        let mut pool = self.lock();
-        let data = match pool.reuse(size) {
+        let mut state = self.lock();
+        let data = match state.pool.reuse(size) {
             Some((_, data)) => data,
             None => {
-                let zeroed = || bytemuck::allocation::try_zeroed_slice_box(lines);
                 // Give back what is kept for reuse where there is no memory, then try once more.
-                let data = zeroed().or_else(|()| {
-                    pool.drain().for_each(drop);
-                    zeroed()
+                let data = state.zeroed(lines).or_else(|| {
+                    state.pool.drain().for_each(drop);
+                    state.zeroed(lines)
                 });
-                let data = data.map_err(|()| {
+                let data = data.ok_or_else(|| {
                     let message = format!(
                         "out of memory: no {bytes} bytes left beside the {} in use; use a smaller batch or model",
-                        pool.usage().in_use
+                        state.pool.usage().in_use
                     );
                     CpuError::new(ErrorKind::OutOfMemory, message)
                 })?;
-                pool.fresh(size);
+                state.pool.fresh(size);
                 data
             }
         };
@@ -66,7 +175,7 @@ impl Memory {
 
 /// A host buffer, aligned to 64 bytes. Dropping it returns it to the device's pool.
 pub struct Buffer {
-    data: Box<[Line]>,
+    data: Block,
     bytes: usize,
     home: Arc<Memory>,
 }
@@ -85,20 +194,20 @@ impl Buffer {
     /// The contents as elements of type `T`, as many as fit.
     pub(crate) fn elements<T: Pod>(&self) -> &[T] {
         let n = self.bytes / size_of::<T>();
-        &bytemuck::cast_slice(&self.data)[..n]
+        &bytemuck::cast_slice(self.data.bytes())[..n]
     }
 
     /// The contents as elements of type `T`, to write.
     pub(crate) fn elements_mut<T: Pod>(&mut self) -> &mut [T] {
         let n = self.bytes / size_of::<T>();
-        &mut bytemuck::cast_slice_mut(&mut self.data)[..n]
+        &mut bytemuck::cast_slice_mut(self.data.bytes_mut())[..n]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
-        self.home.lock().give(size_of_val(&*data), data);
+        let data = std::mem::replace(&mut self.data, Block::Heap(Box::default()));
+        self.home.lock().pool.give(data.bytes().len(), data);
     }
 }
 

@@ -7,8 +7,6 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
 use crate::Cpu;
 use crate::error::CpuError;
 use crate::mat::MatMut;
@@ -257,7 +255,7 @@ tuple!(A.0, B.1, C.2);
 tuple!(A.0, B.1, C.2, D.3);
 
 /// Work, in about nanoseconds on one core, below which handing out tasks costs more than it gains.
-const WORTH_SHARING: usize = 20_000;
+const WORTH_SHARING: usize = 5_000;
 
 impl Cpu {
     /// Runs `f(i, part i)` for every part. `work` is the whole call's in about nanoseconds on one core.
@@ -310,7 +308,7 @@ impl Cpu {
         if workers <= 1 || work < WORTH_SHARING {
             run(0);
         } else {
-            self.pool().install(|| (0..workers).into_par_iter().with_max_len(1).for_each(run));
+            self.team().run(workers, &run);
         }
     }
 }

@@ -219,7 +219,7 @@ fn check_weight<B>(
 ) -> Result<(), InvalidOp> {
     is_float(op, x)?;
     is_float(op, y)?;
-    weight.check(op)?;
+    weight.check(op, weight.rows())?;
     ensure(op, "a head has no columns", heads.heads > 0 && heads.value > 0 && latent > 0)?;
     same(op, "rows of the weight", heads.heads * (heads.nope + heads.value), weight.rows())?;
     same(op, "columns of the weight", latent, weight.cols())?;

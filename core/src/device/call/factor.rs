@@ -2,9 +2,10 @@
 
 use core::ops::Range;
 
-use super::{Scaled, bytes_of};
+use super::{Scaled, Tiles, bytes_of};
 use crate::device::view::MatRef;
-use crate::error::{InvalidOp, ensure};
+use crate::dtype::DType;
+use crate::error::{InvalidOp, ensure, multiple};
 
 /// A weight as it is stored: a kernel that takes one decodes it as it reads.
 pub enum Factor<'a, B> {
@@ -57,10 +58,20 @@ impl<B> Factor<'_, B> {
         }
     }
 
-    pub(super) fn check(&self, op: &'static str) -> Result<(), InvalidOp> {
+    /// Checks that this is floating point, or E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
+    pub(super) fn check(&self, op: &'static str, rows: usize) -> Result<(), InvalidOp> {
         match self {
             Self::Float(w) => super::is_float(op, w),
-            Self::Fp8(w) => ensure(op, "a weight's codes must be one byte each", w.codes.dtype().size() == 1),
+            Self::Fp8(w) => check_blocks(op, w, rows),
         }
+    }
+}
+
+/// Checks that `w` is E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
+pub(super) fn check_blocks<B>(op: &'static str, w: &Scaled<'_, B>, rows: usize) -> Result<(), InvalidOp> {
+    ensure(op, "a weight of codes must be E4M3", w.codes.dtype() == DType::E4M3)?;
+    match w.tiles {
+        Tiles::Block { part } => multiple(op, "the number of rows of a weight", rows, "the rows of a part", part),
+        _ => ensure(op, "a weight of codes must have 128x128 blocks", false),
     }
 }

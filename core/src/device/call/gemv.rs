@@ -1,26 +1,9 @@
 //! Calls of inference's products with weights as they are stored: few rows (GEMV), and many rows with FP8 weights.
 
-use super::{Call, Cost, Factor, Out, Scaled, Tiles, bytes_of, bytes_of_mut, is_float, is_index};
+use super::factor::check_blocks;
+use super::{Call, Cost, Factor, Out, Scaled, bytes_of, bytes_of_mut, is_float, is_index};
 use crate::device::view::{MatMut, MatRef};
-use crate::dtype::DType;
 use crate::error::{InvalidOp, ensure, multiple, same};
-
-/// Checks that a weight is floating point, or E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
-fn stored<B>(op: &'static str, w: &Factor<'_, B>, rows: usize) -> Result<(), InvalidOp> {
-    match w {
-        Factor::Float(w) => is_float(op, w),
-        Factor::Fp8(w) => blocks(op, w, rows),
-    }
-}
-
-/// Checks that `w` is E4M3 in 128×128 blocks whose parts divide the `rows` rows of one weight.
-fn blocks<B>(op: &'static str, w: &Scaled<'_, B>, rows: usize) -> Result<(), InvalidOp> {
-    ensure(op, "a weight of codes must be E4M3", w.codes.dtype() == DType::E4M3)?;
-    match w.tiles {
-        Tiles::Block { part } => multiple(op, "the number of rows of a weight", rows, "the rows of a part", part),
-        _ => ensure(op, "a weight of codes must have 128x128 blocks", false),
-    }
-}
 
 /// A linear layer for few rows, `y = x·Wᵀ`, or `y += …`: what decoding multiplies.
 ///
@@ -44,7 +27,7 @@ impl<'a, B> Gemv<'a, B> {
         const OP: &str = "gemv";
         is_float(OP, &x)?;
         is_float(OP, &y.as_ref())?;
-        stored(OP, &w, w.rows())?;
+        w.check(OP, w.rows())?;
         same(OP, "inner dimension of the weight", x.cols(), w.cols())?;
         same(OP, "rows of y", x.rows(), y.rows())?;
         same(OP, "columns of y", w.rows(), y.cols())?;
@@ -91,7 +74,7 @@ impl<'a, B> GroupedGemv<'a, B> {
         is_float(OP, &x)?;
         is_float(OP, &y.as_ref())?;
         let n = grouped(OP, groups, w.rows(), &offsets)?;
-        stored(OP, &w, n)?;
+        w.check(OP, n)?;
         same(OP, "inner dimension of the weights", x.cols(), w.cols())?;
         same(OP, "rows of y", x.rows(), y.rows())?;
         same(OP, "columns of y", n, y.cols())?;
@@ -143,7 +126,7 @@ impl<'a, B> GemmMixed<'a, B> {
         const OP: &str = "gemm_mixed";
         is_float(OP, &a)?;
         is_float(OP, &c.as_ref())?;
-        blocks(OP, &w, w.rows())?;
+        check_blocks(OP, &w, w.rows())?;
         same(OP, "inner dimension of the weight", a.cols(), w.cols())?;
         same(OP, "rows of c", a.rows(), c.rows())?;
         same(OP, "columns of c", w.rows(), c.cols())?;
@@ -193,7 +176,7 @@ impl<'a, B> GroupedGemmMixed<'a, B> {
         is_float(OP, &a)?;
         is_float(OP, &c.as_ref())?;
         let n = grouped(OP, groups, w.rows(), &offsets)?;
-        blocks(OP, &w, n)?;
+        check_blocks(OP, &w, n)?;
         same(OP, "inner dimension of the weights", a.cols(), w.cols())?;
         same(OP, "rows of c", a.rows(), c.rows())?;
         same(OP, "columns of c", n, c.cols())?;

@@ -3,11 +3,13 @@
 //! Decoding is bound by memory: a token reads every active weight once. A task is a block of output columns, which are
 //! rows of the weight; it streams them once, and multiplies up to [`dots::ROWS`] rows of activations while a weight is
 //! in registers ([`dots`]). The scales of codes are put on the activations, block by block, so that a code is only
-//! widened.
+//! widened. A weight is read in several long streams side by side, which the processor fetches ahead best.
 //!
 //! An element is one chain of multiply-adds to each lane of a vector, over rising `k`, then the sum of the lanes. So it
 //! depends on its own row and column alone, however many rows there are and wherever tasks are cut.
 
+mod absorb;
+mod columns;
 mod dots;
 
 use std::ops::Range;
@@ -44,6 +46,11 @@ impl<W: Stored> Rows<'_, W> {
     /// Rows that a task takes. They divide a block.
     const STEP: usize = CUT / size_of::<W>();
 
+    /// What a widened element must be multiplied by beside its scale.
+    fn factor(&self) -> f32 {
+        W::FACTOR
+    }
+
     /// Tasks of a weight of `n` rows.
     fn cuts(&self, n: usize) -> usize {
         if n == 0 { 0 } else { n / self.part * self.part.div_ceil(Self::STEP) }
@@ -54,6 +61,11 @@ impl<W: Stored> Rows<'_, W> {
         let each = self.part.div_ceil(Self::STEP);
         let (start, from) = (cut / each * self.part, cut % each * Self::STEP);
         start + from..start + (from + Self::STEP).min(self.part)
+    }
+
+    /// Activations for products with rows from `row` on that lie in one block: see [`prepare`].
+    fn prepare<'s, X: Real>(&self, isa: Isa, x: &Mat<'s, X>, row: usize, scratch: &'s mut [f32]) -> Mat<'s, f32> {
+        prepare::<X, W>(isa, x, self.scales(row).map(|scales| (scales, W::FACTOR)), scratch)
     }
 
     /// The scales along row `row` of all, one for every block of columns.
@@ -85,6 +97,8 @@ macro_rules! with_rows {
         }
     };
 }
+
+use with_rows;
 
 fn codes<'a>(op: &'static str, w: &Scaled<'a, Buffer>) -> Result<Rows<'a, u8>, CpuError> {
     let part = match w.tiles {
@@ -161,7 +175,7 @@ impl Cpu {
             for top in (0..members.len()).step_by(most) {
                 let height = most.min(members.len() - top);
                 let x = x.block(members.start + top, height, 0, k);
-                let x = prepare(isa, &x, w.scales(first).map(|scales| (scales, W::FACTOR)), scratch);
+                let x = w.prepare(isa, &x, first, scratch);
                 let sums = &mut sums[..height * columns.len()];
                 dots(isa, &x, &numbers, sums);
                 store(&mut y.block(top, height, 0, columns.len()), sums, add);
@@ -170,13 +184,14 @@ impl Cpu {
     }
 }
 
-/// Numbers from row to row of copied activations: an odd number of cache lines.
+/// Numbers from row to row of copied activations: an odd number of cache lines, with room for [`dots::MIXED`].
 fn pitch(k: usize) -> usize {
-    (k.div_ceil(16) | 1) * 16
+    ((k.next_multiple_of(dots::MIXED) / 16) | 1) * 16
 }
 
-/// The activations in f32, multiplied by the scales of `TILE` columns each and by a factor, if they are.
-fn prepare<'s, X: Real>(
+/// The activations in f32, multiplied by the scales of `TILE` columns each and by a factor, if they are; in the order
+/// that products with weights of type `W` want.
+fn prepare<'s, X: Real, W: Stored>(
     isa: Isa,
     x: &Mat<'s, X>,
     scales: Option<(&[f32], f32)>,
@@ -186,16 +201,22 @@ fn prepare<'s, X: Real>(
     const ALIAS: usize = 1024;
     let (rows, k) = (x.rows(), x.cols());
     if scales.is_none()
+        && W::mixed(isa) == 1
         && let Some(x) = X::as_f32(x)
         && (rows == 1 || !x.stride().is_multiple_of(ALIAS))
     {
         return x;
     }
-    let pitch = pitch(k);
+    let (pitch, mixed) = (pitch(k), W::mixed(isa));
     for (r, to) in scratch.chunks_exact_mut(pitch).take(rows).enumerate() {
         match scales {
             None => copy(isa, x.row(r), &mut to[..k]),
             Some((scales, factor)) => scaled(isa, x.row(r), scales, factor, &mut to[..k]),
+        }
+        if mixed > 1 {
+            let padded = k.next_multiple_of(mixed);
+            to[k..padded].fill(0.0);
+            W::mix(isa, to[..padded].as_chunks_mut().0);
         }
     }
     Mat::new(&scratch[..rows * pitch], rows, k, pitch)

@@ -14,12 +14,13 @@ fn a_code_is_its_number_over_the_factor_on_every_instruction_set() {
     for isa in Isa::all() {
         for &code in &codes {
             // Alone, and at each place of a vector, the others being zero.
-            for k in [1, 5, 16, 33] {
+            for k in [1, 5, 16, 33, 64, 100] {
                 for at in [0, k / 2, k - 1] {
                     let (mut w, mut sum) = (vec![0u8; k], [0.0]);
                     w[at] = code;
-                    let x = vec![256.0; k];
-                    dots(isa, &Mat::new(&x, 1, k, k), &Mat::new(&w, 1, k, k), &mut sum);
+                    let (x, mut scratch) = (vec![256.0; k], vec![f32::NAN; pitch(k)]);
+                    let x = prepare::<f32, u8>(isa, &Mat::new(&x, 1, k, k), None, &mut scratch);
+                    dots(isa, &x, &Mat::new(&w, 1, k, k), &mut sum);
                     assert_eq!(sum[0], E4M3::decode(code.into()), "code {code} at {at} of {k}, {isa}");
                 }
             }
@@ -45,6 +46,49 @@ fn a_row_has_the_same_bits_whatever_is_multiplied_beside_it() {
                         let all = &all[(m - height + r) * n + n - width..][..width];
                         assert_eq!(some, all, "{height} x {width} of depth {k}, {isa}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mixed_activations_meet_their_codes() {
+    for isa in Isa::all() {
+        for k in [1, 63, 64, 65, 200] {
+            // Each place of a row has another activation, and one code that is 1.
+            let x: Vec<f32> = (0..k).map(|i| 1.0 + i as f32).collect();
+            let mut scratch = vec![f32::NAN; pitch(k)];
+            let x = prepare::<f32, u8>(isa, &Mat::new(&x, 1, k, k), None, &mut scratch);
+            let mut w = vec![0u8; k * k];
+            (0..k).for_each(|i| w[i * k + i] = 0x38);
+            let mut sums = vec![0.0; k];
+            dots(isa, &x, &Mat::new(&w, k, k, k), &mut sums);
+            let expected: Vec<f32> = (0..k).map(|i| (1.0 + i as f32) / u8::FACTOR).collect();
+            assert_eq!(sums, expected, "depth {k}, {isa}");
+        }
+    }
+}
+
+#[test]
+fn sums_of_rows_are_those_of_f64_and_do_not_feel_each_other() {
+    for isa in Isa::all() {
+        for (n, width) in [(1, 1), (7, 15), (40, 33), (128, 200)] {
+            let (x, w) =
+                (noise(rows(isa) * n, 1), noise(n * width, 2).into_iter().map(bf16::from_f32).collect::<Vec<_>>());
+            let w = Mat::new(&w, n, width, width);
+            let sums = |first: usize, m: usize, stride: usize| {
+                let mut sums = vec![f32::NAN; m * stride];
+                columns::columns(isa, &Mat::new(&x[first * n..], m, n, n), &w, &mut sums, stride);
+                sums
+            };
+            let all = sums(0, rows(isa), width + 3);
+            for (r, all) in all.chunks(width + 3).enumerate() {
+                assert_eq!(all[..width], sums(r, 1, width), "row {r}, {n} x {width}, {isa}");
+                assert!(all[width..].iter().all(|x| x.is_nan()), "nothing beside the sums is written");
+                for (c, &sum) in all[..width].iter().enumerate() {
+                    let exact: f64 = (0..n).map(|i| f64::from(x[r * n + i]) * f64::from(w.row(i)[c].to_f32())).sum();
+                    assert!((f64::from(sum) - exact).abs() < 1e-5, "{sum} for {exact}, {n} x {width}, {isa}");
                 }
             }
         }
