@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use fathom::hf;
-use fathom::infer::{Engine, EngineOptions, Event, Generated, Request, Sampling, Stop};
+use fathom::infer::{Engine, EngineOptions, Event, Generated, Request, Sampling, ScoreRequest, Scores, Stop};
 use fathom_core::cache::CacheFormat;
 use fathom_core::config::ModelConfig;
-use fathom_core::model::Model;
+use fathom_core::model::{Batch, Model};
 use fathom_core::precision::Precision;
 use fathom_core::rng;
 use fathom_cpu::Cpu;
@@ -38,7 +38,7 @@ fn outputs(model: &Model<Cpu>, options: EngineOptions, requests: &[Request]) -> 
                 finished.insert(id, generated);
             }
             Event::Failed { error, .. } => panic!("{error}"),
-            Event::Token { .. } => {}
+            Event::Token { .. } | Event::Scored { .. } => {}
         })
         .unwrap();
     (finished.into_values().collect(), (engine.stats().accepted, engine.stats().drafted))
@@ -77,6 +77,75 @@ fn continuations_are_those_of_transformers() {
             }
         }
     }
+}
+
+/// The scores of texts that are added at once.
+fn scores(model: &Model<Cpu>, options: EngineOptions, requests: &[ScoreRequest]) -> (Vec<Vec<Scores>>, usize) {
+    let mut engine = Engine::new(model, None, &[], options).unwrap();
+    let mut scored = BTreeMap::new();
+    // In two parts, so that the second finds pages of the first.
+    for some in requests.chunks(requests.len().div_ceil(2)) {
+        for request in some {
+            engine.add_scoring(request.clone()).unwrap();
+        }
+        let take = |_: &mut Engine<'_, Cpu>, event| match event {
+            Event::Scored { id, scores } => assert!(scored.insert(id, scores).is_none()),
+            other => panic!("{other:?}"),
+        };
+        engine.run(take).unwrap();
+    }
+    (scored.into_values().collect(), engine.stats().reused)
+}
+
+/// Scores are those of the pass without a cache, and the same bits for any chunks, pages, neighbors and sharing.
+#[test]
+fn the_endings_of_a_text_are_scored() {
+    let device = Cpu::new();
+    let model = model(&device, "decode/v3_yarn");
+    let mut random = Random(3, 0);
+    let vocabulary = model.config().vocab_size as u64;
+    let start: Vec<u32> = (0..20).map(|_| random.below(vocabulary) as u32).collect();
+    let mut requests = Vec::new();
+    for i in 0..16 {
+        let mut tokens = start[..random.below(21) as usize].to_vec();
+        tokens.extend((0..2 + random.below(20)).map(|_| random.below(vocabulary) as u32));
+        let rows = 1 + random.below(tokens.len() as u64) as usize;
+        let last = |k: u32| [&tokens[tokens.len() + 1 - rows..], &[(i + k) % vocabulary as u32]].concat();
+        requests.push(ScoreRequest { endings: (0..1 + i % 3).map(last).collect(), tokens: tokens.clone() });
+    }
+    let (want, _) = scores(&model, EngineOptions::default(), &requests);
+    for (request, scores) in requests.iter().zip(&want) {
+        for (ending, scores) in request.endings.iter().zip(scores) {
+            let whole = [&request.tokens[..], &ending[ending.len() - 1..]].concat();
+            let batch = Batch::new(&whole, whole.len() - 1, None, vocabulary as usize).unwrap();
+            let plain = model.score(&batch).unwrap();
+            let first = request.tokens.len() - ending.len();
+            assert_eq!(scores.logprobs.len(), ending.len());
+            for (i, (got, nll)) in scores.logprobs.iter().zip(&plain.nll[first..]).enumerate() {
+                assert!((got + nll).abs() < 1e-4, "{got} for {}", -nll);
+                assert_eq!(scores.greedy[i], plain.greedy[first + i] == ending[i]);
+            }
+        }
+    }
+    let mut all_reused = 0;
+    for (page_tokens, step_tokens, sequences) in [(64, 512, 1), (4, 7, 3), (1, 40, 16), (3, 5, 2)] {
+        for share_prefixes in [true, false] {
+            let cache_tokens = if sequences == 3 { 44 } else { 400 };
+            let options = EngineOptions {
+                page_tokens,
+                step_tokens,
+                sequences,
+                cache_tokens,
+                share_prefixes,
+                ..EngineOptions::default()
+            };
+            let (got, reused) = scores(&model, options, &requests);
+            assert_eq!(got, want, "{options:?}");
+            assert!(share_prefixes || reused == 0);
+            all_reused += reused;
+        }
+    }
+    assert!(all_reused > 100, "{all_reused} positions were found in the cache");
 }
 
 #[test]
@@ -187,6 +256,7 @@ fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut See
                     assert!(results.insert(id, generated).is_none());
                 }
                 Event::Failed { error, .. } => panic!("{error}"),
+                Event::Scored { .. } => {}
             }
         }
     }
@@ -276,7 +346,7 @@ fn a_request_that_is_not_finite_ends_alone() {
                 .run(|_, event| match event {
                     Event::Failed { id, error } => failed.push((id, error.to_string())),
                     Event::Finished { id, generated, .. } => finished.push((id, generated)),
-                    Event::Token { .. } => {}
+                    Event::Token { .. } | Event::Scored { .. } => {}
                 })
                 .unwrap();
             assert_eq!(failed.len(), 1);
@@ -317,6 +387,23 @@ fn what_cannot_be_run_is_refused() {
     engine.add(request).unwrap();
     let events = engine.step().unwrap();
     assert!(matches!(&events[..], [Event::Finished { generated, .. }] if generated.tokens.is_empty()));
+    for (tokens, endings, words) in [
+        (vec![1, 2], vec![], "no token to score"),
+        (vec![1, 2], vec![vec![1, 2, 3]], "no token before it"),
+        (vec![1, 2], vec![vec![2, 3], vec![3]], "differ in length"),
+        (vec![1, 2], vec![vec![1, 3]], "does not end like"),
+        (vec![1, 2], vec![vec![64]], "64"),
+        (vec![1; 21], vec![vec![2]], "the cache holds 20"),
+    ] {
+        let error = engine.add_scoring(ScoreRequest { tokens, endings }).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let id = engine.add_scoring(ScoreRequest { tokens: vec![1; 20], endings: vec![vec![2]] }).unwrap();
+    assert!(engine.cancel(id) && engine.is_idle());
+    let drafting = EngineOptions { drafts: 1, ..options };
+    let mut drafting = Engine::new(&model, None, &[], drafting).unwrap();
+    let error = drafting.add_scoring(ScoreRequest { tokens: vec![1], endings: vec![vec![2]] }).unwrap_err();
+    assert!(error.to_string().contains("--speculate"), "{error}");
     let config = ModelConfig { num_nextn_predict_layers: 0, ..*model.config() };
     let plain = Model::new(&device, &config, Precision::F32).unwrap();
     let options = EngineOptions { drafts: 1, ..EngineOptions::default() };

@@ -155,6 +155,13 @@ pub fn most_probable(logits: &[f32]) -> u32 {
     best.unwrap_or(0) as u32
 }
 
+/// The logarithm of `Σ exp(logit)`, for finite logits: what is subtracted from a logit to give a log-probability.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
+    largest + sum.ln()
+}
+
 /// Log-probabilities at one place of the output, of the model's raw logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
@@ -167,9 +174,7 @@ pub struct Logprobs {
 impl Logprobs {
     /// The log-probability of `token` and of the `n` most probable tokens, from finite raw logits.
     pub fn new(logits: &[f32], token: u32, n: usize) -> Self {
-        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
-        let normalizer = largest + sum.ln();
+        let normalizer = log_sum_exp(logits);
         let logprob =
             |id: u32| logits.get(id as usize).map_or(f32::NEG_INFINITY, |&x| (f64::from(x) - normalizer) as f32);
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();

@@ -12,6 +12,32 @@ pub struct Request {
     pub sampling: Sampling,
 }
 
+/// A text whose last tokens are scored, for one or several endings that are equal but for their last token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// Token ids that the model reads: the text without its last token.
+    pub tokens: Vec<u32>,
+    /// Endings of equal length: the tokens after each of the last positions of `tokens`. Except for its last token an
+    /// ending is the end of `tokens`.
+    pub endings: Vec<Vec<u32>>,
+}
+
+/// How probable an ending is to the model, token by token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// Natural logarithm of the probability of each token.
+    pub logprobs: Vec<f32>,
+    /// Whether each token was the most probable one.
+    pub greedy: Vec<bool>,
+}
+
+impl Scores {
+    /// The logarithm of the probability of all tokens together.
+    pub fn sum(&self) -> f64 {
+        self.logprobs.iter().map(|&x| f64::from(x)).sum()
+    }
+}
+
 /// Why generation stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {

@@ -70,6 +70,7 @@ pub fn run<D: Kernels>(
                 Event::Token { text, .. } => (text, None),
                 Event::Finished { text, generated, .. } => (text, Some(Ok(generated))),
                 Event::Failed { error, .. } => (String::new(), Some(Err(error))),
+                Event::Scored { .. } => continue,
             };
             open = open && (text.is_empty() || on_text(&text));
             result = ended.or(result.take());

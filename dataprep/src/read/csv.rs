@@ -26,7 +26,7 @@ enum State {
 
 /// A record as it stands in the file.
 #[derive(Debug, PartialEq, Eq)]
-enum Frame {
+pub(super) enum Frame {
     /// The bytes are in the buffer.
     Whole(Range<u64>),
     /// A record longer than the limit.
@@ -35,14 +35,14 @@ enum Frame {
 }
 
 /// Cuts a stream into records.
-struct Framer {
+pub(super) struct Framer {
     stream: Stream,
     delimiter: u8,
 }
 
 impl Framer {
     /// Opens `store` at the start of a record. A byte order mark is no part of the first one.
-    fn open(stream: Stream, delimiter: u8) -> io::Result<Self> {
+    pub(super) fn open(stream: Stream, delimiter: u8) -> io::Result<Self> {
         let mut framer = Self { stream, delimiter };
         if framer.stream.position() == 0 && framer.stream.fill()?.starts_with(super::record::BYTE_ORDER_MARK) {
             framer.stream.consume(super::record::BYTE_ORDER_MARK.len());
@@ -51,7 +51,7 @@ impl Framer {
     }
 
     /// Puts the next record into `buffer`, without the line end, or no more than its first `limit` bytes.
-    fn next(&mut self, limit: u64, buffer: &mut Vec<u8>) -> io::Result<Frame> {
+    pub(super) fn next(&mut self, limit: u64, buffer: &mut Vec<u8>) -> io::Result<Frame> {
         buffer.clear();
         let mut state = State::BetweenRecords;
         let mut start = self.stream.position();
@@ -116,7 +116,7 @@ fn scan(chunk: &[u8], delimiter: u8, state: &mut State) -> (usize, bool) {
 
 /// The fields of a framed record: their bytes one after the other, and where each ends.
 #[derive(Default)]
-struct Row {
+pub(super) struct Row {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     fields: usize,
@@ -124,7 +124,7 @@ struct Row {
 
 impl Row {
     /// Takes `frame` apart.
-    fn parse(&mut self, parser: &mut csv_core::Reader, frame: &[u8]) -> std::result::Result<(), String> {
+    pub(super) fn parse(&mut self, parser: &mut csv_core::Reader, frame: &[u8]) -> std::result::Result<(), String> {
         parser.reset();
         self.bytes.resize(frame.len(), 0);
         self.ends.resize(self.ends.len().max(64), 0);
@@ -160,7 +160,8 @@ impl Row {
         self.bytes.get(start..end)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    /// The fields in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.fields).filter_map(|index| self.get(index))
     }
 }

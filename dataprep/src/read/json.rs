@@ -8,12 +8,44 @@ use std::io;
 /// The objects of a file, each a record.
 pub(super) struct Json {
     context: Context,
-    stream: Stream,
+    objects: Objects,
 }
 
 impl Json {
     pub(super) fn new(context: Context, stream: Stream) -> Self {
-        Self { context, stream }
+        Self { context, objects: Self::objects(stream) }
+    }
+
+    /// The objects as they stand in a stream.
+    pub(super) fn objects(stream: Stream) -> Objects {
+        Objects { stream }
+    }
+}
+
+/// Cuts a stream into JSON objects.
+pub(super) struct Objects {
+    stream: Stream,
+}
+
+impl Objects {
+    /// The next object, no longer than `limit`, and where it begins; or what stands in its place. `None` at the end.
+    pub(super) fn next_object(&mut self, limit: u64) -> io::Result<Option<(u64, Result<Vec<u8>, String>)>> {
+        self.skip_between()?;
+        let start = self.stream.position();
+        let object = match self.peek()? {
+            None => return Ok(None),
+            Some(b'{') => {
+                let mut buffer = Vec::new();
+                let (length, ended) = self.object(limit, &mut buffer)?;
+                match () {
+                    () if !ended => Err("the file ends within this JSON object".into()),
+                    () if length > limit => Err(format!("a JSON object of {length} bytes")),
+                    () => Ok(buffer),
+                }
+            }
+            Some(_) => Err("not a JSON object".into()),
+        };
+        Ok(Some((start, object)))
     }
 
     /// The next byte that is not consumed yet.
@@ -106,13 +138,14 @@ impl Json {
 
 impl Records for Json {
     fn next(&mut self) -> io::Result<Option<Record>> {
-        self.skip_between()?;
-        let start = self.stream.position();
-        match self.peek()? {
+        let objects = &mut self.objects;
+        objects.skip_between()?;
+        let start = objects.stream.position();
+        match objects.peek()? {
             None => Ok(None),
             Some(b'{') => {
                 let (limit, mut buffer) = (self.context.config.max_document_bytes, Vec::new());
-                let (length, ended) = self.object(limit, &mut buffer)?;
+                let (length, ended) = objects.object(limit, &mut buffer)?;
                 let range = start..start.saturating_add(length);
                 Ok(Some(if !ended {
                     self.context.bad(start, "the file ends within this JSON object".into())
@@ -124,13 +157,13 @@ impl Records for Json {
                 }))
             }
             Some(_) => {
-                self.skip_value()?;
+                objects.skip_value()?;
                 Ok(Some(self.context.bad(start, "not a JSON object".into())))
             }
         }
     }
 
     fn position(&self) -> u64 {
-        self.stream.position()
+        self.objects.stream.position()
     }
 }

@@ -7,6 +7,8 @@
 //!    bad. The records of all splits, one after the other, are those of the whole file, whatever the size of the
 //!    splits.
 //!
+//! [`ItemFile`] gives whole records instead, with every field, for evaluation tasks.
+//!
 //! Text must be UTF-8, or comes as [`Record::Bytes`] where it is a file; web pages are decoded as browsers do. Damage
 //! is never silent and never fatal: it is a [`Record::Bad`] that names its place, and reading goes on with the next
 //! record that can be found. Only the operating system's refusal is an [`Error`](crate::Error). No reader holds more
@@ -21,6 +23,7 @@ mod decode;
 mod fields;
 mod format;
 mod http;
+mod items;
 mod json;
 mod lines;
 mod members;
@@ -41,6 +44,7 @@ pub(crate) use binary::of_file as binary_format;
 pub use bytes::{fuzz, read_bytes};
 pub use fields::FieldNames;
 pub use format::{Compression, Format, InputFile};
+pub use items::{BadItem, Item, ItemFile, Items};
 pub use reader::Reader;
 pub use record::{BINARY, EMPTY, ReadConfig, Record, TOO_LARGE};
 pub use split::{Split, splits};

@@ -5,6 +5,7 @@
 //! the other requests, bit for bit.
 
 mod live;
+mod scoring;
 mod stats;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,10 +18,11 @@ use fathom_core::model::{Chunk, Draft, Extended, Model};
 use fathom_core::tensor::Tensor;
 use fathom_dataprep::Tokenizer;
 
-use super::request::{Generated, Request, Stop};
+use super::request::{Generated, Request, ScoreRequest, Scores, Stop};
 use super::scheduler::{Limits, Scheduler, Work};
 use crate::error::{Error, Result};
 use live::Live;
+use scoring::Scoring;
 
 pub use stats::Stats;
 
@@ -57,6 +59,8 @@ impl Default for EngineOptions {
     }
 }
 
+/// Bytes that a step's logits of prompts take, at most; one row always fits.
+const LOGIT_BYTES: usize = 64 << 20;
 /// Bytes that a cache takes where its size is not given, at most; one sequence always fits.
 const CACHE_BYTES: usize = 1 << 30;
 
@@ -106,6 +110,13 @@ pub enum Event {
         /// The whole output.
         generated: Generated,
     },
+    /// The endings of a text are scored.
+    Scored {
+        /// The request.
+        id: Id,
+        /// The scores of each ending.
+        scores: Vec<Scores>,
+    },
     /// The request ended with an error. The others go on.
     Failed {
         /// The request.
@@ -123,6 +134,7 @@ pub struct Engine<'a, D: Kernels> {
     cache: Cache<D>,
     scheduler: Scheduler,
     live: BTreeMap<Id, Live>,
+    scoring: BTreeMap<Id, Scoring>,
     ready: VecDeque<Event>,
     next: Id,
     stats: Stats,
@@ -160,10 +172,11 @@ impl<'a, D: Kernels> Engine<'a, D> {
             context: config.max_position_embeddings,
             drafts: options.drafts,
             share_prefixes: options.share_prefixes,
+            prompt_logits: LOGIT_BYTES / (size_of::<f32>() * config.vocab_size.max(1)),
         });
-        let (live, ready) = (BTreeMap::new(), VecDeque::new());
+        let (live, scoring, ready) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
         let ends = ends.to_vec();
-        Ok(Self { model, tokenizer, ends, cache, scheduler, live, ready, next: 0, stats: Stats::default() })
+        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next: 0, stats: Stats::default() })
     }
 
     /// The model.
@@ -183,7 +196,7 @@ impl<'a, D: Kernels> Engine<'a, D> {
 
     /// Whether every request has ended and every event was given.
     pub fn is_idle(&self) -> bool {
-        self.live.is_empty() && self.ready.is_empty()
+        self.live.is_empty() && self.scoring.is_empty() && self.ready.is_empty()
     }
 
     /// Adds a request. It is computed in the steps that follow.
@@ -195,7 +208,8 @@ impl<'a, D: Kernels> Engine<'a, D> {
         let Request { tokens, sampling } = request;
         let config = self.model.config();
         sampling.validate(config.vocab_size)?;
-        check_prompt(&tokens, config.vocab_size, config.max_position_embeddings, self.scheduler.limits().longest())?;
+        check_tokens(&tokens, config.vocab_size)?;
+        check_room(tokens.len(), config.max_position_embeddings, self.scheduler.limits().longest())?;
         let id = self.next;
         self.next += 1;
         self.stats.requests += 1;
@@ -210,8 +224,36 @@ impl<'a, D: Kernels> Engine<'a, D> {
         Ok(id)
     }
 
-    /// Ends a request; what it generated so far comes as [`Event::Finished`]. False if it has ended already.
+    /// Adds a text to score. Its positions are computed as those of a prompt, and share pages with prompts that begin
+    /// alike; [`Event::Scored`] gives the scores.
+    ///
+    /// # Errors
+    /// An engine that drafts; no endings, or endings without tokens, of different lengths or longer than the text;
+    /// tokens outside the vocabulary; a text longer than the model's context or the cache.
+    pub fn add_scoring(&mut self, request: ScoreRequest) -> Result<Id> {
+        let config = self.model.config();
+        if self.scheduler.limits().drafts > 0 {
+            return Err(Error::Usage("texts are scored by an engine without drafts: leave out --speculate".into()));
+        }
+        let (scoring, tokens) = Scoring::new(request)?;
+        scoring.endings().chain([&tokens[..]]).try_for_each(|tokens| check_tokens(tokens, config.vocab_size))?;
+        // Nothing comes after the text, so it may fill the context.
+        check_room(tokens.len() - 1, config.max_position_embeddings, self.scheduler.limits().longest())?;
+        let id = self.next;
+        self.next += 1;
+        self.stats.requests += 1;
+        self.stats.prompt_tokens += tokens.len();
+        self.scheduler.add_scored(id, tokens, scoring.rows());
+        self.scoring.insert(id, scoring);
+        Ok(id)
+    }
+
+    /// Ends a request; what it generated so far comes as [`Event::Finished`], and of a text to score nothing. False if
+    /// it has ended already.
     pub fn cancel(&mut self, id: Id) -> bool {
+        if self.scoring.remove(&id).is_some() {
+            return self.scheduler.remove(id);
+        }
         let Some(live) = self.live.remove(&id) else { return false };
         self.scheduler.remove(id);
         self.ready.push_back(live.finished(id, Stop::Cancelled));
@@ -269,11 +311,12 @@ impl<'a, D: Kernels> Engine<'a, D> {
         }
         for (work, next) in work.iter().zip(next) {
             let Some(next) = next else { continue };
-            if work.logits == 0 {
-                self.scheduler.computed(work.id, next.cached);
-            } else if let Some(live) = self.live.get(&work.id) {
-                let drafts: Vec<u32> = live.drafts.iter().map(|d| d.token).collect();
-                self.scheduler.append(work.id, next.cached, &next.tokens, &drafts);
+            match self.live.get(&work.id).filter(|_| work.logits > 0) {
+                None => self.scheduler.computed(work.id, next.cached),
+                Some(live) => {
+                    let drafts: Vec<u32> = live.drafts.iter().map(|d| d.token).collect();
+                    self.scheduler.append(work.id, next.cached, &next.tokens, &drafts);
+                }
             }
         }
         Ok(())
@@ -305,6 +348,9 @@ impl<'a, D: Kernels> Engine<'a, D> {
     /// Chooses tokens of one request from the logits of its rows. `None` if it has ended.
     fn continue_request(&mut self, work: &Work, logits: &mut [&mut Vec<f32>], events: &mut Vec<Event>) -> Option<Next> {
         let id = work.id;
+        if self.scoring.contains_key(&id) {
+            return self.score(work, logits, events);
+        }
         let live = self.live.get_mut(&id)?;
         if logits.is_empty() {
             return Some(Next { cached: work.end, tokens: Vec::new() });
@@ -347,8 +393,31 @@ impl<'a, D: Kernels> Engine<'a, D> {
         Some(Next { cached: known + accepted, tokens: live.generated_since(known).to_vec() })
     }
 
+    /// Scores endings of one text by the logits of its rows. `None` if it has ended.
+    fn score(&mut self, work: &Work, logits: &[&mut Vec<f32>], events: &mut Vec<Event>) -> Option<Next> {
+        let id = work.id;
+        for (row, logits) in logits.iter().enumerate() {
+            if let Err(error) = super::check_finite(logits, "the logits") {
+                self.end(id);
+                events.push(Event::Failed { id, error });
+                return None;
+            }
+            self.scoring.get_mut(&id)?.row(work.end - work.logits + row, logits);
+        }
+        if self.scoring.get(&id)?.length() > work.end {
+            return Some(Next { cached: work.end, tokens: Vec::new() });
+        }
+        // Its pages stay in the cache, for texts that begin alike.
+        self.scheduler.computed(id, work.end);
+        let scores = self.scoring.remove(&id)?.scores();
+        self.end(id);
+        events.push(Event::Scored { id, scores });
+        None
+    }
+
     fn end(&mut self, id: Id) -> Option<Live> {
         self.scheduler.remove(id);
+        self.scoring.remove(&id);
         self.live.remove(&id)
     }
 
@@ -445,17 +514,21 @@ struct Job {
     drafts: usize,
 }
 
-/// Refuses a prompt that cannot be continued.
-fn check_prompt(tokens: &[u32], vocabulary: usize, context: usize, longest: usize) -> Result<()> {
-    let n = tokens.len();
-    if n == 0 {
+/// Refuses tokens that the model cannot read.
+fn check_tokens(tokens: &[u32], vocabulary: usize) -> Result<()> {
+    if tokens.is_empty() {
         return Err(Error::Run("the prompt has no tokens: give it at least one".into()));
     }
-    if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
-        return Err(Error::Run(format!(
+    match tokens.iter().find(|&&t| t as usize >= vocabulary) {
+        None => Ok(()),
+        Some(token) => Err(Error::Run(format!(
             "token id {token} of the prompt is not below the vocabulary size {vocabulary}: use the model's tokenizer"
-        )));
+        ))),
     }
+}
+
+/// Refuses a prompt of `n` tokens after which there is no room for another.
+fn check_room(n: usize, context: usize, longest: usize) -> Result<()> {
     if n >= context {
         return Err(Error::Run(format!(
             "the prompt has {n} tokens, but the model's context (max_position_embeddings) is {context}: shorten it"

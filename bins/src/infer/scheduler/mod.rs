@@ -2,7 +2,7 @@
 //!
 //! The scheduler knows no model and no device. A step is a list of chunks, one a sequence: first the sequences that
 //! decode, then prompts, in order of arrival, under a budget of tokens. Sequences join when pages are free, and leave
-//! when they end. Where pages run out, the youngest sequence gives its pages back and is computed again later, so that
+//! when they end. A sequence may only want the logits of its prompt's last positions, or be continued. Where pages run out, the youngest sequence gives its pages back and is computed again later, so that
 //! the oldest always goes on; nothing of it is lost. What a sequence computes never depends on its neighbors: prompt
 //! positions are prefill and generated positions are decode, also when they are computed again.
 
@@ -33,6 +33,8 @@ pub struct Limits {
     pub drafts: usize,
     /// Whether full pages are shared by sequences that begin alike.
     pub share_prefixes: bool,
+    /// Positions of prompts whose logits a step gives, over all sequences: each takes a row as long as the vocabulary.
+    pub prompt_logits: usize,
 }
 
 impl Limits {
@@ -73,6 +75,8 @@ struct Sequence {
     /// Prompt, output and drafts.
     tokens: Vec<u32>,
     prompt: usize,
+    /// The last positions of the prompt whose logits are wanted, at least one.
+    scored: usize,
     /// Length of prompt and output.
     known: usize,
     /// Positions that the cache holds.
@@ -102,6 +106,7 @@ impl Scheduler {
             pages: limits.pages.max(1),
             step_tokens: limits.step_tokens.max(limits.drafts + 1),
             sequences: limits.sequences.max(1),
+            prompt_logits: limits.prompt_logits.max(1),
             ..limits
         };
         let pool = PagePool::new(limits.pages);
@@ -139,12 +144,18 @@ impl Scheduler {
         self.reused
     }
 
-    /// Adds a sequence. Ids rise in the order of arrival.
+    /// Adds a sequence that is continued after its prompt. Ids rise in the order of arrival.
     pub fn add(&mut self, id: u64, prompt: Vec<u32>) {
+        self.add_scored(id, prompt, 1);
+    }
+
+    /// Adds a sequence with logits for the last `scored` positions of its prompt.
+    pub fn add_scored(&mut self, id: u64, prompt: Vec<u32>, scored: usize) {
         let length = prompt.len();
         let sequence = Sequence {
             tokens: prompt,
             prompt: length,
+            scored: scored.clamp(1, length.max(1)),
             known: length,
             cached: 0,
             pages: Vec::new(),
@@ -196,14 +207,14 @@ impl Scheduler {
     /// Decides the next step. Empty only if no sequence is left.
     pub fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
-        let mut budget = self.limits.step_tokens;
+        let mut budget = Budget { tokens: self.limits.step_tokens, logits: self.limits.prompt_logits };
         let (decodes, prompts): (Vec<u64>, Vec<u64>) =
             self.running.keys().partition(|id| self.running.get(id).is_some_and(|s| s.cached >= s.prompt));
         for id in decodes.into_iter().chain(prompts) {
             self.take_part(id, &mut plan, &mut budget);
         }
         if plan.preempted.is_empty() {
-            while budget > 0 && self.running.len() < self.limits.sequences {
+            while budget.tokens > 0 && self.running.len() < self.limits.sequences {
                 let Some(id) = self.admit(&mut plan) else { break };
                 self.take_part(id, &mut plan, &mut budget);
             }
@@ -212,7 +223,7 @@ impl Scheduler {
     }
 
     /// Gives a running sequence its part of the step, unless the budget is used up or its pages are taken.
-    fn take_part(&mut self, id: u64, plan: &mut Plan, budget: &mut usize) {
+    fn take_part(&mut self, id: u64, plan: &mut Plan, budget: &mut Budget) {
         let Some(work) = self.running.get(&id).and_then(|s| s.next(id, *budget)) else { return };
         // Drafts of the next round are computed in the same step, after this work.
         let reach = (work.end + 2 * self.limits.drafts).min(self.limits.longest()).max(work.end);
@@ -225,13 +236,13 @@ impl Scheduler {
             let Some(&youngest) = self.running.keys().next_back() else { return };
             if let Some(place) = plan.work.iter().position(|w| w.id == youngest) {
                 let lost = plan.work.remove(place);
-                *budget += lost.end - lost.start;
+                budget.give_back(&lost);
             }
             self.preempt(youngest);
             plan.preempted.push(youngest);
         }
         if self.running.contains_key(&id) {
-            *budget -= work.end - work.start;
+            budget.take(&work);
             plan.work.push(work);
         }
     }
@@ -274,12 +285,12 @@ impl Scheduler {
         if let Some(page) = found
             && self.pool.share(page).is_ok()
         {
-            // Its last token is computed again, for logits, in a page that it may change. The page that is copied is
+            // Its last tokens are computed again, for logits, in a page that it may change. The page that is copied is
             // kept until the copy has one.
             if let Some(copy) = self.take_page() {
                 plan.copies.push((page, copy));
                 sequence.pages.push(copy);
-                sequence.cached = sequence.known - 1;
+                sequence.cached = sequence.needed();
             }
             let _ = self.pool.release(page);
         }
@@ -288,35 +299,68 @@ impl Scheduler {
         Some(id)
     }
 
-    /// Gives a sequence the full pages of it that the cache has, all but the one of its last token; returns the latter,
-    /// if the cache has it.
+    /// Gives a sequence the full pages of it that the cache has, all before the first position whose logits are wanted;
+    /// returns the page with this position, if the cache has it and positions before are in it.
     fn find_pages(&mut self, sequence: &mut Sequence) -> Option<u32> {
         if !self.limits.share_prefixes {
             return None;
         }
-        let size = self.limits.page_tokens;
-        loop {
+        let (size, needed) = (self.limits.page_tokens, sequence.needed());
+        while sequence.pages.len() * size < needed {
             let place = sequence.pages.len();
             let key = key(sequence, place, &self.limits, sequence.entry)?;
             let (entry, page) = self.prefixes.find(&key)?;
-            if (place + 1) * size >= sequence.known {
+            if (place + 1) * size > needed {
                 return Some(page);
             }
             self.pool.share(page).ok()?;
             sequence.pages.push(page);
             (sequence.entry, sequence.indexed, sequence.cached) = (entry, place + 1, (place + 1) * size);
         }
+        None
+    }
+}
+
+/// What is left of a step.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    tokens: usize,
+    /// Logits of prompts.
+    logits: usize,
+}
+
+impl Budget {
+    /// Logits of a prompt's positions; those of decoding are few, and have no limit.
+    fn logits(work: &Work) -> usize {
+        if work.phase == Phase::Prefill { work.logits } else { 0 }
+    }
+
+    fn take(&mut self, work: &Work) {
+        self.tokens -= work.end - work.start;
+        self.logits -= Self::logits(work);
+    }
+
+    fn give_back(&mut self, work: &Work) {
+        self.tokens += work.end - work.start;
+        self.logits += Self::logits(work);
     }
 }
 
 impl Sequence {
-    /// Its work under a budget of tokens.
-    fn next(&self, id: u64, budget: usize) -> Option<Work> {
-        let start = self.cached;
+    /// The first position whose logits are wanted.
+    fn needed(&self) -> usize {
+        if self.known == self.prompt { self.prompt.saturating_sub(self.scored) } else { self.known - 1 }
+    }
+
+    /// Its work under the budget of a step.
+    fn next(&self, id: u64, budget: Budget) -> Option<Work> {
+        let (start, Budget { tokens: budget, logits: most }) = (self.cached, budget);
         let work = |end: usize, phase, logits| (end > start).then_some(Work { id, start, end, phase, logits });
         if start < self.prompt {
-            let end = self.prompt.min(start.saturating_add(budget));
-            return work(end, Phase::Prefill, usize::from(end == self.known));
+            // A prompt that is computed again after output came needs no logits.
+            let first = if self.known == self.prompt { self.needed().max(start) } else { self.prompt };
+            let end = self.prompt.min(start.saturating_add(budget)).min(first.saturating_add(most));
+            return work(end, Phase::Prefill, end.saturating_sub(first));
         }
         // The last token and the drafts are one round; tokens before them are computed again and need no logits.
         let end = self.tokens.len();

@@ -41,6 +41,10 @@ struct Request {
     prompt: Vec<u32>,
     tokens: Vec<u32>,
     max_new: usize,
+    /// The last positions of the prompt that are scored; then nothing is generated.
+    scored: Option<usize>,
+    /// Positions that were scored.
+    rows: std::collections::BTreeSet<usize>,
 }
 
 impl Request {
@@ -67,6 +71,7 @@ struct Seen {
     finished: usize,
     cancelled: usize,
     accepted: usize,
+    scored: usize,
 }
 
 /// The scheduler, and everything that a correct one must agree with.
@@ -91,6 +96,7 @@ impl Model {
             context: 5 + random.below(40) as usize,
             drafts: random.below(4).saturating_sub(1) as usize,
             share_prefixes: random.below(4) > 0,
+            prompt_logits: random.below(10) as usize,
         };
         let scheduler = Scheduler::new(limits);
         let limits = *scheduler.limits();
@@ -108,8 +114,14 @@ impl Model {
         // Few different tokens, so that prompts often begin alike.
         let prompt: Vec<u32> = (0..length).map(|_| (self.random.below(8) == 0) as u32).collect();
         let max_new = 1 + self.random.below(14) as usize;
-        self.scheduler.add(self.next, prompt.clone());
-        self.requests.insert(self.next, Request { tokens: prompt.clone(), prompt, max_new });
+        let scored = (self.scheduler.limits().drafts == 0 && self.random.below(3) == 0)
+            .then(|| 1 + self.random.below(length) as usize);
+        match scored {
+            Some(scored) => self.scheduler.add_scored(self.next, prompt.clone(), scored),
+            None => self.scheduler.add(self.next, prompt.clone()),
+        }
+        let rows = Default::default();
+        self.requests.insert(self.next, Request { tokens: prompt.clone(), prompt, max_new, scored, rows });
         self.next += 1;
     }
 
@@ -130,6 +142,8 @@ impl Model {
         assert!(!plan.work.is_empty(), "a step computes something as long as sequences are left");
         assert!(plan.work.iter().map(|w| w.end - w.start).sum::<usize>() <= limits.step_tokens);
         assert!(self.scheduler.running() <= limits.sequences);
+        let logits = plan.work.iter().filter(|w| w.phase == Phase::Prefill).map(|w| w.logits);
+        assert!(logits.sum::<usize>() <= limits.prompt_logits);
         let phases = |phase| plan.work.iter().any(|w| w.phase == phase);
         self.seen.mixed += usize::from(phases(Phase::Prefill) && phases(Phase::Decode));
         self.seen.preempted += plan.preempted.len();
@@ -164,7 +178,7 @@ impl Model {
     fn compute(&mut self, work: &Work) {
         let (id, drafts) = (work.id, self.scheduler.limits().drafts);
         let request = &self.requests[&id];
-        let (known, prompt) = (request.tokens.clone(), request.prompt.len());
+        let (known, prompt, scored) = (request.tokens.clone(), request.prompt.len(), request.scored);
         let chunk = self.scheduler.tokens(work).to_vec();
         assert_eq!(chunk.len(), work.end - work.start);
         let tokens = [&known[..work.start], &chunk].concat();
@@ -185,6 +199,9 @@ impl Model {
             self.entry(id, position)[0] = value;
         }
         let mut cached = work.end;
+        if let Some(scored) = scored {
+            return self.score(work, scored);
+        }
         if work.logits > 0 {
             assert_eq!(work.logits, work.end + 1 - known.len());
             cached = self.accept(id, &tokens, known.len());
@@ -220,6 +237,21 @@ impl Model {
             self.scheduler.append(id, cached, &new, &drafted);
         } else {
             self.scheduler.computed(id, cached);
+        }
+    }
+
+    /// A share of a sequence whose last positions are scored.
+    fn score(&mut self, work: &Work, scored: usize) {
+        let request = self.requests.get_mut(&work.id).unwrap();
+        let first = request.prompt.len() - scored;
+        assert_eq!(work.logits, work.end.saturating_sub(first.max(work.start)), "{work:?}");
+        request.rows.extend(work.end - work.logits..work.end);
+        self.scheduler.computed(work.id, work.end);
+        if work.end == request.prompt.len() {
+            assert!(request.rows.iter().copied().eq(first..work.end), "every position is scored");
+            self.requests.remove(&work.id);
+            assert!(self.scheduler.remove(work.id));
+            self.seen.scored += 1;
         }
     }
 
@@ -287,16 +319,25 @@ fn it_agrees_with_a_plain_model_of_it() {
         all.finished += seen.finished;
         all.cancelled += seen.cancelled;
         all.accepted += seen.accepted;
+        all.scored += seen.scored;
     }
-    let Seen { preempted, reused, copies, mixed, finished, cancelled, accepted } = all;
-    let enough = [preempted, reused, copies, mixed, finished, cancelled, accepted];
+    let Seen { preempted, reused, copies, mixed, finished, cancelled, accepted, scored } = all;
+    let enough = [preempted, reused, copies, mixed, finished, cancelled, accepted, scored];
     assert!(enough.iter().all(|&n| n > 500), "every case occurs: {enough:?}");
 }
 
 #[test]
 fn the_oldest_sequence_goes_on_when_pages_run_out() {
-    let limits =
-        Limits { page_tokens: 2, pages: 4, step_tokens: 8, sequences: 4, context: 8, drafts: 0, share_prefixes: false };
+    let limits = Limits {
+        page_tokens: 2,
+        pages: 4,
+        step_tokens: 8,
+        sequences: 4,
+        context: 8,
+        drafts: 0,
+        share_prefixes: false,
+        prompt_logits: 8,
+    };
     let mut scheduler = Scheduler::new(limits);
     scheduler.add(0, vec![1, 2, 3, 4]);
     scheduler.add(1, vec![5, 6, 7]);

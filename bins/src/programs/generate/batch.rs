@@ -59,7 +59,7 @@ pub(super) fn run<D: Kernels>(
             let (id, result) = match event {
                 Event::Finished { id, generated, .. } => (id, Ok(generated)),
                 Event::Failed { id, error } => (id, Err(error)),
-                Event::Token { .. } => continue,
+                Event::Token { .. } | Event::Scored { .. } => continue,
             };
             if let Some(&place) = places.get(&id) {
                 results[place] = Some(result);
