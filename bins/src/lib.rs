@@ -20,6 +20,7 @@
 //! | [`session`] | a trained model in memory; start here to use a model from another program |
 //! | [`infer`] | the engine that generates: requests, samplers, chat templates, speculative decoding |
 //! | [`evaluate`] | losses and scores of texts |
+//! | [`tasks`] | benchmark tasks, with the numbers of lm-evaluation-harness |
 //! | [`run`] | a training run with its data, [metrics](run::metrics) and [settings](run::resolved) on disk |
 //! | [`checkpoint`] | training checkpoints: atomic commit, search, verification, resuming |
 //! | [`hf`], [`mod@convert`] | Hugging Face model folders, and their conversion between f32, BF16 and FP8 |
@@ -51,3 +52,4 @@ pub mod report;
 pub mod run;
 pub mod session;
 pub mod settings;
+pub mod tasks;

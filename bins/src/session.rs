@@ -169,14 +169,50 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where there is no tokenizer, or it refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let tokenizer = self.text()?;
-        let Template { before, after } = &self.prompts.template;
-        let mut ids = tokenizer.encode(text)?;
+        let mut ids = self.encode_open(text)?;
+        ids.extend(&self.prompts.template.after);
+        Ok(if ids.is_empty() { vec![self.prefix_token()?] } else { ids })
+    }
+
+    /// The token ids of the beginning of a text: as [`encode`](Self::encode), without the tokens after a text; none for
+    /// an empty text whose tokenizer puts none before.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer, or it refuses the text.
+    pub fn encode_open(&self, text: &str) -> Result<Vec<u32>> {
+        let Template { before, .. } = &self.prompts.template;
+        let mut ids = self.encode_inside(text)?;
         if !ids.starts_with(before) {
             ids.splice(0..0, before.iter().copied());
         }
-        ids.extend(after);
-        Ok(if ids.is_empty() { vec![single::prefix(tokenizer)] } else { ids })
+        Ok(ids)
+    }
+
+    /// The token ids of a piece of text, without tokens around it.
+    ///
+    /// # Errors
+    /// As [`encode_open`](Self::encode_open).
+    pub fn encode_inside(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.text()?.encode(text)?)
+    }
+
+    /// The text of the token that ends texts.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer.
+    pub fn end_text(&self) -> Result<String> {
+        let tokenizer = self.text()?;
+        let id = tokenizer.eos_id();
+        let added = tokenizer.added_tokens().find(|(_, other)| *other == id).map(|(text, _)| text.to_owned());
+        Ok(added.unwrap_or_else(|| tokenizer.decode(&[id])))
+    }
+
+    /// The token that stands before a text without context: the one that begins texts, or else the one that ends them.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer.
+    pub fn prefix_token(&self) -> Result<u32> {
+        self.text().map(single::prefix)
     }
 
     /// The chat template of the model folder.

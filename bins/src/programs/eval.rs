@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{self, Measured, Request, score_lines};
 use crate::on_device;
 use crate::session::{LoadOptions, Session};
+use crate::tasks::{self, data::Places};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
@@ -19,14 +20,16 @@ use fathom_dataprep::Split;
 
 /// The command.
 pub const COMMAND: Command =
-    Command::new::<Arguments>("eval", "measure a model: loss, perplexity, bits per byte, scores");
+    Command::new::<Arguments>("eval", "measure a model: loss, perplexity, bits per byte, scores, benchmark tasks");
 
-/// Measure a model: loss, perplexity and bits per byte on prepared data, or the log probability of given texts.
+/// Measure a model: loss, perplexity and bits per byte on prepared data, the log probability of given texts, or
+/// benchmark tasks with the numbers of lm-evaluation-harness.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("--help"),
     example = "{command_name} --checkpoint runs/quickstart --data runs/quickstart/data",
     example = "{command_name} --checkpoint runs/quickstart --score requests.jsonl --output scores.jsonl",
+    example = "{command_name} --checkpoint model --tasks hellaswag,mmlu --task-data data --output results",
     error_code(0, "done"),
     error_code(1, "the checkpoint, the data or the device failed"),
     error_code(2, "wrong arguments")
@@ -44,7 +47,26 @@ struct Arguments {
     /// tokens of a window (default: the length that the run trained at, else the model's context, at most 1024)
     #[argh(option, default = "0", arg_name = "n")]
     sequence_length: usize,
-    /// stop after about this many tokens; 0 for all (default: 0)
+    /// benchmark tasks, separated by commas: arc_challenge, arc_easy, boolq, gsm8k, hellaswag, humaneval, lambada_openai,
+    /// mmlu, openbookqa, piqa, wikitext, winogrande, parts of mmlu (mmlu_stem, mmlu_philosophy), or task files that end
+    /// with .toml
+    #[argh(option, arg_name = "names")]
+    tasks: Option<String>,
+    /// data of the tasks: a folder in which their files are looked for, or TASK=FILE (JSON Lines, CSV, Parquet, .gz
+    /// too); may be repeated
+    #[argh(option, arg_name = "folder|task=file")]
+    task_data: Vec<String>,
+    /// file of few-shot examples of a task; may be repeated
+    #[argh(option, arg_name = "task=file")]
+    fewshot_data: Vec<String>,
+    /// examples before each item (default: what the task says)
+    #[argh(option, arg_name = "n")]
+    num_fewshot: Option<usize>,
+    /// run the programs that the model writes for tasks such as humaneval: in a process without network, with limits on
+    /// time, memory, processes and files
+    #[argh(switch)]
+    confirm_run_unsafe_code: bool,
+    /// stop after about this many tokens of --data, or items of each task; 0 for all (default: 0)
     #[argh(option, default = "0", arg_name = "n")]
     limit: u64,
     /// let attention cross document boundaries
@@ -54,8 +76,9 @@ struct Arguments {
     /// the end of a context count to the continuation, as in lm-evaluation-harness.
     #[argh(option, arg_name = "file")]
     score: Option<PathBuf>,
-    /// file for the scores (default: stdout)
-    #[argh(option, arg_name = "file")]
+    /// file for the scores (default: stdout); with --tasks a folder for results.json and the answers to all items, from
+    /// which a run that was stopped goes on
+    #[argh(option, arg_name = "file|folder")]
     output: Option<PathBuf>,
     /// print results as JSON
     #[argh(switch)]
@@ -87,8 +110,17 @@ impl Program for Arguments {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.data.is_none() && arguments.score.is_none() {
-        return Err(Error::Usage("nothing to do: give --data DIR, --score FILE, or both".into()));
+    let Arguments { data, score, tasks, output, .. } = arguments;
+    if data.is_none() && score.is_none() && tasks.is_none() {
+        return Err(Error::Usage("nothing to do: give --data DIR, --score FILE, --tasks NAMES, or several".into()));
+    }
+    if score.is_some() && tasks.is_some() && output.is_some() {
+        return Err(Error::Usage("--output: is a file for --score and a folder for --tasks; call eval twice".into()));
+    }
+    let task_options = !arguments.task_data.is_empty() || !arguments.fewshot_data.is_empty();
+    if tasks.is_none() && (task_options || arguments.num_fewshot.is_some() || arguments.confirm_run_unsafe_code) {
+        let names = "--task-data, --fewshot-data, --num-fewshot and --confirm-run-unsafe-code";
+        return Err(Error::Usage(format!("{names} need --tasks NAMES")));
     }
     let device = AnyDevice::open(&arguments.device, arguments.threads)?;
     on_device!(&device, device => run_on(device, arguments))
@@ -108,7 +140,28 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
         let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
         cli::print(&if arguments.json { json()? } else { result.to_string() })?;
     }
+    if let Some(names) = &arguments.tasks {
+        run_tasks(&session, arguments, names)?;
+    }
     Ok(())
+}
+
+fn run_tasks<D: Kernels>(session: &Session<D>, arguments: &Arguments, names: &str) -> Result<()> {
+    let options = tasks::Options {
+        tasks: names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        places: Places::new(&arguments.task_data, &arguments.fewshot_data)?,
+        shots: arguments.num_fewshot,
+        limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
+        output: arguments.output.clone(),
+        unsafe_code: arguments.confirm_run_unsafe_code,
+        weights: format!("{}{}", arguments.weights, if arguments.ema { ",ema" } else { "" }),
+        ..tasks::Options::default()
+    };
+    let mut counter = Counter::new("eval", "items");
+    let results = tasks::run(session, &options, |done, total| counter.show(done, total))?;
+    counter.finish();
+    let json = || serde_json::to_string(&results.json()).map_err(|e| Error::Run(e.to_string()));
+    cli::print(&if arguments.json { json()? } else { results.text() })
 }
 
 fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {

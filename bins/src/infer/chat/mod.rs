@@ -18,6 +18,8 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
+pub(crate) use python::method as python_method;
+
 /// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes): about a second.
 const FUEL: u64 = 20_000_000;
 /// Bytes of a template file, at most.

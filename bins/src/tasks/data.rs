@@ -1,0 +1,191 @@
+//! Files of items: where they are, and what is in them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fathom_dataprep::read::{Item, ItemFile};
+use sha2::{Digest, Sha256};
+
+use super::task::Task;
+use crate::error::{Error, Result};
+
+/// Suffixes of files that are called like their task.
+const SUFFIXES: [&str; 7] = ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "txt"];
+
+/// Where the user says that data is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Folders in which files are looked for.
+    pub folders: Vec<PathBuf>,
+    /// Files of tasks by name.
+    pub files: BTreeMap<String, PathBuf>,
+    /// Files of few-shot examples by the task's name.
+    pub examples: BTreeMap<String, PathBuf>,
+}
+
+impl Places {
+    /// Reads the values of `--task-data` (a folder, or `TASK=FILE`) and of `--fewshot-data` (`TASK=FILE`).
+    ///
+    /// # Errors
+    /// An example file without a task.
+    pub fn new(data: &[String], examples: &[String]) -> Result<Self> {
+        let mut places = Self::default();
+        for value in data {
+            match value.split_once('=').filter(|_| !Path::new(value).exists()) {
+                Some((task, file)) => drop(places.files.insert(task.into(), file.into())),
+                None => places.folders.push(value.into()),
+            }
+        }
+        for value in examples {
+            let Some((task, file)) = value.split_once('=') else {
+                return Err(Error::Usage(format!("--fewshot-data {value}: must be TASK=FILE")));
+            };
+            places.examples.insert(task.into(), file.into());
+        }
+        Ok(places)
+    }
+
+    /// The file of a task's items; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that is named and does not exist.
+    pub fn items(&self, task: &Task, member: &str) -> Result<Option<PathBuf>> {
+        let name = task.member_name(member);
+        named(&self.files, &name).map(|found| found.or_else(|| self.find(&task.data, member, &name)))
+    }
+
+    /// The file of a task's examples; `None` where they come from the items.
+    ///
+    /// # Errors
+    /// As [`items`](Self::items); a task whose examples have files of which there is none.
+    pub fn examples(&self, task: &Task, member: &str) -> Result<Option<PathBuf>> {
+        let name = task.member_name(member);
+        if let Some(file) = named(&self.examples, &name)? {
+            return Ok(Some(file));
+        }
+        if task.fewshot.data.is_empty() {
+            return Ok(None);
+        }
+        let found = self.find(&task.fewshot.data, member, "");
+        found.map(Some).ok_or_else(|| {
+            let looked = looked_for(&task.fewshot.data, member);
+            Error::Usage(format!("{name}: no file of examples; looked for {looked}; give --fewshot-data {name}=FILE"))
+        })
+    }
+
+    /// What is said where a task has no file.
+    pub fn missing(&self, task: &Task, member: &str) -> Error {
+        let name = task.member_name(member);
+        let looked = looked_for(&task.data, member);
+        Error::Usage(match self.folders.is_empty() {
+            true => format!("{name}: no data; give --task-data FOLDER with {looked}, or --task-data {name}=FILE"),
+            false => format!("{name}: no file of items; looked for {looked}; give --task-data {name}=FILE"),
+        })
+    }
+
+    fn find(&self, names: &[String], member: &str, own: &str) -> Option<PathBuf> {
+        let own = SUFFIXES.iter().filter(|_| !own.is_empty()).map(|suffix| format!("{own}.{suffix}"));
+        let names: Vec<String> = names.iter().map(|name| name.replace("{member}", member)).chain(own).collect();
+        let exists = |path: &PathBuf| path.is_file();
+        self.folders.iter().find_map(|folder| {
+            names.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]).find(exists)
+        })
+    }
+}
+
+fn named(files: &BTreeMap<String, PathBuf>, name: &str) -> Result<Option<PathBuf>> {
+    match files.get(name) {
+        Some(file) if !file.is_file() => Err(Error::Usage(format!("{name}: there is no file {}", file.display()))),
+        found => Ok(found.cloned()),
+    }
+}
+
+fn looked_for(names: &[String], member: &str) -> String {
+    names.iter().map(|name| name.replace("{member}", member)).collect::<Vec<_>>().join(", ")
+}
+
+/// The items of a file.
+#[derive(Debug)]
+pub struct Pool {
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of the items, in hexadecimal.
+    pub hash: String,
+    /// The items in order.
+    pub items: Vec<Item>,
+    file: ItemFile,
+}
+
+impl Pool {
+    /// Reads a file. Every item gets the field `member` if it is not empty.
+    ///
+    /// # Errors
+    /// A file that cannot be read, has no items, or has a bad one: [`Error::Line`].
+    pub fn read(path: &Path, task: &Task, member: &str) -> Result<Self> {
+        let file = ItemFile::open(path)?;
+        let (items, hash) = (file.items(task.columns.as_deref())?, String::new());
+        let mut pool = Self { path: path.into(), hash, items: Vec::new(), file };
+        pool.items = items.map_err(|bad| pool.line(bad.at, bad.why))?;
+        if pool.items.is_empty() {
+            return Err(Error::Run(format!("{} has no items", path.display())));
+        }
+        let mut hash = Sha256::new();
+        for item in &mut pool.items {
+            hash.update(serde_json::to_vec(&item.fields).map_err(|e| Error::Run(e.to_string()))?);
+            if !member.is_empty() {
+                item.fields.insert("member".into(), member.into());
+            }
+        }
+        pool.hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(pool)
+    }
+
+    /// An error at an item, by its file and line.
+    pub fn error(&self, item: usize, problem: String) -> Error {
+        self.line(self.items.get(item).map_or(0, |item| item.at), problem)
+    }
+
+    /// The line of an item, from 1.
+    pub fn line_of(&self, item: usize) -> u64 {
+        self.items.get(item).and_then(|item| self.file.line(item.at).ok()).unwrap_or(0)
+    }
+
+    fn line(&self, at: u64, problem: String) -> Error {
+        match self.file.line(at) {
+            Ok(line) => Error::Line { path: self.path.clone(), line, problem },
+            Err(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_by_the_names_that_a_task_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = "name = 'x'\nkind = 'text'\ndata = ['{member}/a.jsonl']\nprompt = 'p'\ntarget = 't'\n\
+                      metrics = ['acc']\nfewshot = { data = ['b.csv'] }\nmembers = { g = ['m'] }";
+        let task = Task::parse(source).unwrap();
+        let places = Places::new(&[folder.path().display().to_string()], &[]).unwrap();
+        assert_eq!(places.items(&task, "m").unwrap(), None);
+        let text = places.missing(&task, "m").to_string();
+        assert!(text.contains("m/a.jsonl") && text.contains("--task-data x_m=FILE"), "{text}");
+        assert!(places.examples(&task, "m").unwrap_err().to_string().contains("--fewshot-data x_m=FILE"));
+        for name in ["x_m.csv", "b.csv", "m/a.jsonl.gz", "m/a.jsonl"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            if name != "b.csv" {
+                assert_eq!(places.items(&task, "m").unwrap(), Some(path), "the names that come first count");
+            }
+        }
+        assert!(places.examples(&task, "m").unwrap().unwrap().ends_with("b.csv"));
+        let named = Places::new(&["x_m=no".into()], &["x_m=no".into()]).unwrap();
+        assert!(named.items(&task, "m").unwrap_err().to_string().contains("no file no"));
+        assert!(Places::new(&[], &["x".into()]).is_err());
+        let empty = Pool::read(&folder.path().join("x_m.csv"), &task, "m").unwrap_err().to_string();
+        assert!(empty.contains("has no items"), "{empty}");
+    }
+}

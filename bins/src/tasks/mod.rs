@@ -1,0 +1,36 @@
+//! Benchmark tasks: items of a data set as requests to a model, and the metrics of its answers, with the numbers of
+//! lm-evaluation-harness.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`task`], [`builtin`] | task files, and those that the program carries |
+//! | [`template`] | the templates of a task over the fields of an item |
+//! | [`data`] | files of items, found and read |
+//! | [`random`] | Python's random numbers, which choose the examples |
+//! | [`question`] | examples and items as contexts and continuations |
+//! | [`tokens`] | contexts and continuations as tokens, cut to the model's context |
+//! | [`compute`] | all requests through the engine, what begins alike together |
+//! | [`answer`] | filters of generated text, and the comparison with the target |
+//! | [`metric`] | metrics and standard errors |
+//! | [`samples`] | the file of answers, item by item, from which a killed run goes on |
+//! | [`results`] | results as a table and as JSON |
+//! | [`sandbox`] | programs that a model wrote, run with limits |
+//! | [`mod@run`] | all of it, task by task |
+
+pub mod answer;
+pub mod builtin;
+pub mod compute;
+pub mod data;
+pub mod metric;
+pub mod question;
+pub mod random;
+pub mod results;
+pub mod run;
+pub mod samples;
+pub mod sandbox;
+pub mod task;
+pub mod template;
+pub mod tokens;
+
+pub use run::{Options, run};
+pub use task::Task;

@@ -1,0 +1,229 @@
+//! Programs that a model wrote, run in a process with limits.
+//!
+//! A program gets a namespace each for users, network, mounts and processes: it sees no network, all file systems are
+//! read-only but for a small one in memory, and every process that it starts ends with it. Limits hold on time, memory,
+//! processes and files; a caller who is root is nobody in it. The parts are the programs `timeout`, `setpriv`,
+//! `unshare` and `prlimit` of Linux systems.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+
+/// Seconds that a program may take, start included.
+const SECONDS: u64 = 5;
+/// Bytes of memory that a process may take.
+const MEMORY: u64 = 1 << 30;
+/// Processes and threads at a time.
+const PROCESSES: u64 = 32;
+/// Bytes of a file, and of the file system in memory.
+const FILE: u64 = 16 << 20;
+/// The user that root becomes.
+const NOBODY: &str = "65534";
+/// Programs that the sandbox is made of.
+const TOOLS: [&str; 5] = ["timeout", "setpriv", "unshare", "prlimit", "mount"];
+
+/// Prepares the namespaces and becomes the program: all file systems are made read-only first, and then a small one is
+/// put over `/tmp`.
+const PREPARE: &str = r#"
+mount --make-rprivate / || exit 91
+while read -r device folder rest; do
+  folder=$(printf '%b' "$folder")
+  case $folder in /proc|/proc/*) continue;; esac
+  mount -o remount,bind,ro "$folder" 2>/dev/null
+done < /proc/self/mounts
+mount -t tmpfs -o size="$1",nr_inodes=1000 tmpfs /tmp || exit 92
+cd /tmp || exit 93
+for folder in / /etc /usr /var/tmp "$HOME"; do if [ -w "$folder" ]; then exit 94; fi; done
+shift
+exec "$@"
+"#;
+
+/// Runs the program of the standard input as the harness does, and says by a word at its end that no exception came.
+const DRIVER: &str = r#"
+import os, sys
+word, source = sys.stdin.read().split("\n", 1)
+out = os.dup(1)
+null = os.open(os.devnull, os.O_RDWR)
+for stream in (0, 1, 2): os.dup2(null, stream)
+exec(compile(source, "program", "exec"), {})
+os.write(out, word.encode())
+"#;
+
+/// The outcome of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It came to its end.
+    Passed,
+    /// An exception, a limit, or an end before the end.
+    Failed,
+    /// It was ended after its time.
+    TimedOut,
+}
+
+/// A way to run programs with limits, which was tried when it was made.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    root: bool,
+    home: PathBuf,
+    python: PathBuf,
+}
+
+impl Sandbox {
+    /// Finds the tools and a Python, and runs an empty program.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where this system has no such namespaces, tools or Python.
+    pub fn new() -> Result<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let missing = TOOLS.iter().find(|tool| !folders.iter().any(|folder| folder.join(tool).is_file()));
+        if let Some(tool) = missing {
+            return Err(refused(&format!("there is no program `{tool}`: install coreutils and util-linux")));
+        }
+        let id = Command::new("id").arg("-u").output().map_err(|e| refused(&format!("`id -u` failed: {e}")))?;
+        let root = id.stdout.trim_ascii() == b"0";
+        let home = std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from);
+        let mut told = "there is no python3".to_owned();
+        for python in folders.iter().map(|folder| folder.join("python3")).filter(|python| python.is_file()) {
+            let sandbox = Self { root, home: home.clone(), python };
+            match sandbox.start("")? {
+                (Outcome::Passed, _) => return Ok(sandbox),
+                (_, code) => {
+                    let (python, code) = (sandbox.python.display(), code.map_or("none".into(), |code| code.to_string()));
+                    told = format!("an empty program did not pass with {python} (exit code {code})");
+                }
+            }
+        }
+        Err(refused(&format!(
+            "{told}: it needs Linux with user namespaces and a Python that every user can read; in a container, allow \
+             `unshare` and `mount`"
+        )))
+    }
+
+    /// Runs a Python program.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where no process can be started.
+    pub fn run(&self, program: &str) -> Result<Outcome> {
+        self.start(program).map(|(outcome, _)| outcome)
+    }
+
+    /// The outcome of a program, and the exit code.
+    fn start(&self, program: &str) -> Result<(Outcome, Option<i32>)> {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", &SECONDS.to_string()]);
+        if self.root {
+            command.args(["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        }
+        command.args(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--ipc", "--uts"]);
+        command.args(["--fork", "--kill-child", "--mount-proc", "sh", "-c", PREPARE, "sh", &FILE.to_string()]);
+        command.args(["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "prlimit"]);
+        let limits = [("as", MEMORY), ("nproc", PROCESSES), ("cpu", SECONDS), ("fsize", FILE), ("core", 0)];
+        command.args(limits.map(|(name, limit)| format!("--{name}={limit}")));
+        command.arg("--nofile=64").arg(&self.python).args(["-I", "-c", DRIVER]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &self.home).env("LC_ALL", "C.UTF-8");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
+        let failed = |e: std::io::Error| refused(&format!("cannot start `timeout`: {e}"));
+        let mut child = command.spawn().map_err(failed)?;
+        let word = word();
+        if let Some(mut input) = child.stdin.take() {
+            // A process that has ended already reads nothing.
+            let _ = input.write_all(format!("{word}\n{program}").as_bytes());
+        }
+        let mut said = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            let _ = output.take(4096).read_to_end(&mut said);
+        }
+        let status = child.wait().map_err(failed)?;
+        let outcome = match status.code() {
+            _ if said == word.as_bytes() => Outcome::Passed,
+            // `timeout` is ended by the signal that it sends, or gives 128 + 9.
+            None | Some(137) => Outcome::TimedOut,
+            _ => Outcome::Failed,
+        };
+        Ok((outcome, status.code()))
+    }
+}
+
+fn refused(why: &str) -> Error {
+    Error::Run(format!("programs cannot be run with limits here: {why}"))
+}
+
+/// A word that no program writes by chance.
+fn word() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("done-{:x}-{now:x}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// A sandbox, where this system has what it needs.
+    fn sandbox() -> Option<Sandbox> {
+        Sandbox::new().map_err(|e| println!("passed over: {e}")).ok()
+    }
+
+    #[test]
+    fn programs_pass_or_fail_by_their_exceptions() {
+        let Some(sandbox) = sandbox() else { return };
+        for (program, outcome) in [
+            ("def f(x):\n    return x + 1\nassert f(1) == 2", Outcome::Passed),
+            ("print('text' * 100000)", Outcome::Passed),
+            ("assert False", Outcome::Failed),
+            ("def", Outcome::Failed),
+            ("import sys; sys.exit(0)", Outcome::Failed),
+            ("import os; os._exit(0)", Outcome::Failed),
+            ("if __name__ == '__main__': raise ValueError", Outcome::Passed),
+        ] {
+            assert_eq!(sandbox.run(program).unwrap(), outcome, "{program}");
+        }
+    }
+
+    /// Each of these passes only if the sandbox refuses something.
+    #[test]
+    fn memory_files_and_the_network_have_limits() {
+        let Some(sandbox) = sandbox() else { return };
+        let refuses = |body: &str, error: &str| {
+            let program = format!("import os, socket\ntry:\n    {body}\nexcept {error}: pass\nelse: raise SystemError");
+            assert_eq!(sandbox.run(&program).unwrap(), Outcome::Passed, "{body}");
+        };
+        refuses("x = bytearray(2 << 30)", "MemoryError");
+        refuses("socket.create_connection(('127.0.0.1', 9), 1)", "OSError");
+        refuses("socket.create_connection(('192.0.2.1', 80), 1)", "OSError");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept");
+        std::fs::write(&path, "kept").unwrap();
+        for path in [path.as_path(), "/etc/written".as_ref(), "/usr/written".as_ref()] {
+            refuses(&format!("open({:?}, 'w')", path.display().to_string()), "OSError");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+        // Its own file system is small.
+        refuses("open('/tmp/x', 'wb').write(bytes(32 << 20))", "OSError");
+        assert_eq!(sandbox.run("open('x', 'w').write('a'); assert open('x').read() == 'a'").unwrap(), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_program_that_forks_or_sleeps_ends_with_all_its_processes() {
+        let Some(sandbox) = sandbox() else { return };
+        // More processes than are allowed, each of which sleeps; the first ends only after them.
+        let fork = "import os, time\nn = 0\ntry:\n    while n < 100:\n        if os.fork() == 0:\n            \
+                    time.sleep(60); os._exit(0)\n        n += 1\nexcept OSError: pass\nassert n < 64, n";
+        let started = Instant::now();
+        assert_eq!(sandbox.run(fork).unwrap(), Outcome::Passed, "forks are limited");
+        assert!(started.elapsed().as_secs() < SECONDS, "nobody waits for the sleepers");
+        let marker = format!("sleeper{}", std::process::id());
+        let sleep = format!("import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77 # {marker}'])\n\
+                             time.sleep(60)");
+        assert_eq!(sandbox.run(&sleep).unwrap(), Outcome::TimedOut);
+        let alive = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(&format!("# {marker}"))
+        });
+        assert_eq!(alive.count(), 0, "no process is left");
+    }
+}

@@ -1,0 +1,141 @@
+//! Contexts and continuations as the tokens that the engine reads and scores, cut to the model's context.
+
+use fathom_core::device::Kernels;
+
+use crate::error::Result;
+use crate::infer::ScoreRequest;
+use crate::session::Session;
+
+/// Tokens, the last of which are scored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scored {
+    /// The text.
+    pub tokens: Vec<u32>,
+    /// How many of its last tokens are scored.
+    pub count: usize,
+    /// Tokens that were cut off at the left.
+    pub cut: usize,
+}
+
+impl Scored {
+    fn new(context: &[u32], continuation: &[u32], longest: usize) -> Self {
+        let whole = [context, continuation].concat();
+        let cut = whole.len().saturating_sub(longest + 1);
+        Self { tokens: whole[cut..].to_vec(), count: continuation.len(), cut }
+    }
+
+    /// What the engine is asked: the text without its last token, and the ending.
+    pub fn request(&self) -> ScoreRequest {
+        let (last, start) = (self.tokens.len().saturating_sub(1), self.tokens.len().saturating_sub(self.count));
+        ScoreRequest { tokens: self.tokens[..last].to_vec(), endings: vec![self.tokens[start..].to_vec()] }
+    }
+}
+
+/// A continuation after a context: spaces at the end of the context belong to the continuation; the two are encoded
+/// together and divided at the length of the context's own tokens; a context without tokens is the token that begins a
+/// text.
+///
+/// # Errors
+/// A text that the tokenizer refuses; a problem with the continuation, in the inner result.
+pub fn pair<D: Kernels>(
+    session: &Session<D>,
+    context: &str,
+    continuation: &str,
+) -> Result<std::result::Result<Scored, String>> {
+    let longest = session.context();
+    let kept = context.trim_end();
+    let continuation = format!("{}{continuation}", &context[kept.len()..]);
+    let (before, scored) = if kept.is_empty() {
+        let (prefix, scored) = (session.prefix_token()?, session.encode_inside(&continuation)?);
+        let begins = scored.first() == Some(&prefix);
+        (vec![prefix], if begins { scored[1..].to_vec() } else { scored })
+    } else {
+        let context = session.encode_open(kept)?;
+        let whole = session.encode_open(&format!("{kept}{continuation}"))?;
+        // A merge across the end of the context changes which tokens are scored, as it does in the harness.
+        let start = context.len().min(whole.len());
+        (context, whole[start..].to_vec())
+    };
+    Ok(match scored.len() {
+        0 => Err(format!("the continuation {continuation:?} adds no token to its context: give it some text")),
+        n if n > longest => {
+            Err(format!("the continuation has {n} tokens, but the model's context is {longest}: shorten the item"))
+        }
+        _ => Ok(Scored::new(&before, &scored, longest)),
+    })
+}
+
+/// A whole text in windows as long as the model's context, each token of it scored once: the first window begins with
+/// the token that begins a text, later ones with the token before, and the last one is filled from the left with
+/// tokens that were scored already.
+///
+/// # Errors
+/// A text that the tokenizer refuses.
+pub fn rolling<D: Kernels>(session: &Session<D>, text: &str) -> Result<Vec<Scored>> {
+    let (longest, prefix) = (session.context(), session.prefix_token()?);
+    Ok(windows(&session.encode_open(text)?, prefix, longest))
+}
+
+fn windows(tokens: &[u32], prefix: u32, longest: usize) -> Vec<Scored> {
+    let first = longest.min(tokens.len());
+    if first == 0 {
+        return Vec::new();
+    }
+    let mut windows = vec![Scored::new(&[prefix], &tokens[..first], longest)];
+    let mut done = first;
+    while done < tokens.len() {
+        let end = (done + longest).min(tokens.len());
+        windows.push(Scored::new(&tokens[end - longest - 1..done], &tokens[done..end], longest));
+        done = end;
+    }
+    windows
+}
+
+/// A prompt with room for `new` tokens, cut at the left; and how many tokens were cut off.
+///
+/// # Errors
+/// A text that the tokenizer refuses; no room at all, in the inner result.
+pub fn prompt<D: Kernels>(
+    session: &Session<D>,
+    text: &str,
+    new: usize,
+) -> Result<std::result::Result<(Vec<u32>, usize), String>> {
+    let context = session.context();
+    if new >= context {
+        return Ok(Err(format!("max_tokens = {new} leaves no room in the model's context of {context}: ask for fewer")));
+    }
+    let mut tokens = session.encode_open(text)?;
+    if tokens.is_empty() {
+        tokens = vec![session.prefix_token()?];
+    }
+    let cut = tokens.len().saturating_sub(context - new);
+    Ok(Ok((tokens.split_off(cut), cut)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_of_a_text_is_scored_once() {
+        for length in 0..30u32 {
+            let tokens: Vec<u32> = (1..=length).collect();
+            let windows = windows(&tokens, 0, 7);
+            let scored: Vec<u32> =
+                windows.iter().flat_map(|w| w.tokens[w.tokens.len() - w.count..].to_vec()).collect();
+            assert_eq!(scored, tokens);
+            for (i, window) in windows.iter().enumerate() {
+                assert_eq!((window.tokens.len(), window.cut), (8.min(length as usize + 1), 0), "window {i}");
+                let consecutive = window.tokens.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+                assert!(consecutive, "{:?}", window.tokens);
+            }
+        }
+    }
+
+    #[test]
+    fn contexts_are_cut_at_the_left() {
+        let scored = Scored::new(&[1, 2, 3, 4], &[5, 6], 3);
+        assert_eq!(scored, Scored { tokens: vec![3, 4, 5, 6], count: 2, cut: 2 });
+        assert_eq!(scored.request(), ScoreRequest { tokens: vec![3, 4, 5], endings: vec![vec![5, 6]] });
+    }
+}
