@@ -7,6 +7,7 @@ mod generate;
 mod measure;
 mod report;
 mod shell;
+mod tasks;
 
 use std::path::PathBuf;
 use std::process::Command;

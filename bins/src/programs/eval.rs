@@ -47,9 +47,9 @@ struct Arguments {
     /// tokens of a window (default: the length that the run trained at, else the model's context, at most 1024)
     #[argh(option, default = "0", arg_name = "n")]
     sequence_length: usize,
-    /// benchmark tasks, separated by commas: arc_challenge, arc_easy, boolq, gsm8k, hellaswag, humaneval, lambada_openai,
-    /// mmlu, openbookqa, piqa, wikitext, winogrande, parts of mmlu (mmlu_stem, mmlu_philosophy), or task files that end
-    /// with .toml
+    /// benchmark tasks, separated by commas: arc_challenge, arc_easy, boolq, gsm8k, hellaswag, humaneval,
+    /// lambada_openai, mmlu, openbookqa, piqa, wikitext, winogrande, parts of mmlu (mmlu_stem, mmlu_philosophy), or task
+    /// files that end with .toml
     #[argh(option, arg_name = "names")]
     tasks: Option<String>,
     /// data of the tasks: a folder in which their files are looked for, or TASK=FILE (JSON Lines, CSV, Parquet, .gz

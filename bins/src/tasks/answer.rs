@@ -128,8 +128,10 @@ mod tests {
         assert_eq!(last.apply("so 1,20 and $3."), "$3.");
         assert_eq!(filter("b+", 1).apply("abbaba"), "b");
         assert_eq!(filter("b", 5).apply("b"), "[invalid]");
-        assert!(Filter::all(&[FilterSpec { name: "f".into(), regex: Some("(".into()), group_select: 0, fallback: None }])
-            .is_err());
+        assert!(
+            Filter::all(&[FilterSpec { name: "f".into(), regex: Some("(".into()), group_select: 0, fallback: None }])
+                .is_err()
+        );
     }
 
     #[test]

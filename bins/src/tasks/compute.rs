@@ -102,7 +102,8 @@ impl Requests {
         // Twice the longest that run at a time: half for beginnings that are kept.
         lengths.sort_unstable_by_key(|&(prompt, new)| std::cmp::Reverse(prompt + new));
         lengths.truncate(2 * SEQUENCES);
-        let options = EngineOptions { page_tokens: PAGE, step_tokens: STEP, sequences: SEQUENCES, ..Default::default() };
+        let options =
+            EngineOptions { page_tokens: PAGE, step_tokens: STEP, sequences: SEQUENCES, ..Default::default() };
         let mut engine = session.engine(options.sized(session.model().config(), lengths))?;
         let mut order = Order::new(&self.jobs.iter().map(|job| &job.tokens[..]).collect::<Vec<_>>());
         let mut jobs: Vec<Option<Job>> = self.jobs.into_iter().map(Some).collect();
@@ -166,7 +167,8 @@ impl Order {
         let mut sorted: Vec<usize> = (0..texts.len()).collect();
         sorted.sort_by(|&a, &b| texts[a].cmp(texts[b]).then(a.cmp(&b)));
         let lengths = texts.iter().map(|text| text.len()).collect();
-        let mut order = Self { ready: BinaryHeap::new(), waiting: HashMap::new(), depths: vec![0; texts.len()], lengths };
+        let mut order =
+            Self { ready: BinaryHeap::new(), waiting: HashMap::new(), depths: vec![0; texts.len()], lengths };
         // The text that each one waits for, and how many pages they share.
         let mut parents: HashMap<usize, (usize, usize)> = HashMap::new();
         for pair in sorted.windows(2) {

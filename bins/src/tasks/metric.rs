@@ -1,7 +1,7 @@
 //! Metrics of answers, their means and standard errors, as lm-evaluation-harness defines them.
 
+use super::kind::Kind;
 use super::random::PythonRandom;
-use super::task::Kind;
 
 /// Resamples for the standard error of a perplexity.
 pub const BOOTSTRAP: usize = 100_000;

@@ -3,7 +3,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`task`], [`builtin`] | task files, and those that the program carries |
+//! | [`task`], [`kind`], [`builtin`] | task files, and those that the program carries |
 //! | [`template`] | the templates of a task over the fields of an item |
 //! | [`data`] | files of items, found and read |
 //! | [`random`] | Python's random numbers, which choose the examples |
@@ -21,6 +21,7 @@ pub mod answer;
 pub mod builtin;
 pub mod compute;
 pub mod data;
+pub mod kind;
 pub mod metric;
 pub mod question;
 pub mod random;
@@ -32,5 +33,6 @@ pub mod task;
 pub mod template;
 pub mod tokens;
 
+pub use kind::Kind;
 pub use run::{Options, run};
 pub use task::Task;

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value as Json};
 
 use super::data::Pool;
+use super::kind::Kind;
 use super::random::PythonRandom;
-use super::task::{Kind, Sampler, Task};
+use super::task::{Sampler, Task};
 use super::template;
 use crate::error::{Error, Result};
 
@@ -248,7 +249,8 @@ mod tests {
             (r#"{"q":"q","c":["a"],"t":"b"}"#, "the label \"b\" is neither"),
             (r#"{"q":"q","c":"a","t":"b"}"#, "must be a list"),
         ] {
-            let items = pool(folder.path(), "x.jsonl", &format!("{{\"q\":\"\",\"c\":[\"a\"],\"t\":\"a\"}}\n{line}\n"), &task);
+            let items =
+                pool(folder.path(), "x.jsonl", &format!("{{\"q\":\"\",\"c\":[\"a\"],\"t\":\"a\"}}\n{line}\n"), &task);
             let error = ask(&task, &items, &items, 0, 0).unwrap_err().to_string();
             assert!(error.contains("x.jsonl:2: ") && error.contains(words), "{error}");
         }

@@ -144,8 +144,10 @@ mod tests {
         assert_eq!([random.bits(), random.bits()], PYTHON_BITS);
         assert_eq!(PythonRandom::new(0).uniform(), 0.844_421_851_525_048_1);
         let mut random = PythonRandom::new(1234);
-        let drawn: Vec<Vec<usize>> =
-            [(70, 5), (21, 5), (22, 5), (100, 6), (300, 20), (3, 3)].iter().map(|&(n, k)| random.sample(n, k)).collect();
+        let drawn: Vec<Vec<usize>> = [(70, 5), (21, 5), (22, 5), (100, 6), (300, 20), (3, 3)]
+            .iter()
+            .map(|&(n, k)| random.sample(n, k))
+            .collect();
         assert_eq!(drawn, PYTHON_SAMPLES.map(<[usize]>::to_vec));
     }
 }

@@ -199,10 +199,7 @@ impl Results {
 /// Whether a column holds numbers, which stand at the right.
 const RIGHT: [bool; 9] = [false, true, false, true, false, false, true, false, true];
 
-fn table<'a>(
-    first: &str,
-    rows: impl Iterator<Item = (&'a String, &'a String, String, &'a [Reported])>,
-) -> String {
+fn table<'a>(first: &str, rows: impl Iterator<Item = (&'a String, &'a String, String, &'a [Reported])>) -> String {
     let header = [first, "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"].map(String::from);
     let mut cells = Vec::new();
     for (name, version, shots, metrics) in rows {
@@ -219,7 +216,8 @@ fn table<'a>(
                 arrow.into(),
                 format!("{:.4}", r.value),
                 if r.stderr.is_some() { "±".into() } else { String::new() },
-                r.stderr.map_or_else(String::new, |_| stderr.map_or_else(|| "N/A".into(), |error| format!("{error:.4}"))),
+                r.stderr
+                    .map_or_else(String::new, |_| stderr.map_or_else(|| "N/A".into(), |error| format!("{error:.4}"))),
             ]);
         }
     }

@@ -112,11 +112,7 @@ fn hash(text: &str) -> String {
 /// # Errors
 /// Tasks and files that are not there; items and examples that do not fit their task, by file and line; programs to run
 /// without leave; those of the engine.
-pub fn run<D: Kernels>(
-    session: &Session<D>,
-    options: &Options,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<Results> {
+pub fn run<D: Kernels>(session: &Session<D>, options: &Options, mut progress: impl FnMut(u64, u64)) -> Result<Results> {
     let started = Instant::now();
     if let Some(folder) = &options.output {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -433,7 +429,12 @@ struct Judged {
 }
 
 /// Judges the response to an item, once for each filter.
-fn judge(ready: &Ready<'_>, question: &Question, response: &Response, sandbox: Option<&Sandbox>) -> Result<Vec<Judged>> {
+fn judge(
+    ready: &Ready<'_>,
+    question: &Question,
+    response: &Response,
+    sandbox: Option<&Sandbox>,
+) -> Result<Vec<Judged>> {
     let task = ready.task;
     let whole = |value: &dyn Fn(Metric) -> Value| {
         let values = task.metrics.iter().map(|&metric| value(metric)).collect();
@@ -499,9 +500,7 @@ fn lines(ready: &Ready<'_>, question: &Question, response: &Response, judged: &[
         Asked::Choice { pairs, gold, .. } => (json!(pairs), json!(gold)),
         Asked::Text { context, continuation } => (json!([[context, continuation]]), json!(continuation)),
         Asked::Rolling { text, .. } => (json!([[text]]), json!(text)),
-        Asked::Generate { prompt, target } => {
-            (json!([[prompt, {"until": ready.task.generate.until}]]), json!(target))
-        }
+        Asked::Generate { prompt, target } => (json!([[prompt, {"until": ready.task.generate.until}]]), json!(target)),
     };
     let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let document = serde_json::to_string(fields).map_err(|e| Error::Run(e.to_string()))?;

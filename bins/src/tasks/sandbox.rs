@@ -92,7 +92,8 @@ impl Sandbox {
             match sandbox.start("")? {
                 (Outcome::Passed, _) => return Ok(sandbox),
                 (_, code) => {
-                    let (python, code) = (sandbox.python.display(), code.map_or("none".into(), |code| code.to_string()));
+                    let (python, code) =
+                        (sandbox.python.display(), code.map_or("none".into(), |code| code.to_string()));
                     told = format!("an empty program did not pass with {python} (exit code {code})");
                 }
             }
@@ -124,7 +125,11 @@ impl Sandbox {
         let limits = [("as", MEMORY), ("nproc", PROCESSES), ("cpu", SECONDS), ("fsize", FILE), ("core", 0)];
         command.args(limits.map(|(name, limit)| format!("--{name}={limit}")));
         command.arg("--nofile=64").arg(&self.python).args(["-I", "-c", DRIVER]);
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &self.home).env("LC_ALL", "C.UTF-8");
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", &self.home)
+            .env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
         let failed = |e: std::io::Error| refused(&format!("cannot start `timeout`: {e}"));
         let mut child = command.spawn().map_err(failed)?;
@@ -217,8 +222,10 @@ mod tests {
         assert_eq!(sandbox.run(fork).unwrap(), Outcome::Passed, "forks are limited");
         assert!(started.elapsed().as_secs() < SECONDS, "nobody waits for the sleepers");
         let marker = format!("sleeper{}", std::process::id());
-        let sleep = format!("import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77 # {marker}'])\n\
-                             time.sleep(60)");
+        let sleep = format!(
+            "import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77 # {marker}'])\n\
+                             time.sleep(60)"
+        );
         assert_eq!(sandbox.run(&sleep).unwrap(), Outcome::TimedOut);
         let alive = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::answer::{Filter, FilterSpec, Match};
+use super::kind::Kind;
 use super::metric::Metric;
 use super::template::Templates;
 use crate::error::{Error, Result};
@@ -14,20 +15,6 @@ use crate::error::{Error, Result};
 const MAX_FILE: u64 = 1 << 20;
 /// The most new tokens or samples that a task may ask for.
 const MAX_COUNT: usize = 1 << 20;
-
-/// What a task asks of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The most probable of several choices: `prompt` and `choices`, or `contexts` and `continuation`.
-    Choice,
-    /// The probability of one continuation: `prompt` and `target`.
-    Text,
-    /// The probability of a whole text, in windows: `text`.
-    Rolling,
-    /// Generated text: `prompt` and `target`, or `prompt` and `program`.
-    Generate,
-}
 
 /// Where few-shot examples come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -343,7 +330,10 @@ mod tests {
     #[test]
     fn a_task_file_says_what_is_wrong_with_it() {
         let task = Task::parse(GOOD).unwrap();
-        assert_eq!((task.delimiter.as_str(), task.fewshot.separator(), task.listed), (" ", "\n\n", Listed::Templates(2)));
+        assert_eq!(
+            (task.delimiter.as_str(), task.fewshot.separator(), task.listed),
+            (" ", "\n\n", Listed::Templates(2))
+        );
         for (from, to, words) in [
             ("name = 'x'", "name = 'a/b'", "letters, digits"),
             ("prompt =", "promt =", "promt"),

@@ -102,7 +102,9 @@ pub fn prompt<D: Kernels>(
 ) -> Result<std::result::Result<(Vec<u32>, usize), String>> {
     let context = session.context();
     if new >= context {
-        return Ok(Err(format!("max_tokens = {new} leaves no room in the model's context of {context}: ask for fewer")));
+        return Ok(Err(format!(
+            "max_tokens = {new} leaves no room in the model's context of {context}: ask for fewer"
+        )));
     }
     let mut tokens = session.encode_open(text)?;
     if tokens.is_empty() {
@@ -121,8 +123,7 @@ mod tests {
         for length in 0..30u32 {
             let tokens: Vec<u32> = (1..=length).collect();
             let windows = windows(&tokens, 0, 7);
-            let scored: Vec<u32> =
-                windows.iter().flat_map(|w| w.tokens[w.tokens.len() - w.count..].to_vec()).collect();
+            let scored: Vec<u32> = windows.iter().flat_map(|w| w.tokens[w.tokens.len() - w.count..].to_vec()).collect();
             assert_eq!(scored, tokens);
             for (i, window) in windows.iter().enumerate() {
                 assert_eq!((window.tokens.len(), window.cut), (8.min(length as usize + 1), 0), "window {i}");

@@ -86,9 +86,7 @@ impl ItemFile {
         let mut reading = Reading { items: Vec::new(), bytes: 0 };
         let mut read = || match self.file.format {
             #[cfg(feature = "parquet")]
-            Format::Parquet | Format::Arrow => {
-                table::rows(&self.store, self.file.format, &mut |at, fields| reading.take(at, Ok(fields)))
-            }
+            Format::Parquet | Format::Arrow => reading.rows(&self.store, self.file.format),
             format => {
                 let stream = Stream::open(&self.store, compression, uncounted())?;
                 match format {
@@ -209,6 +207,16 @@ impl Reading {
                 return Ok(Err(bad));
             }
         }
+    }
+
+    #[cfg(feature = "parquet")]
+    fn rows(&mut self, store: &Store, format: Format) -> io::Result<Taken> {
+        let mut taken = Ok(());
+        table::rows(store, format, &mut |at, fields| {
+            taken = self.take(at, fields);
+            taken.is_ok()
+        })?;
+        Ok(taken)
     }
 
     fn text(&mut self, mut stream: Stream) -> io::Result<Taken> {

@@ -12,7 +12,6 @@ mod parquet;
 use super::fields::{self, FieldNames};
 use super::format::Format;
 use super::record::{Context, Found, Record, Records};
-use super::items::BadItem;
 use super::stream::Store;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
@@ -215,33 +214,33 @@ fn value(column: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// Gives every row of a table with its number to `take`, until that ends it; or what is damaged.
+/// Gives every row of a table, or what is damaged, with its number to `take`, until that says no.
 pub(super) fn rows(
     store: &Store,
     format: Format,
-    take: &mut dyn FnMut(u64, serde_json::Map<String, serde_json::Value>) -> Result<(), BadItem>,
-) -> io::Result<Result<(), BadItem>> {
+    take: &mut dyn FnMut(u64, Result<serde_json::Map<String, serde_json::Value>, String>) -> bool,
+) -> io::Result<()> {
     let mut batches = batches(store, format, 0..u64::MAX, None, super::record::uncounted());
     while let Some(step) = batches.next()? {
         let (first, batch) = match step {
             Step::Rows { first, batch } => (first, batch),
-            Step::Bad { row: at, why } => return Ok(Err(BadItem { at, why })),
+            Step::Bad { row, why } => {
+                take(row, Err(why));
+                return Ok(());
+            }
         };
         for index in 0..batch.num_rows() {
-            let at = first + index as u64;
             let cell = |(field, column): (&Arc<arrow_schema::Field>, &ArrayRef)| {
                 let value = cells::json(column, index).map_err(|why| format!("column {:?}: {why}", field.name()))?;
                 Ok((field.name().clone(), value))
             };
             let columns = batch.schema_ref().fields().iter().zip(batch.columns());
-            let fields: Result<serde_json::Map<_, _>, String> = columns.map(cell).collect();
-            let taken = fields.map_err(|why| BadItem { at, why }).and_then(|fields| take(at, fields));
-            if taken.is_err() {
-                return Ok(taken);
+            if !take(first + index as u64, columns.map(cell).collect()) {
+                return Ok(());
             }
         }
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 /// Row `row` once more: a JSON object of the columns that hold text or numbers. Nothing where there is no such row; an

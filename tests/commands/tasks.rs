@@ -1,0 +1,72 @@
+//! Benchmark tasks from the command line.
+
+use crate::World;
+
+/// The task and the items of docs/tasks.md.
+fn example() -> (String, String) {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tasks.md")).unwrap();
+    let block = |language: &str, first: &str| {
+        let start = page.find(&format!("```{language}\n{first}")).unwrap() + 4 + language.len();
+        page[start..start + page[start..].find("```").unwrap()].to_owned()
+    };
+    (block("toml", "name ="), block("json", "{\"country\""))
+}
+
+#[test]
+fn a_task_by_hand_is_measured() {
+    let w = World::new();
+    let (task, items) = example();
+    std::fs::write(w.root.join("capitals.toml"), task).unwrap();
+    // Short names, since the model's context is short.
+    std::fs::write(w.root.join("capitals.jsonl"), &items).unwrap();
+    let arguments = ["--checkpoint", "run", "--tasks", "capitals.toml", "--task-data", ".", "--output", "out"];
+    let text = w.ok("eval", &arguments);
+    for words in ["run/step-00000002", "step           2", "2 of 2 items of ./capitals.jsonl", "|capitals|", "acc_norm"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&w.ok("eval", &[&arguments[..], &["--json"]].concat())).unwrap();
+    let acc = json["results"]["capitals"]["acc,none"].as_f64().unwrap();
+    assert!([0.0, 0.5, 1.0].contains(&acc) && json["results"]["capitals"]["acc_stderr,none"].is_number(), "{json}");
+    assert_eq!(json["source"]["step"], 2);
+    let samples = std::fs::read_to_string(w.root.join("out/samples_capitals.jsonl")).unwrap();
+    assert_eq!(samples.lines().count(), 2);
+    let file: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(w.root.join("out/results.json")).unwrap()).unwrap();
+    assert_eq!(file["results"], json["results"]);
+}
+
+#[test]
+fn what_does_not_fit_a_task_is_named() {
+    let w = World::new();
+    let (task, items) = example();
+    std::fs::write(w.root.join("capitals.toml"), &task).unwrap();
+    std::fs::write(w.root.join("capitals.jsonl"), &items).unwrap();
+    let fails = |more: &[&str], code: i32, words: &[&str]| {
+        w.fails("eval", &[&["--checkpoint", "run"], more].concat(), code, words);
+    };
+    let own = ["--tasks", "capitals.toml", "--task-data", "."];
+    fails(&["--tasks", "capitols"], 2, &["no such task", "hellaswag"]);
+    fails(&["--tasks", "piqa"], 2, &["--task-data", "piqa_val.jsonl"]);
+    fails(&["--tasks", "piqa", "--task-data", "."], 2, &["no file of items", "piqa_val.jsonl", "piqa=FILE"]);
+    fails(&["--tasks", "piqa", "--task-data", "piqa=no.jsonl"], 2, &["no.jsonl"]);
+    fails(&["--task-data", "."], 2, &["nothing to do"]);
+    fails(&["--data", "data", "--num-fewshot", "1"], 2, &["need --tasks"]);
+    fails(&[&own[..], &["--num-fewshot", "2"]].concat(), 2, &["capitals.jsonl has only 2 examples"]);
+    for (line, words) in [
+        (r#"{"answers": ["a"], "right": 0}"#, "no field country"),
+        (r#"{"country": "X", "answers": [], "right": 0}"#, "list of choices is empty"),
+        (r#"{"country": "X", "answers": ["a"], "right": 1}"#, "the label \"1\""),
+        ("{", "not a JSON object"),
+    ] {
+        std::fs::write(w.root.join("capitals.jsonl"), format!("{items}{line}\n")).unwrap();
+        fails(&own, 1, &["capitals.jsonl:3: ", words]);
+    }
+    let long = format!("{{\"country\": \"X\", \"answers\": [\"{}\"], \"right\": 0}}\n", "y".repeat(80));
+    std::fs::write(w.root.join("capitals.jsonl"), long).unwrap();
+    fails(&own, 1, &["capitals.jsonl:1: ", "81 tokens", "context is 64"]);
+    std::fs::write(w.root.join("bad.toml"), task.replace("target", "targets")).unwrap();
+    fails(&["--tasks", "bad.toml", "--task-data", "."], 2, &["bad.toml", "targets"]);
+    std::fs::write(w.root.join("HumanEval.jsonl"), "{}\n").unwrap();
+    fails(&["--tasks", "humaneval", "--task-data", "."], 2, &["--confirm-run-unsafe-code"]);
+}
