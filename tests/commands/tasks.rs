@@ -36,6 +36,34 @@ fn a_task_by_hand_is_measured() {
     assert_eq!(file["results"], json["results"]);
 }
 
+/// Programs run only with leave, and where the system has what their limits need.
+#[test]
+fn programs_are_run_with_limits() {
+    let w = World::new();
+    let items =
+        [("right", "return a + b"), ("wrong", "return a - b"), ("endless", "while True: pass"), ("exits", "exit()")];
+    let line = |(name, body): (&str, &str)| {
+        let test = "def check(f):\n    assert f(2, 3) == 5";
+        serde_json::json!({"name": name, "prompt": "def add(a, b):\n    ", "body": body, "test": test}).to_string()
+            + "\n"
+    };
+    std::fs::write(w.root.join("add.jsonl"), items.map(line).concat()).unwrap();
+    let task = "name = 'add'\nkind = 'generate'\ndata = ['add.jsonl']\nprompt = '{{ prompt }}'\ntarget = ''\n\
+                program = \"{{ prompt }}{{ body }}\\n{{ test }}\\ncheck(add)\"\nmetrics = ['pass@1', 'pass@2']\n\
+                generate = { max_tokens = 2, samples = 2 }";
+    std::fs::write(w.root.join("add.toml"), task).unwrap();
+    let arguments = ["--checkpoint", "run", "--tasks", "add.toml", "--task-data", ".", "--json"];
+    w.fails("eval", &arguments, 2, &["--confirm-run-unsafe-code"]);
+    let (code, out, err) = w.run("eval", &[&arguments[..], &["--confirm-run-unsafe-code"]].concat());
+    if code == 1 && err.contains("cannot be run with limits") {
+        println!("passed over: {err}");
+        return;
+    }
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["results"]["add"]["pass@1,none"], 0.25, "{json}");
+    assert_eq!(json["results"]["add"]["pass@2,none"], 0.25);
+}
+
 #[test]
 fn what_does_not_fit_a_task_is_named() {
     let w = World::new();

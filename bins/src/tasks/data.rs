@@ -145,11 +145,6 @@ impl Pool {
         self.line(self.items.get(item).map_or(0, |item| item.at), problem)
     }
 
-    /// The line of an item, from 1.
-    pub fn line_of(&self, item: usize) -> u64 {
-        self.items.get(item).and_then(|item| self.file.line(item.at).ok()).unwrap_or(0)
-    }
-
     fn line(&self, at: u64, problem: String) -> Error {
         match self.file.line(at) {
             Ok(line) => Error::Line { path: self.path.clone(), line, problem },

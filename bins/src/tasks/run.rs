@@ -514,7 +514,6 @@ fn lines(ready: &Ready<'_>, question: &Question, response: &Response, judged: &[
         };
         let mut line = json!({
             "doc_id": question.item,
-            "line": ready.items.line_of(question.item),
             "doc": fields,
             "target": target,
             "arguments": arguments,
