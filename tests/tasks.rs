@@ -203,6 +203,18 @@ fn generated_answers_are_those_of_the_harness() {
     }
 }
 
+/// A group that was not asked for has no result.
+#[test]
+fn a_part_of_mmlu_is_not_mmlu() {
+    let device = Cpu::new();
+    let session = session(&device);
+    let (results, _output) = measured(&session, &Case { task: "mmlu_humanities", files: &[], shots: 0, limit: 2 });
+    let groups: Vec<&String> = results["groups"].as_object().unwrap().keys().collect();
+    assert_eq!(groups, ["mmlu_humanities"]);
+    let one = measured(&session, &Case { task: "mmlu_philosophy", files: &[], shots: 0, limit: 2 }).0;
+    assert!(one["groups"].as_object().unwrap().is_empty() && one["results"]["mmlu_philosophy"]["sample_len"] == 2);
+}
+
 /// The answers of a run that was killed, in the middle of a line too, are not computed again, and the results are the
 /// same.
 #[test]

@@ -201,10 +201,11 @@ fn prepare<'a>(chosen: &'a [(Task, Vec<String>)], options: &Options) -> Result<(
     Ok((ready, missing))
 }
 
-/// Results of the groups of families of which several members were measured.
+/// Results of the groups of families all of whose members were asked for, and several measured.
 fn groups(chosen: &[(Task, Vec<String>)], results: &[TaskResult]) -> Vec<GroupResult> {
     let mut groups = Vec::new();
-    for (task, _) in chosen.iter().filter(|(task, _)| !task.members.is_empty()) {
+    for (task, asked) in chosen.iter().filter(|(task, _)| !task.members.is_empty()) {
+        let complete = |members: &[String]| members.iter().all(|member| asked.contains(member));
         let of = |members: &[String]| -> Vec<&TaskResult> {
             let names: Vec<String> = members.iter().map(|member| task.member_name(member)).collect();
             results.iter().filter(|result| names.contains(&result.name)).collect()
@@ -212,14 +213,14 @@ fn groups(chosen: &[(Task, Vec<String>)], results: &[TaskResult]) -> Vec<GroupRe
         let group = |name: String, all: &[&TaskResult], below: Vec<String>| {
             GroupResult::new(name, below, task.version.clone(), all)
         };
+        let parts = task.members.iter().filter(|(_, members)| complete(members));
         let parts: Vec<(String, Vec<&TaskResult>)> =
-            task.members.iter().map(|(name, members)| (task.member_name(name), of(members))).collect();
+            parts.map(|(name, members)| (task.member_name(name), of(members))).collect();
         let parts: Vec<_> = parts.into_iter().filter(|(_, results)| !results.is_empty()).collect();
         let all: Vec<&TaskResult> = parts.iter().flat_map(|(_, results)| results.clone()).collect();
-        if all.len() < 2 {
-            continue;
+        if task.members.values().all(|members| complete(members)) && all.len() > 1 {
+            groups.push(group(task.name.clone(), &all, parts.iter().map(|(name, _)| name.clone()).collect()));
         }
-        groups.push(group(task.name.clone(), &all, parts.iter().map(|(name, _)| name.clone()).collect()));
         for (name, results) in parts {
             let below = results.iter().map(|result| result.name.clone()).collect();
             groups.push(group(name, &results, below));
@@ -338,7 +339,7 @@ impl Work {
                 }
                 Asked::Rolling { text, .. } => {
                     work.rolling = true;
-                    for window in tokens::rolling(session, text)? {
+                    for window in tokens::rolling(session, text, ready.task.stride)? {
                         work.score(place, &window, answered);
                     }
                 }

@@ -12,8 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
-/// Seconds that a program may take, start included.
-const SECONDS: u64 = 5;
+/// Seconds after which a program is ended, start included.
+const SECONDS: u64 = 10;
+/// Seconds of a processor that it may take.
+const CPU_SECONDS: u64 = 5;
 /// Bytes of memory that a process may take.
 const MEMORY: u64 = 1 << 30;
 /// Processes and threads at a time.
@@ -122,7 +124,7 @@ impl Sandbox {
         command.args(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--ipc", "--uts"]);
         command.args(["--fork", "--kill-child", "--mount-proc", "sh", "-c", PREPARE, "sh", &FILE.to_string()]);
         command.args(["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "prlimit"]);
-        let limits = [("as", MEMORY), ("nproc", PROCESSES), ("cpu", SECONDS), ("fsize", FILE), ("core", 0)];
+        let limits = [("as", MEMORY), ("nproc", PROCESSES), ("cpu", CPU_SECONDS), ("fsize", FILE), ("core", 0)];
         command.args(limits.map(|(name, limit)| format!("--{name}={limit}")));
         command.arg("--nofile=64").arg(&self.python).args(["-I", "-c", DRIVER]);
         command
@@ -166,11 +168,18 @@ fn word() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     /// A sandbox, where this system has what it needs.
     fn sandbox() -> Option<Sandbox> {
         Sandbox::new().map_err(|e| println!("passed over: {e}")).ok()
+    }
+
+    /// The outcome of a program; once more where it was ended for its time, which runs while a machine is busy or its
+    /// processes are stopped.
+    fn outcome(sandbox: &Sandbox, program: &str) -> Outcome {
+        let run = || sandbox.run(program).unwrap();
+        let first = run();
+        if first == Outcome::TimedOut { run() } else { first }
     }
 
     #[test]
@@ -185,7 +194,7 @@ mod tests {
             ("import os; os._exit(0)", Outcome::Failed),
             ("if __name__ == '__main__': raise ValueError", Outcome::Passed),
         ] {
-            assert_eq!(sandbox.run(program).unwrap(), outcome, "{program}");
+            assert_eq!(self::outcome(&sandbox, program), outcome, "{program}");
         }
     }
 
@@ -195,7 +204,7 @@ mod tests {
         let Some(sandbox) = sandbox() else { return };
         let refuses = |body: &str, error: &str| {
             let program = format!("import os, socket\ntry:\n    {body}\nexcept {error}: pass\nelse: raise SystemError");
-            assert_eq!(sandbox.run(&program).unwrap(), Outcome::Passed, "{body}");
+            assert_eq!(outcome(&sandbox, &program), Outcome::Passed, "{body}");
         };
         refuses("x = bytearray(2 << 30)", "MemoryError");
         refuses("socket.create_connection(('127.0.0.1', 9), 1)", "OSError");
@@ -209,7 +218,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"kept");
         // Its own file system is small.
         refuses("open('/tmp/x', 'wb').write(bytes(32 << 20))", "OSError");
-        assert_eq!(sandbox.run("open('x', 'w').write('a'); assert open('x').read() == 'a'").unwrap(), Outcome::Passed);
+        let own = "with open('x', 'w') as file: file.write('a')\nassert open('x').read() == 'a'";
+        assert_eq!(outcome(&sandbox, own), Outcome::Passed);
     }
 
     #[test]
@@ -218,9 +228,9 @@ mod tests {
         // More processes than are allowed, each of which sleeps; the first ends only after them.
         let fork = "import os, time\nn = 0\ntry:\n    while n < 100:\n        if os.fork() == 0:\n            \
                     time.sleep(60); os._exit(0)\n        n += 1\nexcept OSError: pass\nassert n < 64, n";
-        let started = Instant::now();
-        assert_eq!(sandbox.run(fork).unwrap(), Outcome::Passed, "forks are limited");
-        assert!(started.elapsed().as_secs() < SECONDS, "nobody waits for the sleepers");
+        assert_eq!(outcome(&sandbox, fork), Outcome::Passed, "forks are limited, and nobody waits for the sleepers");
+        let spin = "while True: pass";
+        assert_ne!(sandbox.run(spin).unwrap(), Outcome::Passed);
         let marker = format!("sleeper{}", std::process::id());
         let sleep = format!(
             "import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77 # {marker}'])\n\

@@ -98,6 +98,7 @@ struct File {
     target: Option<String>,
     text: Option<String>,
     original: Option<String>,
+    stride: Option<usize>,
     program: Option<String>,
     delimiter: Option<String>,
     metrics: Vec<String>,
@@ -137,6 +138,8 @@ pub struct Task {
     pub delimiter: String,
     /// The metrics.
     pub metrics: Vec<Metric>,
+    /// Tokens that each window of a rolling task scores after the first; as many as the model's context has without.
+    pub stride: Option<usize>,
     /// Few-shot examples.
     pub fewshot: Fewshot,
     /// Generation.
@@ -247,6 +250,7 @@ impl Task {
             contexts: file.contexts.is_some(),
             delimiter: file.delimiter.unwrap_or_else(|| " ".into()),
             metrics,
+            stride: file.stride,
             fewshot: file.fewshot,
             generate: file.generate,
             filters,
@@ -308,6 +312,9 @@ fn check_fields(file: &File) -> Result<(), String> {
             return Err(format!("a task of kind \"{kind}\" has no `{name}`: it has {}", need.join(", ")));
         }
     }
+    if file.stride == Some(0) || file.stride.is_some() && file.kind != Kind::Rolling {
+        return Err("stride: must be 1 or more, and belongs to a task of kind \"rolling\"".into());
+    }
     if file.kind == Kind::Rolling && file.fewshot != Fewshot::default() {
         return Err("a task of kind \"rolling\" has no examples".into());
     }
@@ -348,6 +355,7 @@ mod tests {
             ("['acc']", "[]", "at least one"),
             ("['x.jsonl']", "[]", "at least one file"),
             ("metrics", "generate = {max_tokens = 7}\nmetrics", "generates nothing"),
+            ("metrics", "stride = 7\nmetrics", "stride: "),
         ] {
             let error = Task::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(words), "{to}: {error}");

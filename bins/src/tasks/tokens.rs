@@ -66,17 +66,18 @@ pub fn pair<D: Kernels>(
 }
 
 /// A whole text in windows as long as the model's context, each token of it scored once: the first window begins with
-/// the token that begins a text, later ones with the token before, and the last one is filled from the left with
-/// tokens that were scored already.
+/// the token that begins a text; later ones score `stride` further tokens, or all but one, and are filled from the left
+/// with tokens that were scored already.
 ///
 /// # Errors
 /// A text that the tokenizer refuses.
-pub fn rolling<D: Kernels>(session: &Session<D>, text: &str) -> Result<Vec<Scored>> {
+pub fn rolling<D: Kernels>(session: &Session<D>, text: &str, stride: Option<usize>) -> Result<Vec<Scored>> {
     let (longest, prefix) = (session.context(), session.prefix_token()?);
-    Ok(windows(&session.encode_open(text)?, prefix, longest))
+    let stride = stride.unwrap_or(longest).clamp(1, longest.max(1));
+    Ok(windows(&session.encode_open(text)?, prefix, longest, stride))
 }
 
-fn windows(tokens: &[u32], prefix: u32, longest: usize) -> Vec<Scored> {
+fn windows(tokens: &[u32], prefix: u32, longest: usize, stride: usize) -> Vec<Scored> {
     let first = longest.min(tokens.len());
     if first == 0 {
         return Vec::new();
@@ -84,7 +85,7 @@ fn windows(tokens: &[u32], prefix: u32, longest: usize) -> Vec<Scored> {
     let mut windows = vec![Scored::new(&[prefix], &tokens[..first], longest)];
     let mut done = first;
     while done < tokens.len() {
-        let end = (done + longest).min(tokens.len());
+        let end = (done + stride).min(tokens.len());
         windows.push(Scored::new(&tokens[end - longest - 1..done], &tokens[done..end], longest));
         done = end;
     }
@@ -120,15 +121,15 @@ mod tests {
 
     #[test]
     fn every_token_of_a_text_is_scored_once() {
-        for length in 0..30u32 {
+        for (length, stride) in (0..30u32).flat_map(|length| [1, 3, 7].map(|stride| (length, stride))) {
             let tokens: Vec<u32> = (1..=length).collect();
-            let windows = windows(&tokens, 0, 7);
+            let windows = windows(&tokens, 0, 7, stride);
             let scored: Vec<u32> = windows.iter().flat_map(|w| w.tokens[w.tokens.len() - w.count..].to_vec()).collect();
             assert_eq!(scored, tokens);
             for (i, window) in windows.iter().enumerate() {
                 assert_eq!((window.tokens.len(), window.cut), (8.min(length as usize + 1), 0), "window {i}");
                 let consecutive = window.tokens.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-                assert!(consecutive, "{:?}", window.tokens);
+                assert!(consecutive && (i == 0 || window.count <= stride), "{:?}", window.tokens);
             }
         }
     }

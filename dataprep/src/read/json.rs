@@ -22,6 +22,9 @@ impl Json {
     }
 }
 
+/// Where an object begins, and its bytes, or what stands in its place.
+pub(super) type Place = (u64, Result<Vec<u8>, String>);
+
 /// Cuts a stream into JSON objects.
 pub(super) struct Objects {
     stream: Stream,
@@ -29,7 +32,7 @@ pub(super) struct Objects {
 
 impl Objects {
     /// The next object, no longer than `limit`, and where it begins; or what stands in its place. `None` at the end.
-    pub(super) fn next_object(&mut self, limit: u64) -> io::Result<Option<(u64, Result<Vec<u8>, String>)>> {
+    pub(super) fn next_object(&mut self, limit: u64) -> io::Result<Option<Place>> {
         self.skip_between()?;
         let start = self.stream.position();
         let object = match self.peek()? {
