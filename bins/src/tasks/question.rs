@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn examples_come_before_the_item_and_are_never_the_item() {
         let folder = tempfile::tempdir().unwrap();
-        let source = "name = 'x'\nkind = 'choice'\ndata = ['x']\ndescription = 'D.\\n'\nprompt = '{{q}}:'\n\
+        let source = "name = 'x'\nkind = 'choice'\ndata = ['x']\ndescription = \"D.\\n\"\nprompt = '{{q}}:'\n\
                       choices = 'c'\ntarget = '{{t}}'\nmetrics = ['acc']\nfewshot = { one_more = true }";
         let task = Task::parse(source).unwrap();
         let lines: String = (0..9).map(|i| format!("{{\"q\":\"q{i}\",\"c\":[\"a\",\"b\"],\"t\":\"b\"}}\n")).collect();

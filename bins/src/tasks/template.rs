@@ -106,7 +106,9 @@ fn told(error: &Error) -> String {
 }
 
 fn failed(name: &str, error: &Error, names: std::collections::HashSet<String>, item: &Value) -> String {
-    let missing = if error.kind() == ErrorKind::UndefinedError { missing(names, item) } else { String::new() };
+    let undefined =
+        error.kind() == ErrorKind::UndefinedError || error.detail().is_some_and(|d| d.contains("undefined"));
+    let missing = if undefined { missing(names, item) } else { String::new() };
     format!("{name}: {}{missing}", told(error))
 }
 

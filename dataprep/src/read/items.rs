@@ -273,7 +273,7 @@ mod tests {
             ("a.jsonl", b"{\"a\":1}\n7\n", 2, "not a JSON object"),
             ("a.csv", b"a,b\n\"x\ny\",2\n1,2,3\n", 4, "3 fields, where the columns are 2: a, b"),
             ("a.csv", b"a\n\xff\n", 2, "not UTF-8"),
-            ("a.json", b"[{\"a\":1},\n{\"a\":2]", 2, "ends within"),
+            ("a.json", b"[{\"a\":1},\n{\"a\":2", 2, "ends within"),
             ("a.txt", b"\xff\xfb", 1, "not UTF-8"),
         ] {
             let folder = tempfile::tempdir().unwrap();
