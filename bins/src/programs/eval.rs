@@ -48,8 +48,8 @@ struct Arguments {
     #[argh(option, default = "0", arg_name = "n")]
     sequence_length: usize,
     /// benchmark tasks, separated by commas: arc_challenge, arc_easy, boolq, gsm8k, hellaswag, humaneval,
-    /// lambada_openai, mmlu, openbookqa, piqa, wikitext, winogrande, parts of mmlu (mmlu_stem, mmlu_philosophy), or task
-    /// files that end with .toml
+    /// lambada_openai, mmlu, openbookqa, piqa, wikitext, winogrande, parts of mmlu (mmlu_stem, mmlu_philosophy), or
+    /// task files that end with .toml
     #[argh(option, arg_name = "names")]
     tasks: Option<String>,
     /// data of the tasks: a folder in which their files are looked for, or TASK=FILE (JSON Lines, CSV, Parquet, .gz

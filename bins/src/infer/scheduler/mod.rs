@@ -2,9 +2,10 @@
 //!
 //! The scheduler knows no model and no device. A step is a list of chunks, one a sequence: first the sequences that
 //! decode, then prompts, in order of arrival, under a budget of tokens. Sequences join when pages are free, and leave
-//! when they end. A sequence may only want the logits of its prompt's last positions, or be continued. Where pages run out, the youngest sequence gives its pages back and is computed again later, so that
-//! the oldest always goes on; nothing of it is lost. What a sequence computes never depends on its neighbors: prompt
-//! positions are prefill and generated positions are decode, also when they are computed again.
+//! when they end. A sequence may only want the logits of its prompt's last positions, or be continued. Where pages run
+//! out, the youngest sequence gives its pages back and is computed again later, so that the oldest always goes on;
+//! nothing of it is lost. What a sequence computes never depends on its neighbors: prompt positions are prefill and
+//! generated positions are decode, also when they are computed again.
 
 mod prefixes;
 
