@@ -184,7 +184,8 @@ impl World {
         }
     }
 
-    /// `DeepSeek-V3/`, a small one of the same make, `requests.jsonl` to score and `prompts.jsonl` to continue.
+    /// `DeepSeek-V3/`, a small one of the same make, `requests.jsonl` to score, `prompts.jsonl` to continue and `data/eval/`
+    /// with items of a benchmark.
     fn add_model(&self) {
         let (from, to) = (repository().join("tests/golden/v3_fp8"), self.root.join("DeepSeek-V3"));
         std::fs::create_dir(&to).unwrap();
@@ -193,6 +194,12 @@ impl World {
         }
         let requests = "{\"context\": \"the people\", \"continuation\": \" of the house\"}\n{\"tokens\": [5, 6, 7]}\n";
         std::fs::write(self.root.join("requests.jsonl"), requests).unwrap();
+        std::fs::create_dir_all(self.root.join("data/eval")).unwrap();
+        let choices = r#"{"text": ["a horse", "a crown"], "label": ["A", "B"]}"#;
+        let item = format!(
+            "{{\"question\": \"What would he give his kingdom for?\", \"choices\": {choices}, \"answerKey\": \"A\"}}\n"
+        );
+        std::fs::write(self.root.join("data/eval/arc_easy_val.jsonl"), item.repeat(2)).unwrap();
         let prompts = "{\"prompt\": \"the people\", \"max_new_tokens\": 4}\n{\"tokens\": [5, 6], \"logprobs\": 2}\n";
         std::fs::write(self.root.join("prompts.jsonl"), prompts).unwrap();
     }
