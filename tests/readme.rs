@@ -184,8 +184,8 @@ impl World {
         }
     }
 
-    /// `DeepSeek-V3/`, a small one of the same make, `requests.jsonl` to score, `prompts.jsonl` to continue and `data/eval/`
-    /// with items of a benchmark.
+    /// `DeepSeek-V3/`, a small one of the same make, `requests.jsonl` to score, `prompts.jsonl` to continue, and
+    /// `data/eval/` with items of a benchmark.
     fn add_model(&self) {
         let (from, to) = (repository().join("tests/golden/v3_fp8"), self.root.join("DeepSeek-V3"));
         std::fs::create_dir(&to).unwrap();
