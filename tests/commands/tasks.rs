@@ -81,6 +81,7 @@ fn what_does_not_fit_a_task_is_named() {
     fails(&["--tasks", "piqa", "--task-data", "."], 2, &["no file of items", "piqa_val.jsonl", "piqa=FILE"]);
     fails(&["--tasks", "piqa", "--task-data", "piqa=no.jsonl"], 2, &["no.jsonl"]);
     fails(&["--task-data", "."], 2, &["nothing to do"]);
+    fails(&["--tasks", "piqa", "--cache", "fp8"], 2, &["--cache: is for --data and --score"]);
     fails(&["--data", "data", "--num-fewshot", "1"], 2, &["need --tasks"]);
     fails(&[&own[..], &["--num-fewshot", "2"]].concat(), 2, &["capitals.jsonl has only 2 examples"]);
     for (line, words) in [

@@ -117,6 +117,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if score.is_some() && tasks.is_some() && output.is_some() {
         return Err(Error::Usage("--output: is a file for --score and a folder for --tasks; call eval twice".into()));
     }
+    if tasks.is_some() && arguments.cache.is_some() {
+        return Err(Error::Usage("--cache: is for --data and --score; --tasks reads prompts in one pass".into()));
+    }
     let task_options = !arguments.task_data.is_empty() || !arguments.fewshot_data.is_empty();
     if tasks.is_none() && (task_options || arguments.num_fewshot.is_some() || arguments.confirm_run_unsafe_code) {
         let names = "--task-data, --fewshot-data, --num-fewshot and --confirm-run-unsafe-code";
