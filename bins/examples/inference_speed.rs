@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Weights are stored as `--weights` of `generate` stores them. Tokens are arbitrary: speed does not hang on them.
-//! `CONTEXT` (default: 100) tokens lie before the first that is decoded. The share is that of the memory's bandwidth,
-//! measured here and now, by the bytes of weights that one token reads.
+//! `CONTEXT` (default: 100) tokens lie before the first that one sequence decodes; of 16 sequences, 100 each. The share
+//! is that of the memory's bandwidth, measured here and now, by the bytes of weights that one token reads.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -23,6 +23,8 @@ type Failure = Box<dyn std::error::Error>;
 
 const PROMPT: usize = 512;
 const PAGE: usize = 64;
+/// Tokens before the first that is decoded, if nothing else is said.
+const CONTEXT: usize = 100;
 /// Tokens that are decoded in a row.
 const STEPS: usize = 32;
 const SEQUENCES: usize = 16;
@@ -33,7 +35,7 @@ fn main() -> Result<(), Failure> {
     let name = arguments.get(1).map_or("stored", String::as_str);
     let weights = Weights::parse(name).ok_or("weights must be stored, bf16, fp8 or f32")?;
     let number = |i: usize, default: usize| arguments.get(i).map_or(Ok(default), |s| s.parse());
-    let (context, cpu) = (number(2, 100)?, Cpu::with_threads(number(3, 0)?));
+    let (context, cpu) = (number(2, CONTEXT)?, Cpu::with_threads(number(3, 0)?));
 
     let start = Instant::now();
     let options = Inference { weights, ..Inference::default() };
@@ -51,7 +53,7 @@ fn main() -> Result<(), Failure> {
 
     let prompt = prefill(&model)?;
     println!("prompt of {PROMPT}: {prompt:.1} tokens/s");
-    let (one, many) = (decode(&model, 1, context)?, decode(&model, SEQUENCES, context)?);
+    let (one, many) = (decode(&model, 1, context)?, decode(&model, SEQUENCES, CONTEXT)?);
     // Before the buffer that the bandwidth is measured with.
     let peak = peak_memory().unwrap_or(f64::NAN);
     let (rate, bytes) = (bandwidth(cpu.threads()), active_bytes(&model));
