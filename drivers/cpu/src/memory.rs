@@ -60,7 +60,7 @@ mod huge {
     const SMALLEST: usize = 64 << 10;
     /// Bytes of memory that smaller pieces are cut from.
     const ARENA: usize = 32 << 20;
-    /// Bytes from which a piece gets memory of its own.
+    /// Bytes from which a piece gets a separate mapping.
     const LARGE: usize = ARENA / 4;
 
     /// Part of a mapping that belongs to nobody else.
@@ -87,7 +87,7 @@ mod huge {
     pub(super) struct Arena(Option<(Arc<MmapRaw>, usize)>);
 
     impl Arena {
-        /// A piece of `len` zero bytes, a multiple of a cache line; `None` for a small one, or where there is no memory.
+        /// A piece of `len` zero bytes, whole cache lines; `None` for a small one, or where there is no memory.
         pub(super) fn piece(&mut self, len: usize) -> Option<Piece> {
             if len < SMALLEST {
                 return None;

@@ -1,4 +1,4 @@
-//! The absorbed projections of latent attention: products with the rows of each head of `kv_b_proj`, as they are stored.
+//! The absorbed projections of latent attention: products with each head's rows of `kv_b_proj`, as they are stored.
 
 use std::ops::Range;
 

@@ -6,7 +6,7 @@ use half::bf16;
 use crate::mat::Mat;
 use crate::simd::{Isa, Level};
 
-/// Codes that are widened at once by looking up their bytes, which leaves them in an order of its own ([`codes::mix`]).
+/// Codes that are widened at once by looking up their bytes, which leaves them in another order ([`codes::mix`]).
 pub(super) const MIXED: usize = 64;
 
 /// The most rows of activations that are multiplied with a weight at once.
