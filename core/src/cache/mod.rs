@@ -79,13 +79,13 @@ impl<D: Device> Cache<D> {
     }
 
     /// The same for prompts whose attention holds about `numbers` keys and values at once: it computes a group of heads
-    /// after the other, at least one head each. Results are the same, bit for bit where the device's columns are.
+    /// after the other, at least as many heads as fill blocks of FP8 together. Results are the same, bit for bit where the device's columns are.
     #[must_use]
     pub fn with_scratch(self, numbers: usize) -> Self {
         Self { scratch: numbers, ..self }
     }
 
-    /// Numbers of a prompt's keys and values that are held at once; those of one head may be more.
+    /// Numbers of a prompt's keys and values that are held at once; those of the smallest group of heads may be more.
     pub fn scratch(&self) -> usize {
         self.scratch
     }

@@ -65,7 +65,8 @@ impl Linear {
         Ok(())
     }
 
-    /// Some columns of `y = x·Wᵀ`, with the same bits as all of them give: `y [t, outputs.len()]`. Without the bias.
+    /// Some columns of `y = x·Wᵀ`: `y [t, outputs.len()]`. Without the bias. The bits are those that all columns give,
+    /// where the device's columns do not depend on each other.
     ///
     /// # Errors
     /// Outputs that the layer does not have; of a weight in FP8 those that are no whole blocks.

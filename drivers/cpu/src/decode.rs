@@ -1,4 +1,4 @@
-//! Decoding: the rows of the latent cache, absorbed projections, and attention over cached tokens.
+//! Decoding: the rows of the latent cache, and attention over cached tokens. Absorbed projections are in `gemv`.
 //!
 //! Attention of a token is cut into spans of [`SPAN`] keys, counted from the start of its sequence, and each span into
 //! tiles of [`KEYS`]. A task gathers the tokens of a tile from their pages once for all heads, and keeps the running

@@ -95,8 +95,8 @@ mod huge {
             if len >= LARGE {
                 return Some(Piece { map: map(len)?, start: 0, len });
             }
-            let (map, start) = match self.0.take() {
-                Some((map, start)) if ARENA - start >= len => (map, start),
+            let (map, start) = match &self.0 {
+                Some((map, start)) if ARENA - start >= len => (Arc::clone(map), *start),
                 _ => (map(ARENA)?, 0),
             };
             self.0 = Some((Arc::clone(&map), start + len));

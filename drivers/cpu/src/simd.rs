@@ -1,8 +1,9 @@
 //! Vector instruction sets, chosen at run time.
 //!
 //! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
-//! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. Only the matrix product's
-//! innermost tiles and transposition ([`gemm`](crate::gemm)) are written in intrinsics.
+//! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. What the
+//! compiler does not find is written in intrinsics: the innermost loops of [`gemm`](crate::gemm), of
+//! [`gemv`](crate::gemv) and of [`scores`](crate::scores).
 //!
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products
 //! do where they can, so those differ between machines in the last bits; on one machine nothing does.

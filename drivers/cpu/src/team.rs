@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
-use rayon::prelude::*;
 
 /// How long a thread looks for more to do.
 const PATIENCE: Duration = Duration::from_micros(200);
@@ -146,10 +145,8 @@ impl Team {
         let lock = match self.calling.try_lock() {
             Ok(lock) => lock,
             Err(TryLockError::Poisoned(lock)) => lock.into_inner(),
-            // Another thread's call has the helpers. One thread of the pool never helps, so this goes on.
-            Err(TryLockError::WouldBlock) => {
-                return self.pool.install(|| (0..workers).into_par_iter().with_max_len(1).for_each(work));
-            }
+            // Another call has the helpers.
+            Err(TryLockError::WouldBlock) => return work(0),
         };
         let shared = &self.shared;
         let helpers = workers.min(self.threads()).saturating_sub(1);
@@ -158,6 +155,8 @@ impl Team {
             let shared = Arc::clone(shared);
             self.pool.spawn(move || shared.watch());
         }
+        // Left where a caller panicked too.
+        *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
         shared.next.store(1, Ordering::SeqCst);
         shared.most.store(helpers, Ordering::SeqCst);
         // SAFETY: only the lifetime changes. Helpers use the pointer while the call is open and they are counted, and
@@ -248,28 +247,33 @@ mod tests {
         });
     }
 
+    /// What a call panics with in which workers `who` do, once both take part: a helper that goes back to the pool just
+    /// then does not.
+    fn panics(team: &Team, who: [bool; 2]) -> String {
+        let attempt = || {
+            let (started, left, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.run(2, &|worker| {
+                    started.fetch_add(1, Ordering::SeqCst);
+                    while started.load(Ordering::SeqCst) < 2 && begun.elapsed() < Duration::from_secs(1) {
+                        std::thread::yield_now();
+                    }
+                    left.fetch_add(1, Ordering::SeqCst);
+                    assert!(!who[worker] || started.load(Ordering::SeqCst) < 2, "worker {worker}");
+                });
+            }));
+            assert_eq!(left.into_inner(), started.into_inner(), "the call waits for the other thread");
+            result.err()
+        };
+        let payload = std::iter::repeat_with(attempt).take(60).flatten().next().expect("a helper takes part");
+        payload.downcast_ref::<String>().unwrap().clone()
+    }
+
     #[test]
     fn a_panic_of_any_thread_reaches_the_caller_and_leaves_the_team_usable() {
         let team = team(2);
-        for who in [0, 1] {
-            // A helper that goes back to the pool just now does not take part; then once more.
-            let panicked = std::iter::repeat_with(|| {
-                let (started, gone, begun) = (AtomicUsize::new(0), AtomicBool::new(false), Instant::now());
-                let result = catch_unwind(AssertUnwindSafe(|| {
-                    team.run(2, &|worker| {
-                        started.fetch_add(1, Ordering::SeqCst);
-                        while started.load(Ordering::SeqCst) < 2 && begun.elapsed() < Duration::from_secs(1) {
-                            std::thread::yield_now();
-                        }
-                        assert!(worker != who || started.load(Ordering::SeqCst) < 2, "worker {worker}");
-                        gone.store(true, Ordering::SeqCst);
-                    });
-                }));
-                assert!(gone.load(Ordering::SeqCst), "the call waits for the other thread");
-                result.err()
-            });
-            let payload = panicked.take(60).flatten().next().expect("a helper takes part");
-            assert_eq!(payload.downcast_ref::<String>().unwrap(), &format!("worker {who}"));
+        for (who, expected) in [([true, false], 0), ([false, true], 1), ([true, true], 0)] {
+            assert_eq!(panics(&team, who), format!("worker {expected}"));
             let (next, seen) = (AtomicUsize::new(0), [const { AtomicUsize::new(0) }; 9]);
             team.run(2, &|_| count(&next, &seen));
             assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));

@@ -43,13 +43,15 @@ pub(super) fn run<D: Kernels>(
     let with_text = session.tokenizer().is_some();
     let logprobs = |request: &Result<Request>| request.as_ref().is_ok_and(|r| r.sampling.logprobs.is_some());
     let with_logprobs: Vec<bool> = requests.iter().map(logprobs).collect();
-    let again: Vec<Request> = if arguments.compares() { requests.iter().flatten().cloned().collect() } else { vec![] };
+    let mut again = Vec::new();
     let mut results: Vec<Option<Result<Generated>>> = requests.iter().map(|_| None).collect();
     let mut places = std::collections::HashMap::new();
     for (place, request) in requests.into_iter().enumerate() {
+        let copy = request.as_ref().ok().filter(|_| arguments.compares()).cloned();
         match request.and_then(|request| engine.add(request)) {
             Ok(id) => {
                 places.insert(id, place);
+                again.extend(copy);
             }
             Err(error) => results[place] = Some(Err(error)),
         }

@@ -58,8 +58,8 @@ pub struct Prefix<D: Kernels> {
 /// Tokens whose latents are read together, at least: enough rows for a product.
 const LEAST_PART: usize = 512;
 
-/// Heads whose keys and values are made at once for `tokens` tokens: as many as `scratch` numbers hold, at least one,
-/// in groups whose weights are whole blocks of FP8.
+/// Heads whose keys and values are made at once for `tokens` tokens: as many as `scratch` numbers hold, and
+/// at least the fewest whose weights are whole blocks of FP8, of which groups are made.
 fn heads_at_once(heads: &Heads, tokens: usize, scratch: usize) -> usize {
     let each = heads.nope + heads.value;
     // The fewest heads whose rows of the weight fill blocks.
@@ -129,7 +129,8 @@ impl Mla {
     }
 
     /// Attention of a chunk with the keys and values of all heads, made again from the cache: a group of heads after
-    /// the other, and a part of the prefix after the other. A head's result does not depend on its group.
+    /// the other, and a part of the prefix after the other. A head's result does not depend on its group where
+    /// the device's columns of a product do not depend on each other.
     fn expanded<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,

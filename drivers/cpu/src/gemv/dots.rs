@@ -235,11 +235,11 @@ pub(super) type Dots<W> = unsafe fn(&Operands<W>);
 pub(super) fn dots<W: Stored>(isa: Isa, x: &Mat<'_, f32>, w: &Mat<'_, W>, sums: &mut [f32]) {
     let (m, n, k) = (x.rows(), w.rows(), x.cols());
     assert!(w.cols() == k && sums.len() == m * n && m <= rows(isa), "sums of the operands' shape");
-    let padded = k.next_multiple_of(W::mixed(isa));
-    assert!(m == 0 || x.as_slice().len() >= (m - 1) * x.stride() + padded, "rows of mixed activations are padded");
     if m * n * k == 0 {
         return sums.fill(0.0);
     }
+    let padded = k.next_multiple_of(W::mixed(isa));
+    assert!(x.as_slice().len() >= (m - 1) * x.stride() + padded, "rows of mixed activations are padded");
     let (x_first, w_first) = (x.as_slice().as_ptr(), w.as_slice().as_ptr());
     let (f, streams, one): (Dots<W>, usize, Dots<W>) = match isa.level() {
         Level::Any => (any::<W>, 1, any::<W>),

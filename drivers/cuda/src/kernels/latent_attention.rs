@@ -179,7 +179,7 @@ impl Cuda {
             each: each as i32,
             pieces: pieces as i32,
             scale: call.scale as f32,
-            aligned: (widths && q.is_aligned(16) && cache.is_aligned(16)).into(),
+            aligned: (widths && q.is_aligned(16) && cache.is_aligned_in_any_number(16)).into(),
             per_block: plan.per_block as i32,
             fault: self.report(),
             site: site(OP),
