@@ -63,7 +63,7 @@ struct Arguments {
     #[argh(option, arg_name = "n")]
     num_fewshot: Option<usize>,
     /// run the programs that the model writes for tasks such as humaneval: in a process without network, with limits on
-    /// time, memory, processes and files
+    /// time, memory, processes and files; it can read files that you can read, but for those of your home folder
     #[argh(switch)]
     confirm_run_unsafe_code: bool,
     /// stop after about this many tokens of --data, or items of each task; 0 for all (default: 0)

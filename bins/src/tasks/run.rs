@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::builtin;
 use super::compute::{Answer, Requests, unexpected};
 use super::data::{Places, Pool};
+use super::kind::Kind;
 use super::metric::{BOOTSTRAP, Metric, Value, argmax, pass_at};
 use super::question::{Asked, Question, ask};
 use super::results::{GroupResult, Reported, Results, TaskResult};
@@ -189,7 +190,8 @@ fn prepare<'a>(chosen: &'a [(Task, Vec<String>)], options: &Options) -> Result<(
                 continue;
             };
             let items = Pool::read(&path, task, member)?;
-            let shots = options.shots.unwrap_or(task.fewshot.count);
+            // A text that is measured as a whole has no examples before it.
+            let shots = if task.kind == Kind::Rolling { 0 } else { options.shots.unwrap_or(task.fewshot.count) };
             let examples = if shots > 0 { options.places.examples(task, member)? } else { None };
             let examples = examples.map(|path| Pool::read(&path, task, member)).transpose()?;
             ready.push(Ready { task, member: member.clone(), items, examples, shots });

@@ -70,13 +70,15 @@ impl Samples {
         if path.exists() {
             let mut reader = BufReader::new(File::open(&path).map_err(Error::io("read", &path))?);
             for number in 1.. {
-                let mut line = String::new();
-                let read = reader.read_line(&mut line).map_err(Error::io("read", &path))?;
-                if read == 0 || !line.ends_with('\n') {
+                // A killed run may have cut a character too.
+                let mut line = Vec::new();
+                let read = reader.read_until(b'\n', &mut line).map_err(Error::io("read", &path))?;
+                if line.last() != Some(&b'\n') {
                     break;
                 }
                 length += read as u64;
                 let problem = |problem: String| Error::Line { path: path.clone(), line: number, problem };
+                let line = String::from_utf8(line).map_err(|e| problem(format!("no answer: {e}")))?;
                 let value: Json = serde_json::from_str(&line).map_err(|e| problem(format!("no answer: {e}")))?;
                 if value.get("run").and_then(Json::as_str) != Some(run) {
                     return Err(problem(

@@ -1,9 +1,10 @@
 //! Programs that a model wrote, run in a process with limits.
 //!
-//! A program gets a namespace each for users, network, mounts and processes: it sees no network, all file systems are
-//! read-only but for a small one in memory, and every process that it starts ends with it. Limits hold on time, memory,
-//! processes and files; a caller who is root is nobody in it. The parts are the programs `timeout`, `setpriv`,
-//! `unshare` and `prlimit` of Linux systems.
+//! A program gets a namespace each for users, network, mounts and processes, and a session without terminal: it sees no
+//! network, no sockets of the system's services and not the home folder, all file systems are read-only but for a small
+//! one in memory, and every process that it starts ends with it. Limits hold on time, memory, processes and files; a
+//! caller who is root is nobody in it. What it can read otherwise is what the caller can. The parts are the programs
+//! `timeout`, `setpriv`, `unshare`, `setsid` and `prlimit` of Linux systems.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -12,8 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
-/// Seconds after which a program is ended, start included.
+/// Seconds after which a program is ended.
 const SECONDS: u64 = 10;
+/// Seconds after which everything is, the preparation of its namespaces included.
+const ALL_SECONDS: u64 = 60;
 /// Seconds of a processor that it may take.
 const CPU_SECONDS: u64 = 5;
 /// Bytes of memory that a process may take.
@@ -25,22 +28,31 @@ const FILE: u64 = 16 << 20;
 /// The user that root becomes.
 const NOBODY: &str = "65534";
 /// Programs that the sandbox is made of.
-const TOOLS: [&str; 5] = ["timeout", "setpriv", "unshare", "prlimit", "mount"];
+const TOOLS: [&str; 6] = ["timeout", "setpriv", "unshare", "setsid", "prlimit", "mount"];
 
-/// Prepares the namespaces and becomes the program: all file systems are made read-only first, and then a small one is
-/// put over `/tmp`.
+/// Prepares the namespaces and runs the program: all file systems are made read-only first, folders of sockets and the
+/// home folder are covered, and a small file system is put over `/tmp`. The shell stays, as the process whose end is
+/// that of all others.
 const PREPARE: &str = r#"
 mount --make-rprivate / || exit 91
-while read -r device folder rest; do
+while read -r device folder type options rest; do
   folder=$(printf '%b' "$folder")
   case $folder in /proc|/proc/*) continue;; esac
-  mount -o remount,bind,ro "$folder" 2>/dev/null
+  flags=remount,bind,ro
+  for flag in nosuid nodev noexec noatime nodiratime; do
+    case ,$options, in *,$flag,*) flags=$flags,$flag;; esac
+  done
+  mount -o "$flags" "$folder" 2>/dev/null || [ ! -e "$folder" ] || exit 94
 done < /proc/self/mounts
+for folder in /run /var/run /dev/shm /var/tmp "$2"; do
+  if [ -d "$folder" ] && [ "$folder" != / ]; then mount -t tmpfs -o ro,size=4k tmpfs "$folder" || exit 92; fi
+done
 mount -t tmpfs -o size="$1",nr_inodes=1000 tmpfs /tmp || exit 92
 cd /tmp || exit 93
 for folder in / /etc /usr /var/tmp "$HOME"; do if [ -w "$folder" ]; then exit 94; fi; done
-shift
-exec "$@"
+shift 2
+setsid --wait "$@"
+exit $?
 "#;
 
 /// Runs the program of the standard input as the harness does, and says by a word at its end that no exception came.
@@ -71,6 +83,8 @@ pub struct Sandbox {
     root: bool,
     home: PathBuf,
     python: PathBuf,
+    /// The folder that is covered beside those of sockets: the home folder, unless Python is in it.
+    covered: PathBuf,
     /// Seconds after which a program is ended.
     seconds: u64,
 }
@@ -92,7 +106,10 @@ impl Sandbox {
         let home = std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from);
         let mut told = "there is no python3".to_owned();
         for python in folders.iter().map(|folder| folder.join("python3")).filter(|python| python.is_file()) {
-            let sandbox = Self { root, home: home.clone(), python, seconds: SECONDS };
+            let real = std::fs::canonicalize(&python).unwrap_or_else(|_| python.clone());
+            let inside = [&python, &real].into_iter().any(|python| python.starts_with(&home));
+            let covered = if inside { "/run".into() } else { home.clone() };
+            let sandbox = Self { root, home: home.clone(), python, covered, seconds: SECONDS };
             match sandbox.start("")? {
                 (Outcome::Passed, _) => return Ok(sandbox),
                 (_, code) => {
@@ -119,12 +136,13 @@ impl Sandbox {
     /// The outcome of a program, and the exit code.
     fn start(&self, program: &str) -> Result<(Outcome, Option<i32>)> {
         let mut command = Command::new("timeout");
-        command.args(["--signal=KILL", &self.seconds.to_string()]);
+        command.args(["--signal=KILL", &ALL_SECONDS.to_string()]);
         if self.root {
             command.args(["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
         command.args(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--ipc", "--uts"]);
         command.args(["--fork", "--kill-child", "--mount-proc", "sh", "-c", PREPARE, "sh", &FILE.to_string()]);
+        command.arg(&self.covered).args(["timeout", "--signal=KILL", &self.seconds.to_string()]);
         command.args(["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "prlimit"]);
         let limits = [("as", MEMORY), ("nproc", PROCESSES), ("cpu", CPU_SECONDS), ("fsize", FILE), ("core", 0)];
         command.args(limits.map(|(name, limit)| format!("--{name}={limit}")));
@@ -209,12 +227,16 @@ mod tests {
             assert_eq!(outcome(&sandbox, &program), Outcome::Passed, "{body}");
         };
         refuses("x = bytearray(2 << 30)", "MemoryError");
-        refuses("socket.create_connection(('127.0.0.1', 9), 1)", "OSError");
-        refuses("socket.create_connection(('192.0.2.1', 80), 1)", "OSError");
-        let folder = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        refuses(&format!("socket.create_connection(('127.0.0.1', {port}), 1)"), "OSError");
+        // A folder that everybody may write to, and that nothing covers.
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let path = folder.path().join("kept");
         std::fs::write(&path, "kept").unwrap();
-        for path in [path.as_path(), "/etc/written".as_ref(), "/usr/written".as_ref()] {
+        for path in [path.as_path(), &folder.path().join("new"), "/run/written".as_ref(), "/usr/written".as_ref()] {
             refuses(&format!("open({:?}, 'w')", path.display().to_string()), "OSError");
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"kept");
@@ -235,14 +257,28 @@ mod tests {
         assert_ne!(sandbox.run("while True: pass").unwrap(), Outcome::Passed);
         let marker = format!("sleeper{}", std::process::id());
         let sleep = format!(
-            "import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77 # {marker}'])\n\
+            "import os, time\nif os.fork() == 0: os.execvp('sh', ['sh', '-c', 'sleep 77; : # {marker}'])\n\
                              time.sleep(60)"
         );
         assert_eq!(sandbox.run(&sleep).unwrap(), Outcome::TimedOut);
-        let alive = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&command).contains(&format!("# {marker}"))
-        });
-        assert_eq!(alive.count(), 0, "no process is left");
+        // Also where a program tells the system not to end it with its parent.
+        let stays = format!(
+            "import ctypes, os\nos.setsid()\nctypes.CDLL(None).prctl(1, 0)\n\
+             os.execvp('sh', ['sh', '-c', 'sleep 77; : # {marker}'])"
+        );
+        assert_eq!(sandbox.run(&stays).unwrap(), Outcome::TimedOut);
+        let alive = || {
+            let processes = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+                let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&command).contains(&format!("# {marker}"))
+            });
+            processes.count()
+        };
+        // The system ends the processes of a namespace after its first.
+        let begun = std::time::Instant::now();
+        while alive() > 0 && begun.elapsed().as_secs() < 10 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(alive(), 0, "no process is left");
     }
 }
