@@ -79,7 +79,8 @@ impl<D: Device> Cache<D> {
     }
 
     /// The same for prompts whose attention holds about `numbers` keys and values at once: it computes a group of heads
-    /// after the other, at least as many heads as fill blocks of FP8 together. Results are the same, bit for bit where the device's columns are.
+    /// after the other, at least as many heads as fill blocks of FP8 together. Results are the same, bit for bit where
+    /// the device's columns are.
     #[must_use]
     pub fn with_scratch(self, numbers: usize) -> Self {
         Self { scratch: numbers, ..self }
