@@ -37,8 +37,8 @@ fn v3_mtp() {
 const NEW: usize = 6;
 
 /// Decoding with each format of the cache: the continuations of transformers in f32, and in the others the logits of
-/// the CPU driver, which reads the same numbers. The emulator rounds queries and probabilities to BF16, by 2⁻⁹ each; the
-/// CPU driver does so only where its instructions multiply pairs.
+/// the CPU driver, which reads the same numbers. The emulator rounds queries and probabilities to BF16, by 2⁻⁹ each;
+/// the CPU driver does so only where its instructions multiply pairs.
 #[test]
 fn continuations_with_each_format_of_the_cache() {
     let Some(device) = emulated() else { return };
