@@ -56,6 +56,14 @@ impl Emulation {
     }
 }
 
+/// `fathom_emulate` of `emulate.h`: runs a kernel, and gives 0, or 1 with the fault in the message.
+///
+/// In order: the kernel's table, the grid, threads of a block, bytes of shared memory, the argument and its bytes, the
+/// order of blocks, warps and lanes, the message and its bytes.
+///
+/// # Safety
+/// The table is one of the same library, the grid has three numbers, the argument and the message have as many bytes as
+/// are passed, and addresses in the argument are those of live blocks.
 type Run =
     unsafe extern "C" fn(*const c_void, *const u32, u32, u32, *const c_void, u32, u32, *mut c_char, u32) -> c_int;
 
