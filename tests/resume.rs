@@ -315,3 +315,111 @@ fn rotation_spares_the_best_checkpoint_and_writes_none_for_it() {
     assert_eq!(steps(&blind), [6].into());
     assert!(!said.contains("best checkpoint"), "{said}");
 }
+
+/// A task of `items` questions with three short answers each, and the settings that measure it.
+fn task(folder: &Path, items: usize, every: usize) -> Vec<String> {
+    let source = "name = 'sums'\nkind = 'choice'\ndata = ['sums.jsonl']\nprompt = 'word{{ a }} word{{ b }}'\n\
+                  choices = 'answers'\ntarget = '{{ right }}'\nmetrics = ['acc', 'acc_norm']\n";
+    std::fs::write(folder.join("sums.toml"), source).unwrap();
+    let line = |i: usize| {
+        let (a, b) = (i * 7 % 97, i * 31 % 89);
+        let answers = [a + b, a, b].map(|n| format!("word{n}"));
+        serde_json::json!({"a": a, "b": b, "answers": answers, "right": i % 3}).to_string() + "\n"
+    };
+    std::fs::write(folder.join("sums.jsonl"), (0..items).map(line).collect::<String>()).unwrap();
+    let folder = folder.display();
+    let sets = [format!("eval.tasks={folder}/sums.toml"), format!("eval.task_data={folder}")];
+    sets.into_iter().chain([format!("eval.every_steps={every}")]).collect()
+}
+
+/// Steps and scores of the benchmark tasks of a run.
+fn scores(output: &Path) -> Vec<(u64, serde_json::Value)> {
+    let score = |row: &serde_json::Value| Some((row["step"].as_u64()?, row.get("tasks")?.clone()));
+    metrics(output).iter().filter_map(score).collect()
+}
+
+#[test]
+fn benchmark_tasks_change_nothing_and_come_back_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let sets = task(folder.path(), 30, 15);
+    let run = |output: &Path, precision: &str, sets: &[String]| {
+        let mut command = train(&data, output, STEPS, 8);
+        command.args(["--set", &format!("train.precision={precision}")]);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    for precision in ["f32", "fp8"] {
+        let (plain, with) = (folder.path().join(format!("plain-{precision}")), folder.path().join(precision));
+        succeeds(&mut run(&plain, precision, &[]));
+        let said = succeeds(&mut run(&with, precision, &sets)).stderr;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let found = scores(&with);
+        assert_eq!(found.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [15, 30, 40], "and at the end");
+        for (step, tasks) in &found {
+            let score = |key: &str| tasks["sums"][key].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&score("acc,none")) && score("acc_stderr,none") > 0.0, "{tasks}");
+            let (acc, error) = (score("acc,none"), score("acc_stderr,none"));
+            let line = format!("tasks after step {step} (");
+            let line = said.lines().find(|said| said.starts_with(&line)).unwrap_or_else(|| panic!("{said}"));
+            assert!(line.contains(&format!("sums acc {acc:.4} ± {error:.4}, acc_norm ")), "{line}");
+        }
+        let page = std::fs::read_to_string(with.join("report.html")).unwrap();
+        assert!(page.contains("Task scores") && page.contains("sums acc_norm"));
+        // The same bits in weights, moments and metrics as without.
+        let (files, mut rows) = result(&with);
+        rows.iter_mut().for_each(|row| drop(row.as_object_mut().unwrap().remove("tasks")));
+        assert!((files, rows) == result(&plain), "{precision}: tasks changed the training");
+    }
+    // Killed without warning, and stopped at a step whose tasks are due.
+    let (whole, killed) = (folder.path().join("f32"), folder.path().join("killed"));
+    for step in [10, 20, 32] {
+        let mut child = run(&killed, "f32", &sets).arg("--resume").spawn().unwrap();
+        wait_for_step(&mut child, &killed, step);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    succeeds(run(&killed, "f32", &sets).arg("--resume"));
+    assert_same("killed three times, with tasks", &whole, &killed);
+    assert_eq!(scores(&whole), scores(&killed));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_tasks_soon_and_a_resumed_run_measures_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let sets = task(folder.path(), 1500, 5);
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    let run = |output: &Path| {
+        let mut command = train(&data, output, 10, 0);
+        for set in &sets {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    succeeds(&mut run(&whole));
+    let mut child = run(&stopped).spawn().unwrap();
+    wait_for_step(&mut child, &stopped, 4);
+    // The fifth step takes milliseconds, its tasks seconds.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(metrics(&stopped).len(), 4, "the tasks after step 5 are being measured");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!((metrics(&stopped).len(), steps(&stopped)), (5, [5].into()), "the step is kept: {said}");
+    assert!(scores(&stopped).is_empty() && said.contains("--resume"), "{said}");
+    succeeds(run(&stopped).arg("--resume"));
+    assert_eq!(metrics(&stopped), metrics(&whole));
+    assert_eq!(scores(&stopped).iter().map(|(step, _)| *step).collect::<Vec<_>>(), [5, 10]);
+    // Every step is once in the events for TensorBoard, and so are the scores.
+    let names = std::fs::read_dir(&stopped).unwrap().map(|entry| entry.unwrap().path());
+    let events: Vec<PathBuf> = names.filter(|path| path.display().to_string().contains("tfevents")).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let bytes = std::fs::read(&events[0]).unwrap();
+    let count = |tag: &[u8]| bytes.windows(tag.len()).filter(|window| *window == tag).count();
+    assert_eq!((count(b"loss/train"), count(b"tasks/sums/acc\x15"), count(b"tasks/sums/acc_norm\x15")), (10, 2, 2));
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fathom::session::Session;
 use fathom::tasks::data::Places;
-use fathom::tasks::{Options, builtin, run};
+use fathom::tasks::{Options, Wording, builtin, run};
 use fathom_cpu::Cpu;
 use fathom_tests::golden_folder;
 use serde_json::Value as Json;
@@ -46,7 +46,7 @@ fn measured(session: &Session<Cpu>, case: &Case<'_>) -> (Json, tempfile::TempDir
     let output = tempfile::tempdir().unwrap();
     let options = Options {
         tasks: vec![case.task.into()],
-        places: Places::new(&[&[data("")], case.files].concat(), &[]).unwrap(),
+        places: Places::new(&[&[data("")], case.files].concat(), &[], Wording::Options).unwrap(),
         shots: Some(case.shots),
         limit: case.limit,
         output: Some(output.path().into()),
@@ -228,7 +228,7 @@ fn a_killed_run_goes_on() {
     std::fs::write(&path, &text[..text.len() * 2 / 3]).unwrap();
     let options = Options {
         tasks: vec![case.task.into()],
-        places: Places::new(&[data("")], &[]).unwrap(),
+        places: Places::new(&[data("")], &[], Wording::Options).unwrap(),
         shots: Some(case.shots),
         limit: case.limit,
         output: Some(output.path().into()),

@@ -18,6 +18,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`session`] | a trained model in memory; start here to use a model from another program |
+//! | [`codec`] | a model's text as tokens |
 //! | [`infer`] | the engine that generates: requests, samplers, chat templates, speculative decoding |
 //! | [`evaluate`] | losses and scores of texts |
 //! | [`tasks`] | benchmark tasks, with the numbers of lm-evaluation-harness |
@@ -37,6 +38,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod codec;
 pub mod convert;
 pub mod counter;
 pub mod device;

@@ -12,6 +12,7 @@ use fathom_core::train::schedule::Schedule;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::tasks::suite::Cost;
 
 /// Kernels shown in the table of costs.
 const KERNELS: usize = 8;
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub device: Option<(&'a str, u64)>,
     /// Data folder that the vocabulary comes from, if any: shown beside the parameters.
     pub data: Option<&'a Path>,
+    /// What measuring the benchmark tasks once costs, and how often that is done, where there are any.
+    pub tasks: Option<(Cost, u64)>,
 }
 
 impl Request<'_> {
@@ -109,12 +112,21 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "sequence_length": request.length,
         "micro_batch_size": request.micro_batch,
         "schedule": rates.collect::<Vec<_>>(),
+        "tasks": request.tasks.map(|(cost, times)| json!({
+            "times": times, "items": cost.items, "texts": cost.texts, "tokens": cost.tokens,
+            "cache_bytes": cost.cache_bytes, "share_of_run": task_share(request, cost, times),
+        })),
     })
 }
 
 /// Operations that training needs for a token.
 fn needed(request: &Request<'_>) -> u64 {
     request.model.flops_per_token(request.length) + request.model.mtp_flops_per_token(request.length)
+}
+
+/// Work of all measurements of the tasks over that of training: a forward pass is a third of a step.
+fn task_share(request: &Request<'_>, cost: Cost, times: u64) -> f64 {
+    cost.tokens as f64 * times as f64 / (3.0 * request.tokens.max(1) as f64)
 }
 
 /// The moving average of the weights, on the host: as large as the master weights, f32 like them.
@@ -241,6 +253,12 @@ fn work(out: &mut String, request: &Request<'_>, plan: &Plan) -> std::fmt::Resul
     }
     let (total, tokens) = (needed as f64 * request.tokens as f64, grouped(request.tokens));
     writeln!(out, "  {:<28}{:>22}  {tokens} tokens", "needed for the whole run", format!("{total:.3e} FLOP"))?;
+    if let Some((cost, times)) = request.tasks {
+        let share = 100.0 * task_share(request, cost, times);
+        let (items, tokens) = (grouped(cost.items), grouped(cost.tokens));
+        let what = format!("{times} times {items} items, at most {tokens} tokens; cache {}", size(cost.cache_bytes));
+        writeln!(out, "  {:<28}{:>22}  {what}", "benchmark tasks, about", format!("{share:.1} % of that"))?;
+    }
     writeln!(out)
 }
 
@@ -315,6 +333,7 @@ mod tests {
             precision: Precision::F32,
             device: Some(("cpu", 16 << 30)),
             data: None,
+            tasks: None,
         }
     }
 
@@ -373,6 +392,17 @@ mod tests {
         assert!(fits("cuda:0", needed) && !fits("cuda:0", needed - 1));
         let unknown = Request { device: None, ..small };
         assert!(!report(&unknown, false).unwrap().contains("fit here"));
+    }
+
+    #[test]
+    fn benchmark_tasks_are_part_of_the_work() {
+        let (model, schedule) = (ModelConfig::tiny(), Schedule::v3());
+        let cost = Cost { items: 570, texts: 2280, tokens: 30_000, cache_bytes: 1 << 20 };
+        let request = Request { length: 64, tokens: 1_000_000, tasks: Some((cost, 2)), ..request(&model, &schedule) };
+        let text = report(&request, false).unwrap();
+        assert!(text.contains("2.0 % of that  2 times 570 items, at most 30,000 tokens; cache 1.00 MiB"), "{text}");
+        let value: Value = serde_json::from_str(&report(&request, true).unwrap()).unwrap();
+        assert_eq!((&value["tasks"]["share_of_run"], &value["tasks"]["texts"]), (&json!(0.02), &json!(2280)));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use fathom_core::precision::Precision;
 use fathom_dataprep::Tokenizer;
 
 use crate::checkpoint;
+use crate::codec::{Codec, Prompts};
 use crate::counter::Counter;
 use crate::error::{Error, Result};
-use crate::hf::{self, Template};
+use crate::hf;
 use crate::infer::{ChatTemplate, Conversation, Engine, EngineOptions, Generated, Sampling, score::score, single};
 
 /// A model with its tokenizer.
@@ -22,15 +23,6 @@ pub struct Session<D: Kernels> {
     checkpoint: PathBuf,
     passed_over: Vec<String>,
     scoring: Option<CacheFormat>,
-}
-
-/// What a model folder says about prompts and ends of text, beside the tokenizer.
-#[derive(Clone, Debug, Default)]
-struct Prompts {
-    /// Tokens around a prompt, as the tokenizer's template has them.
-    template: Template,
-    /// Tokens that end a text, beside the tokenizer's own.
-    ends: Vec<u32>,
 }
 
 /// How a checkpoint is loaded.
@@ -117,7 +109,7 @@ impl<D: Kernels> Session<D> {
         if let Some(tokenizer) = &tokenizer {
             check_vocabulary(&model, tokenizer)?;
         }
-        let prompts = Prompts { template: hf::read_template(&folder)?, ends: hf::read_end_tokens(&folder)? };
+        let prompts = Prompts::read(&folder)?;
         Ok(Self { model, tokenizer, prompts, checkpoint: folder, passed_over, scoring: options.scoring })
     }
 
@@ -169,50 +161,15 @@ impl<D: Kernels> Session<D> {
     /// # Errors
     /// Where there is no tokenizer, or it refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode_open(text)?;
-        ids.extend(&self.prompts.template.after);
-        Ok(if ids.is_empty() { vec![self.prefix_token()?] } else { ids })
+        self.codec()?.encode(text)
     }
 
-    /// The token ids of the beginning of a text: as [`encode`](Self::encode), without the tokens after a text; none for
-    /// an empty text whose tokenizer puts none before.
-    ///
-    /// # Errors
-    /// Where there is no tokenizer, or it refuses the text.
-    pub fn encode_open(&self, text: &str) -> Result<Vec<u32>> {
-        let Template { before, .. } = &self.prompts.template;
-        let mut ids = self.encode_inside(text)?;
-        if !ids.starts_with(before) {
-            ids.splice(0..0, before.iter().copied());
-        }
-        Ok(ids)
-    }
-
-    /// The token ids of a piece of text, without tokens around it.
-    ///
-    /// # Errors
-    /// As [`encode_open`](Self::encode_open).
-    pub fn encode_inside(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.text()?.encode(text)?)
-    }
-
-    /// The text of the token that ends texts.
+    /// How text becomes tokens, borrowed.
     ///
     /// # Errors
     /// Where there is no tokenizer.
-    pub fn end_text(&self) -> Result<String> {
-        let tokenizer = self.text()?;
-        let id = tokenizer.eos_id();
-        let added = tokenizer.added_tokens().find(|(_, other)| *other == id).map(|(text, _)| text.to_owned());
-        Ok(added.unwrap_or_else(|| tokenizer.decode(&[id])))
-    }
-
-    /// The token that stands before a text without context: the one that begins texts, or else the one that ends them.
-    ///
-    /// # Errors
-    /// Where there is no tokenizer.
-    pub fn prefix_token(&self) -> Result<u32> {
-        self.text().map(single::prefix)
+    pub fn codec(&self) -> Result<Codec<'_>> {
+        Ok(Codec::new(self.text()?, &self.prompts, self.context()))
     }
 
     /// The chat template of the model folder.

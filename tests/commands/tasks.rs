@@ -101,3 +101,59 @@ fn what_does_not_fit_a_task_is_named() {
     std::fs::write(w.root.join("HumanEval.jsonl"), "{}\n").unwrap();
     fails(&["--tasks", "humaneval", "--task-data", "."], 2, &["--confirm-run-unsafe-code"]);
 }
+
+/// The scores in `metrics.jsonl` are those that `eval` gives of the checkpoint.
+#[test]
+fn training_measures_what_eval_measures() {
+    let w = World::new();
+    let (task, items) = example();
+    std::fs::write(w.root.join("capitals.toml"), task).unwrap();
+    std::fs::write(w.root.join("capitals.jsonl"), items.repeat(3)).unwrap();
+    let of = ["--set", "eval.tasks=capitals.toml", "--set", "eval.task_data=[\".\"]", "--set", "eval.num_fewshot=1"];
+    w.ok("train", &w.training("with", &of));
+    let row = std::fs::read_to_string(w.root.join("with/metrics.jsonl")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(row.lines().last().unwrap()).unwrap();
+    let arguments = ["--checkpoint", "with", "--tasks", "capitals.toml", "--task-data", ".", "--num-fewshot", "1"];
+    let results = w.ok("eval", &[&arguments[..], &["--json"]].concat());
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    let scores = row["tasks"]["capitals"].as_object().unwrap();
+    assert_eq!(scores.len(), 4, "{scores:?}");
+    for (key, score) in scores {
+        assert_eq!(*score, results["results"]["capitals"][key], "{key}");
+    }
+    // Another folder to work in changes nothing.
+    let text = std::fs::read_to_string(w.root.join("with/config.resolved.toml")).unwrap();
+    assert!(text.contains(&format!("[\"{}\"]", w.root.join("capitals.toml").display())), "{text}");
+    let plan = w.ok("train", &[&["--plan"], &w.training("with", &of)[2..]].concat());
+    assert!(plan.contains("% of that  1 times 6 items, at most "), "{plan}");
+    let compared = w.ok("fathom", &["compare", "run", "with"]);
+    assert!(compared.contains("capitals acc, last"), "{compared}");
+}
+
+/// What is wrong with tasks is said before the first step.
+#[test]
+fn training_checks_its_tasks_first() {
+    let w = World::new();
+    let (task, items) = example();
+    std::fs::write(w.root.join("capitals.toml"), &task).unwrap();
+    std::fs::write(w.root.join("capitals.jsonl"), format!("{items}{{\"country\": \"X\"}}\n")).unwrap();
+    std::fs::write(w.root.join("bad.toml"), task.replace("target", "targets")).unwrap();
+    std::fs::write(w.root.join("HumanEval.jsonl"), "{}\n").unwrap();
+    let here = "eval.task_data=.";
+    for (sets, code, words) in [
+        (&["eval.tasks=capitols"][..], 2, &["eval.tasks capitols: no such task"][..]),
+        (&["eval.task=piqa"], 2, &["did you mean `eval.tasks`?"]),
+        (&["eval.tasks=piqa"], 2, &["eval.task_data=[\"FOLDER\"]"]),
+        (&["eval.tasks=piqa", here], 2, &["no file of items", "eval.task_data=[\"piqa=FILE\"]"]),
+        (&["eval.tasks=piqa", "eval.task_data=piqa=no.jsonl"], 2, &["no.jsonl"]),
+        (&["eval.tasks=bad.toml", here], 2, &["bad.toml", "targets"]),
+        (&["eval.tasks=capitals.toml", here], 1, &["capitals.jsonl:3: "]),
+        (&["eval.tasks=capitals.toml", here, "eval.limit=2", "eval.num_fewshot=3"], 2, &["eval.num_fewshot 3: "]),
+        (&["eval.tasks=humaneval", here], 2, &["eval.confirm_run_unsafe_code=true"]),
+        (&["eval.fewshot_data=x"], 2, &["`eval.fewshot_data` is \"x\": it must be TASK=FILE"]),
+    ] {
+        let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        w.fails("train", &w.training("new", &more), code, words);
+    }
+    assert!(!w.root.join("new/metrics.jsonl").exists());
+}

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::evaluate::{self, Measured, Request, score_lines};
 use crate::on_device;
 use crate::session::{LoadOptions, Session};
-use crate::tasks::{self, data::Places};
+use crate::settings;
+use crate::tasks::{self, Wording, data::Places};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
@@ -151,8 +152,8 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
 
 fn run_tasks<D: Kernels>(session: &Session<D>, arguments: &Arguments, names: &str) -> Result<()> {
     let options = tasks::Options {
-        tasks: names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
-        places: Places::new(&arguments.task_data, &arguments.fewshot_data)?,
+        tasks: settings::names(&[names]),
+        places: Places::new(&arguments.task_data, &arguments.fewshot_data, Wording::Options)?,
         shots: arguments.num_fewshot,
         limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
         output: arguments.output.clone(),

@@ -9,7 +9,7 @@ use crate::device::{self, AnyDevice};
 use crate::error::{Error, Result};
 use crate::plan;
 use crate::report::{PAGE, Report, curve::When};
-use crate::run::{Outcome, Run, fit_to_data, resolved};
+use crate::run::{Outcome, Run, fit_to_data, resolved, task_cost};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
 use argh::{ArgsInfo, FromArgs};
@@ -78,7 +78,7 @@ impl Program for Arguments {
 
 /// The table that `--keys` prints.
 fn keys() -> String {
-    keys::table(&["model", "data", "train", "precision", "schedule", "checkpoint"])
+    keys::table(&["model", "data", "train", "precision", "schedule", "checkpoint", "eval"])
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -165,6 +165,13 @@ fn summary(outcome: &Outcome, output: &Path) {
 
 fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
     let data = fit_to_data(&mut settings)?;
+    let tasks = match data {
+        Some(_) => task_cost(&mut settings)?,
+        None => None,
+    };
+    if data.is_none() && !settings.eval.tasks.is_empty() {
+        eprintln!("eval.tasks: what they cost is counted where data.path names the data, whose tokenizer they need");
+    }
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
     let memory = device::memory(device);
@@ -179,6 +186,7 @@ fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
         average: settings.train.ema_decay > 0.0,
         device: memory.as_ref().map(|(name, bytes)| (name.as_str(), *bytes)),
         data: data.as_deref(),
+        tasks,
     };
     cli::print(&plan::report(&request, json)?)
 }

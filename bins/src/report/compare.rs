@@ -1,6 +1,6 @@
 //! `compare`: losses at the end and at equal tokens, speed, and differing settings of several runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::history::{History, Series};
@@ -102,6 +102,11 @@ impl Comparison {
                 self.row(format!("validation loss at {at} tokens"), |run| loss(last(&run.history.validation, to))),
             );
         }
+        let tasks: BTreeSet<&(String, String)> = self.runs.iter().flat_map(|run| run.history.tasks.keys()).collect();
+        rows.extend(tasks.into_iter().map(|of| {
+            let score = |run: &Compared| loss(run.history.tasks.get(of).and_then(|series| last(series, u64::MAX)));
+            self.row(format!("{} {}, last", of.0, of.1), score)
+        }));
         rows.push(
             self.row("tokens per second", |run| or_dash(run.history.mean_speed(), |x| grouped(x.round() as u64))),
         );

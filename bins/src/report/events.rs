@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
-use crate::run::metrics::{FILE, Rows, StepMetrics};
+use crate::run::metrics::{FILE, Rows, StepMetrics, task_scores};
 
 /// Beginning of the name of every event file.
 const PREFIX: &str = "events.out.tfevents.";
@@ -106,6 +106,9 @@ fn step(time: f64, m: &StepMetrics) -> Vec<u8> {
     scalar("experts/balance_loss", m.balance_loss);
     scalar("experts/max_violation", f64::from(m.max_violation));
     scalar("experts/dead", m.dead_experts as f64);
+    for score in task_scores(&m.tasks) {
+        scalar(&format!("tasks/{}/{}", score.task, score.metric.replace(',', "/")), score.value);
+    }
     if let Some(sample) = &m.sample {
         summary.bytes(1, &text("sample", sample));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Result;
-use crate::run::metrics::{FILE, Rows, StepMetrics};
+use crate::run::metrics::{FILE, Rows, StepMetrics, task_scores};
 
 /// Maximum number of points of a curve.
 const POINTS: usize = 1000;
@@ -137,6 +137,8 @@ pub struct History {
     pub violation_by_layer: Vec<Series>,
     /// The newest expert load: its step, and for each MoE layer the tokens of each expert.
     pub expert_load: Option<(u64, Vec<Vec<f32>>)>,
+    /// Scores of benchmark tasks, by task and metric; of groups alone, where there are groups.
+    pub tasks: BTreeMap<(String, String), Series>,
     /// Texts that the model generated, with their steps.
     pub samples: Vec<(u64, String)>,
 }
@@ -170,6 +172,10 @@ impl History {
         }
         for (name, &loss) in &m.loss_by_source {
             self.loss_by_source.entry(name.clone()).or_default().push(step, tokens, loss);
+        }
+        for score in task_scores(&m.tasks).filter(|score| !score.inner) {
+            let series = self.tasks.entry((score.task.into(), score.metric.into())).or_default();
+            series.push(step, tokens, score.value);
         }
         let violations = m.violation_by_layer();
         // All layers together have about as many points as one curve of the whole model times eight.

@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 use crate::evaluate::Evaluated;
 use crate::run::metrics::{FILE, StepMetrics};
 use crate::run::{Event, Observer, Run, resolved};
+use crate::tasks::metric::lower_is_better;
 use events::Events;
-use history::History;
+use history::{History, Series};
 use page::{Axis, Chart, Line, Load, Page, escape, table};
 
 /// The page's name in the output folder of a run.
@@ -93,6 +94,8 @@ impl Observer for Report {
     fn observe(&mut self, event: Event<'_>) -> Vec<String> {
         match event {
             Event::Step(metrics) => self.step(metrics),
+            // No step is written twice, so the reports begin again from the file.
+            Event::Completed(_) => *self = Self::open(&self.folder, self.first_layer, self.events.is_some()),
             Event::Saved => self.write(None),
             Event::Finished(validation) => self.write(validation),
         }
@@ -114,8 +117,17 @@ fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&
     let loss = vec![Line::new("training", 0, &h.loss), validation, Line::new("MTP", 2, &h.mtp_loss)];
     let layers = h.violation_by_layer.iter().enumerate();
     let layers = layers.map(|(i, series)| Line::new(format!("layer {}", i + first_layer), i, series));
+    let scores = |falls: bool| -> Vec<Line> {
+        let of = h.tasks.iter().filter(|((_, metric), _)| lower_is_better(metric) == falls);
+        let line = |(i, ((task, metric), series)): (usize, (&(String, String), &Series))| {
+            Line::new(format!("{task} {metric}"), i, series).with_dots()
+        };
+        of.enumerate().map(line).collect()
+    };
     let charts = vec![
         Chart { wide: true, fall: true, ..Chart::new("Loss", "nats per token", loss) },
+        Chart { wide: true, ..Chart::new("Task scores", "benchmark tasks, share of items", scores(false)) },
+        Chart { wide: true, fall: true, ..Chart::new("Task perplexities", "and bits per byte", scores(true)) },
         Chart { fall: true, ..Chart::new("Loss by data source", "nats per token", by_source.collect()) },
         Chart { zero: true, ..Chart::new("Learning rate", "", vec![Line::new("learning rate", 0, &h.lr)]) },
         Chart {
@@ -237,14 +249,23 @@ mod tests {
         for s in 1..=500u64 {
             let load = if s == 400 { vec![vec![1.0, 2.0, 0.0, 5.0]; 3] } else { Vec::new() };
             let sample = s.is_multiple_of(250).then(|| format!("<i>text {s}\u{1b}[2J"));
-            let metrics = StepMetrics { expert_load: load, sample, ..step(s) };
+            let scores = |value| [("acc,none".to_owned(), value), ("acc_stderr,none".to_owned(), 0.01)].into();
+            let tasks = if s == 500 { [("piqa".to_owned(), scores(0.5))].into() } else { Default::default() };
+            let metrics = StepMetrics { expert_load: load, sample, tasks, ..step(s) };
             assert_eq!(report.observe(Event::Step(&metrics)), Vec::<String>::new());
         }
         assert_eq!(report.observe(Event::Finished(None)), Vec::<String>::new());
         let html = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
-        for part in
-            ["Loss", "Learning rate", "Gradient norm", "Speed", "MaxVio by layer", "\"load\":{", "step-00000400"]
-        {
+        for part in [
+            "Loss",
+            "Learning rate",
+            "Gradient norm",
+            "Speed",
+            "MaxVio by layer",
+            "\"load\":{",
+            "step-00000400",
+            "piqa acc",
+        ] {
             assert!(html.contains(part), "{part}");
         }
         assert!(html.contains("&lt;i&gt;text 500\\u{1b}[2J") && html.contains("sample_prompt = &quot;&lt;b&gt;&quot;"));

@@ -18,6 +18,11 @@ fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
     Ok(paths)
 }
 
+/// The folder that the tokenizer comes from.
+pub(super) fn folder(settings: &Settings) -> Result<&Path> {
+    Ok(data_paths(settings)?[0])
+}
+
 /// The training data, at least one source of it.
 pub(super) fn open(settings: &Settings) -> Result<Vec<MixSource>> {
     let whole = DataSource { name: String::new(), path: PathBuf::new(), weight: None, epochs: None };
@@ -117,7 +122,7 @@ pub(super) fn fit_vocabulary(settings: &mut Settings, data: &ShardSet) -> Result
         settings.model.eos_token_id = Some(entry.eos_id);
         settings.model.bos_token_id = entry.bos_id;
     }
-    let folder = data_paths(settings)?[0];
+    let folder = folder(settings)?;
     if !folder.join("tokenizer.json").is_file() {
         return Ok(None);
     }

@@ -59,6 +59,45 @@ pub struct StepMetrics {
     /// Text that the model wrote after this step, prompt included; every `train.sample_every` steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<String>,
+    /// Scores of the benchmark tasks, if they were measured after this step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: TaskScores,
+}
+
+/// Scores of benchmark tasks and groups by name. The keys of a task's are those of lm-evaluation-harness:
+/// `METRIC,FILTER`, and `METRIC_stderr,FILTER` for the standard error; numbers that are not finite are left out.
+pub type TaskScores = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// A score of a benchmark task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskScore<'a> {
+    /// The task or group.
+    pub task: &'a str,
+    /// The metric, and the filter of answers where it has one.
+    pub metric: &'a str,
+    /// The value.
+    pub value: f64,
+    /// Its standard error.
+    pub stderr: Option<f64>,
+    /// Whether the task belongs to a group that has scores too.
+    pub inner: bool,
+}
+
+/// The scores in `tasks`, each with its standard error.
+pub fn task_scores(tasks: &TaskScores) -> impl Iterator<Item = TaskScore<'_>> {
+    let inside = |task: &str, other: &str| task.strip_prefix(other).is_some_and(|rest| rest.starts_with('_'));
+    tasks.iter().flat_map(move |(task, scores)| {
+        let inner = tasks.keys().any(|other| inside(task, other));
+        scores.iter().filter_map(move |(key, &value)| {
+            let (metric, filter) = key.split_once(',')?;
+            if metric.ends_with("_stderr") {
+                return None;
+            }
+            let stderr = scores.get(&format!("{metric}_stderr,{filter}")).copied();
+            let metric = if filter == "none" { metric } else { key };
+            Some(TaskScore { task, metric, value, stderr, inner })
+        })
+    })
 }
 
 impl StepMetrics {
@@ -146,7 +185,7 @@ impl Metrics {
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
         let path = folder.join(FILE);
         if path.exists() {
-            truncate(&path, step)?;
+            truncate(&path, step, None)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
         Ok(Self { path, file, pending: Vec::new() })
@@ -161,6 +200,25 @@ impl Metrics {
         serde_json::to_writer(&mut self.pending, metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
         self.pending.push(b'\n');
         let _ = self.drain();
+        Ok(())
+    }
+
+    /// The line of the newest step; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn newest(&self) -> Result<Option<StepMetrics>> {
+        Rows::open(&self.path)?.last().transpose()
+    }
+
+    /// Replaces the line of the newest step. A file with the new line takes the place of the old file at once.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or rewritten.
+    pub fn replace_newest(&mut self, metrics: &StepMetrics) -> Result<()> {
+        self.sync()?;
+        truncate(&self.path, metrics.step - 1, Some(metrics))?;
+        self.file = OpenOptions::new().append(true).open(&self.path).map_err(Error::io("open", &self.path))?;
         Ok(())
     }
 
@@ -190,8 +248,8 @@ fn drain(file: &mut impl Write, pending: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Keeps the lines of steps up to `step`, by writing them to a new file that replaces the old one.
-fn truncate(path: &Path, step: u64) -> Result<()> {
+/// Keeps the lines of steps up to `step`, and adds one more, by writing them to a new file that replaces the old one.
+fn truncate(path: &Path, step: u64, more: Option<&StepMetrics>) -> Result<()> {
     let fresh = path.with_extension("jsonl.tmp");
     let mut out = File::create(&fresh).map(BufWriter::new).map_err(Error::io("create", &fresh))?;
     let mut rows = Rows::open(path)?;
@@ -200,6 +258,10 @@ fn truncate(path: &Path, step: u64) -> Result<()> {
             break;
         }
         out.write_all(&rows.line).map_err(Error::io("write", &fresh))?;
+    }
+    if let Some(metrics) = more {
+        let line = serde_json::to_string(metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
+        writeln!(out, "{line}").map_err(Error::io("write", &fresh))?;
     }
     let out = out.into_inner().map_err(|e| Error::io("write", &fresh)(e.into_error()))?;
     out.sync_all().map_err(Error::io("sync", &fresh))?;
@@ -248,6 +310,38 @@ mod tests {
             metrics.write(&step(s)).unwrap();
         }
         assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn the_newest_line_is_replaced_and_lines_follow_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        assert_eq!(metrics.newest().unwrap(), None);
+        (1..=3).for_each(|s| metrics.write(&step(s)).unwrap());
+        let mut newest = metrics.newest().unwrap().unwrap();
+        assert_eq!(newest, step(3));
+        newest.tasks = BTreeMap::from([("t".into(), BTreeMap::from([("acc,none".into(), 0.1 + 0.2)]))]);
+        metrics.replace_newest(&newest).unwrap();
+        metrics.write(&step(4)).unwrap();
+        assert_eq!(read(folder.path()).unwrap(), [step(1), step(2), newest, step(4)]);
+    }
+
+    #[test]
+    fn scores_of_tasks_have_their_errors_beside_them() {
+        let scores = |pairs: &[(&str, f64)]| pairs.iter().map(|&(key, value)| (key.to_owned(), value)).collect();
+        let tasks: TaskScores = BTreeMap::from([
+            ("mmlu".into(), scores(&[("acc,none", 0.25), ("acc_stderr,none", 0.01), ("acc_macro,none", 0.3)])),
+            ("mmlu_law".into(), scores(&[("acc,none", 0.5)])),
+            ("gsm8k".into(), scores(&[("exact_match,strict-match", 0.125)])),
+        ]);
+        let told: Vec<_> = task_scores(&tasks).map(|s| (s.task, s.metric, s.value, s.stderr, s.inner)).collect();
+        let want = [
+            ("gsm8k", "exact_match,strict-match", 0.125, None, false),
+            ("mmlu", "acc", 0.25, Some(0.01), false),
+            ("mmlu", "acc_macro", 0.3, None, false),
+            ("mmlu_law", "acc", 0.5, None, true),
+        ];
+        assert_eq!(told, want);
     }
 
     #[test]

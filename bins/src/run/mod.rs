@@ -1,10 +1,12 @@
 //! A training run: data, model, steps, checkpoints, metrics and progress.
 
+mod benchmarks;
 mod data;
 pub mod metrics;
 pub mod progress;
 pub mod resolved;
 
+pub use benchmarks::task_cost;
 pub use data::fit_to_data;
 
 use std::collections::BTreeMap;
@@ -28,7 +30,8 @@ use crate::evaluate::{Evaluated, evaluate};
 use crate::hf;
 use crate::infer::{Sampling, single};
 use crate::settings::{KeepBest, Settings};
-use metrics::{Metrics, StepMetrics};
+use benchmarks::Benchmarks;
+use metrics::{Metrics, StepMetrics, TaskScores};
 use progress::Progress;
 
 /// Checkpoints that may fail to be written one after the other before the run gives up.
@@ -85,6 +88,8 @@ impl Outcome {
 pub enum Event<'a> {
     /// A step was taken and recorded in `metrics.jsonl`.
     Step(&'a StepMetrics),
+    /// The newest line of `metrics.jsonl` was completed: an earlier session was stopped while it measured tasks.
+    Completed(&'a StepMetrics),
     /// A checkpoint is due; it was written, or its failure reported.
     Saved,
     /// The run ended, with the loss of the whole validation set if it was measured.
@@ -113,6 +118,7 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     loader: Loader,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
+    benchmarks: Option<Benchmarks>,
     output: PathBuf,
     metrics: Metrics,
     state: State,
@@ -121,6 +127,8 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
+    /// Whether tasks were due and not measured to their end, since the run was stopped.
+    unmeasured: bool,
     /// Held as long as the run may write into `output`.
     _lock: File,
 }
@@ -144,6 +152,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let sources = data::open(&settings)?;
         let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
         data::check_samples(&settings, tokenizer.as_ref())?;
+        let benchmarks = Benchmarks::open(&settings, tokenizer.as_ref())?;
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         let lock = lock(output)?;
@@ -186,6 +195,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
             failed_saves: 0,
+            unmeasured: false,
             schedule,
             steps,
             trainer,
@@ -193,6 +203,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             loader,
             validation,
             tokenizer,
+            benchmarks,
             metrics,
             state,
             measured: None,
@@ -236,6 +247,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let mut progress = Progress::new(self.state.step, self.steps, interval);
         let mut batch = fathom_dataprep::TokenBatch::default();
         let mut measured = None;
+        if let Some(metrics) = self.complete(stop, &mut progress)? {
+            progress.messages(&observer.observe(Event::Completed(&metrics)));
+        }
         while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
             let mut metrics = self.one_step(&mut batch)?;
             let last = self.state.step == self.steps;
@@ -253,6 +267,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             if due(self.settings.train.sample_every, self.state.step) {
                 metrics.sample = self.sample(stop)?;
             }
+            metrics.tasks = self.tasks(stop, &mut progress);
             self.metrics.write(&metrics)?;
             progress.step(&metrics, self.state.best.filter(|_| keep_best != KeepBest::None));
             progress.messages(&observer.observe(Event::Step(&metrics)));
@@ -263,7 +278,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         progress.finish();
         let checkpoint = self.save()?;
-        let interrupted = self.state.step < self.steps;
+        let interrupted = self.state.step < self.steps || self.unmeasured;
         let whole = self.settings.train.eval_tokens == 0
             && self.state.step.is_multiple_of(self.settings.train.eval_every.max(1));
         let validation = match measured.filter(|_| whole) {
@@ -275,6 +290,45 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let State { step, tokens, best, .. } = self.state;
         let best_checkpoint = checkpoint::best(&self.output)?;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation, best, best_checkpoint })
+    }
+
+    /// Scores of the benchmark tasks, if they are due. What fails then is said, and training goes on; what could have
+    /// been known was checked at the beginning.
+    fn tasks(&mut self, stop: &AtomicBool, progress: &mut Progress) -> TaskScores {
+        let (Some(benchmarks), step) = (&self.benchmarks, self.state.step) else { return TaskScores::new() };
+        if !self.settings.eval.due(step, self.steps) {
+            return TaskScores::new();
+        }
+        let started = Instant::now();
+        let go_on = || !stop.load(Ordering::Relaxed);
+        let measured = benchmarks.measure(&self.trainer.model, &go_on, |done, of| progress.tasks(step, done, of));
+        self.unmeasured = matches!(measured, Ok(None));
+        match measured {
+            Ok(Some(scores)) => {
+                progress.scores(step, &scores, started.elapsed());
+                scores
+            }
+            Ok(None) => TaskScores::new(),
+            Err(error) => {
+                progress.message(&format!("tasks after step {step} could not be measured; training goes on: {error}"));
+                TaskScores::new()
+            }
+        }
+    }
+
+    /// Measures the tasks that an earlier session was stopped at, and completes the step's line with them.
+    fn complete(&mut self, stop: &AtomicBool, progress: &mut Progress) -> Result<Option<StepMetrics>> {
+        if self.benchmarks.is_none() || !self.settings.eval.due(self.state.step, self.steps) {
+            return Ok(None);
+        }
+        let newest = self.metrics.newest()?.filter(|row| row.step == self.state.step && row.tasks.is_empty());
+        let Some(mut metrics) = newest else { return Ok(None) };
+        metrics.tasks = self.tasks(stop, progress);
+        if metrics.tasks.is_empty() {
+            return Ok(None);
+        }
+        self.metrics.replace_newest(&metrics)?;
+        Ok(Some(metrics))
     }
 
     /// Notes a validation loss. Returns whether it is below that of every checkpoint so far.
@@ -344,6 +398,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             validation_loss: None,
             expert_load: if shown { load.layers } else { Vec::new() },
             sample: None,
+            tasks: TaskScores::new(),
         })
     }
 

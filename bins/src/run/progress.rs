@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::metrics::StepMetrics;
+use super::metrics::{StepMetrics, TaskScores, task_scores};
 use crate::checkpoint::Best;
 use crate::cli;
 
@@ -69,6 +69,19 @@ impl Progress {
         self.message(&format!("sample after step {step}:{lines}"));
     }
 
+    /// Shows that `done` of `total` items of benchmark tasks are done.
+    pub fn tasks(&self, step: u64, done: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("tasks after step {step}: {done} of {total} items"));
+            bar.tick();
+        }
+    }
+
+    /// Prints the scores of benchmark tasks on one line; of groups alone, where there are groups.
+    pub fn scores(&self, step: u64, scores: &TaskScores, took: Duration) {
+        self.message(&format!("tasks after step {step} ({:.0} s): {}", took.as_secs_f64(), line(scores)));
+    }
+
     /// Prints a message for the user.
     pub fn message(&self, text: &str) {
         match &self.bar {
@@ -98,5 +111,40 @@ impl Progress {
             (0, m, s) => format!("{m} min {s:02} s"),
             (h, m, _) => format!("{h} h {m:02} min"),
         }
+    }
+}
+
+/// `arc_easy acc 0.3088 ± 0.0194, acc_norm 0.2842 ± 0.0189; lambada_openai …`.
+fn line(scores: &TaskScores) -> String {
+    let (mut line, mut last) = (String::new(), "");
+    for score in task_scores(scores).filter(|score| !score.inner) {
+        let separator = match last {
+            "" => "",
+            last if last == score.task => ", ",
+            _ => "; ",
+        };
+        let name = if last == score.task { String::new() } else { format!("{} ", score.task) };
+        let stderr = score.stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
+        line += &format!("{separator}{name}{} {:.4}{stderr}", score.metric, score.value);
+        last = score.task;
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn all_scores_are_on_one_line() {
+        let of = |pairs: &[(&str, f64)]| pairs.iter().map(|&(key, value)| (key.to_owned(), value)).collect();
+        let scores = BTreeMap::from([
+            ("arc_easy".into(), of(&[("acc,none", 0.3), ("acc_stderr,none", 0.02), ("acc_norm,none", 0.25)])),
+            ("mmlu".into(), of(&[("acc,none", 0.5)])),
+            ("mmlu_law".into(), of(&[("acc,none", 0.5)])),
+        ]);
+        assert_eq!(line(&scores), "arc_easy acc 0.3000 ± 0.0200, acc_norm 0.2500; mmlu acc 0.5000");
     }
 }

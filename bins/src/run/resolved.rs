@@ -69,7 +69,9 @@ pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
     let prep = |key: &str| prepare::SECTIONS.iter().any(|section| key.split('.').next() == Some(section));
     // Data may move, as long as it is the same: the cursor knows its fingerprint.
     let place = |key: &str| key.starts_with("data.sources.") && key.ends_with(".path");
-    let matters = |key: &str| !prep(key) && !place(key) && !MAY_CHANGE.contains(&key);
+    // Measuring changes nothing.
+    let eval = |key: &str| key.starts_with("eval.");
+    let matters = |key: &str| !prep(key) && !place(key) && !eval(key) && !MAY_CHANGE.contains(&key);
     flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
 }
 

@@ -472,6 +472,29 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
+    // eval
+    key(
+        "eval.tasks",
+        List,
+        "",
+        "benchmark tasks to measure during training: names such as hellaswag, or task files that end with .toml",
+    ),
+    derived(
+        "eval.every_steps",
+        Count,
+        "checkpoint.every_steps",
+        "steps between measurements of the tasks; 0 = at the end only",
+    ),
+    key("eval.task_data", List, "", "data of the tasks: folders in which their files are looked for, or TASK=FILE"),
+    key("eval.fewshot_data", List, "", "files of few-shot examples, TASK=FILE"),
+    key("eval.num_fewshot", Count, "", "few-shot examples before each item (default: each task's own number)"),
+    key("eval.limit", Count, "0", "items of each task; 0 = all"),
+    key(
+        "eval.confirm_run_unsafe_code",
+        Flag,
+        "false",
+        "run the programs that the model writes for tasks such as humaneval",
+    ),
 ];
 
 /// The key of that name. `NAME` in a key stands for any word.
@@ -636,7 +659,7 @@ mod tests {
 
     #[test]
     fn the_table_has_every_key_its_choices_and_the_models_fields() {
-        let sections = ["model", "data", "train", "precision", "schedule", "checkpoint"];
+        let sections = ["model", "data", "train", "precision", "schedule", "checkpoint", "eval"];
         let table = table(&sections);
         for key in KEYS.iter().filter(|key| sections.contains(&key.name.split('.').next().unwrap())) {
             assert!(table.contains(&format!("\n  {} ", key.name)) || table.starts_with(&format!("  {} ", key.name)));

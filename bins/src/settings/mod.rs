@@ -5,6 +5,7 @@
 
 mod data;
 mod error;
+mod eval;
 pub mod keys;
 mod model;
 mod precision;
@@ -15,6 +16,7 @@ mod source;
 
 pub use data::DataSource;
 pub use error::{Place, SettingsError};
+pub use eval::{Eval, assignment, names};
 pub use schedule::ScheduleSettings;
 pub use source::{Entry, Source};
 
@@ -147,6 +149,8 @@ pub struct Settings {
     pub schedule: ScheduleSettings,
     /// `checkpoint.*`
     pub checkpoint: Checkpoint,
+    /// `eval.*`
+    pub eval: Eval,
     /// `input.*`, `tokenizer.*`, `output.*`, `prep.*`
     pub prep: PrepConfig,
     source: Source,
@@ -172,10 +176,12 @@ impl Settings {
         let train = Train::read(&mut reader, &model)?;
         let data = Data::read(&mut reader, train.seed)?;
         let schedule = ScheduleSettings::read(&mut reader, &train)?;
+        let checkpoint = Checkpoint::read(&mut reader)?;
         let mut settings = Settings {
             data,
             schedule,
-            checkpoint: Checkpoint::read(&mut reader)?,
+            eval: Eval::read(&mut reader, checkpoint.every_steps)?,
+            checkpoint,
             prep: prep::read(&mut reader)?,
             resolved: reader.resolved,
             model,
@@ -227,11 +233,16 @@ impl Settings {
         for source in &mut self.data.sources {
             source.path = absolute(&source.path);
         }
+        for (key, list) in self.eval.absolute(&|path| absolute(path).to_string_lossy().into_owned()) {
+            if let Some(value) = self.resolved.get_mut(key) {
+                *value = list;
+            }
+        }
     }
 
     /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
     pub fn to_toml(&self) -> String {
-        const TRAINING: [&str; 5] = ["data", "train", "precision", "schedule", "checkpoint"];
+        const TRAINING: [&str; 6] = ["data", "train", "precision", "schedule", "checkpoint", "eval"];
         let mut sections: Vec<(&str, toml::Table)> = vec![("model", model::fields(&self.model))];
         for key in keys::KEYS {
             let (Some((section, name)), Some(value)) = (key.name.split_once('.'), self.resolved.get(key.name)) else {

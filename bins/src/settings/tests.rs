@@ -48,6 +48,9 @@ fn every_mistake_is_named_with_its_place_and_what_belongs_there() {
         ("a = 1\n[train]\nsteps = = 1\n", &[], "run.toml:3: not valid TOML"),
         ("", &["train.steps"], "--set train.steps: expected key=value"),
         ("", &["=3"], "--set =3: expected key=value"),
+        ("", &["eval.task=piqa"], "--set eval.task=piqa: unknown key `eval.task`; did you mean `eval.tasks`?"),
+        ("", &["eval.tasks=[1]"], "`eval.tasks` must be a list of texts"),
+        ("[eval]\n\nfewshot_data = \"x\"\n", &[], "run.toml:3: `eval.fewshot_data` is \"x\": it must be TASK=FILE"),
         ("", &["train.steps=0"], "`train.steps` is 0: it must be at least 1"),
         ("", &["train.batch_size=0"], "`train.batch_size` is 0: it must be between 1 and"),
         (
@@ -269,4 +272,17 @@ fn the_published_schedule_can_be_written_as_a_configuration() {
     }
     let late = ours.at(14_500_000_000_000);
     assert_eq!((late.bias_speed, late.mtp_weight), (0.0, 0.1));
+}
+
+#[test]
+fn tasks_are_a_list_or_a_text_with_commas() {
+    let lists = ["[eval]\ntasks = [\"a\", \"b,c\"]\n", "eval.tasks = \"a, b,c\"\n"];
+    for text in lists {
+        let eval = parse(text, &["checkpoint.every_steps=7"]).unwrap().eval;
+        assert_eq!((&eval.tasks[..], eval.every_steps), (&["a", "b", "c"].map(String::from)[..], 7));
+        assert_eq!([0, 6, 7, 10].map(|step| eval.due(step, 10)), [false, false, true, true]);
+    }
+    let end = parse(lists[0], &["eval.every_steps=0"]).unwrap().eval;
+    assert_eq!([7, 10].map(|step| end.due(step, 10)), [false, true]);
+    assert!(!parse("", &[]).unwrap().eval.due(10, 10));
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::task::Task;
+use super::wording::Wording;
 use crate::error::{Error, Result};
 
 /// Task files by name, in the order of lists.
@@ -26,7 +27,7 @@ pub const TASKS: [(&str, &str); 12] = [
 ///
 /// # Errors
 /// A name that is unknown; those of [`Task::load`].
-pub fn find(name: &str) -> Result<(Task, Vec<String>)> {
+pub fn find(name: &str, wording: Wording) -> Result<(Task, Vec<String>)> {
     if name.ends_with(".toml") {
         let task = Task::load(Path::new(name))?;
         let members = members(&task, "").unwrap_or_default();
@@ -35,6 +36,7 @@ pub fn find(name: &str) -> Result<(Task, Vec<String>)> {
     for (family, source) in TASKS {
         let Some(rest) = name.strip_prefix(family) else { continue };
         let rest = match rest.strip_prefix('_') {
+            Some("") => continue,
             Some(rest) => rest,
             None if rest.is_empty() => "",
             None => continue,
@@ -46,8 +48,9 @@ pub fn find(name: &str) -> Result<(Task, Vec<String>)> {
     }
     let names: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
     Err(Error::Usage(format!(
-        "--tasks {name}: no such task; there are {}, members and groups of mmlu such as mmlu_philosophy and mmlu_stem, \
+        "{} {name}: no such task; there are {}, members and groups of mmlu such as mmlu_philosophy and mmlu_stem, \
          and files of yours that end with .toml",
+        wording.name("tasks"),
         names.join(", ")
     )))
 }
@@ -69,14 +72,14 @@ mod tests {
     #[test]
     fn every_task_that_is_carried_can_be_read() {
         for (name, _) in TASKS {
-            let (task, members) = find(name).unwrap();
+            let (task, members) = find(name, Wording::Options).unwrap();
             assert_eq!(task.name, name);
             assert_eq!(members.len(), if name == "mmlu" { 57 } else { 1 });
         }
-        assert_eq!(find("mmlu_philosophy").unwrap().1, ["philosophy"]);
-        assert_eq!(find("mmlu_stem").unwrap().1.len(), 19);
-        for name in ["mmlu_", "mmlu_magic", "arc", "arc_easy_x", "no/such.toml"] {
-            assert!(find(name).is_err() || name == "mmlu_", "{name}");
+        assert_eq!(find("mmlu_philosophy", Wording::Options).unwrap().1, ["philosophy"]);
+        assert_eq!(find("mmlu_stem", Wording::Options).unwrap().1.len(), 19);
+        for name in ["", "mmlu_", "mmlu_magic", "arc", "arc_easy_", "arc_easy_x", "no/such.toml"] {
+            assert!(find(name, Wording::Options).is_err(), "{name}");
         }
     }
 }

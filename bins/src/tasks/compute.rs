@@ -2,17 +2,20 @@
 //!
 //! Equal texts are computed once, with all their endings. The others form trees: a text waits for the one whose
 //! beginning it shares, so that shared beginnings (examples, the context of all choices) are computed once. Among
-//! those that wait for nothing, the deepest and then the longest go first.
+//! those that wait for nothing, the deepest and then the longest go first. Windows of whole texts come after them, made
+//! when their turn comes.
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
+use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
+use fathom_core::model::Model;
 
-use super::tokens::Scored;
+use super::tokens::{Scored, Windows};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::infer::engine::Id;
 use crate::infer::{Engine, EngineOptions, Event, Request, Sampling, ScoreRequest, Scores};
-use crate::session::Session;
 
 /// Tokens of a page: small, since only full pages are shared.
 const PAGE: usize = 16;
@@ -26,6 +29,8 @@ const STEP: usize = 1024;
 pub enum Answer {
     /// Scores of an ending.
     Scores(Scores),
+    /// Log-likelihood of a whole text.
+    Total(f64),
     /// Generated text.
     Text(String),
 }
@@ -36,6 +41,8 @@ pub struct Requests {
     jobs: Vec<Job>,
     /// Jobs that score, by their text and the number of scored tokens.
     known: HashMap<(Vec<u32>, usize), usize>,
+    /// Whole texts, and the number of the request for each.
+    texts: Vec<(Windows, usize)>,
 }
 
 #[derive(Debug)]
@@ -49,6 +56,69 @@ enum Work {
     /// Endings, and the numbers of the requests for each.
     Score(Vec<(Vec<u32>, Vec<usize>)>),
     Generate(Box<Sampling>, usize),
+}
+
+impl Job {
+    /// The numbers of the requests that it answers.
+    fn numbers(&self) -> impl Iterator<Item = usize> + '_ {
+        let (endings, one) = match &self.work {
+            Work::Score(endings) => (&endings[..], None),
+            Work::Generate(_, number) => (&[][..], Some(*number)),
+        };
+        endings.iter().flat_map(|(_, numbers)| numbers.iter().copied()).chain(one)
+    }
+
+    /// Tokens that it generates at most.
+    fn new_tokens(&self) -> usize {
+        if let Work::Generate(sampling, _) = &self.work { sampling.max_new_tokens } else { 0 }
+    }
+
+    /// Gives it to an engine.
+    fn add<D: Kernels>(&self, engine: &mut Engine<'_, D>) -> Result<Id> {
+        let tokens = self.tokens.clone();
+        match &self.work {
+            Work::Score(endings) => {
+                let endings = endings.iter().map(|(ending, _)| ending.clone()).collect();
+                engine.add_scoring(ScoreRequest { tokens, endings })
+            }
+            Work::Generate(sampling, _) => engine.add(Request { tokens, sampling: (**sampling).clone() }),
+        }
+    }
+
+    /// Gives the answers to those who wait for them.
+    fn give(
+        &self,
+        outcome: Result<Vec<Answer>>,
+        given: &mut dyn FnMut(usize, Result<Answer>) -> Result<()>,
+    ) -> Result<()> {
+        match (outcome, &self.work) {
+            (Err(error), _) => self.numbers().next().map_or(Ok(()), |number| given(number, Err(error))),
+            (Ok(answers), Work::Generate(_, number)) => {
+                answers.into_iter().try_for_each(|answer| given(*number, Ok(answer)))
+            }
+            (Ok(answers), Work::Score(endings)) => {
+                for ((_, numbers), answer) in endings.iter().zip(answers) {
+                    numbers.iter().try_for_each(|&number| given(number, Ok(answer.clone())))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A text that the engine computes.
+#[derive(Clone, Copy, Debug)]
+enum Running {
+    Job(usize),
+    /// A text, and the place of its window.
+    Window(usize, usize),
+}
+
+/// Log-likelihoods of a text's windows, and how many are still to come.
+#[derive(Debug)]
+struct Sums {
+    logs: Vec<f64>,
+    missing: usize,
 }
 
 impl Requests {
@@ -69,84 +139,141 @@ impl Requests {
         }
     }
 
+    /// Asks for the probability of a whole text of at least one token. The answer comes under `number`.
+    pub fn total(&mut self, windows: Windows, number: usize) {
+        self.texts.push((windows, number));
+    }
+
     /// Asks for the text after a prompt. The answer comes under `number`.
     pub fn generate(&mut self, prompt: Vec<u32>, sampling: Sampling, number: usize) {
         self.jobs.push(Job { tokens: prompt, work: Work::Generate(Box::new(sampling), number) });
     }
 
+    /// Gives back the memory that only further requests would need.
+    pub fn seal(&mut self) {
+        self.known = HashMap::new();
+    }
+
     /// Texts that are computed.
     pub fn len(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() + self.texts.iter().map(|(windows, _)| windows.len()).sum::<usize>()
     }
 
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.texts.is_empty()
     }
 
-    /// Computes all of them; gives each answer to `answered` as soon as it is known. Returns the positions that were
-    /// asked for, and how many of them were found in the cache.
-    ///
-    /// # Errors
-    /// Those of the engine, and of `answered`, which end the computation.
-    pub fn run<D: Kernels>(
-        self,
-        session: &Session<D>,
-        mut answered: impl FnMut(usize, Answer) -> Result<()>,
-    ) -> Result<(usize, usize)> {
-        if self.is_empty() {
-            return Ok((0, 0));
+    /// Tokens of all texts, at most: those that texts begin with alike are counted for each.
+    pub fn tokens(&self) -> u64 {
+        let jobs = self.jobs.iter().map(|job| (job.tokens.len() + job.new_tokens()) as u64);
+        let texts = self.texts.iter().map(|(windows, _)| windows.len() as u64 * windows.longest() as u64);
+        jobs.chain(texts).sum()
+    }
+
+    /// The engine that suits the requests whose number is `wanted`.
+    pub fn options(&self, config: &ModelConfig, wanted: &dyn Fn(usize) -> bool) -> EngineOptions {
+        let jobs = self.jobs.iter().filter(|job| job.numbers().any(wanted));
+        let mut lengths: Vec<(usize, usize)> = jobs.map(|job| (job.tokens.len() + 1, job.new_tokens())).collect();
+        for (windows, _) in self.texts.iter().filter(|(_, number)| wanted(*number)) {
+            let all = windows.len().min(2 * SEQUENCES);
+            lengths.extend(std::iter::repeat_n((windows.longest() + 1, 0), all));
         }
-        let new = |job: &Job| if let Work::Generate(sampling, _) = &job.work { sampling.max_new_tokens } else { 0 };
-        let mut lengths: Vec<(usize, usize)> = self.jobs.iter().map(|job| (job.tokens.len() + 1, new(job))).collect();
         // Twice the longest that run at a time: half for beginnings that are kept.
         lengths.sort_unstable_by_key(|&(prompt, new)| std::cmp::Reverse(prompt + new));
         lengths.truncate(2 * SEQUENCES);
         let options =
             EngineOptions { page_tokens: PAGE, step_tokens: STEP, sequences: SEQUENCES, ..Default::default() };
-        let mut engine = session.engine(options.sized(session.model().config(), lengths))?;
-        let mut order = Order::new(&self.jobs.iter().map(|job| &job.tokens[..]).collect::<Vec<_>>());
-        let mut jobs: Vec<Option<Job>> = self.jobs.into_iter().map(Some).collect();
-        let mut running: BTreeMap<Id, (usize, Vec<Vec<usize>>)> = BTreeMap::new();
+        options.sized(config, lengths)
+    }
+
+    /// Computes those whose number is `wanted`; gives each answer, or why there is none, to `answered` as soon as it is
+    /// known. False where `go_on` was false before the end.
+    ///
+    /// # Errors
+    /// Those of the engine, and of `answered`, which end the computation.
+    pub fn run<D: Kernels>(
+        &self,
+        (codec, model): (&Codec<'_>, &Model<D>),
+        wanted: &dyn Fn(usize) -> bool,
+        go_on: &dyn Fn() -> bool,
+        mut answered: impl FnMut(usize, Result<Answer>) -> Result<()>,
+    ) -> Result<bool> {
+        let places: Vec<usize> = (0..self.jobs.len()).filter(|&job| self.jobs[job].numbers().any(wanted)).collect();
+        let mut order = Order::new(&places.iter().map(|&job| &self.jobs[job].tokens[..]).collect::<Vec<_>>());
+        let texts = self.texts.iter().enumerate().filter(|(_, (_, number))| wanted(*number));
+        let mut windows = texts.flat_map(|(text, (windows, _))| (0..windows.len()).map(move |place| (text, place)));
+        let mut sums: HashMap<usize, Sums> = HashMap::new();
+        let mut running: BTreeMap<Id, Running> = BTreeMap::new();
+        let mut engine: Option<Engine<'_, D>> = None;
         loop {
-            while running.len() < SEQUENCES
-                && let Some(place) = order.next()
-            {
-                let Some(job) = jobs[place].take() else { continue };
-                let (id, numbers) = add(&mut engine, job)?;
-                running.insert(id, (place, numbers));
+            if !go_on() {
+                return Ok(false);
             }
-            if running.is_empty() {
-                let stats = engine.stats();
-                return Ok((stats.prompt_tokens, stats.reused));
-            }
-            for event in engine.step()? {
-                let (id, answers) = match event {
-                    Event::Token { .. } => continue,
-                    Event::Failed { error, .. } => return Err(error),
-                    Event::Scored { id, scores } => (id, scores.into_iter().map(Answer::Scores).collect()),
-                    Event::Finished { id, generated, .. } => (id, vec![Answer::Text(generated.text)]),
+            while running.len() < SEQUENCES {
+                let next = order.next().map(Running::Job);
+                let Some(next) = next.or_else(|| windows.next().map(|(text, place)| Running::Window(text, place)))
+                else {
+                    break;
                 };
-                let Some((place, numbers)) = running.remove(&id) else { continue };
-                order.done(place);
-                for (numbers, answer) in numbers.into_iter().zip::<Vec<_>>(answers) {
-                    numbers.into_iter().try_for_each(|number| answered(number, answer.clone()))?;
+                if engine.is_none() {
+                    engine = Some(codec.engine(model, self.options(model.config(), wanted))?);
+                }
+                let Some(engine) = &mut engine else { break };
+                let (added, number) = match next {
+                    Running::Job(place) => {
+                        let job = &self.jobs[places[place]];
+                        (job.add(engine), job.numbers().next())
+                    }
+                    Running::Window(text, place) => {
+                        let (windows, number) = &self.texts[text];
+                        (engine.add_scoring(windows.get(place).request()), Some(*number))
+                    }
+                };
+                match (added, number) {
+                    (Ok(id), _) => drop(running.insert(id, next)),
+                    (Err(error), Some(number)) => answered(number, Err(error))?,
+                    (Err(error), None) => return Err(error),
                 }
             }
-        }
-    }
-}
-
-/// Gives a job to the engine; returns the numbers that wait for each of its answers.
-fn add<D: Kernels>(engine: &mut Engine<'_, D>, job: Job) -> Result<(Id, Vec<Vec<usize>>)> {
-    let tokens = job.tokens;
-    match job.work {
-        Work::Score(endings) => {
-            let (endings, numbers) = endings.into_iter().unzip();
-            Ok((engine.add_scoring(ScoreRequest { tokens, endings })?, numbers))
-        }
-        Work::Generate(sampling, number) => {
-            Ok((engine.add(Request { tokens, sampling: *sampling })?, vec![vec![number]]))
+            let Some(engine) = engine.as_mut().filter(|_| !running.is_empty()) else { return Ok(true) };
+            for event in engine.step()? {
+                let (id, outcome) = match event {
+                    Event::Token { .. } => continue,
+                    Event::Failed { id, error } => (id, Err(error)),
+                    Event::Scored { id, scores } => (id, Ok(scores.into_iter().map(Answer::Scores).collect())),
+                    Event::Finished { id, generated, .. } => (id, Ok(vec![Answer::Text(generated.text)])),
+                };
+                let Some(of) = running.remove(&id) else { continue };
+                let mut given = |number: usize, answer: Result<Answer>| match wanted(number) {
+                    true => answered(number, answer),
+                    false => answer.map(drop),
+                };
+                match of {
+                    Running::Job(place) => {
+                        order.done(place);
+                        self.jobs[places[place]].give(outcome, &mut given)?;
+                    }
+                    Running::Window(text, place) => {
+                        let (windows, number) = &self.texts[text];
+                        let missing = windows.len();
+                        let sum = sums.entry(text).or_insert_with(|| Sums { logs: vec![0.0; missing], missing });
+                        match outcome {
+                            Err(error) => given(*number, Err(error))?,
+                            Ok(answers) => match answers.first() {
+                                Some(Answer::Scores(scores)) => sum.logs[place] = scores.sum(),
+                                _ => return Err(unexpected()),
+                            },
+                        }
+                        sum.missing -= 1;
+                        if sum.missing == 0 {
+                            let total = sum.logs.iter().sum();
+                            sums.remove(&text);
+                            given(*number, Ok(Answer::Total(total)))?;
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -7,7 +7,9 @@ use fathom_dataprep::read::{Item, ItemFile};
 use sha2::{Digest, Sha256};
 
 use super::task::Task;
+use super::wording::Wording;
 use crate::error::{Error, Result};
+use crate::settings::assignment;
 
 /// Suffixes of files that are called like their task.
 const SUFFIXES: [&str; 7] = ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "txt"];
@@ -21,6 +23,8 @@ pub struct Places {
     pub files: BTreeMap<String, PathBuf>,
     /// Files of few-shot examples by the task's name.
     pub examples: BTreeMap<String, PathBuf>,
+    /// How messages name the options that these came from.
+    pub wording: Wording,
 }
 
 impl Places {
@@ -28,17 +32,17 @@ impl Places {
     ///
     /// # Errors
     /// An example file without a task.
-    pub fn new(data: &[String], examples: &[String]) -> Result<Self> {
-        let mut places = Self::default();
+    pub fn new(data: &[String], examples: &[String], wording: Wording) -> Result<Self> {
+        let mut places = Self { wording, ..Self::default() };
         for value in data {
-            match value.split_once('=').filter(|_| !Path::new(value).exists()) {
+            match assignment(value) {
                 Some((task, file)) => drop(places.files.insert(task.into(), file.into())),
                 None => places.folders.push(value.into()),
             }
         }
         for value in examples {
             let Some((task, file)) = value.split_once('=') else {
-                return Err(Error::Usage(format!("--fewshot-data {value}: must be TASK=FILE")));
+                return Err(Error::Usage(format!("{}: must be TASK=FILE", wording.given("fewshot-data", value))));
             };
             places.examples.insert(task.into(), file.into());
         }
@@ -69,7 +73,8 @@ impl Places {
         let found = self.find(&task.fewshot.data, member, "");
         found.map(Some).ok_or_else(|| {
             let looked = looked_for(&task.fewshot.data, member);
-            Error::Usage(format!("{name}: no file of examples; looked for {looked}; give --fewshot-data {name}=FILE"))
+            let give = self.wording.given("fewshot-data", &format!("{name}=FILE"));
+            Error::Usage(format!("{name}: no file of examples; looked for {looked}; give {give}"))
         })
     }
 
@@ -77,9 +82,13 @@ impl Places {
     pub fn missing(&self, task: &Task, member: &str) -> Error {
         let name = task.member_name(member);
         let looked = looked_for(&task.data, member);
+        let give = self.wording.given("task-data", &format!("{name}=FILE"));
         Error::Usage(match self.folders.is_empty() {
-            true => format!("{name}: no data; give --task-data FOLDER with {looked}, or --task-data {name}=FILE"),
-            false => format!("{name}: no file of items; looked for {looked}; give --task-data {name}=FILE"),
+            true => {
+                let folder = self.wording.given("task-data", "FOLDER");
+                format!("{name}: no data; give {folder} with {looked}, or {give}")
+            }
+            false => format!("{name}: no file of items; looked for {looked}; give {give}"),
         })
     }
 
@@ -163,7 +172,7 @@ mod tests {
         let source = "name = 'x'\nkind = 'text'\ndata = ['{member}/a.jsonl']\nprompt = 'p'\ntarget = 't'\n\
                       metrics = ['acc']\nfewshot = { data = ['b.csv'] }\nmembers = { g = ['m'] }";
         let task = Task::parse(source).unwrap();
-        let places = Places::new(&[folder.path().display().to_string()], &[]).unwrap();
+        let places = Places::new(&[folder.path().display().to_string()], &[], Wording::Options).unwrap();
         assert_eq!(places.items(&task, "m").unwrap(), None);
         let text = places.missing(&task, "m").to_string();
         assert!(text.contains("m/a.jsonl") && text.contains("--task-data x_m=FILE"), "{text}");
@@ -177,9 +186,9 @@ mod tests {
             }
         }
         assert!(places.examples(&task, "m").unwrap().unwrap().ends_with("b.csv"));
-        let named = Places::new(&["x_m=no".into()], &["x_m=no".into()]).unwrap();
+        let named = Places::new(&["x_m=no".into()], &["x_m=no".into()], Wording::Options).unwrap();
         assert!(named.items(&task, "m").unwrap_err().to_string().contains("no file no"));
-        assert!(Places::new(&[], &["x".into()]).is_err());
+        assert!(Places::new(&[], &["x".into()], Wording::Options).is_err());
         let empty = Pool::read(&folder.path().join("x_m.csv"), &task, "m").unwrap_err().to_string();
         assert!(empty.contains("has no items"), "{empty}");
     }

@@ -76,7 +76,7 @@ impl Metric {
 
     /// Whether higher is better.
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Self::Perplexity | Self::WordPerplexity | Self::BytePerplexity | Self::BitsPerByte)
+        !lower_is_better(&self.name())
     }
 
     /// The metric and its standard error, where it has one, over the values of items.
@@ -98,6 +98,11 @@ impl Metric {
             }
         }
     }
+}
+
+/// Whether lower is better, for a metric by its name.
+pub fn lower_is_better(name: &str) -> bool {
+    name.ends_with("perplexity") || name == "bits_per_byte"
 }
 
 /// One item's share of a metric.

@@ -15,24 +15,35 @@
 //! | [`samples`] | the file of answers, item by item, from which a killed run goes on |
 //! | [`results`] | results as a table and as JSON |
 //! | [`sandbox`] | programs that a model wrote, run with limits |
-//! | [`mod@run`] | all of it, task by task |
+//! | [`options`] | tasks, data, examples and limits of a measurement |
+//! | [`suite`] | all tasks with their requests, checked, and measured |
+//! | [`judge`] | answers judged, and metrics over all items |
+//! | [`wording`] | how messages name what the user wrote |
+//! | [`mod@run`] | the tasks of a loaded model, from options to results |
 
 pub mod answer;
 pub mod builtin;
 pub mod compute;
 pub mod data;
+pub mod judge;
 pub mod kind;
 pub mod metric;
+pub mod options;
 pub mod question;
 pub mod random;
 pub mod results;
 pub mod run;
 pub mod samples;
 pub mod sandbox;
+pub mod suite;
 pub mod task;
 pub mod template;
 pub mod tokens;
+pub mod wording;
 
 pub use kind::Kind;
-pub use run::{Options, run};
+pub use options::Options;
+pub use run::run;
+pub use suite::Suite;
 pub use task::Task;
+pub use wording::Wording;

@@ -1,5 +1,7 @@
 //! Items as contexts and continuations, with examples before them.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json};
 
 use super::data::Pool;
@@ -7,6 +9,7 @@ use super::kind::Kind;
 use super::random::PythonRandom;
 use super::task::{Sampler, Task};
 use super::template;
+use super::wording::Wording;
 use crate::error::{Error, Result};
 
 /// The seed of the choice of examples, the harness's own.
@@ -29,7 +32,7 @@ pub enum Asked {
     /// Which continuation of a context is the most probable.
     Choice {
         /// A context and a continuation for each choice.
-        pairs: Vec<(String, String)>,
+        pairs: Vec<(Arc<str>, String)>,
         /// The choices, which acc_norm measures.
         choices: Vec<String>,
         /// The place of the right one.
@@ -65,8 +68,15 @@ pub enum Asked {
 /// # Errors
 /// [`Error::Line`] for an item or example that a template fails at, or whose label is none of its choices;
 /// [`Error::Usage`] for more examples than there are.
-pub fn ask(task: &Task, items: &Pool, examples: &Pool, shots: usize, limit: usize) -> Result<Vec<Question>> {
-    let mut chooser = Chooser { task, pool: examples, shots, random: PythonRandom::new(SEED) };
+pub fn ask(
+    task: &Task,
+    items: &Pool,
+    examples: &Pool,
+    shots: usize,
+    limit: usize,
+    wording: Wording,
+) -> Result<Vec<Question>> {
+    let mut chooser = Chooser { task, pool: examples, shots, wording, random: PythonRandom::new(SEED) };
     let count = if limit == 0 { items.items.len() } else { limit.min(items.items.len()) };
     (0..count)
         .map(|item| {
@@ -92,6 +102,7 @@ struct Chooser<'a> {
     task: &'a Task,
     pool: &'a Pool,
     shots: usize,
+    wording: Wording,
     random: PythonRandom,
 }
 
@@ -118,7 +129,8 @@ impl Chooser<'_> {
         };
         if chosen.len() < shots {
             let path = self.pool.path.display();
-            return Err(Error::Usage(format!("--num-fewshot {shots}: {path} has only {n} examples")));
+            let option = self.wording.name("num-fewshot");
+            return Err(Error::Usage(format!("{option} {shots}: {path} has only {n} examples")));
         }
         Ok(chosen[..shots].to_vec())
     }
@@ -165,9 +177,9 @@ fn asked(task: &Task, value: &minijinja::Value, before: &str) -> Result<Asked, S
             let delimiter = &task.delimiter;
             let pairs = if task.contexts {
                 let continuation = format!("{delimiter}{}", text("continuation")?);
-                choices.iter().map(|context| (format!("{before}{context}"), continuation.clone())).collect()
+                choices.iter().map(|context| (format!("{before}{context}").into(), continuation.clone())).collect()
             } else {
-                let context = format!("{before}{}", text("prompt")?);
+                let context: Arc<str> = format!("{before}{}", text("prompt")?).into();
                 choices.iter().map(|choice| (context.clone(), format!("{delimiter}{choice}"))).collect()
             };
             Asked::Choice { pairs, choices, gold }
@@ -221,18 +233,18 @@ mod tests {
         let task = Task::parse(source).unwrap();
         let lines: String = (0..9).map(|i| format!("{{\"q\":\"q{i}\",\"c\":[\"a\",\"b\"],\"t\":\"b\"}}\n")).collect();
         let items = pool(folder.path(), "x.jsonl", &lines, &task);
-        let questions = ask(&task, &items, &items, 8, 0).unwrap();
+        let questions = ask(&task, &items, &items, 8, 0, Wording::Options).unwrap();
         for (i, question) in questions.iter().enumerate() {
             let mut drawn = question.examples.clone();
             drawn.sort_unstable();
             assert_eq!(drawn, (0..9).filter(|&other| other != i).collect::<Vec<_>>());
         }
-        let question = &ask(&task, &items, &items, 1, 1).unwrap()[0];
+        let question = &ask(&task, &items, &items, 1, 1, Wording::Options).unwrap()[0];
         let example = question.examples[0];
-        let context = format!("D.\nq{example}: b\n\nq0:");
+        let context: Arc<str> = format!("D.\nq{example}: b\n\nq0:").into();
         let pairs = [" a", " b"].map(|choice| (context.clone(), choice.to_owned())).to_vec();
         assert_eq!(question.asked, Asked::Choice { pairs, choices: vec!["a".into(), "b".into()], gold: 1 });
-        let error = ask(&task, &items, &items, 9, 0).unwrap_err().to_string();
+        let error = ask(&task, &items, &items, 9, 0, Wording::Options).unwrap_err().to_string();
         assert!(error.contains("has only 9 examples"), "{error}");
     }
 
@@ -251,7 +263,7 @@ mod tests {
         ] {
             let items =
                 pool(folder.path(), "x.jsonl", &format!("{{\"q\":\"\",\"c\":[\"a\"],\"t\":\"a\"}}\n{line}\n"), &task);
-            let error = ask(&task, &items, &items, 0, 0).unwrap_err().to_string();
+            let error = ask(&task, &items, &items, 0, 0, Wording::Options).unwrap_err().to_string();
             assert!(error.contains("x.jsonl:2: ") && error.contains(words), "{error}");
         }
     }

@@ -1,10 +1,8 @@
 //! Contexts and continuations as the tokens that the engine reads and scores, cut to the model's context.
 
-use fathom_core::device::Kernels;
-
+use crate::codec::Codec;
 use crate::error::Result;
 use crate::infer::ScoreRequest;
-use crate::session::Session;
 
 /// Tokens, the last of which are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,21 +35,17 @@ impl Scored {
 ///
 /// # Errors
 /// A text that the tokenizer refuses; a problem with the continuation, in the inner result.
-pub fn pair<D: Kernels>(
-    session: &Session<D>,
-    context: &str,
-    continuation: &str,
-) -> Result<std::result::Result<Scored, String>> {
-    let longest = session.context();
+pub fn pair(codec: &Codec<'_>, context: &str, continuation: &str) -> Result<std::result::Result<Scored, String>> {
+    let longest = codec.context();
     let kept = context.trim_end();
     let continuation = format!("{}{continuation}", &context[kept.len()..]);
     let (before, scored) = if kept.is_empty() {
-        let (prefix, scored) = (session.prefix_token()?, session.encode_inside(&continuation)?);
+        let (prefix, scored) = (codec.prefix_token(), codec.encode_inside(&continuation)?);
         let begins = scored.first() == Some(&prefix);
         (vec![prefix], if begins { scored[1..].to_vec() } else { scored })
     } else {
-        let context = session.encode_open(kept)?;
-        let whole = session.encode_open(&format!("{kept}{continuation}"))?;
+        let context = codec.encode_open(kept)?;
+        let whole = codec.encode_open(&format!("{kept}{continuation}"))?;
         // A merge across the end of the context changes which tokens are scored, as it does in the harness.
         let start = context.len().min(whole.len());
         (context, whole[start..].to_vec())
@@ -69,47 +63,77 @@ pub fn pair<D: Kernels>(
 /// the token that begins a text; later ones score `stride` further tokens, or all but one, and are filled from the left
 /// with tokens that were scored already.
 ///
-/// # Errors
-/// A text that the tokenizer refuses.
-pub fn rolling<D: Kernels>(session: &Session<D>, text: &str, stride: Option<usize>) -> Result<Vec<Scored>> {
-    let (longest, prefix) = (session.context(), session.prefix_token()?);
-    let stride = stride.unwrap_or(longest).clamp(1, longest.max(1));
-    Ok(windows(&session.encode_open(text)?, prefix, longest, stride))
+/// Windows are made one by one: together they may be as large as the text times the context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Windows {
+    tokens: Vec<u32>,
+    prefix: u32,
+    longest: usize,
+    stride: usize,
 }
 
-fn windows(tokens: &[u32], prefix: u32, longest: usize, stride: usize) -> Vec<Scored> {
-    let first = longest.min(tokens.len());
-    if first == 0 {
-        return Vec::new();
+impl Windows {
+    /// The windows of a text.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn new(codec: &Codec<'_>, text: &str, stride: Option<usize>) -> Result<Self> {
+        Ok(Self::of(codec.encode_open(text)?, codec.prefix_token(), codec.context(), stride))
     }
-    let mut windows = vec![Scored::new(&[prefix], &tokens[..first], longest)];
-    let mut done = first;
-    while done < tokens.len() {
-        let end = (done + stride).min(tokens.len());
-        windows.push(Scored::new(&tokens[end - longest - 1..done], &tokens[done..end], longest));
-        done = end;
+
+    fn of(tokens: Vec<u32>, prefix: u32, longest: usize, stride: Option<usize>) -> Self {
+        let longest = longest.max(1);
+        Self { tokens, prefix, longest, stride: stride.unwrap_or(longest).clamp(1, longest) }
     }
-    windows
+
+    /// How many there are; none for a text without tokens.
+    pub fn len(&self) -> usize {
+        match self.tokens.len() {
+            0 => 0,
+            n => 1 + n.saturating_sub(self.longest).div_ceil(self.stride),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Tokens of the longest window.
+    pub fn longest(&self) -> usize {
+        self.longest.min(self.tokens.len())
+    }
+
+    /// A window by its place, which is below [`len`](Self::len).
+    pub fn get(&self, place: usize) -> Scored {
+        let n = self.tokens.len();
+        // Tokens that are scored before window `place`.
+        let before = |place: usize| match place {
+            0 => 0,
+            place => (self.longest + (place - 1) * self.stride).min(n),
+        };
+        let (done, end) = (before(place), before(place + 1));
+        match place {
+            0 => Scored::new(&[self.prefix], &self.tokens[..end], self.longest),
+            _ => Scored::new(&self.tokens[end - self.longest - 1..done], &self.tokens[done..end], self.longest),
+        }
+    }
 }
 
 /// A prompt with room for `new` tokens, cut at the left; and how many tokens were cut off.
 ///
 /// # Errors
 /// A text that the tokenizer refuses; no room at all, in the inner result.
-pub fn prompt<D: Kernels>(
-    session: &Session<D>,
-    text: &str,
-    new: usize,
-) -> Result<std::result::Result<(Vec<u32>, usize), String>> {
-    let context = session.context();
+pub fn prompt(codec: &Codec<'_>, text: &str, new: usize) -> Result<std::result::Result<(Vec<u32>, usize), String>> {
+    let context = codec.context();
     if new >= context {
         return Ok(Err(format!(
             "max_tokens = {new} leaves no room in the model's context of {context}: ask for fewer"
         )));
     }
-    let mut tokens = session.encode_open(text)?;
+    let mut tokens = codec.encode_open(text)?;
     if tokens.is_empty() {
-        tokens = vec![session.prefix_token()?];
+        tokens = vec![codec.prefix_token()];
     }
     let cut = tokens.len().saturating_sub(context - new);
     Ok(Ok((tokens.split_off(cut), cut)))
@@ -123,7 +147,8 @@ mod tests {
     fn every_token_of_a_text_is_scored_once() {
         for (length, stride) in (0..30u32).flat_map(|length| [1, 3, 7].map(|stride| (length, stride))) {
             let tokens: Vec<u32> = (1..=length).collect();
-            let windows = windows(&tokens, 0, 7, stride);
+            let windows = Windows::of(tokens.clone(), 0, 7, Some(stride));
+            let windows: Vec<Scored> = (0..windows.len()).map(|place| windows.get(place)).collect();
             let scored: Vec<u32> = windows.iter().flat_map(|w| w.tokens[w.tokens.len() - w.count..].to_vec()).collect();
             assert_eq!(scored, tokens);
             for (i, window) in windows.iter().enumerate() {
