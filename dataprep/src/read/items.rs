@@ -209,11 +209,18 @@ impl Reading {
         }
     }
 
+    /// Takes a row of a table.
+    #[cfg_attr(not(feature = "parquet"), allow(dead_code))]
+    fn row(&mut self, at: u64, fields: std::result::Result<Map<String, Value>, String>) -> Taken {
+        let length = fields.as_ref().map_or(0, |fields| fields.iter().map(|(name, value)| size(name, value)).sum());
+        self.count(at, length).and_then(|()| self.take(at, fields))
+    }
+
     #[cfg(feature = "parquet")]
     fn rows(&mut self, store: &Store, format: Format) -> io::Result<Taken> {
         let mut taken = Ok(());
         table::rows(store, format, &mut |at, fields| {
-            taken = self.take(at, fields);
+            taken = self.row(at, fields);
             taken.is_ok()
         })?;
         Ok(taken)
@@ -226,6 +233,17 @@ impl Reading {
         let fields = text.map(|text| Map::from_iter([("text".to_owned(), Value::String(text))]));
         Ok(self.count(0, length).and_then(|()| self.take(0, fields)))
     }
+}
+
+/// Bytes of a field, about: its texts, and eight for each other value.
+fn size(name: &str, value: &Value) -> u64 {
+    let inside = match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(values) => values.iter().map(|value| size("", value)).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| size(name, value)).sum(),
+        _ => 0,
+    };
+    8 + name.len() as u64 + inside
 }
 
 #[cfg(test)]
@@ -264,6 +282,21 @@ mod tests {
         io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
         assert_eq!(fields(read("a.jsonl.gz", &gzip.finish().unwrap(), None).1), want);
         assert_eq!(fields(read("a.txt", b"one\ntwo", None).1), [serde_json::json!({"text": "one\ntwo"})]);
+    }
+
+    #[test]
+    fn rows_of_tables_have_the_limits_of_lines() {
+        let fields = |bytes: usize| match serde_json::json!({"a": {"b": ["x".repeat(bytes), 7, null]}}) {
+            Value::Object(fields) => Ok(fields),
+            _ => unreachable!(),
+        };
+        let mut reading = Reading { items: Vec::new(), bytes: 0 };
+        reading.row(0, fields(10)).unwrap();
+        assert_eq!((reading.items.len(), reading.bytes), (1, 5 * 8 + 2 + 10));
+        reading.bytes = MAX_BYTES - 100;
+        let bad = reading.row(1, fields(100)).unwrap_err();
+        assert!(bad.at == 1 && bad.why.contains("take fewer"), "{}", bad.why);
+        assert!(reading.count(2, MAX_ITEM + 1).unwrap_err().why.contains("an item of more than"));
     }
 
     #[test]
