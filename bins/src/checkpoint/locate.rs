@@ -100,7 +100,7 @@ impl Located {
 
 /// The manifest of a model folder, if it has one. Other programs' model folders may hold a `manifest.json` of another
 /// kind.
-fn manifest_of(folder: &Path) -> Result<Option<Manifest>, CheckpointError> {
+pub(super) fn manifest_of(folder: &Path) -> Result<Option<Manifest>, CheckpointError> {
     let path = folder.join(MANIFEST);
     if !path.is_file() {
         return Ok(None);
@@ -114,7 +114,7 @@ fn manifest_of(folder: &Path) -> Result<Option<Manifest>, CheckpointError> {
 }
 
 /// Whether a file of a checkpoint holds weights of the model.
-fn is_weights(path: &str) -> bool {
+pub(super) fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") && !path.starts_with("trainer/")
 }
 

@@ -93,7 +93,8 @@ impl Manifest {
     }
 }
 
-pub(super) fn hash_file(path: &Path) -> io::Result<String> {
+/// SHA-256 of a file's bytes, in hexadecimal.
+pub(crate) fn hash_file(path: &Path) -> io::Result<String> {
     let mut file = fs::File::open(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {

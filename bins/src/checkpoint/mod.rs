@@ -16,6 +16,7 @@
 
 pub mod commit;
 mod error;
+mod identity;
 mod locate;
 mod manifest;
 mod state;
@@ -23,7 +24,9 @@ pub mod store;
 
 pub use commit::{Draft, Keep, clean};
 pub use error::CheckpointError;
+pub use identity::identity;
 pub use locate::{Found, Located, latest, list, locate, survey};
+pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
 pub use state::{Best, BestCheckpoint, State, best, load_average, load_trainer, save_trainer};
 pub use store::{Disk, Store};

@@ -159,6 +159,7 @@ fn run_tasks<D: Kernels>(session: &Session<D>, arguments: &Arguments, names: &st
         output: arguments.output.clone(),
         unsafe_code: arguments.confirm_run_unsafe_code,
         weights: format!("{}{}", arguments.weights, if arguments.ema { ",ema" } else { "" }),
+        average: arguments.ema,
         ..tasks::Options::default()
     };
     let mut counter = Counter::new("eval", "items");

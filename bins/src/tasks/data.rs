@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fathom_dataprep::read::{Item, ItemFile};
-use sha2::{Digest, Sha256};
 
 use super::task::Task;
 use super::wording::Wording;
+use crate::checkpoint::hash_file;
 use crate::error::{Error, Result};
 use crate::settings::assignment;
 
@@ -47,6 +47,26 @@ impl Places {
             places.examples.insert(task.into(), file.into());
         }
         Ok(places)
+    }
+
+    /// Checks that every file that is named belongs to one of the `tasks` that are measured.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self, tasks: &[String]) -> Result<()> {
+        for (option, files) in [("task-data", &self.files), ("fewshot-data", &self.examples)] {
+            if let Some((name, file)) = files.iter().find(|(name, _)| !tasks.contains(name)) {
+                let given = self.wording.given(option, &format!("{name}={}", file.display()));
+                let near = tasks.iter().min_by_key(|task| strsim::damerau_levenshtein(task, name));
+                let near = near.map_or("", String::as_str);
+                let problem = match tasks {
+                    [one] => format!("the task that is measured is {one}"),
+                    _ => format!("of those that are measured the nearest is {near}"),
+                };
+                return Err(Error::Usage(format!("{given}: no task {name} is measured; {problem}")));
+            }
+        }
+        Ok(())
     }
 
     /// The file of a task's items; `None` where there is none.
@@ -118,7 +138,7 @@ fn looked_for(names: &[String], member: &str) -> String {
 pub struct Pool {
     /// The file.
     pub path: PathBuf,
-    /// SHA-256 of the items, in hexadecimal.
+    /// SHA-256 of the file's bytes, in hexadecimal.
     pub hash: String,
     /// The items in order.
     pub items: Vec<Item>,
@@ -132,20 +152,16 @@ impl Pool {
     /// A file that cannot be read, has no items, or has a bad one: [`Error::Line`].
     pub fn read(path: &Path, task: &Task, member: &str) -> Result<Self> {
         let file = ItemFile::open(path)?;
-        let (items, hash) = (file.items(task.columns.as_deref())?, String::new());
+        let hash = hash_file(path).map_err(Error::io("read", path))?;
+        let items = file.items(task.columns.as_deref())?;
         let mut pool = Self { path: path.into(), hash, items: Vec::new(), file };
         pool.items = items.map_err(|bad| pool.line(bad.at, bad.why))?;
         if pool.items.is_empty() {
             return Err(Error::Run(format!("{} has no items", path.display())));
         }
-        let mut hash = Sha256::new();
-        for item in &mut pool.items {
-            hash.update(serde_json::to_vec(&item.fields).map_err(|e| Error::Run(e.to_string()))?);
-            if !member.is_empty() {
-                item.fields.insert("member".into(), member.into());
-            }
+        if !member.is_empty() {
+            pool.items.iter_mut().for_each(|item| drop(item.fields.insert("member".into(), member.into())));
         }
-        pool.hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(pool)
     }
 
@@ -189,6 +205,10 @@ mod tests {
         let named = Places::new(&["x_m=no".into()], &["x_m=no".into()], Wording::Options).unwrap();
         assert!(named.items(&task, "m").unwrap_err().to_string().contains("no file no"));
         assert!(Places::new(&[], &["x".into()], Wording::Options).is_err());
+        let given = Places::new(&["x_n=no".into()], &[], Wording::Options).unwrap();
+        let error = given.check(&["x_m".into(), "y".into()]).unwrap_err().to_string();
+        assert_eq!(error, "--task-data x_n=no: no task x_n is measured; of those that are measured the nearest is x_m");
+        named.check(&["x_m".into()]).unwrap();
         let empty = Pool::read(&folder.path().join("x_m.csv"), &task, "m").unwrap_err().to_string();
         assert!(empty.contains("has no items"), "{empty}");
     }

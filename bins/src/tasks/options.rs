@@ -24,6 +24,8 @@ pub struct Options {
     pub resamples: usize,
     /// What matrices are stored in, for the record.
     pub weights: String,
+    /// Whether the weights are the moving average that training kept.
+    pub average: bool,
 }
 
 impl Default for Options {
@@ -37,6 +39,7 @@ impl Default for Options {
             unsafe_code: false,
             resamples: BOOTSTRAP,
             weights: "stored".into(),
+            average: false,
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct TaskResult {
     pub cut: usize,
     /// The file of the items.
     pub file: PathBuf,
-    /// SHA-256 of the items.
+    /// SHA-256 of that file.
     pub hash: String,
     /// The file of the examples, if there are any.
     pub examples: Option<PathBuf>,
@@ -137,12 +137,16 @@ impl Results {
         if let Json::Object(tasks) = by_task(&|t| metrics(&t.name, t.asked, &t.metrics)) {
             results.extend(tasks);
         }
+        let groups_and_tasks = self.groups.iter().map(|g| (&g.name, &g.version));
+        let groups_and_tasks = groups_and_tasks.chain(self.tasks.iter().map(|t| (&t.name, &t.version)));
+        let version = |v: &String| v.parse::<f64>().map_or_else(|_| v.clone().into(), Json::from);
+        let versions: Map<String, Json> = groups_and_tasks.map(|(name, v)| (name.clone(), version(v))).collect();
         let subtasks: BTreeMap<&str, &[String]> = self.groups.iter().map(|g| (&g.name[..], &g.tasks[..])).collect();
         json!({
             "results": results,
             "groups": groups,
             "group_subtasks": subtasks,
-            "versions": by_task(&|t| t.version.parse::<f64>().map_or_else(|_| t.version.clone().into(), Json::from)),
+            "versions": versions,
             "n-shot": by_task(&|t| t.shots.into()),
             "higher_is_better": by_task(&|t| directions(&t.metrics)),
             "n-samples": by_task(&|t| json!({"original": t.items, "effective": t.asked})),

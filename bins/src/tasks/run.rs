@@ -1,6 +1,6 @@
 //! Tasks from their files to their results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use fathom_core::device::Kernels;
@@ -8,7 +8,7 @@ use fathom_core::device::Kernels;
 use super::options::Options;
 use super::results::Results;
 use super::suite::{Keep, Suite};
-use crate::checkpoint::State;
+use crate::checkpoint::{self, State};
 use crate::error::{Error, Result};
 use crate::session::Session;
 
@@ -26,19 +26,19 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     if let Some(folder) = &options.output {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
-    let (codec, checkpoint) = (session.codec()?, session.checkpoint());
+    let codec = session.codec()?;
     let suite = Suite::new(&codec, options)?;
-    let keep = options.output.as_ref().map(|folder| {
-        let step = step(checkpoint).unwrap_or(0).to_string();
-        let parts =
-            [&checkpoint.display().to_string(), &step, codec.tokenizer().fingerprint(), options.weights.as_str()];
-        Keep { folder: folder.clone(), model: parts.join("\0") }
-    });
+    let keep = |folder: &PathBuf| -> Result<Keep> {
+        let weights = checkpoint::identity(session.checkpoint(), options.average)?;
+        let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str()];
+        Ok(Keep { folder: folder.clone(), model: parts.join("\0") })
+    };
+    let keep = options.output.as_ref().map(keep).transpose()?;
     let measured = suite.measure((&codec, session.model()), keep.as_ref(), &|| true, progress)?;
     let (tasks, groups) = measured.unwrap_or_default();
     let results = Results {
-        checkpoint: checkpoint.into(),
-        step: step(checkpoint),
+        checkpoint: session.checkpoint().into(),
+        step: step(session.checkpoint()),
         tokenizer: format!("{} {}", codec.tokenizer().kind(), codec.tokenizer().fingerprint()),
         weights: options.weights.clone(),
         context: session.context(),
