@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use fathom::session::Session;
-use fathom::tasks::data::Places;
+use fathom::tasks::data::{Places, Pool};
+use fathom::tasks::question::{Asked, ask};
 use fathom::tasks::{Options, Wording, builtin, run};
 use fathom_cpu::Cpu;
 use fathom_tests::golden_folder;
@@ -22,6 +23,15 @@ fn data(name: &str) -> String {
 
 fn session(device: &Cpu) -> Session<Cpu> {
     Session::load(device, &folder().join("checkpoint")).unwrap()
+}
+
+/// A copy of the checkpoint.
+fn copy() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder().join("checkpoint")).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
 }
 
 fn golden() -> Json {
@@ -177,6 +187,7 @@ fn mmlu_has_the_harness_s_scores_and_groups() {
         close(&results["groups"]["mmlu"]["acc_stderr,none"], &group["acc_stderr"], 1e-9, "mmlu, pooled error");
         assert_eq!(results["source"]["missing_tasks"].as_array().unwrap().len(), 51);
         assert_eq!(results["groups"]["mmlu_stem"]["sample_len"], 44);
+        assert_eq!((&results["versions"]["mmlu"], &results["versions"]["mmlu_philosophy"]), (&2.0.into(), &1.0.into()));
     }
 }
 
@@ -201,6 +212,42 @@ fn generated_answers_are_those_of_the_harness() {
         let (results, output) = measured(&session, &Case { task, files, shots, limit });
         compare(&golden, name, &results["results"]["gsm8k"], &lines(output.path(), "gsm8k"));
     }
+}
+
+/// The requests of single items are the strings that the harness sends, also for tasks without golden numbers.
+#[test]
+fn prompts_are_those_of_the_harness() {
+    let text = std::fs::read_to_string(folder().join("prompts.json")).unwrap();
+    let all: Json = serde_json::from_str(&text).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    for (name, want) in all.as_object().unwrap() {
+        let (task, _) = builtin::find(name, Wording::Options).unwrap();
+        let path = temporary.path().join(format!("{name}.jsonl"));
+        std::fs::write(&path, want["item"].to_string() + "\n").unwrap();
+        let items = Pool::read(&path, &task, "").unwrap();
+        let asked = ask(&task, &items, &items, 0, 0, Wording::Options).unwrap().remove(0).asked;
+        let requests = want["requests"].as_array().unwrap();
+        match asked {
+            Asked::Choice { pairs, gold, .. } => {
+                let pairs: Vec<Json> = pairs.iter().map(|(a, b)| serde_json::json!([&**a, b])).collect();
+                assert_eq!((&pairs, &serde_json::json!(gold)), (requests, &want["target"]), "{name}");
+            }
+            Asked::Generate { prompt, target } => {
+                let settings = &requests[0][1];
+                let ours = (task.generate.until.clone(), task.generate.max_tokens, task.generate.temperature);
+                let theirs = serde_json::from_value(settings["until"].clone()).unwrap();
+                assert_eq!(ours, (theirs, settings["max_gen_toks"].as_u64().unwrap() as usize, 0.0), "{name}");
+                assert_eq!(settings["do_sample"], false, "{name}");
+                assert_eq!(
+                    (&prompt[..], &target[..]),
+                    (requests[0][0].as_str().unwrap(), want["target"].as_str().unwrap())
+                );
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(task.version.parse::<f64>().unwrap(), want["version"].as_f64().unwrap(), "{name}");
+    }
+    assert_eq!(all.as_object().unwrap().len(), 5);
 }
 
 /// A group that was not asked for has no result.
@@ -242,7 +289,44 @@ fn a_killed_run_goes_on() {
     }
     assert_eq!(again, whole);
     assert_eq!(std::fs::read(&path).unwrap(), text, "the file is the same");
+    // The same weights in another place are the same model; other weights in the same place are another.
+    let copy = copy();
+    let moved = Session::load(&device, &copy.path().join(".")).unwrap();
+    let mut told = Vec::new();
+    run(&moved, &options, |done, total| told.push((done, total))).unwrap();
+    assert_eq!(told, [(12, 12)], "nothing is computed again");
+    let path_of = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path_of).unwrap();
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    std::fs::write(&path_of, bytes).unwrap();
+    let other = Session::load(&device, copy.path()).unwrap();
+    let error = run(&other, &options, |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("samples_arc_easy.jsonl:1: is of another checkpoint"), "{error}");
     // Another number of examples is another run.
     let error = run(&session, &Options { shots: Some(2), ..options }, |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("samples_arc_easy.jsonl:1: is of another checkpoint"), "{error}");
+}
+
+/// An item that the model fails at is named with its file and line.
+#[test]
+fn an_item_whose_scores_are_not_finite_is_named() {
+    let copy = copy();
+    let path = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Json = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let offsets = &tensors["model.norm.weight"]["data_offsets"];
+    let place = |i: usize| header + offsets[i].as_u64().unwrap() as usize;
+    // Each number is finite, and logits are not.
+    for number in bytes[place(0)..place(1)].chunks_exact_mut(4) {
+        number.copy_from_slice(&3e38f32.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let device = Cpu::new();
+    let session = Session::load(&device, copy.path()).unwrap();
+    let places = Places::new(&[data("")], &[], Wording::Options).unwrap();
+    let options = Options { tasks: vec!["arc_easy".into()], places, limit: 1, ..Options::default() };
+    let error = run(&session, &options, |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("arc_easy_val.jsonl:1: ") && error.contains("not finite"), "{error}");
 }

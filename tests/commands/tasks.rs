@@ -93,6 +93,24 @@ fn what_does_not_fit_a_task_is_named() {
         std::fs::write(w.root.join("capitals.jsonl"), format!("{items}{line}\n")).unwrap();
         fails(&own, 1, &["capitals.jsonl:3: ", words]);
     }
+    // What a second task stumbles over is said before the first is computed.
+    std::fs::write(w.root.join("capitals.jsonl"), &items).unwrap();
+    std::fs::write(w.root.join("long.jsonl"), format!("{{\"prompt\": \"p\", \"target\": \"{}\"}}\n", "y".repeat(80)))
+        .unwrap();
+    let text = "name = 'long'\nkind = 'text'\ndata = ['long.jsonl']\nprompt = '{{ prompt }}'\n\
+                target = '{{ target }}'\nmetrics = ['acc']\n";
+    std::fs::write(w.root.join("long.toml"), text).unwrap();
+    let both = ["--tasks", "capitals.toml,long.toml", "--task-data", ".", "--output", "both"];
+    fails(&both, 1, &["long.jsonl:1: ", "80 tokens", "context is 64"]);
+    assert!(!w.root.join("both/samples_capitals.jsonl").exists());
+    let programs = text.replace("'text'", "'generate'").replace("'acc'", "'pass@1'")
+        + "program = '{{ answer }}{{ tests }}'\ngenerate = { max_tokens = 2 }\n";
+    std::fs::write(w.root.join("long.toml"), programs).unwrap();
+    let allowed = [&both[..], &["--confirm-run-unsafe-code"]].concat();
+    fails(&allowed, 1, &["long.jsonl:1: ", "no field tests"]);
+    fails(&[&own[..], &["--tasks", ","]].concat()[2..], 2, &["--tasks: names no task"]);
+    fails(&[&own[..], &["--task-data", "capitols=x"]].concat(), 2, &["no task capitols is measured", "is capitals"]);
+    fails(&[&own[..], &["--fewshot-data", "x=y"]].concat(), 2, &["--fewshot-data x=y: no task x is measured"]);
     let long = format!("{{\"country\": \"X\", \"answers\": [\"{}\"], \"right\": 0}}\n", "y".repeat(80));
     std::fs::write(w.root.join("capitals.jsonl"), long).unwrap();
     fails(&own, 1, &["capitals.jsonl:1: ", "81 tokens", "context is 64"]);

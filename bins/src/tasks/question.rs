@@ -116,7 +116,7 @@ impl Chooser<'_> {
         let chosen = match self.task.fewshot.sampler {
             Sampler::First => others(),
             Sampler::Random => {
-                let drawn = self.random.sample(n, shots + usize::from(one_more));
+                let drawn = self.random.sample(n, shots.saturating_add(usize::from(one_more)));
                 let mut kept: Vec<usize> =
                     drawn.into_iter().filter(|&i| !one_more || self.pool.items[i].fields != *item).collect();
                 if kept.len() < shots {

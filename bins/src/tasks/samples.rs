@@ -54,8 +54,8 @@ pub struct Samples {
     /// Identifies checkpoint, task and data.
     run: String,
     file: File,
-    /// Lines by item.
-    lines: BTreeMap<usize, Vec<String>>,
+    /// The filter and the line of each answer, by item.
+    lines: BTreeMap<usize, Vec<(String, String)>>,
 }
 
 impl Samples {
@@ -66,7 +66,7 @@ impl Samples {
     /// [`Error::Io`]; a file of another checkpoint, task or data; a line that is no answer.
     pub fn open(folder: &Path, task: &str, run: &str) -> Result<(Self, BTreeMap<usize, Response>)> {
         let path = folder.join(format!("samples_{task}.jsonl"));
-        let (mut lines, mut known, mut length) = (BTreeMap::<usize, Vec<String>>::new(), BTreeMap::new(), 0);
+        let (mut lines, mut known, mut length) = (BTreeMap::<usize, Vec<(String, String)>>::new(), BTreeMap::new(), 0);
         if path.exists() {
             let mut reader = BufReader::new(File::open(&path).map_err(Error::io("read", &path))?);
             for number in 1.. {
@@ -92,7 +92,11 @@ impl Samples {
                 let (Some(item), Some(response)) = (item, response) else {
                     return Err(problem("has no doc_id or no resps: remove the file".into()));
                 };
-                lines.entry(item).or_default().push(line);
+                let filter = filter(&value);
+                let of_item = lines.entry(item).or_default();
+                // A run that was killed between the lines of an item may have written one of them again.
+                of_item.retain(|(other, _)| *other != filter);
+                of_item.push((filter, line));
                 known.insert(item, response);
             }
         }
@@ -110,19 +114,25 @@ impl Samples {
     /// # Errors
     /// [`Error::Io`].
     pub fn add(&mut self, item: usize, lines: Vec<Json>) -> Result<()> {
-        if self.lines.get(&item).is_some_and(|known| known.len() >= lines.len()) {
-            return Ok(());
-        }
-        let text = |mut line: Json| {
+        let known = self.lines.remove(&item).unwrap_or_default();
+        let (mut all, mut new) = (Vec::new(), String::new());
+        for mut line in lines {
             if let Some(object) = line.as_object_mut() {
                 object.insert("run".into(), self.run.clone().into());
             }
-            format!("{line}\n")
-        };
-        let lines: Vec<String> = lines.into_iter().map(text).collect();
-        self.file.write_all(lines.concat().as_bytes()).map_err(Error::io("write", &self.path))?;
-        self.lines.insert(item, lines);
-        Ok(())
+            let filter = filter(&line);
+            let text = known.iter().find(|(other, _)| *other == filter).map(|(_, text)| text.clone());
+            all.push((
+                filter,
+                text.unwrap_or_else(|| {
+                    let text = format!("{line}\n");
+                    new += &text;
+                    text
+                }),
+            ));
+        }
+        self.lines.insert(item, all);
+        self.file.write_all(new.as_bytes()).map_err(Error::io("write", &self.path))
     }
 
     /// Puts the lines in the order of the items.
@@ -131,7 +141,7 @@ impl Samples {
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
         let draft = self.path.with_extension("jsonl.part");
-        let text: String = self.lines.into_values().flatten().collect();
+        let text: String = self.lines.into_values().flatten().map(|(_, line)| line).collect();
         let write = || {
             let mut file = File::create(&draft)?;
             file.write_all(text.as_bytes())?;
@@ -140,6 +150,11 @@ impl Samples {
         };
         write().map_err(Error::io("write", &self.path))
     }
+}
+
+/// The filter of an answer; none for tasks without.
+fn filter(line: &Json) -> String {
+    line.get("filter").and_then(Json::as_str).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -171,6 +186,18 @@ mod tests {
         let (_, known) = Samples::open(folder.path(), "x", "r").unwrap();
         assert_eq!(known.into_values().collect::<Vec<_>>(), responses);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+        // Each filter has a line, whichever of them a kill left.
+        let line = |filter: &str| json!({"doc_id": 3, "filter": filter, "resps": responses[2].json()});
+        let (mut samples, _) = Samples::open(folder.path(), "y", "r").unwrap();
+        samples.add(3, vec![line("b")]).unwrap();
+        drop(samples);
+        let (mut samples, known) = Samples::open(folder.path(), "y", "r").unwrap();
+        assert_eq!(known.len(), 1);
+        samples.add(3, vec![line("a"), line("b")]).unwrap();
+        samples.finish().unwrap();
+        let text = std::fs::read_to_string(folder.path().join("samples_y.jsonl")).unwrap();
+        let filters = text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()["filter"].clone());
+        assert_eq!(filters.collect::<Vec<_>>(), ["a", "b"]);
         let error = Samples::open(folder.path(), "x", "other").unwrap_err().to_string();
         assert!(error.contains("samples_x.jsonl:1: is of another checkpoint"), "{error}");
         std::fs::write(&path, "{\"run\": \"r\"}\n").unwrap();

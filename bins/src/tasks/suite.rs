@@ -83,6 +83,11 @@ impl Suite {
                 None => chosen.push((task.into(), members)),
             }
         }
+        if chosen.is_empty() {
+            return Err(Error::Usage(format!("{}: names no task", wording.name("tasks"))));
+        }
+        let named: Vec<String> = chosen.iter().flat_map(|(t, all)| all.iter().map(|m| t.member_name(m))).collect();
+        options.places.check(&named)?;
         let programs = chosen.iter().find(|(task, _)| task.runs_programs());
         if let Some((task, _)) = programs.filter(|_| !options.unsafe_code) {
             return Err(Error::Usage(format!(
@@ -165,7 +170,7 @@ fn groups(chosen: &[(Arc<Task>, Vec<String>)], results: &[TaskResult]) -> Vec<Gr
             results.iter().filter(|result| names.contains(&result.name)).collect()
         };
         let group = |name: String, all: &[&TaskResult], below: Vec<String>| {
-            GroupResult::new(name, below, task.version.clone(), all)
+            GroupResult::new(name, below, task.group_version.clone(), all)
         };
         let parts = task.members.iter().filter(|(_, members)| complete(members));
         let parts: Vec<(String, Vec<&TaskResult>)> =
@@ -211,7 +216,11 @@ impl Set {
         let Some(path) = places.items(task, member)? else { return Ok(None) };
         let items = Pool::read(&path, task, member)?;
         // A text that is measured as a whole has no examples before it.
-        let shots = if task.kind == Kind::Rolling { 0 } else { options.shots.unwrap_or(task.fewshot.count) };
+        let shots = match task.kind {
+            Kind::Rolling => 0,
+            _ if task.fewshot.fixed => task.fewshot.count,
+            _ => options.shots.unwrap_or(task.fewshot.count),
+        };
         let examples = if shots > 0 { places.examples(task, member)? } else { None };
         let examples = examples.map(|path| Pool::read(&path, task, member)).transpose()?;
         let pool = examples.as_ref().unwrap_or(&items);

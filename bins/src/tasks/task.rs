@@ -10,6 +10,7 @@ use super::kind::Kind;
 use super::metric::Metric;
 use super::template::Templates;
 use crate::error::{Error, Result};
+use crate::infer::Sampling;
 
 /// The largest task file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -30,6 +31,8 @@ pub struct Fewshot {
     pub one_more: bool,
     /// Text between examples.
     pub separator: Option<String>,
+    /// Always `count` examples, whatever is asked for.
+    pub fixed: bool,
 }
 
 impl Fewshot {
@@ -85,8 +88,8 @@ enum List {
 #[serde(deny_unknown_fields)]
 struct File {
     name: String,
-    #[serde(default)]
     version: Option<String>,
+    group_version: Option<String>,
     kind: Kind,
     data: Vec<String>,
     columns: Option<Vec<String>>,
@@ -121,6 +124,8 @@ pub struct Task {
     pub name: String,
     /// The version of the definition, as lm-evaluation-harness counts it.
     pub version: String,
+    /// The version of the definition of its groups.
+    pub group_version: String,
     /// What is asked of the model.
     pub kind: Kind,
     /// Files that are looked for in the folder of the data, the first that exists is taken. `{member}` is the word of a
@@ -189,8 +194,7 @@ impl Task {
     /// Text that is not TOML or lacks what its kind needs; templates and regular expressions that cannot be read.
     pub fn parse(source: &str) -> Result<Self, String> {
         let file: File = toml::from_str(source).map_err(|e| e.to_string().trim_end().to_owned())?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-        if file.name.is_empty() || !file.name.chars().all(fits) {
+        if !is_name(&file.name) {
             return Err(format!("name = {:?}: must be of letters, digits, `_`, `-` and `.`", file.name));
         }
         check_fields(&file)?;
@@ -236,12 +240,17 @@ impl Task {
         if generate.max_tokens == 0 || generate.max_tokens.max(generate.samples) > MAX_COUNT || generate.samples == 0 {
             return Err(format!("generate: max_tokens and samples must be from 1 to {MAX_COUNT}"));
         }
+        let Generation { temperature, top_p, until: stop, .. } = generate.clone();
+        let sampling = Sampling { temperature, top_p, stop, ..Sampling::default() };
+        sampling.validate(usize::MAX).map_err(|invalid| format!("generate.{invalid}").replace("stop", "until"))?;
         let filters = Filter::all(&file.filter)?;
         let mut matching = file.matching;
         matching.compile()?;
+        let version = file.version.unwrap_or_else(|| "1.0".into());
         Ok(Self {
             name: file.name,
-            version: file.version.unwrap_or_else(|| "1.0".into()),
+            group_version: file.group_version.unwrap_or_else(|| version.clone()),
+            version,
             kind: file.kind,
             data: file.data,
             columns: file.columns,
@@ -285,6 +294,11 @@ impl Task {
     }
 }
 
+/// Whether a name can be part of the name of a file.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+}
+
 /// Checks that a task has the fields that its kind needs, and no others.
 fn check_fields(file: &File) -> Result<(), String> {
     let has = [
@@ -321,6 +335,20 @@ fn check_fields(file: &File) -> Result<(), String> {
     if file.kind != Kind::Generate && (file.generate != Generation::default() || !file.filter.is_empty()) {
         return Err(format!("a task of kind \"{kind}\" generates nothing: leave out `generate` and `filter`"));
     }
+    let mut names: Vec<&String> = file.members.keys().chain(file.members.values().flatten()).collect();
+    names.sort();
+    if let Some(name) = names.iter().find(|name| !is_name(name)) {
+        return Err(format!("members: {name:?}: must be of letters, digits, `_`, `-` and `.`"));
+    }
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("members: {:?} is there twice; groups and members have different names", pair[0]));
+    }
+    if let Some((group, _)) = file.members.iter().find(|(_, members)| members.is_empty()) {
+        return Err(format!("members: the group {group:?} is empty"));
+    }
+    if file.group_version.is_some() && file.members.is_empty() {
+        return Err("group_version: belongs to a task with [members]".into());
+    }
     if file.data.is_empty() {
         return Err("data = []: name at least one file that is looked for".into());
     }
@@ -356,9 +384,26 @@ mod tests {
             ("['x.jsonl']", "[]", "at least one file"),
             ("metrics", "generate = {max_tokens = 7}\nmetrics", "generates nothing"),
             ("metrics", "stride = 7\nmetrics", "stride: "),
+            ("metrics", "members = { g = ['a/b'] }\nmetrics", "\"a/b\": must be of letters"),
+            ("metrics", "members = { g = ['a', 'a'] }\nmetrics", "\"a\" is there twice"),
+            ("metrics", "members = { g = ['g'] }\nmetrics", "\"g\" is there twice"),
+            ("metrics", "members = { g = [] }\nmetrics", "\"g\" is empty"),
+            ("metrics", "group_version = '2'\nmetrics", "group_version"),
         ] {
             let error = Task::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(words), "{to}: {error}");
+        }
+        let generates = "name = 'x'\nkind = 'generate'\ndata = ['x.jsonl']\nprompt = 'p'\ntarget = 't'\n\
+                         metrics = ['exact_match']\n";
+        for (generate, words) in [
+            ("temperature = -1", "generate.temperature -1: must be 0 (greedy) or above"),
+            ("temperature = nan", "generate.temperature NaN"),
+            ("top_p = 0", "generate.top_p 0: must be above 0"),
+            ("until = ['']", "generate.until"),
+            ("samples = 0", "samples must be from 1"),
+        ] {
+            let error = Task::parse(&format!("{generates}generate = {{ {generate} }}")).unwrap_err();
+            assert!(error.contains(words), "{generate}: {error}");
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.toml");

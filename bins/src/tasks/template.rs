@@ -85,7 +85,10 @@ impl Templates {
             return Err(format!("{name} must be a list of texts, not {}{missing}", value.kind()));
         }
         let mut texts = Vec::new();
-        for value in value.try_iter().map_err(fail)?.take(MAX_LIST) {
+        for value in value.try_iter().map_err(fail)? {
+            if texts.len() == MAX_LIST {
+                return Err(format!("{name}: the list has more than {MAX_LIST} texts: give fewer"));
+            }
             match value.kind() {
                 ValueKind::String | ValueKind::Number => texts.push(value.to_string()),
                 kind => return Err(format!("{name} must be a list of texts; one of them is of the kind {kind}")),
@@ -195,6 +198,9 @@ mod tests {
         assert!(error.contains("has no field option; it has: choices, key, sentence"), "{error}");
         assert!(templates.text("target", &bad).unwrap_err().contains("B is not in"));
         assert!(templates.list("choices", &bad).unwrap_err().contains("must be a list"));
+        templates.add_list("choices", "range(n)").unwrap();
+        assert_eq!(templates.list("choices", &item(r#"{"n":1000}"#)).unwrap().len(), MAX_LIST);
+        assert!(templates.list("choices", &item(r#"{"n":1001}"#)).unwrap_err().contains("more than 1000 texts"));
         assert!(templates.add("prompt", "{{ a").is_err() && templates.add_list("choices", "a b").is_err());
     }
 
