@@ -70,10 +70,18 @@ impl Progress {
     }
 
     /// Shows that `done` of `total` items of benchmark tasks are done.
-    pub fn tasks(&self, step: u64, done: u64, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("tasks after step {step}: {done} of {total} items"));
-            bar.tick();
+    pub fn tasks(&mut self, step: u64, done: u64, total: u64) {
+        let text = format!("tasks after step {step}: {done} of {total} items");
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text);
+                bar.tick();
+            }
+            None if self.printed.is_none_or(|at| at.elapsed() >= self.interval) => {
+                self.printed = Some(Instant::now());
+                eprintln!("{text}");
+            }
+            None => {}
         }
     }
 
