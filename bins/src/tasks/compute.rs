@@ -17,8 +17,12 @@ use crate::error::{Error, Result};
 use crate::infer::engine::Id;
 use crate::infer::{Engine, EngineOptions, Event, Request, Sampling, ScoreRequest, Scores};
 
-/// Tokens of a page: small, since only full pages are shared.
-const PAGE: usize = 16;
+/// Tokens of a page where texts are only scored: few, since only full pages are shared.
+const PAGE: usize = 4;
+/// Tokens of a page where texts are generated, whose every token reads all pages before it.
+const DECODE_PAGE: usize = 16;
+/// Bytes that the cache takes, at most, where one text needs less.
+const CACHE_BYTES: usize = 128 << 20;
 /// Sequences at a time.
 const SEQUENCES: usize = 64;
 /// Tokens of a step.
@@ -182,9 +186,9 @@ impl Requests {
         // Twice the longest that run at a time: half for beginnings that are kept.
         lengths.sort_unstable_by_key(|&(prompt, new)| std::cmp::Reverse(prompt + new));
         lengths.truncate(2 * SEQUENCES);
-        let options =
-            EngineOptions { page_tokens: PAGE, step_tokens: STEP, sequences: SEQUENCES, ..Default::default() };
-        options.sized(config, lengths)
+        let page_tokens = if lengths.iter().any(|&(_, new)| new > 0) { DECODE_PAGE } else { PAGE };
+        let options = EngineOptions { page_tokens, step_tokens: STEP, sequences: SEQUENCES, ..Default::default() };
+        options.sized_within(config, lengths, CACHE_BYTES)
     }
 
     /// Computes those whose number is `wanted`; gives each answer, or why there is none, to `answered` as soon as it is

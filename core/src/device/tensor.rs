@@ -70,10 +70,16 @@ impl<B> TensorOf<B> {
 
     /// Reads all elements as `T`, which must be of the width of the element type. Waits for the device.
     pub fn download<D: Device<Buffer = B>, T: Pod>(&self, device: &D) -> Result<Vec<T>, D::Error> {
-        same("download", "width of the element type", self.dtype.size(), size_of::<T>())?;
-        let mut out = alloc::vec![T::zeroed(); self.shape.elements()];
-        device.download(&self.buffer, 0, bytemuck::cast_slice_mut(&mut out))?;
+        let mut out = Vec::new();
+        self.download_into(device, &mut out)?;
         Ok(out)
+    }
+
+    /// As [`download`](Self::download), in place of what `out` holds.
+    pub fn download_into<D: Device<Buffer = B>, T: Pod>(&self, device: &D, out: &mut Vec<T>) -> Result<(), D::Error> {
+        same("download", "width of the element type", self.dtype.size(), size_of::<T>())?;
+        out.resize(self.shape.elements(), T::zeroed());
+        device.download(&self.buffer, 0, bytemuck::cast_slice_mut(out))
     }
 
     /// The shape.

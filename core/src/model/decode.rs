@@ -1,13 +1,15 @@
 //! Decoding: the forward pass over some tokens of several sequences, with a cache of what came before.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::Model;
 use crate::DType;
 use crate::cache::Cache;
 use crate::device::{Cast, GatherRows, Kernels};
 use crate::error::{InvalidOp, at_most, ensure, same};
-use crate::layer::mla::{Context, Prefix, Seen};
+use crate::layer::mla::{Context, Keys, Prefix, Seen, Together, tokens_together};
 use crate::layer::moe::Routers;
 use crate::layer::{Pass, Phase, Sequences};
 use crate::tensor::{Tensor, View};
@@ -233,14 +235,24 @@ impl<D: Kernels> Model<D> {
         }
         let seen = match phase {
             Phase::Prefill => {
-                let mut at = 0;
-                let prefix = |c: &Chunk<'_>| {
-                    let rows = at..at + c.tokens.len();
-                    at = rows.end;
-                    let slots = column((0..c.start + c.tokens.len()).map(|at| slot(c, at)).collect())?;
-                    Ok::<_, D::Error>(Prefix { rows, slots })
+                let most = tokens_together(self.config(), cache.scratch());
+                let sequence = |c: &Chunk<'_>| (0..c.start + c.tokens.len()).map(|at| slot(c, at)).collect();
+                let together = |(slots, chunks): Shared| {
+                    let prefix = |(rows, keys): (Range<usize>, Vec<u32>)| {
+                        let next = |pair: &[u32]| pair[1] == pair[0] + 1;
+                        let first = keys.first().map_or(0, |&first| first as usize);
+                        let keys = match keys.windows(2).all(next) {
+                            true => Keys::Range(first..first + keys.len()),
+                            false => Keys::Chosen(column(keys)?),
+                        };
+                        Ok::<_, D::Error>(Prefix { rows, keys })
+                    };
+                    let chunks = chunks.into_iter().map(prefix).collect::<Result<_, _>>()?;
+                    Ok::<_, D::Error>(Together { slots: column(slots)?, chunks })
                 };
-                Seen::Chunks(chunks.iter().map(prefix).collect::<Result<_, _>>()?)
+                let lengths = chunks.iter().map(|c| c.tokens.len());
+                let parts = share(lengths.zip(chunks.iter().map(sequence)), most);
+                Seen::Chunks(parts.into_iter().map(together).collect::<Result<_, _>>()?)
             }
             Phase::Decode => {
                 // Pages past the last that is needed would be read for nothing by a device that reads whole tables.
@@ -290,5 +302,52 @@ impl<D: Kernels> Model<D> {
         let gather = GatherRows::new(hidden.view(), rows.wanted.view(), 1, chosen.view_mut())?;
         self.device.gather_rows(gather)?;
         self.architecture.head.logits(pass, chosen.view())
+    }
+}
+
+/// Different slots, and of each chunk its rows and the places of its sequence among the slots.
+type Shared = (Vec<u32>, Vec<(Range<usize>, Vec<u32>)>);
+
+/// Puts chunks that follow each other together while they see at most `most` different slots: from the number of tokens
+/// of each, and the slots of its sequence.
+fn share(chunks: impl Iterator<Item = (usize, Vec<u32>)>, most: usize) -> Vec<Shared> {
+    let mut parts: Vec<Shared> = Vec::new();
+    let mut places: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut at = 0;
+    for (tokens, sequence) in chunks {
+        let rows = at..at + tokens;
+        at = rows.end;
+        let new = sequence.iter().filter(|&slot| !places.contains_key(slot)).count();
+        if parts.last().is_none_or(|(slots, _)| slots.len() + new > most) {
+            places.clear();
+            parts.push((Vec::new(), Vec::new()));
+        }
+        let Some((slots, chunks)) = parts.last_mut() else { continue };
+        let place = |slot: u32| {
+            *places.entry(slot).or_insert_with(|| {
+                slots.push(slot);
+                slots.len() as u32 - 1
+            })
+        };
+        chunks.push((rows, sequence.into_iter().map(place).collect()));
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_that_chunks_share_is_held_once() {
+        let chunks = || [(2, vec![8, 9, 4, 5]), (1, vec![8, 9, 0]), (3, vec![1, 2, 3])].into_iter();
+        let first = [(0..2, vec![0, 1, 2, 3]), (2..3, vec![0, 1, 4]), (3..6, vec![5, 6, 7])];
+        assert_eq!(share(chunks(), 8), [(vec![8, 9, 4, 5, 0, 1, 2, 3], first.to_vec())]);
+        let last = (vec![1, 2, 3], vec![(3..6, vec![0, 1, 2])]);
+        assert_eq!(share(chunks(), 5), [(vec![8, 9, 4, 5, 0], first[..2].to_vec()), last.clone()]);
+        // A chunk alone may see more.
+        let parts = share(chunks(), 1);
+        assert_eq!(parts.iter().map(|(slots, _)| slots.len()).collect::<Vec<_>>(), [4, 3, 3]);
+        assert_eq!((&parts[1].1, &parts[2]), (&vec![(2..3, vec![0, 1, 2])], &last));
     }
 }

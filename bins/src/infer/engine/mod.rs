@@ -69,6 +69,17 @@ impl EngineOptions {
     /// least one of them fits.
     #[must_use]
     pub fn sized(self, config: &ModelConfig, lengths: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        self.sized_within(config, lengths, CACHE_BYTES)
+    }
+
+    /// As [`sized`](Self::sized), with a cache of at most `bytes` where one of the requests needs less.
+    #[must_use]
+    pub fn sized_within(
+        self,
+        config: &ModelConfig,
+        lengths: impl IntoIterator<Item = (usize, usize)>,
+        bytes: usize,
+    ) -> Self {
         let context = config.max_position_embeddings;
         let page = self.page_tokens.max(1);
         // Drafts reach past the last token.
@@ -82,7 +93,7 @@ impl EngineOptions {
             all = all.saturating_add(whole(length));
         }
         let row = bytes_per_token(config, self.format, usize::from(self.drafts > 0)).max(1);
-        Self { cache_tokens: all.min(CACHE_BYTES / row).max(longest), ..self }
+        Self { cache_tokens: all.min(bytes / row).max(longest), ..self }
     }
 }
 
@@ -138,6 +149,8 @@ pub struct Engine<'a, D: Kernels> {
     ready: VecDeque<Event>,
     next: Id,
     stats: Stats,
+    /// Where logits are read.
+    logits: Vec<f32>,
 }
 
 impl<'a, D: Kernels> Engine<'a, D> {
@@ -175,8 +188,8 @@ impl<'a, D: Kernels> Engine<'a, D> {
             prompt_logits: LOGIT_BYTES / (size_of::<f32>() * config.vocab_size.max(1)),
         });
         let (live, scoring, ready) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        let ends = ends.to_vec();
-        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next: 0, stats: Stats::default() })
+        let (ends, stats, logits) = (ends.to_vec(), Stats::default(), Vec::new());
+        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next: 0, stats, logits })
     }
 
     /// The model.
@@ -297,15 +310,18 @@ impl<'a, D: Kernels> Engine<'a, D> {
             // One by one, those that fail end alone. Positions that are computed again are the same.
             (Err(_), _) => return work.chunks(1).try_for_each(|one| self.compute(one, events)),
         };
-        let logits = extended.logits.download(self.model.device()).map_err(Error::device("reading the logits"))?;
+        // In one buffer of all steps: memory that is new each time costs more than what is copied there.
+        let mut logits = std::mem::take(&mut self.logits);
+        let read = extended.logits.download_into(self.model.device(), &mut logits);
+        read.map_err(Error::device("reading the logits"))?;
         let vocabulary = self.model.config().vocab_size;
-        let mut rows: Vec<Vec<f32>> = logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect();
-        let mut rows = rows.iter_mut();
+        let mut rows = logits.chunks_exact_mut(vocabulary);
         let mut next = Vec::new();
         for work in work {
-            let mut logits: Vec<&mut Vec<f32>> = rows.by_ref().take(work.logits).collect();
+            let mut logits: Vec<&mut [f32]> = rows.by_ref().take(work.logits).collect();
             next.push(self.continue_request(work, &mut logits, events));
         }
+        self.logits = logits;
         if self.scheduler.limits().drafts > 0 {
             self.draft(work, &extended.hidden, &next)?;
         }
@@ -346,7 +362,7 @@ impl<'a, D: Kernels> Engine<'a, D> {
     }
 
     /// Chooses tokens of one request from the logits of its rows. `None` if it has ended.
-    fn continue_request(&mut self, work: &Work, logits: &mut [&mut Vec<f32>], events: &mut Vec<Event>) -> Option<Next> {
+    fn continue_request(&mut self, work: &Work, logits: &mut [&mut [f32]], events: &mut Vec<Event>) -> Option<Next> {
         let id = work.id;
         if self.scoring.contains_key(&id) {
             return self.score(work, logits, events);
@@ -394,7 +410,7 @@ impl<'a, D: Kernels> Engine<'a, D> {
     }
 
     /// Scores endings of one text by the logits of its rows. `None` if it has ended.
-    fn score(&mut self, work: &Work, logits: &[&mut Vec<f32>], events: &mut Vec<Event>) -> Option<Next> {
+    fn score(&mut self, work: &Work, logits: &[&mut [f32]], events: &mut Vec<Event>) -> Option<Next> {
         let id = work.id;
         for (row, logits) in logits.iter().enumerate() {
             if let Err(error) = super::check_finite(logits, "the logits") {

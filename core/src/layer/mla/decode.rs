@@ -10,8 +10,8 @@ use core::ops::Range;
 use super::{Mla, output};
 use crate::config::ModelConfig;
 use crate::device::{
-    AbsorbOutput, AbsorbQuery, ChunkAttention, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged,
-    Rope, StoreLatent,
+    AbsorbOutput, AbsorbQuery, ChunkAttention, GatherRows, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out,
+    Paged, Rope, StoreLatent,
 };
 use crate::fp8::TILE;
 use crate::layer::Pass;
@@ -34,8 +34,8 @@ pub struct Context<D: Kernels> {
 
 /// What the tokens of a pass see, by [phase](crate::layer::Phase).
 pub enum Seen<D: Kernels> {
-    /// Chunks of prompts, one after the other.
-    Chunks(Vec<Prefix<D>>),
+    /// Chunks of prompts.
+    Chunks(Vec<Together<D>>),
     /// Generated tokens.
     Tokens {
         /// `[s, n]` u32: the pages of each sequence.
@@ -47,16 +47,48 @@ pub enum Seen<D: Kernels> {
     },
 }
 
+/// Chunks of prompts whose keys and values are made together: those of a beginning that several share once, and all of
+/// them by one product.
+pub struct Together<D: Kernels> {
+    /// `[u, 1]` u32: the rows of the cache that hold what the chunks see.
+    pub slots: Tensor<D>,
+    /// The chunks. Several see at most [`tokens_together`].
+    pub chunks: Vec<Prefix<D>>,
+}
+
 /// A chunk of a prompt and all that comes before it.
 pub struct Prefix<D: Kernels> {
     /// The rows of the pass that the chunk is.
     pub rows: Range<usize>,
-    /// `[m, 1]` u32: the row of the cache that holds each token of the sequence, to the end of the chunk.
-    pub slots: Tensor<D>,
+    /// What it sees: the tokens of its sequence in order, to the end of the chunk.
+    pub keys: Keys<D>,
+}
+
+/// Some of the rows of [`Together::slots`].
+pub enum Keys<D: Kernels> {
+    /// Rows that follow each other.
+    Range(Range<usize>),
+    /// `[m, 1]` u32.
+    Chosen(Tensor<D>),
+}
+
+impl<D: Kernels> Keys<D> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Range(rows) => rows.len(),
+            Self::Chosen(rows) => rows.shape().rows(),
+        }
+    }
 }
 
 /// Tokens whose latents are read together, at least: enough rows for a product.
 const LEAST_PART: usize = 512;
+
+/// Tokens that several chunks see together, at most, so that keys and values of all heads take half of `scratch`, and a
+/// copy of those of one chunk the other half.
+pub fn tokens_together(config: &ModelConfig, scratch: usize) -> usize {
+    scratch / (2 * config.num_attention_heads * (config.qk_nope_head_dim + config.v_head_dim)).max(1)
+}
 
 /// Heads whose keys and values are made at once for `tokens` tokens: as many as `scratch` numbers hold, and
 /// at least the fewest whose weights are whole blocks of FP8, of which groups are made.
@@ -114,10 +146,8 @@ impl Mla {
         let mut o = pass.activation(t, self.o_proj.inputs())?;
         match &context.seen {
             Seen::Chunks(chunks) => {
-                for chunk in chunks {
-                    let rows = chunk.rows.clone();
-                    let q = q.view().row_range(rows.clone())?;
-                    self.expanded(pass, context, cache, chunk, q, o.view_mut().row_range(rows)?)?;
+                for chunks in chunks {
+                    self.expanded(pass, context, cache, chunks, q.view(), o.view_mut())?;
                 }
             }
             Seen::Tokens { tables, sequence, keys } => {
@@ -128,20 +158,20 @@ impl Mla {
         self.o_proj.forward(pass, &output(pass, o.view()), y, Out::Add)
     }
 
-    /// Attention of a chunk with the keys and values of all heads, made again from the cache: a group of heads after
-    /// the other, and a part of the prefix after the other. A head's result does not depend on its group where
-    /// the device's columns of a product do not depend on each other.
+    /// Attention of chunks with the keys and values of all heads, made again from the cache: a group of heads after
+    /// the other, and a part of the tokens after the other. A head's result does not depend on its group where the
+    /// device's columns of a product do not depend on each other, and a chunk's not on the others where its rows do not.
     fn expanded<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         context: &Context<D>,
         cache: &Tensor<D>,
-        chunk: &Prefix<D>,
+        together: &Together<D>,
         q: View<'_, D>,
         mut o: ViewMut<'_, D>,
     ) -> Result<(), D::Error> {
         let Heads { heads, nope, rope, value, .. } = self.heads;
-        let (m, each, head) = (chunk.slots.shape().rows(), nope + value, self.head());
+        let (m, each, head) = (together.slots.shape().rows(), nope + value, self.head());
         let group = heads_at_once(&self.heads, m, context.scratch);
         let part = tokens_at_once(self.latent, m, context.scratch);
         let mut latent = pass.activation(part, self.latent)?;
@@ -151,7 +181,7 @@ impl Mla {
             let n = group.min(heads - first);
             for start in (0..m).step_by(part) {
                 let rows = start..m.min(start + part);
-                let slots = chunk.slots.view().row_range(rows.clone())?;
+                let slots = together.slots.view().row_range(rows.clone())?;
                 let mut latent = latent.view_mut().row_range(0..rows.len())?;
                 let pe = k_pe.view_mut().row_range(rows.clone())?;
                 pass.device.load_latent(LoadLatent::new(context.row, cache.view(), slots, latent.reborrow(), pe)?)?;
@@ -160,10 +190,26 @@ impl Mla {
                 self.kv_b_proj.forward_some(pass, &x, first * each..(first + n) * each, kv)?;
             }
             let kv = kv.view().columns(0..n * each)?;
-            let q = q.columns(first * head..(first + n) * head)?;
-            let o = o.reborrow().columns(first * value..(first + n) * value)?;
             let some = Heads { heads: n, ..self.heads };
-            pass.device.chunk_attention(ChunkAttention::new(some, q, kv, k_pe.view(), o)?)?;
+            for chunk in &together.chunks {
+                let q = q.row_range(chunk.rows.clone())?.columns(first * head..(first + n) * head)?;
+                let o = o.reborrow().row_range(chunk.rows.clone())?.columns(first * value..(first + n) * value)?;
+                match &chunk.keys {
+                    Keys::Range(rows) => {
+                        let (kv, k_pe) = (kv.row_range(rows.clone())?, k_pe.view().row_range(rows.clone())?);
+                        pass.device.chunk_attention(ChunkAttention::new(some, q, kv, k_pe, o)?)?;
+                    }
+                    Keys::Chosen(rows) => {
+                        let mut own_kv = pass.activation(chunk.keys.len(), n * each)?;
+                        let mut own_pe = pass.activation(chunk.keys.len(), rope)?;
+                        for (from, to) in [(kv, own_kv.view_mut()), (k_pe.view(), own_pe.view_mut())] {
+                            pass.device.gather_rows(GatherRows::new(from, rows.view(), 1, to)?)?;
+                        }
+                        let call = ChunkAttention::new(some, q, own_kv.view(), own_pe.view(), o)?;
+                        pass.device.chunk_attention(call)?;
+                    }
+                }
+            }
         }
         Ok(())
     }

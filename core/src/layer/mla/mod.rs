@@ -14,7 +14,7 @@ mod decode;
 
 use alloc::format;
 
-pub use decode::{Context, Prefix, Seen, scratch_numbers};
+pub use decode::{Context, Keys, Prefix, Seen, Together, scratch_numbers, tokens_together};
 
 use super::linear::Linear;
 use super::operand::{Kept, Operand, Restored};
