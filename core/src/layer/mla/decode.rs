@@ -160,7 +160,8 @@ impl Mla {
 
     /// Attention of chunks with the keys and values of all heads, made again from the cache: a group of heads after
     /// the other, and a part of the tokens after the other. A head's result does not depend on its group where the
-    /// device's columns of a product do not depend on each other, and a chunk's not on the others where its rows do not.
+    /// device's columns of a product do not depend on each other, and a chunk's not on the other chunks where its rows
+    /// do not.
     fn expanded<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
