@@ -336,6 +336,8 @@ fn share(chunks: impl Iterator<Item = (usize, Vec<u32>)>, most: usize) -> Vec<Sh
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
 
     #[test]
