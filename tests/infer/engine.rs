@@ -6,6 +6,7 @@ use fathom::hf;
 use fathom::infer::{Engine, EngineOptions, Event, Generated, Request, Sampling, ScoreRequest, Scores, Stop};
 use fathom_core::cache::CacheFormat;
 use fathom_core::config::ModelConfig;
+use fathom_core::device::Device;
 use fathom_core::model::{Batch, Model};
 use fathom_core::precision::Precision;
 use fathom_core::rng;
@@ -76,6 +77,61 @@ fn continuations_are_those_of_transformers() {
                 }
             }
         }
+    }
+}
+
+/// The load is that of the experts that the routers chose, of prompts and of generated tokens, and counting changes no
+/// bit of the outputs.
+#[test]
+fn the_load_of_experts_is_what_the_routers_chose() {
+    let device = Cpu::new();
+    for case in ["decode/v3_yarn", "decode/v2_lite", MTP] {
+        let model = model(&device, case);
+        let (_, tokens) = tensors(&golden_folder().join(case).join("golden.safetensors"));
+        let requests: Vec<Request> = (0..3).map(|i| greedy(&tokens[&format!("{i}.prompt")].1)).collect();
+        // Pages of which none is shared, and steps that cut prompts and mix them with generated tokens.
+        let options = EngineOptions { page_tokens: 512, cache_tokens: 4096, step_tokens: 7, ..Default::default() };
+        let mut engine = Engine::new(&model, None, &[], options).unwrap();
+        assert!(engine.load().is_none(), "nothing is counted unless it is asked for");
+        engine.count_load().unwrap();
+        let mut finished = BTreeMap::new();
+        for request in &requests {
+            engine.add(request.clone()).unwrap();
+        }
+        let mut keep = |event| {
+            if let Event::Finished { id, generated, .. } = event {
+                finished.insert(id, generated);
+            }
+        };
+        engine.run(|_, event| keep(event)).unwrap();
+        let load = engine.load().unwrap().clone();
+        let finished: Vec<Generated> = finished.into_values().collect();
+        assert_eq!(finished, outputs(&model, options, &requests).0, "{case}");
+
+        let config = model.config();
+        let layers = (0..config.num_hidden_layers).filter(|&layer| config.is_moe_layer(layer));
+        let mut want: BTreeMap<usize, Vec<u64>> =
+            layers.map(|layer| (layer, vec![0; config.n_routed_experts])).collect();
+        let mut computed = 0;
+        for (request, generated) in requests.iter().zip(&finished) {
+            // The last token is not read by the model.
+            let text = [&request.tokens[..], &generated.tokens].concat();
+            let batch = Batch::new(&text, text.len() - 1, None, config.vocab_size).unwrap();
+            computed += text.len() as u64 - 1;
+            let inputs = model.inputs(&batch, 0).unwrap();
+            let kept = model.forward(&inputs, &mut model.load_count().unwrap()).unwrap();
+            for (layer, block) in kept.blocks().iter().enumerate() {
+                let Some(experts) = block.experts() else { continue };
+                let mut bytes = vec![0; 4 * experts.elements()];
+                device.download(experts.buffer(), 4 * experts.offset(), &mut bytes).unwrap();
+                let chosen = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                chosen.for_each(|expert| want.get_mut(&layer).unwrap()[expert as usize] += 1);
+            }
+        }
+        assert_eq!(load.layers, want, "{case}");
+        assert_eq!(load.tokens, computed, "{case}");
+        let chosen = computed * config.num_experts_per_tok as u64;
+        assert!(!want.is_empty() && load.layers.values().all(|counts| counts.iter().sum::<u64>() == chosen), "{case}");
     }
 }
 

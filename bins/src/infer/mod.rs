@@ -27,7 +27,7 @@ pub mod stream;
 
 pub use chat::{ChatTemplate, Conversation, Json};
 pub use distribution::{Distribution, Logprobs};
-pub use engine::{Engine, EngineOptions, Event, Stats};
+pub use engine::{Engine, EngineOptions, Event, Load, Stats};
 pub use request::{Generated, Request, ScoreRequest, Scores, Stop};
 pub use sampling::{Draw, History, InvalidSampling, ORDER, Sampling};
 pub use stop::StopSearch;

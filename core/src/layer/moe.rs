@@ -60,13 +60,36 @@ impl<D: Kernels> LoadCount<D> {
     pub fn clear(&mut self, device: &D) -> Result<(), D::Error> {
         self.layers.iter_mut().try_for_each(|load| device.fill(Fill::new(load.view_mut(), 0.0)))
     }
+
+    /// The counts on the host, `[N]` for each layer; exact up to 2²⁴ tokens.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn read(&self, device: &D) -> Result<Vec<Vec<f32>>, D::Error> {
+        let widths: Vec<usize> = self.layers.iter().map(|load| load.shape().elements()).collect();
+        // One tensor, so that the device is waited for once.
+        let mut all = Tensor::<D>::empty(device, &[1, widths.iter().sum()], DType::F32)?;
+        let mut column = 0;
+        for (load, width) in self.layers.iter().zip(&widths) {
+            device.cast(Cast::new(load.view(), all.view_mut().columns(column..column + width)?)?)?;
+            column += width;
+        }
+        let all: Vec<f32> = all.download(device)?;
+        let mut rest = &all[..];
+        let layer = |&width: &usize| {
+            let (counts, after) = rest.split_at(width);
+            rest = after;
+            counts.to_vec()
+        };
+        Ok(widths.iter().map(layer).collect())
+    }
 }
 
 /// What the routers of a pass read and count.
 pub struct Routers<'a, D: Kernels> {
     /// The state of each layer with experts.
     pub states: &'a [RouterState<D>],
-    /// Where each layer's load is added; none in inference.
+    /// Where each layer's load is added, if it is counted.
     pub loads: Option<&'a mut LoadCount<D>>,
 }
 

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::device::{Cast, GatherRows, Kernels};
 use crate::error::{InvalidOp, at_most, ensure, same};
 use crate::layer::mla::{Context, Keys, Prefix, Seen, Together, tokens_together};
-use crate::layer::moe::Routers;
+use crate::layer::moe::{LoadCount, Routers};
 use crate::layer::{Pass, Phase, Sequences};
 use crate::tensor::{Tensor, View};
 
@@ -91,8 +91,25 @@ impl<D: Kernels> Model<D> {
     /// then as it was. Under an FP8 cache, a latent that is not finite is an error too, and tokens of the call may
     /// have been written.
     pub fn extend(&self, cache: &mut Cache<D>, chunks: &[Chunk<'_>]) -> Result<Extended<D>, D::Error> {
+        self.extend_counting(cache, chunks, None)
+    }
+
+    /// As [`extend`](Self::extend); adds the tokens that the routers send to each expert to `loads`, made by
+    /// [`load_count`](Self::load_count). Counting changes no bit of the results.
+    ///
+    /// # Errors
+    /// As [`extend`](Self::extend); `loads` may then hold a part of the tokens.
+    pub fn extend_counting(
+        &self,
+        cache: &mut Cache<D>,
+        chunks: &[Chunk<'_>],
+        mut loads: Option<&mut LoadCount<D>>,
+    ) -> Result<Extended<D>, D::Error> {
         const OP: &str = "extend";
         self.check(OP, cache, chunks)?;
+        if let Some(loads) = &loads {
+            same(OP, "layers whose load is counted", self.routers.len(), loads.layers.len())?;
+        }
         let (a, copies) = (&self.architecture, self.copies()?);
         let end = chunks.iter().map(|c| c.start + c.tokens.len()).max().unwrap_or(0);
         let rope = self.rope(end)?;
@@ -100,7 +117,7 @@ impl<D: Kernels> Model<D> {
             let chunks: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
             let rows = self.rows(cache, phase, &chunks)?;
             let pass = self.pass_over(&rows.sequences, &rope, &copies, phase);
-            let routers = &mut Routers { states: &self.routers, loads: None };
+            let routers = &mut Routers { states: &self.routers, loads: loads.as_deref_mut() };
             let mut x = a.embedding.forward(&pass, rows.tokens.view())?;
             for (i, block) in a.blocks.iter().enumerate() {
                 x = block.extend(&pass, routers, &rows.context, cache.layer(i), x)?;

@@ -5,6 +5,7 @@
 //! the other requests, bit for bit.
 
 mod live;
+mod load;
 mod scoring;
 mod stats;
 
@@ -22,8 +23,10 @@ use super::request::{Generated, Request, ScoreRequest, Scores, Stop};
 use super::scheduler::{Limits, Scheduler, Work};
 use crate::error::{Error, Result};
 use live::Live;
+use load::Counting;
 use scoring::Scoring;
 
+pub use load::Load;
 pub use stats::Stats;
 
 /// How an engine keeps its cache and divides its work.
@@ -151,6 +154,8 @@ pub struct Engine<'a, D: Kernels> {
     stats: Stats,
     /// Where logits are read.
     logits: Vec<f32>,
+    /// Expert load, if it is counted.
+    load: Option<Counting<D>>,
 }
 
 impl<'a, D: Kernels> Engine<'a, D> {
@@ -188,8 +193,25 @@ impl<'a, D: Kernels> Engine<'a, D> {
             prompt_logits: LOGIT_BYTES / (size_of::<f32>() * config.vocab_size.max(1)),
         });
         let (live, scoring, ready) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        let (ends, stats, logits) = (ends.to_vec(), Stats::default(), Vec::new());
-        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next: 0, stats, logits })
+        let (ends, stats) = (ends.to_vec(), Stats::default());
+        let (next, logits, load) = (0, Vec::new(), None);
+        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next, stats, logits, load })
+    }
+
+    /// Counts from here on how many tokens go to each expert of the main model. The outputs keep their bits.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn count_load(&mut self) -> Result<()> {
+        let pass = self.model.load_count().map_err(Error::device("counting the load of experts"))?;
+        self.load = Some(Counting { pass, sum: Load::default() });
+        Ok(())
+    }
+
+    /// The load of experts since it is [counted](Self::count_load). A position that is computed again, because its
+    /// request had to give its pages back, counts again.
+    pub fn load(&self) -> Option<&Load> {
+        self.load.as_ref().map(|load| &load.sum)
     }
 
     /// The model.
@@ -358,7 +380,15 @@ impl<'a, D: Kernels> Engine<'a, D> {
             Chunk { tokens, start: work.start, pages, phase: work.phase, logits: work.logits }
         };
         let chunks: Vec<Chunk<'_>> = work.iter().map(chunk).collect();
-        self.model.extend(&mut self.cache, &chunks).map_err(Error::device("computing the next tokens"))
+        let model = self.model;
+        let mut compute = || {
+            let Some(load) = &mut self.load else { return model.extend(&mut self.cache, &chunks) };
+            load.pass.clear(model.device())?;
+            let extended = model.extend_counting(&mut self.cache, &chunks, Some(&mut load.pass))?;
+            load.add(model.device(), model.config(), chunks.iter().map(|chunk| chunk.tokens.len()).sum())?;
+            Ok(extended)
+        };
+        compute().map_err(Error::device("computing the next tokens"))
     }
 
     /// Chooses tokens of one request from the logits of its rows. `None` if it has ended.
