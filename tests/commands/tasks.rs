@@ -36,6 +36,114 @@ fn a_task_by_hand_is_measured() {
     assert_eq!(file["results"], json["results"]);
 }
 
+/// A page needs nothing but itself, and holds every task that it is of.
+fn page(w: &World, path: &str) -> String {
+    let html = std::fs::read_to_string(w.root.join(path)).unwrap();
+    for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script", "<link"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert!(!w.root.join(path).with_extension("tmp").exists());
+    html
+}
+
+#[test]
+fn a_report_shows_the_tasks_and_their_answers() {
+    let w = World::new();
+    let hostile = "</pre><script>alert(1)</script>\u{1b}[2J<img onerror=x>";
+    let item = |i: usize, name: &str| {
+        serde_json::json!({"country": name, "answers": ["a", "b", "c"], "right": i % 3}).to_string() + "\n"
+    };
+    let items: String = (0..6).map(|i| item(i, if i == 1 { "</pre><script>" } else { "X" })).collect();
+    std::fs::write(w.root.join("capitals.jsonl"), items).unwrap();
+    let (task, _) = example();
+    std::fs::write(w.root.join("capitals.toml"), task.replace("What is the capital of", "?")).unwrap();
+    let written = "name = 'written'\nkind = 'generate'\ndata = ['written.jsonl']\nprompt = '{{ text }}'\n\
+                   target = 'x'\nmetrics = ['exact_match']\ngenerate = { max_tokens = 2 }";
+    std::fs::write(w.root.join("written.toml"), written).unwrap();
+    std::fs::write(w.root.join("written.jsonl"), serde_json::json!({"text": hostile}).to_string() + "\n").unwrap();
+    let tasks = ["--checkpoint", "run", "--tasks", "capitals.toml,written.toml", "--task-data", "."];
+    let plain = w.ok("eval", &tasks);
+    let more = ["--output", "out", "--report", "pages/tasks.html"];
+    let (code, out, said) = w.run("eval", &[&tasks[..], &more].concat());
+    assert!(code == 0 && said.contains("report: pages/tasks.html"), "{said}");
+    assert_eq!(out, plain, "counting the load changes no number");
+    let html = page(&w, "pages/tasks.html");
+    for part in [
+        "run/step-00000002",
+        "capitals · acc_norm",
+        "written · exact_match",
+        "<td class=\"number\">0.3333</td>",
+        "95 % intervals",
+        "ECE 0.",
+        "Expert load",
+        "layer 1</text>",
+        "6 items",
+        "capitals by acc",
+        "&lt;/pre&gt;&lt;script&gt;",
+        "alert(1)&lt;/script&gt;\\u{1b}[2J&lt;img onerror=x&gt;",
+        "log-likelihood",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    // The load that is kept: in a layer with experts every token goes to some of them.
+    let read = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(w.root.join(path)).unwrap()).unwrap()
+    };
+    let load = read("out/load_capitals.json");
+    let chosen = read("run/step-00000002/config.json")["num_experts_per_tok"].as_u64().unwrap();
+    let counted = &load["counted"];
+    let sum: u64 = counted["load"]["layers"]["1"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(sum, chosen * counted["load"]["tokens"].as_u64().unwrap(), "{load}");
+    assert_eq!(counted["items"].as_array().unwrap().len(), 6);
+    // Everything is known, and the page is the same but for its date and time.
+    let body = |html: &str| html[html.find("<h2>Scores").unwrap()..].to_owned();
+    w.ok("eval", &[&tasks[..], &more].concat());
+    assert_eq!(body(&page(&w, "pages/tasks.html")), body(&html));
+    // Without the load of earlier answers the page says of which items it is.
+    std::fs::remove_file(w.root.join("out/load_capitals.json")).unwrap();
+    w.ok("eval", &[&tasks[..], &more].concat());
+    let html = page(&w, "pages/tasks.html");
+    assert!(html.contains("<b>capitals</b>: the load of 6 items is not counted"), "nothing is silently left out");
+}
+
+#[test]
+fn all_checkpoints_of_a_run_are_measured() {
+    let w = World::new();
+    let (task, items) = example();
+    std::fs::write(w.root.join("capitals.toml"), task).unwrap();
+    std::fs::write(w.root.join("capitals.jsonl"), &items).unwrap();
+    let more = ["--set", "train.steps=6", "--set", "checkpoint.every_steps=2", "--set", "checkpoint.keep=9"];
+    w.ok("train", &w.training("long", &more));
+    std::fs::create_dir(w.root.join("long/step-00000009")).unwrap();
+    let own = ["--tasks", "capitals.toml", "--task-data", ".", "--limit", "1"];
+    let all = ["--checkpoint", "long", "--all-checkpoints", "--output", "out", "--report", "page.html", "--json"];
+    let (code, out, said) = w.run("eval", &[&own[..], &all].concat());
+    assert!(code == 0 && said.contains("passing over long/step-00000009"), "{said}");
+    let steps: Vec<u64> = out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["source"]["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [2, 4, 6]);
+    for step in steps {
+        assert!(w.root.join(format!("out/step-{step:08}/results.json")).is_file());
+    }
+    let html = page(&w, "page.html");
+    for part in
+        ["Over the run", "capitals: acc, acc_norm over tokens", "<td class=\"number\">768</td>", "long/step-00000006"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    let fails = |more: &[&str], code: i32, words: &[&str]| w.fails("eval", &[&own[..], more].concat(), code, words);
+    fails(&["--checkpoint", "long/step-00000002", "--all-checkpoints"], 1, &["holds no complete checkpoint"]);
+    fails(&["--checkpoint", "long", "--all-checkpoints", "--data", "data"], 2, &["--tasks alone"]);
+    for option in [&["--all-checkpoints"][..], &["--report", "x.html"]] {
+        w.fails("eval", &[&["--checkpoint", "run", "--data", "data"], option].concat(), 2, &["need --tasks"]);
+    }
+    // What is wrong with the page is said before anything is read.
+    fails(&["--checkpoint", "gone", "--report", "data"], 2, &["--report data: is a folder"]);
+    fails(&["--checkpoint", "gone", "--report", "text.txt/page.html"], 1, &["text.txt"]);
+}
+
 /// Programs run only with leave, and where the system has what their limits need.
 #[test]
 fn programs_are_run_with_limits() {

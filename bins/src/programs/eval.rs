@@ -5,15 +5,17 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::{cache_format, weights};
+use crate::checkpoint;
 use crate::cli::{self, Command, Program};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Measured, Request, score_lines};
 use crate::on_device;
+use crate::report::tasks::Target;
 use crate::session::{LoadOptions, Session};
 use crate::settings;
-use crate::tasks::{self, Wording, data::Places};
+use crate::tasks::{self, Wording, data::Places, results::Results};
 use argh::{ArgsInfo, FromArgs};
 use fathom_core::cache::CacheFormat;
 use fathom_core::device::Kernels;
@@ -31,6 +33,7 @@ pub const COMMAND: Command =
     example = "{command_name} --checkpoint runs/quickstart --data runs/quickstart/data",
     example = "{command_name} --checkpoint runs/quickstart --score requests.jsonl --output scores.jsonl",
     example = "{command_name} --checkpoint model --tasks hellaswag,mmlu --task-data data --output results",
+    example = "{command_name} --checkpoint runs/a --all-checkpoints --tasks piqa --task-data data --report piqa.html",
     error_code(0, "done"),
     error_code(1, "the checkpoint, the data or the device failed"),
     error_code(2, "wrong arguments")
@@ -67,6 +70,14 @@ struct Arguments {
     /// time, memory, processes and files; it can read files that you can read, but for those of your home folder
     #[argh(switch)]
     confirm_run_unsafe_code: bool,
+    /// measure the tasks on every complete checkpoint of a run, the oldest first; with --output each in its own folder
+    /// OUTPUT/step-XXXXXXXX
+    #[argh(switch)]
+    all_checkpoints: bool,
+    /// write a page about the tasks: scores with error bars, over the tokens of the run with --all-checkpoints,
+    /// calibration, the load of experts, examples
+    #[argh(option, arg_name = "file.html")]
+    report: Option<PathBuf>,
     /// stop after about this many tokens of --data, or items of each task; 0 for all (default: 0)
     #[argh(option, default = "0", arg_name = "n")]
     limit: u64,
@@ -126,6 +137,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         let names = "--task-data, --fewshot-data, --num-fewshot and --confirm-run-unsafe-code";
         return Err(Error::Usage(format!("{names} need --tasks NAMES")));
     }
+    if tasks.is_none() && (arguments.report.is_some() || arguments.all_checkpoints) {
+        return Err(Error::Usage("--report and --all-checkpoints need --tasks NAMES".into()));
+    }
+    if arguments.all_checkpoints && (data.is_some() || score.is_some()) {
+        return Err(Error::Usage("--all-checkpoints: is for --tasks alone; call eval twice".into()));
+    }
     let device = AnyDevice::open(&arguments.device, arguments.threads)?;
     on_device!(&device, device => run_on(device, arguments))
 }
@@ -134,29 +151,69 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let weights = weights(&arguments.weights)?;
     let scoring = arguments.cache;
     let options = LoadOptions { average: arguments.ema, weights, scoring, ..LoadOptions::default() };
-    let session = Session::load_with(device, &arguments.checkpoint, &options)?;
-    eprintln!("checkpoint: {}", session.checkpoint().display());
-    if let Some(file) = &arguments.score {
-        score(&session, file, arguments.output.as_deref())?;
+    let report = arguments.report.as_deref().map(Target::new).transpose()?;
+    let mut results = Vec::new();
+    for (checkpoint, output) in measured(arguments)? {
+        let session = Session::load_with(device, &checkpoint, &options)?;
+        eprintln!("checkpoint: {}", session.checkpoint().display());
+        if let Some(file) = &arguments.score {
+            score(&session, file, output.as_deref())?;
+        }
+        if let Some(data) = &arguments.data {
+            let result = measure(&session, arguments, data)?;
+            let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
+            cli::print(&if arguments.json { json()? } else { result.to_string() })?;
+        }
+        if let Some(names) = &arguments.tasks {
+            results.push(run_tasks(&session, arguments, names, output)?);
+        }
     }
-    if let Some(data) = &arguments.data {
-        let result = measure(&session, arguments, data)?;
-        let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
-        cli::print(&if arguments.json { json()? } else { result.to_string() })?;
-    }
-    if let Some(names) = &arguments.tasks {
-        run_tasks(&session, arguments, names)?;
+    if let Some(report) = report {
+        report.write(&results)?;
+        eprintln!("report: {}", report.path().display());
     }
     Ok(())
 }
 
-fn run_tasks<D: Kernels>(session: &Session<D>, arguments: &Arguments, names: &str) -> Result<()> {
+/// The checkpoints to measure, and where their output goes.
+fn measured(arguments: &Arguments) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
+    let (run, output) = (&arguments.checkpoint, &arguments.output);
+    if !arguments.all_checkpoints {
+        return Ok(vec![(run.clone(), output.clone())]);
+    }
+    let mut all = Vec::new();
+    for found in checkpoint::survey(run)?.into_iter().rev() {
+        match found.damage {
+            Some(damage) => eprintln!("passing over {}: {damage}", found.folder.display()),
+            None => {
+                let name = found.folder.file_name().unwrap_or_default().to_owned();
+                all.push((found.folder, output.as_ref().map(|output| output.join(name))));
+            }
+        }
+    }
+    if all.is_empty() {
+        let run = run.display();
+        return Err(Error::Run(format!(
+            "--all-checkpoints: {run} holds no complete checkpoint; name the output folder of a training run"
+        )));
+    }
+    Ok(all)
+}
+
+fn run_tasks<D: Kernels>(
+    session: &Session<D>,
+    arguments: &Arguments,
+    names: &str,
+    output: Option<PathBuf>,
+) -> Result<Results> {
     let options = tasks::Options {
         tasks: settings::names(&[names]),
         places: Places::new(&arguments.task_data, &arguments.fewshot_data, Wording::Options)?,
         shots: arguments.num_fewshot,
         limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
-        output: arguments.output.clone(),
+        // Kept beside the answers too, for a report that is asked for later.
+        count_load: arguments.report.is_some() || output.is_some(),
+        output,
         unsafe_code: arguments.confirm_run_unsafe_code,
         weights: format!("{}{}", arguments.weights, if arguments.ema { ",ema" } else { "" }),
         average: arguments.ema,
@@ -166,7 +223,8 @@ fn run_tasks<D: Kernels>(session: &Session<D>, arguments: &Arguments, names: &st
     let results = tasks::run(session, &options, |done, total| counter.show(done, total))?;
     counter.finish();
     let json = || serde_json::to_string(&results.json()).map_err(|e| Error::Run(e.to_string()));
-    cli::print(&if arguments.json { json()? } else { results.text() })
+    cli::print(&if arguments.json { json()? } else { results.text() })?;
+    Ok(results)
 }
 
 fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {

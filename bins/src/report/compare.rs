@@ -188,7 +188,6 @@ impl Comparison {
             summary: table(&self.head(), &self.results(), 1),
             axis: Axis::Tokens,
             charts,
-            load: None,
             sections,
         };
         page.html()

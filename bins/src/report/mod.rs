@@ -1,12 +1,15 @@
 //! Reports on training runs: a loss curve in the terminal ([`curve`]), `report.html` ([`page`]), event files for
 //! TensorBoard ([`events`]), and runs side by side ([`compare`]). All of them are made from `metrics.jsonl`
-//! ([`history`]).
+//! ([`history`]). [`tasks`] is the page of benchmark tasks; [`plot`] and [`load`] draw.
 
 pub mod compare;
 pub mod curve;
 pub mod events;
 pub mod history;
+pub mod load;
 pub mod page;
+pub mod plot;
+pub mod tasks;
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +24,7 @@ use crate::run::{Event, Observer, Run, resolved};
 use crate::tasks::metric::lower_is_better;
 use events::Events;
 use history::{History, Series};
-use page::{Axis, Chart, Line, Load, Page, escape, table};
+use page::{Axis, Chart, Figure, Line, Page, escape, table};
 
 /// The page's name in the output folder of a run.
 pub const PAGE: &str = "report.html";
@@ -82,12 +85,21 @@ impl Report {
     }
 
     fn try_write(&self, last: Option<&Evaluated>) -> Result<()> {
-        let path = self.folder.join(PAGE);
-        let fresh = self.folder.join("report.tmp");
-        let html = run_page(&self.folder, &self.history, self.first_layer, last).html();
-        std::fs::write(&fresh, html).map_err(Error::io("write", &fresh))?;
-        std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
+        let html = run_page(&self.folder, &self.history, self.first_layer, last)?.html();
+        replace(&self.folder.join(PAGE), &html)
     }
+}
+
+/// The file that a page is written to before it takes its place.
+fn fresh(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
+/// Writes a page as a whole, or leaves what was there.
+fn replace(path: &Path, html: &str) -> Result<()> {
+    let fresh = fresh(path);
+    std::fs::write(&fresh, html).map_err(Error::io("write", &fresh))?;
+    std::fs::rename(&fresh, path).map_err(Error::io("replace", path))
 }
 
 impl Observer for Report {
@@ -104,7 +116,7 @@ impl Observer for Report {
 }
 
 /// The page of one run.
-fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&Evaluated>) -> Page {
+fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&Evaluated>) -> Result<Page> {
     let h = history;
     let by_source = h.loss_by_source.iter().enumerate().map(|(i, (name, series))| Line::new(name, i + 1, series));
     // What cannot be read of the checkpoints is said in their table.
@@ -162,15 +174,21 @@ fn run_page(folder: &Path, history: &History, first_layer: usize, last: Option<&
     tiles.push(("tokens", grouped(h.tokens)));
     tiles.push(("tokens per second", or_dash(h.mean_speed(), |x| grouped(x.round() as u64))));
     tiles.push(("time in steps", duration(h.seconds)));
-    Page {
+    let mut load = String::new();
+    if let Some((step, loads)) = &h.expert_load {
+        let layers: Vec<_> = loads.iter().enumerate().map(|(i, load)| (i + first_layer, load.clone())).collect();
+        let mut figure = load::figure("Expert load", &format!("step {}", grouped(*step)), &layers)?;
+        figure.drawing += &load::scale();
+        load = Figure { wide: true, ..figure }.html();
+    }
+    Ok(Page {
         title: name.unwrap_or_else(|| folder.display().to_string()),
         lead: "A training run of Fathom. Lines are means; bands reach from the smallest to the largest value.".into(),
         summary: page::tiles(&tiles),
         axis: Axis::Steps,
         charts,
-        load: h.expert_load.as_ref().map(|(step, load)| Load::new(*step, first_layer, load)),
-        sections: sections(folder, h, best),
-    }
+        sections: load + &sections(folder, h, best),
+    })
 }
 
 /// Samples, checkpoints and settings.
@@ -262,7 +280,7 @@ mod tests {
             "Gradient norm",
             "Speed",
             "MaxVio by layer",
-            "\"load\":{",
+            "layer 3</text>",
             "step-00000400",
             "piqa acc",
         ] {

@@ -1,10 +1,12 @@
-//! The HTML page of a report: self-contained, with curves drawn by the script in `page.html`.
+//! The HTML page of a report: self-contained, with curves drawn by the script in `curves.html`, if it has any.
 
 use serde::Serialize;
 
 use super::history::Series;
 
 const TEMPLATE: &str = include_str!("page.html");
+/// The curves of a run, and the script that draws them.
+const CURVES: &str = include_str!("curves.html");
 
 /// A line of a chart.
 #[derive(Serialize)]
@@ -81,25 +83,6 @@ impl Chart {
     }
 }
 
-/// Expert load of a step: percent of the layer's mean for each expert.
-#[derive(Serialize)]
-pub struct Load {
-    step: u64,
-    first: usize,
-    layers: Vec<Vec<u64>>,
-}
-
-impl Load {
-    /// Expert load from tokens per expert of each MoE layer; `first` is the number of the first of those layers.
-    pub fn new(step: u64, first: usize, load: &[Vec<f32>]) -> Self {
-        let percent = |row: &Vec<f32>| {
-            let mean = row.iter().sum::<f32>() / row.len().max(1) as f32;
-            row.iter().map(|tokens| if mean > 0.0 { (100.0 * tokens / mean).round() as u64 } else { 0 }).collect()
-        };
-        Self { step, first, layers: load.iter().map(percent).collect() }
-    }
-}
-
 /// The horizontal axis when the page opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
@@ -121,8 +104,6 @@ pub struct Page {
     pub axis: Axis,
     /// The charts; those without lines are left out.
     pub charts: Vec<Chart>,
-    /// The expert load.
-    pub load: Option<Load>,
     /// HTML below the charts.
     pub sections: String,
 }
@@ -131,28 +112,37 @@ impl Page {
     /// The page as HTML.
     pub fn html(&self) -> String {
         let charts: Vec<&Chart> = self.charts.iter().filter(|chart| !chart.lines.is_empty()).collect();
-        let data = serde_json::json!({ "axis": self.axis as u8, "charts": charts, "load": self.load });
-        // Inside a script element only `<` can end it.
-        let data = data.to_string().replace('<', "\\u003c");
+        let curves = if charts.is_empty() {
+            String::new()
+        } else {
+            let data = serde_json::json!({ "axis": self.axis as u8, "charts": charts });
+            // Inside a script element only `<` can end it.
+            filled(CURVES, &[("data", &data.to_string().replace('<', "\\u003c"))])
+        };
+        let (title, lead) = (escape(&self.title), escape(&self.lead));
         let values = [
-            ("title", escape(&self.title)),
-            ("lead", escape(&self.lead)),
-            ("summary", self.summary.clone()),
-            ("sections", self.sections.clone()),
-            ("data", data),
+            ("title", &title),
+            ("lead", &lead),
+            ("summary", &self.summary),
+            ("curves", &curves),
+            ("sections", &self.sections),
         ];
-        // What is filled in is not searched for marks.
-        let (mut out, mut rest) = (String::with_capacity(TEMPLATE.len() + values[4].1.len()), TEMPLATE);
-        while let Some((before, mark, after)) = rest
-            .split_once("{{")
-            .and_then(|(before, after)| after.split_once("}}").map(|(mark, after)| (before, mark, after)))
-        {
-            out += before;
-            out += values.iter().find(|(name, _)| *name == mark).map_or("", |(_, value)| value);
-            rest = after;
-        }
-        out + rest
+        filled(TEMPLATE, &values.map(|(name, value)| (name, &value[..])))
     }
+}
+
+/// A template with values in place of its marks. What is filled in is not searched for marks.
+fn filled(template: &str, values: &[(&str, &str)]) -> String {
+    let (mut out, mut rest) = (String::with_capacity(template.len()), template);
+    while let Some((before, mark, after)) = rest
+        .split_once("{{")
+        .and_then(|(before, after)| after.split_once("}}").map(|(mark, after)| (before, mark, after)))
+    {
+        out += before;
+        out += values.iter().find(|(name, _)| *name == mark).map_or("", |(_, value)| value);
+        rest = after;
+    }
+    out + rest
 }
 
 /// Figures side by side, as HTML: name and value of each. Both are text.
@@ -161,6 +151,44 @@ pub fn tiles(figures: &[(&str, String)]) -> String {
         format!("<div class=\"tile\"><span>{}</span><b>{}</b></div>", escape(name), escape(value))
     };
     format!("<div class=\"tiles\">{}</div>\n", figures.iter().map(tile).collect::<String>())
+}
+
+/// A drawing with its title, and its numbers folded below it.
+#[derive(Clone, Debug, Default)]
+pub struct Figure {
+    /// The title.
+    pub title: String,
+    /// Unit or explanation behind it.
+    pub note: String,
+    /// Names of what is drawn, with the numbers of their colours.
+    pub legend: Vec<(String, u8)>,
+    /// The drawing, as HTML.
+    pub drawing: String,
+    /// The same numbers as a table, as HTML; empty for none.
+    pub numbers: String,
+    /// Takes the whole width.
+    pub wide: bool,
+}
+
+impl Figure {
+    /// The figure as HTML.
+    pub fn html(&self) -> String {
+        let entry = |(name, color): &(String, u8)| {
+            format!("<span><i style=\"background: var(--c{color})\"></i>{}</span>", escape(name))
+        };
+        let legend: String = self.legend.iter().map(entry).collect();
+        let legend = if legend.is_empty() { legend } else { format!("<div class=\"legend\">{legend}</div>") };
+        let numbers = match self.numbers.is_empty() {
+            true => String::new(),
+            false => format!("<details><summary>numbers</summary>{}</details>", self.numbers),
+        };
+        let (class, title, note) =
+            (if self.wide { " class=\"wide\"" } else { "" }, escape(&self.title), escape(&self.note));
+        let drawing = &self.drawing;
+        format!(
+            "<figure{class}><figcaption>{title} <small>{note}</small></figcaption>{legend}{drawing}{numbers}</figure>\n"
+        )
+    }
 }
 
 /// Escapes text for HTML.
@@ -205,18 +233,9 @@ mod tests {
             Chart::new("Loss", "nats", vec![Line::new("</script>", 0, &history.loss)]),
             Chart::new("Nothing", "", vec![Line::new("none", 0, &history.mtp_loss)]),
         ];
-        let load = Some(Load::new(7, 1, &[vec![1.0, 3.0], vec![0.0, 0.0]]));
         let (title, sections) = (title.into(), sections.into());
-        Page {
-            title,
-            lead: String::new(),
-            summary: tiles(&[("x", "1".into())]),
-            axis: Axis::Steps,
-            charts,
-            load,
-            sections,
-        }
-        .html()
+        Page { title, lead: String::new(), summary: tiles(&[("x", "1".into())]), axis: Axis::Steps, charts, sections }
+            .html()
     }
 
     #[test]
@@ -230,7 +249,10 @@ mod tests {
             let found = html.matches(outside).count();
             assert_eq!(found, usize::from(outside == "http://"), "{outside}: the name of SVG's elements only");
         }
-        assert!(html.contains(r#""layers":[[50,150],[0,0]]"#));
+        let (text, charts) = (String::new, Vec::new());
+        let plain =
+            Page { title: text(), lead: text(), summary: text(), axis: Axis::Steps, charts, sections: text() }.html();
+        assert!(!plain.contains("<script") && plain.ends_with("</html>\n"), "a page without curves needs no script");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::tokens::{Scored, Windows};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::infer::engine::Id;
-use crate::infer::{Engine, EngineOptions, Event, Request, Sampling, ScoreRequest, Scores};
+use crate::infer::{Engine, EngineOptions, Event, Load, Request, Sampling, ScoreRequest, Scores};
 
 /// Tokens of a page where texts are only scored: few, since only full pages are shared.
 const PAGE: usize = 4;
@@ -192,7 +192,8 @@ impl Requests {
     }
 
     /// Computes those whose number is `wanted`; gives each answer, or why there is none, to `answered` as soon as it is
-    /// known. False where `go_on` was false before the end.
+    /// known. False where `go_on` was false before the end. The load of experts is added to `load`, if it is to be
+    /// counted.
     ///
     /// # Errors
     /// Those of the engine, and of `answered`, which end the computation.
@@ -201,6 +202,7 @@ impl Requests {
         (codec, model): (&Codec<'_>, &Model<D>),
         wanted: &dyn Fn(usize) -> bool,
         go_on: &dyn Fn() -> bool,
+        load: Option<&mut Load>,
         mut answered: impl FnMut(usize, Result<Answer>) -> Result<()>,
     ) -> Result<bool> {
         let places: Vec<usize> = (0..self.jobs.len()).filter(|&job| self.jobs[job].numbers().any(wanted)).collect();
@@ -221,7 +223,11 @@ impl Requests {
                     break;
                 };
                 if engine.is_none() {
-                    engine = Some(codec.engine(model, self.options(model.config(), wanted))?);
+                    let mut new = codec.engine(model, self.options(model.config(), wanted))?;
+                    if load.is_some() {
+                        new.count_load()?;
+                    }
+                    engine = Some(new);
                 }
                 let Some(engine) = &mut engine else { break };
                 let (added, number) = match next {
@@ -240,7 +246,12 @@ impl Requests {
                     (Err(error), None) => return Err(error),
                 }
             }
-            let Some(engine) = engine.as_mut().filter(|_| !running.is_empty()) else { return Ok(true) };
+            let Some(engine) = engine.as_mut().filter(|_| !running.is_empty()) else {
+                if let (Some(sum), Some(load)) = (load, engine.as_ref().and_then(Engine::load)) {
+                    sum.add(load);
+                }
+                return Ok(true);
+            };
             for event in engine.step()? {
                 let (id, outcome) = match event {
                     Event::Token { .. } => continue,

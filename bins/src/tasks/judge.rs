@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::data::Pool;
+use super::detail::{Details, chance};
 use super::metric::{Metric, Value, argmax, pass_at};
 use super::question::{Asked, Question};
 use super::results::Reported;
@@ -176,4 +177,30 @@ pub fn report(
         }
     }
     reported
+}
+
+/// Details of a task for a report, but for the load of experts, from the answers and their judgement by item.
+pub fn details(
+    task: &Task,
+    questions: &[Question],
+    responses: &BTreeMap<usize, Response>,
+    judged: &BTreeMap<usize, Vec<Judged>>,
+) -> Details {
+    // The first metric of the first filter that is a yes or no.
+    let judge = task.metrics.iter().position(|metric| metric.is_judgement());
+    let name = |place: usize| match &task.filters[..] {
+        [filter, _, ..] => format!("{}, {}", task.metrics[place].name(), filter.name),
+        _ => task.metrics[place].name(),
+    };
+    let (family, chance) = (task.name.clone(), chance(questions));
+    let mut details = Details { family, chance, judge: judge.map(name), ..Details::default() };
+    for question in questions {
+        let (response, judged) = (responses.get(&question.item), judged.get(&question.item));
+        let (Some(response), Some(judged)) = (response, judged) else { continue };
+        let right = judge.and_then(|place| Some(judged.first()?.values.get(place)?.value > 0.0));
+        details.add(question, response, right, || {
+            judged.iter().map(|judged| (judged.filter.clone(), judged.answers.clone())).collect()
+        });
+    }
+    details
 }

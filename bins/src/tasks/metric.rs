@@ -79,6 +79,11 @@ impl Metric {
         !lower_is_better(&self.name())
     }
 
+    /// Whether its value for an item says that the answer is right.
+    pub fn is_judgement(self) -> bool {
+        matches!(self, Self::Acc | Self::AccNorm | Self::AccBytes | Self::ExactMatch | Self::Pass(_))
+    }
+
     /// The metric and its standard error, where it has one, over the values of items.
     pub fn aggregate(self, values: &[Value], resamples: usize) -> (f64, Option<f64>) {
         match self {

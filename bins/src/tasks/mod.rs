@@ -12,7 +12,9 @@
 //! | [`compute`] | all requests through the engine, what begins alike together |
 //! | [`answer`] | filters of generated text, and the comparison with the target |
 //! | [`metric`] | metrics and standard errors |
+//! | [`calibration`], [`detail`] | what a report shows beside them |
 //! | [`samples`] | the file of answers, item by item, from which a killed run goes on |
+//! | [`load`] | the load of experts beside them |
 //! | [`results`] | results as a table and as JSON |
 //! | [`sandbox`] | programs that a model wrote, run with limits |
 //! | [`options`] | tasks, data, examples and limits of a measurement |
@@ -23,10 +25,13 @@
 
 pub mod answer;
 pub mod builtin;
+pub mod calibration;
 pub mod compute;
 pub mod data;
+pub mod detail;
 pub mod judge;
 pub mod kind;
+pub mod load;
 pub mod metric;
 pub mod options;
 pub mod question;

@@ -26,6 +26,8 @@ pub struct Options {
     pub weights: String,
     /// Whether the weights are the moving average that training kept.
     pub average: bool,
+    /// Whether the load of experts is counted. With `output` it is kept there, beside the answers.
+    pub count_load: bool,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             resamples: BOOTSTRAP,
             weights: "stored".into(),
             average: false,
+            count_load: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::detail::Details;
 use super::metric::{mean, pooled_stderr};
 
 /// A metric of a task, as it is reported.
@@ -45,6 +46,8 @@ pub struct TaskResult {
     pub examples: Option<PathBuf>,
     /// The metrics.
     pub metrics: Vec<Reported>,
+    /// What a report shows beside them.
+    pub details: Details,
 }
 
 /// The results of a group of tasks.
@@ -93,6 +96,8 @@ pub struct Results {
     pub checkpoint: PathBuf,
     /// The step of the training run that wrote it, if one did.
     pub step: Option<u64>,
+    /// Tokens that it had seen.
+    pub tokens: Option<u64>,
     /// The tokenizer's fingerprint.
     pub tokenizer: String,
     /// What matrices are stored in.
@@ -159,6 +164,7 @@ impl Results {
             "source": {
                 "checkpoint": self.checkpoint,
                 "step": self.step,
+                "tokens": self.tokens,
                 "tokenizer": self.tokenizer,
                 "weights": self.weights,
                 "files": by_task(&|t| {
@@ -264,6 +270,7 @@ mod tests {
             hash: String::new(),
             examples: None,
             metrics: vec![reported],
+            details: Details::default(),
         }
     }
 

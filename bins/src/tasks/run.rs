@@ -1,6 +1,6 @@
 //! Tasks from their files to their results.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use fathom_core::device::Kernels;
@@ -12,11 +12,6 @@ use crate::checkpoint::{self, State};
 use crate::error::{Error, Result};
 use crate::session::Session;
 
-/// The step of the training run that wrote a checkpoint.
-fn step(checkpoint: &Path) -> Option<u64> {
-    State::read(checkpoint).ok().map(|state| state.step)
-}
-
 /// Measures a model on tasks. `progress` is told how many of how many items are done.
 ///
 /// # Errors
@@ -26,10 +21,12 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     if let Some(folder) = &options.output {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
-    let codec = session.codec()?;
+    let (codec, checkpoint) = (session.codec()?, session.checkpoint());
+    // Of the training run that wrote the checkpoint, if one did.
+    let state = State::read(checkpoint).ok();
     let suite = Suite::new(&codec, options)?;
     let keep = |folder: &PathBuf| -> Result<Keep> {
-        let weights = checkpoint::identity(session.checkpoint(), options.average)?;
+        let weights = checkpoint::identity(checkpoint, options.average)?;
         let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str()];
         Ok(Keep { folder: folder.clone(), model: parts.join("\0") })
     };
@@ -37,8 +34,9 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     let measured = suite.measure((&codec, session.model()), keep.as_ref(), &|| true, progress)?;
     let (tasks, groups) = measured.unwrap_or_default();
     let results = Results {
-        checkpoint: session.checkpoint().into(),
-        step: step(session.checkpoint()),
+        checkpoint: checkpoint.into(),
+        step: state.as_ref().map(|state| state.step),
+        tokens: state.as_ref().map(|state| state.tokens),
         tokenizer: format!("{} {}", codec.tokenizer().kind(), codec.tokenizer().fingerprint()),
         weights: options.weights.clone(),
         context: session.context(),

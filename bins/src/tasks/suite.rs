@@ -12,8 +12,10 @@ use fathom_core::model::Model;
 use super::builtin;
 use super::compute::{Answer, Requests, unexpected};
 use super::data::Pool;
+use super::detail::Details;
 use super::judge::{self, Judged, hash};
 use super::kind::Kind;
+use super::load::{self, Counted};
 use super::options::Options;
 use super::question::{Asked, Question, ask};
 use super::results::{GroupResult, TaskResult};
@@ -23,7 +25,7 @@ use super::task::Task;
 use super::tokens::{self, Windows};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::infer::Sampling;
+use crate::infer::{Load, Sampling};
 
 /// Tasks that are ready to be measured: everything that can be wrong with them was looked for.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct Suite {
     missing: Vec<String>,
     sandbox: Option<Sandbox>,
     resamples: usize,
+    count_load: bool,
 }
 
 /// What measuring a [`Suite`] once costs.
@@ -111,7 +114,8 @@ impl Suite {
             }
         }
         let sandbox = programs.is_some().then(Sandbox::new).transpose()?;
-        Ok(Self { chosen, sets, missing, sandbox, resamples: options.resamples })
+        let Options { resamples, count_load, .. } = *options;
+        Ok(Self { chosen, sets, missing, sandbox, resamples, count_load })
     }
 
     /// Tasks of families whose files are not there.
@@ -362,7 +366,8 @@ impl Set {
             finish(&answers, place)?;
         }
         let wanted = |number: usize| self.owners.get(number).is_some_and(|&(place, _)| !known_before[place]);
-        let complete = self.requests.run(model, &wanted, go_on, |number, answer| {
+        let mut load = (suite.count_load && model.1.config().has_moe_layers()).then(Load::default);
+        let complete = self.requests.run(model, &wanted, go_on, load.as_mut(), |number, answer| {
             let &(place, _) = self.owners.get(number).ok_or_else(unexpected)?;
             let answer = answer.map_err(|e| self.items.error(self.questions[place].item, e.to_string()))?;
             if let Some(place) = answers.take(number, answer)? {
@@ -377,6 +382,16 @@ impl Set {
         if let Some(samples) = samples {
             samples.finish()?;
         }
+        let new = self.questions.iter().zip(&known_before).filter(|(_, known)| !**known);
+        let items: BTreeSet<usize> = new.map(|(question, _)| question.item).collect();
+        let counted = load.map(|load| Counted { items, load });
+        let load = match (counted, keep) {
+            (Some(counted), Some(Keep { folder, model })) => {
+                Some(load::keep(folder, &self.name(), &self.identity(model), counted)?)
+            }
+            (counted, _) => counted,
+        };
+        let details = judge::details(&self.task, &self.questions, &answers.responses, &judged);
         Ok(Some(TaskResult {
             name: self.name(),
             version: self.task.version.clone(),
@@ -388,6 +403,7 @@ impl Set {
             hash: self.items.hash.clone(),
             examples: self.examples.as_ref().map(|pool| pool.path.clone()),
             metrics: judge::report(&self.task, &self.questions, &judged, suite.resamples),
+            details: Details { load, ..details },
         }))
     }
 }
