@@ -307,7 +307,7 @@ fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut See
         for event in engine.step().unwrap() {
             match event {
                 Event::Token { id, text, .. } => texts.entry(id).or_default().push_str(&text),
-                Event::Finished { id, text, generated } => {
+                Event::Finished { id, text, generated, .. } => {
                     texts.entry(id).or_default().push_str(&text);
                     assert!(results.insert(id, generated).is_none());
                 }

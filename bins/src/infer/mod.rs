@@ -27,8 +27,8 @@ pub mod stream;
 
 pub use chat::{ChatTemplate, Conversation, Json};
 pub use distribution::{Distribution, Logprobs};
-pub use engine::{Engine, EngineOptions, Event, Load, Stats};
-pub use request::{Generated, Request, ScoreRequest, Scores, Stop};
+pub use engine::{Engine, EngineOptions, Event, Load, Occupancy, Stats};
+pub use request::{EndToken, Generated, Request, ScoreRequest, Scores, Stop};
 pub use sampling::{Draw, History, InvalidSampling, ORDER, Sampling};
 pub use stop::StopSearch;
 

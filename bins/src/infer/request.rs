@@ -29,6 +29,9 @@ pub struct Scores {
     pub logprobs: Vec<f32>,
     /// Whether each token was the most probable one.
     pub greedy: Vec<bool>,
+    /// The most probable tokens at each place with their log-probabilities, the most probable first; none where they
+    /// were not asked for.
+    pub top: Vec<Vec<(u32, f32)>>,
 }
 
 impl Scores {
@@ -64,6 +67,15 @@ impl Stop {
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+/// A token that ended a text and is not part of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndToken {
+    /// The token.
+    pub token: u32,
+    /// Its log-probabilities, if they were asked for.
+    pub logprobs: Option<Logprobs>,
 }
 
 /// Generated tokens and their text.

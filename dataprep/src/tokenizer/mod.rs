@@ -322,6 +322,15 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that `id` alone stands for, which may be a part of a character; none for special tokens and ids
+    /// outside the vocabulary. Of tokenizers that are not byte-level, the bytes of [`decode`](Self::decode)'s text.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match self.inner.kind {
+            Kind::Other(_) => self.decode(&[id]).into_bytes(),
+            Kind::Bytes | Kind::Bpe(_) => self.inner.table.text(id).to_vec(),
+        }
+    }
+
     /// Bytes of text that `ids` stand for, for bits per byte. Exact for byte-level tokenizers, even within a character;
     /// for others the length of [`decode`](Self::decode)'s text.
     pub fn byte_len(&self, ids: &[u32]) -> u64 {

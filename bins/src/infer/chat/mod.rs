@@ -44,6 +44,26 @@ impl Json {
         Self(Value::from(text))
     }
 
+    /// Null, Python's `None`.
+    pub fn null() -> Self {
+        Self(Value::from(()))
+    }
+
+    /// A truth value.
+    pub fn bool(value: bool) -> Self {
+        Self(Value::from(value))
+    }
+
+    /// A list.
+    pub fn list(items: impl IntoIterator<Item = Self>) -> Self {
+        Self(items.into_iter().map(|item| item.0).collect())
+    }
+
+    /// An object with its keys in order.
+    pub fn object(entries: impl IntoIterator<Item = (String, Self)>) -> Self {
+        Self(Value::from_pairs(entries.into_iter().map(|(key, value)| (Value::from(key), value.0))))
+    }
+
     /// A conversation of messages, each a role and its content.
     pub fn conversation<'a>(messages: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let message = |(role, content): (&str, &str)| {

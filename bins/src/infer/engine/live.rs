@@ -6,7 +6,7 @@ use fathom_dataprep::Tokenizer;
 
 use super::{Event, Id};
 use crate::infer::distribution::Logprobs;
-use crate::infer::request::{Generated, Stop};
+use crate::infer::request::{EndToken, Generated, Stop};
 use crate::infer::sampling::{History, Sampling};
 use crate::infer::speculate::{self, Drafted};
 use crate::infer::stream::TextStream;
@@ -21,6 +21,8 @@ pub(super) struct Live {
     stream: TextStream,
     history: History,
     logprobs: Vec<Logprobs>,
+    /// The token that ended the text.
+    end: Option<EndToken>,
     /// Drafts of the next tokens.
     pub drafts: Vec<Drafted>,
 }
@@ -36,6 +38,7 @@ impl Live {
             stream,
             history: History::new(prompt),
             logprobs: Vec::new(),
+            end: None,
             drafts: Vec::new(),
         }
     }
@@ -82,7 +85,8 @@ impl Live {
             _ => None,
         };
         if ends.is_some() {
-            self.logprobs.truncate(self.generated.len());
+            let logprobs = self.logprobs.drain(self.generated.len()..).next();
+            self.end = Some(EndToken { token, logprobs });
             return (String::new(), ends);
         }
         self.tokens.push(token);
@@ -112,11 +116,16 @@ impl Live {
         token
     }
 
-    /// The end of the output.
-    pub fn finished(mut self, id: Id, stop: Stop) -> Event {
+    /// The log-probabilities of the last token of the output, if they were asked for.
+    pub fn last_logprobs(&self) -> Option<&Logprobs> {
+        self.logprobs.last()
+    }
+
+    /// The end of the output, of whose prompt `reused` positions were found in the cache.
+    pub fn finished(mut self, id: Id, stop: Stop, reused: usize) -> Event {
         let text = self.stream.finish();
         self.text.push_str(&text);
-        let Self { generated: tokens, text: whole, logprobs, .. } = self;
-        Event::Finished { id, text, generated: Generated { tokens, text: whole, logprobs, stop } }
+        let Self { generated: tokens, text: whole, logprobs, end, .. } = self;
+        Event::Finished { id, text, generated: Generated { tokens, text: whole, logprobs, stop }, end, reused }
     }
 }

@@ -19,7 +19,9 @@ use fathom_core::model::{Chunk, Draft, Extended, Model};
 use fathom_core::tensor::Tensor;
 use fathom_dataprep::Tokenizer;
 
-use super::request::{Generated, Request, ScoreRequest, Scores, Stop};
+use super::distribution::Logprobs;
+use super::request::{EndToken, Generated, Request, ScoreRequest, Scores, Stop};
+use super::sampling::MAX_LOGPROBS;
 use super::scheduler::{Limits, Scheduler, Work};
 use crate::error::{Error, Result};
 use live::Live;
@@ -27,7 +29,7 @@ use load::Counting;
 use scoring::Scoring;
 
 pub use load::Load;
-pub use stats::Stats;
+pub use stats::{Occupancy, Stats};
 
 /// How an engine keeps its cache and divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,8 @@ pub enum Event {
         token: u32,
         /// Text that can be shown now.
         text: String,
+        /// Log-probabilities of the token, if they were asked for.
+        logprobs: Option<Logprobs>,
     },
     /// The output is complete.
     Finished {
@@ -123,6 +127,10 @@ pub enum Event {
         text: String,
         /// The whole output.
         generated: Generated,
+        /// The token that ended it, where one did; it is not part of the output.
+        end: Option<EndToken>,
+        /// Positions of the prompt that were found in the cache instead of being computed.
+        reused: usize,
     },
     /// The endings of a text are scored.
     Scored {
@@ -229,6 +237,18 @@ impl<'a, D: Kernels> Engine<'a, D> {
         Stats { reused: self.scheduler.reused(), ..self.stats }
     }
 
+    /// Requests and pages at this moment.
+    pub fn occupancy(&self) -> Occupancy {
+        let (scheduler, pages) = (&self.scheduler, self.scheduler.limits().pages);
+        let (running, waiting) = (scheduler.running(), scheduler.waiting());
+        Occupancy { running, waiting, pages, used_pages: pages.saturating_sub(scheduler.free_pages()) }
+    }
+
+    /// The longest sequence, prompt and output, that both the model's context and the cache hold.
+    pub fn longest(&self) -> usize {
+        self.scheduler.limits().longest()
+    }
+
     /// Whether every request has ended and every event was given.
     pub fn is_idle(&self) -> bool {
         self.live.is_empty() && self.scoring.is_empty() && self.ready.is_empty()
@@ -250,7 +270,7 @@ impl<'a, D: Kernels> Engine<'a, D> {
         self.stats.requests += 1;
         let live = Live::new(&tokens, sampling, self.tokenizer);
         if live.sampling.max_new_tokens == 0 {
-            self.ready.push_back(live.finished(id, Stop::Length));
+            self.ready.push_back(live.finished(id, Stop::Length, 0));
             return Ok(id);
         }
         self.stats.prompt_tokens += tokens.len();
@@ -266,11 +286,22 @@ impl<'a, D: Kernels> Engine<'a, D> {
     /// An engine that drafts; no endings, or endings without tokens, of different lengths or longer than the text;
     /// tokens outside the vocabulary; a text longer than the model's context or the cache.
     pub fn add_scoring(&mut self, request: ScoreRequest) -> Result<Id> {
+        self.add_scoring_with_top(request, 0)
+    }
+
+    /// As [`add_scoring`](Self::add_scoring), and reports the `top` most probable tokens at each place.
+    ///
+    /// # Errors
+    /// Those of [`add_scoring`](Self::add_scoring); more than [`MAX_LOGPROBS`] tokens.
+    pub fn add_scoring_with_top(&mut self, request: ScoreRequest, top: usize) -> Result<Id> {
+        if top > MAX_LOGPROBS {
+            return Err(Error::Usage(format!("{top} most probable tokens of a place: must be at most {MAX_LOGPROBS}")));
+        }
         let config = self.model.config();
         if self.scheduler.limits().drafts > 0 {
             return Err(Error::Usage("texts are scored by an engine without drafts: leave out --speculate".into()));
         }
-        let (scoring, tokens) = Scoring::new(request)?;
+        let (scoring, tokens) = Scoring::new(request, top)?;
         scoring.endings().chain([&tokens[..]]).try_for_each(|tokens| check_tokens(tokens, config.vocab_size))?;
         // Nothing comes after the text, so it may fill the context.
         check_room(tokens.len() - 1, config.max_position_embeddings, self.scheduler.limits().longest())?;
@@ -290,8 +321,9 @@ impl<'a, D: Kernels> Engine<'a, D> {
             return self.scheduler.remove(id);
         }
         let Some(live) = self.live.remove(&id) else { return false };
+        let reused = self.scheduler.reused_by(id);
         self.scheduler.remove(id);
-        self.ready.push_back(live.finished(id, Stop::Cancelled));
+        self.ready.push_back(live.finished(id, Stop::Cancelled, reused));
         true
     }
 
@@ -422,11 +454,13 @@ impl<'a, D: Kernels> Engine<'a, D> {
             let (text, stop) = live.push(token, eos, longest);
             self.stats.generated += 1;
             if live.generated.len() > before {
-                events.push(Event::Token { id, token, text });
+                let logprobs = live.last_logprobs().cloned();
+                events.push(Event::Token { id, token, text, logprobs });
             }
             if let Some(stop) = stop {
+                let reused = self.scheduler.reused_by(id);
                 if let Some(live) = self.end(id) {
-                    events.push(live.finished(id, stop));
+                    events.push(live.finished(id, stop, reused));
                 }
                 return None;
             }

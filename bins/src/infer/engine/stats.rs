@@ -27,6 +27,19 @@ pub struct Stats {
     pub decode_seconds: f64,
 }
 
+/// Requests and pages of an engine at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Requests that have pages.
+    pub running: usize,
+    /// Requests that wait for pages.
+    pub waiting: usize,
+    /// Pages of the cache.
+    pub pages: usize,
+    /// Pages that requests hold. Others may keep beginnings of past requests, and can be freed at once.
+    pub used_pages: usize,
+}
+
 impl Stats {
     /// Share of the drafts that were accepted; 0 without drafts.
     pub fn acceptance(&self) -> f64 {

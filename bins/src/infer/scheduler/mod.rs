@@ -86,6 +86,8 @@ struct Sequence {
     /// Pages that were offered to the index of prefixes, and the entry of the last one.
     indexed: usize,
     entry: u64,
+    /// Positions that were found in the cache when it first ran.
+    reused: Option<usize>,
 }
 
 /// Sequences, their pages, and the order in which they are computed.
@@ -145,6 +147,12 @@ impl Scheduler {
         self.reused
     }
 
+    /// Positions of a sequence that were found in the cache when it first ran.
+    pub fn reused_by(&self, id: u64) -> usize {
+        let sequence = self.running.get(&id).or_else(|| self.waiting.get(&id));
+        sequence.and_then(|sequence| sequence.reused).unwrap_or(0)
+    }
+
     /// Adds a sequence that is continued after its prompt. Ids rise in the order of arrival.
     pub fn add(&mut self, id: u64, prompt: Vec<u32>) {
         self.add_scored(id, prompt, 1);
@@ -162,6 +170,7 @@ impl Scheduler {
             pages: Vec::new(),
             indexed: 0,
             entry: 0,
+            reused: None,
         };
         self.waiting.insert(id, sequence);
     }
@@ -296,6 +305,7 @@ impl Scheduler {
             let _ = self.pool.release(page);
         }
         self.reused += sequence.cached;
+        sequence.reused.get_or_insert(sequence.cached);
         self.running.insert(id, sequence);
         Some(id)
     }
