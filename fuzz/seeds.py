@@ -212,3 +212,17 @@ write("requests", "prompts", "\n".join([
                 "logit_bias": {"3": -1.5}, "stop_tokens": [4], "stop": "x", "ignore_eos": True})]).encode())
 write("requests", "chat", json.dumps({"messages": chat, "tools": [call], "max_new_tokens": 2}).encode())
 write("requests", "wrong", b'{"prompt": "a", "top_p": 3}\n{"prompt": "a", "tokens": [1]}\n{"promt": 1}\n\xff')
+
+# Bodies of requests to `serve`: every field, a stream, a conversation with tools, what is refused.
+write("bodies", "completion", json.dumps({
+    "model": "m", "prompt": ["a", "caf\u00e9"], "n": 2, "max_tokens": 5, "echo": True, "logprobs": 3, "stop": ["a", "\n"], "seed": -1,
+    "temperature": 0.7, "top_p": 0.9, "top_k": -1, "min_p": 0.05, "frequency_penalty": 0.5, "logit_bias": {"3": -1.5},
+    "stop_token_ids": [4], "ignore_eos": True, "user": "u"}).encode())
+write("bodies", "tokens", b'{"prompt": [[1, 2], [255]], "stream": true, "stream_options": {"include_usage": true}}')
+write("bodies", "fill", b'{"prompt": "a", "suffix": "b"}')
+write("bodies", "chat", json.dumps({
+    "messages": chat + [{"role": "assistant", "content": "a", "prefix": True, "reasoning_content": "r"}], "tools": [call],
+    "tool_choice": "auto", "thinking": {"type": "enabled"}, "chat_template_kwargs": {"x": [1]}, "logprobs": True, "top_logprobs": 2,
+    "max_completion_tokens": 5, "response_format": {"type": "text"}}).encode())
+write("bodies", "wrong", b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}')
+write("bodies", "thinking", b'<think>\nfirst < then\n</think>\n\nanswer')

@@ -20,6 +20,7 @@
 //! | [`session`] | a trained model in memory; start here to use a model from another program |
 //! | [`codec`] | a model's text as tokens |
 //! | [`infer`] | the engine that generates: requests, samplers, chat templates, speculative decoding |
+//! | `serve` | the server with OpenAI's protocol (feature `serve`) |
 //! | [`evaluate`] | losses and scores of texts |
 //! | [`tasks`] | benchmark tasks, with the numbers of lm-evaluation-harness |
 //! | [`run`] | a training run with its data, [metrics](run::metrics) and [settings](run::resolved) on disk |
@@ -52,6 +53,8 @@ pub mod programs;
 pub mod quickstart;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod session;
 pub mod settings;
 pub mod tasks;

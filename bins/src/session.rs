@@ -164,6 +164,11 @@ impl<D: Kernels> Session<D> {
         self.codec()?.encode(text)
     }
 
+    /// What the model folder says about prompts and ends of text.
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
+    }
+
     /// How text becomes tokens, borrowed.
     ///
     /// # Errors

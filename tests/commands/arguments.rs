@@ -27,7 +27,7 @@ fn wrong_arguments_and_settings_are_named() {
     w.fails("prep", &["--input", "nothing-here", "--output", "y"], 1, &["nothing-here"]);
     w.fails("generate", &["--checkpoint", "run", "--top-p", "2"], 2, &["--top-p"]);
     w.fails("eval", &["--checkpoint", "run"], 2, &["--data", "--score"]);
-    for program in ["prep", "train", "eval", "generate", "convert"] {
+    for program in ["prep", "train", "eval", "generate", "serve", "convert"] {
         let help = w.ok(program, &["--help"]);
         assert!(help.contains("Examples:") && help.contains("Options:"), "{help}");
     }
@@ -92,7 +92,7 @@ fn the_program_fathom_holds_every_command() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(w.ok("fathom", &["--version"]).trim(), format!("fathom {version}"));
     assert_eq!(w.ok("fathom", &["train", "-V"]).trim(), format!("fathom {version}"));
-    for program in ["prep", "train", "eval", "generate", "convert"] {
+    for program in ["prep", "train", "eval", "generate", "serve", "convert"] {
         assert_eq!(w.ok(program, &["--version"]).trim(), format!("{program} (fathom) {version}"));
         let help = w.ok("fathom", &["help", program]);
         assert!(help.contains(&format!("Usage: {fathom} {program} ")), "{help}");

@@ -56,6 +56,7 @@ impl World {
             "train" => env!("CARGO_BIN_EXE_train"),
             "eval" => env!("CARGO_BIN_EXE_eval"),
             "convert" => env!("CARGO_BIN_EXE_convert"),
+            "serve" => env!("CARGO_BIN_EXE_serve"),
             "fathom" => env!("CARGO_BIN_EXE_fathom"),
             _ => env!("CARGO_BIN_EXE_generate"),
         };

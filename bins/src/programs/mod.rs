@@ -7,6 +7,8 @@ pub mod convert;
 pub mod eval;
 pub mod generate;
 pub mod prep;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shell;
 pub mod train;
 pub mod welcome;
@@ -23,6 +25,8 @@ pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and 
         train::COMMAND,
         eval::COMMAND,
         generate::COMMAND,
+        #[cfg(feature = "serve")]
+        serve::COMMAND,
         convert::COMMAND,
         compare::COMMAND,
         shell::COMPLETIONS,

@@ -12,10 +12,11 @@ pub const COMPLETIONS: Command = Command::new::<Completions>("completions", "pri
 pub const MAN: Command = Command::new::<Man>("man", "print the man page");
 
 /// The commands of `fathom` that are single programs too.
-const SINGLE: [&str; 5] = ["prep", "train", "eval", "generate", "convert"];
+const SINGLE: [&str; 6] = ["prep", "train", "eval", "generate", "serve", "convert"];
 /// Variables that the programs read.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (crate::quickstart::STEPS, "number of steps of `train` without arguments"),
+    ("FATHOM_API_KEY", "key that clients of `serve` must send, where --api-key is not given"),
     ("FATHOM_MAX_CPU_ISA", "newest instruction set that the CPU device uses: portable, avx2, avx512, avx512_bf16"),
     ("RAYON_NUM_THREADS", "number of threads where no option or key sets it"),
 ];
@@ -38,7 +39,11 @@ struct Completions {
     #[argh(positional, arg_name = "bash|zsh|fish")]
     shell: Shell,
     /// the program to complete (default: fathom)
-    #[argh(option, arg_name = "fathom|prep|train|eval|generate|convert", default = "String::from(super::ALL.name)")]
+    #[argh(
+        option,
+        arg_name = "fathom|prep|train|eval|generate|serve|convert",
+        default = "String::from(super::ALL.name)"
+    )]
     program: String,
 }
 

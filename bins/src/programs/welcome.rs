@@ -12,8 +12,8 @@ use crate::error::Result;
     example = "{command_name} train",
     example = "{command_name} prep notes/",
     example = "{command_name} train data/notes",
-    note = "`{command_name} help COMMAND` explains a command. prep, train, eval, generate and convert \
-            are separate programs too.",
+    note = "`{command_name} help COMMAND` explains a command. prep, train, eval, generate, serve and \
+            convert are separate programs too.",
     help_triggers("--help"),
     error_code(0, "done"),
     error_code(1, "the work failed"),

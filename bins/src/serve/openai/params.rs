@@ -1,0 +1,177 @@
+//! Parameters that completions and chats share.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+
+use serde::Deserialize;
+
+use super::fields::Fields;
+use crate::infer::Sampling;
+use crate::serve::error::ApiError;
+
+/// Sizes that a request is checked against.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Name of the model.
+    pub model: String,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// The longest sequence, prompt and output.
+    pub context: usize,
+    /// Choices of a request, at most.
+    pub choices: usize,
+    /// New tokens of a choice, at most.
+    pub max_tokens: usize,
+    /// Whether there is a tokenizer.
+    pub text: bool,
+}
+
+/// Parameters that completions and chats share.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Sampling parameters of the first choice.
+    pub sampling: Sampling,
+    /// Choices for each prompt.
+    pub n: usize,
+    /// Whether the answer comes in pieces.
+    pub stream: bool,
+    /// Whether the last piece says how many tokens were used.
+    pub include_usage: bool,
+}
+
+/// Fields that would change the answer if they were understood.
+const REFUSED: [(&str, &str); 11] = [
+    ("guided_json", "constrained decoding is not supported"),
+    ("guided_regex", "constrained decoding is not supported"),
+    ("guided_choice", "constrained decoding is not supported"),
+    ("guided_grammar", "constrained decoding is not supported"),
+    ("structured_outputs", "constrained decoding is not supported"),
+    ("grammar", "constrained decoding is not supported"),
+    ("json_schema", "constrained decoding is not supported"),
+    ("use_beam_search", "beam search is not supported"),
+    ("min_tokens", "is not supported; ignore_eos goes on to max_tokens"),
+    ("prompt_logprobs", "is not supported; completions with echo and logprobs give those of the prompt"),
+    ("functions", "is not supported; describe them in tools"),
+];
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+}
+
+impl Params {
+    /// Reads the shared fields. `max_tokens` are the names of the limit of new tokens, of which the first that is there
+    /// counts; without one it is `default_tokens`.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong.
+    pub fn take(
+        fields: &mut Fields,
+        bounds: &Bounds,
+        max_tokens: &[&str],
+        default_tokens: usize,
+    ) -> Result<Self, ApiError> {
+        if let Some(model) = fields.take::<String>("model")?.filter(|model| *model != bounds.model) {
+            return Err(ApiError::model(&model, &bounds.model));
+        }
+        for (name, why) in REFUSED {
+            fields.refuse(name, why)?;
+        }
+        if let Some(format) = fields.take::<ResponseFormat>("response_format")?
+            && format.r#type != "text"
+        {
+            let problem = format!("type {:?} is not supported: leave it out, or use \"text\"", format.r#type);
+            return Err(ApiError::field("response_format", problem));
+        }
+        let stream = fields.take::<bool>("stream")?.unwrap_or(false);
+        let options = fields.take::<StreamOptions>("stream_options")?;
+        if options.is_some() && !stream {
+            return Err(ApiError::field("stream_options", "belongs to \"stream\": true"));
+        }
+        let n = fields.take::<usize>("n")?.unwrap_or(1);
+        if n == 0 || n > bounds.choices {
+            return Err(ApiError::field("n", format!("{n}: must be from 1 to {}", bounds.choices)));
+        }
+        if let Some(best) = fields.take::<usize>("best_of")?.filter(|&best| best != n) {
+            return Err(ApiError::field("best_of", format!("{best}: must be n, or left out")));
+        }
+        let sampling = sampling(fields, bounds, max_tokens, default_tokens)?;
+        let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+        Ok(Self { sampling, n, stream, include_usage })
+    }
+
+    /// The sampling parameters of choice `choice` of a prompt. They do not depend on other prompts of the request.
+    pub fn of_choice(&self, choice: usize) -> Sampling {
+        Sampling { request: choice as u64, ..self.sampling.clone() }
+    }
+}
+
+fn sampling(
+    fields: &mut Fields,
+    bounds: &Bounds,
+    max_tokens: &[&str],
+    default_tokens: usize,
+) -> Result<Sampling, ApiError> {
+    let mut max_new_tokens = default_tokens.min(bounds.max_tokens);
+    for name in max_tokens.iter().rev() {
+        if let Some(tokens) = fields.take::<usize>(name)? {
+            // What is beyond the context ends there; a limit of this server is said.
+            if tokens > bounds.max_tokens && bounds.max_tokens < bounds.context {
+                return Err(ApiError::field(name, format!("{tokens}: must be at most {}", bounds.max_tokens)));
+            }
+            max_new_tokens = tokens.min(bounds.context);
+        }
+    }
+    let stop = match fields.take_one_of("stop", "a string or a list of strings")? {
+        None => Vec::new(),
+        Some(OneOrMore::One(stop)) => vec![stop],
+        Some(OneOrMore::More(stops)) => stops,
+    };
+    if !bounds.text && !stop.is_empty() {
+        return Err(ApiError::field("stop", "the model has no tokenizer, so it writes no text: use stop_token_ids"));
+    }
+    let top_k = fields.take::<i64>("top_k")?.unwrap_or(0);
+    // vLLM's -1 is all of them, too.
+    let top_k = usize::try_from(if top_k == -1 { 0 } else { top_k });
+    let top_k = top_k.map_err(|_| ApiError::field("top_k", "must be 0 or -1 (all), or above"))?;
+    let seed = fields.take::<i64>("seed")?.map(i64::cast_unsigned).unwrap_or_else(random);
+    let defaults = Sampling::default();
+    let mut number = |name: &str, default: f64| fields.take::<f64>(name).map(|value| value.unwrap_or(default));
+    let sampling = Sampling {
+        max_new_tokens,
+        temperature: number("temperature", defaults.temperature)?,
+        top_p: number("top_p", defaults.top_p)?,
+        min_p: number("min_p", defaults.min_p)?,
+        repetition_penalty: number("repetition_penalty", defaults.repetition_penalty)?,
+        presence_penalty: number("presence_penalty", defaults.presence_penalty)?,
+        frequency_penalty: number("frequency_penalty", defaults.frequency_penalty)?,
+        top_k,
+        logit_bias: fields.take::<BTreeMap<u32, f32>>("logit_bias")?.unwrap_or_default().into_iter().collect(),
+        stop,
+        stop_tokens: fields.take("stop_token_ids")?.unwrap_or_default(),
+        ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
+        logprobs: None,
+        seed,
+        request: 0,
+    };
+    sampling.validate(bounds.vocabulary).map_err(|e| ApiError::field(e.name, e.problem))?;
+    Ok(sampling)
+}
+
+/// A number that nobody can foresee, for seeds and names of answers.
+pub fn random() -> u64 {
+    // Every state is made of random keys of the system.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
