@@ -85,7 +85,8 @@ impl Live {
             _ => None,
         };
         if ends.is_some() {
-            let logprobs = self.logprobs.drain(self.generated.len()..).next();
+            // None where they were not asked for.
+            let logprobs = if self.logprobs.len() > self.generated.len() { self.logprobs.pop() } else { None };
             self.end = Some(EndToken { token, logprobs });
             return (String::new(), ends);
         }

@@ -146,7 +146,7 @@ mod tests {
             ("\"prompt\": \"a\", \"stop\": [\"\"]", "stop", "empty"),
             ("\"prompt\": \"a\", \"stop\": 3", "stop", "list of strings"),
             ("\"prompt\": \"a\", \"logit_bias\": {\"999\": 1}", "logit_bias", "below 256"),
-            ("\"prompt\": \"a\", \"logit_bias\": {\"x\": 1}", "logit_bias", "u32"),
+            ("\"prompt\": \"a\", \"logit_bias\": {\"x\": 1}", "logit_bias", "invalid value"),
             ("\"prompt\": \"a\", \"best_of\": 2", "best_of", "must be n"),
             ("\"prompt\": \"a\", \"stream_options\": {}", "stream_options", "stream"),
             ("\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}", "response_format", "json_object"),
