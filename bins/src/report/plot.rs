@@ -201,6 +201,9 @@ pub fn intervals(name: &str, rows: &[Interval]) -> Result<String> {
     })
 }
 
+/// A point of a [`Curve`]: tokens, value, and both ends of the value's interval, if it has one.
+pub type Place = (f64, f64, Option<(f64, f64)>);
+
 /// A line over the tokens of a run.
 #[derive(Clone, Debug)]
 pub struct Curve {
@@ -208,8 +211,8 @@ pub struct Curve {
     pub name: String,
     /// Number of its colour.
     pub color: u8,
-    /// Points: tokens, value, and both ends of the value's interval, if it has one.
-    pub points: Vec<(f64, f64, Option<(f64, f64)>)>,
+    /// Its points.
+    pub points: Vec<Place>,
     /// Draws open dots, and no line.
     pub dots: bool,
 }

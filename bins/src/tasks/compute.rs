@@ -21,8 +21,9 @@ use crate::infer::{Engine, EngineOptions, Event, Load, Request, Sampling, ScoreR
 const PAGE: usize = 4;
 /// Tokens of a page where texts are generated, whose every token reads all pages before it.
 const DECODE_PAGE: usize = 16;
-/// Bytes that the cache takes, at most, where one text needs less.
-const CACHE_BYTES: usize = 128 << 20;
+/// Bytes that the cache takes, at most, where one text needs less: room for texts that run and for beginnings that
+/// others wait for.
+const CACHE_BYTES: usize = 256 << 20;
 /// Sequences at a time.
 const SEQUENCES: usize = 64;
 /// Tokens of a step.
