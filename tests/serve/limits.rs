@@ -32,12 +32,14 @@ fn errors_have_openai_s_form() {
     let many = json!({"prompt": vec!["a"; 7]}).to_string();
     let large = format!("{{\"prompt\": \"{}\"}}", "x".repeat(3000));
     let user = json!({"messages": [{"role": "user"}]}).to_string();
+    let ids = format!("{{\"prompt\": \"a\", \"stop_token_ids\": [{}1]}}", "1,".repeat(1024));
     for (method, path, kind, body, status, param, code) in [
         ("POST", "/v1/completions", "application/json", "{", 400, None, None),
         ("POST", "/v1/completions", "application/json", "{}", 400, Some("prompt"), None),
         ("POST", "/v1/completions", "application/json", "{\"prompt\": \"a\", \"n\": 100}", 400, Some("n"), None),
         ("POST", "/v1/completions", "application/json", &many, 400, Some("prompt"), None),
         ("POST", "/v1/completions", "application/json", &long, 400, Some("prompt"), Some("context_length_exceeded")),
+        ("POST", "/v1/completions", "application/json", &ids, 400, Some("stop_token_ids"), None),
         ("POST", "/v1/completions", "application/json", &large, 413, None, None),
         ("POST", "/v1/completions", "text/plain", "{\"prompt\": \"a\"}", 415, None, None),
         (
@@ -67,6 +69,31 @@ fn errors_have_openai_s_form() {
     let server = Server::start(&checkpoint(), &[]);
     let error = server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "a"}]}));
     assert!(error.status == 400 && error.body.contains("no chat template"), "{}", error.body);
+}
+
+/// A page of another site may point its own name to this machine.
+#[test]
+fn a_server_of_this_machine_is_called_by_its_names() {
+    let names = [
+        ("localhost:8080", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("example.org:8080", 403),
+        ("a.localhost", 403),
+    ];
+    let call = |server: &Server, name: &str| {
+        let answer =
+            server.raw(format!("GET /v1/models HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").as_bytes());
+        String::from_utf8(answer).unwrap().split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let server = Server::start(&checkpoint(), &[]);
+    for (name, status) in names {
+        assert_eq!(call(&server, name), status, "{name}");
+    }
+    drop(server);
+    // With a key the name does not matter.
+    let server = Server::start(&checkpoint(), &["--api-key", "secret"]);
+    assert_eq!(call(&server, "example.org"), 401);
 }
 
 #[test]

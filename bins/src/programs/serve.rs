@@ -1,5 +1,7 @@
 //! `serve`: answers requests of OpenAI's clients with a trained model.
 
+use std::env::VarError;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::{cache_format, weights};
@@ -122,7 +124,8 @@ impl Program for Arguments {
             if signals > 1 || !stopper.is_running() {
                 std::process::exit(130);
             }
-            eprintln!("finishing what runs; another signal leaves at once");
+            // Nobody may read it any more.
+            let _ = writeln!(std::io::stderr(), "finishing what runs; another signal leaves at once");
             stopper.stop();
         });
         handled.map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
@@ -160,7 +163,13 @@ impl Arguments {
     }
 
     fn options(&self) -> Result<Options> {
-        let api_key = self.api_key.clone().or_else(|| std::env::var(KEY).ok()).map(|key| key.trim().to_owned());
+        let from_environment = || match std::env::var(KEY) {
+            Ok(key) => Ok(Some(key)),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => Err(Error::Usage(format!("{KEY}: is not UTF-8"))),
+        };
+        let api_key = self.api_key.clone().map_or_else(from_environment, |key| Ok(Some(key)))?;
+        let api_key = api_key.map(|key| key.trim().to_owned());
         if api_key.as_deref() == Some("") {
             return Err(Error::Usage(format!("--api-key (or {KEY}) is empty: give a key, or leave it out")));
         }

@@ -16,7 +16,7 @@ use super::openai::answer::{Head, Kind};
 use super::openai::choices::{Choices, Prompted, Vocabulary};
 use super::openai::params::{Bounds, Params};
 use super::openai::think::Place;
-use super::options::Options;
+use super::options::{MAX_SECONDS, Options};
 use crate::codec::{Codec, Prompts};
 use crate::infer::{ChatTemplate, Request, ScoreRequest};
 use fathom_dataprep::Tokenizer;
@@ -149,7 +149,8 @@ impl App {
                 requests.push((prompt, prompt * params.n + choice, request));
             }
         }
-        let (sender, news) = mpsc::channel(CHANNEL);
+        // The news of several steps, so that a receiver that keeps up is not behind.
+        let (sender, news) = mpsc::channel(CHANNEL.max(count.saturating_mul(8)));
         let id = self.next.fetch_add(1, Ordering::SeqCst);
         let flight = Flight {
             id,
@@ -162,10 +163,11 @@ impl App {
             usage: params.include_usage,
             log: Log { what, arrived, texts: logged.map(|prompt| (prompt, String::new())) },
             over: false,
+            failure: None,
         };
-        let deadline = deadline(Duration::from_secs(self.options.request_seconds));
+        let deadline = deadline(arrived, Duration::from_secs(self.options.request_seconds.min(MAX_SECONDS)));
         let top = logprobs.unwrap_or(0);
-        let job = Job { id, scores, top, choices: requests, news: sender, arrived, deadline, _places: places };
+        let job = Job { id, scores, top, choices: requests, news: sender, arrived, deadline, places: Some(places) };
         if self.commands.send(Command::Start(Box::new(job))).is_err() {
             return Err(ApiError::unavailable("stopping", "the server stops", None));
         }

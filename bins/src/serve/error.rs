@@ -51,6 +51,13 @@ impl ApiError {
         Self { code, ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message) }
     }
 
+    /// A name that the server does not have.
+    pub fn host() -> Self {
+        let message = "the header Host must name localhost, 127.0.0.1 or [::1]: have a proxy send that, or start the \
+                       server with --api-key";
+        Self { code: Some("wrong_host"), ..Self::new(StatusCode::FORBIDDEN, INVALID, message) }
+    }
+
     /// A route that is not there.
     pub fn route(path: &str) -> Self {
         let message = format!("there is no route {path}: see /v1/models, /v1/completions, /v1/chat/completions");

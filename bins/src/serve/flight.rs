@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::job::{Command, JobId, News};
+use super::log;
 use super::openai::answer::{Head, Shape};
 use super::openai::choices::{Choices, Delta, Vocabulary};
 
@@ -35,6 +36,8 @@ pub(super) struct Flight {
     pub log: Log,
     /// Whether the engine is done with it.
     pub over: bool,
+    /// Why the job ended, while what came before is written.
+    pub failure: Option<ApiError>,
 }
 
 /// What the log says of an answer at its end.
@@ -64,13 +67,22 @@ impl Flight {
     /// # Errors
     /// The reason for which the job ended.
     pub async fn news(&mut self) -> Result<Vec<Delta>, ApiError> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let Some(first) = self.news.recv().await else {
             return Err(ApiError::unavailable("cancelled", "the answer was not read in time", None));
         };
         let mut deltas = self.apply(first)?;
         // News of one step are one write.
         while let Ok(news) = self.news.try_recv() {
-            deltas.extend(self.apply(news)?);
+            match self.apply(news) {
+                Ok(more) => deltas.extend(more),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
+            }
         }
         Ok(deltas)
     }
@@ -97,12 +109,12 @@ impl Flight {
 
     fn write(&self, result: &str) {
         let (usage, seconds) = (self.choices.usage(), self.log.arrived.elapsed().as_secs_f64());
-        eprintln!(
+        log(format_args!(
             "{} {result}: {} prompt tokens ({} cached), {} generated, {seconds:.2} s",
             self.log.what, usage.prompt, usage.cached, usage.completion
-        );
+        ));
         if let Some((prompt, answer)) = &self.log.texts {
-            eprintln!("  prompt {prompt:?}\n  answer {answer:?}");
+            log(format_args!("  prompt {prompt:?}\n  answer {answer:?}"));
         }
     }
 }

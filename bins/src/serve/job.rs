@@ -26,8 +26,8 @@ pub struct Job {
     pub arrived: Instant,
     /// When it is given up.
     pub deadline: Instant,
-    /// Its places among the sequences that the server takes.
-    pub _places: OwnedSemaphorePermit,
+    /// Its places among the sequences that the server takes, until all are computed.
+    pub places: Option<OwnedSemaphorePermit>,
 }
 
 /// A command to the thread that owns the engine.

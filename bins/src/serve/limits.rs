@@ -245,7 +245,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind == "application/json" || kind.starts_with("application/") && kind.ends_with("+json")
 }
 
-/// The time at which a request that comes now is given up.
-pub(super) fn deadline(limit: Duration) -> std::time::Instant {
-    (Instant::now() + limit).into_std()
+/// The time at which a request is given up that came at `arrived`.
+pub(super) fn deadline(arrived: std::time::Instant, limit: Duration) -> std::time::Instant {
+    (Instant::from_std(arrived) + limit).into_std()
 }

@@ -40,10 +40,11 @@ use crate::error::{Error, Result};
 use crate::infer::{ChatTemplate, EngineOptions};
 use crate::session::Session;
 use app::{App, Served};
-use job::Command;
+use job::{Command, Ended};
 use openai::answer::now;
 use openai::choices::Vocabulary;
 use openai::params::Bounds;
+use options::MAX_SECONDS;
 pub use options::Options;
 
 /// Threads that read requests and write answers.
@@ -52,6 +53,12 @@ const THREADS: usize = 2;
 const ENCODERS: usize = 4;
 /// How long answers that are complete may take to reach their clients at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Writes a line of the log. One that nobody reads any more (`serve 2>&1 | head`) ends no request.
+fn log(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// A server that listens.
 pub struct Server {
@@ -151,10 +158,12 @@ impl Server {
         };
         let _ = self.app.model.set(served);
         ready();
-        let patience = Duration::from_secs(options.shutdown_seconds);
+        let patience = Duration::from_secs(options.shutdown_seconds.min(MAX_SECONDS));
         let done = worker::run(&mut engine, &self.commands, &self.app.metrics, patience);
         // Answers that are complete still have to be written.
         self.stopper().stop();
+        let reason = done.as_ref().err().map_or(Ended::Stopping, |error| Ended::Failed(error.to_string()));
+        worker::refuse(&self.commands, &reason);
         let connections = Arc::clone(&self.app.connections);
         self.runtime.block_on(async {
             let _ = tokio::time::timeout(LAST_WORDS, connections.wait_for_none()).await;

@@ -1,5 +1,8 @@
 //! How a server is set up.
 
+/// Limits of time are at most ten years: more is none, and clocks can add it.
+pub(super) const MAX_SECONDS: u64 = 10 * 365 * 24 * 3600;
+
 /// How a server listens, and what it takes.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -78,6 +78,8 @@ pub(super) async fn answer(app: Arc<App>, router: Router, mut request: Request, 
         preflight(request.headers())
     } else if route != HEALTH && !app.knows(request.headers()) {
         ApiError::key().response()
+    } else if !app.is_called(&request) {
+        ApiError::host().response()
     } else {
         use hyper::service::Service;
         match hyper_util::service::TowerToHyperService::new(router).call(request).await {
@@ -92,7 +94,7 @@ pub(super) async fn answer(app: Arc<App>, router: Router, mut request: Request, 
     let status = response.status();
     app.metrics.answered(route, status.as_u16());
     if status.is_client_error() || status.is_server_error() && route != HEALTH {
-        eprintln!("{client} {method} {path} {}", status.as_u16());
+        super::log(format_args!("{client} {method} {path} {}", status.as_u16()));
     }
     response
 }
@@ -109,7 +111,28 @@ fn preflight(asked: &HeaderMap) -> Answer {
     response
 }
 
+/// The name by which a server is called, without its port.
+fn host(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}
+
 impl App {
+    /// Whether a request calls the server by a name that it may have. A page of another site can point its own name to
+    /// this machine and then counts as the server's own, so without a key a server of this machine alone takes only the
+    /// machine's names for itself.
+    fn is_called(&self, request: &Request) -> bool {
+        let own = ["localhost", "127.0.0.1", "::1", "[::1]"];
+        if self.options.api_key.is_some() || !own.contains(&self.options.host.as_str()) {
+            return true;
+        }
+        let given = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+        let given = request.uri().host().or(given.map(host));
+        given.is_none_or(|name| own.iter().any(|own| own.eq_ignore_ascii_case(name)))
+    }
+
     /// Whether pages of this origin may read answers.
     fn allows(&self, origin: &HeaderValue) -> bool {
         self.options.cors_origins.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())

@@ -15,8 +15,6 @@ use crate::infer::{Engine, Event, Request};
 
 /// How long the receiver of a job may take no news before the job is given up.
 const STALL: Duration = Duration::from_secs(10);
-/// News that wait for a receiver, at most.
-const BACKLOG: usize = 4096;
 /// How often the counts are published.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How long it waits for a command where only receivers are waited for.
@@ -54,6 +52,16 @@ pub(super) fn run<D: Kernels>(
             let mut counts = metrics.engine();
             (counts.load, counts.stats) = (load, stats);
             published = Instant::now();
+        }
+    }
+}
+
+/// Tells jobs that nobody takes any more.
+pub(super) fn refuse(commands: &Receiver<Command>, reason: &Ended) {
+    while let Ok(command) = commands.try_recv() {
+        if let Command::Start(job) = command {
+            // A receiver that is gone need not know.
+            let _ = job.news.try_send(News::Ended(reason.clone()));
         }
     }
 }
@@ -221,7 +229,12 @@ impl Worker<'_> {
         let mut ended = Vec::new();
         for (&id, running) in &mut self.jobs {
             let end = running.hand_over(now);
-            let complete = running.open == 0 && running.job.choices.is_empty() && running.backlog.is_empty();
+            let computed = running.open == 0 && running.job.choices.is_empty();
+            if computed {
+                // Others may be computed while its receiver takes the rest.
+                running.job.places = None;
+            }
+            let complete = computed && running.backlog.is_empty();
             if end.is_some() || complete {
                 ended.push((id, end.flatten(), complete));
             }
@@ -277,7 +290,8 @@ impl Running {
                 Err(TrySendError::Full(news)) => {
                     self.backlog.push_front(news);
                     let since = *self.stalled.get_or_insert(now);
-                    if now - since >= STALL || self.backlog.len() > BACKLOG {
+                    // What waits has an end: all tokens of the job's choices.
+                    if now - since >= STALL {
                         return Some(None);
                     }
                     break;
@@ -304,7 +318,8 @@ mod tests {
         let now = Instant::now();
         let places = Arc::new(Semaphore::new(1)).try_acquire_many_owned(1).unwrap();
         let deadline = now + Duration::from_secs(100);
-        let job = Job { id: 0, scores: vec![], top: 0, choices: vec![], news, arrived: now, deadline, _places: places };
+        let places = Some(places);
+        let job = Job { id: 0, scores: vec![], top: 0, choices: vec![], news, arrived: now, deadline, places };
         let backlog = VecDeque::new();
         (Running { job, backlog, stalled: None, open: 1, last: HashMap::new() }, receiver)
     }
@@ -338,9 +353,6 @@ mod tests {
         assert_eq!(slow.hand_over(start + Duration::from_secs(31)), None);
         assert_eq!(slow.hand_over(start + Duration::from_secs(40)), None);
         assert_eq!(slow.hand_over(start + Duration::from_secs(41)), Some(None), "nothing was taken for ten seconds");
-        slow.stalled = None;
-        slow.backlog.extend((0..BACKLOG as u32).map(token));
-        assert_eq!(slow.hand_over(start + Duration::from_secs(41)), Some(None), "too much waits");
     }
 
     #[test]

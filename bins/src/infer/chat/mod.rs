@@ -223,17 +223,25 @@ fn marked(value: &Value, added: &[(&str, u32)], mark: char) -> Value {
 
 /// Encodes a text in which `mark` breaks the added tokens that stay text.
 fn encode_marked(tokenizer: &Tokenizer, text: &str, added: &[(&str, u32)], mark: char) -> Result<Vec<u32>> {
-    let (mut tokens, mut rest) = (Vec::new(), text);
-    while !rest.is_empty() {
-        let places = added.iter().filter_map(|&(token, id)| Some((rest.find(token)?, token.len(), Some(id))));
+    let (mut tokens, mut at) = (Vec::new(), 0);
+    // Where each token comes next: each is looked for once in the whole text, however many others are found.
+    let mut next: Vec<Option<usize>> = added.iter().map(|(token, _)| text.find(token)).collect();
+    while at < text.len() {
+        for ((token, _), place) in added.iter().zip(&mut next) {
+            if place.is_some_and(|place| place < at) {
+                *place = text[at..].find(token).map(|found| at + found);
+            }
+        }
+        let places =
+            added.iter().zip(&next).filter_map(|((token, id), place)| Some(((*place)?, token.len(), Some(*id))));
         let first = places.min_by_key(|&(start, length, _)| (start, usize::MAX - length));
-        let (start, length, id) = first.unwrap_or((rest.len(), 0, None));
-        let ordinary = rest[..start].replace(mark, "");
+        let (start, length, id) = first.unwrap_or((text.len(), 0, None));
+        let ordinary = text[at..start].replace(mark, "");
         if !ordinary.is_empty() {
             tokens.extend(tokenizer.encode_ordinary(ordinary.as_bytes())?);
         }
         tokens.extend(id);
-        rest = &rest[start + length..];
+        at = start + length;
     }
     Ok(tokens)
 }

@@ -119,7 +119,8 @@ impl Sampling {
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", self.top_p, "above 0 and at most 1")?;
         check((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "from 0 to 1")?;
         let r = self.repetition_penalty;
-        check(r.is_finite() && r > 0.0, "repetition_penalty", r, "above 0 (1 = off)")?;
+        // Logits are divided by it in f32.
+        check((1e-6..=1e6).contains(&r), "repetition_penalty", r, "above 0 (1 = off), from 1e-6 to 1e6")?;
         for (name, value) in
             [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
         {

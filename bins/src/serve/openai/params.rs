@@ -39,6 +39,9 @@ pub struct Params {
     pub include_usage: bool,
 }
 
+/// Token ids in `logit_bias` and in `stop_token_ids`, at most.
+const MAX_IDS: usize = 1024;
+
 /// Fields that would change the answer if they were understood.
 const REFUSED: [(&str, &str); 11] = [
     ("guided_json", "constrained decoding is not supported"),
@@ -166,6 +169,12 @@ fn sampling(
         seed,
         request: 0,
     };
+    // Every choice has its own copy, and every token is compared with all of them.
+    for (name, n) in [("logit_bias", sampling.logit_bias.len()), ("stop_token_ids", sampling.stop_tokens.len())] {
+        if n > MAX_IDS {
+            return Err(ApiError::field(name, format!("has {n} token ids: must be at most {MAX_IDS}")));
+        }
+    }
     sampling.validate(bounds.vocabulary).map_err(|e| ApiError::field(e.name, e.problem))?;
     Ok(sampling)
 }
