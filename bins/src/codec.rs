@@ -87,6 +87,11 @@ impl<'a> Codec<'a> {
         Ok(self.tokenizer.encode(text)?)
     }
 
+    /// Tokens that end a text, beside the tokenizer's own.
+    pub fn ends(&self) -> &'a [u32] {
+        &self.prompts.ends
+    }
+
     /// The text of the token that ends texts.
     pub fn end_text(&self) -> String {
         let id = self.tokenizer.eos_id();

@@ -31,13 +31,17 @@ impl Places {
     /// Reads the values of `--task-data` (a folder, or `TASK=FILE`) and of `--fewshot-data` (`TASK=FILE`).
     ///
     /// # Errors
-    /// An example file without a task.
+    /// A folder that is not there; an example file without a task.
     pub fn new(data: &[String], examples: &[String], wording: Wording) -> Result<Self> {
         let mut places = Self { wording, ..Self::default() };
         for value in data {
             match assignment(value) {
                 Some((task, file)) => drop(places.files.insert(task.into(), file.into())),
-                None => places.folders.push(value.into()),
+                None if Path::new(value).is_dir() => places.folders.push(value.into()),
+                None => {
+                    let given = wording.given("task-data", value);
+                    return Err(Error::Usage(format!("{given}: is no folder; name one, or TASK=FILE")));
+                }
             }
         }
         for value in examples {

@@ -154,14 +154,12 @@ fn shown(task: &Task, fields: &Map<String, Json>) -> Result<String, String> {
     Ok(if answer.is_empty() { question } else { format!("{question}{delimiter}{answer}{separator}") })
 }
 
-/// The place of the right choice: the target is its number from 0, or the choice itself.
+/// The place of the right choice: the target is its number from 0, or the choice itself. A target that can be both is a
+/// number, as in the harness.
 fn gold(task: &Task, value: &minijinja::Value, choices: &[String]) -> Result<usize, String> {
     let target = task.templates.text("target", value)?;
-    let number = target.trim().parse::<usize>().ok();
-    let place = match number {
-        Some(place) => Some(place).filter(|&place| place < choices.len()),
-        None => choices.iter().position(|choice| *choice == target),
-    };
+    let number = target.trim().parse::<usize>().ok().filter(|&place| place < choices.len());
+    let place = number.or_else(|| choices.iter().position(|choice| *choice == target));
     place.ok_or_else(|| {
         let n = choices.len();
         format!("the label {target:?} is neither a number from 0 to {} nor one of the {n} choices", n - 1)

@@ -27,7 +27,9 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     let suite = Suite::new(&codec, options)?;
     let keep = |folder: &PathBuf| -> Result<Keep> {
         let weights = checkpoint::identity(checkpoint, options.average)?;
-        let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str()];
+        // What begins and ends a text may be said in other files than the weights and the tokenizer.
+        let texts = format!("{:?} {} {:?}", codec.ends(), codec.prefix_token(), codec.end_text());
+        let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str(), &texts];
         Ok(Keep { folder: folder.clone(), model: parts.join("\0") })
     };
     let keep = options.output.as_ref().map(keep).transpose()?;

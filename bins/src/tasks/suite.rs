@@ -241,6 +241,11 @@ impl Set {
             parts: Vec::new(),
             cut: 0,
         };
+        let holds_text = |asked: &Asked| !matches!(asked, Asked::Rolling { bytes: 0, .. });
+        if let Some(first) = questions.first().filter(|_| !questions.iter().any(|q| holds_text(&q.asked))) {
+            let problem = "the text is empty, and so is every other: nothing is measured".into();
+            return Err(set.items.error(first.item, problem));
+        }
         for (place, question) in questions.iter().enumerate() {
             set.request(codec, place, question)?;
             if task.runs_programs() {

@@ -193,6 +193,9 @@ impl Reading {
                 let text = |value: &[u8]| String::from_utf8(value.to_vec()).map_err(|_| bad("not UTF-8".into()));
                 let values = row.iter().map(text).collect::<std::result::Result<Vec<_>, _>>()?;
                 let Some(names) = &names else {
+                    if let Some(twice) = values.iter().enumerate().find(|(i, name)| values[..*i].contains(name)) {
+                        return Err(bad(format!("two columns are called {:?}: rename one", twice.1)));
+                    }
                     names = Some(values);
                     return Ok(());
                 };
@@ -306,6 +309,7 @@ mod tests {
             ("a.jsonl", b"{\"a\":1}\n7\n", 2, "not a JSON object"),
             ("a.csv", b"a,b\n\"x\ny\",2\n1,2,3\n", 4, "3 fields, where the columns are 2: a, b"),
             ("a.csv", b"a\n\xff\n", 2, "not UTF-8"),
+            ("a.csv", b"a,b,a\n1,2,3\n", 1, "two columns are called \"a\""),
             ("a.json", b"[{\"a\":1},\n{\"a\":2", 2, "ends within"),
             ("a.txt", b"\xff\xfb", 1, "not UTF-8"),
         ] {
