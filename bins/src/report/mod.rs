@@ -92,7 +92,8 @@ impl Report {
 
 /// The file that a page is written to before it takes its place.
 fn fresh(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
 }
 
 /// Writes a page as a whole, or leaves what was there.

@@ -39,9 +39,6 @@ impl Target {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
         let draft = fresh(path);
-        if draft == path {
-            return Err(Error::Usage(format!("--report {}: must not end with .tmp", path.display())));
-        }
         std::fs::File::create(&draft).map_err(Error::io("create", &draft))?;
         std::fs::remove_file(&draft).map_err(Error::io("remove", &draft))?;
         Ok(Self(path.into()))
@@ -118,7 +115,7 @@ fn summary(results: &Results, checkpoints: usize) -> String {
     figures.push(("time", duration(results.seconds)));
     let about = [("checkpoint", results.checkpoint.display().to_string()), ("tokenizer", results.tokenizer.clone())];
     let about: Vec<Vec<String>> = about.map(|(name, value)| vec![name.into(), value]).into();
-    let head = ["task", "few-shot", "items", "of", "cut at the left", "file", "SHA-256 of the items", "examples from"];
+    let head = ["task", "few-shot", "items", "of", "cut at the left", "examples from", "SHA-256 of the file", "file"];
     let file = |task: &TaskResult| {
         let examples = task.examples.as_ref().map(|path| path.display().to_string());
         vec![
@@ -127,16 +124,16 @@ fn summary(results: &Results, checkpoints: usize) -> String {
             grouped(task.asked as u64),
             grouped(task.items as u64),
             task.cut.to_string(),
-            task.file.display().to_string(),
-            task.hash.chars().take(12).collect(),
             examples.unwrap_or_else(|| if task.shots > 0 { "the same file".into() } else { "–".into() }),
+            task.hash.chars().take(12).collect(),
+            task.file.display().to_string(),
         ]
     };
     let files: Vec<Vec<String>> = results.tasks.iter().map(file).collect();
     let mut out = tiles(&figures);
     let rows: String = about.iter().map(|row| format!("<dt>{}</dt><dd>{}</dd>", row[0], escape(&row[1]))).collect();
     let _ = writeln!(out, "<dl>{rows}</dl>");
-    let files = table(&head.map(String::from), &files, usize::MAX);
+    let files = format!("<div class=\"files\">{}</div>", table(&head.map(String::from), &files, usize::MAX));
     out += &folded(&format!("files of {}", counted(results.tasks.len(), "task")), results.tasks.len() <= 12, &files);
     if !results.missing.is_empty() {
         let text = format!("<p>{}</p>", escape(&results.missing.join(", ")));
