@@ -11,7 +11,7 @@ use super::log;
 use super::openai::answer::{Head, Shape};
 use super::openai::choices::{Choices, Delta, Vocabulary};
 
-/// News that wait for the writer of an answer, at most; more wait with the engine.
+/// News that wait for the writer of an answer of few choices, at most; more wait with the engine's thread.
 pub(super) const CHANNEL: usize = 64;
 
 /// A job that runs, from the side of its request. Where it is dropped before its end, the job is cancelled.
