@@ -150,7 +150,8 @@ impl<R: BufRead> Transcoded<R> {
 
     /// Decodes the next bytes into `out`.
     fn refill(&mut self) -> io::Result<()> {
-        (self.given, self.ended) = (0, false);
+        // Once the decoder was told that the bytes have ended, it takes no more.
+        self.given = 0;
         self.out.clear();
         while self.out.is_empty() && !self.ended {
             let chunk = self.inner.fill_buf()?;
@@ -186,7 +187,7 @@ impl<R: BufRead> Transcoded<R> {
 
 impl<R: BufRead> Read for Transcoded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.out.len() && !(self.ended && self.out.is_empty()) {
+        if self.given == self.out.len() {
             self.refill()?;
         }
         let rest = self.out.get(self.given..).unwrap_or_default();
@@ -233,6 +234,24 @@ mod tests {
         assert!(text.is_empty() && !is_trailing(&done.unwrap_err()), "padding comes behind something");
         let (_, done) = gunzip(&a[..a.len() - 3]);
         assert_eq!(done.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_character_that_is_cut_off_at_the_end_is_replaced() {
+        for (wide, bytes) in [
+            (Wide::Utf16Le, &b"\xff\xfea\0b"[..]),
+            (Wide::Utf16Be, &b"\xfe\xff\0a\0"[..]),
+            (Wide::Utf16Le, &b"\xff\xfea\0\x3d\xd8"[..]),
+            (Wide::Utf32Le, &b"\xff\xfe\0\0a\0\0\0b\0"[..]),
+        ] {
+            for capacity in 1..9 {
+                let mut text = Transcoded::new(io::BufReader::with_capacity(capacity, bytes), wide);
+                let mut found = String::new();
+                text.read_to_string(&mut found).unwrap();
+                assert_eq!(found, "\u{feff}a\u{fffd}", "{wide:?}");
+                assert_eq!(text.read(&mut [0; 8]).unwrap(), 0, "the end is the end");
+            }
+        }
     }
 
     proptest! {
