@@ -12,6 +12,7 @@
 //! | `routes`, `prepare`, `stream` | from a request to tokens, and from news to an answer |
 //! | `app`, `flight`, `job`, `worker` | from a request to the engine, and back |
 //! | `limits`, `listen` | connections |
+//! | `page` | the page for people |
 
 mod app;
 pub mod error;
@@ -22,6 +23,7 @@ mod listen;
 pub mod metrics;
 pub mod openai;
 pub mod options;
+mod page;
 mod prepare;
 mod routes;
 mod stream;

@@ -20,6 +20,7 @@ use super::flight::Flight;
 use super::openai::chat::ChatRequest;
 use super::openai::choices::Delta;
 use super::openai::fields::Fields;
+use super::page::{self, ICON, PAGE};
 use super::stream;
 
 type Answer = Response<Body>;
@@ -43,7 +44,7 @@ struct Client(SocketAddr);
 
 /// All routes.
 pub(super) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
+    let mut router = Router::new().route(PAGE, get(page::page)).route(ICON, get(page::icon));
     for prefix in PREFIXES {
         let at = |route: &str| format!("{prefix}{route}");
         router = router
@@ -62,6 +63,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 /// The route of a path, without what it is called by, for counts.
 fn route(path: &str) -> &'static str {
+    if page::has(path) {
+        return PAGE;
+    }
     let rest = path.strip_prefix("/beta").unwrap_or(path);
     let rest = rest.strip_prefix("/v1").unwrap_or(rest);
     let known = ROUTES.into_iter().find(|&route| rest == route);
@@ -76,7 +80,7 @@ pub(super) async fn answer(app: Arc<App>, router: Router, mut request: Request, 
     let route = route(&path);
     let mut response = if origin.is_some() && method == Method::OPTIONS {
         preflight(request.headers())
-    } else if route != HEALTH && !app.knows(request.headers()) {
+    } else if route != HEALTH && route != PAGE && !app.knows(request.headers()) {
         ApiError::key().response()
     } else if !app.is_called(&request) {
         ApiError::host().response()
@@ -198,12 +202,18 @@ struct ModelJson<'a> {
     created: u64,
     owned_by: &'static str,
     max_model_len: usize,
+    /// Whether it has a chat template; without one chats are refused.
+    chat_template: bool,
+    /// Whether it has a tokenizer; without one it reads and writes token ids only.
+    tokenizer: bool,
 }
 
 impl Served {
     fn json(&self) -> ModelJson<'_> {
         let (created, max_model_len) = (self.created, self.bounds.context);
-        ModelJson { id: &self.bounds.model, object: "model", created, owned_by: "fathom", max_model_len }
+        let (chat_template, tokenizer) = (self.template.is_some(), self.tokenizer.is_some());
+        let (id, object, owned_by) = (&self.bounds.model, "model", "fathom");
+        ModelJson { id, object, created, owned_by, max_model_len, chat_template, tokenizer }
     }
 }
 
