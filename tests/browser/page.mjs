@@ -195,6 +195,7 @@ const steps = {
     assert((await answerOf(page).innerText()).startsWith(kept));
     await page.waitForFunction(() => document.activeElement.id === 'text');
     await named(page, 'Regenerate').press('Enter');
+    await page.waitForFunction(() => document.activeElement.id === 'stop');
     await status(page, 'Writing');
     await page.keyboard.press('Escape');
     await status(page, 'Stopped');

@@ -3,6 +3,8 @@
 const text = find('text');
 const sendButton = find('send');
 const stopButton = find('stop');
+/** Whether the keyboard is one on the screen: it has no Shift+Enter, so there Enter begins a line. */
+const touches = matchMedia('(pointer: coarse)').matches;
 /** The answer that is being written, if one is. */
 let running = null;
 let views = [];
@@ -37,7 +39,8 @@ function settled() {
   for (const [one, shown] of [[sendButton, !running], [stopButton, running]]) {
     const focused = document.activeElement === one;
     one.hidden = !shown;
-    if (focused && !shown) text.focus();
+    // On a touch screen the text's place would bring the keyboard up.
+    if (focused && !shown) (touches ? log : text).focus();
   }
 }
 
@@ -96,6 +99,7 @@ function remedy(failure) {
 async function generate(turn, more) {
   if (running) return;
   const view = views[turns.indexOf(turn)];
+  const held = view.box.contains(document.activeElement);
   const now = { turn, controller: new AbortController(), begun: performance.now(), first: 0, last: 0, pieces: 0, characters: 0 };
   running = now;
   const [path, body] = request(turn, more);
@@ -103,6 +107,8 @@ async function generate(turn, more) {
   view.decided = false;
   view.fill();
   settled();
+  // The button that was pressed is gone.
+  if (held) stopButton.focus();
   scrollToEnd();
   say('Waiting for the first token. Escape stops.');
   const live = setInterval(() => {
@@ -198,8 +204,6 @@ text.addEventListener('input', () => {
   grow();
   sendButton.disabled = text.value === '' || !model;
 });
-// On a touch screen there is no Shift+Enter, so Enter begins a line there.
-const touches = matchMedia('(pointer: coarse)').matches;
 text.enterKeyHint = touches ? 'enter' : 'send';
 text.addEventListener('keydown', (event) => {
   // While a method of input composes a character, Enter is the method's.
