@@ -33,6 +33,13 @@ pub fn chatty() -> tempfile::TempDir {
     changed(|folder| std::fs::write(folder.join("chat_template.jinja"), template).unwrap())
 }
 
+/// Exit status and stderr of a server that does not start.
+pub fn refused(folder: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_serve"));
+    let output = command.arg("--checkpoint").arg(folder).args(more).env_remove("FATHOM_API_KEY").output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// A server that runs.
 pub struct Server {
     pub child: Child,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{Server, changed, chatty, checkpoint, request};
+use crate::client::{Server, changed, chatty, checkpoint, refused, request};
 
 /// A model that may write for a long time.
 fn talkative() -> tempfile::TempDir {
@@ -249,14 +249,9 @@ fn prompts_are_logged_only_where_asked() {
 #[test]
 fn a_taken_port_and_an_empty_key_are_refused() {
     let server = Server::start(&checkpoint(), &[]);
-    let run = |more: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_serve"));
-        let output = command.arg("--checkpoint").arg(checkpoint()).args(more).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     let port = server.address.rsplit(':').next().unwrap();
-    let (code, said) = run(&["--port", port]);
+    let (code, said) = refused(&checkpoint(), &["--port", port]);
     assert!(code == Some(1) && said.contains(port) && said.contains("--port"), "{said}");
-    let (code, said) = run(&["--port", "0", "--api-key", ""]);
+    let (code, said) = refused(&checkpoint(), &["--port", "0", "--api-key", ""]);
     assert!(code == Some(2) && said.contains("--api-key"), "{said}");
 }

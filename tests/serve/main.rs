@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod hostile;
 mod limits;
+mod operation;
 mod page;
 
 use std::path::Path;

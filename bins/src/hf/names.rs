@@ -149,37 +149,8 @@ pub fn read_template(folder: &Path) -> Result<Template, HfError> {
     Ok(template)
 }
 
-/// The tokens that end a text: `eos_token_id` of `generation_config.json`, one or a list, or else of `config.json`.
-///
-/// # Errors
-/// [`HfError::Io`], [`HfError::Json`].
-pub fn read_end_tokens(folder: &Path) -> Result<Vec<u32>, HfError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Ids {
-        One(i64),
-        Several(Vec<i64>),
-    }
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        eos_token_id: Option<Ids>,
-    }
-    for name in [GENERATION_CONFIG, CONFIG] {
-        let ids = read_optional::<File>(&folder.join(name))?.and_then(|file| file.eos_token_id);
-        let ids = match ids {
-            None => continue,
-            Some(Ids::One(id)) => vec![id],
-            Some(Ids::Several(ids)) => ids,
-        };
-        // -1 is how some files say that there is none.
-        return Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect());
-    }
-    Ok(Vec::new())
-}
-
 /// A JSON file of a model folder, if it is there.
-fn read_optional<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HfError> {
+pub(super) fn read_optional<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HfError> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(HfError::io("read", path))?,

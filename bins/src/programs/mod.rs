@@ -6,6 +6,8 @@ pub mod compare;
 pub mod convert;
 pub mod eval;
 pub mod generate;
+#[cfg(feature = "serve")]
+pub mod health;
 pub mod prep;
 #[cfg(feature = "serve")]
 pub mod serve;
@@ -27,6 +29,8 @@ pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and 
         generate::COMMAND,
         #[cfg(feature = "serve")]
         serve::COMMAND,
+        #[cfg(feature = "serve")]
+        health::COMMAND,
         convert::COMMAND,
         compare::COMMAND,
         shell::COMPLETIONS,

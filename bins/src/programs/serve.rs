@@ -48,6 +48,9 @@ struct Arguments {
     /// of this machine cannot see)
     #[argh(option, arg_name = "key")]
     api_key: Option<String>,
+    /// file with the key, as systemd, Docker and Kubernetes hand secrets to programs
+    #[argh(option, arg_name = "file")]
+    api_key_file: Option<PathBuf>,
     /// name of the model for clients (default: the name of the checkpoint's folder)
     #[argh(option, arg_name = "name")]
     model_name: Option<String>,
@@ -57,6 +60,13 @@ struct Arguments {
     /// log prompts and answers, not only their sizes
     #[argh(switch)]
     log_prompts: bool,
+    /// how a request is sampled that does not say: auto (as the checkpoint's generation_config.json says) or none
+    /// (temperature 1, nothing else) (default: auto)
+    #[argh(option, default = "String::from(\"auto\")", arg_name = "auto|none")]
+    generation_config: String,
+    /// count in /metrics how many tokens the routers send to each expert: a line for each expert of each layer
+    #[argh(switch)]
+    expert_metrics: bool,
     /// sequences that are computed at the same time (default: 64)
     #[argh(option, default = "EngineOptions::default().sequences", arg_name = "n")]
     parallel: usize,
@@ -150,7 +160,6 @@ fn run<D: Kernels>(device: &D, arguments: &Arguments, server: Server) -> Result<
         engine.sequences,
         arguments.queue
     );
-    eprintln!("sampling where a request does not say: temperature 1, top_p 1, no top_k, no penalties");
     let address = server.address();
     server.run(&session, engine, || eprintln!("listening on http://{address}"))
 }
@@ -162,17 +171,37 @@ impl Arguments {
         self.model_name.clone().or_else(folder).unwrap_or_else(|| Options::default().model)
     }
 
-    fn options(&self) -> Result<Options> {
-        let from_environment = || match std::env::var(KEY) {
-            Ok(key) => Ok(Some(key)),
-            Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(Error::Usage(format!("{KEY}: is not UTF-8"))),
+    /// The key that clients must send: the option's, that of the file, or the variable's.
+    fn key(&self) -> Result<Option<String>> {
+        let (key, from) = match (&self.api_key, &self.api_key_file) {
+            (Some(_), Some(_)) => {
+                return Err(Error::Usage("--api-key and --api-key-file exclude each other: give one of them".into()));
+            }
+            (Some(key), None) => (key.clone(), "--api-key".to_owned()),
+            (None, Some(file)) => {
+                let key = std::fs::read_to_string(file).map_err(Error::io("read", file))?;
+                (key, format!("--api-key-file {}", file.display()))
+            }
+            (None, None) => match std::env::var(KEY) {
+                Ok(key) => (key, KEY.to_owned()),
+                Err(VarError::NotPresent) => return Ok(None),
+                Err(VarError::NotUnicode(_)) => return Err(Error::Usage(format!("{KEY}: is not UTF-8"))),
+            },
         };
-        let api_key = self.api_key.clone().map_or_else(from_environment, |key| Ok(Some(key)))?;
-        let api_key = api_key.map(|key| key.trim().to_owned());
-        if api_key.as_deref() == Some("") {
-            return Err(Error::Usage(format!("--api-key (or {KEY}) is empty: give a key, or leave it out")));
+        let key = key.trim();
+        if key.is_empty() {
+            return Err(Error::Usage(format!("{from} is empty: give a key, or leave it out")));
         }
+        Ok(Some(key.to_owned()))
+    }
+
+    fn options(&self) -> Result<Options> {
+        let api_key = self.key()?;
+        let generation_config = match self.generation_config.as_str() {
+            "auto" => true,
+            "none" => false,
+            other => return Err(Error::Usage(format!("--generation-config {other}: must be auto or none"))),
+        };
         let local = ["127.0.0.1", "::1", "localhost"].contains(&self.host.as_str());
         if !local && api_key.is_none() {
             eprintln!("warning: {} can be reached from other machines, and no --api-key is set", self.host);
@@ -184,6 +213,8 @@ impl Arguments {
             model: self.name(),
             cors_origins: self.cors_origin.clone(),
             log_prompts: self.log_prompts,
+            generation_config,
+            expert_metrics: self.expert_metrics,
             queue: self.queue,
             max_choices: self.max_choices.max(1),
             max_tokens: self.max_tokens,

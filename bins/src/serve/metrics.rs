@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::infer::{Occupancy, Stats};
+use crate::infer::{Load, Occupancy, Stats};
 
 /// Upper bounds of the buckets for times to the first token, in seconds.
 const FIRST: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -43,6 +43,8 @@ pub struct Engine {
     pub load: Occupancy,
     /// Counts since the start.
     pub stats: Stats,
+    /// Tokens that went to each expert, if they are counted.
+    pub experts: Option<Load>,
     first: Histogram,
     between: Histogram,
     cancelled: u64,
@@ -77,7 +79,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let (load, stats) = (Occupancy::default(), Stats::default());
         let (first, between) = (Histogram::new(&FIRST), Histogram::new(&BETWEEN));
-        Self { engine: Mutex::new(Engine { load, stats, first, between, cancelled: 0 }), requests: Mutex::default() }
+        let engine = Engine { load, stats, experts: None, first, between, cancelled: 0 };
+        Self { engine: Mutex::new(engine), requests: Mutex::default() }
     }
 }
 
@@ -132,6 +135,15 @@ impl Metrics {
             &engine.first,
         );
         text.histogram("fathom_time_per_output_token_seconds", "Between two tokens of a choice", &engine.between);
+        if let Some(experts) = &engine.experts {
+            let name = "fathom_expert_tokens_total";
+            text.head(name, "counter", "Tokens that the router of a layer sent to an expert");
+            for (layer, counts) in &experts.layers {
+                for (expert, count) in counts.iter().enumerate() {
+                    text.value(name, &format!("layer=\"{layer}\",expert=\"{expert}\""), count);
+                }
+            }
+        }
         text.head("fathom_http_requests_total", "counter", "Answers by route and status");
         for ((route, status), count) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             text.value("fathom_http_requests_total", &format!("route=\"{route}\",status=\"{status}\""), count);

@@ -10,11 +10,13 @@
 //! | [`error`] | errors in OpenAI's form |
 //! | [`metrics`] | counts and times for Prometheus |
 //! | `routes`, `prepare`, `stream` | from a request to tokens, and from news to an answer |
+//! | `defaults` | how to sample where a request does not say |
 //! | `app`, `flight`, `job`, `worker` | from a request to the engine, and back |
 //! | `limits`, `listen` | connections |
 //! | `page` | the page for people |
 
 mod app;
+mod defaults;
 pub mod error;
 mod flight;
 mod job;
@@ -42,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::infer::{ChatTemplate, EngineOptions};
 use crate::session::Session;
 use app::{App, Served};
+use defaults::Defaults;
 use job::{Command, Ended};
 use openai::answer::now;
 use openai::choices::Vocabulary;
@@ -130,13 +133,18 @@ impl Server {
     /// Serves a model on this thread until the server is stopped. `ready` is called when requests are answered.
     ///
     /// # Errors
-    /// An engine that cannot be made, or a failure of the device.
+    /// An engine that cannot be made, a damaged `generation_config.json`, or a failure of the device.
     pub fn run<D: Kernels>(self, session: &Session<D>, engine: EngineOptions, ready: impl FnOnce()) -> Result<()> {
         let options = &self.app.options;
         let drafts = engine.drafts > 0;
         let sequences = engine.sequences.max(1);
         let mut engine = session.engine(engine)?;
+        if options.expert_metrics && session.model().config().has_moe_layers() {
+            engine.count_load()?;
+        }
         let (tokenizer, context) = (session.tokenizer().cloned(), engine.longest());
+        let defaults = Defaults::read(session.checkpoint(), options.generation_config)?;
+        log(format_args!("sampling where a request does not say: {}", defaults.words));
         let bounds = Bounds {
             model: options.model.clone(),
             vocabulary: session.model().config().vocab_size,
@@ -144,6 +152,7 @@ impl Server {
             choices: options.max_choices,
             max_tokens: options.max_tokens.unwrap_or(context).min(context),
             text: tokenizer.is_some(),
+            defaults: defaults.sampling,
         };
         let most = sequences.saturating_add(options.queue).min(Semaphore::MAX_PERMITS);
         let served = Served {

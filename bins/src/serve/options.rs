@@ -18,6 +18,10 @@ pub struct Options {
     pub cors_origins: Vec<String>,
     /// Whether prompts and answers are logged.
     pub log_prompts: bool,
+    /// Whether requests that do not say are sampled as the model's `generation_config.json` says.
+    pub generation_config: bool,
+    /// Whether `/metrics` says how many tokens went to each expert.
+    pub expert_metrics: bool,
     /// Requests that wait while all sequences are taken, at most.
     pub queue: usize,
     /// Choices of a prompt, at most.
@@ -43,6 +47,8 @@ impl Default for Options {
             model: "model".into(),
             cors_origins: Vec::new(),
             log_prompts: false,
+            generation_config: true,
+            expert_metrics: false,
             queue: 256,
             max_choices: 8,
             max_tokens: None,

@@ -48,9 +48,9 @@ pub(super) fn run<D: Kernels>(
         }
         worker.hand_over(engine);
         if published.elapsed() >= PUBLISH || engine.is_idle() {
-            let (load, stats) = (engine.occupancy(), engine.stats());
+            let (load, stats, experts) = (engine.occupancy(), engine.stats(), engine.load().cloned());
             let mut counts = metrics.engine();
-            (counts.load, counts.stats) = (load, stats);
+            (counts.load, counts.stats, counts.experts) = (load, stats, experts);
             published = Instant::now();
         }
     }

@@ -259,8 +259,7 @@ mod tests {
     use crate::infer::{ChatTemplate, Conversation};
 
     fn parse(body: &str) -> Result<ChatRequest, ApiError> {
-        let bounds = Bounds { model: "m".into(), vocabulary: 256, context: 64, choices: 8, max_tokens: 64, text: true };
-        ChatRequest::parse(body.as_bytes(), &bounds)
+        ChatRequest::parse(body.as_bytes(), &Bounds::tiny())
     }
 
     fn rendered(request: &ChatRequest) -> String {

@@ -94,12 +94,8 @@ impl CompletionRequest {
 mod tests {
     use super::*;
 
-    fn bounds() -> Bounds {
-        Bounds { model: "m".into(), vocabulary: 256, context: 64, choices: 8, max_tokens: 64, text: true }
-    }
-
     fn parse(body: &str) -> Result<CompletionRequest, ApiError> {
-        CompletionRequest::parse(body.as_bytes(), &bounds())
+        CompletionRequest::parse(body.as_bytes(), &Bounds::tiny())
     }
 
     #[test]

@@ -24,6 +24,17 @@ pub struct Bounds {
     pub max_tokens: usize,
     /// Whether there is a tokenizer.
     pub text: bool,
+    /// What is sampled with where a request does not say.
+    pub defaults: Sampling,
+}
+
+#[cfg(test)]
+impl Bounds {
+    /// Those of tests.
+    pub fn tiny() -> Self {
+        let (model, defaults) = ("m".into(), Sampling::default());
+        Self { model, vocabulary: 256, context: 64, choices: 8, max_tokens: 64, text: true, defaults }
+    }
 }
 
 /// Parameters that completions and chats share.
@@ -127,7 +138,8 @@ fn sampling(
     max_tokens: &[&str],
     default_tokens: usize,
 ) -> Result<Sampling, ApiError> {
-    let mut max_new_tokens = default_tokens.min(bounds.max_tokens);
+    let defaults = &bounds.defaults;
+    let mut max_new_tokens = default_tokens.min(bounds.max_tokens).min(defaults.max_new_tokens);
     for name in max_tokens.iter().rev() {
         if let Some(tokens) = fields.take::<usize>(name)? {
             // What is beyond the context ends there; a limit of this server is said.
@@ -145,12 +157,14 @@ fn sampling(
     if !bounds.text && !stop.is_empty() {
         return Err(ApiError::field("stop", "the model has no tokenizer, so it writes no text: use stop_token_ids"));
     }
-    let top_k = fields.take::<i64>("top_k")?.unwrap_or(0);
-    // vLLM's -1 is all of them, too.
-    let top_k = usize::try_from(if top_k == -1 { 0 } else { top_k });
+    let top_k = match fields.take::<i64>("top_k")? {
+        None => Ok(defaults.top_k),
+        // vLLM's -1 is all of them, too.
+        Some(-1) => Ok(0),
+        Some(top_k) => usize::try_from(top_k),
+    };
     let top_k = top_k.map_err(|_| ApiError::field("top_k", "must be 0 or -1 (all), or above"))?;
     let seed = fields.take::<i64>("seed")?.map(i64::cast_unsigned).unwrap_or_else(random);
-    let defaults = Sampling::default();
     let mut number = |name: &str, default: f64| fields.take::<f64>(name).map(|value| value.unwrap_or(default));
     let sampling = Sampling {
         max_new_tokens,
