@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # jsonschema 4.26.0 (PyPI), two keywords of answers that were constrained to a schema.
 # `"format": "time"`: checked by `FormatChecker()` it refuses every time of RFC 3339, such as 12:00:00Z, which is what
-# all drafts since 7 mean, and takes 12:00:00, which they refuse: its check is that of draft 3. The checkers of the newer
+# all drafts since 7 mean, and takes 12:00:00, which they refuse: its check is that of draft 3. Checkers of the newer
 # drafts, `Draft202012Validator.FORMAT_CHECKER`, take any string for a time, as long as rfc3339-validator is missing.
 # llguidance 1.9.1 (PyPI) writes times of RFC 3339 alone, so no time of its answers passes `FormatChecker()`.
 # `"multipleOf": 0.01`: divides doubles, so 0.07 and 4.35 fail, and 0.06 passes; llguidance allows all three.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # llguidance 1.9.1 (PyPI), JSON schemas with integers beyond 2^53, such as 64-bit ids: `const` and `enum` go through a
-# double, with no error and no warning. The mask then forces another number than the schema's, and refuses the right one:
+# double, with no error and no warning. The mask then forces another number than the schema's and refuses that one:
 #   {"const": 9007199254740993}       forces 9007199254740992
 #   {"const": 1234567890123456789}    forces 1234567890123456768
 #   {"const": 18446744073709551615}   forces 18446744073709552000
 #   {"enum": [9007199254740993, 9007199254740995]}   allows ...992 and ...996, neither of the two
 #   {"const": 1.0}                    forces 1, and refuses 1.0
-# So an answer that was constrained to the schema fails it. Up to 2^53 the integers are right; ids as strings always are.
+# So an answer that was constrained to the schema fails it. Up to 2^53 integers are right, and ids as strings always.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# outlines-core 0.2.14 (PyPI) turns a JSON schema into one regex, and pastes a string's `pattern` between two quotes as it
-# is: no group around it, and no JSON escapes. So the regex takes text that is not JSON at all, and for alternatives (and
-# for allOf, whose parts it writes one after the other) it refuses the answers that the schema describes:
+# outlines-core 0.2.14 (PyPI) turns a JSON schema into one regex, and pastes a string's `pattern` between two quotes as
+# it is: no group around it, and no JSON escapes. So the regex takes text that is not JSON at all, and for alternatives
+# (and for allOf, whose parts it writes one after the other) it refuses the answers that the schema describes:
 #   "pattern": "^cat|dog$"   ("cat|dog")   takes the words with one quote each, refuses them with two
 #   "pattern": "^.+$"        (".+")        takes "a"b" and "\"
 #   "pattern": "^[^,]+$"     ("[^,]+")     takes a line break inside the string
 #   "allOf": [A, B]          AB            takes an A with a B after it, {"a":1}{"b":2}
-# A pattern also matches the whole string, where JSON Schema searches for it. llguidance 1.9.1 (PyPI) gets the four right.
+# A pattern also matches the whole string, where JSON Schema searches for it. llguidance 1.9.1 (PyPI) does all right.
 # What works: a group around alternatives, classes that exclude quotes, backslashes and control characters, no allOf.
 set -euo pipefail
 work=$(mktemp -d)
@@ -63,7 +63,8 @@ ok = True
 for schema, text, outlines, llguidance in cases:
     regex = build_regex_from_schema(json.dumps(schema))
     taken = re.fullmatch(regex, text) is not None, by_llguidance(schema, text)
-    print(f"{json.dumps(schema)}\n  {regex}\n  {text!r} is JSON: {is_json(text)}, outlines-core and llguidance: {taken}")
+    print(f"{json.dumps(schema)}\n  {regex}")
+    print(f"  {text!r} is JSON: {is_json(text)}, taken by outlines-core and llguidance: {taken}")
     ok &= taken == (outlines, llguidance) and is_json(text) == llguidance
 sys.exit(None if ok else "changed")
 PYTHON
