@@ -35,7 +35,7 @@ function settled() {
   find('intro-title').textContent = writes ? 'Begin a text' : 'Ask something';
   find('intro-words').textContent = writes
     ? `${model && !model.chat ? 'This model has no chat template, so it' : 'The model'} goes on where your text ends.`
-    : 'The conversation stays in this browser and on the server that answers.';
+    : 'The conversation is kept in this browser.';
   for (const [one, shown] of [[sendButton, !running], [stopButton, running]]) {
     const focused = document.activeElement === one;
     one.hidden = !shown;
@@ -150,6 +150,8 @@ async function generate(turn, more) {
       turn.end = 'error';
       turn.error = [failure.message, remedy(failure)].filter((words) => words !== '').join('\n');
       say('No answer: see the message.');
+      // Who does not see it hears it.
+      find('status').append(element('span', 'unseen', turn.error));
       if (failure.status === 401) refused();
       else if (failure.message === SILENT || failure.message === BROKEN) connect();
     }

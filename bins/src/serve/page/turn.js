@@ -118,12 +118,14 @@ async function copy(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     // Browsers give the clipboard to pages from this machine or by TLS only; others have the older way.
+    const focused = document.activeElement;
     const place = element('textarea', 'unseen');
     place.value = text;
     document.body.append(place);
     place.select();
     const done = document.execCommand('copy');
     place.remove();
+    focused?.focus();
     if (!done) return say('The browser does not let this page copy: select the text.');
   }
   return say('Copied.');
