@@ -219,6 +219,8 @@ const steps = {
     await page.keyboard.press('Enter');
     await page.waitForFunction(() => document.activeElement.id === 's-mode');
     await tabTo('s-temperature');
+    const defaults = await page.evaluate(() => ['temperature', 'top_k'].map((n) => document.getElementById(`s-${n}`).placeholder));
+    assert.deepEqual(defaults, ['1', '1000']);
     await page.keyboard.type('-1');
     await page.keyboard.press('Enter');
     await page.locator('#e-temperature', { hasText: 'must be a number, 0 or above' }).waitFor();

@@ -25,6 +25,7 @@ export function copy(checkpoint, chats) {
   }
   const config = JSON.parse(readFileSync(join(folder, 'config.json')));
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: 60_000 }));
+  writeFileSync(join(folder, 'generation_config.json'), '{"top_k": 1000}');
   if (chats) writeFileSync(join(folder, 'chat_template.jinja'), TEMPLATE);
   return folder;
 }

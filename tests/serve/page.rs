@@ -111,13 +111,20 @@ fn the_page_needs_no_key_and_its_icon_is_no_error() {
     assert!(metrics.contains("fathom_http_requests_total{route=\"/\",status=\"200\"} 2"), "{metrics}");
 }
 
-/// The page chooses between a chat and a completion by what the model has.
+/// The page chooses between a chat and a completion by what the model has, and shows how it is sampled.
 #[test]
-fn the_model_says_whether_it_chats() {
+fn the_model_says_whether_it_chats_and_how_it_is_sampled() {
     let folder = chatty();
-    for (folder, chats) in [(checkpoint(), false), (folder.path().to_owned(), true)] {
-        let server = Server::start(&folder, &[]);
+    let recommended = r#"{"temperature": 0.6, "top_k": 40, "max_new_tokens": 99}"#;
+    std::fs::write(folder.path().join("generation_config.json"), recommended).unwrap();
+    for (folder, chats, temperature, top_k, most) in
+        [(checkpoint(), false, 1.0, 0, 500), (folder.path().to_owned(), true, 0.6, 40, 99)]
+    {
+        let server = Server::start(&folder, &["--max-tokens", "500"]);
         let model = &server.get("/v1/models").json()["data"][0];
         assert_eq!((&model["chat_template"], &model["tokenizer"]), (&json!(chats), &json!(true)));
+        let defaults = json!({"temperature": temperature, "top_p": 1.0, "top_k": top_k, "min_p": 0.0,
+            "repetition_penalty": 1.0, "max_tokens": most});
+        assert_eq!(model["defaults"], defaults);
     }
 }

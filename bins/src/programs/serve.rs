@@ -44,8 +44,8 @@ struct Arguments {
     /// port to listen on; 0 = any free one (default: 8080)
     #[argh(option, default = "Options::default().port", arg_name = "n")]
     port: u16,
-    /// key that clients must send on every route but /health (default: the variable FATHOM_API_KEY, which other users
-    /// of this machine cannot see)
+    /// key that clients must send on every route but /health and the page at / (default: the variable FATHOM_API_KEY,
+    /// which other users of this machine cannot see)
     #[argh(option, arg_name = "key")]
     api_key: Option<String>,
     /// file with the key, as systemd, Docker and Kubernetes hand secrets to programs

@@ -22,6 +22,7 @@ use super::openai::choices::Delta;
 use super::openai::fields::Fields;
 use super::page::{self, ICON, PAGE};
 use super::stream;
+use crate::infer::Sampling;
 
 type Answer = Response<Body>;
 type Shared = State<Arc<App>>;
@@ -206,14 +207,30 @@ struct ModelJson<'a> {
     chat_template: bool,
     /// Whether it has a tokenizer; without one it reads and writes token ids only.
     tokenizer: bool,
+    defaults: DefaultsJson,
+}
+
+/// What a request that does not say is sampled with; `max_tokens` is that of a chat.
+#[derive(Serialize)]
+struct DefaultsJson {
+    temperature: f64,
+    top_p: f64,
+    top_k: usize,
+    min_p: f64,
+    repetition_penalty: f64,
+    max_tokens: usize,
 }
 
 impl Served {
     fn json(&self) -> ModelJson<'_> {
         let (created, max_model_len) = (self.created, self.bounds.context);
+        let Sampling { temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens, .. } =
+            self.bounds.defaults;
+        let max_tokens = max_new_tokens.min(self.bounds.max_tokens);
+        let defaults = DefaultsJson { temperature, top_p, top_k, min_p, repetition_penalty, max_tokens };
         let (chat_template, tokenizer) = (self.template.is_some(), self.tokenizer.is_some());
         let (id, object, owned_by) = (&self.bounds.model, "model", "fathom");
-        ModelJson { id, object, created, owned_by, max_model_len, chat_template, tokenizer }
+        ModelJson { id, object, created, owned_by, max_model_len, chat_template, tokenizer, defaults }
     }
 }
 

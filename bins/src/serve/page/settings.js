@@ -17,7 +17,10 @@ function mark(name, problem) {
 
 function fill(values) {
   for (const name of Object.keys(EMPTY)) field(name).value = values[name];
-  for (const name of Object.keys(NUMBERS)) mark(name, '');
+  for (const name of Object.keys(NUMBERS)) {
+    mark(name, '');
+    field(name).placeholder = model?.defaults[name] ?? '';
+  }
 }
 
 const checkNumber = (name) => mark(name, numberOf(name, field(name).value) === undefined ? NUMBERS[name].must : '');

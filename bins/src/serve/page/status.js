@@ -1,6 +1,6 @@
 // What is known of the server: its model, its cache, and whether it answers.
 
-/** The model: `{id, context, chat}`. */
+/** The model: `{id, context, chat, defaults}`. */
 let model = null;
 /** Milliseconds between two looks at the cache: while an answer is written, and otherwise. */
 const OFTEN = 2000;
@@ -63,7 +63,7 @@ async function connect() {
         // The one route that the server does not log, and that needs no key.
         await ask('health');
         const [found] = (await (await ask('v1/models')).json()).data;
-        model = { id: found.id, context: found.max_model_len, chat: found.chat_template !== false };
+        model = { id: found.id, context: found.max_model_len, chat: found.chat_template !== false, defaults: found.defaults ?? {} };
         document.title = `${model.id} · Fathom`;
         find('model').textContent = model.id;
         find('model').title = model.id;

@@ -5,7 +5,7 @@ const TURNS = 'fathom.conversation';
 const KEY = 'fathom.key';
 /** Characters of a conversation that are kept, at most; its oldest turns go first. Browsers keep about 5 million. */
 const MOST = 1_000_000;
-/** New tokens of a completion where the settings do not say; the server's default is too short to read. */
+/** New tokens of a completion where the settings do not say, at most; the server's default is too short to read. */
 const TEXT_TOKENS = 256;
 
 /** A browser may forbid a page to keep anything; then it forgets. */
@@ -85,7 +85,7 @@ function keepKey(changed, remember) {
 
 /** The fields of a request that the settings fill. */
 function parameters(mode) {
-  const fields = mode === 'text' ? { max_tokens: TEXT_TOKENS } : {};
+  const fields = mode === 'text' ? { max_tokens: Math.min(TEXT_TOKENS, model?.defaults.max_tokens ?? TEXT_TOKENS) } : {};
   for (const name of Object.keys(NUMBERS)) {
     const value = numberOf(name, settings[name]);
     if (value !== null && value !== undefined) fields[name] = value;
