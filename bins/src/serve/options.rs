@@ -10,7 +10,7 @@ pub struct Options {
     pub host: String,
     /// Port to listen on; 0 for any free one.
     pub port: u16,
-    /// Key that every route but `/health` asks for.
+    /// Key that every route but `/health` and the page at `/` asks for.
     pub api_key: Option<String>,
     /// Name of the model.
     pub model: String,
