@@ -61,7 +61,9 @@ fn ask(addresses: &[SocketAddr], host: &str, wait: Duration) -> std::io::Result<
     }
     let mut stream = stream?;
     stream.set_write_timeout(Some(left()))?;
-    write!(stream, "GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
+    // In one piece: a server that has read enough may close before the rest.
+    let request = format!("GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
     while answer.len() < LONGEST && Instant::now() < until {
         stream.set_read_timeout(Some(left()))?;
