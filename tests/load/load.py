@@ -162,21 +162,22 @@ async def chunks(reader):
 
 
 async def alone(arguments, requests):
-    """The text of every request, sent while there is no other."""
-    made_of = hashlib.sha256(json.dumps(requests).encode()).hexdigest()
+    """The text of every request, sent while there is no other. Goes on where an earlier run was stopped."""
+    made_of, texts = hashlib.sha256(json.dumps(requests).encode()).hexdigest(), []
     if arguments.expected and os.path.exists(arguments.expected):
         with open(arguments.expected) as file:
             known = json.load(file)
-        if known["requests"] == made_of:
-            return known["texts"]
-    stream, began, texts = Stream(arguments.url, arguments.timeout), time.monotonic(), []
-    for request in requests:
+        texts = known["texts"] if known["requests"] == made_of else []
+    stream, began, rest = Stream(arguments.url, arguments.timeout), time.monotonic(), requests[len(texts):]
+    for request in rest:
         texts.append("".join((await stream.ask(request)).text))
-    tokens, seconds = sum(request["max_tokens"] for request in requests), time.monotonic() - began
-    print(f"alone: {len(requests)} requests, {tokens} tokens generated in {seconds:.0f} s, {tokens / seconds:.1f}/s")
-    if arguments.expected:
-        with open(arguments.expected, "w") as file:
-            json.dump({"requests": made_of, "texts": texts}, file)
+        if arguments.expected:
+            with open(arguments.expected + ".new", "w") as file:
+                json.dump({"requests": made_of, "texts": texts}, file)
+            os.replace(arguments.expected + ".new", arguments.expected)
+    tokens, seconds = sum(request["max_tokens"] for request in rest), time.monotonic() - began
+    if rest:
+        print(f"alone: {len(rest)} requests, {tokens} tokens generated in {seconds:.0f} s, {tokens / seconds:.1f}/s")
     return texts
 
 
