@@ -256,6 +256,7 @@ impl Random {
         }
         if self.below(3) == 0 {
             sampling.stop_tokens = vec![self.below(64) as u32, self.below(64) as u32];
+            sampling.min_new_tokens = self.below(sampling.max_new_tokens as u64 + 1) as usize;
         }
         if self.below(3) == 0 {
             sampling.stop = vec![char::from(self.below(64) as u8).into()];

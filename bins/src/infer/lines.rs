@@ -131,6 +131,7 @@ impl Line {
         };
         Sampling {
             max_new_tokens: self.max_new_tokens.unwrap_or(defaults.max_new_tokens),
+            min_new_tokens: defaults.min_new_tokens,
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_k: self.top_k.unwrap_or(defaults.top_k),
             top_p: self.top_p.unwrap_or(defaults.top_p),

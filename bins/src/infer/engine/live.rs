@@ -28,15 +28,26 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub fn new(prompt: &[u32], sampling: Sampling, tokenizer: Option<&Tokenizer>) -> Self {
+    /// A request without output. `ends` are the tokens with which the model ends texts.
+    pub fn new(
+        prompt: &[u32],
+        sampling: Sampling,
+        tokenizer: Option<&Tokenizer>,
+        ends: impl IntoIterator<Item = u32>,
+    ) -> Self {
         let stream = TextStream::new(tokenizer, &sampling.stop);
+        let mut history = History::new(prompt);
+        if sampling.min_new_tokens > 0 {
+            let own = ends.into_iter().filter(|_| !sampling.ignore_eos);
+            history = history.ended_by(own.chain(sampling.stop_tokens.iter().copied()));
+        }
         Self {
             sampling,
             tokens: prompt.to_vec(),
             generated: Vec::new(),
             text: String::new(),
             stream,
-            history: History::new(prompt),
+            history,
             logprobs: Vec::new(),
             end: None,
             drafts: Vec::new(),

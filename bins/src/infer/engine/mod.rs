@@ -268,7 +268,8 @@ impl<'a, D: Kernels> Engine<'a, D> {
         let id = self.next;
         self.next += 1;
         self.stats.requests += 1;
-        let live = Live::new(&tokens, sampling, self.tokenizer);
+        let ends = self.ends.iter().copied().chain(self.tokenizer.map(Tokenizer::eos_id));
+        let live = Live::new(&tokens, sampling, self.tokenizer, ends);
         if live.sampling.max_new_tokens == 0 {
             self.ready.push_back(live.finished(id, Stop::Length, 0));
             return Ok(id);
@@ -459,6 +460,11 @@ impl<'a, D: Kernels> Engine<'a, D> {
             }
             if let Some(stop) = stop {
                 let reused = self.scheduler.reused_by(id);
+                // What is computed stays in the cache for requests that begin alike. An MTP module's entries of this
+                // step are not there yet.
+                if self.scheduler.limits().drafts == 0 {
+                    self.scheduler.computed(id, work.end);
+                }
                 if let Some(live) = self.end(id) {
                     events.push(live.finished(id, stop, reused));
                 }

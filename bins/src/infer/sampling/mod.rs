@@ -4,7 +4,7 @@
 //! temperature, top-k, top-p, min-p. Definitions are transformers' logits processors; presence and frequency penalties
 //! are vLLM's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::distribution::{Distribution, most_probable};
@@ -21,6 +21,9 @@ pub const MAX_LOGPROBS: usize = 1024;
 pub struct Sampling {
     /// Maximum new tokens.
     pub max_new_tokens: usize,
+    /// New tokens before which no token is taken that would end the text: neither the model's own, unless they are
+    /// ignored, nor one of `stop_tokens`. Stop strings end it all the same.
+    pub min_new_tokens: usize,
     /// Softmax temperature; 0 = greedy, which ignores top-k, top-p and min-p.
     pub temperature: f64,
     /// Keep the tokens with the k largest logits, ties included; 0 keeps all.
@@ -56,6 +59,7 @@ impl Default for Sampling {
     fn default() -> Self {
         Self {
             max_new_tokens: 128,
+            min_new_tokens: 0,
             temperature: 1.0,
             top_k: 0,
             top_p: 1.0,
@@ -114,6 +118,10 @@ impl Sampling {
             let problem = format!("{value}: must be {must}");
             if ok { Ok(()) } else { Err(InvalidSampling { name, problem }) }
         };
+        if self.min_new_tokens > self.max_new_tokens {
+            let problem = format!("{}: must be at most max_new_tokens, {}", self.min_new_tokens, self.max_new_tokens);
+            return Err(InvalidSampling { name: "min_new_tokens", problem });
+        }
         let t = self.temperature;
         check(t.is_finite() && t >= 0.0, "temperature", t, "0 (greedy) or above")?;
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", self.top_p, "above 0 and at most 1")?;
@@ -145,8 +153,23 @@ impl Sampling {
         self.temperature == 0.0
     }
 
-    /// Applies logit bias and penalties to `logits`, given the tokens so far.
+    /// Applies logit bias and penalties to `logits`, given the tokens so far; logits of tokens that would end the text
+    /// too early become −∞.
     pub fn penalize(&self, history: &History, logits: &mut [f32]) {
+        self.bias(history, logits);
+        if history.generated >= self.min_new_tokens || history.ends.is_empty() {
+            return;
+        }
+        // Where nothing else is left, the text ends.
+        let others = |(token, logit): (u32, &f32)| *logit > f32::NEG_INFINITY && !history.ends.contains(&token);
+        if (0..).zip(logits.iter()).any(others) {
+            for &token in &history.ends {
+                logits.get_mut(token as usize).into_iter().for_each(|logit| *logit = f32::NEG_INFINITY);
+            }
+        }
+    }
+
+    fn bias(&self, history: &History, logits: &mut [f32]) {
         for &(token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit += bias;
@@ -215,10 +238,13 @@ pub enum Draw {
     Residual,
 }
 
-/// The tokens so far, as penalties count them.
+/// The tokens so far, as penalties count them, and those that would end the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     seen: HashMap<u32, Seen>,
+    /// Tokens of the output.
+    generated: usize,
+    ends: BTreeSet<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -231,18 +257,26 @@ impl History {
     /// The history of a prompt without output.
     pub fn new(prompt: &[u32]) -> Self {
         let seen = prompt.iter().map(|&token| (token, Seen { prompt: true, generated: 0 })).collect();
-        Self { seen }
+        Self { seen, ..Self::default() }
+    }
+
+    /// The history with the tokens that end the text, for [`Sampling::min_new_tokens`].
+    #[must_use]
+    pub fn ended_by(self, ends: impl IntoIterator<Item = u32>) -> Self {
+        Self { ends: ends.into_iter().collect(), ..self }
     }
 
     /// Appends a token of the output.
     pub fn push(&mut self, token: u32) {
         let seen = self.seen.entry(token).or_default();
         seen.generated = seen.generated.saturating_add(1);
+        self.generated += 1;
     }
 
     /// Takes a token of the output back.
     pub fn pop(&mut self, token: u32) {
         let Some(seen) = self.seen.get_mut(&token) else { return };
+        self.generated = self.generated.saturating_sub(1);
         seen.generated = seen.generated.saturating_sub(1);
         if seen.generated == 0 && !seen.prompt {
             self.seen.remove(&token);

@@ -80,6 +80,42 @@ fn penalties_count_prompt_and_output_by_their_definitions() {
 }
 
 #[test]
+fn nothing_ends_the_text_too_early() {
+    use crate::infer::speculate;
+
+    let logits = [9.0, 8.0, 1.0, 0.0];
+    for temperature in [0.0, 1.0, 1e300] {
+        for (top_k, top_p) in [(0, 1.0), (1, 1.0), (3, 0.9)] {
+            let sampling = Sampling { min_new_tokens: 2, temperature, top_k, top_p, ..Sampling::default() };
+            let mut history = History::new(&[3, 3]).ended_by([0, 1, 0]);
+            for position in 0..200 {
+                let token = sampling.choose(&history, &mut logits.clone(), position);
+                assert!(token >= 2, "{sampling:?}");
+                // Drafts, and what becomes of them.
+                let drafted = speculate::draft(&sampling, &history, &mut logits.clone(), position);
+                let wrong = speculate::Drafted { token: 0, distribution: Some(Distribution::one_hot(0)) };
+                for draft in [drafted, wrong] {
+                    let (token, right) = speculate::verify(&sampling, &history, &mut logits.clone(), &draft, position);
+                    assert!(token >= 2 && right == (draft.token >= 2), "{sampling:?} {draft:?}");
+                }
+            }
+            history.push(2);
+            assert!(sampling.choose(&history, &mut logits.clone(), 1) >= 2, "one token is not enough");
+            history.push(2);
+            let late: Vec<u32> = (0..200).map(|i| sampling.choose(&history, &mut logits.clone(), i)).collect();
+            assert!(late.contains(&0), "{sampling:?}");
+            history.pop(2);
+            assert!(sampling.choose(&history, &mut logits.clone(), 1) >= 2, "a token that was taken back");
+            // Where nothing but ends is left, the text ends.
+            let all = History::new(&[]).ended_by(0..4);
+            assert!(sampling.choose(&all, &mut logits.clone(), 0) < 4);
+            let mut forbidden = [1.0, 2.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
+            assert!(sampling.choose(&History::new(&[]).ended_by([0, 1]), &mut forbidden, 0) < 2);
+        }
+    }
+}
+
+#[test]
 fn extreme_temperatures_and_logits_stay_finite() {
     for temperature in [1e-300, 1e-30, 1e-3, 1e3, 1e300] {
         let sampling = Sampling { temperature, ..Sampling::default() };
@@ -107,6 +143,7 @@ fn nonsense_is_refused_by_name() {
         (Sampling { logit_bias: vec![(10, 1.0)], ..default() }, "--logit-bias"),
         (Sampling { logprobs: Some(5000), ..default() }, "--logprobs"),
         (Sampling { stop: vec![String::new()], ..default() }, "--stop"),
+        (Sampling { min_new_tokens: 200, ..default() }, "--min-new-tokens"),
     ] {
         let error = sampling.validate(10).unwrap_err();
         assert!(error.as_option().starts_with(name), "{error}");
