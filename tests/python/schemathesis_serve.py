@@ -26,6 +26,9 @@ KEY = "secret"
 def limited(document, vocabulary):
     """The document with the limits of this model and of the options below, and fields that need others in groups."""
     document = copy.deepcopy(document)
+    # These have a base address of their own.
+    for path in ("/", "/favicon.ico"):
+        del document["paths"][path]
     schemas = document["components"]["schemas"]
     schemas["TokenId"]["maximum"] = vocabulary - 1
     shared = schemas["Sampling"]["properties"]

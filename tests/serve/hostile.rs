@@ -140,3 +140,48 @@ fn a_slow_reader_holds_nobody_up() {
     slow.read_to_end(&mut read).unwrap();
     assert!(crate::client::Answer::parse(&read).body.ends_with("data: [DONE]\n\n"));
 }
+
+/// An answer that is larger than what lies on the way to its client is not cut where others need the connection.
+#[test]
+fn an_answer_that_is_not_sent_yet_keeps_its_connection() {
+    let server = Server::start(&checkpoint(), &["--max-connections", "1", "--max-body", "8000000"]);
+    let body = json!({"prompt": "~|".repeat(2_000_000), "add_special_tokens": false}).to_string();
+    // Connections that go on make room, too, once everything is sent.
+    let mut kept = server.connect();
+    kept.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    kept.read_exact(&mut [0; 20]).unwrap();
+    let start = std::time::Instant::now();
+    assert_eq!(server.get("/health").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+    let mut reader = server.connect();
+    reader.write_all(&request("POST", "/tokenize", &[("content-type", "application/json")], &body)).unwrap();
+    let mut read = vec![0; 1000];
+    reader.read_exact(&mut read).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| server.get("/health").status);
+        std::thread::sleep(Duration::from_millis(300));
+        reader.read_to_end(&mut read).unwrap();
+        let tokens = crate::client::Answer::parse(&read).json();
+        assert_eq!(tokens["count"].as_u64().unwrap() as usize, tokens["tokens"].as_array().unwrap().len());
+        assert!(read.len() > 8_000_000, "{}", read.len());
+        assert_eq!(other.join().unwrap(), 200, "then it makes room");
+    });
+}
+
+/// Bodies that are announced and do not come leave the room to others.
+#[test]
+fn announcements_take_no_room() {
+    let server = Server::start(&checkpoint(), &[]);
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let waiting: Vec<_> = (0..300)
+        .map(|i| {
+            let mut connection = server.connect();
+            let length = if i % 2 == 0 { "content-length: 2097152" } else { "transfer-encoding: chunked" };
+            connection.write_all(format!("{head}{length}\r\n\r\n").as_bytes()).unwrap();
+            connection
+        })
+        .collect();
+    server.ok("/v1/completions", &json!({"prompt": "a", "max_tokens": 1}));
+    drop(waiting);
+}

@@ -166,6 +166,17 @@ fn a_client_that_goes_away_frees_its_place() {
         assert_eq!(server.metric("fathom_cache_pages_used"), 0.0);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
+    // Bytes of further requests do not hide that it is gone.
+    for further in [10, 100_000] {
+        let mut connection = server.connect();
+        connection.write_all(&request("POST", "/v1/completions", &[JSON], &long(false).to_string())).unwrap();
+        connection.write_all(&vec![b'G'; further]).unwrap();
+        server.wait_for("fathom_requests_running", 1.0);
+        let start = Instant::now();
+        drop(connection);
+        server.wait_for("fathom_requests_running", 0.0);
+        assert!(start.elapsed() < Duration::from_secs(3), "{further}: {:?}", start.elapsed());
+    }
     // During a long prefill, too.
     let prompt = json!({"prompt": vec![7; 30_000], "max_tokens": 1}).to_string();
     let mut connection = server.connect();
@@ -176,7 +187,7 @@ fn a_client_that_goes_away_frees_its_place() {
     assert!(start.elapsed() < Duration::from_secs(1), "health answers while a prompt is read");
     drop(connection);
     server.wait_for("fathom_requests_running", 0.0);
-    assert_eq!(server.metric("fathom_requests_cancelled_total"), 5.0);
+    assert_eq!(server.metric("fathom_requests_cancelled_total"), 7.0);
     server.ok("/v1/completions", &json!({"prompt": "a", "max_tokens": 1}));
 }
 
@@ -247,11 +258,23 @@ fn prompts_are_logged_only_where_asked() {
 }
 
 #[test]
-fn a_taken_port_and_an_empty_key_are_refused() {
+fn a_taken_port_and_arguments_that_make_no_sense_are_refused() {
     let server = Server::start(&checkpoint(), &[]);
     let port = server.address.rsplit(':').next().unwrap();
     let (code, said) = refused(&checkpoint(), &["--port", port]);
     assert!(code == Some(1) && said.contains(port) && said.contains("--port"), "{said}");
     let (code, said) = refused(&checkpoint(), &["--port", "0", "--api-key", ""]);
     assert!(code == Some(2) && said.contains("--api-key"), "{said}");
+    for (option, value, remedy) in [
+        ("--parallel", "0", "at least 1"),
+        ("--max-choices", "0", "at least 1"),
+        ("--max-tokens", "0", "at least 1"),
+        ("--step-tokens", "0", "at least 1"),
+        ("--cache-tokens", "0", "at least 1"),
+        ("--cors-origin", "page.example", "https://example.org"),
+        ("--cors-origin", "https://page.example/", "without a path"),
+    ] {
+        let (code, said) = run(&["--port", "0", option, value]);
+        assert!(code == Some(2) && said.contains(option) && said.contains(remedy), "{said}");
+    }
 }

@@ -4,8 +4,10 @@ mod answers;
 mod client;
 mod hostile;
 mod limits;
+mod openapi;
 mod operation;
 mod page;
+mod tokens;
 
 use std::path::Path;
 

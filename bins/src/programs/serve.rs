@@ -32,7 +32,8 @@ pub(super) const KEY: &str = "FATHOM_API_KEY";
     note = "The first Ctrl-C or SIGTERM finishes what runs, the second ends at once.",
     error_code(0, "stopped by a signal"),
     error_code(1, "the checkpoint, the device or the address failed"),
-    error_code(2, "wrong arguments")
+    error_code(2, "wrong arguments"),
+    error_code(130, "ended at once by a signal: a second one, or one while the model was loaded")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
@@ -125,6 +126,7 @@ impl Program for Arguments {
     fn run(self) -> Result<()> {
         // What is wrong with the arguments is said before the model is loaded.
         weights(&self.weights)?;
+        self.check()?;
         let options = self.options()?;
         let server = Server::start(options)?;
         let stopper = server.stopper();
@@ -169,6 +171,30 @@ impl Arguments {
         let named = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());
         let folder = || named(&std::path::absolute(&self.checkpoint).ok()?);
         self.model_name.clone().or_else(folder).unwrap_or_else(|| Options::default().model)
+    }
+
+    /// Refuses numbers with which nothing could be answered, and origins that no browser sends.
+    fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("parallel", Some(self.parallel)),
+            ("max-choices", Some(self.max_choices)),
+            ("max-tokens", self.max_tokens),
+            ("max-body", Some(self.max_body)),
+            ("max-connections", Some(self.max_connections)),
+            ("cache-tokens", self.cache_tokens),
+            ("step-tokens", Some(self.step_tokens)),
+        ] {
+            if value == Some(0) {
+                return Err(Error::Usage(format!("--{name} 0: must be at least 1, or left out for the default")));
+            }
+        }
+        match self.cors_origin.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => Err(Error::Usage(format!(
+                "--cors-origin {origin:?}: must be * or an origin as browsers send it, scheme://host or \
+                 scheme://host:port in small letters without a path, as in https://example.org"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The key that clients must send: the option's, that of the file, or the variable's.
@@ -216,7 +242,7 @@ impl Arguments {
             generation_config,
             expert_metrics: self.expert_metrics,
             queue: self.queue,
-            max_choices: self.max_choices.max(1),
+            max_choices: self.max_choices,
             max_tokens: self.max_tokens,
             max_body: self.max_body,
             connections: self.max_connections,
@@ -228,17 +254,61 @@ impl Arguments {
     fn engine<D: Kernels>(&self, session: &Session<D>) -> EngineOptions {
         let options = EngineOptions {
             format: self.cache,
-            step_tokens: self.step_tokens.max(1),
-            sequences: self.parallel.max(1),
+            step_tokens: self.step_tokens,
+            sequences: self.parallel,
             drafts: self.speculate,
             ..EngineOptions::default()
         };
         match self.cache_tokens {
-            Some(cache_tokens) => EngineOptions { cache_tokens: cache_tokens.max(1), ..options },
+            Some(cache_tokens) => EngineOptions { cache_tokens, ..options },
             None => {
                 let all = std::iter::repeat_n((session.context(), 0), options.sequences);
                 options.sized(session.model().config(), all)
             }
+        }
+    }
+}
+
+/// Whether this is `*`, `null`, or an origin as browsers write it.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return text == "*" || text == "null" };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let wrong = |c: char| c.is_whitespace() || c.is_control() || c.is_uppercase() || "/?#@\\*".contains(c);
+    let scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c));
+    scheme && !host.is_empty() && !host.contains(wrong) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_origin;
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        for origin in
+            ["*", "null", "https://a.b", "http://localhost:3000", "http://[::1]:80", "http://[::1]", "app://x"]
+        {
+            assert!(is_origin(origin), "{origin}");
+        }
+        for other in [
+            "",
+            "a.b",
+            "https://",
+            "https://a.b/",
+            "https://a.b/c",
+            "https://a:x",
+            "HTTPS://a",
+            "https://A.b",
+            "://a",
+            "https://a b",
+            "https://*.b",
+            "https://a:80/",
+            "https://u@a",
+        ] {
+            assert!(!is_origin(other), "{other}");
         }
     }
 }

@@ -123,7 +123,10 @@ impl App {
         let longest = served.bounds.context.saturating_sub(usize::from(!nothing_new));
         if let Some(long) = prompts.iter().find(|prompt| prompt.tokens.len() > longest) {
             let (n, context) = (long.tokens.len(), served.bounds.context);
-            let problem = format!("has {n} tokens, but the model and its cache hold {context}: shorten it");
+            // LiteLLM knows the error by these words.
+            let problem = format!(
+                "the prompt of {n} tokens is longer than the model's context length, {context} (or its cache's): shorten it"
+            );
             return Err(ApiError::context(field, problem));
         }
         let count = prompts.len().saturating_mul(params.n);

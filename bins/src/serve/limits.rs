@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt, Limited};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -28,6 +28,8 @@ pub(super) const HEADER_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of what is written to it.
 const WRITE_TIME: Duration = Duration::from_secs(30);
+/// How often it is looked whether a client is gone that sent more than is read of it.
+const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of all bodies that are read at a time, at most.
 const BODIES: usize = 256 << 20;
 /// The unit in which bodies are counted.
@@ -38,15 +40,25 @@ const UNIT: usize = 1 << 10;
 pub(super) struct Connections {
     most: usize,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
-    changed: Notify,
+    changed: Arc<Notify>,
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Connection {
-    busy: AtomicBool,
+    /// [`IDLE`], [`BUSY`] or [`UNSENT`].
+    state: AtomicU8,
     closed: Notify,
+    /// Told when it becomes idle.
+    changed: Arc<Notify>,
 }
+
+/// A connection without a request, or with one whose head is not complete.
+const IDLE: u8 = 0;
+/// A connection whose request is read or answered.
+const BUSY: u8 = 1;
+/// A connection whose answer is complete, but not sent to its end.
+const UNSENT: u8 = 2;
 
 /// An entry of the open connections, for as long as it lives.
 pub(super) struct Entry {
@@ -58,7 +70,7 @@ pub(super) struct Entry {
 
 impl Connections {
     pub fn new(most: usize) -> Self {
-        Self { most: most.max(1), open: Mutex::default(), changed: Notify::new() }
+        Self { most: most.max(1), open: Mutex::default(), changed: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Connection>>> {
@@ -73,7 +85,7 @@ impl Connections {
     /// Asks the connection that has been idle longest to close; false if all are busy.
     pub fn close_idle(&self) -> bool {
         let mut open = self.lock();
-        let idle = open.iter().find(|(_, connection)| !connection.busy.load(Ordering::SeqCst)).map(|(&n, _)| n);
+        let idle = open.iter().find(|(_, connection)| connection.is(IDLE)).map(|(&n, _)| n);
         let Some(connection) = idle.and_then(|number| open.remove(&number)) else { return false };
         connection.closed.notify_one();
         true
@@ -85,7 +97,8 @@ impl Connections {
             // Registered before the look, so that no change is missed.
             let changed = self.changed.notified();
             if self.len() < self.most || self.close_idle() {
-                let connection = Arc::new(Connection { busy: AtomicBool::new(false), closed: Notify::new() });
+                let (state, closed, changed) = (AtomicU8::new(IDLE), Notify::new(), Arc::clone(&self.changed));
+                let connection = Arc::new(Connection { state, closed, changed });
                 self.lock().insert(number, Arc::clone(&connection));
                 return Entry { connections: Arc::clone(self), number, connection };
             }
@@ -119,10 +132,27 @@ impl Connection {
         self.closed.notified().await;
     }
 
-    /// Marks it as busy until the guard is dropped.
+    /// Marks it as busy until the guard is dropped and everything is sent.
     pub fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.store(true, Ordering::SeqCst);
+        self.state.store(BUSY, Ordering::SeqCst);
         Busy(Arc::clone(self))
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.state.load(Ordering::SeqCst) == state
+    }
+
+    /// Whether nothing is read, answered or sent.
+    pub fn is_idle(&self) -> bool {
+        self.is(IDLE)
+    }
+
+    /// Notes that everything is sent that was written.
+    fn sent(&self) {
+        // Not while the rest of an answer is to come.
+        if self.state.compare_exchange(UNSENT, IDLE, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -131,21 +161,42 @@ pub(super) struct Busy(Arc<Connection>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::SeqCst);
+        self.0.state.store(UNSENT, Ordering::SeqCst);
     }
 }
 
-/// A stream whose writes fail where the other side takes nothing for some time.
+/// A connection's stream. Its writes fail where the other side takes nothing for some time, or is gone while its request
+/// is answered.
 pub(super) struct Timed {
     stream: TcpStream,
+    connection: Arc<Connection>,
     limit: Duration,
     /// When a write that waits is given up.
     until: Option<Pin<Box<Sleep>>>,
+    /// When it is looked again whether the other side is gone.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timed {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, limit: WRITE_TIME, until: None }
+    pub fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+        Self { stream, connection, limit: WRITE_TIME, until: None, look: None }
+    }
+
+    /// Whether the other side has closed the connection. hyper itself looks for that only where nothing is left to read,
+    /// so a further request behind the one that is answered would hide it.
+    fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        let closed = match pin!(self.stream.ready(Interest::READABLE)).poll(cx) {
+            Poll::Ready(ready) => ready.map_or(true, |ready| ready.is_read_closed()),
+            Poll::Pending => false,
+        };
+        // What is unread wakes nobody again; else the end does.
+        if !closed && self.stream.poll_read_ready(cx).is_ready() {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            while look.as_mut().poll(cx).is_ready() {
+                look.as_mut().reset(Instant::now() + LOOK);
+            }
+        }
+        closed
     }
 
     fn limited<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -186,7 +237,12 @@ impl AsyncWrite for Timed {
         self.stream.is_write_vectored()
     }
 
+    /// Called when everything is written, and whenever the connection is looked after.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection.sent();
+        if self.connection.is(BUSY) && self.is_gone(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -205,8 +261,8 @@ pub(super) struct Bodies {
 /// A body in memory, and its share of the room for all.
 pub(super) struct Read {
     /// The bytes.
-    pub bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    pub bytes: Vec<u8>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Bodies {
@@ -227,15 +283,38 @@ impl Bodies {
         if length.is_some_and(|length| length > self.most) {
             return Err(ApiError::too_large(self.most));
         }
-        let units = u32::try_from(length.unwrap_or(self.most).div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let busy = |_| ApiError::unavailable("overloaded", "too many large requests at a time: try again", Some(1));
-        let room = Arc::clone(&self.room).try_acquire_many_owned(units).map_err(busy)?;
-        match timeout(BODY_TIME, Limited::new(body, self.most).collect()).await {
-            Err(_) => Err(ApiError::slow_body()),
-            Ok(Ok(collected)) => Ok(Read { bytes: collected.to_bytes(), _room: room }),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::too_large(self.most)),
-            Ok(Err(error)) => Err(ApiError::request(format!("the body cannot be read: {error}"))),
+        let read = timeout(BODY_TIME, self.collect(body, length.unwrap_or(self.most))).await;
+        read.map_err(|_| ApiError::slow_body())?
+    }
+
+    /// Reads a body that may have `length` bytes. Room is taken for what arrives, so that announcements cost nothing.
+    async fn collect(&self, mut body: Body, length: usize) -> Result<Read, ApiError> {
+        let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ApiError::request(format!("the body cannot be read: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let needed = bytes.len() + data.len();
+            if needed > self.most {
+                return Err(ApiError::too_large(self.most));
+            }
+            if needed > bytes.capacity() {
+                // Memory grows in steps of at least its size, so that it is copied a few times only.
+                let capacity = bytes.capacity().saturating_mul(2).clamp(UNIT, length.max(UNIT)).max(needed);
+                let capacity = capacity.next_multiple_of(UNIT);
+                let units = (capacity - bytes.capacity()).div_ceil(UNIT);
+                let busy =
+                    |_| ApiError::unavailable("overloaded", "too many large requests at a time: try again", Some(1));
+                let units = u32::try_from(units).unwrap_or(u32::MAX);
+                let more = Arc::clone(&self.room).try_acquire_many_owned(units).map_err(busy)?;
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+                bytes.reserve_exact(capacity - bytes.len());
+            }
+            bytes.extend_from_slice(&data);
         }
+        Ok(Read { bytes, _room: room })
     }
 }
 

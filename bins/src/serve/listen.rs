@@ -73,11 +73,13 @@ async fn serve(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_headers(HEADERS).max_buf_size(HEADER_BYTES);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(Timed::new(stream)), service));
+    let mut served =
+        pin!(builder.serve_connection(TokioIo::new(Timed::new(stream, Arc::clone(&entry.connection))), service));
     let asked = async {
         match select(pin!(stop.wait_for(|&stop| stop)), pin!(entry.connection.closed())).await {
             Either::Left(_) => true,
-            Either::Right(_) => false,
+            // A request may have come since it was chosen among the idle ones.
+            Either::Right(_) => !entry.connection.is_idle(),
         }
     };
     let gracefully = match select(served.as_mut(), pin!(asked)).await {
@@ -90,7 +92,7 @@ async fn serve(
     }
 }
 
-/// The body of an answer; its connection is busy until it is written.
+/// The body of an answer; its connection is busy until it is written and sent.
 struct Answered {
     body: Body,
     _busy: Busy,

@@ -13,6 +13,8 @@
 //! | `defaults` | how to sample where a request does not say |
 //! | `app`, `flight`, `job`, `worker` | from a request to the engine, and back |
 //! | `limits`, `listen` | connections |
+//! | `tokens` | texts as token ids, and back |
+//! | `openapi` | the description of the routes |
 //! | `page` | the page for people |
 
 mod app;
@@ -24,11 +26,13 @@ mod limits;
 mod listen;
 pub mod metrics;
 pub mod openai;
+mod openapi;
 pub mod options;
 mod page;
 mod prepare;
 mod routes;
 mod stream;
+mod tokens;
 mod worker;
 
 use std::net::SocketAddr;

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -17,47 +17,55 @@ use subtle::ConstantTimeEq;
 use super::app::{App, Prepared, Served};
 use super::error::{ApiError, json, json_response, text_response};
 use super::flight::Flight;
-use super::openai::chat::ChatRequest;
 use super::openai::choices::Delta;
-use super::openai::fields::Fields;
 use super::page::{self, ICON, PAGE};
-use super::stream;
+use super::{openapi, stream, tokens};
 use crate::infer::Sampling;
 
 type Answer = Response<Body>;
 type Shared = State<Arc<App>>;
 
 /// The beginnings under which every route is there: clients' base addresses differ.
-const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
+pub(super) const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
 const HEALTH: &str = "/health";
 const COMPLETIONS: &str = "/completions";
 const CHAT: &str = "/chat/completions";
 const MODELS: &str = "/models";
+const MODEL: &str = "/models/{*id}";
 const TOKENIZE: &str = "/tokenize";
 const DETOKENIZE: &str = "/detokenize";
 const VERSION: &str = "/version";
 const METRICS: &str = "/metrics";
-const ROUTES: [&str; 8] = [HEALTH, COMPLETIONS, CHAT, MODELS, TOKENIZE, DETOKENIZE, VERSION, METRICS];
+const OPENAPI: &str = "/openapi.json";
+const ROUTES: [&str; 9] = [HEALTH, COMPLETIONS, CHAT, MODELS, TOKENIZE, DETOKENIZE, VERSION, METRICS, OPENAPI];
 
 /// The address of the client.
 #[derive(Clone, Copy, Debug)]
 struct Client(SocketAddr);
 
-/// All routes.
+/// All routes, without what they begin with.
+pub(super) fn table() -> [(&'static str, MethodRouter<Arc<App>>); 10] {
+    [
+        (HEALTH, get(health)),
+        (VERSION, get(version)),
+        (METRICS, get(metrics)),
+        (OPENAPI, get(openapi)),
+        (MODELS, get(models)),
+        (MODEL, get(model)),
+        (COMPLETIONS, post(completions)),
+        (CHAT, post(chat)),
+        (TOKENIZE, post(tokenize)),
+        (DETOKENIZE, post(detokenize)),
+    ]
+}
+
+/// The router of all routes.
 pub(super) fn router(app: Arc<App>) -> Router {
     let mut router = Router::new().route(PAGE, get(page::page)).route(ICON, get(page::icon));
     for prefix in PREFIXES {
-        let at = |route: &str| format!("{prefix}{route}");
-        router = router
-            .route(&at(HEALTH), get(health))
-            .route(&at(VERSION), get(version))
-            .route(&at(METRICS), get(metrics))
-            .route(&at(MODELS), get(models))
-            .route(&at(&format!("{MODELS}/{{*id}}")), get(model))
-            .route(&at(COMPLETIONS), post(completions))
-            .route(&at(CHAT), post(chat))
-            .route(&at(TOKENIZE), post(tokenize))
-            .route(&at(DETOKENIZE), post(detokenize));
+        for (path, methods) in table() {
+            router = router.route(&format!("{prefix}{path}"), methods);
+        }
     }
     router.method_not_allowed_fallback(wrong_method).fallback(no_route).with_state(app)
 }
@@ -191,6 +199,10 @@ async fn version() -> Answer {
     json_response(StatusCode::OK, format!("{{\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION")))
 }
 
+async fn openapi() -> Answer {
+    json_response(StatusCode::OK, openapi::document())
+}
+
 async fn metrics(State(app): Shared) -> Answer {
     let text = app.metrics.text(&app.options.model, app.connections.len());
     text_response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
@@ -312,65 +324,21 @@ async fn whole(mut flight: Flight) -> Result<Answer, ApiError> {
 }
 
 async fn tokenize(State(app): Shared, request: Request) -> Answer {
-    or_error(tokens_of(app, request, tokenized).await)
+    or_error(tokens_of(app, request, tokens::tokenized).await)
 }
 
 async fn detokenize(State(app): Shared, request: Request) -> Answer {
-    or_error(tokens_of(app, request, detokenized).await)
+    or_error(tokens_of(app, request, tokens::detokenized).await)
 }
 
 async fn tokens_of(
     app: Arc<App>,
     request: Request,
-    work: fn(&Served, &[u8]) -> Result<Answer, ApiError>,
+    work: fn(&Served, &[u8]) -> Result<String, ApiError>,
 ) -> Result<Answer, ApiError> {
     app.served()?;
     let (parts, body) = request.into_parts();
     let body = app.bodies.read(&parts.headers, body).await?;
-    on_thread(move || work(app.served()?, &body.bytes)).await
-}
-
-/// The tokens of a text (`prompt`, or llama.cpp's `content`) or of a conversation.
-fn tokenized(served: &Served, body: &[u8]) -> Result<Answer, ApiError> {
-    #[derive(Serialize)]
-    struct Tokens {
-        count: usize,
-        max_model_len: usize,
-        tokens: Vec<u32>,
-    }
-    let mut fields = Fields::parse(body)?;
-    let content = fields.take::<String>("content")?;
-    let bare = content.is_some();
-    let text = fields.take::<String>("prompt")?.or(content);
-    // llama.cpp adds none unless asked, vLLM does unless told otherwise.
-    let around = fields.take::<bool>("add_special_tokens")?.or(fields.take::<bool>("add_special")?).unwrap_or(!bare);
-    let tokens = match text {
-        Some(text) => {
-            let codec = served.codec("prompt")?;
-            let tokens = if around { codec.encode(&text) } else { codec.encode_inside(&text) };
-            tokens.map_err(|e| ApiError::field("prompt", e))?
-        }
-        None if fields.take::<serde::de::IgnoredAny>("messages")?.is_some() => {
-            served.conversation(&ChatRequest::parse(body, &served.bounds)?)?
-        }
-        None => return Err(ApiError::field("prompt", "is missing: give prompt or messages")),
-    };
-    Ok(answered(&Tokens { count: tokens.len(), max_model_len: served.bounds.context, tokens }))
-}
-
-/// The text of tokens, under vLLM's name and llama.cpp's.
-fn detokenized(served: &Served, body: &[u8]) -> Result<Answer, ApiError> {
-    #[derive(Serialize)]
-    struct Text<'a> {
-        prompt: &'a str,
-        content: &'a str,
-    }
-    let tokens = Fields::parse(body)?.take::<Vec<u32>>("tokens")?;
-    let tokens = tokens.ok_or_else(|| ApiError::field("tokens", "is missing: must be a list of token ids"))?;
-    if let Some(token) = tokens.iter().find(|&&token| token as usize >= served.bounds.vocabulary) {
-        let problem = format!("token id {token} is not below {}", served.bounds.vocabulary);
-        return Err(ApiError::field("tokens", problem));
-    }
-    let text = served.codec("tokens")?.tokenizer().decode(&tokens);
-    Ok(answered(&Text { prompt: &text, content: &text }))
+    let text = on_thread(move || work(app.served()?, &body.bytes)).await?;
+    Ok(json_response(StatusCode::OK, text))
 }

@@ -68,20 +68,18 @@ impl<'de> Deserialize<'de> for Object {
 #[serde(untagged)]
 enum Content {
     Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(serde::Deserialize)]
-struct Part {
-    r#type: String,
-    text: Option<String>,
+    Parts(Vec<serde_json::Map<String, serde_json::Value>>),
 }
 
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
-enum ToolChoice {
+pub(super) enum ToolChoice {
     Word(String),
     Tool(serde::de::IgnoredAny),
+}
+
+impl ToolChoice {
+    pub(super) const MUST: &'static str = "\"auto\" or \"none\"";
 }
 
 #[derive(serde::Deserialize)]
@@ -153,10 +151,11 @@ fn content_text(raw: &RawValue, place: &str) -> Result<Option<String>, ApiError>
     };
     let mut text = String::new();
     for part in parts {
-        match (part.r#type.as_str(), part.text) {
-            ("text", Some(part)) => text.push_str(&part),
-            ("text", None) => return Err(ApiError::field(&name, must)),
-            (kind, _) => {
+        let string = |key: &str| part.get(key).and_then(serde_json::Value::as_str);
+        match (string("type"), string("text")) {
+            (Some("text"), Some(part)) => text.push_str(part),
+            (Some("text") | None, _) => return Err(ApiError::field(&name, must)),
+            (Some(kind), _) => {
                 let problem = format!("parts of type {kind:?} are not supported: the model reads text");
                 return Err(ApiError::field(&name, problem));
             }
@@ -217,8 +216,8 @@ impl ChatRequest {
         });
         let messages = Json::list(messages.into_iter().map(Message::json));
 
-        let mut tools = fields.take::<Vec<Json>>("tools")?.filter(|tools| !tools.is_empty()).map(Json::list);
-        match fields.take::<ToolChoice>("tool_choice")? {
+        let mut tools = tools(&mut fields)?;
+        match fields.take_one_of::<ToolChoice>("tool_choice", ToolChoice::MUST)? {
             None => {}
             Some(ToolChoice::Word(word)) if word == "auto" => {}
             Some(ToolChoice::Word(word)) if word == "none" => tools = None,
@@ -229,7 +228,7 @@ impl ChatRequest {
         }
         let mut variables = Vec::new();
         // DeepSeek's switch between its two ways to answer.
-        if let Some(Switch { r#type: switch }) = fields.take_one_of("thinking", "an object with type")? {
+        if let Some(Switch { r#type: switch }) = fields.take_object("thinking", "an object with type")? {
             let on = match switch.as_str() {
                 "enabled" => true,
                 "disabled" => false,
@@ -249,6 +248,20 @@ impl ChatRequest {
         let add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true) || prefix.is_some();
         Ok(Self { messages, prefix, tools, variables, add_generation_prompt, params })
     }
+}
+
+/// The descriptions of tools, in their own order.
+fn tools(fields: &mut Fields) -> Result<Option<Json>, ApiError> {
+    let must = "a list of objects, each a description of a tool";
+    let wrong = || ApiError::field("tools", format!("must be {must}"));
+    let Some(tools) = fields.take_one_of::<Vec<Box<RawValue>>>("tools", must)? else { return Ok(None) };
+    let object = |raw: &RawValue| raw.get().starts_with('{');
+    if !tools.iter().all(|tool| object(tool)) {
+        return Err(wrong());
+    }
+    let read = |tool: Box<RawValue>| serde_json::from_str::<Json>(tool.get()).map_err(|_| wrong());
+    let tools = tools.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok((!tools.is_empty()).then(|| Json::list(tools)))
 }
 
 #[cfg(test)]
@@ -296,7 +309,7 @@ mod tests {
         let message = r#"{"role": "user", "content": "a"}"#;
         let request = parse(&format!(
             r#"{{"messages": [{message}, {{"role": "assistant", "content": "b", "prefix": true}}], "tool_choice": "none",
-                "tools": [1], "chat_template_kwargs": {{"thinking": false}}}}"#
+                "tools": [{{}}], "chat_template_kwargs": {{"thinking": false}}}}"#
         ))
         .unwrap();
         assert_eq!(request.prefix, Some(Prefix { reasoning: None, content: "b".into() }));
@@ -326,6 +339,7 @@ mod tests {
             (format!("\"messages\": [{user}], \"max_tokens\": 0"), "max_tokens", "at least 1"),
             (format!("\"messages\": [{user}], \"tool_choice\": \"required\""), "tool_choice", "auto"),
             (format!("\"messages\": [{user}], \"tool_choice\": {{\"type\": \"function\"}}"), "tool_choice", "auto"),
+            (format!("\"messages\": [{user}], \"tools\": [[]]"), "tools", "list of objects"),
             (format!("\"messages\": [{user}], \"thinking\": {{\"type\": \"x\"}}"), "thinking", "enabled"),
             (format!("\"messages\": [{user}], \"continue_final_message\": true"), "messages[0].role", "assistant"),
             (

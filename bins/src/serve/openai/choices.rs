@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use fathom_dataprep::Tokenizer;
+use fathom_dataprep::{StreamDecoder, Tokenizer};
 
 use super::think::{Parts, Place, Thinking};
 use crate::infer::{Logprobs, ScoreRequest, Scores, Stop};
@@ -34,6 +34,21 @@ impl Vocabulary {
     /// The bytes that a token adds to a text.
     fn text_bytes(&self, token: u32) -> Vec<u8> {
         self.tokenizer.as_ref().map(|tokenizer| tokenizer.token_bytes(token)).unwrap_or_default()
+    }
+
+    /// Where each of `tokens` begins in their text, in characters. A special token counts where its name is written out.
+    fn offsets(&self, tokens: &[u32], text: &str) -> Vec<usize> {
+        let (mut offset, mut rest, mut decoder) = (0, text, self.tokenizer.as_ref().map(Tokenizer::stream_decoder));
+        let begin = |&token: &u32| {
+            let here = offset;
+            let name = self.added.get(&token).filter(|name| rest.starts_with(name.as_str())).cloned();
+            let piece = name.or_else(|| Some(decoder.as_mut()?.push(token))).unwrap_or_default();
+            let count = piece.chars().count();
+            offset += count;
+            rest = rest.char_indices().nth(count).map_or("", |(at, _)| &rest[at..]);
+            here
+        };
+        tokens.iter().map(begin).collect()
     }
 
     /// The name of a token; where its bytes are no text, the form `bytes:\xf0\x9f`.
@@ -100,8 +115,9 @@ pub struct Prompted {
 #[derive(Clone, Debug)]
 struct State {
     thinking: Option<Thinking>,
-    /// Characters that began so far.
+    /// Characters of the text so far, and the text of the tokens behind them.
     offset: usize,
+    decoder: Option<StreamDecoder>,
     finished: bool,
 }
 
@@ -121,7 +137,7 @@ impl Choices {
     /// The choices of `prompts`, `n` for each. `place` says where the text of a chat begins; completions are not
     /// divided.
     pub fn new(prompts: Vec<Prompted>, n: usize, place: Option<Place>, logprobs: bool, nothing_new: bool) -> Self {
-        let state = State { thinking: place.map(Thinking::new), offset: 0, finished: false };
+        let state = State { thinking: place.map(Thinking::new), offset: 0, decoder: None, finished: false };
         let usage = Usage { prompt: prompts.iter().map(|prompt| prompt.tokens.len()).sum(), ..Usage::default() };
         Self { states: vec![state; prompts.len() * n], prompts, n, logprobs, nothing_new, usage }
     }
@@ -191,7 +207,8 @@ impl Choices {
                     let Some(state) = self.states.get_mut(choice) else { return Ok(Vec::new()) };
                     // Clients of completions count on a log-probability for every token that was computed.
                     if let (None, Some(Logprobs { chosen, top })) = (&state.thinking, end.logprobs) {
-                        let (offset, logprob) = (state.offset, Some(chosen));
+                        let held = state.decoder.as_mut().map(StreamDecoder::finish).unwrap_or_default();
+                        let (offset, logprob) = (state.offset + held.chars().count(), Some(chosen));
                         last.tokens.push(Token { id: end.token, logprob, top, offset, reasoning: false });
                     }
                 }
@@ -209,13 +226,12 @@ impl Choices {
     fn echo(&mut self, prompt: usize, scores: &Scores, vocabulary: &Vocabulary) -> Vec<Delta> {
         let Some(Prompted { tokens, echo }) = self.prompts.get(prompt) else { return Vec::new() };
         let finish = self.nothing_new.then_some("length");
-        let (mut offset, mut scored) = (0, Vec::new());
-        if let (true, Some(_)) = (self.logprobs, echo) {
-            for (i, &id) in tokens.iter().enumerate() {
+        let mut scored = Vec::new();
+        if let (true, Some(text)) = (self.logprobs, echo) {
+            for (i, (&id, offset)) in tokens.iter().zip(vocabulary.offsets(tokens, text)).enumerate() {
                 let place = i.wrapping_sub(1);
                 let (logprob, top) = (scores.logprobs.get(place).copied(), scores.top.get(place));
                 scored.push(Token { id, logprob, top: top.cloned().unwrap_or_default(), offset, reasoning: false });
-                offset += characters(&vocabulary.text_bytes(id));
             }
         }
         if echo.is_none() && finish.is_none() {
@@ -223,8 +239,9 @@ impl Choices {
         }
         let text = echo.clone().unwrap_or_default();
         let own = prompt * self.n..(prompt + 1) * self.n;
+        let characters = text.chars().count();
         for state in &mut self.states[own.clone()] {
-            (state.offset, state.finished) = (offset, finish.is_some());
+            (state.offset, state.finished) = (characters, finish.is_some());
         }
         let delta = |choice| Delta { choice, text: text.clone(), tokens: scored.clone(), finish, ..Delta::default() };
         own.map(delta).collect()
@@ -247,15 +264,19 @@ impl Choices {
         self.usage.reasoning += usize::from(thinks);
         let tokens = logprobs.map(|Logprobs { chosen, top }| {
             let offset = state.offset;
-            state.offset += characters(&vocabulary.text_bytes(token));
+            if state.decoder.is_none() {
+                state.decoder = vocabulary.tokenizer.as_ref().map(Tokenizer::stream_decoder);
+            }
+            state.offset += state.decoder.as_mut().map_or(0, |decoder| decoder.push(token).chars().count());
             Token { id: token, logprob: Some(chosen), top, offset, reasoning: thinks }
         });
         Some(Delta { choice, text: content, reasoning, tokens: tokens.into_iter().collect(), finish: None })
     }
 
     fn finish(&mut self, choice: usize, text: &str, stop: Stop, reused: usize) -> Option<Delta> {
-        // The choices of a prompt share it; the first says what was there before them.
-        if choice.is_multiple_of(self.n) {
+        // The choices of a prompt share it; the first says what was there before them. A prompt that was scored was
+        // computed for that, and its choices find no more than this.
+        if choice.is_multiple_of(self.n) && !self.scores(choice / self.n) {
             self.usage.cached += reused.min(self.prompts.get(choice / self.n)?.tokens.len());
         }
         let state = self.states.get_mut(choice)?;
@@ -281,9 +302,4 @@ impl State {
             None => Parts { content: text.to_owned(), reasoning: String::new() },
         }
     }
-}
-
-/// Characters that begin in these bytes.
-fn characters(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&byte| byte & 0xc0 != 0x80).count()
 }

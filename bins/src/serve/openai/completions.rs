@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::fields::Fields;
+use super::chat::ToolChoice;
+use super::fields::{Fields, Whole};
 use super::params::{Bounds, Params};
 use crate::serve::error::ApiError;
 
@@ -37,9 +38,9 @@ pub struct CompletionRequest {
 #[serde(untagged)]
 enum Prompts {
     Text(String),
-    Tokens(Vec<u32>),
+    Tokens(Vec<Whole<u32>>),
     Texts(Vec<String>),
-    Several(Vec<Vec<u32>>),
+    Several(Vec<Vec<Whole<u32>>>),
 }
 
 impl CompletionRequest {
@@ -51,12 +52,13 @@ impl CompletionRequest {
         let mut fields = Fields::parse(body)?;
         let mut params = Params::take(&mut fields, bounds, &["max_tokens"], DEFAULT_TOKENS)?;
         let must = "a string, a list of strings, a list of token ids, or a list of lists of token ids";
+        let ids = |tokens: Vec<Whole<u32>>| Prompt::Tokens(tokens.into_iter().map(|Whole(id)| id).collect());
         let prompts = match fields.take_one_of("prompt", must)? {
             None => return Err(ApiError::field("prompt", format!("is missing: must be {must}"))),
             Some(Prompts::Text(text)) => vec![Prompt::Text(text)],
-            Some(Prompts::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
+            Some(Prompts::Tokens(tokens)) => vec![ids(tokens)],
             Some(Prompts::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
-            Some(Prompts::Several(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
+            Some(Prompts::Several(lists)) => lists.into_iter().map(ids).collect(),
         };
         for prompt in &prompts {
             match prompt {
@@ -82,6 +84,13 @@ impl CompletionRequest {
             params.sampling.logprobs = Some(logprobs);
         }
         let echo = fields.take("echo")?.unwrap_or(false);
+        // A completion has no tools, so none is called.
+        fields.refuse("tools", "belongs to /v1/chat/completions")?;
+        match fields.take_one_of::<ToolChoice>("tool_choice", ToolChoice::MUST)? {
+            None => {}
+            Some(ToolChoice::Word(word)) if word == "auto" || word == "none" => {}
+            Some(_) => return Err(ApiError::field("tool_choice", "belongs to /v1/chat/completions: leave it out")),
+        }
         let suffix = fields.take::<String>("suffix")?.filter(|suffix| !suffix.is_empty());
         if suffix.is_some() && echo {
             return Err(ApiError::field("suffix", "a gap is filled without echo: leave echo out"));
@@ -103,13 +112,15 @@ mod tests {
         let prompts = |json: &str| parse(&format!("{{\"prompt\": {json}}}")).unwrap().prompts;
         assert_eq!(prompts("\"a\\u0000\""), [Prompt::Text("a\0".into())]);
         assert_eq!(prompts("[\"a\", \"\"]"), [Prompt::Text("a".into()), Prompt::Text(String::new())]);
-        assert_eq!(prompts("[1, 2]"), [Prompt::Tokens(vec![1, 2])]);
+        assert_eq!(prompts("[1, 2.0]"), [Prompt::Tokens(vec![1, 2])]);
         assert_eq!(prompts("[[1], [2, 3]]"), [Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]);
     }
 
     #[test]
     fn defaults_are_openai_s() {
-        let request = parse("{\"prompt\": \"a\", \"user\": \"u\", \"model\": \"m\", \"stop\": null}").unwrap();
+        let request =
+            parse("{\"prompt\": \"a\", \"user\": \"u\", \"model\": \"m\", \"stop\": null, \"tool_choice\": \"auto\"}")
+                .unwrap();
         let sampling = &request.params.sampling;
         assert_eq!((sampling.max_new_tokens, sampling.temperature, sampling.top_p), (16, 1.0, 1.0));
         assert_eq!((request.params.n, request.params.stream, request.echo, sampling.logprobs), (1, false, false, None));
@@ -131,22 +142,27 @@ mod tests {
             ("\"prompt\": null", "prompt", "is missing"),
             ("\"prompt\": \"a\", \"n\": 9", "n", "from 1 to 8"),
             ("\"prompt\": \"a\", \"n\": 0", "n", "from 1 to 8"),
-            ("\"prompt\": \"a\", \"n\": -1", "n", "invalid value"),
+            ("\"prompt\": \"a\", \"n\": -1", "n", "whole number, 0 or above"),
             ("\"prompt\": \"a\", \"temperature\": -1", "temperature", "0 (greedy) or above"),
             ("\"prompt\": \"a\", \"temperature\": 1e999", "temperature", "out of range"),
             ("\"prompt\": \"a\", \"top_p\": 0", "top_p", "above 0"),
             ("\"prompt\": \"a\", \"top_k\": -2", "top_k", "or above"),
-            ("\"prompt\": \"a\", \"max_tokens\": -1", "max_tokens", "invalid value"),
-            ("\"prompt\": \"a\", \"max_tokens\": \"x\"", "max_tokens", "string"),
+            ("\"prompt\": \"a\", \"max_tokens\": -1", "max_tokens", "whole number, 0 or above"),
+            ("\"prompt\": \"a\", \"max_tokens\": \"x\"", "max_tokens", "whole number"),
             ("\"prompt\": \"a\", \"logprobs\": 6", "logprobs", "at most 5"),
             ("\"prompt\": \"a\", \"stop\": [\"\"]", "stop", "empty"),
             ("\"prompt\": \"a\", \"stop\": 3", "stop", "list of strings"),
             ("\"prompt\": \"a\", \"logit_bias\": {\"999\": 1}", "logit_bias", "below 256"),
-            ("\"prompt\": \"a\", \"logit_bias\": {\"x\": 1}", "logit_bias", "invalid value"),
+            ("\"prompt\": \"a\", \"logit_bias\": {\"x\": 1}", "logit_bias", "token ids as keys"),
             ("\"prompt\": \"a\", \"best_of\": 2", "best_of", "must be n"),
             ("\"prompt\": \"a\", \"stream_options\": {}", "stream_options", "stream"),
             ("\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}", "response_format", "json_object"),
             ("\"prompt\": \"a\", \"guided_json\": {\"type\": 1}", "guided_json", "not supported"),
+            ("\"prompt\": \"a\", \"tools\": [{}]", "tools", "chat/completions"),
+            ("\"prompt\": \"a\", \"tool_choice\": \"required\"", "tool_choice", "chat/completions"),
+            ("\"prompt\": \"a\", \"tool_choice\": {\"type\": \"function\"}", "tool_choice", "chat/completions"),
+            ("\"prompt\": \"a\", \"min_tokens\": 17", "min_tokens", "at most max_tokens"),
+            ("\"prompt\": \"a\", \"min_tokens\": -1", "min_tokens", "whole number, 0 or above"),
             ("\"prompt\": \"a\", \"suffix\": \"b\", \"echo\": true", "suffix", "echo"),
         ] {
             let error = parse(&format!("{{{fields}}}")).unwrap_err();

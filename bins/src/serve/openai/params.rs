@@ -54,7 +54,7 @@ pub struct Params {
 const MAX_IDS: usize = 1024;
 
 /// Fields that would change the answer if they were understood.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 10] = [
     ("guided_json", "constrained decoding is not supported"),
     ("guided_regex", "constrained decoding is not supported"),
     ("guided_choice", "constrained decoding is not supported"),
@@ -63,7 +63,6 @@ const REFUSED: [(&str, &str); 11] = [
     ("grammar", "constrained decoding is not supported"),
     ("json_schema", "constrained decoding is not supported"),
     ("use_beam_search", "beam search is not supported"),
-    ("min_tokens", "is not supported; ignore_eos goes on to max_tokens"),
     ("prompt_logprobs", "is not supported; completions with echo and logprobs give those of the prompt"),
     ("functions", "is not supported; describe them in tools"),
 ];
@@ -103,14 +102,15 @@ impl Params {
         for (name, why) in REFUSED {
             fields.refuse(name, why)?;
         }
-        if let Some(format) = fields.take::<ResponseFormat>("response_format")?
+        if let Some(format) = fields.take_object::<ResponseFormat>("response_format", "an object with type")?
             && format.r#type != "text"
         {
             let problem = format!("type {:?} is not supported: leave it out, or use \"text\"", format.r#type);
             return Err(ApiError::field("response_format", problem));
         }
         let stream = fields.take::<bool>("stream")?.unwrap_or(false);
-        let options = fields.take::<StreamOptions>("stream_options")?;
+        let options =
+            fields.take_object::<StreamOptions>("stream_options", "an object, with include_usage true or false")?;
         if options.is_some() && !stream {
             return Err(ApiError::field("stream_options", "belongs to \"stream\": true"));
         }
@@ -149,6 +149,11 @@ fn sampling(
             max_new_tokens = tokens.min(bounds.context);
         }
     }
+    let min_new_tokens = fields.take::<usize>("min_tokens")?.unwrap_or(0);
+    if min_new_tokens > max_new_tokens {
+        let problem = format!("{min_new_tokens}: must be at most max_tokens, {max_new_tokens}");
+        return Err(ApiError::field("min_tokens", problem));
+    }
     let stop = match fields.take_one_of("stop", "a string or a list of strings")? {
         None => Vec::new(),
         Some(OneOrMore::One(stop)) => vec![stop],
@@ -168,6 +173,7 @@ fn sampling(
     let mut number = |name: &str, default: f64| fields.take::<f64>(name).map(|value| value.unwrap_or(default));
     let sampling = Sampling {
         max_new_tokens,
+        min_new_tokens,
         temperature: number("temperature", defaults.temperature)?,
         top_p: number("top_p", defaults.top_p)?,
         min_p: number("min_p", defaults.min_p)?,
