@@ -60,6 +60,10 @@ pub enum Error {
         problem: String,
     },
 
+    /// A language for an output that cannot be followed, or not further; the text says why.
+    #[error("{0}")]
+    Constraint(String),
+
     /// Arguments that are not understood or do not go together.
     #[error("{0}")]
     Usage(String),

@@ -1,9 +1,13 @@
 //! The engine: golden continuations, and random schedules of requests whose outputs equal each request alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use fathom::error::Error;
 use fathom::hf;
-use fathom::infer::{Engine, EngineOptions, Event, Generated, Request, Sampling, ScoreRequest, Scores, Stop};
+use fathom::infer::{
+    Constraint, Engine, EngineOptions, Event, Follower, Generated, Request, Sampling, ScoreRequest, Scores, Stop,
+};
 use fathom_core::cache::CacheFormat;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Device;
@@ -48,7 +52,7 @@ fn outputs(model: &Model<Cpu>, options: EngineOptions, requests: &[Request]) -> 
 fn greedy(tokens: &[u32]) -> Request {
     let sampling =
         Sampling { temperature: 0.0, max_new_tokens: 64, ignore_eos: true, logprobs: Some(5), ..Sampling::default() };
-    Request { tokens: tokens.to_vec(), sampling }
+    Request::new(tokens.to_vec(), sampling)
 }
 
 /// Three prompts, alone and together, in pages and chunks of any size, with and without drafts.
@@ -226,6 +230,98 @@ fn drafts_are_accepted_as_often_as_in_transformers() {
     }
 }
 
+/// Outputs whose neighboring tokens have no sum that 3 divides, and that end after 2, 4, 6 or 8 tokens.
+#[derive(Debug)]
+struct Neighbors {
+    ends: Vec<u32>,
+}
+
+struct Placed {
+    ends: Vec<u32>,
+    tokens: Vec<u32>,
+}
+
+impl Placed {
+    fn allows(&self, token: u32) -> bool {
+        match self.ends.contains(&token) {
+            true => !self.tokens.is_empty() && self.tokens.len().is_multiple_of(2),
+            false => self.tokens.last().is_none_or(|last| !(last + token).is_multiple_of(3)),
+        }
+    }
+}
+
+impl Constraint for Neighbors {
+    fn begin(&self) -> Result<Box<dyn Follower>, Error> {
+        Ok(Box::new(Placed { ends: self.ends.clone(), tokens: Vec::new() }))
+    }
+}
+
+impl Follower for Placed {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<(), Error> {
+        let barred = (0u32..).zip(logits).filter(|(token, _)| !self.allows(*token));
+        barred.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+        Ok(())
+    }
+
+    fn push(&mut self, token: u32) -> Result<(), Error> {
+        assert!(self.allows(token) && !self.complete(), "{token} after {:?}", self.tokens);
+        self.tokens.push(token);
+        Ok(())
+    }
+
+    fn pop(&mut self, tokens: usize) -> Result<(), Error> {
+        self.tokens.truncate(self.tokens.len().checked_sub(tokens).expect("no more than came"));
+        Ok(())
+    }
+
+    fn complete(&self) -> bool {
+        self.tokens.len() == 8
+    }
+}
+
+/// A constraint holds with any sampler and any number of drafts, and drafts of a greedy output change no token.
+#[test]
+fn outputs_belong_to_their_language() {
+    let device = Cpu::new();
+    let model = model(&device, MTP);
+    let (_, tokens) = tensors(&golden_folder().join(MTP).join("golden.safetensors"));
+    let ends = vec![1, 2];
+    let mut requests = Vec::new();
+    for (i, temperature) in [0.0, 0.0, 0.0, 1.0, 2.0, 5.0].into_iter().enumerate() {
+        let mut request = greedy(&tokens[&format!("{}.prompt", i % 3)].1);
+        request.sampling = Sampling { temperature, ignore_eos: false, ..request.sampling };
+        request.constraint = Some(Arc::new(Neighbors { ends: ends.clone() }));
+        requests.push(request);
+    }
+    let all = [0, 1, 2, 3].map(|drafts| {
+        let mut engine = Engine::new(&model, None, &ends, EngineOptions { drafts, ..Default::default() }).unwrap();
+        requests.iter().for_each(|request| assert!(engine.add(request.clone()).is_ok()));
+        let mut finished = BTreeMap::new();
+        engine
+            .run(|_, event| match event {
+                Event::Finished { id, generated, .. } => assert!(finished.insert(id, generated).is_none()),
+                Event::Token { logprobs, .. } => {
+                    // Those of the raw logits, of tokens that may not come, too.
+                    assert!(logprobs.unwrap().top.iter().all(|(_, logprob)| logprob.is_finite()));
+                }
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+        assert!(drafts == 0 || engine.stats().accepted > 0);
+        finished.into_values().collect::<Vec<Generated>>()
+    });
+    for outputs in &all {
+        assert_eq!(outputs[..3], all[0][..3]);
+        for output in outputs {
+            let tokens = &output.tokens;
+            assert!(tokens.windows(2).all(|pair| !(pair[0] + pair[1]).is_multiple_of(3)), "{tokens:?}");
+            assert!([2, 4, 6, 8].contains(&tokens.len()) && output.stop == Stop::EndOfText, "{output:?}");
+        }
+    }
+    let free = outputs(&model, EngineOptions::default(), &[Request { constraint: None, ..requests[0].clone() }]).0;
+    assert_ne!(free[0].tokens[..8], all[0][0].tokens, "the constraint has something to forbid");
+}
+
 /// Random numbers of one schedule.
 struct Random(u64, u64);
 
@@ -295,7 +391,10 @@ fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut See
         while left > 0 && (engine.is_idle() || random.below(3) == 0) {
             let mut tokens = common[..random.below(20) as usize].to_vec();
             tokens.extend((0..1 + random.below(12)).map(|_| random.below(64) as u32));
-            let request = Request { tokens, sampling: random.sampling() };
+            let mut request = Request::new(tokens, random.sampling());
+            if random.below(4) == 0 {
+                request.constraint = Some(Arc::new(Neighbors { ends: ends.to_vec() }));
+            }
             requests.insert(engine.add(request.clone()).unwrap(), request);
             left -= 1;
         }

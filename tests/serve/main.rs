@@ -2,6 +2,7 @@
 
 mod answers;
 mod client;
+mod formats;
 mod hostile;
 mod limits;
 mod openapi;

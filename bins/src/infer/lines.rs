@@ -106,7 +106,7 @@ pub fn parse(
         let tokens = line.tokens(encoding);
         let sampling = line.sampling(defaults, number);
         sampling.validate(vocabulary).map_err(|e| refuse(e.to_string()))?;
-        requests.push(tokens.map(|tokens| Request { tokens, sampling }));
+        requests.push(tokens.map(|tokens| Request::new(tokens, sampling)));
     }
     Ok(requests)
 }

@@ -5,6 +5,7 @@
 //! | [`engine`] | the one way to a model's output: many requests at a time, each step some tokens of them |
 //! | [`scheduler`] | which tokens the next step computes, and in which pages of the cache |
 //! | [`sampling`], [`distribution`] | sampling parameters, and the samplers |
+//! | [`constraint`] | languages that an output must belong to |
 //! | [`speculate`] | drafts of the MTP module, accepted or replaced |
 //! | [`stop`], [`stream`] | stop strings, and text as it comes |
 //! | [`chat`] | chat templates |
@@ -13,6 +14,7 @@
 //! | [`mod@score`] | log-probabilities of given tokens through the cache |
 
 pub mod chat;
+pub mod constraint;
 pub mod distribution;
 pub mod engine;
 pub mod lines;
@@ -26,6 +28,7 @@ pub mod stop;
 pub mod stream;
 
 pub use chat::{ChatTemplate, Conversation, Json};
+pub use constraint::{Constraint, Follower};
 pub use distribution::{Distribution, Logprobs};
 pub use engine::{Engine, EngineOptions, Event, Load, Occupancy, Stats};
 pub use request::{EndToken, Generated, Request, ScoreRequest, Scores, Stop};

@@ -1,15 +1,27 @@
 //! Requests to a model, and results.
 
+use std::sync::Arc;
+
+use super::constraint::Constraint;
 use super::distribution::Logprobs;
 use super::sampling::Sampling;
 
 /// A prompt, and how to continue it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// Token ids of the prompt, at least one.
     pub tokens: Vec<u32>,
     /// Sampling parameters.
     pub sampling: Sampling,
+    /// The language that the output must belong to, if it may not be any text.
+    pub constraint: Option<Arc<dyn Constraint>>,
+}
+
+impl Request {
+    /// A request for any text.
+    pub fn new(tokens: Vec<u32>, sampling: Sampling) -> Self {
+        Self { tokens, sampling, constraint: None }
+    }
 }
 
 /// A text whose last tokens are scored, for one or several endings that are equal but for their last token.
@@ -44,7 +56,7 @@ impl Scores {
 /// Why generation stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The model ended its text.
+    /// The model ended its text, or its constraint allows no further token.
     EndOfText,
     /// A stop string or a stop token.
     Stop,

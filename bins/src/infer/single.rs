@@ -48,7 +48,7 @@ pub fn continue_tokens<D: Kernels>(
 ) -> Result<Generated> {
     let options = EngineOptions::default().sized(model.config(), [(tokens.len(), sampling.max_new_tokens)]);
     let mut engine = Engine::new(model, Some(tokenizer), ends, options)?;
-    run(&mut engine, Request { tokens, sampling: sampling.clone() }, on_text, &|| false)
+    run(&mut engine, Request::new(tokens, sampling.clone()), on_text, &|| false)
 }
 
 /// Runs one request on an engine without others to its end. A false from `on_text` ends it, and so does

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::constrain::Languages;
 use super::error::ApiError;
 use super::flight::{CHANNEL, Flight, Log};
 use super::job::{Command, Job};
@@ -18,7 +19,7 @@ use super::openai::params::{Bounds, Params};
 use super::openai::think::Place;
 use super::options::{MAX_SECONDS, Options};
 use crate::codec::{Codec, Prompts};
-use crate::infer::{ChatTemplate, Request, ScoreRequest};
+use crate::infer::{ChatTemplate, Constraint, Request, ScoreRequest};
 use fathom_dataprep::Tokenizer;
 
 /// What all requests share.
@@ -42,6 +43,7 @@ pub(super) struct Served {
     pub prompts: Prompts,
     pub template: Option<ChatTemplate>,
     pub vocabulary: Arc<Vocabulary>,
+    pub languages: Languages,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
     /// Whether the engine drafts.
@@ -60,6 +62,8 @@ pub(super) struct Prepared {
     pub prompts: Vec<Prompted>,
     /// Where the text of a chat begins.
     pub place: Option<Place>,
+    /// What the answer must be.
+    pub constraint: Option<Arc<dyn Constraint>>,
     /// The field with the prompt, for errors.
     pub field: &'static str,
     /// The prompt's text, if prompts are logged.
@@ -117,7 +121,7 @@ impl App {
     /// A prompt that is too long, more sequences than the server takes, or a full queue.
     pub fn start(&self, prepared: Prepared, what: String, arrived: Instant) -> Result<Flight, ApiError> {
         let served = self.served()?;
-        let Prepared { kind, params, prompts, place, field, logged } = prepared;
+        let Prepared { kind, params, prompts, place, constraint, field, logged } = prepared;
         let nothing_new = params.sampling.max_new_tokens == 0;
         // Where nothing comes after it, a prompt may fill the context.
         let longest = served.bounds.context.saturating_sub(usize::from(!nothing_new));
@@ -148,7 +152,8 @@ impl App {
         let mut requests = Vec::new();
         for (prompt, tokens) in choices.prompts().enumerate().filter(|_| !nothing_new) {
             for choice in 0..params.n {
-                let request = Request { tokens: tokens.to_vec(), sampling: params.of_choice(choice) };
+                let constraint = constraint.clone();
+                let request = Request { tokens: tokens.to_vec(), sampling: params.of_choice(choice), constraint };
                 requests.push((prompt, prompt * params.n + choice, request));
             }
         }

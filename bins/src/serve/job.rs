@@ -85,6 +85,8 @@ pub enum Ended {
     Deadline,
     /// The server stops.
     Stopping,
+    /// The form that its answer must have cannot be followed.
+    Constraint(String),
     /// The engine failed.
     Failed(String),
 }

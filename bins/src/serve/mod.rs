@@ -11,6 +11,7 @@
 //! | [`metrics`] | counts and times for Prometheus |
 //! | `routes`, `prepare`, `stream` | from a request to tokens, and from news to an answer |
 //! | `defaults` | how to sample where a request does not say |
+//! | `constrain` | answers that must be JSON, of a schema, or matched by an expression |
 //! | `app`, `flight`, `job`, `worker` | from a request to the engine, and back |
 //! | `limits`, `listen` | connections |
 //! | `tokens` | texts as token ids, and back |
@@ -18,6 +19,7 @@
 //! | `page` | the page for people |
 
 mod app;
+mod constrain;
 mod defaults;
 pub mod error;
 mod flight;
@@ -48,6 +50,7 @@ use crate::error::{Error, Result};
 use crate::infer::{ChatTemplate, EngineOptions};
 use crate::session::Session;
 use app::{App, Served};
+use constrain::Languages;
 use defaults::Defaults;
 use job::{Command, Ended};
 use openai::answer::now;
@@ -159,10 +162,16 @@ impl Server {
             defaults: defaults.sampling,
         };
         let most = sequences.saturating_add(options.queue).min(Semaphore::MAX_PERMITS);
+        let mut ends = session.prompts().ends.clone();
+        ends.extend(tokenizer.as_ref().map(|tokenizer| tokenizer.eos_id()).filter(|eos| !ends.contains(eos)));
+        // A model may have fewer tokens than its tokenizer.
+        ends.retain(|&end| (end as usize) < bounds.vocabulary);
+        let vocabulary = Arc::new(Vocabulary::new(tokenizer.as_ref()));
         let served = Served {
+            languages: Languages::new(Arc::clone(&vocabulary), bounds.vocabulary, ends),
             bounds,
             template: ChatTemplate::load(session.checkpoint(), None)?,
-            vocabulary: Arc::new(Vocabulary::new(tokenizer.as_ref())),
+            vocabulary,
             tokenizer,
             prompts: session.prompts().clone(),
             created: now(),

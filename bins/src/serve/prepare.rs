@@ -1,14 +1,17 @@
 //! From the body of a request to the tokens of its prompts.
 
+use std::sync::Arc;
+
 use super::app::{Prepared, Served};
 use super::error::ApiError;
 use super::openai::answer::Kind;
 use super::openai::chat::{ChatRequest, Prefix};
 use super::openai::choices::Prompted;
 use super::openai::completions::{CompletionRequest, Prompt};
+use super::openai::params::Params;
 use super::openai::think::{self, Place};
 use crate::error::Error;
-use crate::infer::Conversation;
+use crate::infer::{Constraint, Conversation};
 
 /// DeepSeek's tokens around the text before a gap, after it, and at the end.
 const FILL: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
@@ -40,7 +43,14 @@ impl Served {
             });
             prompted.push(Prompted { tokens, echo });
         }
-        Ok(Prepared { kind: Kind::Completion, params, prompts: prompted, place: None, field: "prompt", logged })
+        let (kind, constraint) = (Kind::Completion, self.constraint(&params, None)?);
+        Ok(Prepared { kind, params, prompts: prompted, place: None, constraint, field: "prompt", logged })
+    }
+
+    /// What the answer must be, if the request says so.
+    fn constraint(&self, params: &Params, place: Option<Place>) -> Result<Option<Arc<dyn Constraint>>, ApiError> {
+        let Some(asked) = &params.format else { return Ok(None) };
+        self.languages.constraint(asked, place == Some(Place::Reasoning)).map(Some)
     }
 
     /// The tokens of a prompt that asks for the text between `prompt` and `suffix`.
@@ -77,8 +87,13 @@ impl Served {
         let text = || self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&tokens)).unwrap_or_default();
         let logged = logged.then(text);
         let prompts = vec![Prompted { tokens, echo: None }];
-        let (kind, place) = (Kind::Chat, Some(place));
-        Ok(Prepared { kind, params: request.params, prompts, place, field: "messages", logged })
+        if let (Some(asked), true) = (&request.params.format, place == Place::Answer) {
+            let problem = "cannot be combined with the beginning of an answer (\"prefix\"): leave one of them out";
+            return Err(ApiError::field(&asked.field, problem));
+        }
+        let (kind, place, params) = (Kind::Chat, Some(place), request.params);
+        let constraint = self.constraint(&params, place)?;
+        Ok(Prepared { kind, params, prompts, place, constraint, field: "messages", logged })
     }
 
     /// The tokens of a conversation by the chat template, without the beginning of the answer.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::job::{Command, Ended, Job, JobId, News};
 use super::metrics::Metrics;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::infer::engine::Id;
 use crate::infer::{Engine, Event, Request};
 
@@ -183,7 +183,7 @@ impl Worker<'_> {
                 true
             }
             Err(error) => {
-                self.end(engine, id, Some(Ended::Failed(error.to_string())));
+                self.end(engine, id, Some(Ended::of(&error)));
                 false
             }
         }
@@ -217,7 +217,7 @@ impl Worker<'_> {
                 running.backlog.push_back(News::Scored { prompt, scores });
                 return self.add_choices(engine, id, now);
             }
-            (Event::Failed { error, .. }, _) => return self.end(engine, id, Some(Ended::Failed(error.to_string()))),
+            (Event::Failed { error, .. }, _) => return self.end(engine, id, Some(Ended::of(&error))),
             _ => return,
         };
         running.backlog.push_back(news);
@@ -267,6 +267,16 @@ impl Worker<'_> {
     fn end_all<D: Kernels>(&mut self, engine: &mut Engine<'_, D>, reason: &Ended) {
         for id in self.jobs.keys().copied().collect::<Vec<_>>() {
             self.end(engine, id, Some(reason.clone()));
+        }
+    }
+}
+
+impl Ended {
+    /// Why a job ends of which the engine gives up a sequence.
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Constraint(problem) => Self::Constraint(problem.clone()),
+            error => Self::Failed(error.to_string()),
         }
     }
 }

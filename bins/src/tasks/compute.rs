@@ -86,7 +86,7 @@ impl Job {
                 let endings = endings.iter().map(|(ending, _)| ending.clone()).collect();
                 engine.add_scoring(ScoreRequest { tokens, endings })
             }
-            Work::Generate(sampling, _) => engine.add(Request { tokens, sampling: (**sampling).clone() }),
+            Work::Generate(sampling, _) => engine.add(Request::new(tokens, (**sampling).clone())),
         }
     }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 use fathom_dataprep::Tokenizer;
 
 use super::{Event, Id};
+use crate::error::Result;
+use crate::infer::constraint::Follower;
 use crate::infer::distribution::Logprobs;
 use crate::infer::request::{EndToken, Generated, Stop};
 use crate::infer::sampling::{History, Sampling};
@@ -23,6 +25,8 @@ pub(super) struct Live {
     logprobs: Vec<Logprobs>,
     /// The token that ended the text.
     end: Option<EndToken>,
+    /// The output's state within the language that it must belong to.
+    constraint: Option<Box<dyn Follower>>,
     /// Drafts of the next tokens.
     pub drafts: Vec<Drafted>,
 }
@@ -32,6 +36,7 @@ impl Live {
     pub fn new(
         prompt: &[u32],
         sampling: Sampling,
+        constraint: Option<Box<dyn Follower>>,
         tokenizer: Option<&Tokenizer>,
         ends: impl IntoIterator<Item = u32>,
     ) -> Self {
@@ -50,6 +55,7 @@ impl Live {
             history,
             logprobs: Vec::new(),
             end: None,
+            constraint,
             drafts: Vec::new(),
         }
     }
@@ -69,8 +75,14 @@ impl Live {
     }
 
     /// The next token, and whether it is the draft. Changes `logits`.
-    pub fn choose(&mut self, logits: &mut [f32], draft: Option<&Drafted>) -> (u32, bool) {
+    ///
+    /// # Errors
+    /// A constraint that cannot be followed further.
+    pub fn choose(&mut self, logits: &mut [f32], draft: Option<&Drafted>) -> Result<(u32, bool)> {
         let raw = self.sampling.logprobs.map(|n| (n, logits.to_vec()));
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits)?;
+        }
         let position = self.generated.len();
         let (token, right) = match draft {
             Some(draft) => speculate::verify(&self.sampling, &self.history, logits, draft, position),
@@ -79,7 +91,7 @@ impl Live {
         if let Some((n, raw)) = raw {
             self.logprobs.push(Logprobs::new(&raw, token, n));
         }
-        (token, right)
+        Ok((token, right))
     }
 
     /// Whether the token ends the text by the request's own wish.
@@ -89,7 +101,10 @@ impl Live {
 
     /// Appends a token to the output; gives the text that can be shown, and why the output ends, if it does. `eos` says
     /// that the model ends texts with this token, `longest` how long prompt and output may become.
-    pub fn push(&mut self, token: u32, eos: bool, longest: usize) -> (String, Option<Stop>) {
+    ///
+    /// # Errors
+    /// A constraint that cannot be followed further.
+    pub fn push(&mut self, token: u32, eos: bool, longest: usize) -> Result<(String, Option<Stop>)> {
         let ends = match (eos && !self.sampling.ignore_eos, self.ended_by(token)) {
             (_, true) => Some(Stop::Stop),
             (true, _) => Some(Stop::EndOfText),
@@ -99,7 +114,10 @@ impl Live {
             // None where they were not asked for.
             let logprobs = if self.logprobs.len() > self.generated.len() { self.logprobs.pop() } else { None };
             self.end = Some(EndToken { token, logprobs });
-            return (String::new(), ends);
+            return Ok((String::new(), ends));
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(token)?;
         }
         self.tokens.push(token);
         self.generated.push(token);
@@ -108,16 +126,20 @@ impl Live {
         self.text.push_str(&text);
         let stop = if self.stream.stopped() {
             Some(Stop::Stop)
+        } else if self.constraint.as_ref().is_some_and(|constraint| constraint.complete()) {
+            Some(Stop::EndOfText)
         } else if self.generated.len() >= self.sampling.max_new_tokens {
             Some(Stop::Length)
         } else {
             (self.tokens.len() >= longest).then_some(Stop::Context)
         };
-        (text, stop)
+        Ok((text, stop))
     }
 
-    /// Drafts a further token from the MTP module's logits.
-    pub fn draft(&mut self, logits: &mut [f32]) -> u32 {
+    /// Drafts a further token from the MTP module's finite logits. `None` where the constraint allows none after the
+    /// earlier drafts.
+    pub fn draft(&mut self, logits: &mut [f32]) -> Option<u32> {
+        self.mask_draft(logits)?;
         let position = self.generated.len() + self.drafts.len();
         // Penalties count earlier drafts of the round.
         self.drafts.iter().for_each(|earlier| self.history.push(earlier.token));
@@ -125,7 +147,29 @@ impl Live {
         self.drafts.iter().for_each(|earlier| self.history.pop(earlier.token));
         let token = drafted.token;
         self.drafts.push(drafted);
-        token
+        Some(token)
+    }
+
+    /// Masks the logits of the token after the earlier drafts, if there is a constraint.
+    fn mask_draft(&mut self, logits: &mut [f32]) -> Option<()> {
+        let Some(constraint) = &mut self.constraint else { return Some(()) };
+        let mut pushed = 0;
+        let mut masked = Ok(());
+        for draft in &self.drafts {
+            if constraint.complete() {
+                break;
+            }
+            masked = constraint.push(draft.token);
+            if masked.is_err() {
+                break;
+            }
+            pushed += 1;
+        }
+        let more = masked.is_ok() && !constraint.complete();
+        let masked = more.then(|| constraint.mask(logits));
+        // What fails for a draft fails for the token itself, too, if it is reached.
+        constraint.pop(pushed).ok()?;
+        masked?.ok()
     }
 
     /// The log-probabilities of the last token of the output, if they were asked for.

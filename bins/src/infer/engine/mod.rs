@@ -257,19 +257,24 @@ impl<'a, D: Kernels> Engine<'a, D> {
     /// Adds a request. It is computed in the steps that follow.
     ///
     /// # Errors
-    /// Sampling parameters outside their range, a prompt without tokens or with one outside the vocabulary, or a prompt
-    /// that fills the model's context or the cache.
+    /// Sampling parameters outside their range, a prompt without tokens or with one outside the vocabulary, a prompt
+    /// that fills the model's context or the cache, or a constraint that cannot be followed.
     pub fn add(&mut self, request: Request) -> Result<Id> {
-        let Request { tokens, sampling } = request;
+        let Request { tokens, sampling, constraint } = request;
         let config = self.model.config();
         sampling.validate(config.vocab_size)?;
         check_tokens(&tokens, config.vocab_size)?;
         check_room(tokens.len(), config.max_position_embeddings, self.scheduler.limits().longest())?;
+        if constraint.is_some() && sampling.min_new_tokens > 0 {
+            let problem = "min_new_tokens: a constraint may allow nothing but the end; leave one of them out";
+            return Err(Error::Usage(problem.into()));
+        }
+        let constraint = constraint.map(|constraint| constraint.begin()).transpose()?;
         let id = self.next;
         self.next += 1;
         self.stats.requests += 1;
         let ends = self.ends.iter().copied().chain(self.tokenizer.map(Tokenizer::eos_id));
-        let live = Live::new(&tokens, sampling, self.tokenizer, ends);
+        let live = Live::new(&tokens, sampling, constraint, self.tokenizer, ends);
         if live.sampling.max_new_tokens == 0 {
             self.ready.push_back(live.finished(id, Stop::Length, 0));
             return Ok(id);
@@ -445,14 +450,23 @@ impl<'a, D: Kernels> Engine<'a, D> {
                 return None;
             }
             let live = self.live.get_mut(&id)?;
-            let draft = drafts.get(row);
-            let (token, right) = live.choose(logits, draft);
+            let (draft, before) = (drafts.get(row), live.generated.len());
+            let (longest, ends) = (self.scheduler.limits().longest(), &self.ends);
+            let eos = |token| ends.contains(&token) || self.tokenizer.is_some_and(|t| t.eos_id() == token);
+            let chosen = live.choose(logits, draft).and_then(|(token, right)| {
+                let (text, stop) = live.push(token, eos(token), longest)?;
+                Ok((token, right, text, stop))
+            });
+            let (token, right, text, stop) = match chosen {
+                Ok(chosen) => chosen,
+                Err(error) => {
+                    self.end(id);
+                    events.push(Event::Failed { id, error });
+                    return None;
+                }
+            };
             self.stats.drafted += usize::from(draft.is_some());
             self.stats.accepted += usize::from(right);
-            let longest = self.scheduler.limits().longest();
-            let eos = self.ends.contains(&token) || self.tokenizer.is_some_and(|t| t.eos_id() == token);
-            let before = live.generated.len();
-            let (text, stop) = live.push(token, eos, longest);
             self.stats.generated += 1;
             if live.generated.len() > before {
                 let logprobs = live.last_logprobs().cloned();
@@ -553,7 +567,8 @@ impl<'a, D: Kernels> Engine<'a, D> {
             if logits.iter().any(|x| !x.is_finite()) {
                 continue;
             }
-            let tokens = vec![live.draft(&mut logits.to_vec())];
+            let Some(token) = live.draft(&mut logits.to_vec()) else { continue };
+            let tokens = vec![token];
             if job.drafts > 1 {
                 let (start, drafts) = (job.start + job.tokens.len(), job.drafts - 1);
                 further.push(Job { id: job.id, first: row - 1, tokens, start, phase: Phase::Decode, drafts });

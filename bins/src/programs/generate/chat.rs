@@ -59,7 +59,7 @@ pub(super) fn run<D: Kernels>(session: &Session<D>, arguments: &Arguments, sampl
             open
         };
         let answer = session.encode_chat(&template, &Conversation::new(&messages)).and_then(|tokens| {
-            let request = Request { tokens, sampling: Sampling { request: turn, ..sampling.clone() } };
+            let request = Request::new(tokens, Sampling { request: turn, ..sampling.clone() });
             single::run(&mut engine, request, &mut write, &|| stop.load(Ordering::SeqCst))
         });
         match answer {

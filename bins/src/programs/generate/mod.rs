@@ -182,7 +182,7 @@ fn write<D: Kernels>(session: &Session<D>, arguments: &Arguments, prompt: &str, 
     let mut out = std::io::stdout().lock();
     // A closed pipe (`| head`) ends the generation quietly.
     let mut open = true;
-    let request = Request { tokens, sampling: sampling.clone() };
+    let request = Request::new(tokens, sampling.clone());
     let again = arguments.compares().then(|| request.clone());
     let mut write = |piece: &str| {
         open = out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok();

@@ -31,8 +31,14 @@ impl Vocabulary {
         }
     }
 
+    /// The name of a token that marks something in a text and is none of its words, such as `<think>`, if it is one.
+    pub fn special(&self, token: u32) -> Option<&str> {
+        let name = self.added.get(&token)?;
+        (name.starts_with('<') || self.text_bytes(token).is_empty()).then_some(name)
+    }
+
     /// The bytes that a token adds to a text.
-    fn text_bytes(&self, token: u32) -> Vec<u8> {
+    pub fn text_bytes(&self, token: u32) -> Vec<u8> {
         self.tokenizer.as_ref().map(|tokenizer| tokenizer.token_bytes(token)).unwrap_or_default()
     }
 
@@ -217,6 +223,7 @@ impl Choices {
             News::Ended(ended) => Err(match ended {
                 Ended::Deadline => ApiError::unavailable("timeout", "the request took too long: ask for less", None),
                 Ended::Stopping => ApiError::unavailable("stopping", "the server stops: try again", Some(1)),
+                Ended::Constraint(message) => ApiError::request(message),
                 Ended::Failed(message) => ApiError::server(message),
             }),
         }

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use serde::Deserialize;
 
 use super::fields::Fields;
+use super::format::Asked;
 use crate::infer::Sampling;
 use crate::serve::error::ApiError;
 
@@ -42,6 +43,8 @@ impl Bounds {
 pub struct Params {
     /// Sampling parameters of the first choice.
     pub sampling: Sampling,
+    /// What an answer must be, if it may not be any text.
+    pub format: Option<Asked>,
     /// Choices for each prompt.
     pub n: usize,
     /// Whether the answer comes in pieces.
@@ -54,14 +57,9 @@ pub struct Params {
 const MAX_IDS: usize = 1024;
 
 /// Fields that would change the answer if they were understood.
-const REFUSED: [(&str, &str); 10] = [
-    ("guided_json", "constrained decoding is not supported"),
-    ("guided_regex", "constrained decoding is not supported"),
-    ("guided_choice", "constrained decoding is not supported"),
-    ("guided_grammar", "constrained decoding is not supported"),
-    ("structured_outputs", "constrained decoding is not supported"),
-    ("grammar", "constrained decoding is not supported"),
-    ("json_schema", "constrained decoding is not supported"),
+const REFUSED: [(&str, &str); 5] = [
+    ("guided_grammar", "grammars are not supported: ask for a schema by response_format, or use guided_regex"),
+    ("grammar", "grammars are not supported: ask for a schema by response_format, or use guided_regex"),
     ("use_beam_search", "beam search is not supported"),
     ("prompt_logprobs", "is not supported; completions with echo and logprobs give those of the prompt"),
     ("functions", "is not supported; describe them in tools"),
@@ -77,11 +75,6 @@ enum OneOrMore {
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct ResponseFormat {
-    r#type: String,
 }
 
 impl Params {
@@ -102,11 +95,9 @@ impl Params {
         for (name, why) in REFUSED {
             fields.refuse(name, why)?;
         }
-        if let Some(format) = fields.take_object::<ResponseFormat>("response_format", "an object with type")?
-            && format.r#type != "text"
-        {
-            let problem = format!("type {:?} is not supported: leave it out, or use \"text\"", format.r#type);
-            return Err(ApiError::field("response_format", problem));
+        let format = Asked::take(fields)?;
+        if let Some(asked) = format.as_ref().filter(|_| !bounds.text) {
+            return Err(ApiError::field(&asked.field, "the model has no tokenizer, so it writes no text"));
         }
         let stream = fields.take::<bool>("stream")?.unwrap_or(false);
         let options =
@@ -122,8 +113,12 @@ impl Params {
             return Err(ApiError::field("best_of", format!("{best}: must be n, or left out")));
         }
         let sampling = sampling(fields, bounds, max_tokens, default_tokens)?;
+        if let Some(asked) = format.as_ref().filter(|_| sampling.min_new_tokens > 0) {
+            let problem = format!("cannot be combined with {}, which says where an answer ends", asked.field);
+            return Err(ApiError::field("min_tokens", problem));
+        }
         let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
-        Ok(Self { sampling, n, stream, include_usage })
+        Ok(Self { sampling, format, n, stream, include_usage })
     }
 
     /// The sampling parameters of choice `choice` of a prompt. They do not depend on other prompts of the request.
