@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use fathom::infer::{ChatTemplate, Conversation};
+use fathom::infer::{ChatTemplate, Conversation, Sampling};
 use fathom::serve::error::ApiError;
 use fathom::serve::openai::chat::ChatRequest;
 use fathom::serve::openai::completions::{CompletionRequest, Prompt};
@@ -41,8 +41,8 @@ fn divided<'a>(place: Place, pieces: impl Iterator<Item = &'a str>) -> (String, 
 }
 
 fuzz_target!(|data: &[u8]| {
-    let model = "m".to_owned();
-    let bounds = Bounds { model, vocabulary: 256, context: 64, choices: 8, max_tokens: 64, text: true };
+    let (model, defaults) = ("m".to_owned(), Sampling::default());
+    let bounds = Bounds { model, vocabulary: 256, context: 64, choices: 8, max_tokens: 64, text: true, defaults };
     match CompletionRequest::parse(data, &bounds) {
         Ok(request) => {
             check(&request.params, &bounds);

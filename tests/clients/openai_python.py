@@ -9,8 +9,10 @@ import json
 import re
 import threading
 import time
+import typing
 
 import openai
+import pydantic
 
 from server import CONTEXT, Server, run
 
@@ -196,6 +198,50 @@ def tools():
     assert answer.usage.prompt_tokens > with_tools.usage.prompt_tokens + 20
 
 
+class Prose(pydantic.BaseModel):
+    """One kind of a work."""
+
+    kind: typing.Literal["prose"]
+    pages: typing.Annotated[int, pydantic.Field(ge=1, le=999)]
+
+
+class Verse(pydantic.BaseModel):
+    """The other kind."""
+
+    kind: typing.Literal["verse"]
+    rhymes: bool
+
+
+class Shelf(pydantic.BaseModel):
+    """What an answer is read into; its schema has references and a union."""
+
+    works: typing.Annotated[list[Prose | Verse], pydantic.Field(min_length=1, max_length=3)]
+    status: typing.Literal["full", "empty"] | None
+
+
+def forms():
+    """answers of a schema are what the library reads into its own class; also in a stream, and any JSON object"""
+    ask = {"model": "small", "messages": MESSAGES, "max_tokens": 400}
+    for seed in range(5):
+        answer = client.chat.completions.parse(**ask, seed=seed, response_format=Shelf)
+        shelf = answer.choices[0].message.parsed
+        assert answer.choices[0].finish_reason == "stop" and 1 <= len(shelf.works) <= 3
+    with client.chat.completions.stream(**ask, seed=4, response_format=Shelf) as events:
+        events.until_done()
+        assert events.get_final_completion().choices[0].message.parsed == shelf
+    tagged = pydantic.TypeAdapter(typing.Annotated[Prose | Verse, pydantic.Field(discriminator="kind")])
+    form = {"type": "json_schema", "json_schema": {"name": "work", "schema": tagged.json_schema()}}
+    text = client.chat.completions.create(**ask, seed=1, response_format=form).choices[0].message.content
+    assert tagged.validate_json(text)
+    any_object = client.completions.create(
+        model="small", prompt="a", max_tokens=300, temperature=0, extra_body={"response_format": {"type": "json_object"}}
+    ).choices[0]
+    assert any_object.finish_reason == "length" or isinstance(json.loads(any_object.text), dict)
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "string"}}}}
+    error = raised(openai.BadRequestError, lambda: client.chat.completions.create(**ask, response_format=wrong))
+    assert error.param == "response_format.json_schema.schema" and "not" in error.message
+
+
 def errors():
     """errors are the library's own classes, with param and code"""
     error = raised(openai.BadRequestError, lambda: client.completions.create(model="small", prompt="a", n=100))
@@ -261,6 +307,6 @@ def raw():
 
 with server:
     run([
-        models, completions, seeds, beyond, chats, streams, asynchronous, beginnings, reasoning, tools, errors, queue,
-        aborts, raw,
+        models, completions, seeds, beyond, chats, streams, asynchronous, beginnings, reasoning, tools, forms, errors,
+        queue, aborts, raw,
     ])

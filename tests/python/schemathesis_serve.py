@@ -34,10 +34,16 @@ def limited(document, vocabulary):
     shared = schemas["Sampling"]["properties"]
     shared["model"] = {"enum": ["small", None]}
     shared["n"] |= {"maximum": 3}
-    # These belong to another field's value: best_of to n, stream_options to stream, min_tokens to max_tokens.
+    # These belong to another field's value: best_of to n, stream_options to stream, min_tokens to max_tokens and forms.
     shared["best_of"] = {"type": "null"}
     shared["stream_options"] = {"type": "null"}
-    shared["min_tokens"] |= {"maximum": 1}
+    # Not every schema and expression is supported, and only one of these may be given.
+    form = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+    shared["response_format"] = {"enum": [None, {"type": "text"}, {"type": "json_object"}, {"type": "json_schema",
+                                          "json_schema": {"name": "a", "schema": form}}]}  # fmt: skip
+    for name in ("guided_json", "guided_regex", "guided_choice", "structured_outputs", "json_schema"):
+        shared[name] = {"type": "null"}
+    shared["min_tokens"] = {"type": "null"}
     # Keys of token ids below the vocabulary; in bytes, characters may be longer.
     shared["logit_bias"]["propertyNames"] = {"enum": [str(i) for i in range(40)]}
     shared["logit_bias"]["maxProperties"] = 5

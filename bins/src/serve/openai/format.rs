@@ -96,7 +96,12 @@ impl Asked {
         if let Some(texts) = fields.take_one_of::<Vec<String>>("guided_choice", "a list of texts")? {
             add("guided_choice", choice("guided_choice", texts)?);
         }
-        let outputs = fields.take_object::<StructuredOutputs>("structured_outputs", "an object with json, regex, choice or json_object")?.unwrap_or_default();
+        let outputs = fields
+            .take_object::<StructuredOutputs>(
+                "structured_outputs",
+                "an object with json, regex, choice or json_object",
+            )?
+            .unwrap_or_default();
         if outputs.grammar.is_some() || outputs.structural_tag.is_some() {
             let problem = "grammars and structural tags are not supported: use json, regex or choice";
             return Err(ApiError::field("structured_outputs", problem));
