@@ -134,6 +134,10 @@ def streams():
     assert {"chunk", "content.delta", "content.done"} <= kinds
     assert final.choices[0].message.content == whole.choices[0].message.content
     assert final.choices[0].finish_reason == whole.choices[0].finish_reason and final.usage == whole.usage
+    # The helper wants choices to begin in order.
+    for seed in range(6):
+        with client.chat.completions.stream(**ask | {"seed": seed, "n": 5, "max_tokens": 300}) as events:
+            events.until_done()
 
 
 def asynchronous():

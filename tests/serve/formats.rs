@@ -54,7 +54,10 @@ fn answers_have_the_form_that_was_asked_for() {
     body["stream"] = true.into();
     body["logprobs"] = true.into();
     let mut streamed = vec![String::new(); 4];
-    for event in server.events("/v1/chat/completions", &body) {
+    for (place, event) in server.events("/v1/chat/completions", &body).into_iter().enumerate() {
+        // The choices begin in order.
+        assert_eq!(event["choices"][0]["delta"]["role"].is_string(), place < 4);
+        assert!(place >= 4 || event["choices"][0]["index"] == place);
         let choice = &event["choices"][0];
         let index = choice["index"].as_u64().unwrap() as usize;
         streamed[index] += choice["delta"]["content"].as_str().unwrap_or_default();

@@ -24,8 +24,8 @@ fn event(out: &mut String, data: &str) {
 /// What a stream has written.
 struct Writer {
     flight: Flight,
-    /// Choices of which something was written.
-    begun: Vec<bool>,
+    /// Whether something was written of the answer.
+    begun: bool,
     stage: Stage,
 }
 
@@ -55,10 +55,12 @@ impl Writer {
             match deltas {
                 Err(error) => self.fail(&mut out, &error),
                 Ok(deltas) => {
+                    let shape = self.flight.shape();
+                    if !deltas.is_empty() && !std::mem::replace(&mut self.begun, true) {
+                        shape.opening(self.flight.choices.len()).iter().for_each(|piece| event(&mut out, piece));
+                    }
                     for delta in deltas {
-                        let Some(begun) = self.begun.get_mut(delta.choice) else { continue };
-                        let first = !std::mem::replace(begun, true);
-                        self.flight.shape().pieces(&delta, first).iter().for_each(|piece| event(&mut out, piece));
+                        shape.pieces(&delta).iter().for_each(|piece| event(&mut out, piece));
                     }
                     if self.flight.choices.finished() {
                         self.end(&mut out);
@@ -91,7 +93,7 @@ impl Writer {
 
 /// An answer in pieces.
 pub(super) fn response(flight: Flight) -> Response<Body> {
-    let writer = Writer { begun: vec![false; flight.choices.len()], flight, stage: Stage::Begin };
+    let writer = Writer { begun: false, flight, stage: Stage::Begin };
     let parts = stream::unfold(writer, |mut writer| async {
         let part = writer.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(part)), writer))

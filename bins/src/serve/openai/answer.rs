@@ -250,24 +250,39 @@ impl Shape<'_> {
         self.head.answer(false, choices.iter().map(|choice| self.chat(choice)).collect(), usage)
     }
 
-    /// The pieces of an answer that say what is new of a choice; `first` is whether nothing was said of it before.
-    pub fn pieces(&self, delta: &Delta, first: bool) -> Vec<String> {
-        let usage = || self.usage.then_some(None);
+    /// The pieces before all others: in chats each choice's role, in order. OpenAI's Python library fails where a choice
+    /// begins before one of a lower number.
+    pub fn opening(&self, choices: usize) -> Vec<String> {
+        if self.head.kind == Kind::Completion {
+            return Vec::new();
+        }
+        let message = || Message { role: Some("assistant"), content: Some(""), ..Message::default() };
+        (0..choices).map(|choice| self.chat_piece(choice, message(), &[], None)).collect()
+    }
+
+    fn chat_piece(
+        &self,
+        index: usize,
+        message: Message<'_>,
+        tokens: &[Token],
+        finish_reason: Option<&'static str>,
+    ) -> String {
+        let logprobs = self.chat_logprobs(tokens).filter(|_| !tokens.is_empty());
+        let choice = ChatChoice { index, message: None, delta: Some(message), logprobs, finish_reason };
+        self.head.answer(true, vec![choice], self.usage.then_some(None))
+    }
+
+    /// The pieces of an answer that say what is new of a choice.
+    pub fn pieces(&self, delta: &Delta) -> Vec<String> {
         if self.head.kind == Kind::Completion {
             let nothing = delta.text.is_empty() && delta.tokens.is_empty() && delta.finish.is_none();
-            let piece = || self.head.answer(true, vec![self.completion(delta)], usage());
+            let piece = || self.head.answer(true, vec![self.completion(delta)], self.usage.then_some(None));
             return if nothing { Vec::new() } else { vec![piece()] };
         }
         let mut pieces = Vec::new();
         let mut add = |message: Message<'_>, tokens: &[Token], finish_reason| {
-            let logprobs = self.chat_logprobs(tokens).filter(|_| !tokens.is_empty());
-            let choice =
-                ChatChoice { index: delta.choice, message: None, delta: Some(message), logprobs, finish_reason };
-            pieces.push(self.head.answer(true, vec![choice], usage()));
+            pieces.push(self.chat_piece(delta.choice, message, tokens, finish_reason));
         };
-        if first {
-            add(Message { role: Some("assistant"), content: Some(""), ..Message::default() }, &[], None);
-        }
         // Log-probabilities go with the first piece of text; a token that completes none goes without text.
         let mut tokens = &delta.tokens[..];
         if !delta.reasoning.is_empty() {
