@@ -274,7 +274,7 @@ fn a_taken_port_and_arguments_that_make_no_sense_are_refused() {
         ("--cors-origin", "page.example", "https://example.org"),
         ("--cors-origin", "https://page.example/", "without a path"),
     ] {
-        let (code, said) = run(&["--port", "0", option, value]);
+        let (code, said) = refused(&checkpoint(), &["--port", "0", option, value]);
         assert!(code == Some(2) && said.contains(option) && said.contains(remedy), "{said}");
     }
 }
