@@ -394,6 +394,7 @@ fn schedule(model: &Model<Cpu>, tokenizer: &Tokenizer, seed: u64, seen: &mut See
             let mut request = Request::new(tokens, random.sampling());
             if random.below(4) == 0 {
                 request.constraint = Some(Arc::new(Neighbors { ends: ends.to_vec() }));
+                request.sampling.min_new_tokens = 0;
             }
             requests.insert(engine.add(request.clone()).unwrap(), request);
             left -= 1;

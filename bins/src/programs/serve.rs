@@ -33,7 +33,7 @@ pub(super) const KEY: &str = "FATHOM_API_KEY";
     error_code(0, "stopped by a signal"),
     error_code(1, "the checkpoint, the device or the address failed"),
     error_code(2, "wrong arguments"),
-    error_code(130, "ended at once by a signal: a second one, or one while the model was loaded")
+    error_code(130, "ended at once by a second signal, or by one while it loads")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)

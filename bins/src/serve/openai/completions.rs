@@ -156,7 +156,6 @@ mod tests {
             ("\"prompt\": \"a\", \"logit_bias\": {\"x\": 1}", "logit_bias", "token ids as keys"),
             ("\"prompt\": \"a\", \"best_of\": 2", "best_of", "must be n"),
             ("\"prompt\": \"a\", \"stream_options\": {}", "stream_options", "stream"),
-            ("\"prompt\": \"a\", \"guided_json\": {\"type\": 1}", "guided_json", "not supported"),
             ("\"prompt\": \"a\", \"tools\": [{}]", "tools", "chat/completions"),
             ("\"prompt\": \"a\", \"tool_choice\": \"required\"", "tool_choice", "chat/completions"),
             ("\"prompt\": \"a\", \"tool_choice\": {\"type\": \"function\"}", "tool_choice", "chat/completions"),

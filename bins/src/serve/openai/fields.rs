@@ -181,10 +181,11 @@ pub fn taken<T>(work: impl FnOnce() -> T) -> std::collections::BTreeSet<String> 
 
 /// What is wrong with a value: what it must be, and what it is if that is short.
 fn problem(raw: &str, must: &str, error: &serde_json::Error) -> String {
-    if !error.is_data() {
-        // Without the place: one inside the field would be taken for one in the body.
-        let text = error.to_string();
-        return text.rsplit_once(" at line ").map_or(text.clone(), |(text, _)| text.to_owned());
+    let text = error.to_string();
+    // Without the place: one inside the field would be taken for one in the body.
+    let text = text.rsplit_once(" at line ").map_or(&text[..], |(text, _)| text);
+    if !error.is_data() && ["recursion limit", "number out of range"].iter().any(|known| text.starts_with(known)) {
+        return text.to_owned();
     }
     let brief = raw.chars().nth(SHOWN).is_none() && !raw.contains(['\n', '\r']);
     if brief { format!("{raw}: must be {must}") } else { format!("must be {must}") }
