@@ -26,7 +26,7 @@ KEY = "secret"
 def limited(document, vocabulary):
     """The document with the limits of this model and of the options below, and fields that need others in groups."""
     document = copy.deepcopy(document)
-    # These have a base address of their own.
+    # These have another base address.
     for path in ("/", "/favicon.ico"):
         del document["paths"][path]
     schemas = document["components"]["schemas"]

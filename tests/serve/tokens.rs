@@ -1,4 +1,4 @@
-//! What an answer says of its tokens: where they stand in the text, which were cached, and where they may not end it.
+//! Tokens of an answer: where they stand in the text, which were cached, and where they may not end it.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn offsets_lead_into_the_text_that_is_returned() {
     let mut names = 0;
     for (token, offset) in tokens.iter().zip(offsets) {
         let (token, rest) = (token.as_str().unwrap(), from(text, offset));
-        // Parts of characters have no text of their own; a name is written out only where the prompt does it.
+        // Parts of characters are no text by themselves; a name is written out only where the prompt does it.
         let none =
             token.starts_with("bytes:") || token == END && offset.as_u64() >= Some(prompt.chars().count() as u64);
         assert!(none || rest.starts_with(token), "{token} {rest}");

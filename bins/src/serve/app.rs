@@ -129,7 +129,8 @@ impl App {
             let (n, context) = (long.tokens.len(), served.bounds.context);
             // LiteLLM knows the error by these words.
             let problem = format!(
-                "the prompt of {n} tokens is longer than the model's context length, {context} (or its cache's): shorten it"
+                "the prompt of {n} tokens is longer than the model's context length, {context} (or its cache's): \
+                 shorten it"
             );
             return Err(ApiError::context(field, problem));
         }

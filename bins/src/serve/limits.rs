@@ -165,8 +165,8 @@ impl Drop for Busy {
     }
 }
 
-/// A connection's stream. Its writes fail where the other side takes nothing for some time, or is gone while its request
-/// is answered.
+/// A connection's stream. Its writes fail where the other side takes nothing for some time, or is gone while its
+/// request is answered.
 pub(super) struct Timed {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -182,8 +182,8 @@ impl Timed {
         Self { stream, connection, limit: WRITE_TIME, until: None, look: None }
     }
 
-    /// Whether the other side has closed the connection. hyper itself looks for that only where nothing is left to read,
-    /// so a further request behind the one that is answered would hide it.
+    /// Whether the other side has closed the connection. hyper itself looks for that only where nothing is left to
+    /// read, so a further request behind the one that is answered would hide it.
     fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         let closed = match pin!(self.stream.ready(Interest::READABLE)).poll(cx) {
             Poll::Ready(ready) => ready.map_or(true, |ready| ready.is_read_closed()),

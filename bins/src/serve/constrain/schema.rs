@@ -1,5 +1,5 @@
-//! What is done to a schema before the `llguidance` crate reads it: what would cost too much, or would be read wrongly,
-//! is refused.
+//! Checks of a schema before the `llguidance` crate reads it: what would cost too much, or would be read wrongly, is
+//! refused.
 
 use serde_json::{Number, Value};
 

@@ -1,3 +1,5 @@
+//! Texts drawn from all that a constraint allows are read by parsers, and what cannot be is refused.
+
 use fathom_core::rng;
 use fathom_dataprep::Tokenizer;
 use serde::Deserialize;

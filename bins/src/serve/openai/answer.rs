@@ -250,8 +250,8 @@ impl Shape<'_> {
         self.head.answer(false, choices.iter().map(|choice| self.chat(choice)).collect(), usage)
     }
 
-    /// The pieces before all others: in chats each choice's role, in order. OpenAI's Python library fails where a choice
-    /// begins before one of a lower number.
+    /// The pieces before all others: in chats each choice's role, in order. OpenAI's Python library fails where a
+    /// choice begins before one of a lower number.
     pub fn opening(&self, choices: usize) -> Vec<String> {
         if self.head.kind == Kind::Completion {
             return Vec::new();

@@ -42,7 +42,8 @@ impl Vocabulary {
         self.tokenizer.as_ref().map(|tokenizer| tokenizer.token_bytes(token)).unwrap_or_default()
     }
 
-    /// Where each of `tokens` begins in their text, in characters. A special token counts where its name is written out.
+    /// Where each of `tokens` begins in their text, in characters. A special token counts where its name is written
+    /// out.
     fn offsets(&self, tokens: &[u32], text: &str) -> Vec<usize> {
         let (mut offset, mut rest, mut decoder) = (0, text, self.tokenizer.as_ref().map(Tokenizer::stream_decoder));
         let begin = |&token: &u32| {

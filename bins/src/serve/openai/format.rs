@@ -1,4 +1,4 @@
-//! What an answer must be: OpenAI's `response_format`, and the fields by which vLLM and llama.cpp ask for the same.
+//! Forms of answers: OpenAI's `response_format`, and the fields by which vLLM and llama.cpp ask for the same.
 
 use serde::Deserialize;
 use serde_json::Value;
