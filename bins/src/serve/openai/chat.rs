@@ -172,11 +172,8 @@ impl ChatRequest {
     pub fn parse(body: &[u8], bounds: &Bounds) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let limits = ["max_completion_tokens", "max_tokens"];
-        let mut params = Params::take(&mut fields, bounds, &limits, usize::MAX)?;
+        let mut params = Params::take(&mut fields, bounds, &limits, 1, usize::MAX)?;
         params.sampling.max_new_tokens = params.sampling.max_new_tokens.min(bounds.context);
-        if params.sampling.max_new_tokens == 0 {
-            return Err(ApiError::field("max_tokens", "0: must be at least 1"));
-        }
         fields.refuse("echo", "is for completions: an answer does not repeat the conversation")?;
         fields.refuse("audio", "is not supported: the model writes text")?;
         let logprobs = fields.take::<bool>("logprobs")?.unwrap_or(false);
@@ -337,6 +334,16 @@ mod tests {
             (format!("\"messages\": [{user}], \"top_logprobs\": 2"), "top_logprobs", "logprobs"),
             (format!("\"messages\": [{user}], \"logprobs\": true, \"top_logprobs\": 21"), "top_logprobs", "at most 20"),
             (format!("\"messages\": [{user}], \"max_tokens\": 0"), "max_tokens", "at least 1"),
+            (
+                format!("\"messages\": [{user}], \"max_tokens\": 0, \"max_completion_tokens\": 5"),
+                "max_tokens",
+                "at least 1",
+            ),
+            (
+                format!("\"messages\": [{user}], \"max_tokens\": 5, \"max_completion_tokens\": 0"),
+                "max_completion_tokens",
+                "at least 1",
+            ),
             (format!("\"messages\": [{user}], \"tool_choice\": \"required\""), "tool_choice", "auto"),
             (format!("\"messages\": [{user}], \"tool_choice\": {{\"type\": \"function\"}}"), "tool_choice", "auto"),
             (format!("\"messages\": [{user}], \"tools\": [[]]"), "tools", "list of objects"),

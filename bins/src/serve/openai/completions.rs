@@ -50,7 +50,7 @@ impl CompletionRequest {
     /// Names the first field that is wrong.
     pub fn parse(body: &[u8], bounds: &Bounds) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
-        let mut params = Params::take(&mut fields, bounds, &["max_tokens"], DEFAULT_TOKENS)?;
+        let mut params = Params::take(&mut fields, bounds, &["max_tokens"], 0, DEFAULT_TOKENS)?;
         let must = "a string, a list of strings, a list of token ids, or a list of lists of token ids";
         let ids = |tokens: Vec<Whole<u32>>| Prompt::Tokens(tokens.into_iter().map(|Whole(id)| id).collect());
         let prompts = match fields.take_one_of("prompt", must)? {

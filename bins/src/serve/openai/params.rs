@@ -79,7 +79,7 @@ struct StreamOptions {
 
 impl Params {
     /// Reads the shared fields. `max_tokens` are the names of the limit of new tokens, of which the first that is there
-    /// counts; without one it is `default_tokens`.
+    /// counts; none of them may be below `least`, and without one it is `default_tokens`.
     ///
     /// # Errors
     /// Names the first field that is wrong.
@@ -87,6 +87,7 @@ impl Params {
         fields: &mut Fields,
         bounds: &Bounds,
         max_tokens: &[&str],
+        least: usize,
         default_tokens: usize,
     ) -> Result<Self, ApiError> {
         if let Some(model) = fields.take::<String>("model")?.filter(|model| *model != bounds.model) {
@@ -112,7 +113,7 @@ impl Params {
         if let Some(best) = fields.take::<usize>("best_of")?.filter(|&best| best != n) {
             return Err(ApiError::field("best_of", format!("{best}: must be n, or left out")));
         }
-        let sampling = sampling(fields, bounds, max_tokens, default_tokens)?;
+        let sampling = sampling(fields, bounds, max_tokens, least, default_tokens)?;
         if let Some(asked) = format.as_ref().filter(|_| sampling.min_new_tokens > 0) {
             let problem = format!("cannot be combined with {}, which says where an answer ends", asked.field);
             return Err(ApiError::field("min_tokens", problem));
@@ -131,12 +132,16 @@ fn sampling(
     fields: &mut Fields,
     bounds: &Bounds,
     max_tokens: &[&str],
+    least: usize,
     default_tokens: usize,
 ) -> Result<Sampling, ApiError> {
     let defaults = &bounds.defaults;
     let mut max_new_tokens = default_tokens.min(bounds.max_tokens).min(defaults.max_new_tokens);
     for name in max_tokens.iter().rev() {
         if let Some(tokens) = fields.take::<usize>(name)? {
+            if tokens < least {
+                return Err(ApiError::field(name, format!("{tokens}: must be at least {least}")));
+            }
             // What is beyond the context ends there; a limit of this server is said.
             if tokens > bounds.max_tokens && bounds.max_tokens < bounds.context {
                 return Err(ApiError::field(name, format!("{tokens}: must be at most {}", bounds.max_tokens)));
