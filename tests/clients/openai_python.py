@@ -202,15 +202,15 @@ def tools():
     assert answer.usage.prompt_tokens > with_tools.usage.prompt_tokens + 20
 
 
-class Prose(pydantic.BaseModel):
+class Prose(pydantic.BaseModel, extra="forbid"):
     """One kind of a work."""
 
     kind: typing.Literal["prose"]
     pages: typing.Annotated[int, pydantic.Field(ge=1, le=999)]
 
 
-class Verse(pydantic.BaseModel):
-    """The other kind."""
+class Verse(pydantic.BaseModel, extra="forbid"):
+    """The other kind. Where more fields were allowed, a small model would go on with them."""
 
     kind: typing.Literal["verse"]
     rhymes: bool

@@ -44,20 +44,14 @@ def limited(document, vocabulary):
     for name in ("guided_json", "guided_regex", "guided_choice", "structured_outputs", "json_schema"):
         shared[name] = {"type": "null"}
     shared["min_tokens"] = {"type": "null"}
-    # Keys of token ids below the vocabulary; in bytes, characters may be longer.
-    shared["logit_bias"]["propertyNames"] = {"enum": [str(i) for i in range(40)]}
-    shared["logit_bias"]["maxProperties"] = 5
-    schemas["StopString"]["maxLength"] = 200
+    shared["logit_bias"]["propertyNames"] = {"enum": [str(i) for i in range(vocabulary)]}
     completion = schemas["CompletionRequest"]["properties"]
-    for kind in completion["prompt"]["anyOf"]:
-        kind["maxItems"] = 4
-    completion["max_tokens"] |= {"minimum": 1, "maximum": 20}
+    completion["max_tokens"] |= {"maximum": 20}
     # The model has no tokens for gaps.
     completion["suffix"] = {"enum": ["", None]}
     chat = schemas["ChatRequest"]["properties"]
     for limit in ("max_tokens", "max_completion_tokens"):
-        chat[limit] = {"type": "integer", "minimum": 1, "maximum": 20}
-    schemas["ChatRequest"]["required"] += ["max_tokens", "max_completion_tokens"]
+        chat[limit] |= {"maximum": 20}
     # Also these belong to others: top_logprobs to logprobs, the rest to the last message.
     chat["top_logprobs"] = {"enum": [0, None]}
     chat["continue_final_message"] = {"enum": [False, None]}
@@ -68,7 +62,7 @@ def limited(document, vocabulary):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         for options in ((), ("--api-key", KEY)):
-            with Server(*options, "--queue", "1000") as server:
+            with Server(*options, "--queue", "1000", "--max-choices", "3", "--max-tokens", "20") as server:
                 request = urllib.request.Request(server.root + "/openapi.json")
                 if options:
                     request.add_header("Authorization", f"Bearer {KEY}")
