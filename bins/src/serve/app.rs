@@ -62,7 +62,7 @@ pub(super) struct Prepared {
     pub prompts: Vec<Prompted>,
     /// Where the text of a chat begins.
     pub place: Option<Place>,
-    /// What the answer must be.
+    /// What the answer must be, once that is read.
     pub constraint: Option<Arc<dyn Constraint>>,
     /// The field with the prompt, for errors.
     pub field: &'static str,

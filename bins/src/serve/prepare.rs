@@ -1,17 +1,14 @@
 //! From the body of a request to the tokens of its prompts.
 
-use std::sync::Arc;
-
 use super::app::{Prepared, Served};
 use super::error::ApiError;
 use super::openai::answer::Kind;
 use super::openai::chat::{ChatRequest, Prefix};
 use super::openai::choices::Prompted;
 use super::openai::completions::{CompletionRequest, Prompt};
-use super::openai::params::Params;
 use super::openai::think::{self, Place};
 use crate::error::Error;
-use crate::infer::{Constraint, Conversation};
+use crate::infer::Conversation;
 
 /// DeepSeek's tokens around the text before a gap, after it, and at the end.
 const FILL: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
@@ -43,14 +40,8 @@ impl Served {
             });
             prompted.push(Prompted { tokens, echo });
         }
-        let (kind, constraint) = (Kind::Completion, self.constraint(&params, None)?);
+        let (kind, constraint) = (Kind::Completion, None);
         Ok(Prepared { kind, params, prompts: prompted, place: None, constraint, field: "prompt", logged })
-    }
-
-    /// What the answer must be, if the request says so.
-    fn constraint(&self, params: &Params, place: Option<Place>) -> Result<Option<Arc<dyn Constraint>>, ApiError> {
-        let Some(asked) = &params.format else { return Ok(None) };
-        self.languages.constraint(asked, place == Some(Place::Reasoning)).map(Some)
     }
 
     /// The tokens of a prompt that asks for the text between `prompt` and `suffix`.
@@ -92,8 +83,7 @@ impl Served {
             return Err(ApiError::field(&asked.field, problem));
         }
         let (kind, place, params) = (Kind::Chat, Some(place), request.params);
-        let constraint = self.constraint(&params, place)?;
-        Ok(Prepared { kind, params, prompts, place, constraint, field: "messages", logged })
+        Ok(Prepared { kind, params, prompts, place, constraint: None, field: "messages", logged })
     }
 
     /// The tokens of a conversation by the chat template, without the beginning of the answer.

@@ -18,6 +18,7 @@ use super::app::{App, Prepared, Served};
 use super::error::{ApiError, json, json_response, text_response};
 use super::flight::Flight;
 use super::openai::choices::Delta;
+use super::openai::think::Place;
 use super::page::{self, ICON, PAGE};
 use super::{openapi, stream, tokens};
 use crate::infer::Sampling;
@@ -285,10 +286,21 @@ async fn generate(
         None => parts.uri.path().to_owned(),
     };
     let body = app.bodies.read(&parts.headers, body).await?;
-    let prepared = {
+    let mut prepared = {
         let app = Arc::clone(&app);
         on_thread(move || prepare(app.served()?, &body.bytes, app.options.log_prompts)).await?
     };
+    if let Some(asked) = prepared.params.format.take() {
+        let reasoning = prepared.place == Some(Place::Reasoning);
+        let turn = app.served()?.languages.turn().await?;
+        let app = Arc::clone(&app);
+        let read = move || {
+            // Held to the end, also where the client is gone before it.
+            let _turn = turn;
+            app.served()?.languages.constraint(&asked, reasoning)
+        };
+        prepared.constraint = Some(on_thread(read).await?);
+    }
     let stream = prepared.params.stream;
     let flight = app.start(prepared, what, arrived)?;
     if stream { Ok(stream::response(flight)) } else { whole(flight).await }

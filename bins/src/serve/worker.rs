@@ -32,6 +32,7 @@ pub(super) fn run<D: Kernels>(
     patience: Duration,
 ) -> Result<()> {
     let mut worker = Worker { jobs: BTreeMap::new(), running: HashMap::new(), metrics, stop: None };
+    publish(engine, metrics);
     let mut published = Instant::now();
     loop {
         worker.wait(engine, commands, patience);
@@ -48,12 +49,17 @@ pub(super) fn run<D: Kernels>(
         }
         worker.hand_over(engine);
         if published.elapsed() >= PUBLISH || engine.is_idle() {
-            let (load, stats, experts) = (engine.occupancy(), engine.stats(), engine.load().cloned());
-            let mut counts = metrics.engine();
-            (counts.load, counts.stats, counts.experts) = (load, stats, experts);
+            publish(engine, metrics);
             published = Instant::now();
         }
     }
+}
+
+/// Hands the engine's counts to those who ask for them.
+fn publish<D: Kernels>(engine: &Engine<'_, D>, metrics: &Metrics) {
+    let (load, stats, experts) = (engine.occupancy(), engine.stats(), engine.load().cloned());
+    let mut counts = metrics.engine();
+    (counts.load, counts.stats, counts.experts) = (load, stats, experts);
 }
 
 /// Tells jobs that nobody takes any more.

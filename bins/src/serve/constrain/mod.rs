@@ -7,13 +7,14 @@
 mod after;
 mod schema;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 use super::openai::choices::Vocabulary;
@@ -30,6 +31,8 @@ const SPACE: &str = "[ ]|\n[ ]{0,64}";
 const STACK: usize = 256 << 20;
 /// States of a lexer, at most, each of 1 to 2 kB.
 const MAX_STATES: usize = 20_000;
+/// Requests whose form is read or waits for that, at most.
+const MAX_WAITING: usize = 64;
 /// Longer tokens are never chosen: the crate's stack of bytes has an end.
 const MAX_TOKEN: usize = 255;
 
@@ -43,25 +46,46 @@ pub(super) struct Languages {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// The end of a model's reasoning.
     mark: OnceLock<Arc<Mark>>,
-    /// Held while a schema is read: one at a time, so that others' answers keep a processor.
-    reading: Mutex<()>,
+    /// Room for requests that wait for their turn.
+    waiting: Arc<Semaphore>,
+    /// One form is read at a time, so that others' answers keep a processor and the threads that encode texts.
+    reading: Arc<Semaphore>,
+}
+
+/// A request's turn to have its form read.
+pub(super) struct Turn {
+    _waiting: OwnedSemaphorePermit,
+    _reading: OwnedSemaphorePermit,
 }
 
 impl Languages {
     /// Languages for a model of `size` tokens, of which `ends` end a text.
     pub fn new(vocabulary: Arc<Vocabulary>, size: usize, ends: Vec<u32>) -> Self {
-        Self { vocabulary, size, ends, factory: OnceLock::new(), mark: OnceLock::new(), reading: Mutex::new(()) }
+        let (waiting, reading) = (Arc::new(Semaphore::new(MAX_WAITING)), Arc::new(Semaphore::new(1)));
+        Self { vocabulary, size, ends, factory: OnceLock::new(), mark: OnceLock::new(), waiting, reading }
+    }
+
+    /// Waits for the turn to call [`constraint`](Self::constraint).
+    ///
+    /// # Errors
+    /// Too many requests that wait.
+    pub async fn turn(&self) -> Result<Turn, ApiError> {
+        let busy = |_| ApiError::unavailable("overloaded", "too many forms of answers at a time: try again", Some(1));
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(busy)?;
+        // It is never closed.
+        let reading = Arc::clone(&self.reading).acquire_owned().await;
+        let reading = reading.map_err(|_| ApiError::server("forms of answers are not read any more"))?;
+        Ok(Turn { _waiting: waiting, _reading: reading })
     }
 
     /// The constraint that a request asks for; `reasoning` says that an answer begins within the model's reasoning,
-    /// which is free. It takes a processor, for up to about a second.
+    /// which is free. It takes a processor for up to some seconds, so it is called with a [`Turn`] held.
     ///
     /// # Errors
     /// Names the field with a schema or an expression that is not supported, too large or too complex.
     pub fn constraint(&self, asked: &Asked, reasoning: bool) -> Result<Arc<dyn Constraint>, ApiError> {
         let refused = |problem: String| ApiError::field(&asked.field, format!("is not supported: {problem}"));
         let grammar = grammar(&asked.format).map_err(refused)?;
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("fathom-schema".into()).stack_size(STACK);
             let started = thread.spawn_scoped(scope, || self.matcher(grammar));
