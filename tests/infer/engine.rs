@@ -269,9 +269,8 @@ impl Follower for Placed {
         Ok(())
     }
 
-    fn pop(&mut self, tokens: usize) -> Result<(), Error> {
-        self.tokens.truncate(self.tokens.len().checked_sub(tokens).expect("no more than came"));
-        Ok(())
+    fn fork(&self) -> Box<dyn Follower> {
+        Box::new(Self { ends: self.ends.clone(), tokens: self.tokens.clone() })
     }
 
     fn complete(&self) -> bool {

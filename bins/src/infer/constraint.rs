@@ -31,11 +31,8 @@ pub trait Follower: Send {
     /// Those of [`mask`](Self::mask); a token that may not come.
     fn push(&mut self, token: u32) -> Result<()>;
 
-    /// Takes the last `tokens` tokens back.
-    ///
-    /// # Errors
-    /// More tokens than there are.
-    fn pop(&mut self, tokens: usize) -> Result<()>;
+    /// A copy, to look ahead: what fails for it does not fail for this one.
+    fn fork(&self) -> Box<dyn Follower>;
 
     /// Whether the output belongs to the language and no further token may come.
     fn complete(&self) -> bool;

@@ -46,7 +46,7 @@ pub(super) struct Connections {
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// [`IDLE`], [`BUSY`] or [`UNSENT`].
+    /// [`IDLE`], [`BUSY`], [`UNSENT`] or [`ASKED`].
     state: AtomicU8,
     closed: Notify,
     /// Told when it becomes idle.
@@ -59,6 +59,8 @@ const IDLE: u8 = 0;
 const BUSY: u8 = 1;
 /// A connection whose answer is complete, but not sent to its end.
 const UNSENT: u8 = 2;
+/// An idle connection that was asked to close.
+const ASKED: u8 = 3;
 
 /// An entry of the open connections, for as long as it lives.
 pub(super) struct Entry {
@@ -84,11 +86,10 @@ impl Connections {
 
     /// Asks the connection that has been idle longest to close; false if all are busy.
     pub fn close_idle(&self) -> bool {
-        let mut open = self.lock();
-        let idle = open.iter().find(|(_, connection)| connection.is(IDLE)).map(|(&n, _)| n);
-        let Some(connection) = idle.and_then(|number| open.remove(&number)) else { return false };
-        connection.closed.notify_one();
-        true
+        // It counts until it is closed: a request may be on its way.
+        let asked =
+            self.lock().values().find(|connection| connection.ask()).map(|connection| connection.closed.notify_one());
+        asked.is_some()
     }
 
     /// Waits until there is room for another connection, and notes it.
@@ -138,13 +139,18 @@ impl Connection {
         Busy(Arc::clone(self))
     }
 
+    /// Asks it to close if it is idle; whether it was.
+    fn ask(&self) -> bool {
+        self.state.compare_exchange(IDLE, ASKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
     fn is(&self, state: u8) -> bool {
         self.state.load(Ordering::SeqCst) == state
     }
 
     /// Whether nothing is read, answered or sent.
     pub fn is_idle(&self) -> bool {
-        self.is(IDLE)
+        self.is(IDLE) || self.is(ASKED)
     }
 
     /// Notes that everything is sent that was written.

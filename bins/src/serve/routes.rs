@@ -292,7 +292,9 @@ async fn generate(
     };
     if let Some(asked) = prepared.params.format.take() {
         let reasoning = prepared.place == Some(Place::Reasoning);
-        let turn = app.served()?.languages.turn().await?;
+        let late = |_| ApiError::unavailable("timeout", "the form of the answer was not read in time", Some(1));
+        let limit = std::time::Duration::from_secs(app.options.request_seconds);
+        let turn = tokio::time::timeout(limit, app.served()?.languages.turn()).await.map_err(late)??;
         let app = Arc::clone(&app);
         let read = move || {
             // Held to the end, also where the client is gone before it.

@@ -152,24 +152,15 @@ impl Live {
 
     /// Masks the logits of the token after the earlier drafts, if there is a constraint.
     fn mask_draft(&mut self, logits: &mut [f32]) -> Option<()> {
-        let Some(constraint) = &mut self.constraint else { return Some(()) };
-        let mut pushed = 0;
-        let mut masked = Ok(());
+        let Some(constraint) = &self.constraint else { return Some(()) };
+        let mut ahead = constraint.fork();
         for draft in &self.drafts {
-            if constraint.complete() {
-                break;
+            ahead.push(draft.token).ok()?;
+            if ahead.complete() {
+                return None;
             }
-            masked = constraint.push(draft.token);
-            if masked.is_err() {
-                break;
-            }
-            pushed += 1;
         }
-        let more = masked.is_ok() && !constraint.complete();
-        let masked = more.then(|| constraint.mask(logits));
-        // What fails for a draft fails for the token itself, too, if it is reached.
-        constraint.pop(pushed).ok()?;
-        masked?.ok()
+        ahead.mask(logits).ok()
     }
 
     /// The log-probabilities of the last token of the output, if they were asked for.

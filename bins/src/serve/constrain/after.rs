@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::infer::{Constraint, Follower};
 use crate::serve::openai::choices::Vocabulary;
 
@@ -68,7 +68,7 @@ impl fmt::Debug for After {
 impl Constraint for After {
     fn begin(&self) -> Result<Box<dyn Follower>> {
         let (mark, inner) = (Arc::clone(&self.mark), self.language.begin()?);
-        Ok(Box::new(Before { mark, inner, text: Vec::new(), lengths: Vec::new(), end: None, inside: 0 }))
+        Ok(Box::new(Before { mark, inner, text: Vec::new(), end: None, begun: false }))
     }
 }
 
@@ -78,12 +78,10 @@ struct Before {
     inner: Box<dyn Follower>,
     /// The text before the language's own.
     text: Vec<u8>,
-    /// Its length before each of its tokens.
-    lengths: Vec<usize>,
     /// Its length with the token that ends the mark, if that has come.
     end: Option<usize>,
-    /// Tokens of the language's own text.
-    inside: usize,
+    /// Whether the language's own text has begun.
+    begun: bool,
 }
 
 impl Before {
@@ -104,7 +102,7 @@ impl Before {
     /// Whether further `bytes` may lie before the language's own text.
     fn is_gap(&self, bytes: &[u8]) -> bool {
         let room = self.end.is_some_and(|end| self.text.len() + bytes.len() <= end + GAP);
-        room && self.inside == 0 && blank(bytes)
+        room && !self.begun && blank(bytes)
     }
 }
 
@@ -132,29 +130,22 @@ impl Follower for Before {
         let bytes = self.mark.vocabulary.bytes(token);
         if self.end.is_some() && !self.is_gap(&bytes) {
             self.inner.push(token)?;
-            self.inside += 1;
+            self.begun = true;
             return Ok(());
         }
         let ends = self.end.is_none() && self.after(&bytes).is_some();
-        self.lengths.push(self.text.len());
         self.text.extend(bytes);
         self.end = self.end.or(ends.then_some(self.text.len()));
         Ok(())
     }
 
-    fn pop(&mut self, tokens: usize) -> Result<()> {
-        let inner = tokens.min(self.inside);
-        self.inner.pop(inner)?;
-        self.inside -= inner;
-        for _ in inner..tokens {
-            let length = self.lengths.pop().ok_or_else(|| Error::Run("more tokens are taken back than came".into()))?;
-            self.text.truncate(length);
-            self.end = self.end.filter(|end| *end <= length);
-        }
-        Ok(())
+    fn fork(&self) -> Box<dyn Follower> {
+        let Self { mark, inner, text, end, begun } = self;
+        let (mark, inner, text) = (Arc::clone(mark), inner.fork(), text.clone());
+        Box::new(Self { mark, inner, text, end: *end, begun: *begun })
     }
 
     fn complete(&self) -> bool {
-        self.inside > 0 && self.inner.complete()
+        self.begun && self.inner.complete()
     }
 }

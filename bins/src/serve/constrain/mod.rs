@@ -23,6 +23,7 @@ use super::openai::think;
 use crate::error::{Error, Result};
 use crate::infer::{Constraint, Follower};
 use after::{After, Mark};
+use schema::MAX_EXPRESSION;
 
 /// White space between the parts of a JSON text: a space, or the end of a line and the next line's beginning. A model
 /// that may write any amount of it may write nothing else.
@@ -84,6 +85,9 @@ impl Languages {
     /// # Errors
     /// Names the field with a schema or an expression that is not supported, too large or too complex.
     pub fn constraint(&self, asked: &Asked, reasoning: bool) -> Result<Arc<dyn Constraint>, ApiError> {
+        if self.ends.is_empty() {
+            return Err(ApiError::field(&asked.field, "the model has no token that ends a text"));
+        }
         let refused = |problem: String| ApiError::field(&asked.field, format!("is not supported: {problem}"));
         let grammar = grammar(&asked.format).map_err(refused)?;
         let read = std::thread::scope(|scope| {
@@ -132,7 +136,7 @@ impl Languages {
         let words: Vec<Vec<u8>> = (0..self.size as u32).map(word).collect();
         let first = self.ends.first().copied().unwrap_or(0);
         let trie = TokTrie::from(&TokRxInfo::new(self.size as u32, first), &words);
-        let trie = if self.ends.is_empty() { trie } else { trie.with_eos_tokens(&self.ends) };
+        let trie = trie.with_eos_tokens(&self.ends);
         let tokens: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = SlicedBiasComputer::general_slices();
         let mut factory =
@@ -164,6 +168,9 @@ fn grammar(format: &Format) -> Result<TopLevelGrammar, String> {
     match format {
         Format::Object => schema(json!({ "type": "object" })),
         Format::Schema(asked) => schema(asked.clone()),
+        Format::Expression(expression) if expression.len() > MAX_EXPRESSION => {
+            Err(format!("it has {} bytes, and an expression may have {MAX_EXPRESSION}", expression.len()))
+        }
         Format::Expression(expression) => Ok(TopLevelGrammar::from_regex(expression)),
         Format::Choice(texts) => {
             let texts: Vec<String> = texts.iter().map(|text| fancy_regex::escape(text).into_owned()).collect();
@@ -223,8 +230,8 @@ impl Follower for Within {
         self.0.consume_token(token).map_err(failed)
     }
 
-    fn pop(&mut self, tokens: usize) -> Result<()> {
-        self.0.rollback(tokens).map_err(failed)
+    fn fork(&self) -> Box<dyn Follower> {
+        Box::new(Self(self.0.clone()))
     }
 
     fn complete(&self) -> bool {

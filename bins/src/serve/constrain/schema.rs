@@ -7,6 +7,9 @@ use serde_json::{Number, Value};
 pub(super) const MAX_VALUES: usize = 10_000;
 /// The least common multiple of all `multipleOf`, without decimal places, at most: a state of the lexer each.
 const MAX_MULTIPLE: u64 = 10_000;
+/// Bytes of a regular expression, and of all patterns of a schema, at most: the time to read one grows faster than its
+/// length.
+pub(super) const MAX_EXPRESSION: usize = 8 << 10;
 /// Integers are read through `f64`.
 const MAX_INTEGER: f64 = 9_007_199_254_740_992.0;
 /// Formats that are enforced. By the standard the others are notes for a reader, and so they are passed over here.
@@ -22,8 +25,7 @@ pub(super) fn prepare(schema: &mut Value) -> Result<(), String> {
     if n > MAX_VALUES {
         return Err(format!("it has {n} values, and at most {MAX_VALUES} are read"));
     }
-    let mut multiple = 1;
-    walk(schema, &mut multiple)
+    walk(schema, &mut Sums { multiple: 1, patterns: 0 })
 }
 
 /// Values in a JSON value, itself included.
@@ -36,33 +38,70 @@ fn values(value: &Value) -> usize {
 }
 
 /// Goes through a schema and the schemas in it; a parsed schema is at most 128 deep.
-fn walk(value: &mut Value, multiple: &mut u64) -> Result<(), String> {
-    let entries = match value {
-        Value::Array(values) => return values.iter_mut().try_for_each(|value| walk(value, multiple)),
+fn walk(schema: &mut Value, sums: &mut Sums) -> Result<(), String> {
+    let entries = match schema {
+        Value::Array(schemas) => return schemas.iter_mut().try_for_each(|schema| walk(schema, sums)),
         Value::Object(entries) => entries,
         _ => return Ok(()),
     };
     if entries.get("format").and_then(Value::as_str).is_some_and(|format| !FORMATS.contains(&format)) {
         entries.shift_remove("format");
     }
-    if let Some(Value::Number(number)) = entries.get("multipleOf") {
+    if entries.get("uniqueItems") == Some(&Value::Bool(false)) {
+        entries.shift_remove("uniqueItems");
+    }
+    for (key, value) in entries {
+        match (key.as_str(), value) {
+            ("multipleOf", Value::Number(number)) => sums.add_multiple(number)?,
+            ("pattern", Value::String(pattern)) => sums.add_pattern(pattern)?,
+            ("const" | "enum" | "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum", value) => {
+                literal(key, value)?;
+            }
+            // Notes, not schemas.
+            ("default" | "examples" | "example", _) => {}
+            // The keys in these are names, and may be any of the words above.
+            (
+                "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas",
+                Value::Object(named),
+            ) => {
+                if key == "patternProperties" {
+                    named.keys().try_for_each(|pattern| sums.add_pattern(pattern))?;
+                }
+                named.values_mut().try_for_each(|schema| walk(schema, sums))?;
+            }
+            (_, value) => walk(value, sums)?,
+        }
+    }
+    Ok(())
+}
+
+/// What is bounded over all parts of a schema.
+struct Sums {
+    /// The least common multiple of all `multipleOf`.
+    multiple: u64,
+    /// Bytes of all patterns.
+    patterns: usize,
+}
+
+impl Sums {
+    fn add_multiple(&mut self, number: &Number) -> Result<(), String> {
         let digits = digits(number).filter(|&digits| digits > 0);
-        *multiple = digits.and_then(|digits| least_common_multiple(*multiple, digits)).unwrap_or(u64::MAX);
-        if *multiple > MAX_MULTIPLE {
+        self.multiple = digits.and_then(|digits| least_common_multiple(self.multiple, digits)).unwrap_or(u64::MAX);
+        if self.multiple > MAX_MULTIPLE {
             return Err(format!(
                 "multipleOf {number}: a common multiple of all of them must be at most {MAX_MULTIPLE}"
             ));
         }
+        Ok(())
     }
-    for (key, value) in entries {
-        match (key.as_str(), value) {
-            ("const" | "enum", value) => literal(key, value)?,
-            // Notes, not schemas.
-            ("default" | "examples" | "example", _) => {}
-            (_, value) => walk(value, multiple)?,
+
+    fn add_pattern(&mut self, pattern: &str) -> Result<(), String> {
+        self.patterns = self.patterns.saturating_add(pattern.len());
+        if self.patterns > MAX_EXPRESSION {
+            return Err(format!("its patterns have more than {MAX_EXPRESSION} bytes together"));
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Refuses integers that the crate would change to others.
@@ -108,6 +147,13 @@ mod tests {
             (json!({"allOf": [{"multipleOf": 0.0251}, {"multipleOf": 97}]}), "multipleOf 97"),
             (json!({"anyOf": [{"const": {"id": [9_007_199_254_740_993_u64]}}]}), "in const"),
             (json!({"multipleOf": 0}), "multipleOf 0"),
+            (json!({"properties": {"default": {"multipleOf": 20_001}}}), "multipleOf 20001"),
+            (json!({"$defs": {"const": {"const": 9_007_199_254_740_993_u64}}}), "in const"),
+            (json!({"minimum": 9_007_199_254_740_993_u64}), "in minimum"),
+            (
+                json!({"anyOf": [{"pattern": "a".repeat(5000)}, {"patternProperties": {"b".repeat(5000): {}}}]}),
+                "8192 bytes",
+            ),
         ] {
             let error = prepare(&mut schema).unwrap_err();
             assert!(error.contains(words), "{error}");
@@ -123,14 +169,19 @@ mod tests {
     #[test]
     fn formats_that_are_notes_are_taken_out_of_schemas_and_of_nothing_else() {
         let mut schema = json!({
-            "properties": {"format": {"type": "string", "format": "int32"}, "b": {"format": "uuid"}},
+            "properties": {
+                "format": {"type": "string", "format": "int32"}, "b": {"format": "uuid"},
+                "default": {"format": "int32", "uniqueItems": false}, "enum": {"uniqueItems": true},
+            },
             "const": {"format": "x"}, "default": {"format": "y"},
         });
         prepare(&mut schema).unwrap();
         assert_eq!(
             schema,
             json!({
-                "properties": {"format": {"type": "string"}, "b": {"format": "uuid"}},
+                "properties": {
+                    "format": {"type": "string"}, "b": {"format": "uuid"}, "default": {}, "enum": {"uniqueItems": true},
+                },
                 "const": {"format": "x"}, "default": {"format": "y"},
             })
         );

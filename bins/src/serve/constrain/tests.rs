@@ -172,39 +172,32 @@ fn white_space_has_an_end() {
 }
 
 #[test]
-fn tokens_that_are_taken_back_leave_the_state_before_them() {
+fn a_look_ahead_changes_nothing() {
     let (languages, _) = languages();
     let schema = Format::Schema(json!({"type": "object", "properties": {"a": {"enum": ["<", "ab"]}}}));
     let inside = constraint(&languages, schema.clone());
     let after = languages.constraint(&asked(schema), true).unwrap();
     for (constraint, text) in [(inside, r#"{"a": "ab"}"#), (after, "so </thin </think>\n\n{\"a\":\"<\"}")] {
         let mut follower = constraint.begin().unwrap();
-        let mut masks = Vec::new();
         let mask = |follower: &mut Box<dyn Follower>| {
             let mut logits = vec![0.0f32; languages.size];
             follower.mask(&mut logits).unwrap();
             logits
         };
-        for byte in text.bytes() {
+        for place in 0..text.len() {
             let logits = mask(&mut follower);
-            assert_eq!(logits[usize::from(byte)], 0.0, "{text}: {}", char::from(byte));
-            masks.push(logits);
-            follower.push(byte.into()).unwrap();
-        }
-        assert!(follower.complete(), "{text}");
-        // All back at once, and one by one.
-        for step in [1, 3, text.len()] {
-            let mut length = text.len();
-            while length > 0 {
-                let step = step.min(length);
-                follower.pop(step).unwrap();
-                length -= step;
-                assert!(mask(&mut follower) == masks[length] && !follower.complete(), "{text}: {length}");
+            let mut ahead = follower.fork();
+            for byte in text[place..].bytes() {
+                assert_eq!(mask(&mut ahead)[usize::from(byte)], 0.0, "{text}: {}", char::from(byte));
+                ahead.push(byte.into()).unwrap();
             }
-            text.bytes().for_each(|byte| follower.push(byte.into()).unwrap());
-            assert!(follower.complete());
+            assert!(ahead.complete() && !follower.complete(), "{text}");
+            // One that fails is of no more use, and this one is.
+            assert!(ahead.push(b'x'.into()).is_err());
+            assert!(mask(&mut follower) == logits, "{text}: {place}");
+            follower.push(text.as_bytes()[place].into()).unwrap();
         }
-        assert!(follower.pop(text.len() + 1).is_err());
+        assert!(follower.complete());
     }
 }
 

@@ -219,7 +219,8 @@ impl ChatRequest {
             Some(ToolChoice::Word(word)) if word == "auto" => {}
             Some(ToolChoice::Word(word)) if word == "none" => tools = None,
             Some(ToolChoice::Word(_) | ToolChoice::Tool(_)) => {
-                let problem = "must be \"auto\" or \"none\": a call cannot be enforced without constrained decoding";
+                let problem =
+                    "must be \"auto\" or \"none\": calls are text, and how they are written is the template's matter";
                 return Err(ApiError::field("tool_choice", problem));
             }
         }
