@@ -27,7 +27,7 @@ use schema::MAX_EXPRESSION;
 
 /// White space between the parts of a JSON text: a space, or the end of a line and the next line's beginning. A model
 /// that may write any amount of it may write nothing else.
-const SPACE: &str = "[ ]|\n[ ]{0,64}";
+const SPACE: &str = "[ ]|\n[ ]{0,20}";
 /// Stack of the thread that reads a schema, of which only what is used takes memory.
 const STACK: usize = 256 << 20;
 /// States of a lexer, at most, each of 1 to 2 kB.
