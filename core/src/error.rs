@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The device went away, or failed in a way that only a restart mends.
     DeviceLost,
+    /// Another rank of the run died, left, or does not answer.
+    PeerLost,
     /// A loss, gradient or weight is NaN or infinite.
     NonFinite,
     /// Anything else.
@@ -28,6 +30,11 @@ pub trait DeviceError: core::error::Error + From<InvalidOp> + 'static {
     /// The error of a training step whose loss or gradient is not finite; `problem` says which.
     fn non_finite(problem: &'static str) -> Self {
         InvalidOp::plain("update", problem).with_kind(ErrorKind::NonFinite).into()
+    }
+
+    /// The error of a collective, `operation`, in which a rank is missing.
+    fn peer_lost(operation: &'static str) -> Self {
+        InvalidOp::plain(operation, "another rank died, left, or does not answer").with_kind(ErrorKind::PeerLost).into()
     }
 
     /// The error for an operation the device lacks.

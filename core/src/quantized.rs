@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::DType;
 use crate::device::{Kernels, Scaled, ScaledMut, Tiles};
-use crate::error::{InvalidOp, ensure, multiple, same};
+use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 use crate::fp8::TILE;
 use crate::tensor::{MatRef, Tensor, View, ViewMut};
 
@@ -69,6 +69,7 @@ impl<D: Kernels> Quantized<D> {
     }
 
     /// Codes and scales of rows `first..first + rows` of the part that starts at row `base`, to write: of whole blocks.
+    /// From the first row of a part on they may be those of several whole parts.
     pub(crate) fn block_rows(
         &mut self,
         base: usize,
@@ -103,9 +104,12 @@ impl<D: Kernels> Quantized<D> {
         let Tiling::Block { part } = self.tiling else { return Err(InvalidOp::plain(OP, "must be 128x128")) };
         multiple(OP, "the first row of a parameter", base, "the rows of a part", part)?;
         multiple(OP, "the first row", first, "the rows of a block", TILE)?;
-        let end = first + rows;
+        let (start, end) = (base / part * part.div_ceil(TILE), first + rows);
+        if first == 0 && rows.is_multiple_of(part) {
+            return Ok(start..start + rows / part * part.div_ceil(TILE));
+        }
         ensure(OP, "rows must end where a block or the parameter does", end == part || end.is_multiple_of(TILE))?;
-        let start = base / part * part.div_ceil(TILE);
+        at_most(OP, "the last row", end, "the rows of a part", part)?;
         Ok(start + first / TILE..start + end.div_ceil(TILE))
     }
 

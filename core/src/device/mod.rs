@@ -143,6 +143,16 @@ pub trait Device: Clone {
     /// Copies out of `buffer` from byte `offset` on, after all earlier work on it.
     fn download(&self, buffer: &Self::Buffer, offset: usize, bytes: &mut [u8]) -> Result<(), Self::Error>;
 
+    /// The bytes of a buffer, where the host can read them in place. None by default: they are copied to and fro.
+    fn host_bytes<'a>(&self, _buffer: &'a Self::Buffer) -> Option<&'a [u8]> {
+        None
+    }
+
+    /// The bytes of a buffer, where the host can write them in place. None by default.
+    fn host_bytes_mut<'a>(&self, _buffer: &'a mut Self::Buffer) -> Option<&'a mut [u8]> {
+        None
+    }
+
     /// Waits for all work and reports late errors.
     fn flush(&self) -> Result<(), Self::Error>;
 

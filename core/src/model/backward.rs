@@ -2,11 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::{Inputs, Kept, Model};
+use super::{Inputs, Kept, Model, Sink, Store};
 use crate::device::{Kernels, Out, ReduceRows, Reduction, ScatterAddRows};
 use crate::layer::moe::BalanceLoss;
 use crate::tensor::Tensor;
-use crate::weights::Parameters;
 
 /// What each part of the loss is multiplied by, so that micro-batches of a batch add up to its mean.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,44 +38,80 @@ impl<D: Kernels> Model<D> {
         inputs: &Inputs<D>,
         kept: Kept<D>,
         scales: &LossScales,
-        gradients: &mut Parameters<D>,
+        gradients: &mut impl Sink<D>,
         losses: &mut Losses<D>,
     ) -> Result<(), D::Error> {
-        let a = &self.architecture;
-        let copies = self.copies()?;
-        let pass = self.pass(inputs, &copies, true);
+        self.backward_with(&mut self.whole()?, inputs, kept, scales, gradients, losses)
+    }
+
+    /// As [`backward`](Self::backward), with weights that come out of `store`.
+    pub fn backward_with(
+        &self,
+        store: &mut impl Store<D>,
+        inputs: &Inputs<D>,
+        kept: Kept<D>,
+        scales: &LossScales,
+        sink: &mut impl Sink<D>,
+        losses: &mut Losses<D>,
+    ) -> Result<(), D::Error> {
+        let (a, device) = (&self.architecture, &self.device);
+        let (embedding, head) = (a.embedding_group(), a.head_group());
         let Kept { blocks, output, norm, hidden, mtp } = kept;
         let (t, d) = (output.shape().rows(), output.shape().cols());
+        // Several prediction depths contribute to the embedding, which a tied head shares, so it is open throughout.
+        sink.open(device, embedding)?;
+        sink.open(device, head)?;
+        store.fetch(device, embedding)?;
+        store.fetch(device, head)?;
+        let pass = self.pass(inputs, store, true);
         let mut dhidden = Vec::with_capacity(hidden.len());
         for (k, x) in hidden.iter().enumerate() {
             let scale = if k == 0 { scales.main } else { scales.mtp[k - 1] };
             let mut dx = pass.activation(t, d)?;
             let mut nll = pass.statistics(t, 1)?;
+            let gradients = sink.gradients();
             a.head.backward(&pass, gradients, x.view(), inputs.targets[k].view(), scale, &mut nll, &mut dx)?;
             let total = losses.nll.view_mut().columns(k..k + 1)?;
             let row = nll.view().reshape(1, t)?;
-            self.device.reduce_rows(ReduceRows::new(Reduction::Sum, row, total, Out::Add)?)?;
+            device.reduce_rows(ReduceRows::new(Reduction::Sum, row, total, Out::Add)?)?;
             if let (0, Some(of), Some(sums)) = (k, &inputs.sources, &mut losses.by_source) {
                 self.add_by_source(&nll, of, sums)?;
             }
             dhidden.push(dx);
         }
         for (k, (module, saved)) in a.mtp.iter().zip(mtp).enumerate().rev() {
+            let group = a.mtp_group(k);
+            sink.open(device, group)?;
+            store.fetch(device, group)?;
+            let pass = self.pass(inputs, store, true);
             let dy = dhidden.pop().expect("one gradient per depth");
             let before = dhidden.last_mut().expect("the main model comes first");
             let (tokens, x) = (inputs.tokens[k + 1].view(), hidden[k].view());
-            let balance = balance_loss(scales, losses);
+            let (balance, gradients) = (balance_loss(scales, losses), sink.gradients());
             module.backward(&pass, gradients, saved, balance, &a.embedding, tokens, x, dy.view(), before)?;
+            store.release(device, group)?;
+            sink.close(device, group)?;
         }
         drop(hidden);
         let dy = dhidden.pop().expect("the main model comes first");
+        let pass = self.pass(inputs, store, true);
         let mut dx = pass.activation(t, d)?;
-        a.norm.backward(&pass, gradients, output.view(), &norm, dy.view(), dx.view_mut(), Out::Replace)?;
+        a.norm.backward(&pass, sink.gradients(), output.view(), &norm, dy.view(), dx.view_mut(), Out::Replace)?;
         drop((dy, output));
-        for (block, saved) in a.blocks.iter().zip(blocks).rev() {
-            block.backward(&pass, gradients, saved, balance_loss(scales, losses), &mut dx)?;
+        store.release(device, head)?;
+        store.release(device, embedding)?;
+        sink.close(device, head)?;
+        for (index, (block, saved)) in a.blocks.iter().zip(blocks).enumerate().rev() {
+            let group = a.block_group(index);
+            sink.open(device, group)?;
+            store.fetch(device, group)?;
+            let pass = self.pass(inputs, store, true);
+            block.backward(&pass, sink.gradients(), saved, balance_loss(scales, losses), &mut dx)?;
+            store.release(device, group)?;
+            sink.close(device, group)?;
         }
-        a.embedding.backward_weight(&self.device, gradients, inputs.tokens[0].view(), dx.view())
+        a.embedding.backward_weight(device, sink.gradients(), inputs.tokens[0].view(), dx.view())?;
+        sink.close(device, embedding)
     }
 
     /// Adds the loss of every row, `nll [t, 1]`, to the sum of its sequence's source, `[sources, 1]`.

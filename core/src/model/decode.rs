@@ -110,13 +110,13 @@ impl<D: Kernels> Model<D> {
         if let Some(loads) = &loads {
             same(OP, "layers whose load is counted", self.routers.len(), loads.layers.len())?;
         }
-        let (a, copies) = (&self.architecture, self.copies()?);
+        let (a, store) = (&self.architecture, self.whole()?);
         let end = chunks.iter().map(|c| c.start + c.tokens.len()).max().unwrap_or(0);
         let rope = self.rope(end)?;
         self.in_phases(chunks, |phase, chosen| {
             let chunks: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
             let rows = self.rows(cache, phase, &chunks)?;
-            let pass = self.pass_over(&rows.sequences, &rope, &copies, phase);
+            let pass = self.pass_over(&rows.sequences, &rope, &store, phase);
             let routers = &mut Routers { states: &self.routers, loads: loads.as_deref_mut() };
             let mut x = a.embedding.forward(&pass, rows.tokens.view())?;
             for (i, block) in a.blocks.iter().enumerate() {
@@ -139,7 +139,7 @@ impl<D: Kernels> Model<D> {
         let chunks: Vec<Chunk<'_>> = drafts.iter().map(Draft::chunk).collect();
         self.check(OP, cache, &chunks)?;
         cache.module(OP, module)?;
-        let (a, copies, d) = (&self.architecture, self.copies()?, self.config().hidden_size);
+        let (a, store, d) = (&self.architecture, self.whole()?, self.config().hidden_size);
         let modules = a.mtp.len();
         let layer =
             a.mtp.get(module).ok_or(InvalidOp::not_below(OP, "MTP module", module, "those of the model,", modules))?;
@@ -152,7 +152,7 @@ impl<D: Kernels> Model<D> {
         self.in_phases(&chunks, |phase, chosen| {
             let some: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
             let rows = self.rows(cache, phase, &some)?;
-            let pass = self.pass_over(&rows.sequences, &rope, &copies, phase);
+            let pass = self.pass_over(&rows.sequences, &rope, &store, phase);
             let mut before = pass.activation(rows.tokens.shape().rows(), d)?;
             let mut at = 0;
             for &i in chosen {

@@ -3,14 +3,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::Model;
+use super::{Model, Store, store::Whole};
 use crate::DType;
 use crate::device::{IGNORE, Kernels};
 use crate::error::{InvalidOp, at_most, ensure, multiple, same};
 use crate::layer::moe::{LoadCount, Routers};
 use crate::layer::{Pass, Phase, Sequences, block, mtp, rmsnorm, rope};
 use crate::tensor::Tensor;
-use crate::weights::Copies;
 
 /// Tokens of some sequences, on the host.
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +170,10 @@ impl<D: Kernels> Model<D> {
         Ok(Arc::clone(&table))
     }
 
-    /// A pass over `inputs`; in `training` the layers keep what a backward pass needs.
-    pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>, copies: &'a Copies<D>, training: bool) -> Pass<'a, D> {
-        Pass { training, ..self.pass_over(&inputs.sequences, &inputs.rope, copies, Phase::Prefill) }
+    /// A pass over `inputs` with the weights that `store` holds; in `training` the layers keep what a backward pass
+    /// needs.
+    pub(super) fn pass<'a>(&'a self, inputs: &'a Inputs<D>, store: &'a impl Store<D>, training: bool) -> Pass<'a, D> {
+        Pass { training, ..self.pass_over(&inputs.sequences, &inputs.rope, store, Phase::Prefill) }
     }
 
     /// A pass over rows at these positions, of which nothing is kept.
@@ -181,13 +181,13 @@ impl<D: Kernels> Model<D> {
         &'a self,
         sequences: &'a Sequences<D>,
         rope: &'a Tensor<D>,
-        copies: &'a Copies<D>,
+        store: &'a impl Store<D>,
         phase: Phase,
     ) -> Pass<'a, D> {
         Pass {
             device: &self.device,
-            weights: &self.weights,
-            copies,
+            weights: store.weights(),
+            copies: store.copies(),
             sequences,
             rope,
             precision: self.precision,
@@ -196,49 +196,95 @@ impl<D: Kernels> Model<D> {
         }
     }
 
+    /// All weights, in place.
+    pub(super) fn whole(&self) -> Result<Whole<'_, D>, D::Error> {
+        Ok(Whole { weights: &self.weights, copies: self.copies()? })
+    }
+
     /// Runs the main model and as many MTP modules as `inputs` holds tokens for, to hidden states; adds every expert's
     /// load to `loads`. The loss is computed by [`backward`](Self::backward).
     pub fn forward(&self, inputs: &Inputs<D>, loads: &mut LoadCount<D>) -> Result<Kept<D>, D::Error> {
-        let (a, copies) = (&self.architecture, self.copies()?);
-        let pass = self.pass(inputs, &copies, true);
+        self.forward_with(&mut self.whole()?, inputs, loads)
+    }
+
+    /// As [`forward`](Self::forward), with weights that come out of `store`.
+    pub fn forward_with(
+        &self,
+        store: &mut impl Store<D>,
+        inputs: &Inputs<D>,
+        loads: &mut LoadCount<D>,
+    ) -> Result<Kept<D>, D::Error> {
+        let (a, device) = (&self.architecture, &self.device);
         let routers = &mut Routers { states: &self.routers, loads: Some(loads) };
-        let mut x = a.embedding.forward(&pass, inputs.tokens[0].view())?;
+        let mut x = self.embedded(store, inputs, true)?;
         let mut blocks = Vec::with_capacity(a.blocks.len());
-        for block in &a.blocks {
-            let (y, saved) = block.forward(&pass, routers, x)?;
+        for (index, block) in a.blocks.iter().enumerate() {
+            store.fetch(device, a.block_group(index))?;
+            let (y, saved) = block.forward(&self.pass(inputs, store, true), routers, x)?;
+            store.release(device, a.block_group(index))?;
             blocks.extend(saved);
             x = y;
         }
-        let (normed, norm) = a.norm.normed(&pass, x.view())?;
+        let (normed, norm) = self.normed(store, inputs, true, &x)?;
         let mut kept =
             Kept { blocks, output: x, norm, hidden: Vec::with_capacity(inputs.tokens.len()), mtp: Vec::new() };
         kept.hidden.push(normed);
-        for (module, tokens) in a.mtp.iter().zip(&inputs.tokens[1..]) {
+        for (k, (module, tokens)) in a.mtp.iter().zip(&inputs.tokens[1..]).enumerate() {
+            store.fetch(device, a.embedding_group())?;
+            store.fetch(device, a.mtp_group(k))?;
             let before = &kept.hidden[kept.hidden.len() - 1];
+            let pass = self.pass(inputs, store, true);
             let (hidden, saved) = module.forward(&pass, routers, &a.embedding, tokens.view(), before.view())?;
+            store.release(device, a.mtp_group(k))?;
+            store.release(device, a.embedding_group())?;
             kept.hidden.push(hidden);
             kept.mtp.extend(saved);
         }
         Ok(kept)
     }
 
+    /// The embedded tokens, `[t, d]`.
+    fn embedded(&self, store: &mut impl Store<D>, inputs: &Inputs<D>, training: bool) -> Result<Tensor<D>, D::Error> {
+        let a = &self.architecture;
+        store.fetch(&self.device, a.embedding_group())?;
+        let x = a.embedding.forward(&self.pass(inputs, store, training), inputs.tokens[0].view())?;
+        store.release(&self.device, a.embedding_group())?;
+        Ok(x)
+    }
+
+    /// The residual stream `x [t, d]` after the final norm.
+    fn normed(
+        &self,
+        store: &mut impl Store<D>,
+        inputs: &Inputs<D>,
+        training: bool,
+        x: &Tensor<D>,
+    ) -> Result<(Tensor<D>, rmsnorm::Saved<D>), D::Error> {
+        let a = &self.architecture;
+        store.fetch(&self.device, a.head_group())?;
+        let normed = a.norm.normed(&self.pass(inputs, store, training), x.view())?;
+        store.release(&self.device, a.head_group())?;
+        Ok(normed)
+    }
+
     /// Hidden states after the final norm, `[t, d]`. Keeps nothing and counts no loads.
-    fn hidden(&self, pass: &Pass<'_, D>, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
+    fn hidden(&self, store: &mut impl Store<D>, inputs: &Inputs<D>) -> Result<Tensor<D>, D::Error> {
         let a = &self.architecture;
         let routers = &mut Routers { states: &self.routers, loads: None };
-        let mut x = a.embedding.forward(pass, inputs.tokens[0].view())?;
-        for block in &a.blocks {
-            x = block.forward(pass, routers, x)?.0;
+        let mut x = self.embedded(store, inputs, false)?;
+        for (index, block) in a.blocks.iter().enumerate() {
+            store.fetch(&self.device, a.block_group(index))?;
+            x = block.forward(&self.pass(inputs, store, false), routers, x)?.0;
+            store.release(&self.device, a.block_group(index))?;
         }
-        Ok(a.norm.normed(pass, x.view())?.0)
+        Ok(self.normed(store, inputs, false, &x)?.0)
     }
 
     /// Logits `[n·length, vocabulary]` of a batch, all at once: for short inputs.
     pub fn logits(&self, batch: &Batch<'_>) -> Result<Tensor<D>, D::Error> {
-        let (inputs, copies) = (self.inputs(batch, 0)?, self.copies()?);
-        let pass = self.pass(&inputs, &copies, false);
-        let hidden = self.hidden(&pass, &inputs)?;
-        self.architecture.head.logits(&pass, hidden.view())
+        let (inputs, mut store) = (self.inputs(batch, 0)?, self.whole()?);
+        let hidden = self.hidden(&mut store, &inputs)?;
+        self.architecture.head.logits(&self.pass(&inputs, &store, false), hidden.view())
     }
 
     /// Logits `[vocabulary]` of the token that follows `tokens`, one sequence.
@@ -247,22 +293,31 @@ impl<D: Kernels> Model<D> {
         padded.extend_from_slice(tokens);
         padded.push(0);
         let batch = Batch::new(&padded, tokens.len(), None, self.config().vocab_size)?;
-        let (inputs, copies) = (self.inputs(&batch, 0)?, self.copies()?);
-        let pass = self.pass(&inputs, &copies, false);
-        let hidden = self.hidden(&pass, &inputs)?;
+        let (inputs, mut store) = (self.inputs(&batch, 0)?, self.whole()?);
+        let hidden = self.hidden(&mut store, &inputs)?;
         let last = hidden.view().row_range(tokens.len() - 1..tokens.len())?;
+        let pass = self.pass(&inputs, &store, false);
         self.architecture.head.logits(&pass, last)?.download(&self.device)
     }
 
     /// Per-token negative log-likelihood of the targets of a batch, and the argmax token at each position.
     pub fn score(&self, batch: &Batch<'_>) -> Result<Scores, D::Error> {
-        let (inputs, copies) = (self.inputs(batch, 0)?, self.copies()?);
-        let pass = self.pass(&inputs, &copies, false);
-        let hidden = self.hidden(&pass, &inputs)?;
+        self.score_with(&mut self.whole()?, batch)
+    }
+
+    /// As [`score`](Self::score), with weights that come out of `store`.
+    pub fn score_with(&self, store: &mut impl Store<D>, batch: &Batch<'_>) -> Result<Scores, D::Error> {
+        let (a, inputs) = (&self.architecture, self.inputs(batch, 0)?);
+        let hidden = self.hidden(store, &inputs)?;
+        store.fetch(&self.device, a.embedding_group())?;
+        store.fetch(&self.device, a.head_group())?;
+        let pass = self.pass(&inputs, store, false);
         let mut nll = pass.statistics(hidden.shape().rows(), 1)?;
         let mut greedy = pass.indices(hidden.shape().rows(), 1)?;
         let targets = inputs.targets[0].view();
-        self.architecture.head.losses(&pass, hidden.view(), targets, &mut nll, Some(&mut greedy))?;
+        a.head.losses(&pass, hidden.view(), targets, &mut nll, Some(&mut greedy))?;
+        store.release(&self.device, a.head_group())?;
+        store.release(&self.device, a.embedding_group())?;
         Ok(Scores { nll: nll.download(&self.device)?, greedy: greedy.download(&self.device)? })
     }
 }

@@ -3,6 +3,7 @@
 mod backward;
 mod decode;
 mod forward;
+mod store;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -12,9 +13,10 @@ use spin::Mutex;
 pub use backward::{LossScales, Losses};
 pub use decode::{Chunk, Draft, Extended};
 pub use forward::{Batch, Inputs, Kept, Scores, Sources};
+pub use store::{Sink, Store};
 
 use crate::config::ModelConfig;
-use crate::device::{Fill, Kernels, RandomNormal};
+use crate::device::{Cast, Fill, Kernels, RandomNormal};
 use crate::error::InvalidOp;
 use crate::layer::block::Block;
 use crate::layer::embedding::Embedding;
@@ -24,7 +26,7 @@ use crate::layer::mtp::Mtp;
 use crate::layer::rmsnorm::RmsNorm;
 use crate::layer::rope;
 use crate::precision::Precision;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, ViewMut};
 use crate::weights::{Copies, Layout, Lowest, Parameter, Parameters, Rows, Slot, Storage, layer_prefix};
 
 /// The layers of a model and the layout of their parameters. No weights.
@@ -86,6 +88,26 @@ impl Architecture {
         &self.layout
     }
 
+    /// The group of the embedding. They are numbered as they are declared in [`new`](Self::new).
+    pub(crate) fn embedding_group(&self) -> usize {
+        0
+    }
+
+    /// The group of a layer of the trunk.
+    pub(crate) fn block_group(&self, index: usize) -> usize {
+        1 + index
+    }
+
+    /// The group of the final norm and of the head, where the embedding is not the head.
+    pub(crate) fn head_group(&self) -> usize {
+        1 + self.blocks.len()
+    }
+
+    /// The group of an MTP module.
+    pub(crate) fn mtp_group(&self, index: usize) -> usize {
+        2 + self.blocks.len() + index
+    }
+
     /// The layers with experts, MTP modules included, in order.
     pub fn experts(&self) -> impl Iterator<Item = &Moe> {
         self.blocks.iter().chain(self.mtp.iter().map(Mtp::block)).filter_map(Block::experts)
@@ -118,6 +140,20 @@ impl<D: Kernels> Model<D> {
         let architecture = Architecture::new(config);
         let weights = Parameters::zeros(device, architecture.layout(), precision.master())?;
         let copies = Copies::new(device, architecture.layout(), &precision)?;
+        Self::with(device, architecture, precision, weights, copies)
+    }
+
+    /// One rank's part of a model, the elements `held` of each group; all zero. A pass has to be given a
+    /// [`Store`] that brings the weights together.
+    pub fn part(
+        device: &D,
+        config: &ModelConfig,
+        precision: Precision,
+        held: Vec<core::ops::Range<usize>>,
+    ) -> Result<Self, D::Error> {
+        let architecture = Architecture::new(config);
+        let weights = Parameters::part(device, architecture.layout(), precision.master(), held)?;
+        let copies = Copies::none(architecture.layout());
         Self::with(device, architecture, precision, weights, copies)
     }
 
@@ -230,13 +266,21 @@ impl<D: Kernels> Model<D> {
         self.copies.get_mut().stale = true;
         let layout = self.architecture.layout().clone();
         for parameter in layout.parameters() {
-            let view = self.weights.view_mut(&parameter.slot)?;
-            if parameter.is_matrix() {
-                self.device.random_normal(RandomNormal::new(seed, crate::rng::stream(&parameter.name), std, view)?)?;
-            } else {
-                let value = if parameter.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
-                self.device.fill(Fill::new(view, value))?;
+            let held = self.weights.held_of(parameter);
+            if held.is_empty() {
+                continue;
             }
+            if held.len() == parameter.elements() {
+                initial(&self.device, parameter, seed, std, self.weights.view_mut(&parameter.slot)?)?;
+                continue;
+            }
+            // A random number belongs to its place in the whole parameter.
+            let (rows, cols) = (parameter.slot.rows(), parameter.slot.cols());
+            let mut whole = Tensor::<D>::empty(&self.device, &[rows, cols], self.weights.dtype())?;
+            initial(&self.device, parameter, seed, std, whole.view_mut())?;
+            let (group, extent) = layout.extent(&parameter.slot);
+            let to = self.weights.range_mut(group, extent.start + held.start..extent.start + held.end)?;
+            self.device.cast(Cast::new(whole.part(held.start, 1, held.len())?, to)?)?;
         }
         for router in &mut self.routers {
             self.device.fill(Fill::new(router.bias.view_mut(), 0.0))?;
@@ -271,4 +315,19 @@ impl<D: Kernels> Model<D> {
         };
         Ok(LoadCount { layers: self.routers.iter().map(zeros).collect::<Result<_, _>>()? })
     }
+}
+
+/// Fills `view` with the first values of a parameter.
+fn initial<D: Kernels>(
+    device: &D,
+    parameter: &Parameter,
+    seed: u64,
+    std: f64,
+    view: ViewMut<'_, D>,
+) -> Result<(), D::Error> {
+    if parameter.is_matrix() {
+        return device.random_normal(RandomNormal::new(seed, crate::rng::stream(&parameter.name), std, view)?);
+    }
+    let value = if parameter.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+    device.fill(Fill::new(view, value))
 }

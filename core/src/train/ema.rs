@@ -3,6 +3,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::DType;
 use crate::device::Kernels;
@@ -21,7 +22,9 @@ pub struct Ema {
     decay: f64,
     updates: u64,
     layout: Layout,
-    /// Averages, in the groups of [`Parameters`].
+    /// What of each group is averaged here, in elements of the group.
+    held: Vec<Range<usize>>,
+    /// Averages of what is held, in the groups of [`Parameters`].
     groups: Vec<Vec<f32>>,
     chunk: Vec<f32>,
 }
@@ -29,8 +32,13 @@ pub struct Ema {
 impl Ema {
     /// An average of nothing yet. `decay` is at least 0 and below 1; 0.999 looks back a thousand steps.
     pub fn new(decay: f64, layout: &Layout) -> Self {
-        let groups = layout.groups().iter().map(|group| vec![0.0; group.elements()]).collect();
-        Self { decay, updates: 0, layout: layout.clone(), groups, chunk: Vec::new() }
+        Self::part(decay, layout, layout.groups().iter().map(|group| 0..group.elements()).collect())
+    }
+
+    /// As [`new`](Self::new), of the elements `held` of each group: one rank's part.
+    pub fn part(decay: f64, layout: &Layout, held: Vec<Range<usize>>) -> Self {
+        let groups = held.iter().map(|held| vec![0.0; held.len()]).collect();
+        Self { decay, updates: 0, layout: layout.clone(), held, groups, chunk: Vec::new() }
     }
 
     /// Host memory in bytes of an average of such parameters.
@@ -50,9 +58,8 @@ impl Ema {
         self.chunk.resize(piece, 0.0);
         // Shares sum to (1 − dⁿ)/(1 − d); the newest has one of them.
         let rate = ((1.0 - self.decay) / (1.0 - libm::pow(self.decay, self.updates as f64))) as f32;
-        for (average, group) in self.groups.iter_mut().zip(weights.groups()) {
-            same("ema", "elements of a group", average.len(), group.shape().elements())?;
-            let view = group.view();
+        for (number, average) in self.groups.iter_mut().enumerate() {
+            let view = weights.range(number, self.held[number].clone())?;
             for (number, part) in average.chunks_mut(piece).enumerate() {
                 let chunk = &mut self.chunk[..part.len()];
                 let offset = (view.offset() + number * piece) * size_of::<f32>();
@@ -75,13 +82,27 @@ impl Ema {
         &self.layout
     }
 
-    /// The average of a parameter of its [layout](Self::layout), row by row.
+    /// What of each group is averaged here, in elements of the group.
+    pub fn held(&self) -> &[Range<usize>] {
+        &self.held
+    }
+
+    /// The average of a parameter of its [layout](Self::layout), row by row, as far as it is [held](Self::held) here.
     pub fn parameter(&self, parameter: &Parameter) -> &[f32] {
-        let (group, range) = self.layout.extent(&parameter.slot);
+        let (group, range) = self.place(parameter);
         &self.groups[group][range]
     }
 
-    /// Takes up an average that was saved after `updates`: `fill` is given every parameter, to write its values.
+    /// The group of a parameter, and where in it lies what is held of the parameter.
+    fn place(&self, parameter: &Parameter) -> (usize, Range<usize>) {
+        let (group, whole) = self.layout.extent(&parameter.slot);
+        let held = &self.held[group];
+        let start = whole.start.clamp(held.start, held.end);
+        (group, start - held.start..whole.end.clamp(start, held.end) - held.start)
+    }
+
+    /// Takes up an average that was saved after `updates`: `fill` is given every parameter, to write the values that
+    /// are held of it.
     ///
     /// # Errors
     /// Those of `fill`; the average is then not to be used.
@@ -90,8 +111,9 @@ impl Ema {
         updates: u64,
         mut fill: impl FnMut(&Parameter, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        for parameter in self.layout.parameters() {
-            let (group, range) = self.layout.extent(&parameter.slot);
+        let layout = self.layout.clone();
+        for parameter in layout.parameters() {
+            let (group, range) = self.place(parameter);
             fill(parameter, &mut self.groups[group][range])?;
         }
         self.updates = updates;

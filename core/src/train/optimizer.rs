@@ -1,7 +1,10 @@
-//! AdamW over whole parameter groups, with gradient clipping.
+//! AdamW over whole parameter groups, or over one rank's part of them.
 
-use crate::device::{AdamRates, AdamW, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
-use crate::tensor::{Tensor, View};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::device::{AdamRates, AdamW, Kernels};
+use crate::tensor::View;
 use crate::weights::{Layout, Parameters};
 
 /// Hyperparameters of AdamW and of gradient clipping, which stay the same over a run.
@@ -37,13 +40,14 @@ pub struct Optimizer<D: Kernels> {
 }
 
 impl<D: Kernels> Optimizer<D> {
-    /// Moments of zero.
-    pub fn new(device: &D, layout: &Layout, dtype: crate::DType) -> Result<Self, D::Error> {
-        let m = Parameters::zeros(device, layout, dtype)?;
-        Ok(Self { m, v: Parameters::zeros(device, layout, dtype)?, step: 0 })
+    /// Moments of zero for the elements `held` of each group.
+    pub fn new(device: &D, layout: &Layout, dtype: crate::DType, held: Vec<Range<usize>>) -> Result<Self, D::Error> {
+        let m = Parameters::part(device, layout, dtype, held.clone())?;
+        Ok(Self { m, v: Parameters::part(device, layout, dtype, held)?, step: 0 })
     }
 
-    /// One update of all weights with gradients scaled by `clip [1, 1]`. Vectors are not decayed.
+    /// One update of the weights whose moments are here, with gradients scaled by `clip [1, 1]`. Vectors are not
+    /// decayed.
     pub fn update(
         &mut self,
         device: &D,
@@ -55,17 +59,19 @@ impl<D: Kernels> Optimizer<D> {
     ) -> Result<(), D::Error> {
         self.step += 1;
         for (i, group) in weights.layout().clone().groups().iter().enumerate() {
-            for (start, len, decay) in [(0, group.vectors, 0.0), (group.vectors, group.matrices, hyper.weight_decay)] {
-                if len == 0 {
+            let held = self.m.held()[i].clone();
+            let border = group.vectors.clamp(held.start, held.end);
+            for (part, decay) in [(held.start..border, 0.0), (border..held.end, hyper.weight_decay)] {
+                if part.is_empty() {
                     continue;
                 }
                 let (beta1, beta2, eps) = (hyper.beta1, hyper.beta2, hyper.eps);
                 let rates = AdamRates { lr, beta1, beta2, eps, decay, step: self.step };
                 device.adamw(AdamW::new(
-                    weights.groups_mut()[i].part_mut(start, 1, len)?,
-                    gradients.groups()[i].part(start, 1, len)?,
-                    self.m.groups_mut()[i].part_mut(start, 1, len)?,
-                    self.v.groups_mut()[i].part_mut(start, 1, len)?,
+                    weights.range_mut(i, part.clone())?,
+                    gradients.range(i, part.clone())?,
+                    self.m.range_mut(i, part.clone())?,
+                    self.v.range_mut(i, part)?,
                     clip,
                     rates,
                 )?)?;
@@ -73,20 +79,4 @@ impl<D: Kernels> Optimizer<D> {
         }
         Ok(())
     }
-}
-
-/// The squared norm of all gradients, `squared [1, 1]`, and what they are to be multiplied by, `clip [1, 1]`.
-pub(super) fn clip<D: Kernels>(
-    device: &D,
-    gradients: &Parameters<D>,
-    clip_norm: f64,
-    squared: &mut Tensor<D>,
-    clip: &mut Tensor<D>,
-) -> Result<(), D::Error> {
-    for (i, group) in gradients.groups().iter().enumerate() {
-        let row = group.view().reshape(1, group.shape().elements())?;
-        device.reduce_rows(ReduceRows::new(Reduction::SumSquares, row, squared.view_mut(), Out::add_if(i > 0))?)?;
-    }
-    device.cast(crate::device::Cast::new(squared.view(), clip.view_mut())?)?;
-    device.unary(Unary::new(UnaryOp::ClipFactor(clip_norm), clip.view_mut())?)
 }

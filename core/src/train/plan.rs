@@ -1,12 +1,12 @@
 //! The plan of a run: memory and work, counted by a real step on the dry device.
 
-use crate::comm::Solo;
+use crate::comm::Imagined;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
 use crate::device::{Device, Dry, Tally};
-use crate::model::{Batch, Model};
+use crate::model::{Architecture, Batch, Model};
 use crate::precision::Precision;
 use crate::train::schedule::Rates;
-use crate::train::{Hyperparameters, Trainer};
+use crate::train::{Hyperparameters, Parallel, Shards, Trainer, Zero};
 
 /// Device memory of a run in bytes, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,12 +31,34 @@ impl MemoryPlan {
     }
 }
 
+/// What one rank computes in a step, and how it shares work and state with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Micro-batch size in sequences.
+    pub sequences: usize,
+    /// Sequence length in tokens.
+    pub length: usize,
+    /// Micro-batches that a rank computes in a step.
+    pub rounds: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// How they share.
+    pub parallel: Parallel,
+}
+
+impl Share {
+    /// One rank that computes one micro-batch in a step.
+    pub fn alone(sequences: usize, length: usize) -> Self {
+        Self { sequences, length, rounds: 1, world: 1, parallel: Parallel::default() }
+    }
+}
+
 /// The cost of a training run: parameters, memory, work.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Parameters by kind.
     pub parameters: ParameterCount,
-    /// Memory of one rank that holds the whole model.
+    /// Memory of rank 0.
     pub memory: MemoryPlan,
     /// Floating-point operations of forward and backward pass per token, as counted on the way, recomputation and
     /// MTP modules included.
@@ -45,6 +67,8 @@ pub struct Plan {
     pub tally: Tally,
     /// KV cache of a token.
     pub kv_cache: KvCache,
+    /// Bytes that rank 0 sends to the other ranks in a step.
+    pub sent: u64,
 }
 
 impl Plan {
@@ -59,17 +83,41 @@ impl Plan {
         sequences: usize,
         length: usize,
     ) -> Result<Self, <Dry as Device>::Error> {
-        let device = Dry::new();
-        let model = Model::new(&device, config, precision)?;
+        Self::of(config, precision, Share::alone(sequences, length))
+    }
+
+    /// As [`new`](Self::new), for rank 0 of those that share a step.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(config: &ModelConfig, precision: Precision, share: Share) -> Result<Self, <Dry as Device>::Error> {
+        let Share { sequences, length, rounds, world, parallel } = share;
+        let (device, comm) = (Dry::new(), Imagined::new(0, world));
+        let model = match parallel.zero {
+            Zero::Weights => {
+                let shards = Shards::new(Architecture::new(config).layout(), 0, world);
+                Model::part(&device, config, precision, shards.all_own())?
+            }
+            _ => Model::new(&device, config, precision)?,
+        };
         let (weights, copies) = (model.weights().bytes() as u64, model.copied_bytes() as u64);
-        let mut trainer = Trainer::new(model, Solo, Hyperparameters::default())?;
-        let tokens = alloc::vec![0u32; sequences * (length + 1)];
-        let batch = Batch::new(&tokens, length, None, config.vocab_size)?;
+        let mut trainer = Trainer::sharing(model, &comm, Hyperparameters::default(), parallel)?;
         let rates = Rates { lr: 1e-4, batch_size: sequences, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
+        let tokens = alloc::vec![0u32; 2 * sequences * (length + 1)];
+        let both = Batch::new(&tokens, length, None, config.vocab_size)?;
+        let one = both.slice(0..sequences);
         device.reset();
-        trainer.accumulate(&batch, sequences, &rates)?;
+        trainer.accumulate(&one, sequences, &rates)?;
         let tally = device.tally();
-        let gradients = trainer.gradients().bytes() as u64;
+        comm.take_sent();
+        trainer.step(&one, sequences, &rates)?;
+        let mut sent = comm.take_sent();
+        if rounds > 1 {
+            // What more micro-batches send, and the room for one's gradients beside their sums.
+            trainer.step(&both, sequences, &rates)?;
+            sent += (comm.take_sent() - sent) * (rounds as u64 - 1);
+        }
+        let gradients = trainer.gradient_bytes() as u64;
         let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;
         let activations = device.memory().reserved.saturating_sub(weights + copies + gradients + moments);
         Ok(Self {
@@ -78,6 +126,7 @@ impl Plan {
             flops_per_token: tally.cost().flops / (sequences * length) as u64,
             tally,
             kv_cache: KvCache::of(config),
+            sent,
         })
     }
 }

@@ -5,14 +5,20 @@
 
 use alloc::vec::Vec;
 
+use super::gathered::Gathered;
 use super::health::ExpertLoad;
-use super::optimizer::{self, Hyperparameters, Optimizer};
+use super::norm::Norm;
+use super::optimizer::{Hyperparameters, Optimizer};
+use super::parallel::{Parallel, Zero};
 use super::schedule::Rates;
-use crate::comm::Comm;
-use crate::device::{Cast, Fill, Kernels, UpdateBias};
-use crate::error::{DeviceError, at_most, multiple};
+use super::shard::Shards;
+use super::sum::{self, Sums};
+use crate::DType;
+use crate::comm::{AllGather, Comm};
+use crate::device::{Cast, Fill, GatherRows, Kernels, SumColumns, UpdateBias};
+use crate::error::{DeviceError, at_most, ensure, multiple};
 use crate::layer::moe::LoadCount;
-use crate::model::{Batch, LossScales, Model};
+use crate::model::{Batch, LossScales, Model, Scores};
 use crate::tensor::Tensor;
 use crate::weights::Parameters;
 
@@ -34,7 +40,7 @@ pub struct StepReport {
     pub loss_sums: Vec<f64>,
 }
 
-/// A trainer: a model, its optimizer state and its gradients.
+/// A trainer: a model, its optimizer state and its gradients, or one rank's share of them.
 pub struct Trainer<D: Kernels, C: Comm<D>> {
     /// The model.
     pub model: Model<D>,
@@ -43,46 +49,77 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
     /// Hyperparameters, the same over the run.
     pub hyper: Hyperparameters,
     comm: C,
-    gradients: Parameters<D>,
-    /// Tokens that went to each expert in the last batch.
+    shards: Shards,
+    parallel: Parallel,
+    sums: Sums<D>,
+    norm: Norm<D>,
+    /// Tokens that went to each expert in the micro-batch under way.
     loads: LoadCount<D>,
     /// `[1, n]`: Σ nll of each depth, the balance loss, the routers' loads, and Σ nll of each source. Read once a step.
     report: Tensor<D>,
-    squared: Tensor<D>,
-    clip: Tensor<D>,
 }
 
 impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
-    /// Creates a trainer for `model` on rank `comm.rank()`.
+    /// Creates a trainer for `model` on rank `comm.rank()`, with the [default](Parallel::default) way of sharing.
     pub fn new(model: Model<D>, comm: C, hyper: Hyperparameters) -> Result<Self, D::Error> {
+        Self::sharing(model, comm, hyper, Parallel::default())
+    }
+
+    /// Creates a trainer for `model` on rank `comm.rank()`. All ranks begin with the same weights, or with their
+    /// [part](Model::part) of them where weights are divided.
+    pub fn sharing(model: Model<D>, comm: C, hyper: Hyperparameters, parallel: Parallel) -> Result<Self, D::Error> {
         let (device, layout) = (model.device().clone(), model.architecture().layout().clone());
         let (master, dtype) = (model.precision().master(), model.precision().statistics());
         let moments = model.precision().moments();
+        let shards = Shards::new(&layout, comm.rank(), comm.world());
+        let divided = model.weights().held() == shards.all_own();
+        ensure("trainer", "needs this rank's part of the weights", divided || parallel.zero != Zero::Weights)?;
+        let held = match parallel.zero {
+            Zero::Nothing => layout.groups().iter().map(|group| 0..group.elements()).collect(),
+            _ => shards.all_own(),
+        };
         let columns = columns(&model, 0);
         Ok(Self {
-            optimizer: Optimizer::new(&device, &layout, moments)?,
-            gradients: Parameters::zeros(&device, &layout, master)?,
+            optimizer: Optimizer::new(&device, &layout, moments, held)?,
+            sums: Sums::new(&device, &layout, master, &shards, parallel)?,
+            norm: Norm::new(&device, &layout, &shards, dtype)?,
             loads: model.load_count()?,
             report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
-            squared: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
-            clip: Tensor::<D>::zeros(&device, &[1, 1], dtype)?,
             model,
             comm,
             hyper,
+            shards,
+            parallel,
         })
     }
 
-    /// Tokens that went to each expert in the last batch, on this rank.
-    pub fn loads(&self) -> &LoadCount<D> {
-        &self.loads
+    /// The ranks.
+    pub fn comm(&self) -> &C {
+        &self.comm
     }
 
-    /// The gradients of the last step, before clipping.
+    /// Which rank owns what.
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// How the ranks share work and state.
+    pub fn parallel(&self) -> Parallel {
+        self.parallel
+    }
+
+    /// The gradients of the last step, before clipping: all of them, or this rank's part where they are divided.
     pub fn gradients(&self) -> &Parameters<D> {
-        &self.gradients
+        &self.sums.total
     }
 
-    /// Trains on `batch`, this rank's part of the whole, `micro_batch` sequences at a time.
+    /// Bytes of gradients that are kept between steps.
+    pub fn gradient_bytes(&self) -> usize {
+        self.sums.bytes()
+    }
+
+    /// Trains on `batch`, this rank's part of the whole, `micro_batch` sequences at a time: of the whole batch's
+    /// micro-batches those whose number leaves the rank when divided by the number of ranks.
     ///
     /// # Errors
     /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where the loss or the gradient is not finite; weights
@@ -90,10 +127,13 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
     pub fn step(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<StepReport, D::Error> {
         self.accumulate(batch, micro_batch, rates)?;
         let device = self.model.device().clone();
-        let (squared, clip) = (&mut self.squared, &mut self.clip);
-        optimizer::clip(&device, &self.gradients, self.hyper.clip_norm, squared, clip)?;
+        let Self { comm, shards, sums, norm, .. } = self;
+        norm.compute(&device, comm, shards, &sums.total, self.hyper.clip_norm)?;
         let weights = self.model.weights_mut();
-        self.optimizer.update(&device, weights, &self.gradients, clip.view(), rates.lr, &self.hyper)?;
+        self.optimizer.update(&device, weights, &sums.total, norm.clip.view(), rates.lr, &self.hyper)?;
+        if matches!(self.parallel.zero, Zero::Moments | Zero::Gradients) {
+            sum::gather(&device, comm, shards, weights)?;
+        }
         self.update_biases(rates.bias_speed)?;
 
         let report = self.read_report(batch)?;
@@ -111,34 +151,72 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let depths = self.model.config().num_nextn_predict_layers;
         at_most("step", "the number of MTP modules + 1,", depths + 1, "the sequence length", batch.length)?;
         let device = self.model.device().clone();
-        for group in self.gradients.groups_mut() {
-            device.fill(Fill::new(group.view_mut(), 0.0))?;
-        }
-        self.loads.clear(&device)?;
         let scales = self.scales(batch, depths, rates);
         let sources = batch.sources.map_or(0, |s| s.count);
-        let mut losses = self.model.losses(depths, sources)?;
-        let columns = columns(&self.model, sources);
+        let (columns, rounds, world) = (columns(&self.model, sources), n / micro_batch, self.comm.world());
         if self.report.shape().cols() != columns {
             self.report = Tensor::<D>::zeros(&device, &[1, columns], self.report.dtype())?;
         }
-        for start in (0..n).step_by(micro_batch) {
+        // One row a micro-batch, those of a rank under each other.
+        let mut rows = Tensor::<D>::empty(&device, &[world * rounds, columns], self.report.dtype())?;
+        self.sums.clear(&device)?;
+        for round in 0..rounds {
+            let start = round * micro_batch;
             let inputs = self.model.inputs(&batch.slice(start..start + micro_batch), depths)?;
-            let kept = self.model.forward(&inputs, &mut self.loads)?;
-            self.model.backward(&inputs, kept, &scales, &mut self.gradients, &mut losses)?;
+            let mut losses = self.model.losses(depths, sources)?;
+            self.loads.clear(&device)?;
+            let mut sink = self.sums.round(&self.comm, &self.shards, round, rounds);
+            let model = &self.model;
+            if self.parallel.zero == Zero::Weights {
+                let (comm, shards, precision) = (&self.comm, &self.shards, model.precision());
+                let mut store = Gathered::new(&device, comm, shards, model.weights(), precision)?;
+                let kept = model.forward_with(&mut store, &inputs, &mut self.loads)?;
+                model.backward_with(&mut store, &inputs, kept, &scales, &mut sink, &mut losses)?;
+            } else {
+                let kept = model.forward(&inputs, &mut self.loads)?;
+                model.backward(&inputs, kept, &scales, &mut sink, &mut losses)?;
+            }
+            let row = self.comm.rank() * rounds + round;
+            let mut column = 0;
+            for part in [&losses.nll, &losses.balance].into_iter().chain(&self.loads.layers).chain(&losses.by_source) {
+                let width = part.shape().elements();
+                let to = rows.view_mut().row_range(row..row + 1)?.columns(column..column + width)?;
+                device.cast(Cast::new(part.view().reshape(1, width)?, to)?)?;
+                column += width;
+            }
         }
-        let mut column = 0;
-        for part in [&losses.nll, &losses.balance].into_iter().chain(&self.loads.layers).chain(&losses.by_source) {
-            let width = part.shape().elements();
-            let to = self.report.view_mut().columns(column..column + width)?;
-            device.cast(Cast::new(part.view().reshape(1, width)?, to)?)?;
-            column += width;
+        self.sums.complete(&device, &self.comm, &self.shards)?;
+        self.add_rows(rows, rounds)
+    }
+
+    /// Scores the targets of a batch, as [`Model::score`] does. Where weights are divided, all ranks do it together,
+    /// each with its own batch.
+    pub fn score(&self, batch: &Batch<'_>) -> Result<Scores, D::Error> {
+        let model = &self.model;
+        if self.parallel.zero != Zero::Weights {
+            return model.score(batch);
         }
-        self.comm.all_reduce(&device, self.report.view_mut())?;
-        for group in self.gradients.groups_mut() {
-            self.comm.all_reduce(&device, group.view_mut())?;
+        let (device, precision) = (model.device(), model.precision());
+        let mut store = Gathered::new(device, &self.comm, &self.shards, model.weights(), precision)?;
+        model.score_with(&mut store, batch)
+    }
+
+    /// Adds up the micro-batches' rows of all ranks, `[world · rounds, n]`, to the report of the batch.
+    fn add_rows(&mut self, mut rows: Tensor<D>, rounds: usize) -> Result<(), D::Error> {
+        let (device, world) = (self.model.device(), self.comm.world());
+        let (count, columns) = (rows.shape().rows(), rows.shape().cols());
+        if world > 1 {
+            let lengths = alloc::vec![rounds * columns; world];
+            let whole = rows.view_mut().reshape(1, count * columns)?;
+            self.comm.all_gather(device, AllGather::new(whole, &lengths)?)?;
+            let places: Vec<u32> = (0..count).map(|j| (j % world * rounds + j / world) as u32).collect();
+            let places = Tensor::<D>::from_slice(device, &[count, 1], DType::U32, &places)?;
+            let mut ordered = Tensor::<D>::empty(device, &[count, columns], rows.dtype())?;
+            device.gather_rows(GatherRows::new(rows.view(), places.view(), 1, ordered.view_mut())?)?;
+            rows = ordered;
         }
-        Ok(())
+        device.fill(Fill::new(self.report.view_mut(), 0.0))?;
+        device.sum_columns(SumColumns::new(rows.view(), self.report.view_mut())?)
     }
 
     fn scales(&self, batch: &Batch<'_>, depths: usize, rates: &Rates) -> LossScales {
@@ -177,7 +255,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             loss: mean(0),
             mtp_loss: (depths > 0).then(|| (1..=depths).map(mean).sum::<f64>() / depths as f64),
             balance_loss: values[depths + 1],
-            grad_norm: libm::sqrt(read(device, &self.squared)?[0]),
+            grad_norm: libm::sqrt(read(device, &self.norm.squared)?[0]),
             load: ExpertLoad { layers: layers.collect() },
             loss_sums: values[values.len() - batch.sources.map_or(0, |s| s.count)..].to_vec(),
         })
@@ -193,7 +271,7 @@ fn columns<D: Kernels>(model: &Model<D>, sources: usize) -> usize {
 /// The elements of a tensor of statistics.
 fn read<D: Kernels>(device: &D, x: &Tensor<D>) -> Result<Vec<f64>, D::Error> {
     match x.dtype() {
-        crate::DType::F64 => x.download(device),
+        DType::F64 => x.download(device),
         _ => Ok(x.download::<D, f32>(device)?.into_iter().map(f64::from).collect()),
     }
 }

@@ -7,14 +7,16 @@
 //! In inference there are no master matrices. Each is stored once, in the type of its file or one that was asked for.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::parameters::{Layout, Lowest, Parameters, Slot};
 use crate::DType;
 use crate::device::{Cast, Factor, Kernels, Quantize, ScaledMut, Tiles};
 use crate::error::{InvalidOp, at_most, ensure, multiple};
+use crate::fp8::TILE;
 use crate::precision::{Precision, Products};
 use crate::quantized::Quantized;
-use crate::tensor::Tensor;
+use crate::tensor::{MatMut, Tensor, View, ViewMut};
 
 /// One entry for each of the layout's [weights](Layout::weights).
 pub struct Copies<D: Kernels> {
@@ -29,6 +31,19 @@ enum Copy<D: Kernels> {
     None,
     Float(Tensor<D>),
     Fp8(Quantized<D>),
+}
+
+impl<D: Kernels> Copy<D> {
+    /// Room for what the products of `precision` read of a matrix; none where that is the master weight.
+    fn read(device: &D, slot: &Slot, precision: &Precision) -> Result<Self, D::Error> {
+        Ok(match (precision.products, slot.lowest()) {
+            (Products::F64 | Products::F32, _) | (_, Lowest::Master | Lowest::Lookup) => Self::None,
+            (Products::Fp8, Lowest::Fp8) => {
+                Self::Fp8(Quantized::blocks(device, slot.rows(), slot.cols(), slot.part())?)
+            }
+            _ => Self::Float(Tensor::<D>::empty(device, &[slot.rows(), slot.cols()], DType::BF16)?),
+        })
+    }
 }
 
 /// The type that an inference model stores a matrix in.
@@ -61,17 +76,88 @@ pub enum Rows<'a> {
 impl<D: Kernels> Copies<D> {
     /// Room for the copies that `precision` asks for. They hold nothing until they are [made](Self::make).
     pub fn new(device: &D, layout: &Layout, precision: &Precision) -> Result<Self, D::Error> {
-        let copy = |slot: &Slot| -> Result<Copy<D>, D::Error> {
-            Ok(match (precision.products, slot.lowest()) {
-                (Products::F64 | Products::F32, _) | (_, Lowest::Master | Lowest::Lookup) => Copy::None,
-                (Products::Fp8, Lowest::Fp8) => {
-                    Copy::Fp8(Quantized::blocks(device, slot.rows(), slot.cols(), slot.part())?)
-                }
-                _ => Copy::Float(Tensor::<D>::empty(device, &[slot.rows(), slot.cols()], DType::BF16)?),
-            })
-        };
-        let copies = layout.weights().iter().map(copy).collect::<Result<_, _>>()?;
+        let copies = layout.weights().iter().map(|slot| Copy::read(device, slot, precision));
+        let copies = copies.collect::<Result<_, _>>()?;
         Ok(Self { copies, power_of_two: precision.recipe.power_of_two, stored: false })
+    }
+
+    /// No copies: the master weights are elsewhere.
+    pub fn none(layout: &Layout) -> Self {
+        Self { stored: false, ..Self::stored(layout) }
+    }
+
+    /// No matrices yet: [room](Self::room) for each is made when it is needed, as `precision` reads it.
+    pub(crate) fn stored_as(layout: &Layout, precision: &Precision) -> Self {
+        Self { power_of_two: precision.recipe.power_of_two, ..Self::stored(layout) }
+    }
+
+    /// Makes room for a matrix as products read it, the master weight's own type included.
+    pub(crate) fn room(&mut self, device: &D, slot: &Slot, precision: &Precision) -> Result<(), D::Error> {
+        self.copies[slot.index()] = match Copy::read(device, slot, precision)? {
+            Copy::None => Copy::Float(Tensor::<D>::empty(device, &[slot.rows(), slot.cols()], precision.master())?),
+            copy => copy,
+        };
+        Ok(())
+    }
+
+    /// Lets go of a matrix.
+    pub(crate) fn forget(&mut self, slot: &Slot) {
+        self.copies[slot.index()] = Copy::None;
+    }
+
+    /// Fills rows of a matrix from master weights `x`, the rows alone. In FP8 they begin and end with blocks.
+    pub(crate) fn make_rows(
+        &mut self,
+        device: &D,
+        slot: &Slot,
+        rows: Range<usize>,
+        x: View<'_, D>,
+    ) -> Result<(), D::Error> {
+        let (part, power_of_two) = (slot.part(), self.power_of_two);
+        match &mut self.copies[slot.index()] {
+            Copy::None => Err(InvalidOp::plain("make", "a matrix has no room yet").into()),
+            Copy::Float(to) => device.cast(Cast::new(x, to.view_mut().row_range(rows)?)?),
+            Copy::Fp8(to) => {
+                // The rest of a parameter, whole parameters, and the beginning of another.
+                let mut next = rows.start;
+                while next < rows.end {
+                    let (base, first) = (next - next % part, next % part);
+                    let whole = (rows.end - next) / part * part;
+                    let count = if first == 0 && whole > 0 { whole } else { (part - first).min(rows.end - next) };
+                    let (codes, scales) = to.block_rows(base, first, count)?;
+                    let y = ScaledMut::new(codes, scales, Tiles::Block { part: count.min(part) })?;
+                    let from = x.row_range(next - rows.start..next - rows.start + count)?;
+                    device.quantize(Quantize::new(from, y, power_of_two)?)?;
+                    next += count;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What is exchanged of a matrix of which each rank has the rows `parts`: values, or codes and scales, each as one
+    /// row with the number of elements that come from each rank.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn parts(
+        &mut self,
+        slot: &Slot,
+        parts: &[Range<usize>],
+    ) -> Result<Vec<(ViewMut<'_, D>, Vec<usize>)>, InvalidOp> {
+        fn flat<B>(view: MatMut<'_, B>) -> Result<MatMut<'_, B>, InvalidOp> {
+            let elements = view.elements();
+            view.reshape(1, elements)
+        }
+        let values = || parts.iter().map(|rows| rows.len() * slot.cols()).collect();
+        Ok(match &mut self.copies[slot.index()] {
+            Copy::None => Vec::new(),
+            Copy::Float(copy) => alloc::vec![(flat(copy.view_mut())?, values())],
+            Copy::Fp8(copy) => {
+                let (part, across) = (slot.part(), copy.scales.shape().cols());
+                let before = |row: usize| row / part * part.div_ceil(TILE) + (row % part).div_ceil(TILE);
+                let scales = parts.iter().map(|rows| (before(rows.end) - before(rows.start)) * across).collect();
+                alloc::vec![(flat(copy.codes.view_mut())?, values()), (flat(copy.scales.view_mut())?, scales)]
+            }
+        })
     }
 
     /// No matrices yet, to be [reserved](Self::reserve) and [written](Self::write): those of an inference model.

@@ -63,6 +63,11 @@ impl Slot {
         self.part
     }
 
+    /// The group it lies in.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
     /// The narrowest type it is multiplied in.
     pub fn lowest(&self) -> Lowest {
         self.lowest
@@ -207,6 +212,13 @@ impl Layout {
         slot
     }
 
+    /// Which elements of a parameter lie in `range`, elements of its group.
+    pub fn within(&self, parameter: &Parameter, range: &Range<usize>) -> Range<usize> {
+        let (_, whole) = self.extent(&parameter.slot);
+        let start = range.start.clamp(whole.start, whole.end);
+        start - whole.start..range.end.clamp(start, whole.end) - whole.start
+    }
+
     /// The group of a slot, and its elements from the start of the group's buffer.
     pub(crate) fn extent(&self, slot: &Slot) -> (usize, Range<usize>) {
         let start = self.start(slot);
@@ -219,30 +231,67 @@ impl Layout {
     }
 }
 
-/// One value per parameter: weights, gradients, or moments.
+/// One value per parameter: weights, gradients, or moments. Of each group a range of elements is held here: all of it,
+/// its vectors, the part of one rank, or nothing.
 pub struct Parameters<D: Device> {
     layout: Layout,
     groups: Vec<Tensor<D>>,
-    /// There are no matrices here: an inference model stores them as products read them.
-    vectors_only: bool,
+    /// What of each group its tensor holds, in elements of the group.
+    held: Vec<Range<usize>>,
+    dtype: DType,
+    /// Why a parameter may be missing, for errors.
+    missing: &'static str,
 }
 
 impl<D: Primitives> Parameters<D> {
     /// All zeros.
     pub fn zeros(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
-        Self::of(device, layout, dtype, false)
+        let whole = layout.groups.iter().map(|group| 0..group.elements()).collect();
+        Self::part(device, layout, dtype, whole)
     }
 
     /// All zeros, without the matrices: those of an inference model.
     pub fn vectors(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
-        Self::of(device, layout, dtype, true)
+        let vectors = layout.groups.iter().map(|group| 0..group.vectors).collect();
+        let missing = "a model for inference has no master matrices";
+        Ok(Self { missing, ..Self::part(device, layout, dtype, vectors)? })
     }
 
-    fn of(device: &D, layout: &Layout, dtype: DType, vectors_only: bool) -> Result<Self, D::Error> {
-        let elements = |g: &Group| if vectors_only { g.vectors } else { g.elements() };
-        let zeros = |g: &Group| Tensor::<D>::zeros(device, &[elements(g)], dtype);
-        let groups = layout.groups.iter().map(zeros).collect::<Result<_, _>>()?;
-        Ok(Self { layout: layout.clone(), groups, vectors_only })
+    /// All zeros, of each group only the elements `held`.
+    pub fn part(device: &D, layout: &Layout, dtype: DType, held: Vec<Range<usize>>) -> Result<Self, D::Error> {
+        crate::error::same("weights", "parts of the groups", layout.groups.len(), held.len())?;
+        let zeros = |held: &Range<usize>| Tensor::<D>::zeros(device, &[held.len()], dtype);
+        let groups = held.iter().map(zeros).collect::<Result<_, _>>()?;
+        let missing = "a parameter that is asked for lies on another rank";
+        Ok(Self { layout: layout.clone(), groups, held, dtype, missing })
+    }
+
+    /// No group yet, to be [opened](Self::open) one by one.
+    pub fn closed(device: &D, layout: &Layout, dtype: DType) -> Result<Self, D::Error> {
+        let missing = "a parameter that is asked for lies in a group that is not open";
+        Ok(Self { missing, ..Self::part(device, layout, dtype, alloc::vec![0..0; layout.groups.len()])? })
+    }
+
+    /// Makes room for the whole of a group, zeros.
+    pub fn open(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
+        let elements = self.layout.groups[group].elements();
+        self.groups[group] = Tensor::<D>::zeros(device, &[elements], self.dtype)?;
+        self.held[group] = 0..elements;
+        Ok(())
+    }
+
+    /// Makes room for the vectors of a group, undefined.
+    pub fn open_vectors(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
+        let elements = self.layout.groups[group].vectors;
+        self.groups[group] = Tensor::<D>::empty(device, &[elements], self.dtype)?;
+        self.held[group] = 0..elements;
+        Ok(())
+    }
+
+    /// Takes a group out; it is then closed.
+    pub fn close(&mut self, device: &D, group: usize) -> Result<Tensor<D>, D::Error> {
+        self.held[group] = 0..0;
+        Ok(core::mem::replace(&mut self.groups[group], Tensor::<D>::empty(device, &[0], self.dtype)?))
     }
 
     /// The layout.
@@ -252,10 +301,10 @@ impl<D: Primitives> Parameters<D> {
 
     /// The type of the elements.
     pub fn dtype(&self) -> DType {
-        self.groups.first().map_or(DType::F32, Tensor::<D>::dtype)
+        self.dtype
     }
 
-    /// The buffers of all groups.
+    /// The buffers of all groups, of each what is [held](Self::held).
     pub fn groups(&self) -> &[Tensor<D>] {
         &self.groups
     }
@@ -265,24 +314,46 @@ impl<D: Primitives> Parameters<D> {
         &mut self.groups
     }
 
+    /// What of each group is held here, in elements of the group.
+    pub fn held(&self) -> &[Range<usize>] {
+        &self.held
+    }
+
+    /// Elements `range` of a group, as one row.
+    ///
+    /// # Errors
+    /// Where they are not all held here.
+    pub fn range(&self, group: usize, range: Range<usize>) -> Result<View<'_, D>, InvalidOp> {
+        self.groups[group].part(self.place(group, &range)?, 1, range.len())
+    }
+
+    /// As [`range`](Self::range), to write.
+    pub fn range_mut(&mut self, group: usize, range: Range<usize>) -> Result<ViewMut<'_, D>, InvalidOp> {
+        let place = self.place(group, &range)?;
+        self.groups[group].part_mut(place, 1, range.len())
+    }
+
+    /// Where elements of a group begin in its tensor.
+    fn place(&self, group: usize, range: &Range<usize>) -> Result<usize, InvalidOp> {
+        let held = &self.held[group];
+        let inside = held.start <= range.start && range.end <= held.end;
+        ensure("weights", self.missing, inside || range.is_empty())?;
+        Ok(if range.is_empty() { 0 } else { range.start - held.start })
+    }
+
     /// The vector or matrix in `slot`.
     ///
     /// # Errors
-    /// For a matrix of an inference model, which has no master weights.
+    /// Where it is not held here: a matrix of an inference model, which has no master weights; another rank's.
     pub fn view(&self, slot: &Slot) -> Result<View<'_, D>, InvalidOp> {
-        self.holds(slot)?;
-        self.groups[slot.group].part(self.layout.start(slot), slot.rows, slot.cols)
-    }
-
-    fn holds(&self, slot: &Slot) -> Result<(), InvalidOp> {
-        ensure("weights", "a model for inference has no master matrices", slot.vector || !self.vectors_only)
+        let (group, range) = self.layout.extent(slot);
+        self.range(group, range)?.reshape(slot.rows, slot.cols)
     }
 
     /// As [`view`](Self::view), to write.
     pub fn view_mut(&mut self, slot: &Slot) -> Result<ViewMut<'_, D>, InvalidOp> {
-        self.holds(slot)?;
-        let start = self.layout.start(slot);
-        self.groups[slot.group].part_mut(start, slot.rows, slot.cols)
+        let (group, range) = self.layout.extent(slot);
+        self.range_mut(group, range)?.reshape(slot.rows, slot.cols)
     }
 
     /// Bytes on the device.
@@ -290,16 +361,45 @@ impl<D: Primitives> Parameters<D> {
         self.groups.iter().map(Tensor::<D>::bytes).sum()
     }
 
+    /// Which elements of a parameter are held here.
+    pub fn held_of(&self, parameter: &Parameter) -> Range<usize> {
+        self.layout.within(parameter, &self.held[parameter.slot.group])
+    }
+
     /// Copies a parameter out, as it is stored. Waits for the device.
     pub fn read(&self, device: &D, parameter: &Parameter, bytes: &mut [u8]) -> Result<(), D::Error> {
-        let view = self.view(&parameter.slot)?;
+        self.read_range(device, parameter, 0..parameter.elements(), bytes)
+    }
+
+    /// Copies elements `range` of a parameter out, as they are stored. Waits for the device.
+    pub fn read_range(
+        &self,
+        device: &D,
+        parameter: &Parameter,
+        range: Range<usize>,
+        bytes: &mut [u8],
+    ) -> Result<(), D::Error> {
+        let (group, whole) = self.layout.extent(&parameter.slot);
+        let view = self.range(group, whole.start + range.start..whole.start + range.end)?;
         crate::error::same("read", "bytes of the parameter", view.elements() * view.dtype().size(), bytes.len())?;
         device.download(view.buffer(), view.offset() * view.dtype().size(), bytes)
     }
 
     /// Replaces a parameter by bytes as they are stored.
     pub fn write(&mut self, device: &D, parameter: &Parameter, bytes: &[u8]) -> Result<(), D::Error> {
-        let mut view = self.view_mut(&parameter.slot)?;
+        self.write_range(device, parameter, 0..parameter.elements(), bytes)
+    }
+
+    /// Replaces elements `range` of a parameter by bytes as they are stored.
+    pub fn write_range(
+        &mut self,
+        device: &D,
+        parameter: &Parameter,
+        range: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), D::Error> {
+        let (group, whole) = self.layout.extent(&parameter.slot);
+        let mut view = self.range_mut(group, whole.start + range.start..whole.start + range.end)?;
         crate::error::same("write", "bytes of the parameter", view.elements() * view.dtype().size(), bytes.len())?;
         let offset = view.offset() * view.dtype().size();
         device.upload(view.buffer_mut(), offset, bytes)

@@ -12,6 +12,8 @@
 //! [`properties`] adds what a comparison with the host does not show: rows do not depend on other rows, indices out of
 //! range are errors, NaN is never quantised in silence, and a clip factor of NaN leaves an optimiser's state alone.
 //!
+//! [`comm`] does the same for collectives: whether ranks receive what others send.
+//!
 //! A driver's test is one line: `fathom_conformance::run(&device)`. While one kernel is being written, [`check_one`]
 //! runs it alone and returns the smallest case that fails:
 //!
@@ -60,6 +62,7 @@
 
 mod attention;
 mod case;
+pub mod comm;
 mod decode;
 mod elementwise;
 mod gemm;
@@ -72,6 +75,7 @@ mod norm;
 mod optimizer;
 pub mod properties;
 mod quantize;
+pub mod ranks;
 mod reduce;
 mod rope;
 mod router;

@@ -190,6 +190,14 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn host_bytes<'a>(&self, buffer: &'a Buffer) -> Option<&'a [u8]> {
+        Some(buffer.elements::<u8>())
+    }
+
+    fn host_bytes_mut<'a>(&self, buffer: &'a mut Buffer) -> Option<&'a mut [u8]> {
+        Some(buffer.elements_mut::<u8>())
+    }
+
     fn flush(&self) -> Result<(), CpuError> {
         Ok(())
     }
