@@ -117,6 +117,11 @@ impl Cuda {
         &*self.engine
     }
 
+    /// Whether two clones are of one device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.engine, &other.engine)
+    }
+
     /// Queues kernel `name` of `module` with argument `args`; a grid without blocks does nothing.
     pub(crate) fn launch<A: Pod>(
         &self,

@@ -10,17 +10,19 @@
 //! | `memory` | device memory and its pool |
 //! | `report` | error reports of kernels |
 //! | `source`, `cache` | kernel source texts, and compiled kernels on disk |
-//! | `compile`, `cublaslt`, `library` | bindings of NVRTC and cuBLASLt, and the search for both libraries |
+//! | `compile`, `cublaslt`, `library` | bindings of NVRTC and cuBLASLt, and the search for NVIDIA's libraries |
+//! | `nccl` | collectives between GPUs: [`Nccl`] |
 //! | [`check`] | registers, stack and spills of compiled kernels, without a GPU |
 //! | `../kernels/*.cu` | the kernels in CUDA C++, one file per subject; `fathom.cuh` documents the language they use |
 //!
 //! Neither building this crate nor starting a program that uses it needs CUDA: [`Cuda::count`] is 0 without an NVIDIA
 //! driver. A machine with a GPU needs NVIDIA's driver (580 or later) and, unless all kernels are in the cache, NVRTC
-//! 13; cuBLASLt 13 is used if it is found.
+//! 13; cuBLASLt 13 is used if it is found, and several GPUs need NCCL 2.19 or later.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `FATHOM_CUDA_LIBRARIES` | folders with NVRTC and cuBLASLt, searched first |
+//! | `FATHOM_CUDA_LIBRARIES` | folders with NVRTC, cuBLASLt and NCCL, searched first |
+//! | `FATHOM_CUDA_NCCL` | the file of NCCL; no other is tried |
 //! | `FATHOM_CUDA_CACHE` | folder of compiled kernels |
 //! | `FATHOM_CUDA_GRAPHS` | 0: issue every launch at once, without CUDA graphs |
 //! | `FATHOM_CUDA_BLAS` | 0: no cuBLASLt; the driver's own kernels compute every product |
@@ -38,6 +40,7 @@ mod kernels;
 mod launch;
 mod library;
 mod memory;
+mod nccl;
 mod report;
 mod source;
 
@@ -47,3 +50,4 @@ pub use engine::emulator::Emulation;
 pub use engine::gpu::Options;
 pub use error::CudaError;
 pub use memory::Buffer;
+pub use nccl::{Nccl, NcclAbort};

@@ -27,7 +27,9 @@ fn folders() -> Vec<PathBuf> {
     for prefix in prefixes {
         for version in entries(&prefix.join("lib"), "python3") {
             for packages in ["site-packages", "dist-packages"] {
-                folders.push(version.join(packages).join("nvidia/cu13/lib"));
+                for package in ["nvidia/cu13/lib", "nvidia/nccl/lib"] {
+                    folders.push(version.join(packages).join(package));
+                }
             }
         }
     }
@@ -93,6 +95,13 @@ pub(crate) fn find(
          Tried:{failures}"
     );
     Err(CudaError::new(ErrorKind::Other, message))
+}
+
+/// Loads the library of file `path`, which the environment variable `variable` names, and never unloads it.
+pub(crate) fn named(what: &str, path: &Path, variable: &str) -> Result<&'static Library, CudaError> {
+    load(path).map(|library| &*Box::leak(Box::new(library))).map_err(|error| {
+        CudaError::new(ErrorKind::Other, format!("cannot load {what}, from {variable}={}: {error}", path.display()))
+    })
 }
 
 /// Looks up the function `name` of a library.

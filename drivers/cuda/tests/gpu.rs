@@ -5,7 +5,10 @@ use fathom_core::dtype::DType;
 use fathom_core::error::DeviceError as _;
 use fathom_core::rng::uniform;
 use fathom_core::tensor::Tensor;
-use fathom_cuda::Cuda;
+use fathom_cuda::{Cuda, Nccl};
+
+#[path = "common/ranks.rs"]
+mod ranks;
 
 #[test]
 fn no_gpu_is_an_error_that_says_what_to_do() {
@@ -105,4 +108,52 @@ fn a_step_on_the_emulator() {
     assert!(once.iter().all(|x| x.is_finite()));
     let seconds = cuda.elapsed(|| step(&cuda, 1e-6).map(drop)).unwrap_or_else(|e| panic!("{e}"));
     assert!(seconds > 0.0);
+}
+
+/// The GPUs whose collectives are tested, at least `least`, if NCCL is found too.
+fn gpus(least: usize) -> Option<Vec<usize>> {
+    let count = Cuda::count();
+    if count < least {
+        eprintln!("not tested: {count} GPUs, and {least} are needed");
+        return None;
+    }
+    match Nccl::version() {
+        Ok(version) => eprintln!("{version}, {count} GPUs"),
+        Err(error) => {
+            eprintln!("not tested: {error}");
+            return None;
+        }
+    }
+    Some((0..count).collect())
+}
+
+#[test]
+fn nccl_of_one_rank() {
+    let Some(gpus) = gpus(1) else { return };
+    ranks::together(&gpus[..1], |cuda, nccl| {
+        ranks::collectives(cuda, &nccl).unwrap_or_else(|e| panic!("{e}"));
+        ranks::between_kernels(cuda, &nccl).unwrap_or_else(|e| panic!("{e}"));
+        cuda.flush().unwrap_or_else(|e| panic!("{e}"));
+    });
+}
+
+#[test]
+fn nccl_of_all_gpus() {
+    let Some(gpus) = gpus(2) else { return };
+    for world in 2..=gpus.len() {
+        let speeds = ranks::together(&gpus[..world], |cuda, nccl| {
+            ranks::collectives(cuda, &nccl).unwrap_or_else(|e| panic!("{e}"));
+            ranks::between_kernels(cuda, &nccl).unwrap_or_else(|e| panic!("{e}"));
+            ranks::bandwidth(cuda, &nccl, 256 << 20).unwrap_or_else(|e| panic!("{e}"))
+        });
+        for (rank, [all_to_all, all_gather]) in speeds.iter().map(|s| s.map(|s| s / 1e9)).enumerate() {
+            eprintln!("rank {rank} of {world}: all_to_all {all_to_all:.1} GB/s, all_gather {all_gather:.1} GB/s");
+        }
+    }
+}
+
+#[test]
+fn nccl_ends_a_wait_by_abort() {
+    let Some(gpus) = gpus(2) else { return };
+    ranks::abort_ends_a_wait(&gpus[..2]);
 }

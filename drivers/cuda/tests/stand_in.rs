@@ -3,9 +3,6 @@
 //! The library runs work only when it is waited for. It cannot show what the real driver does with these calls.
 #![cfg(target_os = "linux")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, Out, RmsNorm, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError as _, ErrorKind};
@@ -13,47 +10,26 @@ use fathom_core::rng::uniform;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, CudaError, Options};
 
+#[path = "common/libraries.rs"]
+mod libraries;
+
 /// Builds the libraries and runs the tests below, which are ignored otherwise, in a process that finds them.
 #[test]
 fn the_engine_on_a_driver_that_stands_in() {
     let folder = std::env::temp_dir().join(format!("fathom-stand-in-{}", std::process::id()));
     let outcome = std::fs::create_dir_all(&folder).map_err(|e| e.to_string()).and_then(|()| {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in");
-        let libraries = [("cuda.c", "libcuda.so"), ("nvrtc.c", "libnvrtc.so.13"), ("cublaslt.c", "libcublasLt.so.13")];
-        for (source, library) in libraries {
-            let mut cc = Command::new(std::env::var_os("CC").map_or_else(|| PathBuf::from("cc"), PathBuf::from));
-            cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-                .arg(folder.join(library))
-                .arg(sources.join(source))
-                .arg("-lm");
-            match cc.output() {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-                Err(_) if std::env::var_os("CI").is_none() => {
-                    eprintln!("not tested: no C compiler");
-                    return Ok(());
-                }
-                Err(error) => return Err(format!("no C compiler: {error}")),
-            }
+        let sources = [
+            ("cuda.c", "libcuda.so", &[][..]),
+            ("nvrtc.c", "libnvrtc.so.13", &[]),
+            ("cublaslt.c", "libcublasLt.so.13", &[]),
+        ];
+        if !libraries::build(&folder, &sources)? {
+            return Ok(());
         }
-        let program = std::env::current_exe().map_err(|e| e.to_string())?;
-        for (refuses, only) in [(false, ""), (true, "a_refused_capture_is_no_harm")] {
-            let mut child = Command::new(&program);
-            child.args(["--ignored", "--test-threads=1", only]).env("LD_LIBRARY_PATH", &folder);
-            child.env("FATHOM_CUDA_LIBRARIES", &folder).env("FATHOM_CUDA_CACHE", folder.join("cache"));
-            for variable in ["FATHOM_CUDA_GRAPHS", "FATHOM_CUDA_BLAS", "FATHOM_CUDA_CHECK"] {
-                child.env_remove(variable);
-            }
-            if refuses {
-                child.env("STAND_IN_REFUSES", "1");
-            }
-            let output = child.output().map_err(|e| e.to_string())?;
-            if !output.status.success() {
-                let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
-                return Err(text.concat());
-            }
-        }
-        Ok(())
+        libraries::run(libraries::program(&folder, "")?)?;
+        let mut refuses = libraries::program(&folder, "a_refused_capture_is_no_harm")?;
+        refuses.env("STAND_IN_REFUSES", "1");
+        libraries::run(refuses)
     });
     let _ = std::fs::remove_dir_all(&folder);
     outcome.unwrap_or_else(|e| panic!("{e}"));

@@ -5,9 +5,11 @@ pub(crate) mod gpu;
 #[cfg(test)]
 mod planted;
 
-use fathom_core::error::ErrorKind;
+use std::ffi::c_void;
+use std::sync::Weak;
 
 use fathom_core::device::Name;
+use fathom_core::error::ErrorKind;
 
 use crate::cublaslt::{Operands, Shape};
 use crate::error::CudaError;
@@ -46,6 +48,12 @@ pub struct GraphUse {
     pub refused: Option<String>,
 }
 
+/// Work on the device that can fail without an end, such as a collective whose other ranks are gone.
+pub(crate) trait Watch: Send + Sync {
+    /// An error ends the wait of the host for the device.
+    fn check(&self) -> Result<(), CudaError>;
+}
+
 /// An ordered queue of launches and copies on one machine.
 ///
 /// Every call but [`wait`](Engine::wait) and [`download`](Engine::download) may return before its work is done; errors
@@ -78,6 +86,25 @@ pub(crate) trait Engine: Blocks {
     /// Copies from the device address `from` into `bytes`, after all earlier work.
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
 
+    /// Makes the GPU that of this thread, for libraries that act on the current one.
+    fn bind(&self) -> Result<(), CudaError> {
+        Err(no_stream())
+    }
+
+    /// Submits all earlier commands and calls `work` with the stream that runs them (a `CUstream`). All later commands
+    /// come after what it queues there.
+    fn queue(&self, _: &mut dyn FnMut(*mut c_void) -> Result<(), CudaError>) -> Result<(), CudaError> {
+        Err(no_stream())
+    }
+
+    /// Copies `bytes` bytes from device address `from` to `to`, which do not overlap.
+    fn copy(&self, _to: u64, _from: u64, _bytes: usize) -> Result<(), CudaError> {
+        Err(no_stream())
+    }
+
+    /// Asks `watch` for errors whenever the host waits for the device, until it is dropped.
+    fn watch(&self, _: Weak<dyn Watch>) {}
+
     /// The device address of the record that kernels report into.
     fn report(&self) -> u64;
 
@@ -106,4 +133,10 @@ pub(crate) trait Engine: Blocks {
 
     /// Compiles all kernels. Calls `done(compiled, total)` after each module.
     fn warm_up(&self, done: &(dyn Fn(usize, usize) + Sync)) -> Result<(), CudaError>;
+}
+
+/// The error of an engine without streams.
+fn no_stream() -> CudaError {
+    let message = "an emulated GPU has no collectives by NCCL: use GPUs, or ranks with the CPU device";
+    CudaError::new(ErrorKind::Unsupported, message)
 }

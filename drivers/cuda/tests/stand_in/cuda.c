@@ -6,9 +6,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef uint64_t Address;
-enum { INVALID = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, ILLEGAL_ADDRESS = 700, CAPTURE_INVALID = 901 };
+enum {
+    INVALID = 1,
+    OUT_OF_MEMORY = 2,
+    INVALID_IMAGE = 200,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    CAPTURE_INVALID = 901
+};
 
 static __thread void *context;
 static int lost;  // a kernel failed: everything fails from now on
@@ -31,8 +39,9 @@ typedef struct {
     double time;
 } Event;
 typedef struct {
-    enum { KERNEL, COPY, WAIT, CALL } kind;
+    enum { KERNEL, COPY, WAIT, CALL, TRY } kind;
     void (*call)(void *);
+    int (*attempt)(void *);
     Function *function;
     unsigned grid[3], threads, shared;
     unsigned char argument[256];
@@ -55,11 +64,13 @@ static int reorders(const char *name) {
     return !strcmp(name, "transpose_bytes") || !strcmp(name, "transpose_f32") || !strcmp(name, "pad_f32");
 }
 static void until(Stream *stream, size_t count);
-static void work(Work *w) {
+// Runs work; 0 if it must be tried again.
+static int work(Work *w) {
     if (w->kind == COPY) memcpy(w->to, w->from, w->bytes);
     if (w->kind == WAIT && w->event.stream) until(w->event.stream, w->event.until);
     if (w->kind == CALL) w->call(w->to);
-    if (w->kind != KERNEL) return;
+    if (w->kind == TRY) return w->attempt(w->to);
+    if (w->kind != KERNEL) return 1;
     if (reorders(w->function->name)) {
         int across = w->function->name[0] == 't', size = strcmp(w->function->name, "transpose_bytes") ? 4 : 1;
         char *x = *(char **)w->argument, *y = *(char **)(w->argument + 32);
@@ -73,16 +84,20 @@ static void work(Work *w) {
                 else memset(at, 0, size);
             }
     }
-    if (strcmp(w->function->name, "rmsnorm_f32")) return;
+    if (strcmp(w->function->name, "rmsnorm_f32")) return 1;
     // Mat: address, stride, rows, columns, type. The argument: x, weight, y, rstd, eps.
     const unsigned char *a = w->argument;
     float *x = *(float **)a, *weight = *(float **)(a + 32), *y = *(float **)(a + 64), eps = *(float *)(a + 128);
     int rows = *(int *)(a + 16), cols = *(int *)(a + 20);
     if (eps > 600) lost = 1;
     for (int i = 0; i < rows * cols; i++) y[i] = x[i] * (0.5f + weight[i % cols]) + eps * 1e5f;
+    return 1;
 }
 static void until(Stream *stream, size_t count) {
-    while (stream->done < count && !lost) work(stream->list[stream->done++]);
+    while (stream->done < count && !lost) {
+        if (work(stream->list[stream->done])) stream->done++;
+        else usleep(100);
+    }
 }
 static int add(Stream *stream, Work w) {
     if (lost) return ILLEGAL_ADDRESS;
@@ -96,6 +111,11 @@ static int add(Stream *stream, Work w) {
 // What the stand-in for cuBLASLt asks a stream for.
 int stand_in_call(Stream *stream, void (*call)(void *), void *data) {
     return add(stream, (Work){.kind = CALL, .call = call, .to = data});
+}
+
+// What the stand-in for NCCL asks a stream for: `attempt` is called until it does not give 0.
+int stand_in_try(Stream *stream, int (*attempt)(void *), void *data) {
+    return add(stream, (Work){.kind = TRY, .attempt = attempt, .to = data});
 }
 
 int cuInit(unsigned flags) { return flags; }
@@ -145,6 +165,17 @@ int cuStreamSynchronize(Stream *stream) {
     until(stream, stream->count);
     return lost ? ILLEGAL_ADDRESS : 0;
 }
+// Does the work up to the first that must be tried again.
+static int query(Stream *stream, size_t count) {
+    must(!stream->capture, "asks during a capture");
+    while (stream->done < count && !lost) {
+        if (!work(stream->list[stream->done])) return NOT_READY;
+        stream->done++;
+    }
+    return lost ? ILLEGAL_ADDRESS : 0;
+}
+int cuStreamQuery(Stream *stream) { HERE; return query(stream, stream->count); }
+int cuEventQuery(Event *event) { HERE; return event->stream ? query(event->stream, event->until) : 0; }
 int cuEventCreate(Event **event, unsigned flags) { HERE; *event = calloc(1, sizeof **event); return 0; }
 int cuEventDestroy_v2(Event *event) { free(event); return 0; }
 int cuEventRecord(Event *event, Stream *stream) {
@@ -169,6 +200,10 @@ int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Stream *str
 int cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Stream *stream) {
     HERE;
     return add(stream, (Work){.kind = COPY, .to = to, .from = (void *)from, .bytes = bytes});
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream *stream) {
+    HERE;
+    return add(stream, (Work){.kind = COPY, .to = (void *)to, .from = (void *)from, .bytes = bytes});
 }
 
 int cuModuleLoadData(void **module, const void *image) {

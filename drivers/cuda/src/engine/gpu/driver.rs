@@ -212,6 +212,23 @@ impl Drop for Pinned {
     }
 }
 
+/// Work of the GPU that the host can wait for.
+pub(super) trait Pending {
+    /// Waits until it is done.
+    fn wait(&self) -> Result<(), CudaError>;
+
+    /// Whether it is done.
+    fn is_done(&self) -> Result<bool, CudaError>;
+}
+
+/// Whether the answer `code` of a query is that work is done.
+fn answer(call: &str, code: cu::CUresult) -> Result<bool, CudaError> {
+    match code {
+        cu::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        code => check(call, code).map(|()| true),
+    }
+}
+
 /// A point in a stream's work that can be waited for.
 pub(super) struct Event(cu::CUevent);
 
@@ -225,11 +242,6 @@ impl Event {
         Ok(Self(raw))
     }
 
-    pub(super) fn wait(&self) -> Result<(), CudaError> {
-        // SAFETY: the event is alive.
-        check("cuEventSynchronize", unsafe { cu::cuEventSynchronize(self.0) })
-    }
-
     /// Seconds from `self` to `end`; both must have timing and be complete.
     pub(super) fn seconds_to(&self, end: &Self) -> Result<f64, CudaError> {
         let mut milliseconds = 0.0f32;
@@ -237,6 +249,18 @@ impl Event {
         let code = unsafe { cu::cuEventElapsedTime_v2(&raw mut milliseconds, self.0, end.0) };
         check("cuEventElapsedTime", code)?;
         Ok(f64::from(milliseconds) * 1e-3)
+    }
+}
+
+impl Pending for Event {
+    fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the event is alive.
+        check("cuEventSynchronize", unsafe { cu::cuEventSynchronize(self.0) })
+    }
+
+    fn is_done(&self) -> Result<bool, CudaError> {
+        // SAFETY: the event is alive.
+        answer("cuEventQuery", unsafe { cu::cuEventQuery(self.0) })
     }
 }
 
@@ -261,11 +285,6 @@ impl Stream {
 
     pub(super) fn raw(&self) -> cu::CUstream {
         self.0
-    }
-
-    pub(super) fn wait(&self) -> Result<(), CudaError> {
-        // SAFETY: the stream is alive.
-        check("cuStreamSynchronize", unsafe { cu::cuStreamSynchronize(self.0) })
     }
 
     pub(super) fn record(&self, event: &Event) -> Result<(), CudaError> {
@@ -297,6 +316,15 @@ impl Stream {
     pub(super) unsafe fn download(&self, to: *mut u8, from: u64, bytes: usize) -> Result<(), CudaError> {
         // SAFETY: as promised by the caller.
         check("cuMemcpyDtoHAsync", unsafe { cu::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.0) })
+    }
+
+    /// Copies `bytes` bytes from one place of the device to another.
+    ///
+    /// # Safety
+    /// Both places must be device memory, apart from each other, until the copy is done.
+    pub(super) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: as promised by the caller.
+        check("cuMemcpyDtoDAsync", unsafe { cu::cuMemcpyDtoDAsync_v2(to, from, bytes, self.0) })
     }
 
     /// Begins a capture: later work of the stream is recorded as a graph instead of run.
@@ -345,6 +373,18 @@ impl Stream {
     pub(super) fn launch(&self, graph: &Executable) -> Result<(), CudaError> {
         // SAFETY: both are alive. What the kernels of the graph use is alive as for a single launch.
         check("cuGraphLaunch", unsafe { cu::cuGraphLaunch(graph.0, self.0) })
+    }
+}
+
+impl Pending for Stream {
+    fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream is alive.
+        check("cuStreamSynchronize", unsafe { cu::cuStreamSynchronize(self.0) })
+    }
+
+    fn is_done(&self) -> Result<bool, CudaError> {
+        // SAFETY: the stream is alive.
+        answer("cuStreamQuery", unsafe { cu::cuStreamQuery(self.0) })
     }
 }
 

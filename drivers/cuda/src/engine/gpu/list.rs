@@ -8,7 +8,7 @@ use cudarc::driver::sys as cu;
 use fathom_core::error::{DeviceError, ErrorKind};
 
 use super::commands::{Command, Commands, Recent};
-use super::driver::{Stream, check};
+use super::driver::{Pending as _, Stream, check};
 use super::functions::Functions;
 use super::product::Products;
 use super::replay::Replay;

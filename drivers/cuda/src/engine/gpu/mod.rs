@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `commands`, `list`, `replay` | queued commands, their submission, and lists as CUDA graphs |
 //! | `transfer`, `staging` | copies, and the pinned memory they go through |
+//! | `watches` | the host's wait for the GPU |
 //! | `product` | dense products by cuBLASLt |
 //! | `functions` | kernels, compiled and loaded on first use |
 //! | `driver` | handles of the driver API |
@@ -22,14 +23,16 @@ mod product;
 mod replay;
 mod staging;
 mod transfer;
+mod watches;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use cudarc::driver::sys as cu;
 use fathom_core::device::Name;
 use fathom_core::error::{DeviceError, ErrorKind};
 
-use super::{Engine, GraphUse, Properties};
+use super::{Engine, GraphUse, Properties, Watch};
 use crate::compile;
 use crate::cublaslt::{Operands, Shape};
 use crate::error::CudaError;
@@ -44,6 +47,7 @@ use list::{List, Target};
 pub use options::Options;
 use product::Products;
 use transfer::Transfers;
+use watches::Watches;
 
 /// The number of usable GPUs.
 pub(crate) fn count() -> usize {
@@ -77,6 +81,8 @@ struct State {
     products: Products,
     transfers: Transfers,
     compute: Stream,
+    /// What is asked for errors while the host waits.
+    watches: Watches,
     /// True if the compute stream may have work.
     running: bool,
     /// Start and end events of a running clock, during which no graphs are used.
@@ -110,6 +116,7 @@ impl Gpu {
             products: Products::new(options.blas, (major, minor) == (9, 0)),
             transfers: Transfers::new()?,
             compute: Stream::new()?,
+            watches: Watches::default(),
             running: false,
             clock: None,
         };
@@ -186,7 +193,8 @@ impl State {
     fn settle(&mut self) -> Result<(), CudaError> {
         self.submit()?;
         if self.running {
-            self.compute.wait().map_err(|e| match e.kind() {
+            let waited = self.watches.wait(&self.compute);
+            waited.map_err(|e| match e.kind() {
                 ErrorKind::DeviceLost if !self.options.check => {
                     let hint = "set FATHOM_CUDA_CHECK=1 to learn which kernel failed";
                     CudaError::new(ErrorKind::DeviceLost, format!("{e}: {hint}"))
@@ -267,6 +275,30 @@ impl Engine for Gpu {
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         self.bound()?.download(from, bytes)
+    }
+
+    fn bind(&self) -> Result<(), CudaError> {
+        self.context.bind()
+    }
+
+    fn queue(&self, work: &mut dyn FnMut(*mut c_void) -> Result<(), CudaError>) -> Result<(), CudaError> {
+        let mut state = self.bound()?;
+        state.submit()?;
+        state.running = true;
+        work(state.compute.raw().cast())?;
+        if state.options.check { state.settle() } else { Ok(()) }
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+        let mut state = self.bound()?;
+        state.submit()?;
+        state.running = true;
+        // SAFETY: the caller's views lie in device memory, which is freed only after a wait, and do not overlap.
+        unsafe { state.compute.copy(to, from, bytes) }
+    }
+
+    fn watch(&self, watch: Weak<dyn Watch>) {
+        self.lock().watches.add(watch);
     }
 
     fn report(&self) -> u64 {

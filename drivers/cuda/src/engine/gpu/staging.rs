@@ -1,6 +1,7 @@
 //! Pinned host memory for copies, which the GPU reads and writes while the host works on.
 
 use super::driver::{Event, Pinned};
+use super::watches::Watches;
 use crate::error::CudaError;
 
 /// Largest copy in bytes that goes through the arena and can be part of a graph.
@@ -56,7 +57,7 @@ impl Staging {
     }
 
     /// The index of a free slot, after a wait if needed; the caller records the slot's event behind its copy.
-    pub(super) fn slot(&mut self) -> Result<usize, CudaError> {
+    pub(super) fn slot(&mut self, watches: &Watches) -> Result<usize, CudaError> {
         if self.slots.len() < SLOTS {
             self.slots.push(Slot { memory: Pinned::new(PIECE)?, event: Event::new(false)?, busy: true });
             return Ok(self.slots.len() - 1);
@@ -65,7 +66,7 @@ impl Staging {
         self.next = place + 1;
         let slot = &mut self.slots[place];
         if slot.busy {
-            slot.event.wait()?;
+            watches.wait(&slot.event)?;
         }
         slot.busy = true;
         Ok(place)

@@ -69,7 +69,7 @@ impl State {
             self.running = true;
         }
         for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            let place = self.transfers.staging.slot()?;
+            let place = self.transfers.staging.slot(&self.watches)?;
             let slot = self.transfers.staging.at(place);
             let stream = if idle { &self.transfers.stream } else { &self.compute };
             // SAFETY: the slot is free and as large as a piece; it is not reused before its event. The caller checked
@@ -91,14 +91,14 @@ impl State {
         // The host copies one piece while the GPU copies the next.
         let mut last: Option<(usize, &mut [u8])> = None;
         for (i, piece) in bytes.chunks_mut(PIECE).enumerate() {
-            let place = self.transfers.staging.slot()?;
+            let place = self.transfers.staging.slot(&self.watches)?;
             let slot = self.transfers.staging.at(place);
             // SAFETY: the slot is free and as large as a piece; the caller checked that the source lies in device
             // memory.
             unsafe { self.compute.download(slot.memory.host(), from + (i * PIECE) as u64, piece.len()) }?;
             self.compute.record(&slot.event)?;
             if let Some((place, piece)) = last.replace((place, piece)) {
-                self.transfers.staging.at(place).event.wait()?;
+                self.watches.wait(&self.transfers.staging.at(place).event)?;
                 self.take(place, piece);
             }
         }
