@@ -3,6 +3,7 @@
 use crate::checkpoint::CheckpointError;
 use crate::hf::{HfError, remedy};
 use crate::settings::SettingsError;
+use fathom_core::error::{DeviceError, ErrorKind};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,15 @@ pub enum Error {
         doing: String,
         /// The driver's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// Another rank of the run died, left, or does not answer.
+    #[error("{doing}: {problem}")]
+    PeerLost {
+        /// Action that failed.
+        doing: String,
+        /// The operation in which the rank is missing.
+        problem: String,
     },
 
     /// The operating system refused something.
@@ -82,6 +92,11 @@ impl Error {
         }
     }
 
+    /// Whether another rank is lost, so that nothing can be done together any more.
+    pub(crate) fn is_peer_lost(&self) -> bool {
+        matches!(self, Error::PeerLost { .. })
+    }
+
     /// Wraps a system error with what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
         let path = path.to_path_buf();
@@ -89,8 +104,11 @@ impl Error {
     }
 
     /// Wraps a driver's error with what was being done.
-    pub(crate) fn device<E: std::fmt::Display>(doing: impl Into<String>) -> impl FnOnce(E) -> Error {
+    pub(crate) fn device<E: DeviceError>(doing: impl Into<String>) -> impl FnOnce(E) -> Error {
         let doing = doing.into();
-        move |source| Error::Device { doing, source: source.to_string().into() }
+        move |source| match source.kind() {
+            ErrorKind::PeerLost => Error::PeerLost { doing, problem: source.to_string() },
+            _ => Error::Device { doing, source: source.to_string().into() },
+        }
     }
 }

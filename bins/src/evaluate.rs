@@ -5,13 +5,17 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use fathom_core::cache::CacheFormat;
+use fathom_core::comm::Comm;
+use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
-use fathom_core::model::{Batch, Model};
-use fathom_dataprep::{Evaluation, ShardSet, Split, Tokenizer};
+use fathom_core::model::{Batch, Model, Scores};
+use fathom_core::train::Trainer;
+use fathom_dataprep::{Evaluation, ShardSet, Split, TokenBatch, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::State;
 use crate::error::{Error, Result};
+use crate::infer::check_finite;
 use crate::infer::score::score;
 use crate::prepare;
 use crate::session::{Session, TokenScores};
@@ -58,30 +62,128 @@ pub fn evaluate<D: Kernels>(
     cache: Option<CacheFormat>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Evaluated> {
-    let vocabulary = model.config().vocab_size;
+    let mut sums = Sums::default();
+    windows(data, limit, |batch, total| {
+        let scores = score(model, &batch_of(model.config(), batch, document_mask)?, cache)?;
+        sums.add(Part::new(batch, &scores, tokenizer));
+        progress(sums.0.tokens.min(total), total);
+        Ok(())
+    })?;
+    Ok(sums.result())
+}
+
+/// As [`evaluate`] of the model of a run, whose ranks score batches of windows in turn. All get the same result, which
+/// does not depend on how many they are.
+///
+/// # Errors
+/// As [`evaluate`], and another rank that is lost.
+pub fn evaluate_together<D: Kernels, C: Comm<D>>(
+    trainer: &Trainer<D, C>,
+    data: &mut Evaluation,
+    tokenizer: Option<&Tokenizer>,
+    document_mask: bool,
+    limit: u64,
+) -> Result<Evaluated> {
+    let comm = trainer.comm();
+    let (rank, world) = (comm.rank(), comm.world());
+    let scored = |batch: &TokenBatch| -> Result<Part> {
+        let batch_of = batch_of(trainer.model.config(), batch, document_mask)?;
+        let scores = trainer.score(&batch_of).map_err(Error::device("scoring"))?;
+        check_finite(&scores.nll, "the log probabilities")?;
+        Ok(Part::new(batch, &scores, tokenizer))
+    };
+    // A turn is one batch for each rank. Where weights are divided all must score at once, so the last turn is filled
+    // up with batches that do not count.
+    let (mut sums, mut mine, mut turn) = (Sums::default(), TokenBatch::default(), 0);
+    let mut share = |mine: &TokenBatch, turn: usize| -> Result<()> {
+        let words = scored(mine)?.words();
+        let told = comm.tell(&words).map_err(Error::device("validation"))?;
+        told.chunks_exact(Part::WORDS).take(turn).for_each(|words| sums.add(Part::from_words(words)));
+        Ok(())
+    };
+    windows(data, limit, |batch, _| {
+        if turn == rank || mine.sequences == 0 {
+            mine.clone_from(batch);
+        }
+        turn += 1;
+        if turn == world {
+            share(&mine, turn)?;
+            turn = 0;
+        }
+        Ok(())
+    })?;
+    if turn > 0 {
+        share(&mine, turn)?;
+    }
+    Ok(sums.result())
+}
+
+/// Goes through the windows of `data` from its start, a batch at a time, until there were `limit` tokens, or all of
+/// them for 0: `each` is given every batch, and the number of tokens in all.
+fn windows(data: &mut Evaluation, limit: u64, mut each: impl FnMut(&TokenBatch, u64) -> Result<()>) -> Result<()> {
     let total = if limit == 0 { data.targets() } else { limit.min(data.targets()) };
-    let (mut nll, mut tokens, mut bytes) = (0.0f64, 0u64, 0u64);
-    let mut batch = fathom_dataprep::TokenBatch::default();
-    let mut sequences = SEQUENCES;
+    let (mut batch, mut sequences, mut tokens) = (TokenBatch::default(), SEQUENCES, 0);
     data.restart();
     while tokens < total && data.fill_batch(sequences, &mut batch)? > 0 {
-        let length = batch.sequence_length;
-        sequences = (TOKENS / length).clamp(1, SEQUENCES);
-        let starts = document_mask.then_some(batch.document_starts.as_slice());
-        let scored = Batch::new(&batch.tokens, length, starts, vocabulary)
-            .map_err(|e| Error::Run(format!("validation data: {e}; was it tokenised for this model?")))?;
-        let scores = score(model, &scored, cache)?;
-        nll += scores.nll.iter().map(|&x| f64::from(x)).sum::<f64>();
-        tokens += scores.nll.len() as u64;
-        if let Some(tokenizer) = tokenizer {
-            bytes += (0..batch.sequences).map(|b| tokenizer.byte_len(&batch.row(b)[1..])).sum::<u64>();
-        }
-        progress(tokens.min(total), total);
+        sequences = (TOKENS / batch.sequence_length).clamp(1, SEQUENCES);
+        tokens += (batch.sequences * batch.sequence_length) as u64;
+        each(&batch, total)?;
     }
-    let loss = nll / tokens.max(1) as f64;
-    let bytes = tokenizer.map(|_| bytes).filter(|&b| b > 0);
-    let bits_per_byte = bytes.map(|b| nll / (b as f64 * std::f64::consts::LN_2));
-    Ok(Evaluated { loss, perplexity: loss.exp(), bits_per_byte, tokens, bytes })
+    Ok(())
+}
+
+/// Windows as a model takes them.
+fn batch_of<'a>(config: &ModelConfig, windows: &'a TokenBatch, document_mask: bool) -> Result<Batch<'a>> {
+    let starts = document_mask.then_some(windows.document_starts.as_slice());
+    Batch::new(&windows.tokens, windows.sequence_length, starts, config.vocab_size)
+        .map_err(|e| Error::Run(format!("validation data: {e}; was it tokenised for this model?")))
+}
+
+/// What a batch of windows adds to a measurement.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    nll: f64,
+    tokens: u64,
+    bytes: u64,
+}
+
+impl Part {
+    /// Words of a part.
+    const WORDS: usize = 3;
+
+    fn new(batch: &TokenBatch, scores: &Scores, tokenizer: Option<&Tokenizer>) -> Self {
+        let length = |tokenizer: &Tokenizer| (0..batch.sequences).map(|b| tokenizer.byte_len(&batch.row(b)[1..])).sum();
+        let nll = scores.nll.iter().map(|&x| f64::from(x)).sum();
+        Self { nll, tokens: scores.nll.len() as u64, bytes: tokenizer.map_or(0, length) }
+    }
+
+    fn words(self) -> [u64; Self::WORDS] {
+        [self.nll.to_bits(), self.tokens, self.bytes]
+    }
+
+    fn from_words(words: &[u64]) -> Self {
+        Self { nll: f64::from_bits(words[0]), tokens: words[1], bytes: words[2] }
+    }
+}
+
+/// The sums of a measurement, batch after batch.
+#[derive(Default)]
+struct Sums(Part);
+
+impl Sums {
+    fn add(&mut self, part: Part) {
+        self.0.nll += part.nll;
+        self.0.tokens += part.tokens;
+        self.0.bytes += part.bytes;
+    }
+
+    fn result(self) -> Evaluated {
+        let Part { nll, tokens, bytes } = self.0;
+        let loss = nll / tokens.max(1) as f64;
+        let bytes = Some(bytes).filter(|&b| b > 0);
+        let bits_per_byte = bytes.map(|b| nll / (b as f64 * std::f64::consts::LN_2));
+        Evaluated { loss, perplexity: loss.exp(), bits_per_byte, tokens, bytes }
+    }
 }
 
 /// Request of a measurement: data, split, limits.

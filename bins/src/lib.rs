@@ -47,6 +47,7 @@ pub mod error;
 pub mod evaluate;
 pub mod hf;
 pub mod infer;
+pub mod launch;
 pub mod plan;
 pub mod prepare;
 pub mod programs;

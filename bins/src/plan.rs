@@ -7,8 +7,9 @@ use fathom_core::cache::{CacheFormat, SCRATCH, bytes_per_token};
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
 use fathom_core::layer::mla::scratch_numbers;
 use fathom_core::precision::Precision;
-use fathom_core::train::plan::{MemoryPlan, Plan};
+use fathom_core::train::plan::{MemoryPlan, Plan, Share};
 use fathom_core::train::schedule::Schedule;
+use fathom_core::train::{Parallel, Zero};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -31,6 +32,10 @@ pub struct Request<'a> {
     pub micro_batch: usize,
     /// Sequence length in tokens.
     pub length: usize,
+    /// Number of ranks.
+    pub ranks: usize,
+    /// How they share work and state.
+    pub parallel: Parallel,
     /// The precision policy.
     pub precision: Precision,
     /// Whether a moving average of the weights is kept.
@@ -61,8 +66,15 @@ impl Request<'_> {
 /// # Errors
 /// Where a step of these sizes cannot be made.
 pub fn report(request: &Request<'_>, as_json: bool) -> Result<String> {
-    let plan = Plan::new(request.model, request.precision, request.micro_batch, request.length)
-        .map_err(Error::device("planning a step"))?;
+    let batch = request.schedule.table().map(|(_, rates)| rates.batch_size).max().unwrap_or(request.micro_batch);
+    let share = Share {
+        sequences: request.micro_batch,
+        length: request.length,
+        rounds: (batch / request.micro_batch.max(1) / request.ranks.max(1)).max(1),
+        world: request.ranks,
+        parallel: request.parallel,
+    };
+    let plan = Plan::of(request.model, request.precision, share).map_err(Error::device("planning a step"))?;
     if as_json { Ok(json(request, &plan).to_string()) } else { Ok(text(request, &plan)) }
 }
 
@@ -101,6 +113,9 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "activations": memory.activations,
             "total": memory.total(),
         },
+        "ranks": request.ranks,
+        "zero": request.parallel.zero as u8,
+        "bytes_sent_per_step": plan.sent,
         "host_memory": { "ema": average_bytes(request, memory) },
         "device": request.device.map(|(name, bytes)| json!({ "name": name, "memory": bytes })),
         "fits": request.fits(memory).map(|(_, fits)| fits),
@@ -129,9 +144,11 @@ fn task_share(request: &Request<'_>, cost: Cost, times: u64) -> f64 {
     cost.tokens as f64 * times as f64 / (3.0 * request.tokens.max(1) as f64)
 }
 
-/// The moving average of the weights, on the host: as large as the master weights, f32 like them.
+/// The moving average of the weights, on the host: as large as the master weights, f32 like them, and divided among the
+/// ranks.
 fn average_bytes(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
-    if request.average { plan.weights } else { 0 }
+    let divided = if request.parallel.zero == Zero::Weights { 1 } else { request.ranks as u64 };
+    if request.average { plan.weights / divided } else { 0 }
 }
 
 fn by_kind(count: &ParameterCount) -> [(&'static str, u64); 10] {
@@ -153,7 +170,7 @@ fn text(request: &Request<'_>, plan: &Plan) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = parameters(&mut out, request, &plan.parameters);
-    let _ = memory(&mut out, request, &plan.memory);
+    let _ = memory(&mut out, request, &plan.memory, plan.sent);
     let _ = cache(&mut out, request.model, &plan.kv_cache);
     let _ = work(&mut out, request, plan);
     let _ = schedule(&mut out, request);
@@ -180,13 +197,13 @@ fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -
     writeln!(out)
 }
 
-fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fmt::Result {
+fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan, sent: u64) -> std::fmt::Result {
     let (micro, length) = (request.micro_batch, request.length);
-    writeln!(
-        out,
-        "Memory of training in {} on one device, micro-batch {micro} x {length} tokens",
-        request.precision.name()
-    )?;
+    let on = match request.ranks {
+        1 => "on one device".into(),
+        ranks => format!("of one rank of {ranks}, {}", request.parallel),
+    };
+    writeln!(out, "Memory of training in {} {on}, micro-batch {micro} x {length} tokens", request.precision.name())?;
     let rows = [
         ("master weights", plan.weights),
         ("low-precision copies", plan.copies),
@@ -201,6 +218,9 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan) -> std::fm
     if request.average {
         let average = size(average_bytes(request, plan));
         writeln!(out, "  {:<28}{average:>22}  moving average of the weights", "and on the host")?;
+    }
+    if request.ranks > 1 {
+        writeln!(out, "  {:<28}{:>22}  by each rank, to the others", "sent in a step", size(sent))?;
     }
     if let (Some((name, limit)), Some((needed, fits))) = (request.device, request.fits(plan)) {
         let verdict = if fits { "fits here" } else { "does not fit here" };
@@ -330,6 +350,8 @@ mod tests {
             steps: 1,
             micro_batch: 1,
             length: 4096,
+            ranks: 1,
+            parallel: Parallel::default(),
             precision: Precision::F32,
             device: Some(("cpu", 16 << 30)),
             data: None,

@@ -21,6 +21,15 @@ pub enum CheckpointError {
         problem: String,
     },
 
+    /// Another rank of the run failed; its own message says why.
+    #[error("rank {rank} could not {doing}: see its own message")]
+    OnRank {
+        /// The rank.
+        rank: usize,
+        /// What it was to do.
+        doing: &'static str,
+    },
+
     /// No checkpoint to resume from.
     #[error("{} holds no complete checkpoint; leave out --resume to start, or name another --output", path.display())]
     NoCheckpoint {

@@ -81,15 +81,41 @@ impl Manifest {
     /// [`CheckpointError::Changed`] names the first that has not.
     pub fn check_contents(&self, folder: &Path) -> Result<(), CheckpointError> {
         self.check_sizes(folder)?;
-        for file in &self.files {
-            let path = folder.join(&file.path);
-            let found = hash_file(&path).map_err(CheckpointError::io("read", &path))?;
-            if found != file.sha256 {
-                let problem = format!("has SHA-256 {found} where {MANIFEST} says {}", file.sha256);
-                return Err(CheckpointError::Changed { path, problem });
-            }
+        self.files.iter().try_for_each(|file| file.check(folder))
+    }
+}
+
+impl FileEntry {
+    /// Words that a file's length and SHA-256 take.
+    pub(super) const WORDS: usize = 5;
+
+    /// Length and SHA-256, to be told to another rank.
+    pub(super) fn words(&self) -> [u64; Self::WORDS] {
+        let part = |number: usize| {
+            let digits = self.sha256.get(16 * number..16 * (number + 1));
+            digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+        };
+        [self.bytes, part(0), part(1), part(2), part(3)]
+    }
+
+    /// The entry of the file at `path` whose [words](Self::words) another rank told.
+    pub(super) fn from_words(path: String, words: &[u64]) -> Self {
+        let sha256 = words.iter().skip(1).map(|word| format!("{word:016x}")).collect();
+        Self { path, bytes: words.first().copied().unwrap_or_default(), sha256 }
+    }
+
+    /// Checks that the file has its contents.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] where it has not.
+    pub fn check(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let path = folder.join(&self.path);
+        let found = hash_file(&path).map_err(CheckpointError::io("read", &path))?;
+        if found == self.sha256 {
+            return Ok(());
         }
-        Ok(())
+        let problem = format!("has SHA-256 {found} where {MANIFEST} says {}", self.sha256);
+        Err(CheckpointError::Changed { path, problem })
     }
 }
 

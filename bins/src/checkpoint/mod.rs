@@ -17,16 +17,20 @@
 pub mod commit;
 mod error;
 mod identity;
+mod load;
 mod locate;
 mod manifest;
 mod state;
 pub mod store;
+mod together;
 
 pub use commit::{Draft, Keep, clean};
 pub use error::CheckpointError;
 pub use identity::identity;
+pub use load::{load_average, load_trainer};
 pub use locate::{Found, Located, latest, list, locate, survey};
 pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
-pub use state::{Best, BestCheckpoint, State, best, load_average, load_trainer, save_trainer};
+pub use state::{Best, BestCheckpoint, State, best};
 pub use store::{Disk, Store};
+pub use together::{Files, agree, save};

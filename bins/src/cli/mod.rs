@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -231,15 +232,38 @@ pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
 /// # Errors
 /// Where the system does not let signals be handled.
 pub fn interrupts() -> Result<Arc<AtomicBool>> {
+    interrupts_of(0, 1)
+}
+
+/// As [`interrupts`], for rank `rank` of `world`: rank 0 says what happens, and as launchers tell ranks twice at times,
+/// the second signal counts only where it comes a second after the first.
+///
+/// # Errors
+/// Where the system does not let signals be handled.
+pub fn interrupts_of(rank: usize, world: usize) -> Result<Arc<AtomicBool>> {
+    let together = if world > 1 { Duration::from_secs(1) } else { Duration::ZERO };
     let flag = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&flag);
+    let mut first: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::SeqCst) {
+        let since = *first.get_or_insert_with(Instant::now);
+        if !raised.swap(true, Ordering::SeqCst) {
+            // An engine that ends the ranks after an error tells them so, and kills them soon after.
+            if world > 1 {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            if rank == 0 {
+                eprintln!("\nfinishing the step and saving; press Ctrl-C again to leave at once");
+            }
+        } else if since.elapsed() >= together {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and saving; press Ctrl-C again to leave at once");
     })
     .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
+    // Launchers that kill at SIGTERM hand this one on.
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&flag))
+        .map_err(|e| Error::Run(format!("cannot handle SIGUSR1: {e}")))?;
     Ok(flag)
 }
 

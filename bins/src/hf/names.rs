@@ -160,14 +160,14 @@ pub(super) fn read_optional<T: serde::de::DeserializeOwned>(path: &Path) -> Resu
 }
 
 /// A tensor of a checkpoint of a model.
-pub(super) struct ModelTensor {
+pub(crate) struct ModelTensor {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) place: Place,
 }
 
 /// Where the tensor is in a model.
-pub(super) enum Place {
+pub(crate) enum Place {
     Weight(Parameter),
     /// The expert bias of a router, by its number.
     Bias(usize),

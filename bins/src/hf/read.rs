@@ -439,7 +439,10 @@ fn fill<D: Kernels>(model: &mut Model<D>, mut files: ModelFiles) -> Result<Vec<S
         let written = match place {
             Place::Bias(number) => model.routers[number].bias.upload(&device, &values),
             Place::Weight(parameter) | Place::Copy(parameter) => {
-                model.weights_mut().write(&device, &parameter, bytemuck::cast_slice(&values))
+                // One rank of several may keep a part.
+                let held = model.weights().held_of(&parameter);
+                let bytes = bytemuck::cast_slice(&values[held.clone()]);
+                model.weights_mut().write_range(&device, &parameter, held, bytes)
             }
         };
         written.map_err(HfError::device(&name))?;

@@ -11,6 +11,7 @@ use fathom_core::model::Model;
 use fathom_dataprep::Tokenizer;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 /// What writes the bytes of a file; it gets the file and its path, for errors.
@@ -52,47 +53,97 @@ pub fn save_model<D: Kernels>(
     format: Format,
     shard_bytes: u64,
 ) -> Result<(), HfError> {
-    let config = ModelConfig { quantization_config: format.quantization(), ..*model.config() };
-    write_json(folder, CONFIG, &config.hugging_face(format.torch_dtype()))?;
-    write_json(folder, GENERATION_CONFIG, &generation_config(&config))?;
-    if let Some(tokenizer) = tokenizer {
-        tokenizer.save(folder.path())?;
-        folder.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
-        folder.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
-    }
-    let all = tensors(model);
-    let specs: Vec<Vec<TensorSpec>> =
-        all.iter().map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect();
-    let shards = divide(specs.iter().map(|specs| specs.iter().map(TensorSpec::bytes).sum()), shard_bytes);
-    let mut index = Index::default();
-    for (number, range) in shards.iter().enumerate() {
-        let file = shard_name(number, shards.len());
-        let specs: Vec<TensorSpec> = specs[range.clone()].iter().flatten().cloned().collect();
-        index.add(&file, &specs);
-        folder.write(&file, &mut |file, target| {
-            write(file, target, &safetensors::header(&specs))?;
-            all[range.clone()].iter().try_for_each(|tensor| write_tensor(file, target, model, tensor, format))
-        })?;
-    }
-    if shards.len() > 1 { index.write(folder) } else { Ok(()) }
+    let files = ModelWriter::new(model, format, shard_bytes);
+    files.write_description(folder, model.config(), tokenizer)?;
+    (0..files.count())
+        .try_for_each(|number| files.write_weights(folder, number, &mut |place, bytes| read_place(model, place, bytes)))
 }
 
-fn write_tensor<D: Kernels>(
-    file: &mut dyn Write,
-    target: &Path,
-    model: &Model<D>,
-    tensor: &ModelTensor,
+/// The files of a model: which tensors each of the files with weights holds.
+pub(crate) struct ModelWriter {
     format: Format,
-) -> Result<(), HfError> {
-    let mut values = vec![0.0f32; tensor.shape.iter().product()];
-    read_place(model, &tensor.place, bytemuck::cast_slice_mut(&mut values)).map_err(HfError::device(&tensor.name))?;
-    let cols = tensor.shape.last().copied().unwrap_or(1);
-    let mut encoder = Encoder::new(format.of(&tensor.name, &tensor.shape), cols, false);
-    write(file, target, encoder.rows(&values).map_err(bad_element(target, &tensor.name))?)?;
-    write(file, target, &encoder.scales())
+    tensors: Vec<ModelTensor>,
+    /// Of each tensor, what is stored for it: itself, and its scales.
+    specs: Vec<Vec<TensorSpec>>,
+    shards: Vec<Range<usize>>,
 }
 
-fn read_place<D: Kernels>(model: &Model<D>, place: &Place, bytes: &mut [u8]) -> Result<(), D::Error> {
+impl ModelWriter {
+    /// Files of at most `shard_bytes` each, but at least a tensor.
+    pub(crate) fn new<D: Kernels>(model: &Model<D>, format: Format, shard_bytes: u64) -> Self {
+        let tensors = tensors(model);
+        let specs: Vec<Vec<TensorSpec>> =
+            tensors.iter().map(|t| format.of(&t.name, &t.shape).specs(&t.name, &t.shape)).collect();
+        let shards = divide(specs.iter().map(|specs| specs.iter().map(TensorSpec::bytes).sum()), shard_bytes);
+        Self { format, tensors, specs, shards }
+    }
+
+    /// Number of files with weights.
+    pub(crate) fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Where the tensors of a file with weights are in the model, in the order in which they are written.
+    pub(crate) fn places(&self, number: usize) -> impl Iterator<Item = &Place> {
+        self.tensors[self.shards[number].clone()].iter().map(|tensor| &tensor.place)
+    }
+
+    /// The name of a file with weights.
+    pub(crate) fn name(&self, number: usize) -> String {
+        shard_name(number, self.shards.len())
+    }
+
+    /// Writes everything but the weights.
+    pub(crate) fn write_description(
+        &self,
+        folder: &mut dyn Folder,
+        config: &ModelConfig,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), HfError> {
+        let config = ModelConfig { quantization_config: self.format.quantization(), ..*config };
+        write_json(folder, CONFIG, &config.hugging_face(self.format.torch_dtype()))?;
+        write_json(folder, GENERATION_CONFIG, &generation_config(&config))?;
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.save(folder.path())?;
+            folder.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
+            folder.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
+        }
+        if self.count() == 1 {
+            return Ok(());
+        }
+        let mut index = Index::default();
+        for number in 0..self.count() {
+            index.add(&self.name(number), self.specs[self.shards[number].clone()].iter().flatten());
+        }
+        index.write(folder)
+    }
+
+    /// Writes a file with weights, which `read` fetches in f32, one tensor at a time.
+    pub(crate) fn write_weights<E: std::fmt::Display>(
+        &self,
+        folder: &mut dyn Folder,
+        number: usize,
+        read: &mut impl FnMut(&Place, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), HfError> {
+        let range = self.shards[number].clone();
+        let specs: Vec<TensorSpec> = self.specs[range.clone()].iter().flatten().cloned().collect();
+        folder.write(&self.name(number), &mut |file, target| {
+            write(file, target, &safetensors::header(&specs))?;
+            for tensor in &self.tensors[range.clone()] {
+                let mut values = vec![0.0f32; tensor.shape.iter().product()];
+                read(&tensor.place, bytemuck::cast_slice_mut(&mut values)).map_err(HfError::device(&tensor.name))?;
+                let cols = tensor.shape.last().copied().unwrap_or(1);
+                let mut encoder = Encoder::new(self.format.of(&tensor.name, &tensor.shape), cols, false);
+                write(file, target, encoder.rows(&values).map_err(bad_element(target, &tensor.name))?)?;
+                write(file, target, &encoder.scales())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Reads a tensor of `model` that lies here whole, as it is stored.
+pub(crate) fn read_place<D: Kernels>(model: &Model<D>, place: &Place, bytes: &mut [u8]) -> Result<(), D::Error> {
     match place {
         Place::Weight(parameter) | Place::Copy(parameter) => model.weights().read(model.device(), parameter, bytes),
         Place::Bias(number) => {
@@ -150,9 +201,11 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn add(&mut self, file: &str, specs: &[TensorSpec]) {
-        self.weight_map.extend(specs.iter().map(|spec| (spec.name.clone(), file.to_string())));
-        self.bytes += specs.iter().map(TensorSpec::bytes).sum::<u64>();
+    pub(crate) fn add<'a>(&mut self, file: &str, specs: impl IntoIterator<Item = &'a TensorSpec>) {
+        for spec in specs {
+            self.weight_map.insert(spec.name.clone(), file.to_string());
+            self.bytes += spec.bytes();
+        }
     }
 
     pub(crate) fn write(&self, folder: &mut dyn Folder) -> Result<(), HfError> {

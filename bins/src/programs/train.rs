@@ -7,13 +7,16 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::cli::{self, Command, Program};
 use crate::device::{self, AnyDevice};
 use crate::error::{Error, Result};
+use crate::launch::{self, Rank, Ranks};
 use crate::plan;
 use crate::report::{PAGE, Report, curve::When};
-use crate::run::{Outcome, Run, fit_to_data, resolved, task_cost};
+use crate::run::{Observed, Outcome, Run, check, fit_to_data, resolved, task_cost};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
 use argh::{ArgsInfo, FromArgs};
+use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
+use fathom_mpi::Launched;
 
 /// The command.
 pub const COMMAND: Command =
@@ -27,13 +30,16 @@ pub const COMMAND: Command =
     example = "{command_name}",
     example = "{command_name} data/notes --set train.steps=2000 --output runs/notes",
     example = "{command_name} data/shakespeare --config configs/shakespeare.toml --output runs/shakespeare",
+    example = "{command_name} data/notes --ranks 4 --output runs/notes",
     example = "{command_name} --plan --set model.preset=v3-671b",
+    example = "{command_name} --plan --ranks 8 --set model.preset=small --set parallel.zero=3",
     note = "The progress line's max violation is the load of the busiest expert over the mean load, minus 1, in the \
             worst layer: 0 is perfect balance.",
     note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
     error_code(0, "done, or stopped by Ctrl-C and saved"),
     error_code(1, "training failed"),
-    error_code(2, "wrong arguments or settings")
+    error_code(2, "wrong arguments or settings"),
+    error_code(75, "another rank of the run was lost; the last checkpoint stands")
 )]
 struct Arguments {
     /// folder that `prep` wrote; the same as --set data.path=FOLDER
@@ -65,6 +71,10 @@ struct Arguments {
     /// draw the loss curve at the end: auto is on a terminal only (default: auto)
     #[argh(option, default = "When::Auto", arg_name = "auto|always|never")]
     curve: When,
+    /// start N processes (ranks) of this command on this machine by mpirun, which share the work; with --plan, plan for
+    /// them (docs/distributed.md: several machines)
+    #[argh(option, arg_name = "n")]
+    ranks: Option<usize>,
     /// threads of the CPU device; the same as --set train.threads=N; 0 for all cores (default: 0)
     #[argh(option, arg_name = "n")]
     threads: Option<usize>,
@@ -78,7 +88,7 @@ impl Program for Arguments {
 
 /// The table that `--keys` prints.
 fn keys() -> String {
-    keys::table(&["model", "data", "train", "precision", "schedule", "checkpoint", "eval"])
+    keys::table(&["model", "data", "train", "precision", "schedule", "checkpoint", "parallel", "eval"])
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -88,8 +98,21 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
         return Err(Error::Usage("--output is empty: name a folder, or `.` for this one".into()));
     }
+    let launched = launch::launched()?;
+    match (arguments.ranks, &launched) {
+        (Some(0), _) => return Err(Error::Usage("--ranks 0: a run has at least 1".into())),
+        (Some(ranks), Some(launched)) if ranks != launched.world => {
+            let (launcher, world) = (launched.launcher, launched.world);
+            return Err(Error::Usage(format!("--ranks {ranks}, but {launcher} started {world}; leave it out")));
+        }
+        _ => {}
+    }
+    let several = launched.is_some() || arguments.ranks.is_some_and(|ranks| ranks > 1);
     let bare = arguments.config.is_none() && arguments.set.is_empty() && arguments.data.is_none();
     if bare && !arguments.plan && !arguments.resume {
+        if several {
+            return Err(Error::Usage("several ranks need data: name a folder that `prep` wrote".into()));
+        }
         let device = AnyDevice::open(&arguments.device, arguments.threads.unwrap_or(0))?;
         let stop = cli::interrupts()?;
         return on_device!(&device, device => {
@@ -106,10 +129,41 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let settings = settings(arguments, config.as_deref())?;
     if arguments.plan {
-        return print_plan(settings, &arguments.device, arguments.json);
+        // Of several ranks one is enough to say it.
+        return match launched.as_ref().is_some_and(|launched| launched.rank > 0) {
+            true => Ok(()),
+            false => print_plan(settings, arguments),
+        };
     }
-    let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
-    on_device!(&device, device => train(device, settings, &output, arguments))
+    if let (Some(ranks), None) = (arguments.ranks.filter(|ranks| *ranks > 1), &launched) {
+        // What is wrong for every rank is said once, before any is started.
+        launch::limit(ranks)?;
+        check(&settings, ranks)?;
+        return launch::start(ranks, &output);
+    }
+    match launched {
+        None => {
+            let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
+            on_device!(&device, device => train(device, launch::alone(), settings, &output, arguments, || ()))
+        }
+        Some(launched) => together(launched, settings, &output, arguments),
+    }
+}
+
+/// Trains as one rank of several. An error ends the other ranks too.
+fn together(launched: Launched, mut settings: Settings, output: &Path, arguments: &Arguments) -> Result<()> {
+    let (rank, mpi) = Rank::join(launched, &settings, output)?;
+    settings.train.threads = rank.threads(settings.train.threads);
+    let work = || match AnyDevice::open(&rank.device(&arguments.device), settings.train.threads)? {
+        AnyDevice::Cpu(device) => {
+            train(&device, rank.watched(Box::new(mpi)), settings, output, arguments, Rank::may_end)
+        }
+        AnyDevice::Cuda(device) => {
+            let ranks = rank.between_gpus(&device, mpi)?;
+            train(&device, rank.watched(ranks), settings, output, arguments, Rank::may_end)
+        }
+    };
+    work().map_err(|error| rank.fail(&error, output))
 }
 
 /// Whether the arguments name no data to begin with.
@@ -133,9 +187,22 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
     Ok(Settings::new(source)?)
 }
 
-fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, arguments: &Arguments) -> Result<()> {
-    let stop = cli::interrupts()?;
-    let mut run = Run::open(device, settings, output, arguments.resume)?;
+/// Trains, alone or as one rank; `ended` is called when all is done, while the ranks are still together.
+fn train<D: Kernels>(
+    device: &D,
+    (comm, observed): (Ranks<D>, Observed),
+    settings: Settings,
+    output: &Path,
+    arguments: &Arguments,
+    ended: impl FnOnce(),
+) -> Result<()> {
+    let stop = cli::interrupts_of(comm.rank(), comm.world())?;
+    let mut run = Run::open_with(device, comm, observed, settings, output, arguments.resume)?;
+    if !run.leads() {
+        run.train(&stop, &mut ())?;
+        ended();
+        return Ok(());
+    }
     let (done, steps, folder) = (run.step(), run.steps(), output.display());
     if done > 0 && done >= steps {
         eprintln!("{folder}: {done} steps are done and the settings ask for {steps}: nothing to train");
@@ -145,11 +212,12 @@ fn train<D: Kernels>(device: &D, settings: Settings, output: &Path, arguments: &
     let mut report = Report::of(&run);
     let outcome = run.train(&stop, &mut report)?;
     eprint!("{}", arguments.curve.draw(report.history(), std::io::stderr().is_terminal()));
-    summary(&outcome, output);
+    summary(&outcome, output, run.world());
+    ended();
     Ok(())
 }
 
-fn summary(outcome: &Outcome, output: &Path) {
+fn summary(outcome: &Outcome, output: &Path, world: usize) {
     eprintln!("step {}, {} tokens; checkpoint {}", outcome.step, outcome.tokens, outcome.checkpoint.display());
     if let Some(v) = &outcome.validation {
         let bits = v.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits per byte"));
@@ -159,11 +227,12 @@ fn summary(outcome: &Outcome, output: &Path) {
     eprintln!("curves: {}", output.join(PAGE).display());
     if outcome.interrupted {
         let (train, output) = (cli::program("train"), cli::quoted(output));
-        eprintln!("stopped early; go on with: {train} --resume --output {output}");
+        let ranks = if world > 1 { ", on any number of ranks" } else { "" };
+        eprintln!("stopped early; go on with{ranks}: {train} --resume --output {output}");
     }
 }
 
-fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
+fn print_plan(mut settings: Settings, arguments: &Arguments) -> Result<()> {
     let data = fit_to_data(&mut settings)?;
     let tasks = match data {
         Some(_) => task_cost(&mut settings)?,
@@ -174,7 +243,7 @@ fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
     }
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
-    let memory = device::memory(device);
+    let memory = device::memory(&arguments.device);
     let request = plan::Request {
         model: &settings.model,
         schedule: &schedule,
@@ -182,11 +251,13 @@ fn print_plan(mut settings: Settings, device: &str, json: bool) -> Result<()> {
         steps,
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
+        ranks: arguments.ranks.unwrap_or(1),
+        parallel: settings.parallel.how,
         precision: settings.train.precision,
         average: settings.train.ema_decay > 0.0,
         device: memory.as_ref().map(|(name, bytes)| (name.as_str(), *bytes)),
         data: data.as_deref(),
         tasks,
     };
-    cli::print(&plan::report(&request, json)?)
+    cli::print(&plan::report(&request, arguments.json)?)
 }

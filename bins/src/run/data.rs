@@ -48,7 +48,20 @@ pub fn fit_to_data(settings: &mut Settings) -> Result<Option<PathBuf>> {
     Ok(sources[0].data.manifest().map(|_| sources[0].data.path().into()))
 }
 
-pub(super) fn loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader> {
+/// Checks that the data of a run can be opened, fits the model, and can be shared by `world` ranks.
+///
+/// # Errors
+/// As [`Run::open`](super::Run::open).
+pub fn check(settings: &Settings, world: usize) -> Result<()> {
+    let mut settings = settings.clone();
+    let sources = open(&settings)?;
+    fit_vocabulary(&mut settings, &sources[0].data)?;
+    let (_, steps) = settings.budget()?;
+    super::ranks::fit(&settings, &settings.schedule()?, steps, world)
+}
+
+/// The loader; says how documents were packed if `says`.
+pub(super) fn loader(settings: &Settings, data: Vec<MixSource>, says: bool) -> Result<Loader> {
     let options = LoaderOptions {
         sequence_length: settings.train.sequence_length,
         shuffle: settings.data.shuffle,
@@ -70,7 +83,7 @@ pub(super) fn loader(settings: &Settings, data: Vec<MixSource>) -> Result<Loader
             loader.total()
         )));
     }
-    if settings.data.packing == Packing::BestFit {
+    if settings.data.packing == Packing::BestFit && says {
         for (name, report) in loader.source_names().iter().zip(loader.packing_reports()) {
             eprintln!("packed{}{name}: {report}", if name.is_empty() { "" } else { " " });
         }

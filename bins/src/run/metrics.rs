@@ -49,6 +49,12 @@ pub struct StepMetrics {
     pub dropped: u64,
     /// Seconds the step took.
     pub seconds: f64,
+    /// Seconds of them that rank 0 spent in calls to other ranks, where there are some: moving data, and waiting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm_seconds: Option<f64>,
+    /// Bytes that rank 0 sent to other ranks in the step, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm_bytes: Option<u64>,
     /// Validation loss, if it was measured after this step, nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,

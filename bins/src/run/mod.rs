@@ -4,13 +4,17 @@ mod benchmarks;
 mod data;
 pub mod metrics;
 pub mod progress;
+mod ranks;
 pub mod resolved;
+pub mod watch;
 
 pub use benchmarks::task_cost;
-pub use data::fit_to_data;
+pub use data::{check, fit_to_data};
+pub use ranks::Observed;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,14 +23,14 @@ use fathom_core::comm::{Comm, Solo};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
-use fathom_core::model::{Batch, Model};
+use fathom_core::model::{Architecture, Batch, Model};
 use fathom_core::train::schedule::Schedule;
-use fathom_core::train::{Ema, Hyperparameters, StepReport, Trainer};
+use fathom_core::train::{Ema, Hyperparameters, Shards, StepReport, Trainer, Zero};
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
 use crate::checkpoint::{self, Best, BestCheckpoint, Disk, Draft, Keep, State};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluated, evaluate};
+use crate::evaluate::{Evaluated, evaluate_together};
 use crate::hf;
 use crate::infer::{Sampling, single};
 use crate::settings::{KeepBest, Settings};
@@ -108,19 +112,21 @@ impl Observer for () {
     }
 }
 
-/// A training run, new or resumed.
+/// A training run, new or resumed, or one rank's share of it.
 pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     settings: Settings,
     schedule: Schedule,
     steps: u64,
     trainer: Trainer<D, C>,
+    observed: Observed,
     average: Option<Ema>,
     loader: Loader,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
     benchmarks: Option<Benchmarks>,
     output: PathBuf,
-    metrics: Metrics,
+    /// Rank 0 writes them.
+    metrics: Option<Metrics>,
     state: State,
     /// The last validation loss since the newest checkpoint.
     measured: Option<Best>,
@@ -129,8 +135,8 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     failed_saves: u32,
     /// Whether tasks were due and not measured to their end, since the run was stopped.
     unmeasured: bool,
-    /// Held as long as the run may write into `output`.
-    _lock: File,
+    /// Held by rank 0 as long as the run may write into `output`.
+    _lock: Option<File>,
 }
 
 impl<D: Kernels> Run<D> {
@@ -139,36 +145,57 @@ impl<D: Kernels> Run<D> {
     /// # Errors
     /// Settings, data, model and checkpoint that do not fit each other, by name.
     pub fn open(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Self> {
-        Self::open_with(device, Solo, settings, output, resume)
+        Self::open_with(device, Solo, Observed::default(), settings, output, resume)
     }
 }
 
 impl<D: Kernels, C: Comm<D>> Run<D, C> {
-    /// Opens a run as [`open`](Run::open) does, as rank `comm.rank()` of several.
+    /// Opens a run as [`open`](Run::open) does, as rank `comm.rank()` of several. Rank 0 prints, and writes all files
+    /// but those of checkpoints, which all ranks write.
     ///
     /// # Errors
-    /// As [`open`](Run::open).
-    pub fn open_with(device: &D, comm: C, mut settings: Settings, output: &Path, resume: bool) -> Result<Self> {
+    /// As [`open`](Run::open), and ranks that do not begin the same run.
+    pub fn open_with(
+        device: &D,
+        comm: C,
+        observed: Observed,
+        mut settings: Settings,
+        output: &Path,
+        resume: bool,
+    ) -> Result<Self> {
+        let leads = comm.rank() == 0;
+        let _patience = observed.progress.patient();
+        observed.progress.phase("opening the data");
         let sources = data::open(&settings)?;
         let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
         data::check_samples(&settings, tokenizer.as_ref())?;
-        let benchmarks = Benchmarks::open(&settings, tokenizer.as_ref())?;
+        needs_whole_weights(&settings)?;
+        let benchmarks = if leads { Benchmarks::open(&settings, tokenizer.as_ref())? } else { None };
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
-        let lock = lock(output)?;
-        let newest = newest(output, resume)?;
+        ranks::fit(&settings, &schedule, steps, comm.world())?;
+        let lock = leads.then(|| lock(output)).transpose()?;
+        let newest = newest(output, resume, leads)?;
         let matter = resolved::that_matter(&settings);
         let saved = newest.as_deref().map(State::read).transpose()?;
         if let (Some(folder), Some(state)) = (&newest, &saved) {
             state.check(folder, &matter)?;
         }
-        let model = build_model(device, &settings, newest.is_none())?;
-        let mut trainer = Trainer::new(model, comm, hyperparameters(&settings)).map_err(Error::device("preparing"))?;
+        let mut loader = data::loader(&settings, sources, leads)?;
+        let fingerprint = loader.cursor().fingerprint;
+        let step = saved.as_ref().map(|state| state.step);
+        ranks::agree(&comm, &resolved::that_ranks_share(&settings), fingerprint.as_deref(), step)?;
+        ranks::share_folder(&comm, output, lock.as_ref())?;
+        observed.progress.phase("building the model");
+        let model = build_model(device, &comm, &settings, newest.is_none())?;
+        let trainer = Trainer::sharing(model, comm, hyperparameters(&settings), settings.parallel.how);
+        let mut trainer = trainer.map_err(Error::device("preparing"))?;
         let decay = settings.train.ema_decay;
-        let mut average = (decay > 0.0).then(|| Ema::new(decay, trainer.model.architecture().layout()));
-        let mut loader = data::loader(&settings, sources)?;
+        let layout = trainer.model.architecture().layout();
+        let mut average = (decay > 0.0).then(|| Ema::part(decay, layout, trainer.shards().all_own()));
         let mut state = match (&newest, saved) {
             (Some(folder), Some(state)) => {
+                observed.progress.phase("reading the checkpoint");
                 checkpoint::load_trainer(&mut trainer, folder, &state)?;
                 if let Some(average) = &mut average {
                     checkpoint::load_average(average, folder, &state)?;
@@ -181,16 +208,23 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         state.settings = matter;
         state.best_checkpoint = checkpoint::best(output)?;
         let validation = data::validation(&settings)?;
-        if validation.is_none() && settings.train.eval_every > 0 {
+        if validation.is_none() && settings.train.eval_every > 0 && leads {
             eprintln!(
                 "the data has no validation split, so no validation loss is measured: prepare it with --set \
                  output.validation_tail=0.1, name other data as data.validation_path, or set train.eval_every=0"
             );
         }
-        // Everything fits: only now is anything changed in a folder that holds a run.
-        checkpoint::clean(&Disk, output)?;
-        resolved::write(output, &settings)?;
-        let metrics = Metrics::open(output, state.step)?;
+        // Everything fits, on every rank: only now is anything changed in a folder that holds a run.
+        ranks::all(trainer.comm(), Ok(()), "opening the run")?;
+        let open = || -> Result<Option<Metrics>> {
+            if !leads {
+                return Ok(None);
+            }
+            checkpoint::clean(&Disk, output)?;
+            resolved::write(output, &settings)?;
+            Ok(Some(Metrics::open(output, state.step)?))
+        };
+        let metrics = ranks::all(trainer.comm(), open(), "opening the run's files")?;
         Ok(Self {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
@@ -199,6 +233,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             schedule,
             steps,
             trainer,
+            observed,
             average,
             loader,
             validation,
@@ -210,6 +245,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             settings,
             _lock: lock,
         })
+    }
+
+    /// Whether this rank prints and writes the run's files: rank 0.
+    pub fn leads(&self) -> bool {
+        self.trainer.comm().rank() == 0
+    }
+
+    /// Number of ranks.
+    pub fn world(&self) -> usize {
+        self.trainer.comm().world()
     }
 
     /// Steps taken so far.
@@ -237,21 +282,23 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.trainer.model.config()
     }
 
-    /// Trains to the end, or until `stop` is set: the step under way is then finished and saved. `observer` is told of
-    /// every step and checkpoint; `&mut ()` is one that ignores them.
+    /// Trains to the end, or until `stop` is set on one rank: the step under way is then finished and saved. `observer`
+    /// is told of every step and checkpoint; `&mut ()` is one that ignores them. Of several ranks only rank 0 tells it,
+    /// and prints.
     ///
     /// # Errors
-    /// A loss that is not finite, data that cannot be read, or three checkpoints in a row that cannot be written.
+    /// A loss that is not finite, data that cannot be read, or three checkpoints in a row that cannot be written;
+    /// another rank that failed.
     pub fn train(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome> {
         let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
-        let mut progress = Progress::new(self.state.step, self.steps, interval);
+        let mut progress = Progress::new(self.state.step, self.steps, interval, !self.leads());
         let mut batch = fathom_dataprep::TokenBatch::default();
         let mut measured = None;
         if let Some(metrics) = self.complete(stop, &mut progress)? {
             progress.messages(&observer.observe(Event::Completed(&metrics)));
         }
-        while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
-            let mut metrics = self.one_step(&mut batch)?;
+        while self.state.step < self.steps {
+            let Some(mut metrics) = self.one_step(&mut batch, stop)? else { break };
             let last = self.state.step == self.steps;
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let mut improved = false;
@@ -264,21 +311,30 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let keep_best = keep.keep_best;
             improved &= keep_best == KeepBest::Always;
             let save = due(keep.every_steps, self.state.step) || due(keep.keep_every, self.state.step) || improved;
-            if due(self.settings.train.sample_every, self.state.step) {
-                metrics.sample = self.sample(stop)?;
+            if self.leads() {
+                if self.sample_due() {
+                    self.observed.progress.phase("writing a sample");
+                    metrics.sample = self.sample(stop)?;
+                }
+                metrics.tasks = self.tasks(stop, &mut progress);
+                if let Some(file) = &mut self.metrics {
+                    file.write(&metrics)?;
+                }
+                progress.step(&metrics, self.state.best.filter(|_| keep_best != KeepBest::None));
+                progress.messages(&observer.observe(Event::Step(&metrics)));
             }
-            metrics.tasks = self.tasks(stop, &mut progress);
-            self.metrics.write(&metrics)?;
-            progress.step(&metrics, self.state.best.filter(|_| keep_best != KeepBest::None));
-            progress.messages(&observer.observe(Event::Step(&metrics)));
             if save && !last {
                 self.try_save(&mut progress)?;
-                progress.messages(&observer.observe(Event::Saved));
+                if self.leads() {
+                    progress.messages(&observer.observe(Event::Saved));
+                }
             }
         }
         progress.finish();
         let checkpoint = self.save()?;
-        let interrupted = self.state.step < self.steps || self.unmeasured;
+        // Rank 0 alone measures tasks.
+        let told = self.trainer.comm().tell(&[u64::from(self.unmeasured)]).map_err(Error::device("ending the run"))?;
+        let interrupted = self.state.step < self.steps || told.iter().any(|&word| word != 0);
         let whole = self.settings.train.eval_tokens == 0
             && self.state.step.is_multiple_of(self.settings.train.eval_every.max(1));
         let validation = match measured.filter(|_| whole) {
@@ -286,7 +342,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             None => self.validate(0)?,
             whole => whole,
         };
-        progress.messages(&observer.observe(Event::Finished(validation.as_ref())));
+        if self.leads() {
+            progress.messages(&observer.observe(Event::Finished(validation.as_ref())));
+        }
         let State { step, tokens, best, .. } = self.state;
         let best_checkpoint = checkpoint::best(&self.output)?;
         Ok(Outcome { step, tokens, interrupted, checkpoint, validation, best, best_checkpoint })
@@ -321,13 +379,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         if self.benchmarks.is_none() || !self.settings.eval.due(self.state.step, self.steps) {
             return Ok(None);
         }
-        let newest = self.metrics.newest()?.filter(|row| row.step == self.state.step && row.tasks.is_empty());
+        let Some(file) = &mut self.metrics else { return Ok(None) };
+        let newest = file.newest()?.filter(|row| row.step == self.state.step && row.tasks.is_empty());
         let Some(mut metrics) = newest else { return Ok(None) };
         metrics.tasks = self.tasks(stop, progress);
         if metrics.tasks.is_empty() {
             return Ok(None);
         }
-        self.metrics.replace_newest(&metrics)?;
+        if let Some(file) = &mut self.metrics {
+            file.replace_newest(&metrics)?;
+        }
         Ok(Some(metrics))
     }
 
@@ -353,10 +414,36 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Some(BestCheckpoint { step: self.state.step, measured_at, validation_loss })
     }
 
-    fn one_step(&mut self, batch: &mut fathom_dataprep::TokenBatch) -> Result<StepMetrics> {
+    /// Trains on the next batch. `None` where a rank was asked to stop before.
+    fn one_step(&mut self, batch: &mut fathom_dataprep::TokenBatch, stop: &AtomicBool) -> Result<Option<StepMetrics>> {
         let rates = self.schedule.at(self.state.tokens);
         let start = Instant::now();
-        self.loader.fill_batch(rates.batch_size, batch)?;
+        if let Some(meter) = &self.observed.meter {
+            meter.take();
+        }
+        let progress = self.observed.progress.clone();
+        progress.step(self.state.step + 1);
+        progress.phase("reading data");
+        let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
+        let (rank, world) = (self.trainer.comm().rank(), self.world());
+        let (first, rounds) = (self.loader.next_index(), rates.batch_size / micro / world);
+        // Micro-batches go round the ranks, so that each round brings consecutive ones.
+        let sequence = |row: usize| (row / micro * world + rank) * micro + row % micro;
+        let rows = (0..rounds * micro).map(|row| first.saturating_add(sequence(row) as u64));
+        let read = self.loader.fill_sequences(rows, batch);
+        let words = [u64::from(read.is_err()), u64::from(stop.load(Ordering::Relaxed))];
+        // Rank 0 may be writing a sample, or measuring tasks.
+        let alone = self.settings.eval.due(self.state.step, self.steps) || self.sample_due();
+        let _patience = alone.then(|| progress.patient());
+        let told = self.trainer.comm().tell(&words).map_err(Error::device("beginning a step"))?;
+        read?;
+        if let Some(rank) = told.chunks_exact(2).position(|words| words[0] != 0) {
+            return Err(ranks::failed(rank, "reading its data"));
+        }
+        if told.chunks_exact(2).any(|words| words[1] != 0) {
+            return Ok(None);
+        }
+        progress.phase("computing");
         let length = batch.sequence_length;
         let starts = self.settings.data.document_mask.then_some(batch.document_starts.as_slice());
         let tokens = Batch::new(&batch.tokens, length, starts, self.config().vocab_size)
@@ -365,7 +452,6 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 count => tokens.with_sources(&batch.sources, count),
             })
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
-        let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
         let report = self.trainer.step(&tokens, micro, &rates).map_err(|error| self.failed_step(error))?;
         if let Some(average) = &mut self.average {
             let model = &self.trainer.model;
@@ -373,6 +459,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         let seconds = start.elapsed().as_secs_f64();
         let count = (rates.batch_size * length) as u64;
+        self.loader.set_next_index(first.saturating_add(rates.batch_size as u64));
         self.state.step += 1;
         self.state.tokens += count;
         self.state.seconds += seconds;
@@ -381,11 +468,12 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums } = report;
         let every = self.settings.train.expert_load_every;
         let shown = every > 0 && self.state.step.is_multiple_of(every);
-        Ok(StepMetrics {
+        let traffic = self.observed.meter.as_ref().map(watch::Meter::take);
+        Ok(Some(StepMetrics {
             step: self.state.step,
             tokens: self.state.tokens,
             loss,
-            loss_by_source: self.loss_by_source(&loss_sums, batch),
+            loss_by_source: self.loss_by_source(&loss_sums, first..first + rates.batch_size as u64),
             mtp_loss,
             balance_loss,
             grad_norm,
@@ -395,18 +483,24 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             dead_experts: load.dead(),
             dropped: 0,
             seconds,
+            comm_seconds: traffic.map(|traffic| traffic.seconds),
+            comm_bytes: traffic.map(|traffic| traffic.bytes_sent),
             validation_loss: None,
             expert_load: if shown { load.layers } else { Vec::new() },
             sample: None,
             tasks: TaskScores::new(),
-        })
+        }))
     }
 
-    /// Mean loss over the sequences of each source that is in the batch.
-    fn loss_by_source(&self, sums: &[f64], batch: &fathom_dataprep::TokenBatch) -> BTreeMap<String, f64> {
-        let rows = |source: usize| batch.sources.iter().filter(|&&of| of as usize == source).count();
+    /// Mean loss over the sequences of each source among the run's sequences `batch`.
+    fn loss_by_source(&self, sums: &[f64], batch: Range<u64>) -> BTreeMap<String, f64> {
+        if sums.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut rows = vec![0; sums.len()];
+        batch.filter_map(|k| self.loader.locate(k)).for_each(|(source, _)| rows[source] += 1);
         let mean = |(source, (name, sum)): (usize, (&String, &f64))| {
-            let targets = rows(source) * batch.sequence_length;
+            let targets = rows[source] * self.settings.train.sequence_length;
             (targets > 0).then(|| (name.clone(), sum / targets as f64))
         };
         self.loader.source_names().iter().zip(sums).enumerate().filter_map(mean).collect()
@@ -414,6 +508,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
 
     fn failed_step(&self, error: D::Error) -> Error {
         let remedy = match error.kind() {
+            ErrorKind::PeerLost => return Error::device(format!("training step {}", self.state.step + 1))(error),
             ErrorKind::NonFinite => "; nothing was updated: lower schedule.lr, or look at the data of this step",
             ErrorKind::OutOfMemory => "; lower train.micro_batch_size or train.sequence_length",
             _ => "",
@@ -426,12 +521,19 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Error::Device { doing: format!("training step {}", self.state.step + 1), source: source.into() }
     }
 
-    /// The loss on validation data, over about `limit` tokens, or all of them for 0.
+    /// The loss on validation data, over about `limit` tokens, or all of them for 0. The ranks share its windows.
     fn validate(&mut self, limit: u64) -> Result<Option<Evaluated>> {
         let Some(data) = &mut self.validation else { return Ok(None) };
+        self.observed.progress.phase("validation");
+        let _patience = self.observed.progress.patient();
         let mask = self.settings.data.document_mask;
-        let tokenizer = self.tokenizer.as_ref();
-        evaluate(&self.trainer.model, data, tokenizer, mask, limit, None, |_, _| ()).map(Some)
+        let (trainer, tokenizer) = (&self.trainer, self.tokenizer.as_ref());
+        evaluate_together(trainer, data, tokenizer, mask, limit).map(Some)
+    }
+
+    fn sample_due(&self) -> bool {
+        let every = self.settings.train.sample_every;
+        every > 0 && self.state.step > 0 && self.state.step.is_multiple_of(every)
     }
 
     /// A text by the model as it is now. Training does not depend on it. None if `stop` is set before it is complete.
@@ -449,23 +551,44 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))
     }
 
-    /// Writes a checkpoint of the present step, unless there is one.
+    /// Writes a checkpoint of the present step, unless there is one. All ranks fail where one does.
     fn save(&mut self) -> Result<PathBuf> {
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
             return Ok(folder.clone());
         }
-        self.metrics.sync()?;
-        let settings = &self.settings.checkpoint;
+        self.observed.progress.phase("writing a checkpoint");
+        let _patience = self.observed.progress.patient();
+        let (settings, comm, step) = (&self.settings.checkpoint, self.trainer.comm(), self.state.step);
         let mut state = self.state.clone();
         state.best_checkpoint = self.best_checkpoint();
-        let mut draft = Draft::begin(&Disk, &self.output, self.state.step)?;
-        let (format, tokenizer) = (settings.format, self.tokenizer.as_ref());
-        hf::save_model(&mut draft, &self.trainer.model, tokenizer, format, settings.shard_bytes)?;
-        checkpoint::save_trainer(&mut draft, &self.trainer, self.average.as_ref(), format, &state)?;
+        let begun = match &mut self.metrics {
+            Some(metrics) => metrics.sync().and_then(|()| Ok(Draft::begin(&Disk, &self.output, step)?)).map(Some),
+            None => Ok(None),
+        };
+        let words = [u64::from(begun.is_err()), u64::from(std::process::id())];
+        let told = comm.tell(&words).map_err(Error::device("beginning a checkpoint"))?;
+        let mut draft = match begun? {
+            Some(draft) => draft,
+            None if told[0] != 0 => return Err(ranks::failed(0, "beginning a checkpoint")),
+            None => Draft::join(&Disk, &self.output, step, told[1] as u32),
+        };
+        let files = checkpoint::Files {
+            average: self.average.as_ref(),
+            tokenizer: self.tokenizer.as_ref(),
+            format: settings.format,
+            shard_bytes: settings.shard_bytes,
+        };
+        let written = checkpoint::save(&mut draft, &self.trainer, files, &state);
         let best = state.best_checkpoint.filter(|_| settings.keep_best != KeepBest::None).map(|best| best.step);
-        let folder = draft.commit(Keep { newest: settings.keep, best, every: settings.keep_every })?;
+        let keep = Keep { newest: settings.keep, best, every: settings.keep_every };
+        let committed = match written {
+            Ok(()) if comm.rank() == 0 => draft.commit(keep).map(drop),
+            written => written,
+        };
+        checkpoint::agree(comm, committed, "write the checkpoint")?;
         (self.state, self.measured) = (state, None);
-        self.saved = Some((self.state.step, folder.clone()));
+        let folder = self.output.join(checkpoint::commit::name(step));
+        self.saved = Some((step, folder.clone()));
         Ok(folder)
     }
 
@@ -479,6 +602,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         if self.failed_saves >= FAILED_SAVES {
             return Err(error);
         }
+        let elsewhere = matches!(error, Error::Checkpoint(checkpoint::CheckpointError::OnRank { .. }));
+        if elsewhere && !self.leads() {
+            return Ok(());
+        }
         let untouched = if self.saved.is_some() { "the last checkpoint is untouched and " } else { "" };
         progress.message(&format!(
             "could not save step {} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes on: \
@@ -489,11 +616,17 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     }
 }
 
+fn lock_path(output: &Path) -> PathBuf {
+    output.join("run.lock")
+}
+
 /// Keeps a second run out of `output` for as long as the file is open.
 pub(crate) fn lock(output: &Path) -> Result<File> {
     std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-    let path = output.join("run.lock");
-    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    let path = lock_path(output);
+    // Another run's mark stays in it.
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Run(format!(
@@ -506,10 +639,10 @@ pub(crate) fn lock(output: &Path) -> Result<File> {
 }
 
 /// The checkpoint to go on from, if that is what is wanted.
-fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
+fn newest(output: &Path, resume: bool, leads: bool) -> Result<Option<PathBuf>> {
     let found = checkpoint::survey(output)?;
     let Some(first) = found.first() else {
-        if resume {
+        if resume && leads {
             eprintln!("{}: no checkpoint to resume from; starting from the beginning", output.display());
         }
         return Ok(None);
@@ -522,7 +655,7 @@ fn newest(output: &Path, resume: bool) -> Result<Option<PathBuf>> {
         )));
     }
     let located = checkpoint::locate(output)?;
-    for note in located.notes() {
+    for note in located.notes().into_iter().filter(|_| leads) {
         eprintln!("{note}");
     }
     Ok(Some(located.folder))
@@ -541,6 +674,27 @@ fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings)
     }
 }
 
+/// Refuses what needs all weights on one rank, where they are divided.
+fn needs_whole_weights(settings: &Settings) -> Result<()> {
+    if settings.parallel.how.zero != Zero::Weights {
+        return Ok(());
+    }
+    let asked = [
+        ("train.sample_every", settings.train.sample_every > 0, "set it to 0"),
+        ("eval.tasks", !settings.eval.tasks.is_empty(), "leave it out"),
+    ];
+    match asked.iter().find(|(_, asked, _)| *asked) {
+        None => Ok(()),
+        Some((key, _, remedy)) => {
+            let problem = format!(
+                "needs the whole model on one rank, and parallel.zero = 3 divides its weights: {remedy} and measure \
+                 checkpoints with `eval` and `generate`, or set parallel.zero to 2"
+            );
+            Err(settings.reject(key, problem).into())
+        }
+    }
+}
+
 fn hyperparameters(settings: &Settings) -> Hyperparameters {
     let train = &settings.train;
     Hyperparameters {
@@ -552,17 +706,25 @@ fn hyperparameters(settings: &Settings) -> Hyperparameters {
     }
 }
 
-fn build_model<D: Kernels>(device: &D, settings: &Settings, fresh: bool) -> Result<Model<D>> {
-    let mut model =
-        Model::new(device, &settings.model, settings.train.precision).map_err(Error::device("building the model"))?;
+fn build_model<D: Kernels, C: Comm<D>>(device: &D, comm: &C, settings: &Settings, fresh: bool) -> Result<Model<D>> {
+    let (config, precision, leads) = (&settings.model, settings.train.precision, comm.rank() == 0);
+    let model = match settings.parallel.how.zero {
+        Zero::Weights => {
+            let shards = Shards::new(Architecture::new(config).layout(), comm.rank(), comm.world());
+            Model::part(device, config, precision, shards.all_own())
+        }
+        _ => Model::new(device, config, precision),
+    };
+    let mut model = model.map_err(Error::device("building the model"))?;
     match &settings.train.init {
         _ if !fresh => {} // the checkpoint brings the weights
         Some(folder) => {
             let located = checkpoint::locate(folder)?;
             located.verify(false)?;
-            eprintln!("initial weights: {}", located.folder.display());
-            for note in located.notes().into_iter().chain(hf::load_weights(&mut model, &located.folder)?) {
-                eprintln!("{note}");
+            let notes = located.notes().into_iter().chain(hf::load_weights(&mut model, &located.folder)?);
+            if leads {
+                eprintln!("initial weights: {}", located.folder.display());
+                notes.for_each(|note| eprintln!("{note}"));
             }
         }
         None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,

@@ -23,16 +23,18 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A run that has done `first` of `steps` steps. Without a terminal it prints a line every `interval`.
-    pub fn new(first: u64, steps: u64, interval: Duration) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    /// A run that has done `first` of `steps` steps. Without a terminal it prints a line every `interval`; where it is
+    /// `silent`, nothing but messages.
+    pub fn new(first: u64, steps: u64, interval: Duration, silent: bool) -> Self {
+        let bar = (!silent && std::io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{wide_bar} step {pos}/{len}  {msg}  {eta} left");
             let bar = ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_position(first);
             bar.reset_eta();
             bar
         });
-        Self { bar, started: Instant::now(), first, steps, interval, printed: None, rate: 0.0, validation: None }
+        let (started, printed) = (Instant::now(), None);
+        Self { bar, started, first, steps, interval, printed, rate: 0.0, validation: None }
     }
 
     /// Shows a step, and the lowest validation loss so far if its checkpoint is kept.

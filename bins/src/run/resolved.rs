@@ -69,10 +69,20 @@ pub fn that_matter(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
     let prep = |key: &str| prepare::SECTIONS.iter().any(|section| key.split('.').next() == Some(section));
     // Data may move, as long as it is the same: the cursor knows its fingerprint.
     let place = |key: &str| key.starts_with("data.sources.") && key.ends_with(".path");
-    // Measuring changes nothing.
-    let eval = |key: &str| key.starts_with("eval.");
-    let matters = |key: &str| !prep(key) && !place(key) && !eval(key) && !MAY_CHANGE.contains(&key);
+    // Measuring changes nothing, nor does how many ranks share the work.
+    let aside = |key: &str| key.starts_with("eval.") || key.starts_with("parallel.");
+    let matters = |key: &str| !prep(key) && !place(key) && !aside(key) && !MAY_CHANGE.contains(&key);
     flatten(table).into_iter().filter(|(key, _)| matters(key)).collect()
+}
+
+/// Settings that all ranks of a run must have alike, by key: all but where files are, and threads.
+pub(super) fn that_ranks_share(settings: &Settings) -> BTreeMap<String, serde_json::Value> {
+    let table: toml::Table = toml::from_str(&settings.to_toml()).unwrap_or_default();
+    let local = |key: &str| {
+        let place = key.starts_with("data.") && (key.ends_with(".path") || key.ends_with("_path"));
+        place || ["train.init", "train.threads", "eval.task_data", "eval.fewshot_data"].contains(&key)
+    };
+    flatten(table).into_iter().filter(|(key, _)| !local(key)).collect()
 }
 
 fn flatten(table: toml::Table) -> BTreeMap<String, serde_json::Value> {

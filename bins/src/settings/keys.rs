@@ -366,6 +366,13 @@ pub const KEYS: &[Key] = &[
         "the largest divisor of train.batch_size up to 8",
         "micro-batch size: sequences per forward and backward pass; gradients accumulate over the batch",
     ),
+    key(
+        "train.sum",
+        Choice(&["exact", "fast"]),
+        "exact",
+        "how gradients are added up: exact = micro-batch after micro-batch, the same bits for any number of ranks; \
+         fast = in place on each rank, and over ranks once a step",
+    ),
     derived(
         "train.sequence_length",
         Count,
@@ -453,6 +460,12 @@ pub const KEYS: &[Key] = &[
     derived("schedule.decay_tokens", Count, "the length of the run", "tokens after which the decay has ended"),
     derived("schedule.batch_start", Count, "train.batch_size", "initial batch size; it grows to train.batch_size"),
     key("schedule.batch_ramp_tokens", Count, "0", "batch-size ramp, in tokens"),
+    derived(
+        "schedule.batch_multiple",
+        Count,
+        "train.micro_batch_size",
+        "batch sizes of the ramp are multiples of it: on several ranks, of ranks x train.micro_batch_size",
+    ),
     key("schedule.bias_speed", Number, "0.001", "bias update speed γ of auxiliary-loss-free load balancing"),
     derived("schedule.bias_freeze_tokens", Count, "never", "tokens after which γ is 0"),
     key("schedule.mtp_weight", Number, "0.3", "weight λ of the multi-token-prediction (MTP) loss"),
@@ -472,6 +485,26 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
+    // parallel
+    key(
+        "parallel.zero",
+        Count,
+        "1",
+        "what is divided among the ranks (ZeRO stage): 0 = nothing (DDP), 1 = optimizer state, 2 = and gradients, 3 = \
+         and weights (FSDP)",
+    ),
+    key(
+        "parallel.timeout_seconds",
+        Number,
+        "30",
+        "seconds after which a rank that does not answer is named and the run ends",
+    ),
+    key(
+        "parallel.init_timeout_seconds",
+        Number,
+        "300",
+        "the same while ranks start, and while a checkpoint is written, a loss validated or a task measured",
+    ),
     // eval
     key(
         "eval.tasks",
@@ -513,7 +546,7 @@ pub fn names() -> impl Iterator<Item = String> {
 }
 
 /// Names that other training programs give to a key of this one.
-const ALIASES: [(&str, &str); 22] = [
+const ALIASES: [(&str, &str); 24] = [
     ("adam_beta1", "train.beta1"),
     ("adam_beta2", "train.beta2"),
     ("adam_epsilon", "train.eps"),
@@ -522,6 +555,7 @@ const ALIASES: [(&str, &str); 22] = [
     ("eval_interval", "train.eval_every"),
     ("eval_steps", "train.eval_every"),
     ("global_batch_size", "train.batch_size"),
+    ("fsdp", "parallel.zero"),
     ("grad_clip", "train.clip_norm"),
     ("gradient_accumulation_steps", "train.micro_batch_size"),
     ("learning_rate", "schedule.lr"),
@@ -536,6 +570,7 @@ const ALIASES: [(&str, &str); 22] = [
     ("per_device_train_batch_size", "train.micro_batch_size"),
     ("save_steps", "checkpoint.every_steps"),
     ("seq_len", "train.sequence_length"),
+    ("zero_stage", "parallel.zero"),
 ];
 
 /// The known name that a mistyped one most likely means.
@@ -659,7 +694,7 @@ mod tests {
 
     #[test]
     fn the_table_has_every_key_its_choices_and_the_models_fields() {
-        let sections = ["model", "data", "train", "precision", "schedule", "checkpoint", "eval"];
+        let sections = ["model", "data", "train", "precision", "schedule", "checkpoint", "parallel", "eval"];
         let table = table(&sections);
         for key in KEYS.iter().filter(|key| sections.contains(&key.name.split('.').next().unwrap())) {
             assert!(table.contains(&format!("\n  {} ", key.name)) || table.starts_with(&format!("  {} ", key.name)));

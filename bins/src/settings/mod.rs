@@ -8,6 +8,7 @@ mod error;
 mod eval;
 pub mod keys;
 mod model;
+mod parallel;
 mod precision;
 mod prep;
 mod reader;
@@ -17,6 +18,7 @@ mod source;
 pub use data::DataSource;
 pub use error::{Place, SettingsError};
 pub use eval::{Eval, assignment, names};
+pub use parallel::ParallelSettings;
 pub use schedule::ScheduleSettings;
 pub use source::{Entry, Source};
 
@@ -149,6 +151,8 @@ pub struct Settings {
     pub schedule: ScheduleSettings,
     /// `checkpoint.*`
     pub checkpoint: Checkpoint,
+    /// `parallel.*`, and `train.sum`.
+    pub parallel: ParallelSettings,
     /// `eval.*`
     pub eval: Eval,
     /// `input.*`, `tokenizer.*`, `output.*`, `prep.*`
@@ -180,6 +184,7 @@ impl Settings {
         let mut settings = Settings {
             data,
             schedule,
+            parallel: ParallelSettings::read(&mut reader)?,
             eval: Eval::read(&mut reader, checkpoint.every_steps)?,
             checkpoint,
             prep: prep::read(&mut reader)?,
@@ -242,7 +247,7 @@ impl Settings {
 
     /// The resolved configuration of a training run: every key, defaults included, and every field of the model.
     pub fn to_toml(&self) -> String {
-        const TRAINING: [&str; 6] = ["data", "train", "precision", "schedule", "checkpoint", "eval"];
+        const TRAINING: [&str; 7] = ["data", "train", "precision", "schedule", "checkpoint", "parallel", "eval"];
         let mut sections: Vec<(&str, toml::Table)> = vec![("model", model::fields(&self.model))];
         for key in keys::KEYS {
             let (Some((section, name)), Some(value)) = (key.name.split_once('.'), self.resolved.get(key.name)) else {

@@ -32,6 +32,8 @@ pub struct Draft<'a> {
     files: Vec<FileEntry>,
     /// Folders below `aside` that hold files, to be synced.
     folders: Vec<PathBuf>,
+    /// Another process commits it, or removes it.
+    joined: bool,
     committed: bool,
 }
 
@@ -75,11 +77,28 @@ impl<'a> Draft<'a> {
     }
 
     fn new(store: &'a dyn Store, target: PathBuf, step: Option<u64>) -> Result<Self, CheckpointError> {
-        let mut aside = target.clone().into_os_string();
-        aside.push(format!(".tmp-{}", std::process::id()));
-        let aside = PathBuf::from(aside);
+        let aside = aside(&target, std::process::id());
         store.create_dir(&aside).map_err(CheckpointError::io("create", &aside))?;
-        Ok(Self { store, target, aside, step, files: Vec::new(), folders: Vec::new(), committed: false })
+        Ok(Self { store, target, aside, step, files: Vec::new(), folders: Vec::new(), joined: false, committed: false })
+    }
+
+    /// Takes part in the checkpoint of `step` that process `owner`, perhaps on another machine, has begun in the output
+    /// folder `root`.
+    pub fn join(store: &'a dyn Store, root: &Path, step: u64, owner: u32) -> Self {
+        let target = root.join(name(step));
+        let aside = aside(&target, owner);
+        let (files, folders) = (Vec::new(), Vec::new());
+        Self { store, target, aside, step: Some(step), files, folders, joined: true, committed: false }
+    }
+
+    /// Takes out the entry of the file that was written last.
+    pub(super) fn take(&mut self) -> Option<FileEntry> {
+        self.files.pop()
+    }
+
+    /// Adds the entry of a file that another process has written and synced.
+    pub(super) fn add(&mut self, file: FileEntry) {
+        self.files.push(file);
     }
 
     /// Folder of the checkpoint's files until the commit.
@@ -136,6 +155,8 @@ impl<'a> Draft<'a> {
     fn write_manifest(&mut self, step: u64) -> Result<(), CheckpointError> {
         let files = std::mem::take(&mut self.files);
         let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, files };
+        // Other processes may have written some of them.
+        manifest.check_sizes(&self.aside)?;
         let json = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| HfError::Json { path: self.aside.join(MANIFEST), problem: error.to_string() })?;
         Ok(self.write_bytes(MANIFEST, &json)?)
@@ -172,11 +193,18 @@ impl Folder for Draft<'_> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.committed && !self.joined {
             // What cannot be removed now is removed at the next start.
             let _ = self.store.remove_dir(&self.aside);
         }
     }
+}
+
+/// Where process `owner` writes what becomes `target`.
+fn aside(target: &Path, owner: u32) -> PathBuf {
+    let mut aside = target.to_path_buf().into_os_string();
+    aside.push(format!(".tmp-{owner}"));
+    PathBuf::from(aside)
 }
 
 /// The folder name of a step's checkpoint.

@@ -1,8 +1,10 @@
 //! Tests of checkpoints: failures at every call, damage, resuming, and what is kept.
 
+use super::super::load::load_trainer;
 use super::super::locate::{latest, locate};
-use super::super::state::{State, load_trainer, save_trainer};
+use super::super::state::State;
 use super::super::store::Disk;
+use super::super::together::Files;
 use super::*;
 use crate::hf::{CONFIG, Format, load_weights, read_config, save_model};
 use fathom_core::comm::Solo;
@@ -157,8 +159,9 @@ fn save(
     keep: usize,
 ) -> Result<PathBuf, CheckpointError> {
     let mut draft = Draft::begin(store, root, at)?;
-    save_model(&mut draft, &trainer.model, Some(&Tokenizer::bytes()), Format::F32, 50_000)?;
-    save_trainer(&mut draft, trainer, None, Format::F32, &state(at))?;
+    let tokenizer = Tokenizer::bytes();
+    let files = Files { average: None, tokenizer: Some(&tokenizer), format: Format::F32, shard_bytes: 50_000 };
+    super::super::save(&mut draft, trainer, files, &state(at))?;
     draft.commit(Keep::newest(keep))
 }
 
