@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -81,7 +81,8 @@ pub fn start(ranks: usize, output: &Path) -> Result<()> {
     // Nobody listens any more where mpirun has ended.
     ctrlc::set_handler(move || signals.send(()).unwrap_or_default())
         .map_err(|error| Error::Run(format!("cannot handle Ctrl-C: {error}")))?;
-    let mut child = command.spawn().map_err(Error::io("start", &mpirun))?;
+    // A group in the background that reads a terminal is stopped.
+    let mut child = command.stdin(Stdio::null()).spawn().map_err(Error::io("start", &mpirun))?;
     let mut asked = false;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(Error::io("wait for", &mpirun))? {
@@ -150,6 +151,8 @@ pub struct Rank {
     watch: Watch,
     /// Ranks on this machine.
     neighbors: usize,
+    /// Time in which all ranks must start.
+    patience: Duration,
 }
 
 impl Rank {
@@ -196,7 +199,25 @@ impl Rank {
         let watch = Watch::start(output, Identity::new(rank, launched.world, &run), limits, move |verdict| {
             give_up(rank, verdict, &folder)
         });
-        Ok((Self { launched, watch, neighbors }, mpi))
+        Ok((Self { launched, watch, neighbors, patience: settings.parallel.init_timeout }, mpi))
+    }
+
+    /// Checks that all ranks train on a device of the same `kind`: others give other last bits, and other ways to
+    /// exchange data.
+    ///
+    /// # Errors
+    /// The first rank that differs from rank 0.
+    pub fn same_kind(&self, mpi: &Mpi, kind: &str) -> Result<()> {
+        let mut word = [0; 8];
+        kind.bytes().take(8).zip(&mut word).for_each(|(byte, to)| *to = byte);
+        let told = Comm::<Host>::tell(mpi, &[u64::from_le_bytes(word)]).map_err(Error::device("comparing devices"))?;
+        match told.iter().position(|kind| *kind != told[0]) {
+            None => Ok(()),
+            Some(rank) => Err(Error::Run(format!(
+                "rank {rank} has another kind of device than rank 0 (here it is {kind}): give all ranks the same \
+                 --device"
+            ))),
+        }
     }
 
     /// The ranks under the watch of this one.
@@ -213,7 +234,11 @@ impl Rank {
     pub fn between_gpus(&self, device: &Cuda, mpi: Mpi) -> Result<Box<dyn Comm<Cuda>>> {
         let here = Nccl::available(device).map_err(|error| error.to_string());
         let leads = self.launched.rank == 0;
-        let id = if leads && here.is_ok() { Nccl::unique_id().unwrap_or([0; 128]) } else { [0; 128] };
+        let id = here.and_then(|()| match leads {
+            true => Nccl::unique_id().map_err(|error| error.to_string()),
+            false => Ok([0; 128]),
+        });
+        let (here, id) = (id.as_ref().map(drop).map_err(Clone::clone), id.unwrap_or([0; 128]));
         let mut words = vec![u64::from(here.is_ok())];
         words.extend(id.chunks_exact(8).map(|bytes| bytes.iter().fold(0, |word, &b| word << 8 | u64::from(b))));
         let told = Comm::<Cuda>::tell(&mpi, &words).map_err(Error::device("starting NCCL"))?;
@@ -229,7 +254,7 @@ impl Rank {
         for (bytes, word) in id.chunks_exact_mut(8).zip(&told[1..]) {
             bytes.copy_from_slice(&word.to_be_bytes());
         }
-        let nccl = Nccl::start(device, id, self.launched.rank, self.launched.world);
+        let nccl = Nccl::start_within(device, id, self.launched.rank, self.launched.world, self.patience);
         Ok(Box::new(OverNccl { nccl: nccl.map_err(Error::device("starting NCCL"))?, mpi }))
     }
 

@@ -30,6 +30,10 @@ pub enum CheckpointError {
         doing: &'static str,
     },
 
+    /// The ranks could not exchange what a checkpoint holds: nothing can be done together after it.
+    #[error("the ranks could not exchange the tensors of a checkpoint: {0}")]
+    Exchange(String),
+
     /// No checkpoint to resume from.
     #[error("{} holds no complete checkpoint; leave out --resume to start, or name another --output", path.display())]
     NoCheckpoint {

@@ -41,8 +41,8 @@ pub struct Files<'a> {
 /// [joined](Draft::join). On rank 0 it may then be committed.
 ///
 /// # Errors
-/// [`HfError::Io`], [`HfError::Device`], [`HfError::BadElement`]; [`CheckpointError::OnRank`] where another rank
-/// failed. All ranks then fail.
+/// [`HfError::Io`], [`HfError::BadElement`]; [`CheckpointError::OnRank`] where another rank failed: all ranks then
+/// fail. [`CheckpointError::Exchange`] where the ranks are no longer in step, so that this one must leave.
 pub fn save<D: Kernels, C: Comm<D>>(
     draft: &mut Draft<'_>,
     trainer: &Trainer<D, C>,
@@ -60,11 +60,14 @@ pub fn save<D: Kernels, C: Comm<D>>(
         false => Ok(()),
     };
     for round in jobs.chunks(comm.world()) {
-        let mut pieces = Pieces { trainer, average, jobs: round, next: 0 };
+        let mut pieces = Pieces { trainer, average, jobs: round, next: 0, broken: None };
         if let (Ok(()), Some(job)) = (&done, round.get(comm.rank())) {
             done = job.write(draft, &writer, &mut pieces).map_err(CheckpointError::from);
         }
-        pieces.finish().map_err(HfError::device("the tensors of a checkpoint"))?;
+        pieces.finish();
+        if let Some(problem) = pieces.broken {
+            return Err(CheckpointError::Exchange(problem));
+        }
         // Every rank learns of every failure, so that none waits for one that gave up.
         done = exchange(comm, draft, round, done)?;
         if done.is_err() {
@@ -86,7 +89,7 @@ fn exchange<D: Device, C: Comm<D>>(
     draft: &mut Draft<'_>,
     round: &[Job],
     done: Result<(), CheckpointError>,
-) -> Result<Result<(), CheckpointError>, HfError> {
+) -> Result<Result<(), CheckpointError>, CheckpointError> {
     let mut words = [0u64; 1 + FileEntry::WORDS];
     words[0] = u64::from(done.is_err());
     if let (true, Ok(()), Some(_)) = (comm.rank() > 0, &done, round.get(comm.rank()))
@@ -94,7 +97,7 @@ fn exchange<D: Device, C: Comm<D>>(
     {
         words[1..].copy_from_slice(&entry.words());
     }
-    let told = comm.tell(&words).map_err(HfError::device("the files of a checkpoint"))?;
+    let told = comm.tell(&words).map_err(|error| CheckpointError::Exchange(error.to_string()))?;
     let told: Vec<&[u64]> = told.chunks_exact(words.len()).collect();
     if done.is_err() {
         return Ok(done);
@@ -197,6 +200,8 @@ struct Pieces<'a, D: Kernels, C: Comm<D>> {
     jobs: &'a [Job],
     /// The tensor that comes next, of every file.
     next: usize,
+    /// Why an exchange failed, after which this rank is not in step with the others.
+    broken: Option<String>,
 }
 
 impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
@@ -218,20 +223,28 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
     }
 
     /// Takes part in what is left of the round.
-    fn finish(&mut self) -> Result<(), D::Error> {
+    fn finish(&mut self) {
         let longest = self.jobs.iter().map(|job| job.items.len()).max().unwrap_or(0);
-        while self.next < longest {
-            self.step(None)?;
+        while self.next < longest && self.step(None).is_ok() {}
+    }
+
+    /// Exchanges the next tensors of the round's files, unless an exchange failed before.
+    fn step(&mut self, into: Option<&mut [u8]>) -> Result<(), D::Error> {
+        let done = self.exchange(into);
+        if let Err(error) = &done {
+            self.broken.get_or_insert(error.to_string());
+            // Nothing more of the round is exchanged.
+            self.next = usize::MAX;
         }
-        Ok(())
+        done
     }
 
     /// Sends the ranks that write what this rank holds of the next tensors of their files, and receives the next tensor
     /// of the file that it writes itself.
-    fn step(&mut self, into: Option<&mut [u8]>) -> Result<(), D::Error> {
+    fn exchange(&mut self, into: Option<&mut [u8]>) -> Result<(), D::Error> {
         let (comm, device) = (self.trainer.comm(), self.trainer.model.device());
         let (world, rank, index, jobs) = (comm.world(), comm.rank(), self.next, self.jobs);
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         let wanted = |writer: usize| match jobs.get(writer).and_then(|job| job.items.get(index)) {
             Some(Item::Parameter(values, parameter)) if !self.is_whole(*values) => Some((*values, parameter)),
             _ => None,

@@ -132,7 +132,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         // Of several ranks one is enough to say it.
         return match launched.as_ref().is_some_and(|launched| launched.rank > 0) {
             true => Ok(()),
-            false => print_plan(settings, arguments),
+            false => print_plan(settings, arguments, launched.map_or(1, |launched| launched.world)),
         };
     }
     if let (Some(ranks), None) = (arguments.ranks.filter(|ranks| *ranks > 1), &launched) {
@@ -156,9 +156,11 @@ fn together(launched: Launched, mut settings: Settings, output: &Path, arguments
     settings.train.threads = rank.threads(settings.train.threads);
     let work = || match AnyDevice::open(&rank.device(&arguments.device), settings.train.threads)? {
         AnyDevice::Cpu(device) => {
+            rank.same_kind(&mpi, "cpu")?;
             train(&device, rank.watched(Box::new(mpi)), settings, output, arguments, Rank::may_end)
         }
         AnyDevice::Cuda(device) => {
+            rank.same_kind(&mpi, "cuda")?;
             let ranks = rank.between_gpus(&device, mpi)?;
             train(&device, rank.watched(ranks), settings, output, arguments, Rank::may_end)
         }
@@ -232,7 +234,7 @@ fn summary(outcome: &Outcome, output: &Path, world: usize) {
     }
 }
 
-fn print_plan(mut settings: Settings, arguments: &Arguments) -> Result<()> {
+fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Result<()> {
     let data = fit_to_data(&mut settings)?;
     let tasks = match data {
         Some(_) => task_cost(&mut settings)?,
@@ -251,7 +253,7 @@ fn print_plan(mut settings: Settings, arguments: &Arguments) -> Result<()> {
         steps,
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
-        ranks: arguments.ranks.unwrap_or(1),
+        ranks: arguments.ranks.unwrap_or(world),
         parallel: settings.parallel.how,
         precision: settings.train.precision,
         average: settings.train.ema_decay > 0.0,

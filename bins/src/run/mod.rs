@@ -28,7 +28,7 @@ use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Ema, Hyperparameters, Shards, StepReport, Trainer, Zero};
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
-use crate::checkpoint::{self, Best, BestCheckpoint, Disk, Draft, Keep, State};
+use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Disk, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate_together};
 use crate::hf;
@@ -164,6 +164,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         resume: bool,
     ) -> Result<Self> {
         let leads = comm.rank() == 0;
+        if comm.world() == 1 && settings.parallel.how.zero == Zero::Weights {
+            // One rank has them whole, and the same bits.
+            settings.parallel.how.zero = Zero::Gradients;
+        }
         let _patience = observed.progress.patient();
         observed.progress.phase("opening the data");
         let sources = data::open(&settings)?;
@@ -182,9 +186,17 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             state.check(folder, &matter)?;
         }
         let mut loader = data::loader(&settings, sources, leads)?;
-        let fingerprint = loader.cursor().fingerprint;
-        let step = saved.as_ref().map(|state| state.step);
-        ranks::agree(&comm, &resolved::that_ranks_share(&settings), fingerprint.as_deref(), step)?;
+        let validation = data::validation(&settings)?;
+        let same = ranks::Same {
+            settings: resolved::that_ranks_share(&settings),
+            training: format!("{:?}", loader.cursor()),
+            validation: validation.as_ref().map_or(String::new(), |set| {
+                format!("{:?} {}", set.data().manifest().map(|manifest| &manifest.fingerprint), set.targets())
+            }),
+            init: settings.train.init.as_deref().filter(|_| newest.is_none()).map_or(Ok(String::new()), initial)?,
+            step: saved.as_ref().map(|state| state.step),
+        };
+        ranks::agree(&comm, &same)?;
         ranks::share_folder(&comm, output, lock.as_ref())?;
         observed.progress.phase("building the model");
         let model = build_model(device, &comm, &settings, newest.is_none())?;
@@ -207,7 +219,6 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         state.settings = matter;
         state.best_checkpoint = checkpoint::best(output)?;
-        let validation = data::validation(&settings)?;
         if validation.is_none() && settings.train.eval_every > 0 && leads {
             eprintln!(
                 "the data has no validation split, so no validation loss is measured: prepare it with --set \
@@ -331,7 +342,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             }
         }
         progress.finish();
-        let checkpoint = self.save()?;
+        let checkpoint = self.save()??;
         // Rank 0 alone measures tasks.
         let told = self.trainer.comm().tell(&[u64::from(self.unmeasured)]).map_err(Error::device("ending the run"))?;
         let interrupted = self.state.step < self.steps || told.iter().any(|&word| word != 0);
@@ -551,10 +562,14 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))
     }
 
-    /// Writes a checkpoint of the present step, unless there is one. All ranks fail where one does.
-    fn save(&mut self) -> Result<PathBuf> {
+    /// Writes a checkpoint of the present step, unless there is one. The inner result is the same on all ranks: all
+    /// fail where one does.
+    ///
+    /// # Errors
+    /// Ranks that are no longer together.
+    fn save(&mut self) -> Result<Result<PathBuf>> {
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
-            return Ok(folder.clone());
+            return Ok(Ok(folder.clone()));
         }
         self.observed.progress.phase("writing a checkpoint");
         let _patience = self.observed.progress.patient();
@@ -567,10 +582,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         let words = [u64::from(begun.is_err()), u64::from(std::process::id())];
         let told = comm.tell(&words).map_err(Error::device("beginning a checkpoint"))?;
-        let mut draft = match begun? {
-            Some(draft) => draft,
-            None if told[0] != 0 => return Err(ranks::failed(0, "beginning a checkpoint")),
-            None => Draft::join(&Disk, &self.output, step, told[1] as u32),
+        let mut draft = match begun {
+            Err(error) => return Ok(Err(error)),
+            Ok(Some(draft)) => draft,
+            Ok(None) if told[0] != 0 => return Ok(Err(CheckpointError::OnRank { rank: 0, doing: "begin it" }.into())),
+            Ok(None) => Draft::join(&Disk, &self.output, step, told[1] as u32),
         };
         let files = checkpoint::Files {
             average: self.average.as_ref(),
@@ -583,18 +599,25 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let keep = Keep { newest: settings.keep, best, every: settings.keep_every };
         let committed = match written {
             Ok(()) if comm.rank() == 0 => draft.commit(keep).map(drop),
+            Err(error @ CheckpointError::Exchange(_)) => return Err(error.into()),
             written => written,
         };
-        checkpoint::agree(comm, committed, "write the checkpoint")?;
+        let told = comm.tell(&[u64::from(committed.is_err())]).map_err(Error::device("writing a checkpoint"))?;
+        if let Err(error) = committed {
+            return Ok(Err(error.into()));
+        }
+        if let Some(rank) = told.iter().position(|&word| word != 0) {
+            return Ok(Err(CheckpointError::OnRank { rank, doing: "write the checkpoint" }.into()));
+        }
         (self.state, self.measured) = (state, None);
         let folder = self.output.join(checkpoint::commit::name(step));
         self.saved = Some((step, folder.clone()));
-        Ok(folder)
+        Ok(Ok(folder))
     }
 
     /// Saves. A failure is reported and forgiven until there were too many in a row.
     fn try_save(&mut self, progress: &mut Progress) -> Result<()> {
-        let Err(error) = self.save() else {
+        let Err(error) = self.save()? else {
             self.failed_saves = 0;
             return Ok(());
         };
@@ -602,7 +625,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         if self.failed_saves >= FAILED_SAVES {
             return Err(error);
         }
-        let elsewhere = matches!(error, Error::Checkpoint(checkpoint::CheckpointError::OnRank { .. }));
+        let elsewhere = matches!(error, Error::Checkpoint(CheckpointError::OnRank { .. }));
         if elsewhere && !self.leads() {
             return Ok(());
         }
@@ -672,6 +695,17 @@ fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings)
         )),
         _ => error.into(),
     }
+}
+
+/// What tells the weights in a folder from others at a glance: names and sizes of its files.
+fn initial(folder: &Path) -> Result<String> {
+    let folder = checkpoint::locate(folder)?.folder;
+    let files = std::fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten();
+    let mut files: Vec<String> = files
+        .map(|file| format!("{:?} {}", file.file_name(), file.metadata().map_or(0, |found| found.len())))
+        .collect();
+    files.sort();
+    Ok(files.join(", "))
 }
 
 /// Refuses what needs all weights on one rank, where they are divided.

@@ -25,21 +25,47 @@ pub struct Observed {
     pub meter: Option<Meter>,
 }
 
-/// Checks that all ranks begin the same run: the same version, settings, data and checkpoint.
+/// What all ranks must have alike when they begin.
+pub(super) struct Same {
+    /// Settings, by key.
+    pub settings: BTreeMap<String, Value>,
+    /// What tells the training data from other data.
+    pub training: String,
+    /// The same of the validation data; empty without.
+    pub validation: String,
+    /// The same of the weights that training begins with; empty where it does not begin with some.
+    pub init: String,
+    /// Step of the checkpoint to go on from.
+    pub step: Option<u64>,
+}
+
+/// Checks that all ranks begin the same run: the same version, settings, data, weights and checkpoint, as far as can be
+/// told without reading them whole.
 ///
 /// # Errors
 /// The first rank that differs from rank 0, and in what.
-pub(super) fn agree<D: Device, C: Comm<D>>(
-    comm: &C,
-    settings: &BTreeMap<String, Value>,
-    data: Option<&str>,
-    step: Option<u64>,
-) -> Result<()> {
-    let all = |settings: &BTreeMap<String, Value>| hash(&serde_json::to_string(settings).unwrap_or_default());
-    let data = hash(data.unwrap_or_default());
-    let words = [hash(env!("CARGO_PKG_VERSION")), all(settings), settings.len() as u64, data, step.unwrap_or(u64::MAX)];
+pub(super) fn agree<D: Device, C: Comm<D>>(comm: &C, same: &Same) -> Result<()> {
+    let settings = &same.settings;
+    let all = hash(&serde_json::to_string(settings).unwrap_or_default());
+    let words = [
+        hash(env!("CARGO_PKG_VERSION")),
+        all,
+        settings.len() as u64,
+        hash(&same.training),
+        hash(&same.validation),
+        hash(&same.init),
+        same.step.unwrap_or(u64::MAX),
+    ];
     let told = comm.tell(&words).map_err(Error::device("comparing the ranks"))?;
-    let what = ["version of the program", "", "", "training data (fingerprint)", "checkpoint to go on from"];
+    let what = [
+        "version of the program",
+        "",
+        "",
+        "training data",
+        "validation data",
+        "train.init",
+        "checkpoint to go on from",
+    ];
     let first: Vec<u64> = told.iter().take(words.len()).copied().collect();
     for (rank, words) in told.chunks_exact(words.len()).enumerate() {
         for (number, name) in what.iter().enumerate().filter(|(_, name)| !name.is_empty()) {

@@ -10,11 +10,13 @@ pub enum Sum {
     #[default]
     Exact,
     /// In place on each rank, and over the ranks once a step: less work and traffic where a rank computes several
-    /// micro-batches, and other last bits for other numbers of ranks.
+    /// micro-batches, and other last bits for other numbers of ranks. Where several ranks divide gradients
+    /// ([`Zero::Gradients`]), there is no place for that, and sums are exact.
     Fast,
 }
 
-/// What of the training state is divided among the ranks (Rajbhandari et al., 2020). Results do not depend on it.
+/// What of the training state is divided among the ranks (Rajbhandari et al., 2020). With exact sums results do
+/// not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Zero {
     /// Nothing: every rank keeps and updates everything, as in PyTorch's DDP.
@@ -37,6 +39,7 @@ impl fmt::Display for Parallel {
             Zero::Weights => "3, optimizer state, gradients and weights are divided",
         };
         let sum = match self.sum {
+            _ if self.zero >= Zero::Gradients => "exact sums (the same bits for any number of ranks)",
             Sum::Exact => "exact sums (the same bits for any number of ranks)",
             Sum::Fast => "fast sums (other last bits for other numbers of ranks)",
         };
