@@ -345,11 +345,8 @@ pub fn verify<D: Device, C: Comm<D>>(comm: &C, folder: &Path) -> Result<(), Chec
     agree(comm, check(), "find the checkpoint as it was written")
 }
 
-/// Fails on every rank where one did.
-///
-/// # Errors
-/// This rank's own, or [`CheckpointError::OnRank`].
-pub fn agree<D: Device, C: Comm<D>>(
+/// Fails on every rank where one did: with this rank's own error, or [`CheckpointError::OnRank`].
+fn agree<D: Device, C: Comm<D>>(
     comm: &C,
     done: Result<(), CheckpointError>,
     doing: &'static str,
