@@ -95,6 +95,11 @@ pub trait Call {
     fn cost(&self) -> Cost;
 }
 
+/// Product of counts, at most `u64::MAX`: a plan may be of a model that no machine could hold.
+pub(super) fn product(factors: &[usize]) -> u64 {
+    factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor as u64))
+}
+
 pub(super) fn bytes_of<B>(m: &MatRef<'_, B>) -> u64 {
     (m.elements() * m.dtype().size()) as u64
 }
