@@ -13,15 +13,18 @@ use std::collections::BTreeMap;
 use fathom_dataprep::Tokenizer;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, Value};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
 pub(crate) use python::method as python_method;
 
-/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes): about a second.
-const FUEL: u64 = 20_000_000;
+/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes that it makes): a fraction of a second,
+/// and 256 MB.
+pub(crate) const FUEL: u64 = 4_000_000;
+/// Bytes that a unit of fuel pays for.
+const BYTES_PER_FUEL: usize = 64;
 /// Bytes of a template file, at most.
 const MAX_TEMPLATE: u64 = 4 << 20;
 
@@ -247,7 +250,7 @@ fn encode_marked(tokenizer: &Tokenizer, text: &str, added: &[(&str, u32)], mark:
 }
 
 /// `tojson` as Python's `json.dumps` writes it, by its options.
-fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
+fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     let layout = json::Layout {
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
@@ -260,7 +263,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
         },
     };
     options.assert_all_used()?;
-    json::write(value, &layout)
+    json::write(value, &layout, &|fuel| state.consume_fuel(fuel))
 }
 
 fn raise_exception(message: &str) -> Result<Value, minijinja::Error> {
