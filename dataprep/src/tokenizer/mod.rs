@@ -34,6 +34,9 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// File name of what transformers wants to know besides.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
+/// Ids without a token that a vocabulary may have beside as many as it has tokens.
+const MAX_UNUSED: usize = 1 << 16;
+
 /// Names under which published tokenizers keep their end-of-document token, looked for in this order.
 const END_TOKENS: [&str; 7] =
     ["<｜end▁of▁sentence｜>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"];
@@ -174,8 +177,13 @@ impl Tokenizer {
         let general = general::load(&bytes, &value).map_err(bad)?;
         let vocab = general.get_vocab(true);
         let largest = vocab.values().copied().max().ok_or_else(|| bad("it has no tokens".into()))?;
-        let vocab_size = largest.checked_add(1).filter(|&n| n <= 1 << 24);
-        let vocab_size = vocab_size.ok_or_else(|| bad(format!("token id {largest} is beyond any vocabulary")))?;
+        // Tables have a row for every id, so a file of few tokens must not name a large one.
+        let most = vocab.len().saturating_mul(2).saturating_add(MAX_UNUSED).min(1 << 24);
+        let vocab_size = largest.checked_add(1).filter(|&n| n as usize <= most);
+        let vocab_size = vocab_size.ok_or_else(|| {
+            let tokens = vocab.len();
+            bad(format!("token id {largest} is beyond any vocabulary: the file has {tokens} tokens; repair the id"))
+        })?;
         let id_of = |token: &str| vocab.get(token).copied();
         let named = |key: &str| beside.as_ref().and_then(|config| token_name(&config[key]));
         let pick = |asked: Option<&str>, usual: &[&str]| match asked {
@@ -448,17 +456,24 @@ impl Table {
         let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
         let special: HashSet<&str> =
             added.iter().filter(|t| t["special"] == true).filter_map(|t| t["content"].as_str()).collect();
-        let mut by_id = vec![""; vocab_size as usize];
-        for (token, &id) in vocab.iter().filter(|(token, _)| !special.contains(token.as_str())) {
-            by_id[id as usize] = token;
-        }
-        let mut table = Self::default();
-        for token in by_id {
+        let ordinary = vocab.iter().filter(|(token, _)| !special.contains(token.as_str()));
+        let mut by_id: Vec<(u32, &str)> = ordinary.map(|(token, &id)| (id, token.as_str())).collect();
+        // Of several tokens with one id an added one counts, as in the `tokenizers` crate.
+        let contents: HashSet<&str> = added.iter().filter_map(|t| t["content"].as_str()).collect();
+        by_id.sort_unstable_by_key(|&(id, token)| (id, !contents.contains(token), token));
+        by_id.dedup_by_key(|(id, _)| *id);
+        let mut table = Self { ends: Vec::with_capacity(vocab_size as usize), bytes: Vec::new() };
+        for (id, token) in by_id {
+            // Ids of no token, and those of special ones, stand for nothing.
+            while table.ends.len() < id as usize {
+                table.push(b"");
+            }
             match byte_level::to_bytes(token) {
                 Some(bytes) => table.push(&bytes),
                 None => table.push(token.as_bytes()),
             }
         }
+        table.ends.resize(vocab_size as usize, table.bytes.len());
         table
     }
 }

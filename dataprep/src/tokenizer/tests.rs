@@ -389,6 +389,28 @@ fn damaged_files_are_refused_without_panic() {
     }
     let huge = r#"{"added_tokens": [{"id": 4294967295, "content": "</s>", "special": true}], "model": {"type": "WordLevel", "vocab": {"</s>": 4294967295}, "unk_token": "</s>"}}"#;
     assert!(load(huge.into()).is_err());
+    // Tables have a row for every id.
+    let far = huge.replace("4294967295", "16000000");
+    let error = load(far.into()).unwrap_err().to_string();
+    assert!(error.contains("16000000 is beyond any vocabulary: the file has 1 tokens"), "{error}");
+    assert_eq!(load(huge.replace("4294967295", "60000").into()).unwrap().vocab_size(), 60_001, "unused ids are usual");
+}
+
+#[test]
+fn ids_without_a_token_and_with_two_keep_the_others_in_their_places() {
+    let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    let end = json["added_tokens"][0]["id"].as_u64().unwrap();
+    json["added_tokens"][0]["id"] = (end + 1000).into();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64() != Some(end));
+    vocab.insert("<|endoftext|>".into(), (end + 1000).into());
+    vocab.insert("zz".into(), vocab["a"].clone());
+    vocab.insert("last".into(), (end + 999).into());
+    let tokenizer = from_value(&json).unwrap();
+    let ids = tokenizer.encode("a b last").unwrap();
+    assert_eq!(tokenizer.decode(&ids), "a b last");
+    let bytes = |id: u64| tokenizer.token_bytes(id as u32);
+    assert_eq!((bytes(end + 998), bytes(end + 999), bytes(end + 1000)), (vec![], b"last".to_vec(), vec![]));
 }
 
 /// Paths of all values in a JSON document but for most of the vocabulary and the merges, which are alike.
