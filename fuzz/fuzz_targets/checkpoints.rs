@@ -45,7 +45,7 @@ static RUN: LazyLock<Run> = LazyLock::new(|| {
     let root = std::env::temp_dir().join(format!("fathom-fuzz-{}-checkpoints", std::process::id()));
     fs::create_dir_all(&root).expect("a folder for temporary files");
     let trainer = trainer();
-    let mut average = Ema::new(0.5, trainer.model.layout());
+    let mut average = Ema::new(0.5, trainer.model.weights().layout());
     average.update(trainer.model.device(), trainer.model.weights()).expect("a small model");
     for (step, format) in [(1, Format::F32), (2, Format::Bf16)] {
         let mut draft = Draft::begin(&Disk, &root, step).expect("an empty folder");
@@ -109,7 +109,10 @@ fn changed(u: &mut Unstructured<'_>, files: &mut BTreeMap<String, Vec<u8>>) -> R
         let bytes = match u.arbitrary::<u8>()? % 10 {
             0 => continue,
             1 => bytes[..number(u)? as usize % (bytes.len() + 1)].to_vec(),
-            2 => [&bytes[..], u.bytes(usize::from(u.arbitrary::<u8>()? % 32).min(u.len()))?].concat(),
+            2 => {
+                let length = usize::from(u.arbitrary::<u8>()? % 32).min(u.len());
+                [&bytes[..], u.bytes(length)?].concat()
+            }
             3 => with(bytes, |bytes, at| bytes[at] ^= 1 << (at % 8), u)?,
             4 => with(bytes, |bytes, at| bytes[at..].fill(0), u)?,
             5 => files.get(one(u, &names)?).cloned().unwrap_or_default(),
@@ -235,7 +238,7 @@ fn look() {
     {
         let mut trainer = trainer();
         said(checkpoint::load_trainer(&mut trainer, &folder, &state));
-        let mut average = Ema::new(0.5, trainer.model.layout());
+        let mut average = Ema::new(0.5, trainer.model.weights().layout());
         said(checkpoint::load_average(&mut average, &folder, &state));
         said(Manifest::read(&folder));
     }

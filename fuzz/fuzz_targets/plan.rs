@@ -5,9 +5,14 @@ use std::path::Path;
 
 use fathom::plan::{self, Request};
 use fathom::settings::{Settings, Source};
+use fathom_core::config::ParameterCount;
 use fathom_fuzz::{Result, Unstructured, number, one};
 use libfuzzer_sys::fuzz_target;
 
+/// Most tensors of a model that is planned: about those of DeepSeek-V3.
+const MAX_TENSORS: usize = 50_000;
+/// Most parameters of a model that several ranks share.
+const MAX_SHARED: u64 = 1 << 36;
 /// Keys that sizes and times of a plan depend on.
 const KEYS: [&str; 38] = [
     "model.vocab_size",
@@ -71,6 +76,13 @@ fuzz_target!(|data: &[u8]| {
     let Some(settings) = settings else {
         return;
     };
+    // A plan takes time in proportion to tensors, and with several ranks to rows.
+    let model = &settings.model;
+    let layers = model.num_hidden_layers + model.num_nextn_predict_layers;
+    let parameters = ParameterCount::of(model).parameters_with_mtp();
+    if layers * (3 * model.n_routed_experts + 16) > MAX_TENSORS || ranks > 1 && parameters > MAX_SHARED {
+        return;
+    }
     let (tokens, steps) = settings.budget().expect("it was checked");
     let schedule = settings.schedule().expect("it was checked");
     let request = Request {

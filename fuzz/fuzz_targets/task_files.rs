@@ -145,7 +145,8 @@ fn made(u: &mut Unstructured<'_>) -> Result<(String, Vec<Map<String, Value>>, St
             item.insert(name.into(), json(u, 3)?);
         }
     }
-    let answer = String::from_utf8_lossy(u.take_rest()).into_owned();
+    let length = u.len();
+    let answer = String::from_utf8_lossy(u.bytes(length)?).into_owned();
     Ok((file, vec![item], answer))
 }
 

@@ -9,8 +9,12 @@ use super::shard::{Band, Shards};
 use crate::DType;
 use crate::comm::{AllGather, Comm};
 use crate::device::{Cast, GatherRows, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
+use crate::error::at_most;
 use crate::tensor::Tensor;
 use crate::weights::{Layout, Parameters};
+
+/// Numbers of an index tensor that are made at a time.
+const PART: usize = 1 << 20;
 
 /// The squared norm of a batch's gradients and what they are to be multiplied by, on the device.
 pub(super) struct Norm<D: Kernels> {
@@ -27,6 +31,19 @@ pub(super) struct Norm<D: Kernels> {
     pub clip: Tensor<D>,
 }
 
+/// An index tensor `[total, 1]`, a part at a time: a large model has more rows than the host needs to hold at once.
+fn in_parts<D: Kernels>(device: &D, total: usize, mut index: impl Iterator<Item = u32>) -> Result<Tensor<D>, D::Error> {
+    let mut tensor = Tensor::<D>::empty(device, &[total, 1], DType::U32)?;
+    let (mut part, mut at) = (Vec::new(), 0);
+    while at < total {
+        part.clear();
+        part.extend(index.by_ref().take(PART.min(total - at)));
+        tensor.write_elements(device, at, bytemuck::cast_slice(&part))?;
+        at += PART;
+    }
+    Ok(tensor)
+}
+
 impl<D: Kernels> Norm<D> {
     /// For gradients of `layout`, of which each rank owns what `shards` says.
     pub fn new(device: &D, layout: &Layout, shards: &Shards, dtype: DType) -> Result<Self, D::Error> {
@@ -35,14 +52,15 @@ impl<D: Kernels> Norm<D> {
         let lengths: Vec<usize> = (0..world).map(|rank| bands.iter().map(|band| rows(band, rank)).sum()).collect();
         let total = lengths.iter().sum();
         let order = (world > 1).then(|| {
+            at_most("norm", "number of rows =", total, "the most that an index tells apart", u32::MAX as usize)?;
             let mut next: Vec<usize> = (0..world).map(|rank| lengths[..rank].iter().sum()).collect();
-            let mut order = Vec::with_capacity(total);
-            for (band, rank) in bands.iter().flat_map(|band| (0..world).map(move |rank| (band, rank))) {
-                let count = rows(band, rank);
-                order.extend((next[rank]..next[rank] + count).map(|place| place as u32));
-                next[rank] += count;
-            }
-            Tensor::<D>::from_slice(device, &[total, 1], DType::U32, &order)
+            let pieces = bands.iter().flat_map(|band| (0..world).map(move |rank| (band, rank)));
+            let pieces = pieces.map(|(band, rank)| {
+                let start = next[rank];
+                next[rank] += rows(band, rank);
+                start as u32..next[rank] as u32
+            });
+            in_parts(device, total, pieces.flatten())
         });
         Ok(Self {
             bands,
