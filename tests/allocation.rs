@@ -22,6 +22,9 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 
 /// Bytes that a read may take beside those in proportion to the file.
 const FIXED: usize = 1 << 20;
+/// Bytes that a tree of JSON or TOML takes for one of the text: 32 for the value of `0,`, as much again while a list
+/// grows, and some for who holds it.
+const TREE: usize = 100;
 /// Bytes of the inputs that are long.
 const LONG: usize = 200_000;
 
@@ -227,7 +230,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "index of weights",
         file: "model.safetensors.index.json",
-        factor: 32,
+        factor: 16,
         fixed: FIXED,
         read: |folder| drop(ModelFiles::open(folder)),
         good: br#"{"weight_map":{"a":"b.safetensors"}}"#,
@@ -236,7 +239,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "configuration of a model",
         file: "config.json",
-        factor: 32,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop((read_config(folder), read_end_tokens(folder))),
         good: br#"{"model_type":"deepseek_v3","eos_token_id":1}"#,
@@ -254,7 +257,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "what to sample with",
         file: "generation_config.json",
-        factor: 64,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop((GenerationConfig::read(folder), read_end_tokens(folder))),
         good: br#"{"eos_token_id":[1,2],"top_k":5}"#,
@@ -263,7 +266,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "tokenizer",
         file: "tokenizer.json",
-        factor: 128,
+        factor: 2 * TREE,
         fixed: FIXED,
         read: |folder| drop((Tokenizer::load(folder), read_template(folder))),
         good: br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}"#,
@@ -272,7 +275,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "beside a tokenizer",
         file: "tokenizer_config.json",
-        factor: 64,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop(ChatTemplate::load(folder, None)),
         good: br#"{"chat_template":"{{ a }}"}"#,
@@ -281,7 +284,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "chat template",
         file: "chat_template.jinja",
-        factor: 256,
+        factor: TREE,
         // What a template makes is paid for by its fuel.
         fixed: 512 << 20,
         read: |folder| {
@@ -297,7 +300,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "manifest of a checkpoint",
         file: "manifest.json",
-        factor: 32,
+        factor: 16,
         fixed: FIXED,
         read: |folder| drop(Manifest::read(folder)),
         good: br#"{"format":"fathom-checkpoint","version":1,"step":1,"files":[]}"#,
@@ -311,7 +314,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "state of training",
         file: "trainer/state.json",
-        factor: 64,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop(State::read(folder)),
         good: br#"{"version":1}"#,
@@ -329,7 +332,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "manifest of shards",
         file: MANIFEST,
-        factor: 64,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop(fathom_dataprep::Manifest::read(folder)),
         good: br#"{"format":"fathom-shards","version":1}"#,
@@ -338,7 +341,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "settings",
         file: "run.toml",
-        factor: 256,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop(Source::read(Some(&folder.join("run.toml")), &[]).and_then(Settings::new)),
         good: b"[train]\nsteps = 3\n",
@@ -347,7 +350,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "task file",
         file: "task.toml",
-        factor: 256,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| drop(Task::load(&folder.join("task.toml"))),
         good: b"name = 'a'\nkind = 'text'\ndata = []\nprompt = '{{ a }}'\ntarget = 't'\nmetrics = ['acc']\n",
@@ -356,7 +359,7 @@ const PARSERS: &[Parser] = &[
     Parser {
         name: "items of a task",
         file: "items.jsonl",
-        factor: 128,
+        factor: TREE,
         fixed: FIXED,
         read: |folder| {
             if let Ok(file) = ItemFile::open(&folder.join("items.jsonl")) {

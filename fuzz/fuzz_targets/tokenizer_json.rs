@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 /// Splitting expressions of published tokenizers.
 const PATTERNS: [&str; 5] = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     r"\p{N}{1,3}",
     "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+",
     r"[!-/:-~]?[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -150,7 +153,14 @@ fn token<'a>(u: &mut Unstructured<'_>, tokens: &'a [String]) -> Result<&'a str> 
 }
 
 fn pre_tokenizer(u: &mut Unstructured<'_>) -> Result<Value> {
-    let level = |regex: bool, space: bool| json!({ "type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex });
+    let level = |regex: bool, space: bool| {
+        let (kind, trimmed) = ("ByteLevel", true);
+        json!({ "type": kind, "add_prefix_space": space, "trim_offsets": trimmed, "use_regex": regex })
+    };
+    let split = |pattern: Value, behavior: &str, invert: bool| {
+        let kind = "Split";
+        json!({ "type": kind, "pattern": pattern, "behavior": behavior, "invert": invert })
+    };
     let space = u.arbitrary::<u8>()? > 200;
     if u.arbitrary::<u8>()? < 64 {
         return Ok(level(true, space));
@@ -159,9 +169,9 @@ fn pre_tokenizer(u: &mut Unstructured<'_>) -> Result<Value> {
     for _ in 0..u.int_in_range(0..=3)? {
         let behavior = *one(u, &["Isolated", "Isolated", "Isolated", "Removed", "MergedWithPrevious"])?;
         list.push(match u.arbitrary::<u8>()? {
-            0..200 => json!({ "type": "Split", "pattern": { "Regex": one(u, &PATTERNS)? }, "behavior": behavior, "invert": false }),
+            0..200 => split(json!({ "Regex": one(u, &PATTERNS)? }), behavior, false),
             200..240 => json!({ "type": "Digits", "individual_digits": u.arbitrary::<bool>()? }),
-            _ => json!({ "type": "Split", "pattern": { "String": "ab" }, "behavior": behavior, "invert": true }),
+            _ => split(json!({ "String": "ab" }), behavior, true),
         });
     }
     list.push(level(false, space));

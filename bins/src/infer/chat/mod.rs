@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 
 pub(crate) use python::method as python_method;
 
-/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes that it makes): a fraction of a second,
-/// and 256 MB.
+/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes that it makes): a fraction of a
+/// second, and 256 MB.
 pub(crate) const FUEL: u64 = 4_000_000;
 /// Bytes that a unit of fuel pays for.
 const BYTES_PER_FUEL: usize = 64;
