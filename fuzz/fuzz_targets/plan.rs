@@ -11,6 +11,9 @@ use libfuzzer_sys::fuzz_target;
 
 /// Most tensors of a model that is planned: about those of DeepSeek-V3.
 const MAX_TENSORS: usize = 50_000;
+/// Most numbers of a rotary table that is computed, and the most that a plan accepts.
+const MAX_ROTARY: usize = 1 << 22;
+const REFUSED_ROTARY: usize = (1 << 26) + 1;
 /// Most parameters of a model that several ranks share.
 const MAX_SHARED: u64 = 1 << 36;
 /// Keys that sizes and times of a plan depend on.
@@ -76,11 +79,13 @@ fuzz_target!(|data: &[u8]| {
     let Some(settings) = settings else {
         return;
     };
-    // A plan takes time in proportion to tensors, and with several ranks to rows.
+    // A plan takes time in proportion to tensors, to the rotary table, and with several ranks to rows.
     let model = &settings.model;
     let layers = model.num_hidden_layers + model.num_nextn_predict_layers;
     let parameters = ParameterCount::of(model).parameters_with_mtp();
-    if layers * (3 * model.n_routed_experts + 16) > MAX_TENSORS || ranks > 1 && parameters > MAX_SHARED {
+    let rotary = settings.train.sequence_length * model.qk_rope_head_dim;
+    let long = layers * (3 * model.n_routed_experts + 16) > MAX_TENSORS || ranks > 1 && parameters > MAX_SHARED;
+    if long || (MAX_ROTARY..REFUSED_ROTARY).contains(&rotary) {
         return;
     }
     let (tokens, steps) = settings.budget().expect("it was checked");

@@ -24,7 +24,7 @@ pub struct ScheduleSettings {
 }
 
 /// Steps in which the batch may grow: more than any run has, and few enough to be counted one by one.
-const MAX_RAMP_STEPS: u64 = 1 << 24;
+const MAX_RAMP_STEPS: u64 = 1 << 21;
 
 /// The key an error of the schedule belongs to.
 type Keyed<T> = Result<T, (&'static str, ScheduleError)>;

@@ -12,6 +12,9 @@ use crate::train::{Hyperparameters, Parallel, Shards, Trainer, Zero};
 /// The most tokens of a micro-batch that a plan is made for: beyond any device, and little memory here.
 const MAX_TOKENS: usize = 1 << 24;
 
+/// The most numbers of a rotary table, which the host computes: those of DeepSeek-V3 for a million tokens.
+const MAX_ROTARY: usize = 1 << 26;
+
 /// Device memory of a run in bytes, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -99,6 +102,8 @@ impl Plan {
         let Share { sequences, length, rounds, world, parallel } = share;
         let tokens = sequences.saturating_mul(length.saturating_add(1));
         ensure("plan", "a micro-batch needs at least one token", sequences > 0 && length > 0)?;
+        let rotary = length.saturating_mul(config.qk_rope_head_dim);
+        at_most("plan", "numbers in the rotary table =", rotary, "the most that is planned", MAX_ROTARY)?;
         at_most(
             "plan",
             "tokens of a micro-batch, one more a sequence,",
