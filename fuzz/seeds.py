@@ -287,6 +287,7 @@ templates = {
              "{% else %}{{ m | tojson }}{% endif %}{% endfor %}{% endgeneration %}{{ tools | tojson(sort_keys=true) }}"
              "{{ strftime_now('%d %b %Y') }}{% if messages | length > 3 %}{{ raise_exception('too many') }}{% endif %}",
 }
+templates["empty-tag"] = "{{ a }}{%}{% generation %}{%%}"
 for name, template in templates.items():
     write("chat_template", name, b"\2" + template.encode() + b"\0\x03" + random.Random(name).randbytes(120))
 

@@ -275,20 +275,21 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
-        let name = inner.trim_matches(['-', '+']).trim();
-        let instead = match name {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
-            _ => None,
+        let (before, tag) = rest.split_at(start + 2);
+        out.push_str(before);
+        let inner = tag.trim_start_matches(['-', '+']).trim_start();
+        let found = [("generation", "if true"), ("endgeneration", "endif")].into_iter().find(|(name, _)| {
+            let after = inner.strip_prefix(name).map(|after| after.trim_start().trim_start_matches(['-', '+']));
+            after.is_some_and(|after| after.starts_with("%}"))
+        });
+        rest = match found {
+            Some((name, instead)) => {
+                out.push_str(&tag[..tag.len() - inner.len()]);
+                out.push_str(instead);
+                &inner[name.len()..]
+            }
+            None => tag,
         };
-        out.push_str(&rest[..start + 2]);
-        match instead {
-            Some(tag) => out.push_str(&inner.replace(name, tag)),
-            None => out.push_str(inner),
-        }
-        rest = &rest[start + length..];
     }
     out + rest
 }

@@ -147,6 +147,14 @@ fn a_value_that_holds_itself_many_times_over_runs_out_of_fuel() {
 }
 
 #[test]
+fn a_tag_without_anything_in_it_is_an_error() {
+    for source in ["{%}", "a{%}}{%%}", "{% generation %}x{% endgeneration %}{%}"] {
+        assert!(ChatTemplate::new(source, "t", BTreeMap::new()).is_err(), "{source}");
+    }
+    assert_eq!(render("{# {%} #}{% generation %}x{% endgeneration %}", &[]).unwrap(), "x");
+}
+
+#[test]
 fn keys_are_those_that_python_writes() {
     assert_eq!(render("{{ {none: 4} | tojson }}{{ {1.5: 5} | tojson }}", &[]).unwrap(), r#"{"null": 4}{"1.5": 5}"#);
     let nested = "{% set ns = namespace(a=1) %}{% for i in range(9) %}{% set ns.a = {ns.a: 1} %}{% endfor %}";
