@@ -132,7 +132,6 @@ pub struct TokenizerConfig {
     pub eos: Option<String>,
     /// Turn added tokens that are written out in documents, such as `<｜User｜>`, into their ids: for corpora in chat
     /// form.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub parse_added: bool,
     /// Training: distinct words held in memory, about 100 bytes each.
     pub max_words: usize,

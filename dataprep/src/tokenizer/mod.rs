@@ -289,8 +289,9 @@ impl Tokenizer {
     }
 
     /// Encodes a document: added tokens written out in it, such as `<｜User｜>`, are text like any other, so that no
-    /// document can end itself or claim a structure that it does not have. Only those that are white space become their
-    /// ids. Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
+    /// document can end itself or claim a structure that it does not have. Only those that are white space, and not
+    /// special, become their ids. Nothing is put around the text, whatever the post-processor says. Bytes that are not
+    /// UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -387,7 +388,7 @@ impl Encoder<'_> {
         }
         check_length(text.len())?;
         // Text that is UTF-8 throughout, as nearly all is, is known to be so more quickly.
-        let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+        let mut text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         match kind {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
@@ -395,6 +396,9 @@ impl Encoder<'_> {
                 let json = &self.tokenizer.inner.json;
                 let make = || serde_json::from_slice(json).map_err(|e| e.to_string()).and_then(|v| general::blind(&v));
                 let ordinary = other.ordinary.get_or_init(make).as_ref();
+                if text.contains(general::HIDING) {
+                    text = Cow::Owned(text.replace(general::HIDING, "\u{fffd}"));
+                }
                 general::encode(ordinary.map_err(|what| Error::Tokenize(what.clone()))?, &text, out)?;
             }
         }
