@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Lines, Provenance};
 use crate::shard::{Manifest, ShardSet, Split, TokenPlace};
 use crate::tokenizer::Tokenizer;
-use report::{by_count, drop_rate};
+use report::{by_count, drop_rate, fixed};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -224,7 +224,7 @@ impl Inspection {
         if !self.scores.is_empty() {
             out += "\nScores (minimum, 5 %, 25 %, median, 75 %, 95 %, maximum)\n";
             for (name, distribution) in &self.scores {
-                let quantiles = distribution.quantiles.map(|q| format!("{q:>10.4}")).join(" ");
+                let quantiles = distribution.quantiles.map(|q| format!("{:>10}", fixed(q, 4))).join(" ");
                 let _ = writeln!(out, "  {name:<45} {quantiles}");
             }
         }
@@ -261,6 +261,10 @@ mod tests {
         assert!(distribution.histogram[5].abs_diff(41) <= 1, "{:?}", distribution.histogram);
         assert_eq!(Distribution::of(vec![2.0; 5]).histogram[0], 5);
         assert_eq!(Distribution::of(Vec::new()), Distribution::default());
+        assert_eq!(
+            [-0.0, -0.00004, -0.00006, 1.0].map(|value| fixed(value, 4)),
+            ["0.0000", "0.0000", "-0.0001", "1.0000"]
+        );
     }
 
     #[test]
