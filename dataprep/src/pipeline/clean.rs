@@ -189,16 +189,16 @@ impl Account {
         self.read - self.dropped.values().flat_map(BTreeMap::values).sum::<u64>()
     }
 
-    /// A report a stage, in their order: reading, which dropped `bad` records besides and met `not_utf8` documents, and
+    /// A report a stage, in their order: reading, which dropped `bad` records besides and `met` kinds of documents, and
     /// the filters if they are on.
-    pub fn reports(&self, bad: u64, not_utf8: u64, cleaner: &Cleaner) -> Vec<StageReport> {
+    pub fn reports(&self, bad: u64, met: &[(&str, u64)], cleaner: &Cleaner) -> Vec<StageReport> {
         let rules = |stage: &str| self.dropped.get(stage).cloned().unwrap_or_default();
         let mut dropped = rules(READ);
         let mut kept = self.read - dropped.values().sum::<u64>();
         if bad > 0 {
             dropped.insert("bad record".into(), bad);
         }
-        let changed = (not_utf8 > 0).then(|| ("not UTF-8".to_owned(), not_utf8)).into_iter().collect();
+        let changed = met.iter().filter(|(_, n)| *n > 0).map(|(what, n)| ((*what).to_owned(), *n)).collect();
         let mut reports = vec![StageReport { name: READ.into(), kept, dropped, changed }];
         let stages = [
             (EXTRACT, cleaner.extract.is_some(), BTreeMap::new()),

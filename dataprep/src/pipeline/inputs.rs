@@ -156,6 +156,7 @@ impl Inputs {
             bad_records: 0,
             records: 0,
             not_utf8: 0,
+            broken_off: 0,
             warnings: Vec::new(),
             warned: 0,
         }
@@ -212,6 +213,7 @@ pub(super) struct Items<'a> {
     bad_records: u64,
     records: u64,
     not_utf8: u64,
+    broken_off: u64,
     warnings: Vec<String>,
     warned: u64,
 }
@@ -262,6 +264,7 @@ impl Items<'_> {
                 Some(_) => {}
                 None => {
                     self.text_bytes += item.document.text.len() as u64;
+                    self.broken_off += u64::from(item.document.broken_off);
                     if let Some(bytes) = &item.raw {
                         let first = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
                         let what = format!(
@@ -353,6 +356,11 @@ impl Items<'_> {
     /// Documents that are not UTF-8 throughout.
     pub fn not_utf8(&self) -> u64 {
         self.not_utf8
+    }
+
+    /// Pages that break off.
+    pub fn broken_off(&self) -> u64 {
+        self.broken_off
     }
 
     /// Bytes of text passed on.

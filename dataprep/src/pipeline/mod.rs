@@ -48,6 +48,7 @@ use clean::{Account, Cleaner};
 use divide::Division;
 use identity::Identity;
 use inputs::Inputs;
+use reading::ReadReport;
 use removed::Removed;
 use serde_json::json;
 use sign::Signer;
@@ -163,8 +164,9 @@ impl Preparation<'_, '_> {
         let mut account = Account::default();
         read.iter().for_each(|report| account.add(&report.account));
         let bad = reading::bad_records(read.iter().map(|report| &report.read), &config.input)?;
-        let not_utf8 = read.iter().map(|report| report.read.not_utf8).sum();
-        let mut stages = account.reports(bad, not_utf8, &cleaner);
+        let sum = |count: fn(&ReadReport) -> u64| read.iter().map(|report| count(&report.read)).sum::<u64>();
+        let met = [("not UTF-8", sum(|read| read.not_utf8)), ("pages that break off", sum(|read| read.broken_off))];
+        let mut stages = account.reports(bad, &met, &cleaner);
         stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
         stages.extend(trained);
         stages.extend(self.division(&division, &stages, &encoded)?);
@@ -245,7 +247,7 @@ impl Preparation<'_, '_> {
         let mut account = Account::default();
         receipts.iter().for_each(|receipt| account.add(&receipt.report.account));
         let all = if held_out > 0 { account.kept() } else { 0 };
-        Ok(empty(self.config, &account.reports(bad, 0, cleaner), all))
+        Ok(empty(self.config, &account.reports(bad, &[], cleaner), all))
     }
 
     /// Which file of which task becomes which file of the output folder.

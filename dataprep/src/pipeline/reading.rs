@@ -20,6 +20,8 @@ pub(super) struct ReadReport {
     pub records: u64,
     /// Documents that are not UTF-8 throughout.
     pub not_utf8: u64,
+    /// Pages that break off: what was received of them is kept.
+    pub broken_off: u64,
     /// What the user was told, each with its place, so that one process can name what another met.
     pub complaints: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl<'a, 'w> Reading<'a, 'w> {
         self.report.bad_records = self.items.bad_records();
         self.report.records = self.items.records();
         self.report.not_utf8 = self.items.not_utf8();
+        self.report.broken_off = self.items.broken_off();
         Ok(self.report)
     }
 }

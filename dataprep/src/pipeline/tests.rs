@@ -605,3 +605,54 @@ fn the_limit_of_bad_records_grows_with_the_corpus() {
     assert!(matches!(bad(20_000, 2, Some(1)).unwrap_err(), Error::BadRecords { count: 2, limit: 1, .. }));
     assert_eq!(bad(20, 101, Some(101)).unwrap(), 101);
 }
+
+/// A `response` record of a page.
+fn page(headers: &str, body: &[u8]) -> Vec<u8> {
+    let answer = [b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n", headers.as_bytes(), b"\r\n", body].concat();
+    let head = format!(
+        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\nContent-Type: application/http\r\n\
+         Content-Length: {}\r\n\r\n",
+        answer.len()
+    );
+    [head.as_bytes(), &answer, b"\r\n\r\n"].concat()
+}
+
+#[test]
+fn pages_that_cannot_be_read_never_end_a_run_and_parts_of_pages_are_counted() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, "a sentence of a page. ".repeat(100).as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let encoded = "Content-Encoding: gzip\r\n";
+    let mut crawl = [page(encoded, &gzip), page(encoded, &gzip[..gzip.len() - 4]), page("", b"plain")].concat();
+    for _ in 0..150 {
+        crawl.extend(page("Content-Encoding: br\r\n", &[0x8b, 1, 2, 3].repeat(10)));
+        crawl.extend(page(encoded, &gzip[..9]));
+        crawl.extend(page("", b"\x89PNG\r\n\x1a\n"));
+    }
+    fs::write(input.path().join("a.warc"), crawl).unwrap();
+    let mut config = config(input.path(), output.path());
+    config.output.validation_fraction = 0.0;
+    let manifest = run(&config, &mut Silent).unwrap().manifest;
+    let read = &manifest.stages[0];
+    assert_eq!((read.kept, read.changed["pages that break off"]), (3, 1));
+    let dropped = [("warc.content_encoding".to_owned(), 300), ("warc.media_type".to_owned(), 150)];
+    assert_eq!(read.dropped, dropped.into());
+}
+
+#[test]
+fn the_manifest_says_whether_added_tokens_were_made() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(input.path().join("a.txt"), "one<|endoftext|>two").unwrap();
+    let mut config = config(input.path(), output.path());
+    (config.output.validation_fraction, config.output.overwrite) = (0.0, true);
+    let mut run = |parse_added| {
+        config.tokenizer.parse_added = parse_added;
+        let manifest = run(&config, &mut Silent).unwrap().manifest;
+        assert_eq!(manifest.pipeline["tokenizer"]["parse_added"], parse_added);
+        (manifest.fingerprint, manifest.train.tokens)
+    };
+    let (plain, chat) = (run(false), run(true));
+    assert_eq!((plain.1, chat.1), (20, 8));
+    assert_ne!(plain.0, chat.0);
+}

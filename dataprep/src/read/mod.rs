@@ -26,6 +26,7 @@ mod http;
 mod items;
 mod json;
 mod lines;
+mod media;
 mod members;
 mod reader;
 mod record;
@@ -49,7 +50,7 @@ pub use reader::Reader;
 pub use record::{BINARY, EMPTY, ReadConfig, Record, TOO_LARGE};
 pub use split::{Split, splits};
 pub use walk::{Walked, walk};
-pub use warc::{CONTENT_ENCODING, MEDIA_TYPE, STATUS};
+pub use warc::{CONTENT_ENCODING, CONTINUATION, MEDIA_TYPE, REVISIT, STATUS};
 
 #[cfg(test)]
 mod tests;
