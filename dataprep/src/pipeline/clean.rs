@@ -132,6 +132,8 @@ fn filters_on(config: &FilterConfig) -> bool {
 
 /// Names of stages, as the manifest has them.
 pub(super) const READ: &str = "read";
+/// What the report of reading calls a record that is bad.
+pub(super) const BAD_RECORD: &str = "bad record";
 const EXTRACT: &str = "extract";
 const FILTER: &str = "filter";
 const DECONTAMINATE: &str = "decontaminate";
@@ -196,7 +198,7 @@ impl Account {
         let mut dropped = rules(READ);
         let mut kept = self.read - dropped.values().sum::<u64>();
         if bad > 0 {
-            dropped.insert("bad record".into(), bad);
+            dropped.insert(BAD_RECORD.into(), bad);
         }
         let changed = (not_utf8 > 0).then(|| ("not UTF-8".to_owned(), not_utf8)).into_iter().collect();
         let mut reports = vec![StageReport { name: READ.into(), kept, dropped, changed }];

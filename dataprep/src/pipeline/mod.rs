@@ -78,7 +78,7 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
         return Ok(summary);
     }
     output::prepare(config)?;
-    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
+    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity())));
     let work = Work::new(folder, config, before.clone(), pool, progress);
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
@@ -130,7 +130,7 @@ impl Preparation<'_, '_> {
     fn run(&self) -> Result<Summary> {
         let (config, work) = (self.config, self.work);
         if config.rank.is_first() {
-            self.inputs.passed_over().iter().for_each(|what| work.message(what));
+            self.inputs.notes().iter().for_each(|what| work.message(what));
         }
         let loaded = self.identity.tokenizer.as_ref();
         let cleaner = Cleaner::new(config, self.inputs.have_pages())?;
@@ -139,6 +139,10 @@ impl Preparation<'_, '_> {
         let written = (signer.is_some() || (cleaner.is_on() && loaded.is_none()))
             .then(|| documents::run(work, config, self.inputs, &cleaner, signer.as_ref()))
             .transpose()?;
+        // Before anything is made of what was read.
+        if let Some(documents) = &written {
+            reading::bad_records(documents.iter().map(|receipt| &receipt.report.read), &config.input)?;
+        }
         let removed = match &written {
             Some(documents) if signer.is_some() => dedup::run(work, &config.dedup, documents)?,
             _ => Removed::default(),
@@ -179,6 +183,7 @@ impl Preparation<'_, '_> {
             fingerprint: self.identity.fingerprint(&inputs),
             tokenizer: tokenizer.entry(),
             inputs,
+            passed_over: self.inputs.passed_over(),
             pipeline: config.recipe(),
             stages,
             contaminated: cleaner.contaminated(&account),
@@ -188,7 +193,8 @@ impl Preparation<'_, '_> {
             validation: Some(validation.entry).filter(|entry| entry.documents > 0),
         };
         if config.rank.is_first() {
-            output::commit(config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+            let listings = [self.inputs.listing(), self.inputs.passed_over_listing()];
+            output::commit(config, &tokenizer, &manifest, &listings, &moves)?;
         } else {
             output::await_manifest(config, &manifest.fingerprint)?;
         }

@@ -1,5 +1,6 @@
 //! The output folder: recognising what it already holds, and replacing it as a whole.
 
+use super::clean::BAD_RECORD;
 use super::config::PrepConfig;
 use super::identity::Identity;
 use super::inputs::Inputs;
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 const WORK: &str = "work";
 /// The list of input files.
 pub(crate) const SOURCES: &str = "sources.jsonl";
+
+/// The list of files and folders that were found and not read.
+pub(crate) const PASSED_OVER: &str = "passed_over.jsonl";
 
 /// Folder of dropped documents.
 pub(crate) const DROPPED: &str = "dropped";
@@ -57,6 +61,7 @@ pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::Thre
     if !is_same(identity, inputs, pool, &manifest)? {
         return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
+    check_bad(config, &manifest)?;
     match whole(config, manifest) {
         Ok(summary) => {
             if config.rank.is_first() {
@@ -65,6 +70,22 @@ pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::Thre
             Ok(Some(summary))
         }
         Err(e) => exists(format!("is damaged ({e})")),
+    }
+}
+
+/// Holds what was read for what is there to the present limit on bad records.
+fn check_bad(config: &PrepConfig, manifest: &Manifest) -> Result<()> {
+    let Some(read) = manifest.stages.first() else {
+        return Ok(());
+    };
+    let count = read.dropped.get(BAD_RECORD).copied().unwrap_or(0);
+    let records = read.kept.saturating_add(read.dropped.values().sum());
+    match config.input.exceeded(count, records) {
+        Some((what, limit)) => {
+            let places = vec![format!("not noted in {}", config.output.dir.join(MANIFEST).display())];
+            Err(Error::BadRecords { what, limit, places })
+        }
+        None => Ok(()),
     }
 }
 
@@ -164,7 +185,7 @@ pub(super) fn commit(
     config: &PrepConfig,
     tokenizer: &Tokenizer,
     manifest: &Manifest,
-    listing: &str,
+    [sources, passed_over]: &[String; 2],
     moves: &Moves,
 ) -> Result<()> {
     let dir = &config.output.dir;
@@ -196,7 +217,11 @@ pub(super) fn commit(
             other => other.map_err(Error::io("rename a finished file to", &to))?,
         }
     }
-    write_atomically(&dir.join(SOURCES), listing.as_bytes())?;
+    write_atomically(&dir.join(SOURCES), sources.as_bytes())?;
+    match passed_over.as_str() {
+        "" => remove(&dir.join(PASSED_OVER))?,
+        some => write_atomically(&dir.join(PASSED_OVER), some.as_bytes())?,
+    }
     manifest.write(dir)?;
     clear_work(dir)
 }

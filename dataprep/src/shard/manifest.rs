@@ -35,6 +35,9 @@ pub struct Manifest {
     pub tokenizer: TokenizerEntry,
     /// The text that was read.
     pub inputs: InputsEntry,
+    /// How many files and folders were found and not read, by reason; `passed_over.jsonl` names each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed_over: BTreeMap<String, u64>,
     /// The whole configuration of the preparation, but for what cannot change the result.
     pub pipeline: Value,
     /// Reports of the stages, in order: documents kept and dropped, by rule.

@@ -27,6 +27,7 @@ fn manifest(train: SplitEntry) -> Manifest {
             bos_id: None,
         },
         inputs: InputsEntry { files: 1, bytes: 1, parts: 1, sha256: String::new() },
+        passed_over: std::collections::BTreeMap::new(),
         pipeline: serde_json::json!({"output": {"validation_fraction": 0.1}}),
         stages: vec![],
         languages: std::collections::BTreeMap::new(),
