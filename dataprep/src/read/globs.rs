@@ -106,9 +106,7 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-        for glob in
-            ["*.txt", "**/*.txt", "d/**/g.*", "**/f/*", "j[12]/k", "j?/*", ".c*", "[[]x].txt", "none*", "**/**/k"]
-        {
+        for glob in ["*.txt", "**/*.txt", "d/**/g.*", "**/f/*", "j[12]/k", "j?/*", "[[]x].txt", "none*", "**/**/k"] {
             let glob = dir.path().join(glob);
             let mut expected: Vec<_> =
                 glob::glob_with(glob.to_str().unwrap(), options).unwrap().map(Result::unwrap).collect();
@@ -116,6 +114,7 @@ mod tests {
             expected.dedup();
             assert_eq!(matching(&glob).unwrap(), expected, "{}", glob.display());
         }
+        assert_eq!(matching(&dir.path().join(".c*")).unwrap(), [dir.path().join(".c.txt")]);
         assert!(matching(Path::new("a/[b")).unwrap_err().to_string().contains("not a glob"));
         assert!(matching(Path::new("a/b**")).unwrap_err().to_string().contains("not a glob"));
     }
