@@ -37,6 +37,9 @@
 //! training step are in [`fathom_core`], which needs no `std`.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod stderr;
+
 pub mod checkpoint;
 pub mod cli;
 pub mod codec;
