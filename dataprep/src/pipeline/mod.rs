@@ -75,6 +75,12 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let identity = Identity::new(config)?;
     let before = watch::ManifestWatch::now(config);
     if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
+        // A process that was killed after it wrote the manifest has left its work folder.
+        if config.rank.is_first()
+            && let Err(error) = output::clear_work(&config.output.dir)
+        {
+            progress.message(&format!("{error}; the prepared data is complete all the same"));
+        }
         return Ok(summary);
     }
     output::prepare(config)?;

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Folder of intermediate results below the output folder.
 const WORK: &str = "work";
+/// A file that is written and removed, to learn whether the output folder can be written to.
+const PROBE: &str = "probe.tmp";
 /// The list of input files.
 pub(crate) const SOURCES: &str = "sources.jsonl";
 
@@ -137,8 +139,9 @@ pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
     let output = &config.output;
     let dir = &output.dir;
     fs::create_dir_all(dir).map_err(Error::io("create folder", dir))?;
-    let probe = dir.join(format!("{}.tmp", super::work::mark()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(Error::io("write to", &probe))?;
+    let probe = dir.join(PROBE);
+    fs::write(&probe, b"").map_err(Error::io("write to", &probe))?;
+    remove(&probe)?;
     let (unfinished, shards) = shard_files(dir)?;
     let ours = [MANIFEST, TOKENIZER, WORK].iter().any(|name| dir.join(name).exists());
     if let Some(shard) = shards.first()
@@ -170,6 +173,8 @@ pub(super) fn commit(
     let dir = &config.output.dir;
     remove(&dir.join(MANIFEST))?;
     sync_folder(dir)?;
+    // Of a process that was killed while another went on.
+    remove(&dir.join(PROBE))?;
     tokenizer.save(dir)?;
     for path in shard_files(dir)?.1 {
         if !moves.iter().any(|(_, name)| path.file_name().is_some_and(|found| found == name.as_str())) {
@@ -230,7 +235,7 @@ pub(super) fn made_meanwhile(config: &PrepConfig, before: &ManifestWatch) -> Res
 
 /// Removes all intermediate results. A process that is late may be making folders meanwhile; what it leaves it removes
 /// itself.
-fn clear_work(dir: &Path) -> Result<()> {
+pub(super) fn clear_work(dir: &Path) -> Result<()> {
     let work = dir.join(WORK);
     match fs::remove_dir_all(&work) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),

@@ -168,6 +168,22 @@ fn every_document_has_its_line() {
 }
 
 #[test]
+fn what_a_killed_process_left_is_taken_away() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let config = config(input.path(), output.path());
+    // Killed in its first moments, and while it removed its work folder.
+    fs::write(output.path().join("probe.tmp"), "").unwrap();
+    run(&config, &mut Silent).unwrap();
+    let whole = all_contents(output.path());
+    assert!(!whole.contains_key("probe.tmp"));
+    fs::create_dir_all(output.path().join("work/0123/tokens")).unwrap();
+    fs::write(output.path().join("work/0123/tokens/00001.receipt"), "{}").unwrap();
+    run(&config, &mut Silent).unwrap();
+    assert!(!output.path().join("work").exists());
+    assert!(all_contents(output.path()) == whole);
+}
+
+#[test]
 fn counts_add_up() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
     let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;

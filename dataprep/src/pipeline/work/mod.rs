@@ -404,7 +404,7 @@ impl Read for Input {
 
 /// A name that nobody else has: numbers of processes repeat from one container to the next, and several preparations
 /// may run in one process.
-pub(super) fn mark() -> String {
+fn mark() -> String {
     static MARKS: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     format!("{:x}-{now:x}-{:x}", std::process::id(), MARKS.fetch_add(1, Ordering::Relaxed))
