@@ -86,7 +86,7 @@ fn converted_opens_there(to: Format) {
     let original = save(&model, folder.path(), 50_000);
     let converted = folder.path().join("converted");
     let options = Options { format: to, power_of_two_scales: None, shard_bytes: None, average: false };
-    convert(&original, &converted, &options, |_, _| ()).unwrap();
+    convert(&original, &converted, &options, |_, _| true).unwrap();
     let mut opened = converted.clone();
     if to.quantization().is_some() {
         opened = folder.path().join("plain");

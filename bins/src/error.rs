@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Result of everything in this crate that is not about settings or checkpoints alone.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Exit code of a program that a signal stopped before its work was done, whichever signal it was.
+pub const INTERRUPTED: u8 = 130;
+
 /// A failed run. The text is complete: it says what was wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -78,16 +81,22 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    /// A signal stopped the work; the text says how far it had come.
+    #[error("{0}")]
+    Interrupted(String),
+
     /// Anything else that stops a run; the text names what does not fit and the remedy.
     #[error("{0}")]
     Run(String),
 }
 
 impl Error {
-    /// The exit code of a program that fails with this: 2 for a call that was wrong, 1 for work that failed.
+    /// The exit code of a program that fails with this: 2 for a call that was wrong, [`INTERRUPTED`] for work that a
+    /// signal stopped, 1 for work that failed.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Settings(_) | Error::Usage(_) => 2,
+            Error::Interrupted(_) => INTERRUPTED,
             _ => 1,
         }
     }

@@ -12,6 +12,7 @@ use fathom_cuda::{Cuda, CudaError, Nccl};
 use fathom_mpi::{Launched, Mpi};
 
 use crate::checkpoint;
+use crate::cli::signals::handle;
 use crate::error::{Error, Result};
 use crate::run::watch::{self, Identity, Limits, Progress, Verdict, Watch, Watched};
 use crate::run::{self, Observed};
@@ -79,8 +80,7 @@ pub fn start(ranks: usize, output: &Path) -> Result<()> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let (signals, told) = channel();
     // Nobody listens any more where mpirun has ended.
-    ctrlc::set_handler(move || signals.send(()).unwrap_or_default())
-        .map_err(|error| Error::Run(format!("cannot handle Ctrl-C: {error}")))?;
+    handle(move |_| signals.send(()).unwrap_or_default())?;
     // A group in the background that reads a terminal is stopped.
     let mut child = command.stdin(Stdio::null()).spawn().map_err(Error::io("start", &mpirun))?;
     let mut asked = false;

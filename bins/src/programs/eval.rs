@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{cache_format, weights};
 use crate::checkpoint;
-use crate::cli::{self, Command, Program};
+use crate::cli::{self, Command, Program, signals};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
@@ -36,7 +38,8 @@ pub const COMMAND: Command =
     example = "{command_name} --checkpoint runs/a --all-checkpoints --tasks piqa --task-data data --report piqa.html",
     error_code(0, "done"),
     error_code(1, "the checkpoint, the data or the device failed"),
-    error_code(2, "wrong arguments")
+    error_code(2, "wrong arguments"),
+    error_code(130, "stopped by a signal; stderr says how far it had come")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
@@ -152,20 +155,25 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let scoring = arguments.cache;
     let options = LoadOptions { average: arguments.ema, weights, scoring, ..LoadOptions::default() };
     let report = arguments.report.as_deref().map(Target::new).transpose()?;
-    let mut results = Vec::new();
+    let (mut results, mut handled) = (Vec::new(), None);
     for (checkpoint, output) in measured(arguments)? {
         let session = Session::load_with(device, &checkpoint, &options)?;
         eprintln!("checkpoint: {}", session.checkpoint().display());
+        // While the first one is loaded, a signal ends the program as the system does.
+        let stop = match &handled {
+            Some(stop) => Arc::clone(stop),
+            None => Arc::clone(handled.insert(signals::breaks()?)),
+        };
         if let Some(file) = &arguments.score {
-            score(&session, file, output.as_deref())?;
+            score(&session, file, output.as_deref(), &stop)?;
         }
         if let Some(data) = &arguments.data {
-            let result = measure(&session, arguments, data)?;
+            let result = measure(&session, arguments, data, &stop)?;
             let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
             cli::print(&if arguments.json { json()? } else { result.to_string() })?;
         }
         if let Some(names) = &arguments.tasks {
-            results.push(run_tasks(&session, arguments, names, output)?);
+            results.push(run_tasks(&session, arguments, names, output, &stop)?);
         }
     }
     if let Some(report) = report {
@@ -205,6 +213,7 @@ fn run_tasks<D: Kernels>(
     arguments: &Arguments,
     names: &str,
     output: Option<PathBuf>,
+    stop: &AtomicBool,
 ) -> Result<Results> {
     let options = tasks::Options {
         tasks: settings::names(&[names]),
@@ -220,20 +229,32 @@ fn run_tasks<D: Kernels>(
         ..tasks::Options::default()
     };
     let mut counter = Counter::new("eval", "items");
-    let results = tasks::run(session, &options, |done, total| counter.show(done, total))?;
+    let (mut done, mut total) = (0, 0);
+    let measured = tasks::run(session, &options, &|| !stop.load(Ordering::Relaxed), |now, all| {
+        (done, total) = (now, all);
+        counter.show(done, total);
+    });
     counter.finish();
+    let results = measured?.ok_or_else(|| {
+        let kept = match &options.output {
+            Some(folder) => format!("the same command goes on with the answers in {}", folder.display()),
+            None => "nothing is kept without --output".into(),
+        };
+        Error::Interrupted(format!("interrupted after {done} of {total} items; {kept}"))
+    })?;
     let json = || serde_json::to_string(&results.json()).map_err(|e| Error::Run(e.to_string()));
     cli::print(&if arguments.json { json()? } else { results.text() })?;
     Ok(results)
 }
 
-fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
+fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>, stop: &AtomicBool) -> Result<()> {
     let input = BufReader::new(File::open(file).map_err(Error::io("read", file))?);
+    let go_on = || !stop.load(Ordering::Relaxed);
     let scored = match output {
-        None => score_lines(session, file, input, &mut std::io::stdout().lock())?,
+        None => score_lines(session, file, input, &mut std::io::stdout().lock(), &go_on)?,
         Some(path) => {
             let mut out = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
-            let scored = score_lines(session, file, input, &mut out)?;
+            let scored = score_lines(session, file, input, &mut out, &go_on)?;
             out.flush().map_err(Error::io("write", path))?;
             eprintln!("{} lines scored, written to {}", scored.lines, path.display());
             scored
@@ -246,10 +267,18 @@ fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -
              how much)"
         );
     }
-    Ok(())
+    match go_on() {
+        true => Ok(()),
+        false => Err(Error::Interrupted(format!("interrupted after {} lines; their scores are written", scored.lines))),
+    }
 }
 
-fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path) -> Result<Measured> {
+fn measure<D: Kernels>(
+    session: &Session<D>,
+    arguments: &Arguments,
+    data: &Path,
+    stop: &AtomicBool,
+) -> Result<Measured> {
     let split = match arguments.split.as_deref() {
         None => None,
         Some("validation") => Some(Split::Validation),
@@ -264,7 +293,19 @@ fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path)
         limit: arguments.limit,
     };
     let mut counter = Counter::new("eval", "tokens");
-    let result = evaluate::measure(session, &request, |done, total| counter.show(done, total))?;
+    let mut left = 0;
+    let measured = evaluate::measure(session, &request, |done, total| {
+        counter.show(done, total);
+        left = total - done;
+        !stop.load(Ordering::Relaxed)
+    });
     counter.finish();
+    let result = measured?;
+    if left > 0 {
+        eprintln!("{result}");
+        let (done, total) = (result.result.tokens, result.result.tokens + left);
+        let only = "the figures above are of these alone";
+        return Err(Error::Interrupted(format!("interrupted after {done} of {total} tokens; {only}")));
+    }
     Ok(result)
 }

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::cli::{self, Command, Program};
+use crate::cli::{self, Command, Program, signals};
 use crate::device::{self, AnyDevice};
 use crate::error::{Error, Result};
 use crate::launch::{self, Rank, Ranks};
@@ -36,10 +36,11 @@ pub const COMMAND: Command =
     note = "The progress line's max violation is the load of the busiest expert over the mean load, minus 1, in the \
             worst layer: 0 is perfect balance.",
     note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
-    error_code(0, "done, or stopped by Ctrl-C and saved"),
+    error_code(0, "done, or stopped by a signal and saved"),
     error_code(1, "training failed"),
     error_code(2, "wrong arguments or settings"),
-    error_code(75, "another rank of the run was lost; the last checkpoint stands")
+    error_code(75, "another rank of the run was lost; the last checkpoint stands"),
+    error_code(130, "ended at once by a second signal; the last checkpoint stands")
 )]
 struct Arguments {
     /// folder that `prep` wrote; the same as --set data.path=FOLDER
@@ -114,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             return Err(Error::Usage("several ranks need data: name a folder that `prep` wrote".into()));
         }
         let device = AnyDevice::open(&arguments.device, arguments.threads.unwrap_or(0))?;
-        let stop = cli::interrupts()?;
+        let stop = signals::interrupts()?;
         return on_device!(&device, device => {
             quickstart::run(device, arguments.output.as_deref(), arguments.curve, &stop)
         });
@@ -198,7 +199,7 @@ fn train<D: Kernels>(
     arguments: &Arguments,
     ended: impl FnOnce(),
 ) -> Result<()> {
-    let stop = cli::interrupts_of(comm.rank(), comm.world())?;
+    let stop = signals::interrupts_of(comm.rank(), comm.world())?;
     let mut run = Run::open_with(device, comm, observed, settings, output, arguments.resume)?;
     if !run.leads() {
         run.train(&stop, &mut ())?;

@@ -133,7 +133,7 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
-    /// Whether tasks were due and not measured to their end, since the run was stopped.
+    /// Whether the newest line of metrics lacks its sample or scores, since the run was stopped.
     unmeasured: bool,
     /// Held by rank 0 as long as the run may write into `output`.
     _lock: Option<File>,
@@ -314,7 +314,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let mut improved = false;
             if due(self.settings.train.eval_every, self.state.step) {
-                measured = self.validate(self.settings.train.eval_tokens)?;
+                // It is part of the step's line, so it is not broken off.
+                measured = self.validate(self.settings.train.eval_tokens, &AtomicBool::new(false))?;
                 metrics.validation_loss = measured.map(|v| v.loss);
                 improved = self.note(metrics.validation_loss);
             }
@@ -345,14 +346,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let checkpoint = self.save()??;
         // Rank 0 alone measures tasks.
         let told = self.trainer.comm().tell(&[u64::from(self.unmeasured)]).map_err(Error::device("ending the run"))?;
-        let interrupted = self.state.step < self.steps || told.iter().any(|&word| word != 0);
+        let mut interrupted = self.state.step < self.steps || told.iter().any(|&word| word != 0);
         let whole = self.settings.train.eval_tokens == 0
             && self.state.step.is_multiple_of(self.settings.train.eval_every.max(1));
         let validation = match measured.filter(|_| whole) {
             _ if interrupted => None,
-            None => self.validate(0)?,
+            None => self.validate(0, stop)?,
             whole => whole,
         };
+        // Everything is saved, and another start measures it.
+        interrupted |= validation.is_none() && self.validation.is_some();
         if self.leads() {
             progress.messages(&observer.observe(Event::Finished(validation.as_ref())));
         }
@@ -371,7 +374,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let started = Instant::now();
         let go_on = || !stop.load(Ordering::Relaxed);
         let measured = benchmarks.measure(&self.trainer.model, &go_on, |done, of| progress.tasks(step, done, of));
-        self.unmeasured = matches!(measured, Ok(None));
+        self.unmeasured |= matches!(measured, Ok(None));
         match measured {
             Ok(Some(scores)) => {
                 progress.scores(step, &scores, started.elapsed());
@@ -385,16 +388,23 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
     }
 
-    /// Measures the tasks that an earlier session was stopped at, and completes the step's line with them.
+    /// Writes the sample and measures the tasks that an earlier session was stopped at, and completes the step's line
+    /// with them.
     fn complete(&mut self, stop: &AtomicBool, progress: &mut Progress) -> Result<Option<StepMetrics>> {
-        if self.benchmarks.is_none() || !self.settings.eval.due(self.state.step, self.steps) {
+        let tasks = self.benchmarks.is_some() && self.settings.eval.due(self.state.step, self.steps);
+        if !tasks && !self.sample_due() {
             return Ok(None);
         }
         let Some(file) = &mut self.metrics else { return Ok(None) };
-        let newest = file.newest()?.filter(|row| row.step == self.state.step && row.tasks.is_empty());
-        let Some(mut metrics) = newest else { return Ok(None) };
-        metrics.tasks = self.tasks(stop, progress);
-        if metrics.tasks.is_empty() {
+        let Some(mut metrics) = file.newest()?.filter(|row| row.step == self.state.step) else { return Ok(None) };
+        let before = metrics.clone();
+        if self.sample_due() && metrics.sample.is_none() {
+            metrics.sample = self.sample(stop)?;
+        }
+        if tasks && metrics.tasks.is_empty() {
+            metrics.tasks = self.tasks(stop, progress);
+        }
+        if metrics == before {
             return Ok(None);
         }
         if let Some(file) = &mut self.metrics {
@@ -532,14 +542,15 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Error::Device { doing: format!("training step {}", self.state.step + 1), source: source.into() }
     }
 
-    /// The loss on validation data, over about `limit` tokens, or all of them for 0. The ranks share its windows.
-    fn validate(&mut self, limit: u64) -> Result<Option<Evaluated>> {
+    /// The loss on validation data, over about `limit` tokens, or all of them for 0; none if `stop` is set before it is
+    /// complete. The ranks share its windows.
+    fn validate(&mut self, limit: u64, stop: &AtomicBool) -> Result<Option<Evaluated>> {
         let Some(data) = &mut self.validation else { return Ok(None) };
         self.observed.progress.phase("validation");
         let _patience = self.observed.progress.patient();
         let mask = self.settings.data.document_mask;
         let (trainer, tokenizer) = (&self.trainer, self.tokenizer.as_ref());
-        evaluate_together(trainer, data, tokenizer, mask, limit).map(Some)
+        evaluate_together(trainer, data, tokenizer, mask, limit, stop)
     }
 
     fn sample_due(&self) -> bool {
@@ -559,7 +570,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let (model, prompt) = (&self.trainer.model, &train.sample_prompt);
         let mut go_on = |_: &str| !stop.load(Ordering::Relaxed);
         let generated = single::continue_text(model, tokenizer, prompt, &sampling, &mut go_on)?;
-        Ok((!stop.load(Ordering::Relaxed)).then(|| format!("{prompt}{}", generated.text)))
+        let cut = stop.load(Ordering::Relaxed);
+        self.unmeasured |= cut;
+        Ok((!cut).then(|| format!("{prompt}{}", generated.text)))
     }
 
     /// Writes a checkpoint of the present step, unless there is one. The inner result is the same on all ranks: all
