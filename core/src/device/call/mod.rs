@@ -20,6 +20,7 @@ mod rope;
 mod router;
 mod sort;
 mod swiglu;
+mod written;
 
 pub use attention::*;
 pub use decode::*;
@@ -38,6 +39,7 @@ pub use rope::*;
 pub use router::*;
 pub use sort::*;
 pub use swiglu::*;
+pub use written::Written;
 
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
