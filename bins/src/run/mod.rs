@@ -476,7 +476,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.state.seconds += seconds;
         self.state.optimizer_step = self.trainer.optimizer.step;
         self.state.cursor = self.loader.cursor();
-        let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums } = report;
+        let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums, .. } = report;
         let every = self.settings.train.expert_load_every;
         let shown = every > 0 && self.state.step.is_multiple_of(every);
         let traffic = self.observed.meter.as_ref().map(watch::Meter::take);

@@ -1,4 +1,4 @@
-//! The norm of all gradients, and the factor that clips them, with the same bits for any number of ranks.
+//! The norm of all gradients, with the same bits for any number of ranks.
 //!
 //! A rank squares and sums the rows that it owns. The sums of all rows are gathered, put in the order of the layout,
 //! and added up by every rank in the same way.
@@ -8,11 +8,11 @@ use alloc::vec::Vec;
 use super::shard::{Band, Shards};
 use crate::DType;
 use crate::comm::{AllGather, Comm};
-use crate::device::{Cast, GatherRows, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
+use crate::device::{GatherRows, Kernels, Out, ReduceRows, Reduction};
 use crate::tensor::Tensor;
 use crate::weights::{Layout, Parameters};
 
-/// The squared norm of a batch's gradients and what they are to be multiplied by, on the device.
+/// The squared norm of a batch's gradients, on the device.
 pub(super) struct Norm<D: Kernels> {
     bands: Vec<Band>,
     /// Rows of each rank.
@@ -23,8 +23,6 @@ pub(super) struct Norm<D: Kernels> {
     order: Option<Tensor<D>>,
     /// `[1, 1]`.
     pub squared: Tensor<D>,
-    /// `[1, 1]`.
-    pub clip: Tensor<D>,
 }
 
 impl<D: Kernels> Norm<D> {
@@ -50,18 +48,16 @@ impl<D: Kernels> Norm<D> {
             rows: Tensor::<D>::zeros(device, &[1, total], dtype)?,
             order: order.transpose()?,
             squared: Tensor::<D>::zeros(device, &[1, 1], dtype)?,
-            clip: Tensor::<D>::zeros(device, &[1, 1], dtype)?,
         })
     }
 
-    /// Computes both from `gradients`, of which this rank's own part is complete.
+    /// Computes it from `gradients`, of which this rank's own part is complete.
     pub fn compute(
         &mut self,
         device: &D,
         comm: &impl Comm<D>,
         shards: &Shards,
         gradients: &Parameters<D>,
-        clip_norm: f64,
     ) -> Result<(), D::Error> {
         let mut column: usize = self.lengths[..shards.rank()].iter().sum();
         for band in &self.bands {
@@ -83,8 +79,6 @@ impl<D: Kernels> Norm<D> {
             device.gather_rows(GatherRows::new(rows, order.view(), 1, sorted.view_mut())?)?;
         }
         let rows = ordered.as_ref().unwrap_or(&self.rows).view().reshape(1, total)?;
-        device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, self.squared.view_mut(), Out::Replace)?)?;
-        device.cast(Cast::new(self.squared.view(), self.clip.view_mut())?)?;
-        device.unary(Unary::new(UnaryOp::ClipFactor(clip_norm), self.clip.view_mut())?)
+        device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, self.squared.view_mut(), Out::Replace)?)
     }
 }
