@@ -102,6 +102,19 @@ pub enum Error {
         found: u64,
     },
 
+    /// A shard was replaced, truncated or written to while it was read.
+    #[error(
+        "{} changed while it was read: {what}; put the file back as it was, then resume from the last checkpoint, or \
+         start again with the new data",
+        path.display()
+    )]
+    ShardChanged {
+        /// The file.
+        path: PathBuf,
+        /// The change.
+        what: String,
+    },
+
     /// A file's SHA-256 is not what the manifest says.
     #[error(
         "{} has SHA-256 {found} where manifest.json says {expected}; the file changed after prep, run prep again",

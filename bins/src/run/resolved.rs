@@ -11,6 +11,7 @@ use crate::settings::Settings;
 const MAY_CHANGE: &[&str] = &[
     "data.path",
     "data.validation_path",
+    "data.mmap",
     "train.init",
     "train.steps",
     "train.tokens",

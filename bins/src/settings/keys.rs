@@ -353,6 +353,13 @@ pub const KEYS: &[Key] = &[
     ),
     derived("data.validation_path", Path, "the validation split of the training data", "data for the validation loss"),
     key("data.shuffle", Flag, "true", "shuffle sequences, in a new order every epoch; false reads them in order"),
+    key(
+        "data.mmap",
+        Flag,
+        "false",
+        "map token shards into memory instead of reading them; a shard that is truncated meanwhile may end the process \
+         with SIGBUS",
+    ),
     derived("data.seed", Count, "train.seed", "random seed of the shuffle"),
     key("data.document_mask", Flag, "true", "mask attention across document boundaries"),
     // train

@@ -45,6 +45,8 @@ pub struct Data {
     pub validation_path: Option<PathBuf>,
     /// Shuffle sequences, in a new order every epoch.
     pub shuffle: bool,
+    /// Map shards into memory in place of reading them.
+    pub mmap: bool,
     /// Random seed of the shuffle.
     pub seed: u64,
     /// Mask attention across document boundaries.
@@ -304,6 +306,7 @@ impl Data {
             packing: if best_fit { Packing::BestFit } else { Packing::Concatenate },
             validation_path: reader.path("data.validation_path"),
             shuffle: reader.flag("data.shuffle"),
+            mmap: reader.flag("data.mmap"),
             seed: reader.count_or("data.seed", train_seed),
             document_mask: reader.flag("data.document_mask"),
         };

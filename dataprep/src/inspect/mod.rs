@@ -81,7 +81,7 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
     let set = ShardSet::open(folder, Split::Train)?;
     let tokenizer = Tokenizer::load(folder)?;
     let mut examples = Vec::new();
-    for place in spread(&set, EXAMPLES.min(manifest.train.documents as usize) as u64) {
+    for place in spread(&set, EXAMPLES.min(manifest.train.documents as usize) as u64)? {
         // A token stands for no more than a few characters, mostly; a few more do no harm.
         let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
         set.read(place.start, &mut tokens)?;
@@ -98,25 +98,25 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
 
 /// The places of `n` documents, or of as many as there are: the first, and others that are spread evenly over the
 /// tokens, each once.
-fn spread(set: &ShardSet, n: u64) -> Vec<TokenPlace> {
+fn spread(set: &ShardSet, n: u64) -> Result<Vec<TokenPlace>> {
     let mut places: Vec<TokenPlace> = Vec::new();
     for i in 0..n {
         // A long document may reach over the place of the next example: that is then the one behind it.
         let behind = places.last().map_or(0, |last| last.end);
         let token = (u128::from(set.tokens()) * u128::from(i) / u128::from(n)) as u64;
-        places.extend(set.locate(token.max(behind)));
+        places.extend(set.locate(token.max(behind))?);
     }
     // Documents before a long one were not looked at, where it is at the end.
     let mut before = 0;
     while (places.len() as u64) < n {
-        let Some(place) = set.locate(before) else { break };
+        let Some(place) = set.locate(before)? else { break };
         before = place.end;
         if !places.contains(&place) {
             places.push(place);
         }
     }
     places.sort_by_key(|place| place.start);
-    places
+    Ok(places)
 }
 
 fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Example>>> {
