@@ -39,6 +39,10 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// A loss spike, or a number that is not finite, that ends a run by its settings (`train.spike`).
+    #[error("{0}")]
+    Spike(String),
+
     /// Another rank of the run died, left, or does not answer.
     #[error("{doing}: {problem}")]
     PeerLost {
@@ -88,6 +92,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Settings(_) | Error::Usage(_) => 2,
+            Error::Spike(_) => 3,
             _ => 1,
         }
     }

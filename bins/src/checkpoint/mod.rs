@@ -31,6 +31,6 @@ pub use load::{load_average, load_trainer};
 pub use locate::{Found, Located, latest, list, locate, survey};
 pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
-pub use state::{Best, BestCheckpoint, State, best};
+pub use state::{Best, BestCheckpoint, SpikeWindow, State, best};
 pub use store::{Disk, Store};
 pub use together::{Files, save};

@@ -39,6 +39,7 @@ pub const COMMAND: Command =
     error_code(0, "done, or stopped by Ctrl-C and saved"),
     error_code(1, "training failed"),
     error_code(2, "wrong arguments or settings"),
+    error_code(3, "a loss spike ended the run (train.spike); the state before it is saved"),
     error_code(75, "another rank of the run was lost; the last checkpoint stands")
 )]
 struct Arguments {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use fathom_core::train::ExpertLoad;
 use serde::{Deserialize, Serialize};
 
+use super::spike::Spike;
 use crate::error::{Error, Result};
 
 /// The file's name in the output folder of a run.
@@ -25,7 +26,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Tokens trained on, this step included.
     pub tokens: u64,
-    /// Mean cross entropy of the next token, nats.
+    /// Mean cross entropy of the next token, nats; `null` where it is not finite.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Mean cross entropy over the sequences of each source that the step drew from, nats, where there are several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -34,14 +36,17 @@ pub struct StepMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtp_loss: Option<f64>,
     /// The sequence-wise balance loss, α included.
+    #[serde(deserialize_with = "number")]
     pub balance_loss: f64,
-    /// L2 norm of the gradients before clipping.
+    /// L2 norm of the gradients before clipping; `null` where it is not finite.
+    #[serde(deserialize_with = "number")]
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
     /// Tokens per second of this step.
     pub tokens_per_second: f64,
     /// Load of the busiest expert over the mean, minus one, in the worst layer.
+    #[serde(deserialize_with = "number")]
     pub max_violation: f32,
     /// Number of experts that received no token of the step.
     pub dead_experts: usize,
@@ -55,6 +60,10 @@ pub struct StepMetrics {
     /// Bytes that rank 0 sent to other ranks in the step, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comm_bytes: Option<u64>,
+    /// Spikes since the step before: this step's, whose update was left out, or those that the run returned to a
+    /// checkpoint for before it came to this step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spikes: Vec<Spike>,
     /// Validation loss, if it was measured after this step, nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
@@ -68,6 +77,11 @@ pub struct StepMetrics {
     /// Scores of the benchmark tasks, if they were measured after this step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: TaskScores,
+}
+
+/// A number, or `null` for one that is not finite, which JSON has no other word for.
+fn number<'de, D: serde::Deserializer<'de>, F: Deserialize<'de> + From<f32>>(reader: D) -> Result<F, D::Error> {
+    Ok(Option::deserialize(reader)?.unwrap_or_else(|| F::from(f32::NAN)))
 }
 
 /// Scores of benchmark tasks and groups by name. The keys of a task's are those of lm-evaluation-harness:

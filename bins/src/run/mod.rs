@@ -2,10 +2,12 @@
 
 mod benchmarks;
 mod data;
+mod judge;
 pub mod metrics;
 pub mod progress;
 mod ranks;
 pub mod resolved;
+pub mod spike;
 pub mod watch;
 
 pub use benchmarks::task_cost;
@@ -33,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate_together};
 use crate::hf;
 use crate::infer::{Sampling, single};
-use crate::settings::{KeepBest, Settings};
+use crate::settings::{KeepBest, Settings, SpikePolicy};
 use benchmarks::Benchmarks;
 use metrics::{Metrics, StepMetrics, TaskScores};
 use progress::Progress;
@@ -133,6 +135,8 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
+    /// Spikes that no line of the metrics tells of yet.
+    spikes: Vec<spike::Spike>,
     /// Whether tasks were due and not measured to their end, since the run was stopped.
     unmeasured: bool,
     /// Held by rank 0 as long as the run may write into `output`.
@@ -240,6 +244,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
             failed_saves: 0,
+            spikes: Vec::new(),
             unmeasured: false,
             schedule,
             steps,
@@ -332,7 +337,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                     file.write(&metrics)?;
                 }
                 progress.step(&metrics, self.state.best.filter(|_| keep_best != KeepBest::None));
-                progress.messages(&observer.observe(Event::Step(&metrics)));
+                metrics.spikes.iter().for_each(|spike| progress.message(&spike.to_string()));
+                // Reports of steps that were taken back begin again from the file.
+                let back = metrics.spikes.iter().any(|spike| spike.back_to.is_some());
+                let event = if back { Event::Completed(&metrics) } else { Event::Step(&metrics) };
+                progress.messages(&observer.observe(event));
             }
             if save && !last {
                 self.try_save(&mut progress)?;
@@ -463,8 +472,13 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 count => tokens.with_sources(&batch.sources, count),
             })
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
-        let report = self.trainer.step(&tokens, micro, &rates).map_err(|error| self.failed_step(error))?;
-        if let Some(average) = &mut self.average {
+        let limits = self.limits();
+        let report = self.trainer.step_within(&tokens, micro, &rates, &limits);
+        let report = report.map_err(|error| self.failed_step(error))?;
+        if !self.judge(&report, &limits, first.saturating_add(rates.batch_size as u64))? {
+            return self.one_step(batch, stop);
+        }
+        if let Some(average) = self.average.as_mut().filter(|_| report.withheld.is_none()) {
             let model = &self.trainer.model;
             average.update(model.device(), model.weights()).map_err(Error::device("averaging the weights"))?;
         }
@@ -478,14 +492,16 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         self.state.cursor = self.loader.cursor();
         let StepReport { loss, mtp_loss, balance_loss, grad_norm, load, loss_sums, .. } = report;
         let every = self.settings.train.expert_load_every;
-        let shown = every > 0 && self.state.step.is_multiple_of(every);
+        let finite = load.max_violation().is_finite();
+        let shown = every > 0 && self.state.step.is_multiple_of(every) && finite;
         let traffic = self.observed.meter.as_ref().map(watch::Meter::take);
         Ok(Some(StepMetrics {
             step: self.state.step,
             tokens: self.state.tokens,
             loss,
+            spikes: std::mem::take(&mut self.spikes),
             loss_by_source: self.loss_by_source(&loss_sums, first..first + rates.batch_size as u64),
-            mtp_loss,
+            mtp_loss: mtp_loss.filter(|loss| loss.is_finite()),
             balance_loss,
             grad_norm,
             lr: rates.lr,
@@ -512,7 +528,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         batch.filter_map(|k| self.loader.locate(k)).for_each(|(source, _)| rows[source] += 1);
         let mean = |(source, (name, sum)): (usize, (&String, &f64))| {
             let targets = rows[source] * self.settings.train.sequence_length;
-            (targets > 0).then(|| (name.clone(), sum / targets as f64))
+            (targets > 0 && sum.is_finite()).then(|| (name.clone(), sum / targets as f64))
         };
         self.loader.source_names().iter().zip(sums).enumerate().filter_map(mean).collect()
     }
@@ -573,8 +589,14 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         self.observed.progress.phase("writing a checkpoint");
         let _patience = self.observed.progress.patient();
+        if let Err(error) = self.ensure_finite()? {
+            return Ok(Err(error));
+        }
         let (settings, comm, step) = (&self.settings.checkpoint, self.trainer.comm(), self.state.step);
         let mut state = self.state.clone();
+        if self.settings.train.spike.policy == SpikePolicy::Rollback {
+            state.spikes.in_a_row = 0;
+        }
         state.best_checkpoint = self.best_checkpoint();
         let begun = match &mut self.metrics {
             Some(metrics) => metrics.sync().and_then(|()| Ok(Draft::begin(&Disk, &self.output, step)?)).map(Some),

@@ -394,6 +394,27 @@ pub const KEYS: &[Key] = &[
     ),
     key("train.seed", Count, "0", "random seed of the initial weights"),
     key("train.clip_norm", Number, "1.0", "maximum gradient L2 norm (gradient clipping); 0 = no clipping"),
+    key(
+        "train.spike",
+        Choice(&["off", "skip", "rollback", "stop"]),
+        "off",
+        "what a spike of the loss or of the gradient norm does, NaN and infinity included: off = nothing, NaN ends the \
+         run; skip = its update is left out; rollback = return to the newest checkpoint and go on behind its data; stop \
+         = save the state before it and end",
+    ),
+    key(
+        "train.spike_threshold",
+        Number,
+        "6.0",
+        "standard deviations above the mean of the last train.spike_window steps from which a value is a spike",
+    ),
+    key(
+        "train.spike_window",
+        Count,
+        "128",
+        "steps over which mean and deviation are taken; half of them to begin with",
+    ),
+    key("train.spike_limit", Count, "10", "spikes in a row (rollbacks to one checkpoint) after which the run ends"),
     key("train.weight_decay", Number, "0.1", "AdamW weight decay, on matrices only"),
     key("train.beta1", Number, "0.9", "AdamW β₁: decay of the first moment"),
     key("train.beta2", Number, "0.95", "AdamW β₂: decay of the second moment"),

@@ -14,6 +14,7 @@ mod prep;
 mod reader;
 mod schedule;
 mod source;
+mod spike;
 
 pub use data::DataSource;
 pub use error::{Place, SettingsError};
@@ -21,6 +22,7 @@ pub use eval::{Eval, assignment, names};
 pub use parallel::ParallelSettings;
 pub use schedule::ScheduleSettings;
 pub use source::{Entry, Source};
+pub use spike::{Spike, SpikePolicy};
 
 use crate::hf::Format;
 use fathom_core::config::ModelConfig;
@@ -81,6 +83,8 @@ pub struct Train {
     pub seed: u64,
     /// Maximum gradient L2 norm; 0 does not clip.
     pub clip_norm: f64,
+    /// Loss spikes.
+    pub spike: Spike,
     /// AdamW weight decay of matrices.
     pub weight_decay: f64,
     /// AdamW β₁, the decay of the first moment.
@@ -334,6 +338,7 @@ impl Train {
             precision,
             seed: reader.count("train.seed"),
             clip_norm: reader.number("train.clip_norm"),
+            spike: Spike::read(reader)?,
             weight_decay: reader.number("train.weight_decay"),
             beta1: reader.number("train.beta1"),
             beta2: reader.number("train.beta2"),
