@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fathom::checkpoint::{Disk, Draft, Keep};
+use fathom::checkpoint::{DISK, Draft, Keep};
 use fathom::hf::{self, DEEPSEEK, Format, HfError, ModelFiles};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Dry, Host, Kernels};
@@ -51,7 +51,7 @@ fn worst(got: &[f32], want: &[f32]) -> f32 {
 }
 
 fn save(model: &Model<Cpu>, root: &Path, format: Format, shard_bytes: u64) -> std::path::PathBuf {
-    let mut draft = Draft::begin(&Disk, root, 1).unwrap();
+    let mut draft = Draft::begin(&DISK, root, 1).unwrap();
     hf::save_model(&mut draft, model, None, format, shard_bytes).unwrap();
     draft.commit(Keep::newest(1)).unwrap()
 }

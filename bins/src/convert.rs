@@ -11,9 +11,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use fathom_core::config::Quantization;
+use fathom_dataprep::durable::{DISK, Files, folder_of};
 use serde_json::Value;
 
-use crate::checkpoint::{Disk, Draft, Keep};
+use crate::checkpoint::{Draft, Keep};
 use crate::error::{Error, Result};
 use crate::hf::safetensors::{ElementType, TensorSpec, header};
 use crate::hf::write::{Index, bad_element, divide, shard_name, write, write_json};
@@ -79,7 +80,21 @@ impl Item {
 ///
 /// # Errors
 /// An output that exists; an input that is damaged, or holds weights in a type that is not read.
-pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: impl FnMut(u64, u64)) -> Result<Summary> {
+pub fn convert(input: &Path, output: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> Result<Summary> {
+    convert_on(&DISK, input, output, options, progress)
+}
+
+/// As [`convert`], through the given file operations: for tests of what happens where one of them fails.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_on(
+    durable: &dyn Files,
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Summary> {
     if fs::symlink_metadata(output).is_ok() {
         return Err(Error::Run(format!(
             "{} exists already: name a folder that does not, or remove it",
@@ -95,6 +110,7 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
     let items = || plan.iter().flat_map(|(_, items)| items);
     let mut warnings = files.warnings().to_vec();
     warnings.extend(ragged(items(), format));
+    warnings.extend(left_over(output));
     let mut summary = Summary {
         format,
         tensors: items().count(),
@@ -106,7 +122,7 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
         worst: None,
     };
     let config = convert_config(input, format)?;
-    let mut draft = Draft::plain(&Disk, output)?;
+    let mut draft = Draft::plain(durable, output)?;
     write_json(&mut draft, CONFIG, &config)?;
     let (mut index, mut done) = (Index::default(), 0);
     for (name, items) in &plan {
@@ -132,6 +148,22 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
     carry_over(&mut draft, input)?;
     draft.commit(Keep::default())?;
     Ok(summary)
+}
+
+/// Warnings of what conversions to `output` that were cut short have left. Another may be running, so it stays.
+fn left_over(output: &Path) -> Vec<String> {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.tmp-");
+    let found = fs::read_dir(folder_of(output)).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = found
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    let warning = |path: PathBuf| {
+        format!("{}: left by a conversion that was cut short; remove it, unless one is running", path.display())
+    };
+    found.into_iter().map(warning).collect()
 }
 
 /// A warning of FP8 matrices whose sides are no multiples of a block's: transformers without a GPU guesses the block's

@@ -57,7 +57,7 @@
 
 pub mod dedup;
 pub mod document;
-mod durable;
+pub mod durable;
 pub mod error;
 pub mod extract;
 pub mod filter;

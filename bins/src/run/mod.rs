@@ -26,9 +26,10 @@ use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::{Architecture, Batch, Model};
 use fathom_core::train::schedule::Schedule;
 use fathom_core::train::{Ema, Hyperparameters, Shards, StepReport, Trainer, Zero};
+use fathom_dataprep::durable::{DISK, Files, create_dirs};
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
-use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Disk, Draft, Keep, State};
+use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluated, evaluate_together};
 use crate::hf;
@@ -125,6 +126,8 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     tokenizer: Option<Tokenizer>,
     benchmarks: Option<Benchmarks>,
     output: PathBuf,
+    /// What durable files are written through.
+    files: &'static dyn Files,
     /// Rank 0 writes them.
     metrics: Option<Metrics>,
     state: State,
@@ -159,6 +162,22 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         device: &D,
         comm: C,
         observed: Observed,
+        settings: Settings,
+        output: &Path,
+        resume: bool,
+    ) -> Result<Self> {
+        Self::open_on(&DISK, device, comm, observed, settings, output, resume)
+    }
+
+    /// As [`open_with`](Self::open_with), through the given file operations: for tests of what happens where one fails.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn open_on(
+        files: &'static dyn Files,
+        device: &D,
+        comm: C,
+        observed: Observed,
         mut settings: Settings,
         output: &Path,
         resume: bool,
@@ -178,7 +197,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
         ranks::fit(&settings, &schedule, steps, comm.world())?;
-        let lock = leads.then(|| lock(output)).transpose()?;
+        let lock = leads.then(|| lock_on(files, output)).transpose()?;
         let newest = newest(output, resume, leads)?;
         let matter = resolved::that_matter(&settings);
         let saved = newest.as_deref().map(State::read).transpose()?;
@@ -231,14 +250,15 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             if !leads {
                 return Ok(None);
             }
-            checkpoint::clean(&Disk, output)?;
-            resolved::write(output, &settings)?;
-            Ok(Some(Metrics::open(output, state.step)?))
+            checkpoint::clean(files, output)?;
+            resolved::write(files, output, &settings)?;
+            Ok(Some(Metrics::open_on(files, output, state.step)?))
         };
         let metrics = ranks::all(trainer.comm(), open(), "opening the run's files")?;
         Ok(Self {
             saved: newest.map(|folder| (state.step, folder)),
             output: output.into(),
+            files,
             failed_saves: 0,
             unmeasured: false,
             schedule,
@@ -577,7 +597,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let mut state = self.state.clone();
         state.best_checkpoint = self.best_checkpoint();
         let begun = match &mut self.metrics {
-            Some(metrics) => metrics.sync().and_then(|()| Ok(Draft::begin(&Disk, &self.output, step)?)).map(Some),
+            Some(metrics) => metrics.sync().and_then(|()| Ok(Draft::begin(self.files, &self.output, step)?)).map(Some),
             None => Ok(None),
         };
         let words = [u64::from(begun.is_err()), u64::from(std::process::id())];
@@ -586,7 +606,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             Err(error) => return Ok(Err(error)),
             Ok(Some(draft)) => draft,
             Ok(None) if told[0] != 0 => return Ok(Err(CheckpointError::OnRank { rank: 0, doing: "begin it" }.into())),
-            Ok(None) => Draft::join(&Disk, &self.output, step, told[1] as u32),
+            Ok(None) => Draft::join(self.files, &self.output, step, told[1] as u32),
         };
         let files = checkpoint::Files {
             average: self.average.as_ref(),
@@ -645,7 +665,11 @@ fn lock_path(output: &Path) -> PathBuf {
 
 /// Keeps a second run out of `output` for as long as the file is open.
 pub(crate) fn lock(output: &Path) -> Result<File> {
-    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    lock_on(&DISK, output)
+}
+
+fn lock_on(files: &dyn Files, output: &Path) -> Result<File> {
+    create_dirs(files, output).map_err(Error::io("create", output))?;
     let path = lock_path(output);
     // Another run's mark stays in it.
     let file =

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fathom_dataprep::durable::{self, Files};
+
 use crate::error::{Error, Result};
 use crate::prepare;
 use crate::settings::Settings;
@@ -43,13 +45,11 @@ pub fn path(output: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn write(output: &Path, settings: &Settings) -> Result<()> {
+pub fn write(files: &dyn Files, output: &Path, settings: &Settings) -> Result<()> {
     let path = path(output);
     let mut settings = settings.clone();
     settings.make_paths_absolute();
-    let fresh = path.with_extension("toml.tmp");
-    std::fs::write(&fresh, settings.to_toml()).map_err(Error::io("write", &fresh))?;
-    std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
+    durable::replace(files, &path, settings.to_toml().as_bytes()).map_err(Error::io("write", &path))
 }
 
 /// Reads the resolved settings of the run in `output`, by key.

@@ -230,7 +230,7 @@ impl Aside {
     }
 
     /// A document that was dropped.
-    pub fn push(&mut self, draft: &Draft, document: &Document, stage: &str, why: &Dropped) -> Result<()> {
+    pub fn push(&mut self, draft: &Draft<'_>, document: &Document, stage: &str, why: &Dropped) -> Result<()> {
         if !self.on {
             return Ok(());
         }
@@ -238,7 +238,7 @@ impl Aside {
     }
 
     /// A line as [`dropped_line`] makes it.
-    pub fn line(&mut self, draft: &Draft, line: &str) -> Result<()> {
+    pub fn line(&mut self, draft: &Draft<'_>, line: &str) -> Result<()> {
         if !self.on {
             return Ok(());
         }
@@ -249,7 +249,7 @@ impl Aside {
     }
 
     /// Ends and publishes it.
-    pub fn finish(self, draft: &mut Draft) -> Result<()> {
+    pub fn finish(self, draft: &mut Draft<'_>) -> Result<()> {
         match self.file {
             Some(file) => draft.publish(file.finish()?),
             None => Ok(()),

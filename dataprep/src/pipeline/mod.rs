@@ -41,6 +41,7 @@ pub use rank::Rank;
 pub(crate) use trace::Lines;
 pub use trace::{SourceFile, Trace, trace};
 
+use crate::durable::{DISK, Files};
 use crate::error::{Error, Result};
 use crate::shard::{Dtype, FORMAT, Manifest, StageReport, VERSION};
 use crate::tokenizer::Tokenizer;
@@ -68,18 +69,26 @@ use work::{Receipt, Work};
 /// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`],
 /// [`Error::Stalled`] when other processes do not get on, and whatever reading, tokenising and writing report.
 pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
+    run_on(&DISK, config, progress)
+}
+
+/// As [`run`], through the given file operations: for tests of what happens where one of them fails.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(files: &dyn Files, config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     config.validate()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
     let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
     let inputs = Inputs::find(&config.input, config.split_bytes)?;
     let identity = Identity::new(config)?;
     let before = watch::ManifestWatch::now(config);
-    if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
+    if let Some(summary) = output::reuse(files, &identity, &inputs, &pool)? {
         return Ok(summary);
     }
-    output::prepare(config)?;
+    output::prepare(files, config)?;
     let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
-    let work = Work::new(folder, config, before.clone(), pool, progress);
+    let work = Work::new(files, folder, config, before.clone(), pool, progress);
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
         // The first process ends a preparation when all tasks are done, and takes the work folder away. Another that is
@@ -87,7 +96,7 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
         // first process that was thought dead and was started twice.
         Err(error) if !config.rank.is_first() || matches!(error, Error::WorkGone { .. }) => {
             let made = output::made_meanwhile(config, &before)?.ok_or(error)?;
-            output::clear_late_work(config, work.folder());
+            output::clear_late_work(files, config, work.folder());
             Ok(made)
         }
         other => other,
@@ -188,7 +197,7 @@ impl Preparation<'_, '_> {
             validation: Some(validation.entry).filter(|entry| entry.documents > 0),
         };
         if config.rank.is_first() {
-            output::commit(config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+            output::commit(work.files(), config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
         } else {
             output::await_manifest(config, &manifest.fingerprint)?;
         }

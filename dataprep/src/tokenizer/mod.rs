@@ -17,6 +17,7 @@ mod words;
 
 pub use stream::StreamDecoder;
 
+use crate::durable::{DISK, Files, replace};
 use crate::error::{Error, Result};
 use crate::shard::TokenizerEntry;
 use crate::{hash, json};
@@ -346,12 +347,24 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let write = |name: &str, content: &[u8]| {
+        self.save_on(&DISK, folder)
+    }
+
+    /// As [`save`](Self::save), through the given file operations.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save_on(&self, files: &dyn Files, folder: &Path) -> Result<()> {
+        self.files().iter().try_for_each(|(name, content)| {
             let path: PathBuf = folder.join(name);
-            crate::durable::write_atomically(&path, content)
-        };
-        write(TOKENIZER, &self.inner.json)?;
-        write(TOKENIZER_CONFIG, &pretty(&self.inner.config))
+            replace(files, &path, content).map_err(Error::io("write", &path))
+        })
+    }
+
+    /// The files that [`save`](Self::save) writes, by name.
+    pub fn files(&self) -> [(&'static str, Cow<'_, [u8]>); 2] {
+        let config = pretty(&self.inner.config);
+        [(TOKENIZER, Cow::Borrowed(self.inner.json.as_ref())), (TOKENIZER_CONFIG, Cow::Owned(config))]
     }
 }
 

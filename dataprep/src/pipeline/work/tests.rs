@@ -1,6 +1,7 @@
 //! Tests of stages and tasks.
 
 use super::*;
+use crate::durable::DISK;
 use crate::pipeline::flow::flow;
 use crate::pipeline::{Rank, Silent};
 use crate::shard::MANIFEST;
@@ -11,7 +12,7 @@ fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {
 
 fn with_work<T>(folder: &Path, config: &PrepConfig, body: impl FnOnce(&Work<'_>) -> T) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build().unwrap();
-    body(&Work::new(folder.into(), config, ManifestWatch::now(config), pool, &mut Silent))
+    body(&Work::new(&DISK, folder.into(), config, ManifestWatch::now(config), pool, &mut Silent))
 }
 
 fn stage(tasks: usize) -> Stage {
@@ -19,7 +20,7 @@ fn stage(tasks: usize) -> Stage {
 }
 
 /// Writes the square of the task's number.
-fn square(task: usize, draft: &mut Draft) -> Result<u64> {
+fn square(task: usize, draft: &mut Draft<'_>) -> Result<u64> {
     let mut file = draft.create("square")?;
     write!(file, "{}", task * task).unwrap();
     draft.publish(file)?;
@@ -43,7 +44,7 @@ fn only_tasks_without_a_receipt_are_done_again() {
     let dir = tempfile::tempdir().unwrap();
     for threads in [1, 3] {
         let folder = dir.path().join(threads.to_string());
-        let failing = |task, draft: &mut Draft| match task {
+        let failing = |task, draft: &mut Draft<'_>| match task {
             3 => Err(Error::Tokenize("task 3".into())),
             _ => square(task, draft),
         };
@@ -51,7 +52,7 @@ fn only_tasks_without_a_receipt_are_done_again() {
         assert!(error.to_string().contains("task 3"), "{error}");
         let (before, again) = (count_receipts(&folder.join("squares")).unwrap(), AtomicUsize::new(0));
         assert!((3..6).contains(&before));
-        let counted = |task, draft: &mut Draft| {
+        let counted = |task, draft: &mut Draft<'_>| {
             again.fetch_add(1, Ordering::Relaxed);
             square(task, draft)
         };
