@@ -62,7 +62,14 @@ pub(super) fn reuse(
     if !is_same(identity, inputs, pool, &manifest)? {
         return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
-    match whole(config, manifest) {
+    let verified = whole(config, manifest).and_then(|summary| {
+        if config.rank.is_first() {
+            // The inputs were read to be sure; what was made of them is too.
+            ShardSet::open(dir, Split::Train)?.verify()?;
+        }
+        Ok(summary)
+    });
+    match verified {
         Ok(summary) => {
             if config.rank.is_first() {
                 clear_work(files, dir)?;

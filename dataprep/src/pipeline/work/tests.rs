@@ -124,6 +124,48 @@ fn damage_is_found_and_the_remedy_works() {
 }
 
 #[test]
+fn every_flipped_bit_and_every_cut_of_a_receipt_or_its_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("squares");
+    let stage = stage(12);
+    let squares = || with_work(dir.path(), &config(0, 1, 1), |work| work.run(&stage, square));
+    let receipts = squares().unwrap();
+    let read = |task: usize| -> Result<u64> {
+        let receipt: Receipt<u64> = read_receipt(&folder, task)?;
+        let mut text = String::new();
+        let mut input = receipt.open(&folder, "square")?.expect("the receipt names it");
+        input.read_to_string(&mut text).map_err(|e| input.damaged(e))?;
+        assert_eq!(receipt, receipts[task]);
+        Ok(receipt.report)
+    };
+    read(11).unwrap();
+    for name in ["00011.receipt", "00011.square"] {
+        let path = folder.join(name);
+        let good = fs::read(&path).unwrap();
+        let flipped = (0..good.len() * 8).map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        });
+        // The last byte is the end of the line with the checksum, which says nothing.
+        let (mut found, mut same) = (0, 0);
+        for bad in flipped.chain((0..good.len()).map(|length| good[..length].to_vec())) {
+            fs::write(&path, &bad).unwrap();
+            match read(11) {
+                Err(error) => {
+                    assert!(error.to_string().contains("00011."), "{error}");
+                    found += 1;
+                }
+                Ok(_) => same += 1,
+            }
+        }
+        fs::write(&path, &good).unwrap();
+        println!("{name}: {found} found, {same} that change nothing");
+        assert!(same <= if name.ends_with("receipt") { 5 } else { 0 }, "{same} pass");
+    }
+}
+
+#[test]
 fn a_folder_that_is_taken_away_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("work");
