@@ -122,7 +122,7 @@ fn prepared(folder: &Path) -> PathBuf {
 
 fn trained(data: &Path, folder: &Path) -> PathBuf {
     let sets = format!(
-        "data.path={} train.steps=2 model.hidden_size=16 model.num_hidden_layers=2 model.n_routed_experts=4 \
+        "data.path={} train.steps=2 model.hidden_size=16 model.num_hidden_layers=2 model.n_routed_experts=8 \
          train.batch_size=2 train.sequence_length=16 train.eval_every=0 train.tensorboard=false",
         data.display()
     );

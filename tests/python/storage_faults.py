@@ -19,7 +19,7 @@ import tempfile
 
 CALLS = ["openat", "write", "fsync", "rename", "mkdir", "unlink", "rmdir", "ftruncate"]
 MODEL = [
-    "model.hidden_size=16", "model.num_hidden_layers=2", "model.n_routed_experts=4", "train.batch_size=2",
+    "model.hidden_size=16", "model.num_hidden_layers=2", "model.n_routed_experts=8", "train.batch_size=2",
     "train.sequence_length=16", "train.eval_every=0", "train.tensorboard=false", "checkpoint.every_steps=1",
     "train.steps=3", "train.threads=1", "checkpoint.keep=1",
 ]

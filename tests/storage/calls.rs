@@ -34,7 +34,7 @@ fn strace_works(folder: &Path) -> bool {
 }
 
 const TRAIN: &str = "--set data.path=data --set model.hidden_size=16 --set model.num_hidden_layers=2 \
-    --set model.n_routed_experts=4 --set train.batch_size=2 --set train.sequence_length=16 --set train.eval_every=0 \
+    --set model.n_routed_experts=8 --set train.batch_size=2 --set train.sequence_length=16 --set train.eval_every=0 \
     --set train.tensorboard=false --set checkpoint.every_steps=1 --set train.steps=3 --resume --output run";
 
 /// `tests/python/storage_faults.py` lets every call fail; here a few do.

@@ -50,7 +50,7 @@ impl State {
         let luck = |n: usize| [Luck::All, Luck::Nothing, Luck::Random, Luck::Random][n];
         let (names, contents) = (luck(random.below(4)), luck(random.below(4)));
         let ops = &trace.ops[..done];
-        let folders = replay(ops, names, &mut random);
+        let folders = replay(trace, ops, names, &mut random);
         let written: BTreeMap<Id, Vec<&Op>> = ops.iter().fold(BTreeMap::new(), |mut all, op| {
             if let Op::Truncate(id) | Op::Write(id, ..) | Op::SyncFile(id) = op {
                 all.entry(*id).or_insert_with(Vec::new).push(op);
@@ -80,8 +80,9 @@ impl State {
 }
 
 /// The names that are there.
-fn replay(ops: &[Op], luck: Luck, random: &mut Random) -> Folders {
-    let mut folders = Folders::from([(0, BTreeMap::new())]);
+fn replay(trace: &Trace, ops: &[Op], luck: Luck, random: &mut Random) -> Folders {
+    // Every folder is made, for names in it; it is reached where its own name is there.
+    let mut folders: Folders = trace.folders().map(|id| (id, BTreeMap::new())).collect();
     // Whether a name is for good follows from the operations behind it.
     let mut synced = std::collections::BTreeSet::new();
     let mut there = vec![false; ops.len()];
@@ -100,15 +101,6 @@ fn replay(ops: &[Op], luck: Luck, random: &mut Random) -> Folders {
                 Luck::Nothing => false,
                 Luck::Random => random.below(2) == 0,
             };
-    }
-    // Every folder is made, for names in it; it is reached where its own name is there.
-    for op in ops {
-        match op {
-            Op::SyncDir(id) | Op::Link(id, ..) | Op::Unlink(id, ..) | Op::Rename(_, (id, _), _) => {
-                folders.entry(*id).or_default();
-            }
-            _ => {}
-        }
     }
     for op in ops.iter().zip(there).filter_map(|(op, there)| there.then_some(op)) {
         match op {

@@ -94,6 +94,27 @@ fn a_converted_model_is_absent_or_whole_after_a_power_failure() {
     crashes("convert", &trace, asked().unwrap_or(100), |root, _, _| conversion.recovers(root));
 }
 
+#[test]
+fn a_sync_that_is_left_out_is_found() {
+    let (base, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Training::new(base.path());
+    let conversion = Conversion::new(base.path());
+    let trace = record(&conversion, root.path());
+    let lost = |left_out: fn(&Op) -> bool| {
+        let mut careless = trace.clone();
+        careless.ops.retain(|op| !left_out(op));
+        let broken = |seed: &u64| {
+            let root = tempfile::tempdir().unwrap();
+            State::after(&careless, careless.ops.len(), *seed).write(root.path());
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| conversion.recovers(root.path()))).is_err()
+        };
+        (0..60).filter(broken).count()
+    };
+    assert_eq!(lost(|_| false), 0);
+    assert!(lost(|op| matches!(op, Op::SyncFile(_))) > 5, "files are not synced");
+    assert!(lost(|op| matches!(op, Op::SyncDir(_))) > 5, "folders are not synced");
+}
+
 /// Lets the calls of a scene fail one after the other, in folders that `begin` fills; `check` is told whether it failed.
 fn faults(name: &str, scene: &dyn Scene, begin: impl Fn(&Path)) {
     // By hand every call; else some of them.

@@ -82,6 +82,11 @@ impl Recorder {
 }
 
 impl Trace {
+    /// All folders that there ever were.
+    pub fn folders(&self) -> impl Iterator<Item = Id> {
+        self.folders.keys().copied()
+    }
+
     fn find(&self, path: &Path) -> Option<Id> {
         path.components().try_fold(0, |folder, part| match part {
             Component::Normal(name) => self.folders.get(&folder)?.get(name.to_str()?).copied(),

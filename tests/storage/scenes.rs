@@ -94,7 +94,7 @@ impl Training {
             "schedule.decay=cosine".into(),
             "model.hidden_size=16".into(),
             "model.num_hidden_layers=2".into(),
-            "model.n_routed_experts=4".into(),
+            "model.n_routed_experts=8".into(),
             "train.batch_size=2".into(),
             "train.sequence_length=16".into(),
             "train.eval_every=0".into(),
