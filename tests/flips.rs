@@ -90,7 +90,9 @@ impl Format<'_> {
         for sample in 0..SAMPLES.min(rest) {
             flip(&mut payload, header + sample * rest / SAMPLES.min(rest), sample % 8);
         }
-        for length in (0..header).chain([good.len() - 1]) {
+        // Without the end of its last line a file says the same.
+        let cut = |length: &usize| !good[*length..].iter().all(u8::is_ascii_whitespace);
+        for length in (0..header).chain([good.len() - 1]).filter(cut) {
             fs::write(&self.path, &good[..length]).unwrap();
             self.check(&mut cuts, &format!("cut to {length} bytes"));
         }

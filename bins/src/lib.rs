@@ -37,6 +37,21 @@
 //! training step are in [`fathom_core`], which needs no `std`.
 #![forbid(unsafe_code)]
 
+/// Prints a line on stderr, as the macro of `std` does, but for what happens where it cannot be written, as in a log on
+/// a full disk: a run is worth more than its messages, and goes on.
+macro_rules! eprintln {
+    ($($text:tt)*) => {
+        $crate::cli::say(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// As [`eprintln!`], without the end of the line.
+macro_rules! eprint {
+    ($($text:tt)*) => {
+        $crate::cli::say(format_args!($($text)*))
+    };
+}
+
 pub mod checkpoint;
 pub mod cli;
 pub mod codec;

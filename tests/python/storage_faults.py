@@ -23,8 +23,8 @@ MODEL = [
     "train.sequence_length=16", "train.eval_every=0", "train.tensorboard=false", "checkpoint.every_steps=1",
     "train.steps=3", "train.threads=1", "checkpoint.keep=1",
 ]
-# Files that hold times.
-TIMES = {"metrics.jsonl", "state.json", "manifest.json", "report.html", "run.lock"}
+# Files that hold times, or where the data was.
+TIMES = {"metrics.jsonl", "state.json", "manifest.json", "report.html", "run.lock", "config.resolved.toml"}
 
 
 class Program:
@@ -69,7 +69,8 @@ def run(programs, program, folder, inject=None):
         # Only files below the folder: what the loader and the terminal do is not looked at.
         calls = inject.split(":")[0]
         command = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={calls}", "-e", f"inject={inject}", *command]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "RUST_BACKTRACE": "0"})
     met = inject and "(INJECTED)" in (folder / "strace.log").read_text(errors="replace")
     return done, met
 

@@ -26,7 +26,9 @@ fn asked() -> Option<u64> {
 fn record(scene: &dyn Scene, root: &Path) -> Trace {
     let recorder = Box::leak(Box::new(Recorder::new(root)));
     scene.perform(recorder, root).unwrap();
-    recorder.trace()
+    let trace = recorder.trace();
+    assert!(trace.ops.len() > 20, "the scene was recorded");
+    trace
 }
 
 /// Gives `check` states after any number of the trace's operations.

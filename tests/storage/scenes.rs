@@ -223,7 +223,6 @@ impl Scene for Conversion {
     fn perform(&self, files: &'static dyn Files, root: &Path) -> Result<(), String> {
         let options =
             Options { format: Format::Bf16, power_of_two_scales: None, shard_bytes: Some(20_000), average: false };
-        std::fs::create_dir_all(root.join("models")).unwrap();
         let done = convert_on(files, &self.input, &root.join("models/bf16"), &options, |_, _| {});
         done.map(drop).map_err(|e| e.to_string())
     }

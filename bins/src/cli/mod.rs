@@ -89,6 +89,11 @@ impl Command {
 /// How the user called this program: `None` outside of [`run`].
 static CALLED: OnceLock<&'static str> = OnceLock::new();
 
+/// Prints on stderr, or goes on where it cannot: see `eprintln!` of this crate.
+pub(crate) fn say(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(text);
+}
+
 /// Runs `root` with the arguments of this process. Gives the exit code: 0 done, 1 failed, 2 wrong arguments.
 pub fn run(root: &'static Command) -> ExitCode {
     let _ = CALLED.set(root.name);

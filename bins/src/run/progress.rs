@@ -1,6 +1,6 @@
 //! Progress display of a run: a bar on a terminal, otherwise an occasional line.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,7 +56,7 @@ impl Progress {
                 let due = self.printed.is_none_or(|at| at.elapsed() >= self.interval);
                 if due || m.step == self.steps || m.validation_loss.is_some() {
                     self.printed = Some(Instant::now());
-                    say(&format!("step {}/{}  {text}  {} left", m.step, self.steps, self.left(m.step)));
+                    eprintln!("step {}/{}  {text}  {} left", m.step, self.steps, self.left(m.step));
                 }
             }
         }
@@ -81,7 +81,7 @@ impl Progress {
             }
             None if self.printed.is_none_or(|at| at.elapsed() >= self.interval) => {
                 self.printed = Some(Instant::now());
-                say(&text);
+                eprintln!("{text}");
             }
             None => {}
         }
@@ -95,8 +95,8 @@ impl Progress {
     /// Prints a message for the user.
     pub fn message(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
         }
     }
 
@@ -122,11 +122,6 @@ impl Progress {
             (h, m, _) => format!("{h} h {m:02} min"),
         }
     }
-}
-
-/// Prints a line. A run is worth more than its messages, which may go to a file on a full disk: it goes on without.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// `arc_easy acc 0.3088 ± 0.0194, acc_norm 0.2842 ± 0.0189; lambada_openai …`.

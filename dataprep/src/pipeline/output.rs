@@ -149,8 +149,10 @@ pub(super) fn prepare(files: &dyn Files, config: &PrepConfig) -> Result<()> {
     let output = &config.output;
     let dir = &output.dir;
     create_dirs(files, dir).map_err(Error::io("create folder", dir))?;
-    let probe = dir.join(format!("{}.tmp", super::work::mark()));
-    files.create(&probe).and_then(|_| files.remove_file(&probe)).map_err(Error::io("write to", &probe))?;
+    // One name for all times, so that what a crash leaves of it is removed by the next preparation.
+    let probe = dir.join("probe.tmp");
+    files.create(&probe).map_err(Error::io("write to", &probe))?;
+    remove(files, &probe)?;
     let (unfinished, shards) = shard_files(dir)?;
     let ours = [MANIFEST, TOKENIZER, WORK].iter().any(|name| dir.join(name).exists());
     if let Some(shard) = shards.first()
