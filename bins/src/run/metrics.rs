@@ -513,7 +513,7 @@ mod tests {
     fn a_file_that_is_something_else_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), "hello\n").unwrap();
-        let error = Metrics::open(folder.path(), 3).unwrap_err().to_string();
+        let error = Metrics::open(folder.path(), 3).err().unwrap().to_string();
         assert!(error.contains("metrics.jsonl:1:"), "{error}");
     }
 }

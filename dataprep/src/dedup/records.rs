@@ -348,6 +348,7 @@ impl<const N: usize> Iterator for Section<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const KIND: Kind = *b"test    ";
 
