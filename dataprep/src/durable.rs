@@ -207,8 +207,8 @@ fn beside(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Replaces a file in one step: writes beside it, syncs, renames, syncs the folder. Readers see the old or the new, also
-/// after a power failure.
+/// Replaces a file in one step: writes beside it, syncs, renames, syncs the folder. Readers see the old or the new,
+/// also after a power failure.
 ///
 /// # Errors
 /// Whatever the system says. The old file is then still there, unless only the last sync failed; nothing else is.

@@ -2,8 +2,8 @@
 //!
 //! What was synced is there. Of each name that was given, moved or removed since its folder was synced, and of each
 //! block of 4 KiB that was written since its file was synced, a coin says whether it is; a file may have any size that
-//! it had meanwhile, and reads zeros where no block came. So operations may be lost, torn and reordered, but a rename is
-//! one operation.
+//! it had meanwhile, and reads zeros where no block came. So operations may be lost, torn and reordered, but a rename
+//! is one operation.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is written outlives power failures and failing disks: checkpoints, prepared data, converted models.
+//! Power failures and failing disks: checkpoints, prepared data and converted models outlive them.
 //!
 //! `FATHOM_CRASH_STATES=10000` makes that many states a scene, and lets every single call fail.
 
@@ -117,7 +117,7 @@ fn a_sync_that_is_left_out_is_found() {
     assert!(lost(|op| matches!(op, Op::SyncDir(_))) > 5, "folders are not synced");
 }
 
-/// Lets the calls of a scene fail one after the other, in folders that `begin` fills; `check` is told whether it failed.
+/// Lets the calls of a scene fail one after the other, in folders that `begin` fills.
 fn faults(name: &str, scene: &dyn Scene, begin: impl Fn(&Path)) {
     // By hand every call; else some of them.
     let stride = if asked().is_some() { 1 } else { 29 };

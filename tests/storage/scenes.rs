@@ -1,4 +1,4 @@
-//! What is interrupted: a training run, a preparation, a conversion, and how each is taken up again.
+//! A training run, a preparation and a conversion, to be interrupted, and how each is taken up again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// File operations of which the `fail_at`-th fails; every later one too when it `stays_down`, as if the process had been
-/// killed.
+/// File operations of which the `fail_at`-th fails; every later one too when it `stays_down`, as if the process had
+/// been killed.
 struct Faulty {
     calls: Arc<AtomicUsize>,
     fail_at: usize,
