@@ -49,9 +49,10 @@ def digest(folder):
     for path in sorted(pathlib.Path(folder).rglob("*")):
         # A data folder's manifest holds no times.
         if path.is_file() and (path.name not in TIMES or path.parent.name == "data"):
-            # Records of ranks, which say who ran last.
-            if not path.relative_to(folder).as_posix().startswith(("ranks/", "watch/")):
-                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            # Records of ranks, which say who ran last; and older checkpoints, which stay where removing them failed.
+            name = path.relative_to(folder).as_posix()
+            if not name.startswith(("ranks/", "watch/", "step-00000001/", "step-00000002/")):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -138,11 +139,12 @@ def interrupted(programs, program, base, wanted):
 
 def full(programs, program, base, wanted):
     """On a disk that is too small, which then becomes larger. Returns how many sizes were too small."""
-    refused = 0
-    for blocks in range(1, 2000, 3):
+    refused, blocks = 0, 1
+    while blocks < 100_000:
+        blocks += 1 + blocks // 6
         with tempfile.TemporaryDirectory() as folder:
-            size = sum(p.stat().st_size for n in program.needs for p in [base / n, *(base / n).rglob("*")] if p.is_file())
-            size = (size // 4096 + 60 + 8 * blocks) * 4096
+            there = [p for n in program.needs for p in [base / n, *(base / n).rglob("*")] if p.is_file()]
+            size = 4096 * (sum(p.stat().st_size // 4096 + 1 for p in there) + 2 + 2 * blocks)
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
             try:
                 folder = pathlib.Path(folder)
@@ -196,7 +198,8 @@ def main():
                         print(f"  {problem}", flush=True)
             fine, said = interrupted(programs, program, base, wanted)
             failed |= not fine
-            print(f"{program.name}: EINTR on every third call: {'not noticed' if fine else said.strip()[-300:]}", flush=True)
+            noticed = "not noticed" if fine else said.strip()[-300:]
+            print(f"{program.name}: EINTR on every third call: {noticed}", flush=True)
             if os.geteuid() == 0:
                 refused, fine = full(programs, program, base, wanted)
                 failed |= fine is not True
