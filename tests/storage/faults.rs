@@ -49,7 +49,7 @@ impl Faulty {
         match self.fault {
             Fault::Once(kind) if call == self.number => Err(kind.into()),
             Fault::FromThenOn(kind) if call >= self.number => Err(kind.into()),
-            Fault::Interrupted if call % 2 == 0 => Err(ErrorKind::Interrupted.into()),
+            Fault::Interrupted if call.is_multiple_of(2) => Err(ErrorKind::Interrupted.into()),
             _ => Ok(()),
         }
     }

@@ -73,7 +73,7 @@ fn a_run_finds_the_old_checkpoint_or_the_new_one_after_a_power_failure() {
     crashes("train", &trace, asked().unwrap_or(200), |root, done, seed| {
         let (promised, begun) = saved(&trace.ops[..done]);
         training.finds(root, promised..=begun);
-        if seed % 16 == 0 {
+        if seed.is_multiple_of(16) {
             training.recovers(root);
         }
     });

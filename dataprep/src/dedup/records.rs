@@ -398,7 +398,8 @@ mod tests {
             let mut bytes = Header { kind: KIND, fingerprint, words, sections, records }.to_bytes().to_vec();
             bytes.extend(rest);
             let verdict = verify(Path::new("x"), bytes.as_slice(), bytes.len() as u64);
-            let whole = HEADER_BYTES + sections * (records * words * 8 + 8);
+            let section = records.saturating_mul(words).saturating_mul(8).saturating_add(8);
+            let whole = sections.saturating_mul(section).saturating_add(HEADER_BYTES);
             proptest::prop_assert!(verdict.is_err() || bytes.len() as u64 == whole);
         }
     }
