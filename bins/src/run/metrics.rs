@@ -185,7 +185,7 @@ pub struct Metrics {
     synced: u64,
     /// Bytes that were written after them.
     written: Vec<u8>,
-    /// A sync failed: what was written since the one before may be lost, whatever later ones say.
+    /// A call failed such that what is in the file behind `synced` is not known, whatever later calls say.
     suspect: bool,
 }
 
@@ -223,7 +223,9 @@ impl Metrics {
     /// Where the numbers cannot be written as JSON.
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.pending.extend(line(metrics)?);
-        let _ = self.drain();
+        if !self.suspect {
+            let _ = self.drain();
+        }
         Ok(())
     }
 
@@ -284,7 +286,13 @@ impl Metrics {
     }
 
     fn drain(&mut self) -> io::Result<()> {
-        drain(&mut self.file, &mut self.pending, &mut self.written)
+        let done = drain(&mut self.file, &mut self.pending, &mut self.written);
+        if done.is_err() {
+            // A full disk takes nothing. What else fails may have taken something all the same.
+            let length = std::fs::metadata(&self.path).map_or(u64::MAX, |found| found.len());
+            self.suspect = length != self.synced + self.written.len() as u64;
+        }
+        done
     }
 }
 
@@ -345,6 +353,8 @@ fn keep(path: &Path, step: u64) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use std::fs::OpenOptions;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn step(step: u64) -> StepMetrics {
         StepMetrics {
@@ -458,6 +468,62 @@ mod tests {
         }
         std::fs::write(&path, "hello\n").unwrap();
         assert!(Metrics::open(folder.path(), 0).is_err(), "this is something else");
+    }
+
+    #[test]
+    fn lines_whose_write_or_sync_failed_are_written_again() {
+        /// The real file, of which a write takes half of its bytes and fails, or a sync loses what it should bring.
+        struct Failing(Box<dyn DurableFile>, Arc<AtomicBool>, Arc<AtomicBool>, PathBuf);
+        impl Write for Failing {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if !self.1.swap(false, Ordering::Relaxed) {
+                    return self.0.write(bytes);
+                }
+                self.0.write_all(&bytes[..bytes.len() / 2])?;
+                Err(io::ErrorKind::Other.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                self.0.flush()
+            }
+        }
+        impl io::Seek for Failing {
+            fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+                self.0.seek(to)
+            }
+        }
+        impl DurableFile for Failing {
+            fn sync(&mut self) -> io::Result<()> {
+                if !self.2.swap(false, Ordering::Relaxed) {
+                    return self.0.sync();
+                }
+                let file = OpenOptions::new().write(true).open(&self.3)?;
+                file.set_len(file.metadata()?.len() / 2)?;
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        let (write, sync) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let path = metrics.path.clone();
+        metrics.file = Box::new(Failing(DISK.append(&path).unwrap(), write.clone(), sync.clone(), path));
+        metrics.write(&step(1)).unwrap();
+        metrics.sync().unwrap();
+        metrics.write(&step(2)).unwrap();
+        sync.store(true, Ordering::Relaxed);
+        assert!(metrics.sync().is_err());
+        metrics.write(&step(3)).unwrap();
+        // A system says so, though it has lost the line.
+        metrics.sync().unwrap();
+        assert_eq!(steps(folder.path()), [1, 2, 3]);
+
+        let path = metrics.path.clone();
+        metrics.file = Box::new(Failing(DISK.append(&path).unwrap(), write.clone(), sync.clone(), path));
+        write.store(true, Ordering::Relaxed);
+        (4..=5).for_each(|s| metrics.write(&step(s)).unwrap());
+        metrics.sync().unwrap();
+        metrics.write(&step(6)).unwrap();
+        metrics.sync().unwrap();
+        assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
