@@ -1,0 +1,219 @@
+//! The beginning of a run: data, model and checkpoint are opened, and must fit each other.
+
+use std::path::Path;
+
+use fathom_core::comm::{Comm, Solo};
+use fathom_core::device::Kernels;
+use fathom_core::model::{Architecture, Model};
+use fathom_core::train::{Ema, Hyperparameters, Shards, Trainer, Zero};
+
+use super::benchmarks::Benchmarks;
+use super::folder::{lock, newest};
+use super::metrics::Metrics;
+use super::{Observed, Run, data, ranks, resolved};
+use crate::checkpoint::{self, Disk, State};
+use crate::error::{Error, Result};
+use crate::hf;
+use crate::settings::Settings;
+
+impl<D: Kernels> Run<D> {
+    /// Opens the data, builds the model, and takes up the newest checkpoint in `output` if `resume` is set.
+    ///
+    /// # Errors
+    /// Settings, data, model and checkpoint that do not fit each other, by name.
+    pub fn open(device: &D, settings: Settings, output: &Path, resume: bool) -> Result<Self> {
+        Self::open_with(device, Solo, Observed::default(), settings, output, resume)
+    }
+}
+
+impl<D: Kernels, C: Comm<D>> Run<D, C> {
+    /// Opens a run as [`open`](Run::open) does, as rank `comm.rank()` of several. Rank 0 prints, and writes all files
+    /// but those of checkpoints, which all ranks write.
+    ///
+    /// # Errors
+    /// As [`open`](Run::open), and ranks that do not begin the same run.
+    pub fn open_with(
+        device: &D,
+        comm: C,
+        observed: Observed,
+        mut settings: Settings,
+        output: &Path,
+        resume: bool,
+    ) -> Result<Self> {
+        let leads = comm.rank() == 0;
+        if comm.world() == 1 && settings.parallel.how.zero == Zero::Weights {
+            // One rank has them whole, and the same bits.
+            settings.parallel.how.zero = Zero::Gradients;
+        }
+        let _patience = observed.progress.patient();
+        observed.progress.phase("opening the data");
+        let sources = data::open(&settings)?;
+        let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
+        data::check_samples(&settings, tokenizer.as_ref())?;
+        needs_whole_weights(&settings)?;
+        let benchmarks = if leads { Benchmarks::open(&settings, tokenizer.as_ref())? } else { None };
+        let schedule = settings.schedule()?;
+        let (_, steps) = settings.budget()?;
+        ranks::fit(&settings, &schedule, steps, comm.world())?;
+        let lock = leads.then(|| lock(output)).transpose()?;
+        let newest = newest(output, resume, leads)?;
+        let matter = resolved::that_matter(&settings);
+        let saved = newest.as_deref().map(State::read).transpose()?;
+        if let (Some(folder), Some(state)) = (&newest, &saved) {
+            state.check(folder, &matter)?;
+        }
+        let mut loader = data::loader(&settings, sources, leads)?;
+        let validation = data::validation(&settings)?;
+        let same = ranks::Same {
+            settings: resolved::that_ranks_share(&settings),
+            training: format!("{:?}", loader.cursor()),
+            validation: validation.as_ref().map_or(String::new(), |set| {
+                format!("{:?} {}", set.data().manifest().map(|manifest| &manifest.fingerprint), set.targets())
+            }),
+            init: settings.train.init.as_deref().filter(|_| newest.is_none()).map_or(Ok(String::new()), initial)?,
+            step: saved.as_ref().map(|state| state.step),
+        };
+        ranks::agree(&comm, &same)?;
+        ranks::share_folder(&comm, output, lock.as_ref())?;
+        observed.progress.phase("building the model");
+        let model = build_model(device, &comm, &settings, newest.is_none())?;
+        let trainer = Trainer::sharing(model, comm, hyperparameters(&settings), settings.parallel.how);
+        let mut trainer = trainer.map_err(Error::device("preparing"))?;
+        let decay = settings.train.ema_decay;
+        let layout = trainer.model.architecture().layout();
+        let mut average = (decay > 0.0).then(|| Ema::part(decay, layout, trainer.shards().all_own()));
+        let mut state = match (&newest, saved) {
+            (Some(folder), Some(state)) => {
+                observed.progress.phase("reading the checkpoint");
+                checkpoint::load_trainer(&mut trainer, folder, &state)?;
+                if let Some(average) = &mut average {
+                    checkpoint::load_average(average, folder, &state)?;
+                }
+                loader.seek(&state.cursor).map_err(|error| other_data(error, output, &settings))?;
+                state
+            }
+            _ => State::new(0, 0, settings.train.seed, 0.0, loader.cursor()),
+        };
+        state.settings = matter;
+        state.best_checkpoint = checkpoint::best(output)?;
+        if validation.is_none() && settings.train.eval_every > 0 && leads {
+            eprintln!(
+                "the data has no validation split, so no validation loss is measured: prepare it with --set \
+                 output.validation_tail=0.1, name other data as data.validation_path, or set train.eval_every=0"
+            );
+        }
+        // Everything fits, on every rank: only now is anything changed in a folder that holds a run.
+        ranks::all(trainer.comm(), Ok(()), "opening the run")?;
+        let open = || -> Result<Option<Metrics>> {
+            if !leads {
+                return Ok(None);
+            }
+            checkpoint::clean(&Disk, output)?;
+            resolved::write(output, &settings)?;
+            Ok(Some(Metrics::open(output, state.step)?))
+        };
+        let metrics = ranks::all(trainer.comm(), open(), "opening the run's files")?;
+        Ok(Self {
+            saved: newest.map(|folder| (state.step, folder)),
+            output: output.into(),
+            failed_saves: 0,
+            unmeasured: false,
+            schedule,
+            steps,
+            trainer,
+            observed,
+            average,
+            loader,
+            validation,
+            tokenizer,
+            benchmarks,
+            metrics,
+            state,
+            measured: None,
+            settings,
+            _lock: lock,
+        })
+    }
+}
+
+/// Names both data folders where a saved data position does not belong to the data of this run.
+fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings) -> Error {
+    let before = resolved::read(output).ok().and_then(|saved| Some(saved.get("data.path")?.as_str()?.to_owned()));
+    match (&error, before, &settings.data.path) {
+        (fathom_dataprep::Error::CursorMismatch { .. }, Some(before), Some(now)) => Error::Run(format!(
+            "{error}; {} was trained on {before}, and this command names {}",
+            output.display(),
+            now.display()
+        )),
+        _ => error.into(),
+    }
+}
+
+/// What tells the weights in a folder from others at a glance: names and sizes of its files.
+fn initial(folder: &Path) -> Result<String> {
+    let folder = checkpoint::locate(folder)?.folder;
+    let files = std::fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten();
+    let mut files: Vec<String> = files
+        .map(|file| format!("{:?} {}", file.file_name(), file.metadata().map_or(0, |found| found.len())))
+        .collect();
+    files.sort();
+    Ok(files.join(", "))
+}
+
+/// Refuses what needs all weights on one rank, where they are divided.
+fn needs_whole_weights(settings: &Settings) -> Result<()> {
+    if settings.parallel.how.zero != Zero::Weights {
+        return Ok(());
+    }
+    let asked = [
+        ("train.sample_every", settings.train.sample_every > 0, "set it to 0"),
+        ("eval.tasks", !settings.eval.tasks.is_empty(), "leave it out"),
+    ];
+    match asked.iter().find(|(_, asked, _)| *asked) {
+        None => Ok(()),
+        Some((key, _, remedy)) => {
+            let problem = format!(
+                "needs the whole model on one rank, and parallel.zero = 3 divides its weights: {remedy} and measure \
+                 checkpoints with `eval` and `generate`, or set parallel.zero to 2"
+            );
+            Err(settings.reject(key, problem).into())
+        }
+    }
+}
+
+fn hyperparameters(settings: &Settings) -> Hyperparameters {
+    let train = &settings.train;
+    Hyperparameters {
+        beta1: train.beta1,
+        beta2: train.beta2,
+        eps: train.eps,
+        weight_decay: train.weight_decay,
+        clip_norm: if train.clip_norm > 0.0 { train.clip_norm } else { f64::INFINITY },
+    }
+}
+
+fn build_model<D: Kernels, C: Comm<D>>(device: &D, comm: &C, settings: &Settings, fresh: bool) -> Result<Model<D>> {
+    let (config, precision, leads) = (&settings.model, settings.train.precision, comm.rank() == 0);
+    let model = match settings.parallel.how.zero {
+        Zero::Weights => {
+            let shards = Shards::new(Architecture::new(config).layout(), comm.rank(), comm.world());
+            Model::part(device, config, precision, shards.all_own())
+        }
+        _ => Model::new(device, config, precision),
+    };
+    let mut model = model.map_err(Error::device("building the model"))?;
+    match &settings.train.init {
+        _ if !fresh => {} // the checkpoint brings the weights
+        Some(folder) => {
+            let located = checkpoint::locate(folder)?;
+            located.verify(false)?;
+            let notes = located.notes().into_iter().chain(hf::load_weights(&mut model, &located.folder)?);
+            if leads {
+                eprintln!("initial weights: {}", located.folder.display());
+                notes.for_each(|note| eprintln!("{note}"));
+            }
+        }
+        None => model.initialize(settings.train.seed).map_err(Error::device("initialising the model"))?,
+    }
+    Ok(model)
+}
