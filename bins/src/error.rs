@@ -94,7 +94,7 @@ impl Error {
 
     /// Whether another rank is lost, so that nothing can be done together any more.
     pub(crate) fn is_peer_lost(&self) -> bool {
-        matches!(self, Error::PeerLost { .. })
+        matches!(self, Error::PeerLost { .. } | Error::Checkpoint(CheckpointError::PeerLost { .. }))
     }
 
     /// Wraps a system error with what was tried on which path.

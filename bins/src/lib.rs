@@ -59,3 +59,4 @@ pub mod serve;
 pub mod session;
 pub mod settings;
 pub mod tasks;
+mod units;

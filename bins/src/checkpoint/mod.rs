@@ -33,4 +33,4 @@ pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
 pub use state::{Best, BestCheckpoint, State, best};
 pub use store::{Disk, Store};
-pub use together::{Files, save};
+pub use together::{Files, bytes, save};
