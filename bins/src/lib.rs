@@ -60,3 +60,4 @@ pub mod session;
 pub mod settings;
 pub mod tasks;
 mod units;
+mod uptime;

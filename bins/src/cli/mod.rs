@@ -92,6 +92,8 @@ static CALLED: OnceLock<&'static str> = OnceLock::new();
 /// Runs `root` with the arguments of this process. Gives the exit code: 0 done, 1 failed, 2 wrong arguments.
 pub fn run(root: &'static Command) -> ExitCode {
     let _ = CALLED.set(root.name);
+    // The time of a run with a limit counts from here.
+    crate::uptime::elapsed();
     let mut rest: Vec<_> = std::env::args_os().skip(1).collect();
     let (mut command, mut names) = (root, vec![itself(root.name)]);
     while let Some(next) = rest.first().and_then(|word| command.find(word.to_str()?)) {

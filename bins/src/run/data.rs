@@ -9,7 +9,7 @@ use crate::prepare;
 use crate::settings::{DataSource, Settings};
 
 /// Where the training data lies: one place, or that of each source.
-fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
+pub(super) fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
     let data = &settings.data;
     let paths: Vec<&Path> = data.path.as_deref().into_iter().chain(data.sources.iter().map(|s| &*s.path)).collect();
     if paths.is_empty() {

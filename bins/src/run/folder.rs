@@ -28,8 +28,14 @@ pub(crate) fn lock(output: &Path) -> Result<File> {
     }
 }
 
+/// Whether a run holds the lock of `output` now. Changes nothing there.
+pub(crate) fn is_locked(output: &Path) -> bool {
+    let file = File::options().write(true).open(lock_path(output));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// The checkpoint to go on from, if that is what is wanted.
-pub(super) fn newest(output: &Path, resume: bool, leads: bool) -> Result<Option<PathBuf>> {
+pub(crate) fn newest(output: &Path, resume: bool, leads: bool) -> Result<Option<PathBuf>> {
     let found = checkpoint::survey(output)?;
     let Some(first) = found.first() else {
         if resume && leads {

@@ -7,12 +7,14 @@ use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 
 use super::Run;
+use super::limit::Part;
 use super::metrics::{StepMetrics, TaskScores};
 use super::progress::Progress;
 use crate::checkpoint::Best;
 use crate::error::Result;
 use crate::evaluate::{Evaluated, evaluate_together};
 use crate::infer::{Sampling, single};
+use crate::uptime;
 
 /// Softmax temperature of samples during training.
 const SAMPLE_TEMPERATURE: f64 = 0.8;
@@ -25,10 +27,12 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         if !self.settings.eval.due(step, self.steps) {
             return TaskScores::new();
         }
+        self.observed.progress.phase("measuring tasks");
         let started = Instant::now();
         let go_on = || !stop.load(Ordering::Relaxed);
         let measured = benchmarks.measure(&self.trainer.model, &go_on, |done, of| progress.tasks(step, done, of));
         self.unmeasured = matches!(measured, Ok(None));
+        self.limit.took(Part::Tasks, started.elapsed());
         match measured {
             Ok(Some(scores)) => {
                 progress.scores(step, &scores, started.elapsed());
@@ -79,6 +83,20 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let mask = self.settings.data.document_mask;
         let (trainer, tokenizer) = (&self.trainer, self.tokenizer.as_ref());
         evaluate_together(trainer, data, tokenizer, mask, limit).map(Some)
+    }
+
+    /// Whether the next step and a checkpoint would end after the time limit of the run.
+    pub(super) fn is_out_of_time(&self) -> bool {
+        let next = self.state.step.saturating_add(1);
+        let due = |every: u64| every > 0 && next.is_multiple_of(every);
+        let tasks = self.benchmarks.is_some() && self.settings.eval.due(next, self.steps);
+        let parts = [
+            (Part::Validation, due(self.settings.train.eval_every)),
+            (Part::Sample, due(self.settings.train.sample_every)),
+            (Part::Tasks, tasks),
+        ];
+        let due: Vec<Part> = parts.into_iter().filter(|(_, due)| *due).map(|(part, _)| part).collect();
+        self.limit.is_over(uptime::elapsed(), &due)
     }
 
     pub(super) fn sample_due(&self) -> bool {

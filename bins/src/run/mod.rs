@@ -3,6 +3,7 @@
 mod benchmarks;
 mod data;
 mod folder;
+mod limit;
 mod measure;
 pub mod metrics;
 mod observer;
@@ -12,20 +13,22 @@ pub mod progress;
 mod ranks;
 pub mod resolved;
 mod save;
+pub(crate) mod space;
 mod step;
 pub mod watch;
 
 pub use benchmarks::task_cost;
 pub use data::{check, fit_to_data};
-pub(crate) use folder::lock;
+pub(crate) use folder::{is_locked, lock, newest};
 pub use observer::{Event, Observer};
+pub(crate) use open::{open_data, tokenizer_bytes};
 pub use outcome::Outcome;
 pub use ranks::Observed;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fathom_core::comm::{Comm, Solo};
 use fathom_core::config::ModelConfig;
@@ -38,6 +41,7 @@ use crate::checkpoint::{self, Best, State};
 use crate::error::{Error, Result};
 use crate::settings::{KeepBest, Settings};
 use benchmarks::Benchmarks;
+use limit::{Part, TimeLimit};
 use metrics::Metrics;
 use progress::Progress;
 
@@ -64,6 +68,15 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     failed_saves: u32,
     /// Whether tasks were due and not measured to their end, since the run was stopped.
     unmeasured: bool,
+    /// What a step does first, with the place of the data.
+    reading: String,
+    /// When to stop, and whether this rank did for that.
+    limit: TimeLimit,
+    out_of_time: bool,
+    /// Bytes of a checkpoint.
+    checkpoint_bytes: u64,
+    /// The watch of a rank that is alone and was not watched before.
+    _watch: Option<watch::Watch>,
     /// Held by rank 0 as long as the run may write into `output`.
     _lock: Option<File>,
 }
@@ -112,6 +125,15 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// A loss that is not finite, data that cannot be read, or three checkpoints in a row that cannot be written;
     /// another rank that failed.
     pub fn train(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome> {
+        let done = self.take_steps(stop, observer);
+        if let (Err(error), 1) = (&done, self.world()) {
+            // Of several ranks, each says it where it leaves the others.
+            self.observed.progress.failed(error.to_string());
+        }
+        done
+    }
+
+    fn take_steps(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome> {
         let interval = Duration::from_secs_f64(self.settings.train.report_seconds.clamp(0.0, 1e6));
         let mut progress = Progress::new(self.state.step, self.steps, interval, !self.leads());
         let mut batch = fathom_dataprep::TokenBatch::default();
@@ -125,7 +147,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let mut improved = false;
             if due(self.settings.train.eval_every, self.state.step) {
+                let started = Instant::now();
                 measured = self.validate(self.settings.train.eval_tokens)?;
+                self.limit.took(Part::Validation, started.elapsed());
                 metrics.validation_loss = measured.map(|v| v.loss);
                 improved = self.note(metrics.validation_loss);
             }
@@ -136,7 +160,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             if self.leads() {
                 if self.sample_due() {
                     self.observed.progress.phase("writing a sample");
+                    let started = Instant::now();
                     metrics.sample = self.sample(stop)?;
+                    self.limit.took(Part::Sample, started.elapsed());
                 }
                 metrics.tasks = self.tasks(stop, &mut progress);
                 if let Some(file) = &mut self.metrics {
@@ -153,6 +179,13 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             }
         }
         progress.finish();
+        if self.out_of_time {
+            let hours = self.settings.train.max_hours;
+            progress.message(&format!(
+                "stopping before step {}, to have a checkpoint within train.max_hours = {hours}",
+                self.state.step + 1
+            ));
+        }
         let checkpoint = self.save()??;
         // Rank 0 alone measures tasks.
         let told = self.trainer.comm().tell(&[u64::from(self.unmeasured)]).map_err(Error::device("ending the run"))?;

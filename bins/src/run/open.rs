@@ -1,6 +1,7 @@
 //! The beginning of a run: data, model and checkpoint are opened, and must fit each other.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fathom_core::comm::{Comm, Solo};
 use fathom_core::device::Kernels;
@@ -9,12 +10,15 @@ use fathom_core::train::{Ema, Hyperparameters, Shards, Trainer, Zero};
 
 use super::benchmarks::Benchmarks;
 use super::folder::{lock, newest};
+use super::limit::TimeLimit;
 use super::metrics::Metrics;
-use super::{Observed, Run, data, ranks, resolved};
+use super::watch::{self, Identity, Limits, Watch};
+use super::{Observed, Run, data, ranks, resolved, space};
 use crate::checkpoint::{self, Disk, State};
 use crate::error::{Error, Result};
 use crate::hf;
 use crate::settings::Settings;
+use crate::uptime;
 
 impl<D: Kernels> Run<D> {
     /// Opens the data, builds the model, and takes up the newest checkpoint in `output` if `resume` is set.
@@ -36,9 +40,32 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         device: &D,
         comm: C,
         observed: Observed,
-        mut settings: Settings,
+        settings: Settings,
         output: &Path,
         resume: bool,
+    ) -> Result<Self> {
+        // The time of a run counts from here at the latest.
+        uptime::elapsed();
+        let mut watch = None;
+        match Self::open_watched(device, comm, observed, settings, (output, resume), &mut watch) {
+            Ok(run) => Ok(Self { _watch: watch, ..run }),
+            Err(error) => {
+                if let Some(watch) = watch {
+                    watch.progress().failed(error.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a run. Begins the watch of a rank that is alone once it may write into the run's folder.
+    fn open_watched(
+        device: &D,
+        comm: C,
+        mut observed: Observed,
+        mut settings: Settings,
+        (output, resume): (&Path, bool),
+        watch: &mut Option<Watch>,
     ) -> Result<Self> {
         let leads = comm.rank() == 0;
         if comm.world() == 1 && settings.parallel.how.zero == Zero::Weights {
@@ -75,6 +102,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         };
         ranks::agree(&comm, &same)?;
         ranks::share_folder(&comm, output, lock.as_ref())?;
+        if comm.world() == 1 && observed.meter.is_none() {
+            observed.progress = watch.insert(watch_alone(output, &settings)).progress();
+        }
         observed.progress.phase("building the model");
         let model = build_model(device, &comm, &settings, newest.is_none())?;
         let trainer = Trainer::sharing(model, comm, hyperparameters(&settings), settings.parallel.how);
@@ -102,6 +132,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                  output.validation_tail=0.1, name other data as data.validation_path, or set train.eval_every=0"
             );
         }
+        let (format, beside) = (settings.checkpoint.format, tokenizer_bytes(&settings));
+        let checkpoint_bytes = checkpoint::bytes(&trainer, format, average.is_some(), beside);
         // Everything fits, on every rank: only now is anything changed in a folder that holds a run.
         ranks::all(trainer.comm(), Ok(()), "opening the run")?;
         let open = || -> Result<Option<Metrics>> {
@@ -109,6 +141,12 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 return Ok(None);
             }
             checkpoint::clean(&Disk, output)?;
+            if state.step < steps {
+                space::check(output, checkpoint_bytes)?;
+                if let Some(warning) = space::warning(output, &settings, steps, checkpoint_bytes) {
+                    eprintln!("{warning}");
+                }
+            }
             resolved::write(output, &settings)?;
             Ok(Some(Metrics::open(output, state.step)?))
         };
@@ -118,6 +156,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             output: output.into(),
             failed_saves: 0,
             unmeasured: false,
+            reading: reading(&settings),
+            limit: TimeLimit::new(settings.train.max_hours, checkpoint_bytes),
+            out_of_time: false,
+            checkpoint_bytes,
+            _watch: None,
             schedule,
             steps,
             trainer,
@@ -136,6 +179,29 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     }
 }
 
+/// Opens, for `world` ranks, what a run opens before it builds the model. Says what was found, for people.
+///
+/// # Errors
+/// As [`Run::open`](Run::open).
+pub(crate) fn open_data(settings: &Settings, world: usize) -> Result<String> {
+    data::check(settings, world)?;
+    let mut settings = settings.clone();
+    let sources = data::open(&settings)?;
+    let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
+    data::check_samples(&settings, tokenizer.as_ref())?;
+    needs_whole_weights(&settings)?;
+    Benchmarks::open(&settings, tokenizer.as_ref())?;
+    let tokens: u64 = sources.iter().map(|source| source.data.tokens()).sum();
+    let places: Vec<String> = data::data_paths(&settings)?.iter().map(|path| path.display().to_string()).collect();
+    data::loader(&settings, sources, false)?;
+    let held_out = match data::validation(&settings)? {
+        Some(set) => format!("{} targets to validate on", set.targets()),
+        None => "none to validate on".into(),
+    };
+    let vocabulary = settings.model.vocab_size;
+    Ok(format!("{}: {tokens} tokens, {held_out}; a vocabulary of {vocabulary}", places.join(", ")))
+}
+
 /// Names both data folders where a saved data position does not belong to the data of this run.
 fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings) -> Error {
     let before = resolved::read(output).ok().and_then(|saved| Some(saved.get("data.path")?.as_str()?.to_owned()));
@@ -147,6 +213,29 @@ fn other_data(error: fathom_dataprep::Error, output: &Path, settings: &Settings)
         )),
         _ => error.into(),
     }
+}
+
+/// The watch of a rank that is alone; says what the records of a run before say of its end. Nobody is waited for, so
+/// there is no verdict.
+fn watch_alone(output: &Path, settings: &Settings) -> Watch {
+    if let Some(before) = watch::previous(output) {
+        eprintln!("{before}");
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let start = format!("{now:x}-{:x}", std::process::id());
+    let limits = Limits { timeout: settings.parallel.timeout, patient: settings.parallel.init_timeout };
+    Watch::start(output, Identity::new(0, 1, &start), limits, |_| ())
+}
+
+/// What a step does first, with the place of the data where there is one.
+fn reading(settings: &Settings) -> String {
+    settings.data.path.as_ref().map_or("reading data".into(), |path| format!("reading data from {}", path.display()))
+}
+
+/// Bytes of the tokenizer that goes with each checkpoint; 0 where there is none.
+pub(crate) fn tokenizer_bytes(settings: &Settings) -> u64 {
+    let file = data::folder(settings).ok().map(|folder| folder.join("tokenizer.json"));
+    file.and_then(|file| Some(file.metadata().ok()?.len())).unwrap_or(0)
 }
 
 /// What tells the weights in a folder from others at a glance: names and sizes of its files.

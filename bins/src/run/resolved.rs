@@ -24,6 +24,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.sample_tokens",
     "train.threads",
     "train.report_seconds",
+    "train.max_hours",
     "train.tensorboard",
     "checkpoint.every_steps",
     "checkpoint.format",

@@ -1,12 +1,14 @@
 //! The checkpoints of a run: when one fails, and which is the best.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 
-use super::Run;
+use super::limit::Part;
 use super::progress::Progress;
+use super::{Run, space};
 use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Disk, Draft, Keep};
 use crate::error::{Error, Result};
 use crate::settings::KeepBest;
@@ -35,13 +37,26 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
             return Ok(Ok(folder.clone()));
         }
+        let started = Instant::now();
+        let written = self.write()?;
+        if written.is_ok() {
+            self.limit.took(Part::Save, started.elapsed());
+        }
+        Ok(written)
+    }
+
+    /// Writes a checkpoint of the present step, where the disk has room for it. As [`save`](Self::save) otherwise.
+    fn write(&mut self) -> Result<Result<PathBuf>> {
         self.observed.progress.phase("writing a checkpoint");
         let _patience = self.observed.progress.patient();
         let (settings, comm, step) = (&self.settings.checkpoint, self.trainer.comm(), self.state.step);
         let mut state = self.state.clone();
         state.best_checkpoint = self.best_checkpoint();
         let begun = match &mut self.metrics {
-            Some(metrics) => metrics.sync().and_then(|()| Ok(Draft::begin(&Disk, &self.output, step)?)).map(Some),
+            Some(metrics) => metrics
+                .sync()
+                .and_then(|()| Ok(space::check(&self.output, self.checkpoint_bytes)?))
+                .and_then(|()| Ok(Some(Draft::begin(&Disk, &self.output, step)?))),
             None => Ok(None),
         };
         let words = [u64::from(begun.is_err()), u64::from(std::process::id())];
@@ -63,7 +78,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let keep = Keep { newest: settings.keep, best, every: settings.keep_every };
         let committed = match written {
             Ok(()) if comm.rank() == 0 => draft.commit(keep).map(drop),
-            Err(error @ CheckpointError::Exchange(_)) => return Err(error.into()),
+            Err(error) if error.parts_the_ranks() => return Err(error.into()),
             written => written,
         };
         let told = comm.tell(&[u64::from(committed.is_err())]).map_err(Error::device("writing a checkpoint"))?;

@@ -11,6 +11,7 @@ use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::Batch;
 use fathom_core::train::StepReport;
 
+use super::limit::Part;
 use super::metrics::{StepMetrics, TaskScores};
 use super::{Run, ranks, watch};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         }
         let progress = self.observed.progress.clone();
         progress.step(self.state.step + 1);
-        progress.phase("reading data");
+        progress.phase(self.reading.clone());
         let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
         let (rank, world) = (self.trainer.comm().rank(), self.world());
         let (first, rounds) = (self.loader.next_index(), rates.batch_size / micro / world);
@@ -37,7 +38,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let sequence = |row: usize| (row / micro * world + rank) * micro + row % micro;
         let rows = (0..rounds * micro).map(|row| first.saturating_add(sequence(row) as u64));
         let read = self.loader.fill_sequences(rows, batch);
-        let words = [u64::from(read.is_err()), u64::from(stop.load(Ordering::Relaxed))];
+        // One clock counts.
+        let out_of_time = rank == 0 && self.is_out_of_time();
+        let words = [u64::from(read.is_err()), u64::from(stop.load(Ordering::Relaxed) || out_of_time)];
         // Rank 0 may be writing a sample, or measuring tasks.
         let alone = self.settings.eval.due(self.state.step, self.steps) || self.sample_due();
         let _patience = alone.then(|| progress.patient());
@@ -47,6 +50,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             return Err(ranks::failed(rank, "reading its data"));
         }
         if told.chunks_exact(2).any(|words| words[1] != 0) {
+            progress.not_stepped();
+            self.out_of_time = out_of_time && !stop.load(Ordering::Relaxed);
             return Ok(None);
         }
         progress.phase("computing");
@@ -63,7 +68,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             let model = &self.trainer.model;
             average.update(model.device(), model.weights()).map_err(Error::device("averaging the weights"))?;
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let took = start.elapsed();
+        self.limit.took(Part::Step, took);
+        progress.stepped(took, report.loss);
+        let seconds = took.as_secs_f64();
         let count = (rates.batch_size * length) as u64;
         self.loader.set_next_index(first.saturating_add(rates.batch_size as u64));
         self.state.step += 1;

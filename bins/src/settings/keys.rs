@@ -410,6 +410,12 @@ pub const KEYS: &[Key] = &[
     key("train.sample_tokens", Count, "100", "maximum new tokens per sample"),
     key("train.threads", Count, "0", "threads of the CPU device; 0 = every core"),
     key("train.report_seconds", Number, "10", "seconds between progress lines where stderr is not a terminal"),
+    key(
+        "train.max_hours",
+        Number,
+        "0",
+        "hours from the start of the program within which the run stops with a checkpoint; 0 = no limit",
+    ),
     key("train.tensorboard", Flag, "true", "also write the metrics to a TensorBoard event file in the run's folder"),
     // precision
     derived("precision.bf16_moments", Flag, "true for bf16 and fp8", "store AdamW's moments in BF16"),

@@ -105,6 +105,8 @@ pub struct Train {
     pub threads: usize,
     /// Seconds between lines of progress where there is no terminal.
     pub report_seconds: f64,
+    /// Hours from the start of the program within which the run stops with a checkpoint; 0 for no limit.
+    pub max_hours: f64,
     /// Writes the metrics to a TensorBoard event file too.
     pub tensorboard: bool,
 }
@@ -344,6 +346,7 @@ impl Train {
             sample_tokens: reader.size("train.sample_tokens", SANE)?,
             threads: usize::try_from(reader.count("train.threads")).unwrap_or(usize::MAX),
             report_seconds: reader.number("train.report_seconds"),
+            max_hours: reader.number("train.max_hours"),
             tensorboard: reader.flag("train.tensorboard"),
         };
         train.check(reader, context)?;
