@@ -49,6 +49,11 @@ pub fn limit(ranks: usize) -> Result<()> {
     }
 }
 
+/// The program that starts several ranks.
+pub(crate) fn mpirun() -> PathBuf {
+    std::env::var_os(MPIRUN).filter(|name| !name.is_empty()).unwrap_or_else(|| "mpirun".into()).into()
+}
+
 /// Runs `mpirun` with `ranks` processes of this program, with the same arguments but `--ranks`, and leaves with its
 /// exit code. A first Ctrl-C or SIGTERM asks the ranks to finish their step and save; a second one ends them. Where the
 /// run in `output` did not end well, says what its ranks left behind about that.
@@ -56,8 +61,7 @@ pub fn limit(ranks: usize) -> Result<()> {
 /// # Errors
 /// There is no `mpirun`, or it cannot be started.
 pub fn start(ranks: usize, output: &Path) -> Result<()> {
-    let named = std::env::var_os(MPIRUN).filter(|name| !name.is_empty());
-    let mpirun = PathBuf::from(named.unwrap_or_else(|| "mpirun".into()));
+    let mpirun = mpirun();
     let version = Command::new(&mpirun).arg("--version").output().map_err(|error| {
         Error::Run(format!(
             "--ranks {ranks} starts {}, which cannot be run ({error}): install an MPI (Debian, Ubuntu: apt-get install \

@@ -30,6 +30,7 @@
 //! | [`mod@plan`] | parameters, memory and work of a run, before it is run |
 //! | [`prepare`] | data preparation with progress, over `fathom-dataprep` |
 //! | [`report`] | curves, pages and TensorBoard events of a run |
+//! | [`doctor`] | what a machine and a configuration lack for a run, before it is run |
 //! | [`device`] | from the name in `--device` to a CPU or a GPU |
 //! | [`programs`], [`cli`], [`quickstart`] | the programs themselves, and what they share |
 //!
@@ -43,6 +44,7 @@ pub mod codec;
 pub mod convert;
 pub mod counter;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod evaluate;
 pub mod hf;

@@ -1,6 +1,7 @@
 //! The programs answer bad input with an exit code, the place and the remedy, and their output is stable for scripts.
 
 mod arguments;
+mod doctor;
 mod files;
 mod formats;
 mod generate;
@@ -8,6 +9,7 @@ mod measure;
 mod report;
 mod shell;
 mod tasks;
+mod watching;
 
 use std::path::PathBuf;
 use std::process::Command;
