@@ -146,7 +146,8 @@ pub(crate) fn limits_of_groups() -> Vec<(String, u64, u64)> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let group = |(folder, limit, used): (String, &str, &str)| {
-        let limit = read(&format!("{folder}/{limit}"))?;
+        // The first version of control groups writes no limit as the largest number of whole pages.
+        let limit = read(&format!("{folder}/{limit}")).filter(|limit| *limit < 1 << 60)?;
         let used = read(&format!("{folder}/{used}")).unwrap_or(0);
         let stat = std::fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
         let files = stat.lines().find_map(|line| {

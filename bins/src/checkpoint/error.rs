@@ -48,7 +48,7 @@ pub enum CheckpointError {
     /// The disk has no room for the checkpoint, so it was not begun.
     #[error(
         "{}: a checkpoint needs {}, and the disk has {} free there; free some, keep fewer checkpoints \
-         (checkpoint.keep), or write smaller ones (checkpoint.format=bf16)",
+         (checkpoint.keep), or choose another --output",
         path.display(), size(*needed), size(*free)
     )]
     Space {
