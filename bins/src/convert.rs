@@ -78,7 +78,8 @@ impl Item {
 /// `output` before all of it is. `progress` is told how many of how many bytes are written.
 ///
 /// # Errors
-/// An output that exists; an input that is damaged, or holds weights in a type that is not read.
+/// An output that exists; an input that is damaged, holds weights in a type that is not read, or one that is NaN or
+/// infinite.
 pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: impl FnMut(u64, u64)) -> Result<Summary> {
     if fs::symlink_metadata(output).is_ok() {
         return Err(Error::Run(format!(
@@ -230,7 +231,8 @@ fn write_item(
         for spec in &item.specs {
             let found = files.find(&spec.name)?;
             for rows in found.chunks(1) {
-                files.read_stored(&found, rows, &mut bytes)?;
+                files.read_stored(&found, rows.clone(), &mut bytes)?;
+                files.check_stored(&found, rows.start, &bytes)?;
                 write(file, target, &bytes)?;
             }
         }
@@ -239,7 +241,8 @@ fn write_item(
     let block = if let Stored::Fp8(quantization) = stored { quantization.weight_block_size[0] } else { 1 };
     let (mut encoder, mut values) = (Encoder::new(stored, found.cols, true), Vec::new());
     for rows in found.chunks(block) {
-        files.read_rows(&found, rows, &mut values)?;
+        files.read_rows(&found, rows.clone(), &mut values)?;
+        files.check_rows(&found, rows.start, &values)?;
         write(file, target, encoder.rows(&values).map_err(bad_element(target, &item.name))?)?;
     }
     write(file, target, &encoder.scales())?;

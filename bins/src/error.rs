@@ -74,6 +74,10 @@ pub enum Error {
     #[error("{0}")]
     Constraint(String),
 
+    /// Numbers of a model that are NaN or infinite: nothing can be chosen or measured by them.
+    #[error("{0}")]
+    NotFinite(String),
+
     /// Arguments that are not understood or do not go together.
     #[error("{0}")]
     Usage(String),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod files;
+mod folders;
 mod formats;
 mod generate;
 mod measure;

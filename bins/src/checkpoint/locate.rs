@@ -153,7 +153,7 @@ pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
             manifest.check_sizes(path)?;
         }
         if !path.join(CONFIG).is_file() {
-            return Err(HfError::NoModel { path: path.into(), missing: CONFIG }.into());
+            return Err(HfError::no_model(path, CONFIG).into());
         }
         return Ok(Located { folder: path.into(), passed_over: Vec::new() });
     }
@@ -166,7 +166,7 @@ pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
     }
     // None is complete: what is wrong with the newest.
     let damage = passed_over.into_iter().next().and_then(|found| found.damage);
-    Err(damage.unwrap_or_else(|| HfError::NoModel { path: path.into(), missing: CONFIG }.into()))
+    Err(damage.unwrap_or_else(|| HfError::no_model(path, CONFIG).into()))
 }
 
 fn step_of(folder: &Path) -> Option<u64> {

@@ -37,15 +37,14 @@ pub enum HfError {
     },
 
     /// No model where one was expected.
-    #[error(
-        "{} holds no model: {missing} is missing; give a folder with config.json and safetensors files",
-        path.display()
-    )]
+    #[error("{} holds no model: {missing} is missing; {remedy}", path.display())]
     NoModel {
         /// The folder.
         path: PathBuf,
         /// The file that should be there.
         missing: &'static str,
+        /// What is there instead, and what to do.
+        remedy: String,
     },
 
     /// An index names a file that is not a plain name, or is not there.
@@ -191,6 +190,11 @@ pub enum HfError {
 }
 
 impl HfError {
+    /// No model in `folder`, where `missing` should be; looks at what is there instead.
+    pub(crate) fn no_model(folder: &Path, missing: &'static str) -> Self {
+        HfError::NoModel { path: folder.into(), missing, remedy: super::index::remedy(folder) }
+    }
+
     /// Wraps a system error with what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HfError + use<> {
         let path = path.to_path_buf();

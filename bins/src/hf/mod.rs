@@ -5,8 +5,11 @@
 //! to a model for inference, and [`mod@write`] the way back.
 
 mod error;
+mod experts;
+mod finite;
 mod format;
 pub mod generation;
+mod index;
 pub mod load;
 pub mod names;
 pub mod read;

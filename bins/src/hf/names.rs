@@ -6,6 +6,7 @@ use fathom_core::device::Kernels;
 use fathom_core::model::Model;
 use fathom_core::weights::Parameter;
 use fathom_dataprep::Tokenizer;
+use fathom_dataprep::tokenizer::{TIKTOKEN, TOKENIZER};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,19 +32,28 @@ pub(crate) const AVERAGE: &str = "trainer/ema.safetensors";
 pub fn read_config(folder: &Path) -> Result<ModelConfig, HfError> {
     let path = folder.join(CONFIG);
     if !path.exists() {
-        return Err(HfError::NoModel { path: folder.into(), missing: CONFIG });
+        return Err(HfError::no_model(folder, CONFIG));
     }
     let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
     serde_json::from_str(&text).map_err(|error| HfError::Json { path, problem: error.to_string() })
 }
 
-/// The tokenizer beside a model, if there is one.
+/// The tokenizer beside a model, if there is one: its `tokenizer.json`, or Moonshot's `tiktoken.model`. A vocabulary in
+/// tiktoken's format that cannot be read is passed over with a message to stderr, since much needs no text.
 ///
 /// # Errors
-/// [`HfError::Tokenizer`] when it is damaged.
+/// [`HfError::Tokenizer`] when `tokenizer.json` is damaged.
 pub fn read_tokenizer(folder: &Path) -> Result<Option<Tokenizer>, HfError> {
-    let path = folder.join(fathom_dataprep::tokenizer::TOKENIZER);
-    Ok(if path.exists() { Some(Tokenizer::load(&path)?) } else { None })
+    let path = folder.join(TOKENIZER);
+    if path.exists() {
+        return Ok(Some(Tokenizer::load(&path)?));
+    }
+    let path = folder.join(TIKTOKEN);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let loaded = Tokenizer::load(&path);
+    Ok(loaded.inspect_err(|error| eprintln!("{error}; without it token ids are read, and no text")).ok())
 }
 
 /// Tokens that a tokenizer puts around a single text.
@@ -136,7 +146,7 @@ pub fn read_template(folder: &Path) -> Result<Template, HfError> {
         #[serde(default)]
         post_processor: Option<PostProcessor>,
     }
-    let path = folder.join(fathom_dataprep::tokenizer::TOKENIZER);
+    let path = folder.join(TOKENIZER);
     let mut template = Template::default();
     if let Some(file) = read_optional::<File>(&path)?
         && let Some(processor) = file.post_processor

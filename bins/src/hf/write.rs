@@ -161,7 +161,7 @@ pub(crate) fn bad_element(target: &Path, tensor: &str) -> impl FnOnce(NotANumber
         tensor,
         row,
         col,
-        problem: "is NaN or infinite, which FP8 cannot store; the model has diverged, take an earlier one",
+        problem: "is NaN or infinite, or too large for the format; the model has diverged, take an earlier one",
     }
 }
 

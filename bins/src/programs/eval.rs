@@ -5,7 +5,7 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::{cache_format, weights};
-use crate::checkpoint;
+use crate::checkpoint::{self, Found};
 use crate::cli::{self, Command, Program};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
@@ -35,7 +35,7 @@ pub const COMMAND: Command =
     example = "{command_name} --checkpoint model --tasks hellaswag,mmlu --task-data data --output results",
     example = "{command_name} --checkpoint runs/a --all-checkpoints --tasks piqa --task-data data --report piqa.html",
     error_code(0, "done"),
-    error_code(1, "the checkpoint, the data or the device failed"),
+    error_code(1, "the checkpoint, the data or the device failed, or one of --all-checkpoints is damaged"),
     error_code(2, "wrong arguments")
 )]
 struct Arguments {
@@ -152,52 +152,88 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let scoring = arguments.cache;
     let options = LoadOptions { average: arguments.ema, weights, scoring, ..LoadOptions::default() };
     let report = arguments.report.as_deref().map(Target::new).transpose()?;
-    let mut results = Vec::new();
-    for (checkpoint, output) in measured(arguments)? {
-        let session = Session::load_with(device, &checkpoint, &options)?;
-        eprintln!("checkpoint: {}", session.checkpoint().display());
-        if let Some(file) = &arguments.score {
-            score(&session, file, output.as_deref())?;
-        }
-        if let Some(data) = &arguments.data {
-            let result = measure(&session, arguments, data)?;
-            let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
-            cli::print(&if arguments.json { json()? } else { result.to_string() })?;
-        }
-        if let Some(names) = &arguments.tasks {
-            results.push(run_tasks(&session, arguments, names, output)?);
-        }
+    if arguments.all_checkpoints {
+        return run_all(device, arguments, &options, report.as_ref());
     }
+    let session = open(device, &arguments.checkpoint, &options)?;
+    if let Some(file) = &arguments.score {
+        score(&session, file, arguments.output.as_deref())?;
+    }
+    if let Some(data) = &arguments.data {
+        let result = measure(&session, arguments, data)?;
+        let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
+        cli::print(&if arguments.json { json()? } else { result.to_string() })?;
+    }
+    let mut results = Vec::new();
+    if let Some(names) = &arguments.tasks {
+        results.push(run_tasks(&session, arguments, names, arguments.output.clone())?);
+    }
+    write_report(report.as_ref(), &results)
+}
+
+fn open<D: Kernels>(device: &D, checkpoint: &Path, options: &LoadOptions) -> Result<Session<D>> {
+    let session = Session::load_with(device, checkpoint, options)?;
+    eprintln!("checkpoint: {}", session.checkpoint().display());
+    Ok(session)
+}
+
+fn write_report(report: Option<&Target>, results: &[Results]) -> Result<()> {
     if let Some(report) = report {
-        report.write(&results)?;
+        report.write(results)?;
         eprintln!("report: {}", report.path().display());
     }
     Ok(())
 }
 
-/// The checkpoints to measure, and where their output goes.
-fn measured(arguments: &Arguments) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
-    let (run, output) = (&arguments.checkpoint, &arguments.output);
-    if !arguments.all_checkpoints {
-        return Ok(vec![(run.clone(), output.clone())]);
-    }
-    let mut all = Vec::new();
-    for found in checkpoint::survey(run)?.into_iter().rev() {
-        match found.damage {
-            Some(damage) => eprintln!("passing over {}: {damage}", found.folder.display()),
-            None => {
-                let name = found.folder.file_name().unwrap_or_default().to_owned();
-                all.push((found.folder, output.as_ref().map(|output| output.join(name))));
+/// Measures the tasks on every checkpoint of a run, the oldest first. One that is damaged is named among the results,
+/// and does not keep the others from being measured.
+///
+/// # Errors
+/// A run without checkpoints; damaged ones, once the others are measured.
+fn run_all<D: Kernels>(
+    device: &D,
+    arguments: &Arguments,
+    options: &LoadOptions,
+    report: Option<&Target>,
+) -> Result<()> {
+    let (run, names) = (&arguments.checkpoint, arguments.tasks.as_deref().unwrap_or_default());
+    let (mut results, mut damaged) = (Vec::new(), Vec::new());
+    for Found { folder, damage, .. } in checkpoint::survey(run)?.into_iter().rev() {
+        let opened = match damage {
+            Some(damage) => Err(damage.into()),
+            None => open(device, &folder, options),
+        };
+        let session = match opened {
+            Ok(session) => session,
+            Err(error @ (Error::Checkpoint(_) | Error::Model(_))) => {
+                let problem = error.to_string();
+                eprintln!("passing over {}: {problem}", folder.display());
+                if arguments.json {
+                    cli::print(&serde_json::json!({ "checkpoint": folder, "error": problem }).to_string())?;
+                }
+                damaged.push(folder);
+                continue;
             }
-        }
+            Err(error) => return Err(error),
+        };
+        let name = folder.file_name().unwrap_or_default();
+        let output = arguments.output.as_ref().map(|output| output.join(name));
+        results.push(run_tasks(&session, arguments, names, output)?);
     }
-    if all.is_empty() {
-        let run = run.display();
+    let (run, all) = (run.display(), results.len() + damaged.len());
+    if results.is_empty() {
+        let found = if all == 0 { "no checkpoint" } else { "no complete checkpoint" };
         return Err(Error::Run(format!(
-            "--all-checkpoints: {run} holds no complete checkpoint; name the output folder of a training run"
+            "--all-checkpoints: {run} holds {found}; name the output folder of a training run"
         )));
     }
-    Ok(all)
+    write_report(report, &results)?;
+    let Some(first) = damaged.first().map(|folder| folder.display()) else { return Ok(()) };
+    Err(Error::Run(format!(
+        "{} of {all} checkpoints of {run} are damaged and were not measured, the first of them {first}: repair or \
+         remove them",
+        damaged.len()
+    )))
 }
 
 fn run_tasks<D: Kernels>(

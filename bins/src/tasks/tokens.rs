@@ -30,8 +30,7 @@ impl Scored {
 }
 
 /// A continuation after a context: spaces at the end of the context belong to the continuation; the two are encoded
-/// together and divided at the length of the context's own tokens; a context without tokens is the token that begins a
-/// text.
+/// together and divided at the length of the context's own tokens; an empty context is the token that begins a text.
 ///
 /// # Errors
 /// A text that the tokenizer refuses; a problem with the continuation, in the inner result.
@@ -40,9 +39,7 @@ pub fn pair(codec: &Codec<'_>, context: &str, continuation: &str) -> Result<std:
     let kept = context.trim_end();
     let continuation = format!("{}{continuation}", &context[kept.len()..]);
     let (before, scored) = if kept.is_empty() {
-        let (prefix, scored) = (codec.prefix_token(), codec.encode_inside(&continuation)?);
-        let begins = scored.first() == Some(&prefix);
-        (vec![prefix], if begins { scored[1..].to_vec() } else { scored })
+        (codec.opening(), codec.encode_opened(&continuation)?)
     } else {
         let context = codec.encode_open(kept)?;
         let whole = codec.encode_open(&format!("{kept}{continuation}"))?;
@@ -78,7 +75,8 @@ impl Windows {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn new(codec: &Codec<'_>, text: &str, stride: Option<usize>) -> Result<Self> {
-        Ok(Self::of(codec.encode_open(text)?, codec.prefix_token(), codec.context(), stride))
+        let prefix = codec.opening().last().copied().unwrap_or_else(|| codec.prefix_token());
+        Ok(Self::of(codec.encode_opened(text)?, prefix, codec.context(), stride))
     }
 
     fn of(tokens: Vec<u32>, prefix: u32, longest: usize, stride: Option<usize>) -> Self {

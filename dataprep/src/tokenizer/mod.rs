@@ -12,10 +12,12 @@ mod merges;
 mod scan;
 mod split;
 mod stream;
+mod tiktoken;
 pub mod train;
 mod words;
 
 pub use stream::StreamDecoder;
+pub use tiktoken::TIKTOKEN;
 
 use crate::error::{Error, Result};
 use crate::shard::TokenizerEntry;
@@ -118,9 +120,9 @@ impl Tokenizer {
         }
     }
 
-    /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json`, or of a folder that holds one. Where a
-    /// `tokenizer_config.json` lies beside it, that says which tokens begin and end a text; otherwise the usual names
-    /// are looked for.
+    /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json` or of Moonshot's `tiktoken.model`, or of a folder
+    /// that holds one. Where a `tokenizer_config.json` lies beside it, that says which tokens begin and end a text;
+    /// otherwise the usual names are looked for.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tokenizer`] when the file is damaged or its end-of-document token cannot be told.
@@ -147,16 +149,15 @@ impl Tokenizer {
             return Err(Error::Tokenizer { path: path.into(), what: what.into() });
         }
         let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
+        let file = if !file.exists() && path.join(TIKTOKEN).exists() { path.join(TIKTOKEN) } else { file };
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-        let beside = file.with_file_name(TOKENIZER_CONFIG);
-        let config = match fs::read(&beside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            other => {
-                let text = other.map_err(Error::io("read", &beside))?;
-                let bad = |e: serde_json::Error| Error::Tokenizer { path: beside.clone(), what: e.to_string() };
-                Some(serde_json::from_slice(&text).map_err(bad)?)
-            }
-        };
+        let config = beside(&file, TOKENIZER_CONFIG)?;
+        if file.file_name().is_some_and(|name| name == TIKTOKEN) {
+            let (config, model) = (config.unwrap_or_default(), beside(&file, "config.json")?.unwrap_or_default());
+            let bad = |what| Error::Tokenizer { path: file.clone(), what };
+            let (json, config) = tiktoken::convert(&bytes, &config, &model).map_err(bad)?;
+            return Self::from_json(pretty(&json), Some(config), eos, &file);
+        }
         Self::from_json(bytes, config, eos, &file)
     }
 
@@ -467,6 +468,19 @@ impl Table {
 fn check_length(bytes: usize) -> Result<()> {
     let too_long = || Error::Tokenize(format!("a text of {bytes} bytes: at most 2^32 - 2 can be encoded at once"));
     if bytes < u32::MAX as usize { Ok(()) } else { Err(too_long()) }
+}
+
+/// The content of the JSON file of that name beside `file`, if there is one.
+fn beside(file: &Path, name: &str) -> Result<Option<Value>> {
+    let path = file.with_file_name(name);
+    match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => {
+            let text = read.map_err(Error::io("read", &path))?;
+            let json = serde_json::from_slice(&text);
+            json.map(Some).map_err(|e| Error::Tokenizer { path, what: e.to_string() })
+        }
+    }
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.
