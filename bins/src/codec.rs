@@ -89,6 +89,11 @@ impl<'a> Codec<'a> {
         Ok(self.tokenizer.encode(text)?)
     }
 
+    /// The tokens that the tokenizer puts around a text.
+    pub fn template(&self) -> &'a Template {
+        &self.prompts.template
+    }
+
     /// Tokens that end a text, beside the tokenizer's own.
     pub fn ends(&self) -> &'a [u32] {
         &self.prompts.ends

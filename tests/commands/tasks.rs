@@ -121,6 +121,10 @@ fn all_checkpoints_of_a_run_are_measured() {
     assert!(code == 1 && said.contains("passing over long/step-00000009"), "{said}");
     assert!(said.contains("1 of 4 checkpoints of long are damaged and were not measured"), "{said}");
     let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["source"]["passed_over"], serde_json::json!([]));
+    let newest = ["--checkpoint", "long", "--json"];
+    let newest: serde_json::Value = serde_json::from_str(&w.ok("eval", &[&own[..], &newest].concat())).unwrap();
+    assert!(newest["source"]["passed_over"][0].as_str().unwrap().contains("long/step-00000009"), "{newest}");
     let steps: Vec<u64> = lines.iter().filter_map(|line| line["source"]["step"].as_u64()).collect();
     assert_eq!(steps, [2, 4, 6]);
     assert_eq!(lines[3]["checkpoint"], "long/step-00000009");

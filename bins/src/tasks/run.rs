@@ -28,7 +28,7 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     let keep = |folder: &PathBuf| -> Result<Keep> {
         let weights = checkpoint::identity(checkpoint, options.average)?;
         // What begins and ends a text may be said in other files than the weights and the tokenizer.
-        let texts = format!("{:?} {} {:?}", codec.ends(), codec.prefix_token(), codec.end_text());
+        let texts = format!("{:?} {:?} {:?}", codec.ends(), (codec.template(), codec.opening()), codec.end_text());
         let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str(), &texts];
         Ok(Keep { folder: folder.clone(), model: parts.join("\0") })
     };
@@ -37,6 +37,7 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     let (tasks, groups) = measured.unwrap_or_default();
     let results = Results {
         checkpoint: checkpoint.into(),
+        passed_over: session.passed_over().to_vec(),
         step: state.as_ref().map(|state| state.step),
         tokens: state.as_ref().map(|state| state.tokens),
         tokenizer: format!("{} {}", codec.tokenizer().kind(), codec.tokenizer().fingerprint()),

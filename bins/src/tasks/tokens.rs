@@ -140,6 +140,38 @@ pub fn prompt(codec: &Codec<'_>, text: &str, new: usize) -> Result<std::result::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Prompts;
+    use crate::hf::Template;
+
+    #[test]
+    fn the_tokens_of_a_template_stand_before_a_text_once() {
+        let tokenizer = fathom_dataprep::Tokenizer::bytes();
+        let (begin, end) = (u32::from(b'Q'), u32::from(b'Z'));
+        let template = Template { before: vec![begin], after: vec![end] };
+        let prompts = Prompts { template, ends: Vec::new() };
+        let codec = Codec::new(&tokenizer, &prompts, 64);
+        for (context, continuation, tokens) in
+            [("ab", " c", &[begin, 97, 98, 32, 99][..]), ("", "ab", &[begin, 97, 98])]
+        {
+            let begun =
+                if context.is_empty() { ("", format!("Q{continuation}")) } else { ("Qab", continuation.into()) };
+            for (context, continuation) in [(context, continuation), (begun.0, &begun.1)] {
+                let scored = pair(&codec, context, continuation).unwrap().unwrap();
+                assert_eq!(
+                    scored,
+                    Scored { tokens: tokens.to_vec(), count: 2, cut: 0 },
+                    "{context:?} {continuation:?}"
+                );
+            }
+        }
+        for text in ["ab", "Qab"] {
+            let windows = Windows::new(&codec, text, None).unwrap();
+            assert_eq!(windows.get(0), Scored { tokens: vec![begin, 97, 98], count: 2, cut: 0 });
+            assert_eq!(prompt(&codec, text, 1).unwrap().unwrap(), (vec![begin, 97, 98], 0));
+            assert_eq!(codec.encode(text).unwrap(), [begin, 97, 98, end]);
+        }
+        assert_eq!(codec.encode("QabZ").unwrap(), [begin, 97, 98, end]);
+    }
 
     #[test]
     fn every_token_of_a_text_is_scored_once() {

@@ -42,8 +42,8 @@ const PATTERN: &str = concat!(
 pub(super) fn convert(vocabulary: &[u8], config: &Value, model: &Value) -> Result<(Value, Value), String> {
     if config["tokenizer_class"] != CLASS {
         return Err(format!(
-            "a tiktoken vocabulary is cut into words by a pattern that its code has; it is known where {TOKENIZER_CONFIG} \
-             says \"tokenizer_class\": \"{CLASS}\" (here {}): make a tokenizer.json of it with \
+            "a tiktoken vocabulary is cut into words by a pattern that its code has; it is known where \
+             {TOKENIZER_CONFIG} says \"tokenizer_class\": \"{CLASS}\" (here {}): make a tokenizer.json of it with \
              transformers.integrations.tiktoken.convert_tiktoken_to_fast",
             config["tokenizer_class"]
         ));
