@@ -198,7 +198,12 @@ fn a_vocabulary_of_tiktoken_is_read_where_its_pattern_is_known() {
     config("TikTokenTokenizer");
     std::fs::write(place.join("tiktoken.model"), "AA==\n").unwrap();
     assert_eq!(score("ranks"), score("plain"));
-    w.fails("generate", &["--checkpoint", "ranks", "--prompt", "a"], 1, &["tiktoken.model: line 1: has no rank"]);
+    w.fails(
+        "generate",
+        &["--checkpoint", "ranks", "--prompt", "a"],
+        1,
+        &["ranks/tiktoken.model: not a usable tokenizer: line 1: has no rank"],
+    );
     w.ok("convert", &["--checkpoint", "ranks", "--output", "bf16", "--to", "bf16"]);
     assert!(w.root.join("bf16/tiktoken.model").is_file());
 }
