@@ -159,7 +159,7 @@ mod tests {
         fs::remove_file(folder.path().join(SINGLE)).unwrap();
         let map = serde_json::json!({ "weight_map": { "a": "1.safetensors", "b": "2.safetensors" } });
         fs::write(folder.path().join(INDEX), map.to_string()).unwrap();
-        ["1.safetensors", "2.safetensors", "3.safetensors", "4.safetensors", "5.safetensors"].map(touch);
+        (1..=5).for_each(|number| touch(&format!("{number}.safetensors")));
         let (files, warnings) = weight_files(folder.path()).unwrap();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["1.safetensors", "2.safetensors"]);
         let rest = "3.safetensors, 4.safetensors, 5.safetensors and 1 more";
