@@ -102,12 +102,9 @@ fn folders_that_hold_something_else_say_what_to_do() {
     let (w, plain) = plain();
     let place = folder(&w, "other", &[]);
     let says = |words: &[&str]| {
-        for program in ["eval", "convert"] {
-            let more = if program == "eval" { ["--score", "in.jsonl"] } else { ["--output", "out"] };
-            let to = ["--to", "bf16"];
-            let all = [&["--checkpoint", "other"], &more[..], if program == "eval" { &[] } else { &to }].concat();
-            w.fails(program, &all, 1, &[&["model.safetensors is missing"], words].concat());
-        }
+        let words = [&["model.safetensors is missing"], words].concat();
+        w.fails("eval", &["--checkpoint", "other", "--score", "in.jsonl"], 1, &words);
+        w.fails("convert", &["--checkpoint", "other", "--output", "out", "--to", "bf16"], 1, &words);
     };
     for (file, words) in [
         ("pytorch_model.bin", "save_pretrained"),
