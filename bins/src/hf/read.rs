@@ -2,7 +2,7 @@
 
 use super::error::HfError;
 use super::experts::separate;
-use super::finite::{NOT_FINITE, first_not_finite};
+use super::finite::{NOT_FINITE, first_not_finite, first_not_number};
 use super::index::weight_files;
 use super::names::{AVERAGE, CONFIG, HEAD, ModelTensor, Place, SCALES, copies, read_config, tensors};
 use super::safetensors::{ElementType, TensorEntry, TensorFile};
@@ -298,7 +298,7 @@ impl ModelFiles {
 impl ModelFiles {
     /// Refuses the values of a tensor if one is NaN or infinite.
     pub(super) fn check_finite(&mut self, tensor: &str, values: &[f32]) -> Result<(), HfError> {
-        let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+        let Some(at) = first_not_number(values) else { return Ok(()) };
         let found = self.find(tensor)?;
         Err(self.not_finite(&found, 0, at))
     }
@@ -308,7 +308,7 @@ impl ModelFiles {
     /// # Errors
     /// [`HfError::BadElement`].
     pub fn check_rows(&mut self, found: &FoundTensor, first: usize, values: &[f32]) -> Result<(), HfError> {
-        values.iter().position(|x| !x.is_finite()).map_or(Ok(()), |at| Err(self.not_finite(found, first, at)))
+        first_not_number(values).map_or(Ok(()), |at| Err(self.not_finite(found, first, at)))
     }
 
     /// As [`check_rows`](Self::check_rows), of what [`read_stored`](Self::read_stored) gave.
