@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes seeds/: small inputs that take every target past its first checks. The standard library alone, but for those of
 Parquet and Arrow, which need pyarrow and otherwise stay as they are."""
-import gzip, hashlib, json, pathlib, struct
+import gzip, hashlib, json, pathlib, random, struct
 
 here = pathlib.Path(__file__).parent / "seeds"
 
@@ -226,3 +226,76 @@ write("bodies", "chat", json.dumps({
     "max_completion_tokens": 5, "response_format": {"type": "text"}}).encode())
 write("bodies", "wrong", b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}')
 write("bodies", "thinking", b'<think>\nfirst < then\n</think>\n\nanswer')
+
+# Targets that make their inputs from bytes: bytes of no meaning, few and many; the first one chooses that way.
+def bytes_of(target, choices, lengths=(24, 96, 400), count=2):
+    rng = random.Random(target)
+    for choice in choices:
+        for length in lengths:
+            for i in range(count):
+                write(target, f"bytes-{choice}-{length}-{i}", bytes([choice]) + rng.randbytes(length))
+
+bytes_of("checkpoints", (0, 1), lengths=(8, 24, 96))
+bytes_of("tokenizer_json", (1,), count=4)
+bytes_of("chat_template", (1, 3))
+bytes_of("task_files", (1,), count=4)
+bytes_of("settings", (1,), lengths=(8, 24, 96), count=4)
+bytes_of("plan", (0, 1), lengths=(4, 12, 48), count=4)
+# One change each, so that what is behind the first error is reached too.
+write("checkpoints", "whole", b"\0")
+write("checkpoints", "delete", bytes([0, 3, 0]))
+write("checkpoints", "cut", bytes([0, 5, 1, 7]))
+write("checkpoints", "flip-repaired", bytes([1, 6, 3, 40, 1, 0, 0]))
+
+def alphabet():
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = iter(range(256, 512))
+    return [chr(b if b in plain else next(rest)) for b in range(256)]
+
+def tokenizer(merges, pre, added=()):
+    vocab = alphabet() + [left + right for left, right in merges]
+    tokens = [{"id": len(vocab) + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+               "normalized": normalized, "special": special}
+              for i, (text, normalized, special) in enumerate([("<|endoftext|>", False, True), *added])]
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens, "normalizer": None,
+            "pre_tokenizer": pre, "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {token: i for i, token in enumerate(vocab)}, "merges": [list(m) for m in merges]}}
+
+byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+digits = {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}"}, "behavior": "Isolated", "invert": False}
+words = [("a", "b"), ("ab", "c"), ("\u0120", "a"), ("t", "h"), ("th", "e"), ("\u0120", "the")]
+for name, file in {
+    "gpt2": tokenizer(words, byte_level),
+    "sequence": tokenizer(words, {"type": "Sequence", "pretokenizers": [digits, byte_level | {"use_regex": False}]},
+                          [("<|user|>", False, True), ("  ", True, False), ("ab", True, False)]),
+}.items():
+    write("tokenizer_json", name, b"\0" + json.dumps(file).encode() + b"\0the ab  abc 12345 <|user|><|endoftext|>caf\xc3\xa9")
+
+# Chat templates in the style of published ones, and a conversation made of the bytes behind them.
+templates = {
+    "plain": "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}"
+             "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\\n\\n' }}"
+             "{% elif m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+             "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
+    "thinking": "{% set ns = namespace(system='', last=false) %}{%- for m in messages %}{%- if m.role == 'system' %}"
+                "{% set ns.system = ns.system + m.content %}{%- endif %}{%- if m.role == 'assistant' and m.content is not none %}"
+                "{{ m.content.split('</think>')[-1] | trim }}{%- endif %}{%- endfor -%}{{ ns.system }}",
+    "tools": "{% generation %}{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments | tojson(indent=2) }}"
+             "{% else %}{{ m | tojson }}{% endif %}{% endfor %}{% endgeneration %}{{ tools | tojson(sort_keys=true) }}"
+             "{{ strftime_now('%d %b %Y') }}{% if messages | length > 3 %}{{ raise_exception('too many') }}{% endif %}",
+}
+templates["empty-tag"] = "{{ a }}{%}{% generation %}{%%}"
+for name, template in templates.items():
+    write("chat_template", name, b"\2" + template.encode() + b"\0\x03" + random.Random(name).randbytes(120))
+
+for path in sorted((here.parents[1] / "bins/tasks").glob("*.toml"))[::4]:
+    items = [{"question": "q", "answer": "#### 4", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}]
+    write("task_files", path.stem, b"\0" + path.read_bytes() + b"\0" + b"\0".join(json.dumps(i).encode() for i in items))
+
+write("settings", "file", b"\0[model]\npreset = 'small'\nrope_scaling = { factor = 4.0 }\n[train]\nsteps = 20\nprecision = 'bf16'\n"
+      b"[schedule]\ndecay = 'cosine'\nwarmup_tokens = 100\n[data]\npath = 'data'\n[input]\npaths = ['a', 'b']\n"
+      b"\0train.batch_size=4\0schedule.batch_start=2\0schedule.batch_ramp_tokens=1000\0train.micro_batch_size=1")
+write("settings", "sources", b"\0[data.sources.a]\npath = 'x'\nweight = 0.5\n[data.sources.b]\npath = 'y'\nweight = 2\n[filter.c4]\nenabled = true\n")

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fathom::checkpoint::{Disk, Draft, Keep};
+use fathom::checkpoint::{DISK, Draft, Keep};
 use fathom::hf::{self, DEEPSEEK, Format, HfError, ModelFiles};
 use fathom_core::config::ModelConfig;
 use fathom_core::device::{Dry, Host, Kernels};
@@ -40,7 +40,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 fn logits<D: Kernels>(device: &D, folder: &Path, tokens: &(Vec<usize>, Vec<u32>)) -> Vec<f32> {
     let (model, warnings) = hf::load_model(device, folder, Precision::F32).unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
+    // The folder holds golden numbers too.
+    assert!(warnings.iter().all(|warning| warning.starts_with("not read, since")), "{warnings:?}");
     let batch = Batch::new(&tokens.1, tokens.0[1] - 1, None, model.config().vocab_size).unwrap();
     model.logits(&batch).unwrap().download(device).unwrap()
 }
@@ -51,7 +52,7 @@ fn worst(got: &[f32], want: &[f32]) -> f32 {
 }
 
 fn save(model: &Model<Cpu>, root: &Path, format: Format, shard_bytes: u64) -> std::path::PathBuf {
-    let mut draft = Draft::begin(&Disk, root, 1).unwrap();
+    let mut draft = Draft::begin(&DISK, root, 1).unwrap();
     hf::save_model(&mut draft, model, None, format, shard_bytes).unwrap();
     draft.commit(Keep::newest(1)).unwrap()
 }

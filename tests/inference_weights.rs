@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use fathom::checkpoint::{Disk, Draft, Keep};
+use fathom::checkpoint::{DISK, Draft, Keep};
 use fathom::hf::{self, DEEPSEEK, Format, Inference, Weights};
 use fathom_core::cache::{Cache, CacheFormat, CacheOptions, SCRATCH};
 use fathom_core::config::ModelConfig;
@@ -19,7 +19,9 @@ use fathom_tests::{golden_folder, tensors};
 fn load<D: Kernels>(device: &D, folder: &Path, weights: Weights) -> Model<D> {
     let options = Inference { weights, ..Inference::default() };
     let (model, warnings) = hf::load_for_inference(device, folder, &options, &mut |_, _| ()).unwrap();
-    assert!(warnings.is_empty() && model.is_for_inference(), "{warnings:?}");
+    // The folder holds golden numbers too.
+    assert!(warnings.iter().all(|warning| warning.starts_with("not read, since")), "{warnings:?}");
+    assert!(model.is_for_inference());
     model
 }
 
@@ -31,7 +33,7 @@ fn checkpoint(root: &Path, format: Format) -> std::path::PathBuf {
 /// A checkpoint of the model in `from` in `format`.
 fn copy(from: &Path, root: &Path, format: Format) -> std::path::PathBuf {
     let (model, _) = hf::load_model(&Cpu::with_threads(1), from, Precision::F32).unwrap();
-    let mut draft = Draft::begin(&Disk, root, 1).unwrap();
+    let mut draft = Draft::begin(&DISK, root, 1).unwrap();
     hf::save_model(&mut draft, &model, None, format, 1 << 30).unwrap();
     draft.commit(Keep::newest(1)).unwrap()
 }
@@ -166,7 +168,7 @@ fn prompts_have_the_same_bits_in_any_scratch() {
     let (root, device) = (tempfile::tempdir().unwrap(), Cpu::with_threads(2));
     let mut model = Model::new(&device, &config, Precision::F32).unwrap();
     model.initialize(3).unwrap();
-    let mut draft = Draft::begin(&Disk, root.path(), 1).unwrap();
+    let mut draft = Draft::begin(&DISK, root.path(), 1).unwrap();
     hf::save_model(&mut draft, &model, None, Format::F32, 1 << 30).unwrap();
     let folder = draft.commit(Keep::newest(1)).unwrap();
     let tokens: Vec<u32> = (0..700).map(|i| (i * 7919 + 3) % 300).collect();

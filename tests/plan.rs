@@ -18,3 +18,15 @@ fn the_671b_model_is_what_is_published() {
     let weights = plan.memory.weights / 4;
     assert!(weights >= trained - 61 * 256 && weights < trained + trained / 1_000_000, "{weights} {trained}");
 }
+
+#[test]
+fn a_micro_batch_beyond_any_device_is_refused_before_it_is_made() {
+    let config = ModelConfig::tiny();
+    for (sequences, length) in [(1 << 28, 64), (1, 1 << 24), (usize::MAX, usize::MAX), (1, 0), (0, 1)] {
+        let error = Plan::new(&config, Precision::F32, sequences, length).unwrap_err().to_string();
+        assert!(error.contains("plan: "), "{sequences} x {length}: {error}");
+    }
+    let wide = ModelConfig { qk_rope_head_dim: 1 << 20, ..config };
+    let error = Plan::new(&wide, Precision::F32, 1, 256).unwrap_err().to_string();
+    assert!(error.contains("numbers in the rotary table = 268435456 is above"), "{error}");
+}

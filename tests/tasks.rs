@@ -63,7 +63,7 @@ fn measured(session: &Session<Cpu>, case: &Case<'_>) -> (Json, tempfile::TempDir
         resamples: RESAMPLES,
         ..Options::default()
     };
-    (run(session, &options, |_, _| {}).unwrap().json(), output)
+    (run(session, &options, &|| true, |_, _| {}).unwrap().unwrap().json(), output)
 }
 
 #[track_caller]
@@ -282,7 +282,7 @@ fn a_killed_run_goes_on() {
         ..Options::default()
     };
     let mut told = Vec::new();
-    let mut again = run(&session, &options, |done, total| told.push((done, total))).unwrap().json();
+    let mut again = run(&session, &options, &|| true, |done, total| told.push((done, total))).unwrap().unwrap().json();
     assert!(told[0].0 >= 7 && told.last() == Some(&(12, 12)), "what is known is not computed again: {told:?}");
     for results in [&mut whole, &mut again] {
         results["total_evaluation_time_seconds"] = 0.into();
@@ -293,7 +293,7 @@ fn a_killed_run_goes_on() {
     let copy = copy();
     let moved = Session::load(&device, &copy.path().join(".")).unwrap();
     let mut told = Vec::new();
-    run(&moved, &options, |done, total| told.push((done, total))).unwrap();
+    run(&moved, &options, &|| true, |done, total| told.push((done, total))).unwrap();
     assert_eq!(told, [(12, 12)], "nothing is computed again");
     let path_of = copy.path().join("model.safetensors");
     let mut bytes = std::fs::read(&path_of).unwrap();
@@ -301,10 +301,10 @@ fn a_killed_run_goes_on() {
     bytes[last] ^= 1;
     std::fs::write(&path_of, bytes).unwrap();
     let other = Session::load(&device, copy.path()).unwrap();
-    let error = run(&other, &options, |_, _| {}).unwrap_err().to_string();
+    let error = run(&other, &options, &|| true, |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("samples_arc_easy.jsonl:1: is of another checkpoint"), "{error}");
     // Another number of examples is another run.
-    let error = run(&session, &Options { shots: Some(2), ..options }, |_, _| {}).unwrap_err().to_string();
+    let error = run(&session, &Options { shots: Some(2), ..options }, &|| true, |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("samples_arc_easy.jsonl:1: is of another checkpoint"), "{error}");
 }
 
@@ -327,6 +327,6 @@ fn an_item_whose_scores_are_not_finite_is_named() {
     let session = Session::load(&device, copy.path()).unwrap();
     let places = Places::new(&[data("")], &[], Wording::Options).unwrap();
     let options = Options { tasks: vec!["arc_easy".into()], places, limit: 1, ..Options::default() };
-    let error = run(&session, &options, |_, _| {}).unwrap_err().to_string();
+    let error = run(&session, &options, &|| true, |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("arc_easy_val.jsonl:1: ") && error.contains("not finite"), "{error}");
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fathom::checkpoint::{Disk, Draft, Keep};
+use fathom::checkpoint::{DISK, Draft, Keep};
 use fathom::convert::{Options, convert};
 use fathom::hf::{self, DEEPSEEK, Format};
 use fathom_core::config::ModelConfig;
@@ -48,7 +48,7 @@ fn text(path: &Path) -> &str {
 }
 
 fn save(model: &Model<Cpu>, folder: &Path, shard_bytes: u64) -> PathBuf {
-    let mut draft = Draft::begin(&Disk, folder, 1).unwrap();
+    let mut draft = Draft::begin(&DISK, folder, 1).unwrap();
     hf::save_model(&mut draft, model, None, Format::F32, shard_bytes).unwrap();
     draft.commit(Keep::newest(1)).unwrap()
 }
@@ -86,7 +86,7 @@ fn converted_opens_there(to: Format) {
     let original = save(&model, folder.path(), 50_000);
     let converted = folder.path().join("converted");
     let options = Options { format: to, power_of_two_scales: None, shard_bytes: None, average: false };
-    convert(&original, &converted, &options, |_, _| ()).unwrap();
+    convert(&original, &converted, &options, |_, _| true).unwrap();
     let mut opened = converted.clone();
     if to.quantization().is_some() {
         opened = folder.path().join("plain");

@@ -30,10 +30,6 @@ impl Folder for Plain {
         fill(&mut file, &path)?;
         file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)
     }
-
-    fn adopt(&mut self, _: &str) -> Result<(), HfError> {
-        Ok(())
-    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

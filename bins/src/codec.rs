@@ -54,14 +54,16 @@ impl<'a> Codec<'a> {
     }
 
     /// The token ids of a prompt, with the tokens that the tokenizer's template puts around a text (for example a begin
-    /// token); a token that the prompt already begins with is not repeated. Never empty: an empty prompt is the token
-    /// that begins a text, or that ends one.
+    /// token); tokens that the prompt already begins or ends with are not repeated. Never empty: an empty prompt is the
+    /// token that begins a text, or that ends one.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode_open(text)?;
-        ids.extend(&self.prompts.template.after);
+        let (mut ids, after) = (self.encode_open(text)?, &self.prompts.template.after);
+        if !ids.ends_with(after) {
+            ids.extend(after);
+        }
         Ok(if ids.is_empty() { vec![self.prefix_token()] } else { ids })
     }
 
@@ -87,6 +89,11 @@ impl<'a> Codec<'a> {
         Ok(self.tokenizer.encode(text)?)
     }
 
+    /// The tokens that the tokenizer puts around a text.
+    pub fn template(&self) -> &'a Template {
+        &self.prompts.template
+    }
+
     /// Tokens that end a text, beside the tokenizer's own.
     pub fn ends(&self) -> &'a [u32] {
         &self.prompts.ends
@@ -102,6 +109,25 @@ impl<'a> Codec<'a> {
     /// The token that stands before a text without context: the one that begins texts, or else the one that ends them.
     pub fn prefix_token(&self) -> u32 {
         single::prefix(self.tokenizer)
+    }
+
+    /// The tokens that stand before a text without context: those of the template, or else
+    /// [`prefix_token`](Self::prefix_token).
+    pub fn opening(&self) -> Vec<u32> {
+        let before = &self.prompts.template.before;
+        if before.is_empty() { vec![self.prefix_token()] } else { before.clone() }
+    }
+
+    /// The token ids of a text that stands after the [`opening`](Self::opening), which it may have written out itself.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_opened(&self, text: &str) -> Result<Vec<u32>> {
+        let (mut ids, opening) = (self.encode_inside(text)?, self.opening());
+        if ids.starts_with(&opening) {
+            ids.drain(..opening.len());
+        }
+        Ok(ids)
     }
 
     /// An engine over a model of this codec.

@@ -6,14 +6,15 @@
 //! ([`block_scale`](fathom_core::fp8::block_scale)).
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use fathom_core::config::Quantization;
+use fathom_dataprep::durable::{DISK, Files, folder_of, remove_tree};
 use serde_json::Value;
 
-use crate::checkpoint::{Disk, Draft, Keep};
+use crate::checkpoint::{Draft, Keep};
 use crate::error::{Error, Result};
 use crate::hf::safetensors::{ElementType, TensorSpec, header};
 use crate::hf::write::{Index, bad_element, divide, shard_name, write, write_json};
@@ -75,11 +76,32 @@ impl Item {
 }
 
 /// Writes the model folder `input` to the new folder `output` in another format, its other files with it. Nothing is at
-/// `output` before all of it is. `progress` is told how many of how many bytes are written.
+/// `output` before all of it is. `progress` is told how many of how many bytes are written; where it returns false,
+/// nothing is left. What an earlier conversion to `output` left beside it when it was killed is removed.
 ///
 /// # Errors
-/// An output that exists; an input that is damaged, or holds weights in a type that is not read.
-pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: impl FnMut(u64, u64)) -> Result<Summary> {
+/// An output that exists; an input that is damaged, holds weights in a type that is not read, or one that is NaN or
+/// infinite; [`Error::Interrupted`].
+pub fn convert(
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    progress: impl FnMut(u64, u64) -> bool,
+) -> Result<Summary> {
+    convert_on(&DISK, input, output, options, progress)
+}
+
+/// As [`convert`], through the given file operations: for tests of what happens where one of them fails.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_on(
+    durable: &dyn Files,
+    input: &Path,
+    output: &Path,
+    options: &Options,
+    mut progress: impl FnMut(u64, u64) -> bool,
+) -> Result<Summary> {
     if fs::symlink_metadata(output).is_ok() {
         return Err(Error::Run(format!(
             "{} exists already: name a folder that does not, or remove it",
@@ -106,13 +128,17 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
         worst: None,
     };
     let config = convert_config(input, format)?;
-    let mut draft = Draft::plain(&Disk, output)?;
+    summary.warnings.extend(remove_abandoned(durable, output)?);
+    let mut draft = Draft::plain(durable, output)?;
+    // Held until the end, so that another conversion to the same folder leaves the draft alone. Where there are no
+    // locks, nobody removes a draft either.
+    let _held = File::open(draft.folder()).inspect(|folder| drop(folder.try_lock()));
     write_json(&mut draft, CONFIG, &config)?;
-    let (mut index, mut done) = (Index::default(), 0);
+    let (mut index, mut done, mut stopped) = (Index::default(), 0, false);
     for (name, items) in &plan {
         let specs: Vec<TensorSpec> = items.iter().flat_map(|item| &item.specs).cloned().collect();
         index.add(name, &specs);
-        draft.write(name, &mut |file, target| {
+        let written = draft.write(name, &mut |file, target| {
             write(file, target, &header(&specs))?;
             for item in items {
                 if let Some(deviation) = write_item(file, target, &mut files, item)?
@@ -121,10 +147,20 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
                     summary.worst = Some((item.name.clone(), deviation));
                 }
                 done += item.bytes();
-                progress(done, summary.bytes_after);
+                stopped = !progress(done, summary.bytes_after);
+                if stopped {
+                    return Err(HfError::io("write", target)(ErrorKind::Interrupted.into()));
+                }
             }
             Ok(())
-        })?;
+        });
+        if stopped {
+            let (total, output) = (summary.bytes_after, output.display());
+            return Err(Error::Interrupted(format!(
+                "interrupted after {done} of {total} bytes; {output} is not there"
+            )));
+        }
+        written?;
     }
     if !matches!(plan.as_slice(), [(name, _)] if *name == shard_name(0, 1)) {
         index.write(&mut draft)?;
@@ -132,6 +168,34 @@ pub fn convert(input: &Path, output: &Path, options: &Options, mut progress: imp
     carry_over(&mut draft, input)?;
     draft.commit(Keep::default())?;
     Ok(summary)
+}
+
+/// Removes the drafts of `output` that conversions left when they were killed: those that no process holds. Says what
+/// it did.
+fn remove_abandoned(durable: &dyn Files, output: &Path) -> Result<Vec<String>> {
+    let parent = folder_of(output);
+    let ours = format!("{}.tmp-", output.file_name().unwrap_or_default().to_string_lossy());
+    let is_draft = |name: &str| name.strip_prefix(&ours).is_some_and(|pid| pid.parse::<u32>().is_ok());
+    let mut said = Vec::new();
+    if ours.starts_with("step-") {
+        return Ok(said); // a run's drafts are not held
+    }
+    // Where the parent cannot be listed, the draft's error says more.
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !is_draft(&entry.file_name().to_string_lossy()) || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        match File::open(&path).map(|folder| folder.try_lock()) {
+            Ok(Ok(())) => {
+                remove_tree(durable, &path).map_err(Error::io("remove", &path))?;
+                said.push(format!("removed {}, the draft of a conversion that was killed", path.display()));
+            }
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            _ => said.push(format!("{} is the draft of another conversion; if none runs, remove it", path.display())),
+        }
+    }
+    Ok(said)
 }
 
 /// A warning of FP8 matrices whose sides are no multiples of a block's: transformers without a GPU guesses the block's
@@ -230,7 +294,8 @@ fn write_item(
         for spec in &item.specs {
             let found = files.find(&spec.name)?;
             for rows in found.chunks(1) {
-                files.read_stored(&found, rows, &mut bytes)?;
+                files.read_stored(&found, rows.clone(), &mut bytes)?;
+                files.check_stored(&found, rows.start, &bytes)?;
                 write(file, target, &bytes)?;
             }
         }
@@ -239,7 +304,8 @@ fn write_item(
     let block = if let Stored::Fp8(quantization) = stored { quantization.weight_block_size[0] } else { 1 };
     let (mut encoder, mut values) = (Encoder::new(stored, found.cols, true), Vec::new());
     for rows in found.chunks(block) {
-        files.read_rows(&found, rows, &mut values)?;
+        files.read_rows(&found, rows.clone(), &mut values)?;
+        files.check_rows(&found, rows.start, &values)?;
         write(file, target, encoder.rows(&values).map_err(bad_element(target, &item.name))?)?;
     }
     write(file, target, &encoder.scales())?;

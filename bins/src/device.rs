@@ -53,6 +53,14 @@ fn parse(name: &str) -> Result<Name> {
     }
 }
 
+/// Refuses what is no name of a device.
+///
+/// # Errors
+/// Lists the names.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    parse(name).map(drop)
+}
+
 impl AnyDevice {
     /// Opens a device by name:
     ///
@@ -120,17 +128,68 @@ pub fn memory(name: &str) -> Option<(DeviceName, u64)> {
     }
 }
 
-/// Bytes of memory that this process may use: those of the machine, or of its control group if that has fewer.
+/// Bytes of memory that this process may use: those of the machine, or of its control groups if one has fewer.
 fn host_memory() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total_of_meminfo);
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    limits.into_iter().filter_map(limit).chain(machine).min()
+    let machine = meminfo("MemTotal");
+    limits_of_groups().into_iter().map(|(_, limit, _)| limit).chain(machine).min()
 }
 
-/// `MemTotal` of a `/proc/meminfo`, in bytes.
-fn total_of_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// Bytes of memory that this process may still take: those that the machine has to give, or its control groups.
+pub(crate) fn host_memory_available() -> Option<u64> {
+    let groups = limits_of_groups().into_iter().map(|(_, limit, used)| limit.saturating_sub(used));
+    groups.chain(meminfo("MemAvailable")).min()
+}
+
+/// The control groups of this process that limit its memory: name, limit and use in bytes. Pages of files that were not
+/// used lately are no use, as the group gives them up.
+pub(crate) fn limits_of_groups() -> Vec<(String, u64, u64)> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = |(folder, limit, used): (String, &str, &str)| {
+        // The first version of control groups writes no limit as the largest number of whole pages.
+        let limit = read(&format!("{folder}/{limit}")).filter(|limit| *limit < 1 << 60)?;
+        let used = read(&format!("{folder}/{used}")).unwrap_or(0);
+        let stat = std::fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
+        let files = stat.lines().find_map(|line| {
+            let line = line.strip_prefix("total_").unwrap_or(line);
+            line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok()
+        });
+        Some((folder, limit, used.saturating_sub(files.unwrap_or(0))))
+    };
+    folders_of_groups(&own).into_iter().filter_map(group).collect()
+}
+
+/// Folders that may hold limits, the root first, for the text of a `/proc/self/cgroup`, with the names of the files.
+fn folders_of_groups(own: &str) -> Vec<(String, &'static str, &'static str)> {
+    const SECOND: (&str, &str, &str) = ("/sys/fs/cgroup", "memory.max", "memory.current");
+    const FIRST: (&str, &str, &str) = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes");
+    let line = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, limit, used) = match controllers {
+            "" => SECOND,
+            list if list.split(',').any(|one| one == "memory") => FIRST,
+            _ => return None,
+        };
+        // A path that leads out of the process's own view names nothing here.
+        let parts = path.split('/').filter(|part| !part.is_empty() && *part != "..");
+        let deeper = parts.scan(root.to_owned(), |folder, part| {
+            *folder = format!("{folder}/{part}");
+            Some(folder.clone())
+        });
+        Some(deeper.map(|folder| (folder, limit, used)).collect::<Vec<_>>())
+    };
+    let roots = [SECOND, FIRST].map(|(root, limit, used)| (root.to_owned(), limit, used));
+    roots.into_iter().chain(own.lines().filter_map(line).flatten()).collect()
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn meminfo(name: &str) -> Option<u64> {
+    line_of_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, name)
+}
+
+fn line_of_meminfo(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -154,10 +213,26 @@ mod tests {
     #[test]
     fn the_memory_of_a_machine_is_read_from_its_table() {
         let table = "MemTotal:       24684084 kB\nMemFree:        13138884 kB\n";
-        assert_eq!(total_of_meminfo(table), Some(25_276_502_016));
-        assert_eq!(total_of_meminfo("MemFree: 1 kB\n"), None);
+        assert_eq!(line_of_meminfo(table, "MemTotal"), Some(25_276_502_016));
+        assert_eq!(line_of_meminfo(table, "MemFree"), Some(13_454_217_216));
+        assert_eq!(line_of_meminfo("MemFree: 1 kB\n", "MemTotal"), None);
+        assert_eq!(line_of_meminfo("MemFree: 99999999999999999999 kB\n", "MemFree"), None);
         assert_eq!(memory("tpu"), None);
         assert_eq!(memory("cuda:emulated"), None);
+    }
+
+    #[test]
+    fn limits_are_looked_for_in_every_group_above_the_process() {
+        let folders = |own: &str| folders_of_groups(own).into_iter().map(|(folder, ..)| folder).collect::<Vec<_>>();
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"];
+        assert_eq!(folders(""), roots);
+        assert_eq!(folders("0::/\n"), roots);
+        let job = folders("0::/system.slice/slurmstepd.scope/job_7\n");
+        assert_eq!(job[4], "/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7");
+        assert_eq!((job.len(), &*job[2]), (5, "/sys/fs/cgroup/system.slice"));
+        let first = folders("12:cpu,cpuacct:/a\n4:memory:/docker/b\n1:name=systemd:/c\nnonsense\n");
+        assert_eq!(first[2..], ["/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/memory/docker/b"]);
+        assert_eq!(folders("0::/../../b")[2..], ["/sys/fs/cgroup/b"]);
     }
 
     #[test]

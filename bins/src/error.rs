@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Result of everything in this crate that is not about settings or checkpoints alone.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Exit code of a program that a signal stopped before its work was done, whichever signal it was.
+pub const INTERRUPTED: u8 = 130;
+
 /// A failed run. The text is complete: it says what was wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +41,10 @@ pub enum Error {
         /// The driver's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+
+    /// A loss spike, or a number that is not finite, that ends a run by its settings (`train.spike`).
+    #[error("{0}")]
+    Spike(String),
 
     /// Another rank of the run died, left, or does not answer.
     #[error("{doing}: {problem}")]
@@ -74,9 +81,17 @@ pub enum Error {
     #[error("{0}")]
     Constraint(String),
 
+    /// Numbers of a model that are NaN or infinite: nothing can be chosen or measured by them.
+    #[error("{0}")]
+    NotFinite(String),
+
     /// Arguments that are not understood or do not go together.
     #[error("{0}")]
     Usage(String),
+
+    /// A signal stopped the work; the text says how far it had come.
+    #[error("{0}")]
+    Interrupted(String),
 
     /// Anything else that stops a run; the text names what does not fit and the remedy.
     #[error("{0}")]
@@ -84,17 +99,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code of a program that fails with this: 2 for a call that was wrong, 1 for work that failed.
+    /// The exit code of a program that fails with this: 2 for a call that was wrong, [`INTERRUPTED`] for work that a
+    /// signal stopped, 1 for work that failed.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Settings(_) | Error::Usage(_) => 2,
+            Error::Spike(_) => 3,
+            Error::Interrupted(_) => INTERRUPTED,
             _ => 1,
         }
     }
 
     /// Whether another rank is lost, so that nothing can be done together any more.
     pub(crate) fn is_peer_lost(&self) -> bool {
-        matches!(self, Error::PeerLost { .. })
+        matches!(self, Error::PeerLost { .. } | Error::Checkpoint(CheckpointError::PeerLost { .. }))
     }
 
     /// Wraps a system error with what was tried on which path.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fathom_core::cache::CacheFormat;
 use fathom_core::comm::Comm;
@@ -49,7 +50,7 @@ pub struct Evaluated {
 ///
 /// With a tokenizer, bits per byte are given too. `document_mask` keeps attention inside documents, as training did.
 /// With a format of the latent cache the model is measured as it generates, over such a cache.
-/// `progress` is told how many of how many tokens are done.
+/// `progress` is told how many of how many tokens are done; where it returns false, the result is of these alone.
 ///
 /// # Errors
 /// Where the data cannot be read, or the device fails.
@@ -60,20 +61,19 @@ pub fn evaluate<D: Kernels>(
     document_mask: bool,
     limit: u64,
     cache: Option<CacheFormat>,
-    mut progress: impl FnMut(u64, u64),
+    mut progress: impl FnMut(u64, u64) -> bool,
 ) -> Result<Evaluated> {
     let mut sums = Sums::default();
     windows(data, limit, |batch, total| {
         let scores = score(model, &batch_of(model.config(), batch, document_mask)?, cache)?;
         sums.add(Part::new(batch, &scores, tokenizer));
-        progress(sums.0.tokens.min(total), total);
-        Ok(())
+        Ok(progress(sums.0.tokens.min(total), total))
     })?;
     Ok(sums.result())
 }
 
 /// As [`evaluate`] of the model of a run, whose ranks score batches of windows in turn. All get the same result, which
-/// does not depend on how many they are.
+/// does not depend on how many they are; `None` where `stop` was set on one of them before the end.
 ///
 /// # Errors
 /// As [`evaluate`], and another rank that is lost.
@@ -83,7 +83,8 @@ pub fn evaluate_together<D: Kernels, C: Comm<D>>(
     tokenizer: Option<&Tokenizer>,
     document_mask: bool,
     limit: u64,
-) -> Result<Evaluated> {
+    stop: &AtomicBool,
+) -> Result<Option<Evaluated>> {
     let comm = trainer.comm();
     let (rank, world) = (comm.rank(), comm.world());
     let scored = |batch: &TokenBatch| -> Result<Part> {
@@ -95,39 +96,44 @@ pub fn evaluate_together<D: Kernels, C: Comm<D>>(
     // A turn is one batch for each rank. Where weights are divided all must score at once, so the last turn is filled
     // up with batches that do not count.
     let (mut sums, mut mine, mut turn) = (Sums::default(), TokenBatch::default(), 0);
-    let mut share = |mine: &TokenBatch, turn: usize| -> Result<()> {
-        let words = scored(mine)?.words();
+    let mut share = |mine: &TokenBatch, turn: usize| -> Result<bool> {
+        let mut words = scored(mine)?.words().to_vec();
+        words.push(u64::from(stop.load(Ordering::Relaxed)));
         let told = comm.tell(&words).map_err(Error::device("validation"))?;
-        told.chunks_exact(Part::WORDS).take(turn).for_each(|words| sums.add(Part::from_words(words)));
-        Ok(())
+        let told = told.chunks_exact(Part::WORDS + 1);
+        told.clone().take(turn).for_each(|words| sums.add(Part::from_words(&words[..Part::WORDS])));
+        Ok(told.clone().all(|words| words[Part::WORDS] == 0))
     };
+    let mut whole = true;
     windows(data, limit, |batch, _| {
         if turn == rank || mine.sequences == 0 {
             mine.clone_from(batch);
         }
         turn += 1;
         if turn == world {
-            share(&mine, turn)?;
+            whole = share(&mine, turn)?;
             turn = 0;
         }
-        Ok(())
+        Ok(whole)
     })?;
-    if turn > 0 {
+    if whole && turn > 0 {
         share(&mine, turn)?;
     }
-    Ok(sums.result())
+    Ok(whole.then(|| sums.result()))
 }
 
 /// Goes through the windows of `data` from its start, a batch at a time, until there were `limit` tokens, or all of
-/// them for 0: `each` is given every batch, and the number of tokens in all.
-fn windows(data: &mut Evaluation, limit: u64, mut each: impl FnMut(&TokenBatch, u64) -> Result<()>) -> Result<()> {
+/// them for 0, or `each` returned false: it is given every batch, and the number of tokens in all.
+fn windows(data: &mut Evaluation, limit: u64, mut each: impl FnMut(&TokenBatch, u64) -> Result<bool>) -> Result<()> {
     let total = if limit == 0 { data.targets() } else { limit.min(data.targets()) };
     let (mut batch, mut sequences, mut tokens) = (TokenBatch::default(), SEQUENCES, 0);
     data.restart();
     while tokens < total && data.fill_batch(sequences, &mut batch)? > 0 {
         sequences = (TOKENS / batch.sequence_length).clamp(1, SEQUENCES);
         tokens += (batch.sequences * batch.sequence_length) as u64;
-        each(&batch, total)?;
+        if !each(&batch, total)? {
+            break;
+        }
     }
     Ok(())
 }
@@ -244,7 +250,8 @@ impl fmt::Display for Measured {
     }
 }
 
-/// Measures a loaded model on prepared data. `progress` is told how many of how many tokens are done.
+/// Measures a loaded model on prepared data. `progress` is told how many of how many tokens are done; where it returns
+/// false, the numbers are of these alone.
 ///
 /// # Errors
 /// Data that cannot be read or was made with another tokenizer; a window longer than the model's context; those of
@@ -252,7 +259,7 @@ impl fmt::Display for Measured {
 pub fn measure<D: Kernels>(
     session: &Session<D>,
     request: &Request<'_>,
-    progress: impl FnMut(u64, u64),
+    progress: impl FnMut(u64, u64) -> bool,
 ) -> Result<Measured> {
     let (mut shards, found) = match request.split {
         Some(split) => (ShardSet::open(request.data, split)?, split),
@@ -346,7 +353,7 @@ pub struct Scored {
 /// writes `{"logprobs": [...], "greedy": [...], "sum_logprob": x}` for each, in order. Empty lines are passed over.
 /// Where a context was longer than the model's, `"cut"` is the number of its tokens that were left out at the left.
 ///
-/// `path` is only named in errors. Returns what was done.
+/// `path` is only named in errors. Ends before the next line where `go_on` is false. Returns what was done.
 ///
 /// # Errors
 /// [`Error::Line`] with the place of a line that cannot be scored.
@@ -355,9 +362,13 @@ pub fn score_lines<D: Kernels>(
     path: &Path,
     mut input: impl BufRead,
     output: &mut impl Write,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<Scored> {
     let (mut line, mut number, mut scored) = (Vec::new(), 0, Scored::default());
     loop {
+        if !go_on() {
+            return Ok(scored);
+        }
         line.clear();
         let read = std::io::Read::take(&mut input, MAX_LINE).read_until(b'\n', &mut line);
         if read.map_err(Error::io("read", path))? == 0 {

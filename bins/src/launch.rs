@@ -12,6 +12,7 @@ use fathom_cuda::{Cuda, CudaError, Nccl};
 use fathom_mpi::{Launched, Mpi};
 
 use crate::checkpoint;
+use crate::cli::signals::handle;
 use crate::error::{Error, Result};
 use crate::run::watch::{self, Identity, Limits, Progress, Verdict, Watch, Watched};
 use crate::run::{self, Observed};
@@ -49,6 +50,11 @@ pub fn limit(ranks: usize) -> Result<()> {
     }
 }
 
+/// The program that starts several ranks.
+pub(crate) fn mpirun() -> PathBuf {
+    std::env::var_os(MPIRUN).filter(|name| !name.is_empty()).unwrap_or_else(|| "mpirun".into()).into()
+}
+
 /// Runs `mpirun` with `ranks` processes of this program, with the same arguments but `--ranks`, and leaves with its
 /// exit code. A first Ctrl-C or SIGTERM asks the ranks to finish their step and save; a second one ends them. Where the
 /// run in `output` did not end well, says what its ranks left behind about that.
@@ -56,8 +62,7 @@ pub fn limit(ranks: usize) -> Result<()> {
 /// # Errors
 /// There is no `mpirun`, or it cannot be started.
 pub fn start(ranks: usize, output: &Path) -> Result<()> {
-    let named = std::env::var_os(MPIRUN).filter(|name| !name.is_empty());
-    let mpirun = PathBuf::from(named.unwrap_or_else(|| "mpirun".into()));
+    let mpirun = mpirun();
     let version = Command::new(&mpirun).arg("--version").output().map_err(|error| {
         Error::Run(format!(
             "--ranks {ranks} starts {}, which cannot be run ({error}): install an MPI (Debian, Ubuntu: apt-get install \
@@ -79,8 +84,7 @@ pub fn start(ranks: usize, output: &Path) -> Result<()> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let (signals, told) = channel();
     // Nobody listens any more where mpirun has ended.
-    ctrlc::set_handler(move || signals.send(()).unwrap_or_default())
-        .map_err(|error| Error::Run(format!("cannot handle Ctrl-C: {error}")))?;
+    handle(move |_| signals.send(()).unwrap_or_default())?;
     // A group in the background that reads a terminal is stopped.
     let mut child = command.stdin(Stdio::null()).spawn().map_err(Error::io("start", &mpirun))?;
     let mut asked = false;

@@ -30,6 +30,7 @@
 //! | [`mod@plan`] | parameters, memory and work of a run, before it is run |
 //! | [`prepare`] | data preparation with progress, over `fathom-dataprep` |
 //! | [`report`] | curves, pages and TensorBoard events of a run |
+//! | [`doctor`] | what a machine and a configuration lack for a run, before it is run |
 //! | [`device`] | from the name in `--device` to a CPU or a GPU |
 //! | [`programs`], [`cli`], [`quickstart`] | the programs themselves, and what they share |
 //!
@@ -37,12 +38,16 @@
 //! training step are in [`fathom_core`], which needs no `std`.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod stderr;
+
 pub mod checkpoint;
 pub mod cli;
 pub mod codec;
 pub mod convert;
 pub mod counter;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod evaluate;
 pub mod hf;
@@ -54,8 +59,11 @@ pub mod programs;
 pub mod quickstart;
 pub mod report;
 pub mod run;
+pub mod scored;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod session;
 pub mod settings;
 pub mod tasks;
+mod units;
+mod uptime;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::tasks::suite::Cost;
+use crate::units::size;
 
 /// Kernels shown in the table of costs.
 const KERNELS: usize = 8;
@@ -58,6 +59,17 @@ impl Request<'_> {
     }
 }
 
+/// Bytes that the run takes on its device, those of the moving average included where that is the CPU.
+///
+/// # Errors
+/// As [`report`].
+pub(crate) fn needed(request: &Request<'_>) -> Result<u64> {
+    let plan = plan(request)?;
+    let host =
+        if request.device.is_none_or(|(name, _)| name == "cpu") { average_bytes(request, &plan.memory) } else { 0 };
+    Ok(plan.memory.total() + host)
+}
+
 /// The plan as a text for people, or as one JSON object.
 ///
 /// The step itself is run on a device that counts and computes nothing, so memory and operations are those of the real
@@ -66,6 +78,11 @@ impl Request<'_> {
 /// # Errors
 /// Where a step of these sizes cannot be made.
 pub fn report(request: &Request<'_>, as_json: bool) -> Result<String> {
+    let plan = plan(request)?;
+    if as_json { Ok(json(request, &plan).to_string()) } else { Ok(text(request, &plan)) }
+}
+
+fn plan(request: &Request<'_>) -> Result<Plan> {
     let batch = request.schedule.table().map(|(_, rates)| rates.batch_size).max().unwrap_or(request.micro_batch);
     let share = Share {
         sequences: request.micro_batch,
@@ -74,8 +91,7 @@ pub fn report(request: &Request<'_>, as_json: bool) -> Result<String> {
         world: request.ranks,
         parallel: request.parallel,
     };
-    let plan = Plan::of(request.model, request.precision, share).map_err(Error::device("planning a step"))?;
-    if as_json { Ok(json(request, &plan).to_string()) } else { Ok(text(request, &plan)) }
+    Plan::of(request.model, request.precision, share).map_err(Error::device("planning a step"))
 }
 
 fn json(request: &Request<'_>, plan: &Plan) -> Value {
@@ -94,7 +110,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "parameters_in_training": count.parameters_in_training(),
         "active_parameters": count.active_parameters(),
         "parameters_by_kind": kinds.collect::<serde_json::Map<_, _>>(),
-        "flops_per_token": needed(request),
+        "flops_per_token": operations_needed(request),
         "flops_per_token_counted": plan.flops_per_token,
         "kv_cache_bytes_per_token": kv.latent,
         "kv_cache_bytes_per_token_fp8": fp8_latent(request.model),
@@ -121,7 +137,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "fits": request.fits(memory).map(|(_, fits)| fits),
         "vocab_size": request.model.vocab_size,
         "vocabulary_of": request.data,
-        "flops_of_run": needed(request) as f64 * request.tokens as f64,
+        "flops_of_run": operations_needed(request) as f64 * request.tokens as f64,
         "tokens": request.tokens,
         "steps": request.steps,
         "sequence_length": request.length,
@@ -135,7 +151,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
 }
 
 /// Operations that training needs for a token.
-fn needed(request: &Request<'_>) -> u64 {
+fn operations_needed(request: &Request<'_>) -> u64 {
     request.model.flops_per_token(request.length) + request.model.mtp_flops_per_token(request.length)
 }
 
@@ -258,7 +274,7 @@ fn cache(out: &mut String, model: &ModelConfig, kv: &KvCache) -> std::fmt::Resul
 }
 
 fn work(out: &mut String, request: &Request<'_>, plan: &Plan) -> std::fmt::Result {
-    let needed = needed(request);
+    let needed = operations_needed(request);
     writeln!(out, "Work of training, forward and backward")?;
     let per_token = operations(needed);
     writeln!(out, "  {:<28}{per_token:>22}  6 x active matrix parameters, and attention", "needed per token")?;
@@ -312,18 +328,6 @@ fn grouped(n: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-/// Bytes in binary units.
-fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.2} {}", units[unit])
 }
 
 fn operations(flops: u64) -> String {

@@ -8,8 +8,8 @@ use fathom_dataprep::pipeline::Rank;
 use fathom_dataprep::{PrepConfig, Progress, ShardSet, Split, Summary, pipeline};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli;
-use crate::error::{Error, Result};
+use crate::cli::{self, signals};
+use crate::error::{Error, INTERRUPTED, Result};
 
 /// The sections of the configuration that preparation reads.
 pub const SECTIONS: &[&str] =
@@ -130,9 +130,9 @@ pub fn run(config: &PrepConfig) -> Result<Summary> {
 pub fn leave_on_interrupt(output: &Path) {
     let work = output.join("work");
     // Where the system does not let signals be handled, they end the program without a word.
-    let _ = ctrlc::set_handler(move || {
+    let _ = signals::handle(move |_| {
         eprintln!("\n{}", stopped(&work));
-        std::process::exit(130);
+        std::process::exit(INTERRUPTED.into());
     });
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use fathom_core::config::ParameterCount;
 use fathom_core::device::Kernels;
+use fathom_dataprep::durable;
 use flate2::read::GzDecoder;
 
 use crate::checkpoint;
@@ -165,9 +166,7 @@ fn prepare_text(settings: &Settings, text: &[u8], folder: &Path) -> Result<()> {
     let _lock = crate::run::lock(folder)?;
     let path = folder.join(TEXT_NAME);
     if !path.is_file() {
-        let fresh = path.with_extension("tmp");
-        std::fs::write(&fresh, text).map_err(Error::io("write", &fresh))?;
-        std::fs::rename(&fresh, &path).map_err(Error::io("write", &path))?;
+        durable::replace(&durable::DISK, &path, text).map_err(Error::io("write", &path))?;
     }
     let summary = prepare::run(&settings.prep)?;
     eprint!("{}", prepare::describe(&summary));

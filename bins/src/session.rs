@@ -7,6 +7,7 @@ use fathom_core::device::Kernels;
 use fathom_core::model::{Batch, Model};
 use fathom_core::precision::Precision;
 use fathom_dataprep::Tokenizer;
+use fathom_dataprep::tokenizer::TIKTOKEN;
 
 use crate::checkpoint;
 use crate::codec::{Codec, Prompts};
@@ -14,6 +15,7 @@ use crate::counter::Counter;
 use crate::error::{Error, Result};
 use crate::hf;
 use crate::infer::{ChatTemplate, Conversation, Engine, EngineOptions, Generated, Sampling, score::score, single};
+use crate::scored::{Scored, pair};
 
 /// A model with its tokenizer.
 pub struct Session<D: Kernels> {
@@ -109,7 +111,8 @@ impl<D: Kernels> Session<D> {
         if let Some(tokenizer) = &tokenizer {
             check_vocabulary(&model, tokenizer)?;
         }
-        let prompts = Prompts::read(&folder)?;
+        let Prompts { template, ends } = Prompts::read(&folder)?;
+        let prompts = Prompts { template, ends: known_ends(ends, model.config().vocab_size, &folder) };
         Ok(Self { model, tokenizer, prompts, checkpoint: folder, passed_over, scoring: options.scoring })
     }
 
@@ -155,8 +158,8 @@ impl<D: Kernels> Session<D> {
     }
 
     /// The token ids of a prompt, with the tokens that the tokenizer's template puts around a text (for example a begin
-    /// token); a token that the prompt already begins with is not repeated. Never empty: an empty prompt is the token
-    /// that begins a text, or that ends one.
+    /// token); tokens that the prompt already begins or ends with are not repeated. Never empty: an empty prompt is the
+    /// token that begins a text, or that ends one.
     ///
     /// # Errors
     /// Where there is no tokenizer, or it refuses the text.
@@ -265,42 +268,31 @@ impl<D: Kernels> Session<D> {
     }
 
     /// Scores `continuation` after `context`, as lm-evaluation-harness does: spaces at the end of the context belong to
-    /// the continuation; the two are tokenised together and split at the length of the context's own tokens; an empty
-    /// context is the token that begins a text. What is longer than the model's context is cut off at the left;
-    /// [`TokenScores::cut`] says how much.
+    /// the continuation; the two are tokenised together, after the tokens that the tokenizer's template puts before a
+    /// text, and split at the length of the context's own tokens; an empty context is the token that begins a text.
+    /// What is longer than the model's context is cut off at the left; [`TokenScores::cut`] says how much.
     ///
     /// # Errors
     /// Where the tokenizer refuses the text, or the continuation has no tokens or more than the context holds.
     pub fn score_continuation(&self, context: &str, continuation: &str) -> Result<TokenScores> {
-        let kept = context.trim_end();
-        let continuation = format!("{}{continuation}", &context[kept.len()..]);
-        let tokenizer = self.text()?;
-        let (tokens, start) = if kept.is_empty() {
-            let mut tokens = vec![single::prefix(tokenizer)];
-            tokens.extend(tokenizer.encode(&continuation)?);
-            (tokens, 1)
-        } else {
-            let start = tokenizer.encode(kept)?.len();
-            (tokenizer.encode(&format!("{kept}{continuation}"))?, start)
-        };
-        let scored = tokens.len().saturating_sub(start);
-        if scored == 0 {
-            return Err(Error::Run("the continuation adds no token to the context: give it some text".into()));
-        }
-        if scored > self.context() {
-            return Err(Error::Run(format!(
-                "the continuation has {scored} tokens, but the model's context is {}: shorten it",
-                self.context()
-            )));
-        }
-        let first = tokens.len().saturating_sub(self.context() + 1);
-        let mut scores = self.score_tokens(&tokens[first..])?;
-        let skip = scores.logprobs.len() - scored;
+        let Scored { tokens, count, cut } = pair(&self.codec()?, context, continuation)?.map_err(Error::Run)?;
+        let mut scores = self.score_tokens(&tokens)?;
+        let skip = scores.logprobs.len().saturating_sub(count);
         scores.logprobs.drain(..skip);
         scores.greedy.drain(..skip);
-        scores.cut = first;
+        scores.cut = cut;
         Ok(scores)
     }
+}
+
+/// The tokens that end a text, without those that the model does not have: of them there are warnings.
+fn known_ends(ends: Vec<u32>, rows: usize, folder: &Path) -> Vec<u32> {
+    let (known, unknown): (Vec<u32>, Vec<u32>) = ends.into_iter().partition(|&id| (id as usize) < rows);
+    for id in unknown {
+        let folder = folder.display();
+        eprintln!("{folder}: eos_token_id {id} is not below the vocabulary size {rows}: no text ends with it");
+    }
+    known
 }
 
 fn check_vocabulary<D: Kernels>(model: &Model<D>, tokenizer: &Tokenizer) -> Result<()> {
@@ -314,10 +306,11 @@ fn check_vocabulary<D: Kernels>(model: &Model<D>, tokenizer: &Tokenizer) -> Resu
     Ok(())
 }
 
-/// Other vocabularies that a model folder may hold: the file, and what to do.
-const VOCABULARIES: [(&str, &str); 2] = [
-    ("tiktoken.model", "transformers.integrations.tiktoken.convert_tiktoken_to_fast makes a tokenizer.json of it"),
+/// Vocabularies that a model folder may hold and that are not read, or not of every model: the file, and what to do.
+const VOCABULARIES: [(&str, &str); 3] = [
+    (TIKTOKEN, "transformers.integrations.tiktoken.convert_tiktoken_to_fast makes a tokenizer.json of it"),
     ("tokenizer.model", "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a tokenizer.json of it"),
+    ("merges.txt", "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a tokenizer.json of it"),
 ];
 
 fn no_tokenizer(folder: &Path) -> Error {
@@ -328,6 +321,7 @@ fn no_tokenizer(folder: &Path) -> Error {
     };
     Error::Run(format!("{} has no tokenizer.json, which text needs: {remedy}", folder.display()))
 }
+
 /// Reads the model, with progress where it is large.
 fn load<D: Kernels>(device: &D, folder: &Path, options: &LoadOptions) -> Result<(Model<D>, Vec<String>)> {
     const LARGE: u64 = 1 << 29;

@@ -3,10 +3,42 @@
 use core::ops::Range;
 
 use crate::DType;
-use crate::device::{Kernels, Scaled, ScaledMut, Tiles};
-use crate::error::{InvalidOp, at_most, ensure, multiple, same};
+use crate::device::{Fill, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles, Written};
+use crate::error::{DeviceError, ErrorKind, InvalidOp, at_most, ensure, multiple, same};
 use crate::fp8::TILE;
 use crate::tensor::{MatRef, Tensor, View, ViewMut};
+
+/// Quantizes `x` in a training pass. Where a device refuses NaN or infinity at once, the scales become NaN in place of
+/// an error: so does every product, the step is not applied, and a rank that alone met it stays with the others.
+pub(crate) fn quantize<D: Kernels>(
+    device: &D,
+    x: View<'_, D>,
+    y: ScaledMut<'_, D::Buffer>,
+    power_of_two: bool,
+) -> Result<(), D::Error> {
+    let mut call = Quantize::new(x, y, power_of_two)?;
+    let done = device.quantize(call.lend());
+    or_nan(device, done, call.y.scales)
+}
+
+/// Quantizes codes in other tiles, as [`quantize`].
+pub(crate) fn requantize<D: Kernels>(
+    device: &D,
+    x: Scaled<'_, D::Buffer>,
+    y: ScaledMut<'_, D::Buffer>,
+    power_of_two: bool,
+) -> Result<(), D::Error> {
+    let mut call = Requantize::new(x, y, power_of_two)?;
+    let done = device.requantize(call.lend());
+    or_nan(device, done, call.y.scales)
+}
+
+fn or_nan<D: Kernels>(device: &D, done: Result<(), D::Error>, scales: ViewMut<'_, D>) -> Result<(), D::Error> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::NonFinite => device.fill(Fill::new(scales, f64::NAN)),
+        done => done,
+    }
+}
 
 /// A matrix of codes with its scales.
 pub struct Quantized<D: Kernels> {

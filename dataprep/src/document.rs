@@ -24,6 +24,8 @@ pub struct Document {
     pub url: Option<String>,
     /// The text as it stands after the stages so far.
     pub text: String,
+    /// Whether it breaks off: less of it was received than its server sent.
+    pub broken_off: bool,
     /// What stages measured, by name (`language.confidence`, `gopher.words`, ...), for tracing and reports.
     pub scores: BTreeMap<&'static str, f64>,
     /// ISO 639-3 code of the language that was identified.
@@ -33,7 +35,7 @@ pub struct Document {
 impl Document {
     /// A document as a reader makes it.
     pub fn new(origin: Origin, text: String) -> Self {
-        Self { origin, url: None, text, scores: BTreeMap::new(), language: None }
+        Self { origin, url: None, text, broken_off: false, scores: BTreeMap::new(), language: None }
     }
 }
 

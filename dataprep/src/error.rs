@@ -102,6 +102,19 @@ pub enum Error {
         found: u64,
     },
 
+    /// A shard was replaced, truncated or written to while it was read.
+    #[error(
+        "{} changed while it was read: {what}; put the file back as it was, then resume from the last checkpoint, or \
+         start again with the new data",
+        path.display()
+    )]
+    ShardChanged {
+        /// The file.
+        path: PathBuf,
+        /// The change.
+        what: String,
+    },
+
     /// A file's SHA-256 is not what the manifest says.
     #[error(
         "{} has SHA-256 {found} where manifest.json says {expected}; the file changed after prep, run prep again",
@@ -319,22 +332,6 @@ pub enum Error {
         bytes: std::ops::Range<u64>,
     },
 
-    /// Bad records are so frequent that there will be more than `input.max_bad_records` allows.
-    #[error(
-        "{bad}; {count} of the first {records} records are bad, and the whole corpus may have {limit}: correct the \
-         files, name the field that holds the text (input.text_field), or raise input.max_bad_records"
-    )]
-    TooManyBad {
-        /// The record that went over the limit.
-        bad: Box<BadRecord>,
-        /// Bad records so far.
-        count: u64,
-        /// Records so far, good and bad.
-        records: u64,
-        /// The limit for the whole corpus, by its size.
-        limit: u64,
-    },
-
     /// A file of intermediate results differs from what its task wrote.
     #[error("{} is damaged: {what}; remove {} and run prep again", path.display(), remove.display())]
     Intermediate {
@@ -389,21 +386,34 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// More bad records in all inputs together than `input.max_bad_records` allows.
+    /// More bad records in all inputs together than `input.max_bad_fraction` or `input.max_bad_records` allows.
     #[error(
-        "{count} of {records} records are bad, more than the {limit} that input.max_bad_records allows (by default \
-         1 %, and at least 100), such as {example}: correct the files, name the field that holds the text \
-         (input.text_field), or raise the limit"
+        "{what}, more than {limit}; the first of them: {}; correct the files, name the field that holds the text \
+         (input.text_field), or raise the limit, and run prep again: it goes on from here",
+        places.join("; ")
     )]
     BadRecords {
-        /// One of them, with its place.
-        example: String,
-        /// Bad records.
-        count: u64,
-        /// Records, good and bad.
-        records: u64,
-        /// The limit for this number of records.
-        limit: u64,
+        /// How many records of how many are bad, or bytes lost.
+        what: String,
+        /// The setting that they exceed, and its value.
+        limit: String,
+        /// The first of them, each with its place.
+        places: Vec<String>,
+    },
+
+    /// An input file was written to while it was read.
+    #[error(
+        "{} changed while it was read: it had {before} bytes and has {now}; run prep again when nothing writes to it, \
+         or read a copy",
+        path.display()
+    )]
+    InputChanged {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes when it was found.
+        before: u64,
+        /// Its bytes after it was read.
+        now: u64,
     },
 
     /// The output folder holds something this run must not overwrite.

@@ -10,7 +10,7 @@
 //!    byte-level BPE tokenizer that [`tokenizer::train`] trains on the corpus. [`fim`] rearranges documents to fill in
 //!    the middle.
 //! 4. [`shard`] stores the ids as Megatron's `.bin`/`.idx` files, with a `manifest.json` of sizes, checksums, settings
-//!    and counts. The shards of a split are one long, memory-mapped stream of tokens.
+//!    and counts. The shards of a split are one long stream of tokens, read by position.
 //! 5. [`loader`] cuts this stream into sequences and hands them out in [`TokenBatch`]es: shuffled by a computed
 //!    permutation ([`permute`]) and resumable at any sequence, or once in order for evaluation. [`pack`] keeps
 //!    documents whole where they fit; [`mix`] draws from several sources in exact shares.
@@ -57,7 +57,7 @@
 
 pub mod dedup;
 pub mod document;
-mod durable;
+pub mod durable;
 pub mod error;
 pub mod extract;
 pub mod filter;
@@ -73,6 +73,7 @@ pub mod permute;
 pub mod pipeline;
 pub mod read;
 pub mod shard;
+mod stored;
 pub mod tokenizer;
 
 pub use document::{Document, Dropped, Origin};

@@ -5,50 +5,34 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 
-/// The bytes of a whole file, mapped rather than read; or bytes in memory that stand for a file's.
+/// The bytes of a whole file, mapped rather than read.
 ///
-/// The file must not be truncated while the map lives: reading past a new end kills the process with `SIGBUS`.
-/// Shards are written under a temporary name and renamed, never changed in place, so nothing in this crate does that.
+/// The file must not be truncated while the map lives: touching a byte behind its new end ends the process with
+/// `SIGBUS`. So nothing is mapped unless a user asks for it.
 #[derive(Debug)]
-pub struct Map {
-    bytes: Bytes,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Owned(Vec<u8>),
-}
-
-impl From<Vec<u8>> for Map {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes: Bytes::Owned(bytes) }
-    }
+pub(crate) struct Map {
+    /// None for an empty file.
+    map: Option<memmap2::Mmap>,
 }
 
 impl Map {
-    /// Maps `path`. An empty file gives an empty map.
+    /// Maps the open `file` at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be opened or mapped.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+    /// [`Error::Io`] when it cannot be mapped.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
         let length = file.metadata().map_err(Error::io("read the size of", path))?.len();
         if length == 0 {
-            return Ok(Vec::new().into());
+            return Ok(Self { map: None });
         }
         // SAFETY: the map is private to this struct and only ever read. Soundness needs that no one changes the file
-        // meanwhile; shards are immutable once renamed into place, which the type's documentation states as its
-        // premise.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Self { bytes: Bytes::Mapped(map) })
+        // meanwhile, which is what a user states who asks for the map.
+        let map = unsafe { memmap2::Mmap::map(file) }.map_err(Error::io("map", path))?;
+        Ok(Self { map: Some(map) })
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
-        }
+        self.map.as_deref().unwrap_or_default()
     }
 }

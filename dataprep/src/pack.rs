@@ -55,14 +55,16 @@ impl PackedRows {
     /// Packs the documents of `data` into rows for sequences of `sequence_length` inputs.
     ///
     /// # Errors
-    /// [`Error::Config`] when the length is 0 or beyond 2²⁴, or there are more than 2³² pieces.
+    /// [`Error::Config`] when the length is 0 or beyond 2²⁴, or there are more than 2³² pieces;
+    /// [`Error::ShardChanged`], [`Error::Io`].
     pub fn best_fit(data: &ShardSet, sequence_length: usize) -> Result<Self> {
         let room = u32::try_from(sequence_length).ok().filter(|&s| s > 0 && s <= 1 << 24).map(|s| s + 1);
         let room = room.ok_or_else(|| Error::Config {
             field: "train.sequence_length",
             what: format!("{sequence_length} tokens; best-fit packing takes between 1 and 16777216"),
         })?;
-        let documents = || data.document_ranges().filter(|&(_, length)| length > 0);
+        let documents: Vec<_> = filled(data).collect::<Result<_>>()?;
+        let documents = || documents.iter().copied();
         let pieces: u64 = documents().map(|(_, length)| (length - 1).div_ceil(u64::from(room) - 1).max(1)).sum();
         if u32::try_from(pieces).is_err() {
             let what = format!("best fit of {pieces} pieces of documents; it keeps at most 2^32, use \"concatenate\"");
@@ -117,18 +119,27 @@ impl PackedRows {
 
 impl PackingReport {
     /// Packing report of plain concatenation: rows are the stream's tokens, `sequence_length` by `sequence_length`.
-    pub fn of_concatenation(data: &ShardSet, sequence_length: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::ShardChanged`], [`Error::Io`].
+    pub fn of_concatenation(data: &ShardSet, sequence_length: usize) -> Result<Self> {
         let s = sequence_length.max(1) as u64;
         let rows = data.tokens().saturating_sub(1) / s;
         let mut report = Self { rows, left_over: data.tokens() - (rows * s).min(data.tokens()), ..Self::default() };
-        for (start, length) in data.document_ranges().filter(|&(_, length)| length > 0) {
+        for document in filled(data) {
+            let (start, length) = document?;
             let cuts = (start + length - 1) / s - start / s;
             report.documents += 1;
             report.documents_cut += u64::from(cuts > 0);
             report.cuts += cuts;
         }
-        report
+        Ok(report)
     }
+}
+
+/// The documents that have tokens.
+fn filled(data: &ShardSet) -> impl Iterator<Item = Result<(u64, u64)>> + '_ {
+    data.document_ranges().filter(|document| !matches!(document, Ok((_, 0))))
 }
 
 impl std::fmt::Display for PackingReport {

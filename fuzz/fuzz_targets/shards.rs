@@ -32,16 +32,16 @@ fn options(packing: Packing) -> LoaderOptions {
 /// Reads what a set of shards has, in every way there is.
 fn read(set: ShardSet) {
     let (documents, tokens) = (set.documents(), set.tokens());
-    let ranges: Vec<(u64, u64)> = set.document_ranges().collect();
+    let ranges: Vec<(u64, u64)> = set.document_ranges().collect::<Result<_, _>>().expect("in memory");
     assert_eq!(ranges.len() as u64, documents);
     assert_eq!(ranges.iter().map(|(_, length)| length).sum::<u64>(), tokens);
     for &(start, length) in ranges.iter().filter(|(_, length)| *length > 0) {
-        let place = set.locate(start).expect("it lies inside");
+        let place = set.locate(start).expect("in memory").expect("it lies inside");
         assert_eq!((place.start, place.end), (start, start + length));
     }
     let mut starts = vec![0; tokens as usize];
-    set.document_starts(0, &mut starts);
-    assert_eq!(set.locate(tokens), None);
+    set.document_starts(0, &mut starts).expect("in memory");
+    assert_eq!(set.locate(tokens).expect("in memory"), None);
     // A token may be outside the vocabulary, which is an error that says where.
     let _ = set.read(0, &mut starts);
     if let Ok(mut loader) = Loader::new(set, options(Packing::Concatenate)) {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::World;
 
 /// Tensors of a model folder by name: type, shape, bytes.
-type Tensors = std::collections::BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Tensors = std::collections::BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
-fn tensors(folder: &Path) -> Tensors {
+pub(crate) fn tensors(folder: &Path) -> Tensors {
     let mut all = Tensors::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -176,7 +176,7 @@ fn the_average_of_the_weights_is_kept_used_and_exported() {
 }
 
 /// Writes tensors as a safetensors file.
-fn store(tensors: &Tensors, path: &Path) {
+pub(crate) fn store(tensors: &Tensors, path: &Path) {
     let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
         (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
@@ -184,7 +184,7 @@ fn store(tensors: &Tensors, path: &Path) {
 }
 
 /// A model folder without anything of training, to be changed: a copy of `plain` with the weights in `weights`.
-fn folder(w: &World, name: &str, weights: &[(&str, &Tensors)]) -> PathBuf {
+pub(crate) fn folder(w: &World, name: &str, weights: &[(&str, &Tensors)]) -> PathBuf {
     let folder = w.root.join(name);
     std::fs::create_dir(&folder).unwrap();
     for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -192,6 +192,13 @@ fn folder(w: &World, name: &str, weights: &[(&str, &Tensors)]) -> PathBuf {
     }
     weights.iter().for_each(|(file, tensors)| store(tensors, &folder.join(file)));
     folder
+}
+
+/// Changes a JSON file.
+pub(crate) fn change(path: PathBuf, change: &dyn Fn(&mut serde_json::Value)) {
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut json);
+    std::fs::write(&path, json.to_string()).unwrap();
 }
 
 fn write_index(folder: &Path, map: &[(&str, &str)]) {
@@ -385,11 +392,6 @@ fn prompts_and_ends_of_text_are_as_the_folder_says() {
     let generate = |folder: &str, prompt: &str| {
         let more = ["--temperature", "0", "--max-new-tokens", "16"];
         w.ok("generate", &[&["--checkpoint", folder, "--prompt", prompt], &more[..]].concat()).into_bytes()
-    };
-    let change = |path: PathBuf, change: &dyn Fn(&mut serde_json::Value)| {
-        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        change(&mut json);
-        std::fs::write(&path, json.to_string()).unwrap();
     };
     // A template that puts a Q before every text, as a list of processors and alone.
     let template = serde_json::json!({

@@ -221,7 +221,7 @@ fn an_interrupted_batch_writes_what_there_is() {
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("interrupted: ") && said.contains("\"stop\": \"cancelled\""), "{said}");
     let out = std::fs::read_to_string(w.root.join("out.jsonl")).unwrap();
     let results: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -1,13 +1,16 @@
 //! The programs answer bad input with an exit code, the place and the remedy, and their output is stable for scripts.
 
 mod arguments;
+mod doctor;
 mod files;
+mod folders;
 mod formats;
 mod generate;
 mod measure;
 mod report;
 mod shell;
 mod tasks;
+mod watching;
 
 use std::path::PathBuf;
 use std::process::Command;

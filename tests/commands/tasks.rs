@@ -118,12 +118,17 @@ fn all_checkpoints_of_a_run_are_measured() {
     let own = ["--tasks", "capitals.toml", "--task-data", ".", "--limit", "1"];
     let all = ["--checkpoint", "long", "--all-checkpoints", "--output", "out", "--report", "page.html", "--json"];
     let (code, out, said) = w.run("eval", &[&own[..], &all].concat());
-    assert!(code == 0 && said.contains("passing over long/step-00000009"), "{said}");
-    let steps: Vec<u64> = out
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["source"]["step"].as_u64().unwrap())
-        .collect();
+    assert!(code == 1 && said.contains("passing over long/step-00000009"), "{said}");
+    assert!(said.contains("1 of 4 checkpoints of long are damaged and were not measured"), "{said}");
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["source"]["passed_over"], serde_json::json!([]));
+    let newest = ["--checkpoint", "long", "--json"];
+    let newest: serde_json::Value = serde_json::from_str(&w.ok("eval", &[&own[..], &newest].concat())).unwrap();
+    assert!(newest["source"]["passed_over"][0].as_str().unwrap().contains("long/step-00000009"), "{newest}");
+    let steps: Vec<u64> = lines.iter().filter_map(|line| line["source"]["step"].as_u64()).collect();
     assert_eq!(steps, [2, 4, 6]);
+    assert_eq!(lines[3]["checkpoint"], "long/step-00000009");
+    assert!(lines[3]["error"].as_str().unwrap().contains("manifest.json"), "{out}");
     for step in steps {
         assert!(w.root.join(format!("out/step-{step:08}/results.json")).is_file());
     }
@@ -133,8 +138,19 @@ fn all_checkpoints_of_a_run_are_measured() {
     {
         assert!(html.contains(part), "{part}");
     }
+    // One whose sizes are right and whose bytes are not; without damaged ones there is nothing to complain of.
+    std::fs::remove_dir(w.root.join("long/step-00000009")).unwrap();
+    let every = ["--checkpoint", "long", "--all-checkpoints", "--json"];
+    w.ok("eval", &[&own[..], &every].concat());
+    let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    w.damaged("long/step-00000004/model.safetensors", flip, || {
+        let (code, out, said) = w.run("eval", &[&own[..], &every].concat());
+        assert!(code == 1 && out.lines().count() == 3 && said.contains("long/step-00000004"), "{out}{said}");
+        let damaged: serde_json::Value = serde_json::from_str(out.lines().nth(1).unwrap()).unwrap();
+        assert!(damaged["error"].as_str().unwrap().contains("long/step-00000004/model.safetensors"), "{damaged}");
+    });
     let fails = |more: &[&str], code: i32, words: &[&str]| w.fails("eval", &[&own[..], more].concat(), code, words);
-    fails(&["--checkpoint", "long/step-00000002", "--all-checkpoints"], 1, &["holds no complete checkpoint"]);
+    fails(&["--checkpoint", "long/step-00000002", "--all-checkpoints"], 1, &["holds no checkpoint"]);
     fails(&["--checkpoint", "long", "--all-checkpoints", "--data", "data"], 2, &["--tasks alone"]);
     for option in [&["--all-checkpoints"][..], &["--report", "x.html"]] {
         w.fails("eval", &[&["--checkpoint", "run", "--data", "data"], option].concat(), 2, &["need --tasks"]);

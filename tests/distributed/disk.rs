@@ -1,7 +1,13 @@
 //! A checkpoint that one rank cannot write: training goes on, names the rank and the file, and ends at the third time.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::support::{Ended, Mpi, Place, alone, assert_same, checkpoints, metrics, train};
 
@@ -89,6 +95,36 @@ impl Drop for Small<'_> {
     }
 }
 
+/// Takes all room below `folder`, again and again, until it is dropped.
+struct Filler {
+    path: PathBuf,
+    go_on: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Filler {
+    fn start(folder: &Path) -> Self {
+        let (path, go_on) = (folder.join("filler"), Arc::new(AtomicBool::new(true)));
+        let (mut file, again) = (File::create(&path).unwrap(), Arc::clone(&go_on));
+        let fill = move || {
+            while again.load(Ordering::Relaxed) {
+                if file.write_all(&[1; 1 << 12]).is_err() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        };
+        Self { path, go_on, thread: Some(std::thread::spawn(fill)) }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.go_on.store(false, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 #[test]
 fn a_full_disk() {
     if Mpi::Mpich.find().is_none() {
@@ -96,11 +132,24 @@ fn a_full_disk() {
     }
     let (_alone, place) = (alone(), Place::new());
     let output = place.path("run");
-    let Some(_small) = Small::mount(&output, 2_500_000) else { return };
-    let ended = place.start(Some((Mpi::Mpich, 4)), "run", &place.arguments("run", 10, &SETS)).end();
-    let Ended { code, said, .. } = &ended;
-    assert_eq!(*code, Some(1), "{said}");
-    assert!(said.contains("No space left on device") && said.contains(".safetensors"), "{said}");
-    assert!(said.contains("2 of 3 failures before giving up); training goes on"), "{said}");
-    assert_eq!((checkpoints(&output), metrics(&output).len()), (vec![], 6), "{said}");
+    let run = |steps: usize| place.arguments("run", steps, &SETS);
+    {
+        let Some(_small) = Small::mount(&output, 2_500_000) else { return };
+        let Ended { code, said, .. } = place.start(Some((Mpi::Mpich, 4)), "run", &run(10)).end();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("needs") && said.contains("free there"), "no room for one checkpoint: {said}");
+        assert!(metrics(&output).is_empty(), "{said}");
+    }
+    let Some(_small) = Small::mount(&output, 40_000_000) else { return };
+    let mut started = place.start(Some((Mpi::Mpich, 4)), "run", &run(10_000));
+    started.until(5);
+    let filler = Filler::start(&output);
+    let Ended { code, said, .. } = started.end();
+    drop(filler);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("2 of 3 failures before giving up); the last checkpoint is untouched"), "{said}");
+    let saved = *checkpoints(&output).last().unwrap() as usize;
+    place.run(Some((Mpi::Mpich, 2)), "run", &[run(saved + 4), vec!["--resume".into()]].concat());
+    place.run(None, "alone", &place.arguments("alone", saved + 4, &SETS));
+    assert_same("after a full disk", &place.path("alone"), &output);
 }

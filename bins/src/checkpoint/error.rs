@@ -1,6 +1,8 @@
 //! Errors of training checkpoints: the file or key, and what to do.
 
 use crate::hf::HfError;
+use crate::units::size;
+use fathom_core::error::{DeviceError, ErrorKind};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,30 @@ pub enum CheckpointError {
     #[error("the ranks could not exchange the tensors of a checkpoint: {0}")]
     Exchange(String),
 
+    /// Another rank of the run died, left, or does not answer: nothing can be done together after it.
+    #[error("{doing} a checkpoint: {problem}")]
+    PeerLost {
+        /// What the ranks did: "reading", "writing".
+        doing: &'static str,
+        /// The operation in which the rank is missing.
+        problem: String,
+    },
+
+    /// The disk has no room for the checkpoint, so it was not begun.
+    #[error(
+        "{}: a checkpoint needs {}, and the disk has {} free there; free some, keep fewer checkpoints \
+         (checkpoint.keep), or choose another --output",
+        path.display(), size(*needed), size(*free)
+    )]
+    Space {
+        /// The output folder.
+        path: PathBuf,
+        /// Bytes of the checkpoint.
+        needed: u64,
+        /// Bytes that the disk has for it.
+        free: u64,
+    },
+
     /// No checkpoint to resume from.
     #[error("{} holds no complete checkpoint; leave out --resume to start, or name another --output", path.display())]
     NoCheckpoint {
@@ -64,5 +90,18 @@ impl CheckpointError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + use<> {
         let wrap = HfError::io(action, path);
         move |source| wrap(source).into()
+    }
+
+    /// The error of ranks that could not exchange something while they did `doing` a checkpoint.
+    pub(crate) fn exchange<E: DeviceError>(doing: &'static str) -> impl FnOnce(E) -> CheckpointError + use<E> {
+        move |error| match error.kind() {
+            ErrorKind::PeerLost => CheckpointError::PeerLost { doing, problem: error.to_string() },
+            _ => CheckpointError::Exchange(error.to_string()),
+        }
+    }
+
+    /// Whether the ranks are out of step after it, so that this one must leave.
+    pub(crate) fn parts_the_ranks(&self) -> bool {
+        matches!(self, CheckpointError::Exchange(_) | CheckpointError::PeerLost { .. })
     }
 }

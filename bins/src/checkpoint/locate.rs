@@ -3,7 +3,7 @@
 use super::error::CheckpointError;
 use super::manifest::{FORMAT, MANIFEST, Manifest};
 use crate::hf::names::AVERAGE;
-use crate::hf::{CONFIG, HfError};
+use crate::hf::{CONFIG, no_model};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub struct Found {
 /// Lists every folder in an output folder that is named like a checkpoint, newest first.
 ///
 /// # Errors
-/// [`HfError::Io`] when the folder cannot be listed; a folder that does not exist holds none.
+/// [`HfError::Io`](crate::hf::HfError::Io) when the folder cannot be listed; a folder that does not exist holds none.
 pub fn survey(root: &Path) -> Result<Vec<Found>, CheckpointError> {
     let check = |step: u64, folder: &Path| {
         let manifest = Manifest::read(folder)?;
@@ -142,7 +142,8 @@ fn snapshot(path: &Path) -> Result<Option<PathBuf>, CheckpointError> {
 /// A folder that is named is never replaced by another; its weights must have the sizes in its manifest, if it has one.
 ///
 /// # Errors
-/// [`HfError::NoModel`] where there is none; [`CheckpointError::Changed`] for a damaged folder that was named.
+/// [`HfError::NoModel`](crate::hf::HfError::NoModel) where there is none; [`CheckpointError::Changed`] for a damaged
+/// folder that was named.
 pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
     if let Some(snapshot) = snapshot(path)? {
         return Ok(Located { folder: snapshot, passed_over: Vec::new() });
@@ -153,7 +154,7 @@ pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
             manifest.check_sizes(path)?;
         }
         if !path.join(CONFIG).is_file() {
-            return Err(HfError::NoModel { path: path.into(), missing: CONFIG }.into());
+            return Err(no_model(path, CONFIG).into());
         }
         return Ok(Located { folder: path.into(), passed_over: Vec::new() });
     }
@@ -166,7 +167,7 @@ pub fn locate(path: &Path) -> Result<Located, CheckpointError> {
     }
     // None is complete: what is wrong with the newest.
     let damage = passed_over.into_iter().next().and_then(|found| found.damage);
-    Err(damage.unwrap_or_else(|| HfError::NoModel { path: path.into(), missing: CONFIG }.into()))
+    Err(damage.unwrap_or_else(|| no_model(path, CONFIG).into()))
 }
 
 fn step_of(folder: &Path) -> Option<u64> {

@@ -10,7 +10,8 @@
 //!     manifest.json                sizes and SHA-256, written last
 //! ```
 //!
-//! [`commit`] writes a checkpoint and gives it its name in one step, through the file operations of [`store`];
+//! [`commit`] writes a checkpoint and gives it its name in one step, through the file operations of
+//! [`durable`](fathom_dataprep::durable);
 //! [`locate`] finds checkpoints, [`Manifest`] checks them, [`State`] is what training needs beside the model. The
 //! model's own files are those of [`hf`](crate::hf).
 
@@ -21,16 +22,15 @@ mod load;
 mod locate;
 mod manifest;
 mod state;
-pub mod store;
 mod together;
 
 pub use commit::{Draft, Keep, clean};
 pub use error::CheckpointError;
+pub use fathom_dataprep::durable::DISK;
 pub use identity::identity;
 pub use load::{load_average, load_trainer};
 pub use locate::{Found, Located, latest, list, locate, survey};
 pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
-pub use state::{Best, BestCheckpoint, State, best};
-pub use store::{Disk, Store};
-pub use together::{Files, save};
+pub use state::{Best, BestCheckpoint, SpikeWindow, State, best};
+pub use together::{Files, bytes, save};

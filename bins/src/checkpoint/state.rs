@@ -39,6 +39,9 @@ pub struct State {
     /// The checkpoint with the lowest validation loss so far, this one included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_checkpoint: Option<BestCheckpoint>,
+    /// The steps that a spike is measured against, where spikes are looked for.
+    #[serde(default, skip_serializing_if = "SpikeWindow::is_empty")]
+    pub spikes: SpikeWindow,
     /// `train.seed`.
     pub seed: u64,
     /// Seconds of training.
@@ -47,6 +50,24 @@ pub struct State {
     pub cursor: Cursor,
     /// Settings that the run's numbers depend on, by key.
     pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+/// Gradient norms and losses of the last steps, the newest last. In f32, whose decimals are read back to the same bits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpikeWindow {
+    /// Spikes since the last step that was applied, or returns to the newest checkpoint.
+    pub in_a_row: u64,
+    /// L2 norms of all gradients, before clipping.
+    pub grad_norm: Vec<f32>,
+    /// Training losses, nats per token.
+    pub loss: Vec<f32>,
+}
+
+impl SpikeWindow {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The step with the lowest validation loss of a run.
@@ -82,6 +103,7 @@ impl State {
             ema_updates: 0,
             best: None,
             best_checkpoint: None,
+            spikes: SpikeWindow::default(),
             seed,
             seconds,
             cursor,

@@ -10,6 +10,7 @@ use std::path::Path;
 use fathom_core::DType;
 use fathom_core::comm::{AllToAll, Comm};
 use fathom_core::device::{Device, Kernels};
+use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::tensor::Tensor;
 use fathom_core::train::{Ema, Shards, Trainer};
 use fathom_core::weights::{Layout, Parameter, Parameters};
@@ -21,8 +22,12 @@ use super::manifest::{FileEntry, Manifest};
 use super::state::{FIRST_MOMENTS, SECOND_MOMENTS, STATE, State, WEIGHTS};
 use crate::hf::names::{AVERAGE, Place};
 use crate::hf::safetensors::{ElementType, TensorSpec};
-use crate::hf::write::{ModelWriter, read_place, write_json, write_tensors};
+use crate::hf::write::{ModelWriter, read_place, specs, write_json, write_tensors};
 use crate::hf::{Format, HfError};
+
+/// Bytes of a tensor in a file's header, with a long name; and of configuration, state and manifest.
+const HEADER: u64 = 160;
+const DESCRIPTION: u64 = 64 << 10;
 
 /// What is written beside the state: settings of the checkpoint's files.
 #[derive(Clone, Copy)]
@@ -66,7 +71,7 @@ pub fn save<D: Kernels, C: Comm<D>>(
         }
         pieces.finish();
         if let Some(problem) = pieces.broken {
-            return Err(CheckpointError::Exchange(problem));
+            return Err(problem);
         }
         // Every rank learns of every failure, so that none waits for one that gave up.
         done = exchange(comm, draft, round, done)?;
@@ -83,6 +88,22 @@ pub fn save<D: Kernels, C: Comm<D>>(
     Ok(())
 }
 
+/// Bytes of a checkpoint of `trainer` on the disk: its tensors exactly, and about what describes them. A tokenizer
+/// counts with its file of `tokenizer` bytes.
+pub fn bytes<D: Kernels, C: Comm<D>>(trainer: &Trainer<D, C>, format: Format, average: bool, tokenizer: u64) -> u64 {
+    let layout = trainer.model.architecture().layout();
+    let elements: u64 = layout.parameters().iter().map(|parameter| parameter.elements() as u64).sum();
+    let of = |dtype: DType| elements.saturating_mul(dtype.size() as u64);
+    let specs = specs(&trainer.model, format);
+    let model: u64 = specs.iter().map(TensorSpec::bytes).sum();
+    let exact = if format == Format::F32 { 0 } else { of(trainer.model.weights().dtype()) };
+    let moments = of(trainer.optimizer.m.dtype()).saturating_add(of(trainer.optimizer.v.dtype()));
+    let average = if average { of(DType::F32) } else { 0 };
+    // Each tensor has an entry in the header of each file that holds it.
+    let names = HEADER.saturating_mul((specs.len() + 4 * layout.parameters().len()) as u64);
+    [model, exact, moments, average, names, tokenizer, DESCRIPTION].into_iter().fold(0, u64::saturating_add)
+}
+
 /// Tells all ranks how the files of a round went, and rank 0 what is in them.
 fn exchange<D: Device, C: Comm<D>>(
     comm: &C,
@@ -97,7 +118,7 @@ fn exchange<D: Device, C: Comm<D>>(
     {
         words[1..].copy_from_slice(&entry.words());
     }
-    let told = comm.tell(&words).map_err(|error| CheckpointError::Exchange(error.to_string()))?;
+    let told = comm.tell(&words).map_err(CheckpointError::exchange("writing"))?;
     let told: Vec<&[u64]> = told.chunks_exact(words.len()).collect();
     if done.is_err() {
         return Ok(done);
@@ -201,7 +222,7 @@ struct Pieces<'a, D: Kernels, C: Comm<D>> {
     /// The tensor that comes next, of every file.
     next: usize,
     /// Why an exchange failed, after which this rank is not in step with the others.
-    broken: Option<String>,
+    broken: Option<CheckpointError>,
 }
 
 impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
@@ -230,13 +251,15 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
 
     /// Exchanges the next tensors of the round's files, unless an exchange failed before.
     fn step(&mut self, into: Option<&mut [u8]>) -> Result<(), D::Error> {
-        let done = self.exchange(into);
-        if let Err(error) = &done {
-            self.broken.get_or_insert(error.to_string());
+        self.exchange(into).inspect_err(|error| {
+            let (kind, problem) = (error.kind(), error.to_string());
+            self.broken.get_or_insert_with(|| match kind {
+                ErrorKind::PeerLost => CheckpointError::PeerLost { doing: "writing", problem },
+                _ => CheckpointError::Exchange(problem),
+            });
             // Nothing more of the round is exchanged.
             self.next = usize::MAX;
-        }
-        done
+        })
     }
 
     /// Sends the ranks that write what this rank holds of the next tensors of their files, and receives the next tensor
@@ -351,7 +374,7 @@ fn agree<D: Device, C: Comm<D>>(
     done: Result<(), CheckpointError>,
     doing: &'static str,
 ) -> Result<(), CheckpointError> {
-    let told = comm.tell(&[u64::from(done.is_err())]).map_err(HfError::device("a checkpoint"))?;
+    let told = comm.tell(&[u64::from(done.is_err())]).map_err(CheckpointError::exchange("reading"))?;
     done?;
     match told.iter().position(|&word| word != 0) {
         None => Ok(()),

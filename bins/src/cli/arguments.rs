@@ -160,14 +160,51 @@ pub fn plain(text: &str) -> String {
     let text = text.trim().split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
     let text = text.strip_prefix("Error parsing option ").map_or(text.clone(), |rest| format!("cannot read {rest}"));
     let text = text.strip_prefix("Error parsing ").map_or(text.clone(), |rest| format!("cannot read {rest}"));
+    let text = number(&text);
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// Replaces what Rust's parser says of a number by what was expected.
+fn number(text: &str) -> String {
+    const WHOLE: &str = "must be a whole number, 0 or more";
+    const SAID: [(&str, &str); 7] = [
+        ("invalid digit found in string", WHOLE),
+        ("cannot parse integer from empty string", WHOLE),
+        ("number too large to fit in target type", "is too large a number"),
+        ("number too small to fit in target type", "is too small a number"),
+        ("number would be zero for non-zero type", "must be a whole number, 1 or more"),
+        ("invalid float literal", "must be a number"),
+        ("cannot parse float from empty string", "must be a number"),
+    ];
+    let said = SAID.iter().find_map(|(said, means)| Some((text.strip_suffix(said)?, means)));
+    said.map_or(text.into(), |(before, means)| format!("{before}{means}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::programs;
+
+    #[test]
+    fn a_number_that_cannot_be_read_says_what_is_expected() {
+        // The texts are those of this version of Rust and argh.
+        let said = |name: &str, option: &str, value: &str| {
+            let command = programs::ALL.find(name).expect("a command");
+            let exit = (command.run)(&[name], &[option, value]).expect_err("it is refused");
+            plain(&exit.output)
+        };
+        for value in ["-3", "x", "", "1.5", "0x2"] {
+            let text = said("train", "--ranks", value);
+            assert!(text.contains("--ranks") && text.ends_with("must be a whole number, 0 or more"), "{text}");
+        }
+        let text = said("train", "--threads", "99999999999999999999999");
+        assert!(text.ends_with("is too large a number"), "{text}");
+        for value in ["warm", ""] {
+            let text = said("generate", "--temperature", value);
+            assert!(text.contains("--temperature") && text.ends_with("must be a number"), "{text}");
+        }
+    }
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
@@ -243,6 +280,6 @@ mod tests {
             "required options not provided: --output --to"
         );
         let bad = plain("Error parsing option '--threads' with value 'x': invalid digit found in string\n");
-        assert_eq!(bad, "cannot read '--threads' with value 'x': invalid digit found in string");
+        assert_eq!(bad, "cannot read '--threads' with value 'x': must be a whole number, 0 or more");
     }
 }

@@ -9,13 +9,12 @@ pub mod arguments;
 pub mod complete;
 pub mod help;
 pub mod man;
+pub mod signals;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, EarlyExit, FromArgs};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -89,9 +88,12 @@ impl Command {
 /// How the user called this program: `None` outside of [`run`].
 static CALLED: OnceLock<&'static str> = OnceLock::new();
 
-/// Runs `root` with the arguments of this process. Gives the exit code: 0 done, 1 failed, 2 wrong arguments.
+/// Runs `root` with the arguments of this process. Gives the exit code: 0 done, 1 failed, 2 wrong arguments, 130
+/// stopped by a signal.
 pub fn run(root: &'static Command) -> ExitCode {
     let _ = CALLED.set(root.name);
+    // The time of a run with a limit counts from here.
+    crate::uptime::elapsed();
     let mut rest: Vec<_> = std::env::args_os().skip(1).collect();
     let (mut command, mut names) = (root, vec![itself(root.name)]);
     while let Some(next) = rest.first().and_then(|word| command.find(word.to_str()?)) {
@@ -224,47 +226,6 @@ pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
-}
-
-/// A flag that the first Ctrl-C (or SIGTERM) raises, so that work can be finished and saved. The second ends the
-/// program at once, with exit code 130.
-///
-/// # Errors
-/// Where the system does not let signals be handled.
-pub fn interrupts() -> Result<Arc<AtomicBool>> {
-    interrupts_of(0, 1)
-}
-
-/// As [`interrupts`], for rank `rank` of `world`: rank 0 says what happens, and as launchers tell ranks twice at times,
-/// the second signal counts only where it comes a second after the first.
-///
-/// # Errors
-/// Where the system does not let signals be handled.
-pub fn interrupts_of(rank: usize, world: usize) -> Result<Arc<AtomicBool>> {
-    let together = if world > 1 { Duration::from_secs(1) } else { Duration::ZERO };
-    let flag = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&flag);
-    let mut first: Option<Instant> = None;
-    ctrlc::set_handler(move || {
-        let since = *first.get_or_insert_with(Instant::now);
-        if !raised.swap(true, Ordering::SeqCst) {
-            // An engine that ends the ranks after an error tells them so, and kills them soon after.
-            if world > 1 {
-                std::thread::sleep(Duration::from_secs(2));
-            }
-            if rank == 0 {
-                eprintln!("\nfinishing the step and saving; press Ctrl-C again to leave at once");
-            }
-        } else if since.elapsed() >= together {
-            std::process::exit(130);
-        }
-    })
-    .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
-    // Launchers that kill at SIGTERM hand this one on.
-    #[cfg(unix)]
-    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&flag))
-        .map_err(|e| Error::Run(format!("cannot handle SIGUSR1: {e}")))?;
-    Ok(flag)
 }
 
 #[cfg(test)]

@@ -37,15 +37,14 @@ pub enum HfError {
     },
 
     /// No model where one was expected.
-    #[error(
-        "{} holds no model: {missing} is missing; give a folder with config.json and safetensors files",
-        path.display()
-    )]
+    #[error("{} holds no model: {missing} is missing; {remedy}", path.display())]
     NoModel {
         /// The folder.
         path: PathBuf,
         /// The file that should be there.
         missing: &'static str,
+        /// What is there instead, and what to do.
+        remedy: String,
     },
 
     /// An index names a file that is not a plain name, or is not there.

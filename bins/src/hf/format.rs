@@ -164,13 +164,19 @@ impl Encoder {
     /// The bytes of the next rows. All but the last must be whole blocks.
     ///
     /// # Errors
-    /// An element that is NaN or infinite and cannot be encoded in FP8; rows are counted from the start of the tensor.
+    /// An element that is NaN or infinite, or becomes so in BF16; in f32 none is looked for. Rows are counted from the
+    /// start of the tensor.
     pub fn rows(&mut self, values: &[f32]) -> Result<&[u8], NotANumber> {
         self.bytes.clear();
         match self.stored {
             Stored::F32 => self.bytes.extend_from_slice(bytemuck::cast_slice(values)),
             Stored::Bf16 => {
                 let rounded: Vec<half::bf16> = values.iter().map(|&x| half::bf16::from_f32(x)).collect();
+                // The largest f32 values round to infinity.
+                if let Some(at) = rounded.iter().position(|x| !x.is_finite()) {
+                    let cols = self.cols.max(1);
+                    return Err(NotANumber { row: self.rows + at / cols, col: at % cols });
+                }
                 self.bytes.extend_from_slice(bytemuck::cast_slice(&rounded));
                 if let Some(deviation) = &mut self.deviation {
                     deviation.add(values, rounded.into_iter().map(half::bf16::to_f32));

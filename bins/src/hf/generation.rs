@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::error::HfError;
-use super::names::{CONFIG, GENERATION_CONFIG, read_optional};
+use super::folder::read_optional;
+use super::names::{CONFIG, GENERATION_CONFIG};
 
 /// What the makers of a model sample with, as far as they say. `do_sample` is passed over, as in vLLM: greedy decoding
 /// is temperature 0.
@@ -55,7 +56,7 @@ impl GenerationConfig {
 /// The tokens that end a text: `eos_token_id` of `generation_config.json`, one or a list, or else of `config.json`.
 ///
 /// # Errors
-/// [`HfError::Io`], [`HfError::Json`].
+/// [`HfError::Io`]; [`HfError::Json`] for what is no token id.
 pub fn read_end_tokens(folder: &Path) -> Result<Vec<u32>, HfError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -66,13 +67,24 @@ pub fn read_end_tokens(folder: &Path) -> Result<Vec<u32>, HfError> {
     for name in [GENERATION_CONFIG, CONFIG] {
         let (path, mut json) = open(folder, name)?;
         let ids = take(&mut json, "eos_token_id", "a token id or a list of them");
-        let ids = match ids.map_err(|problem| HfError::Json { path, problem })? {
+        let bad = |problem: String| HfError::Json { path: path.clone(), problem };
+        let ids = match ids.map_err(bad)? {
             None => continue,
             Some(Ids::One(id)) => vec![id],
             Some(Ids::Several(ids)) => ids,
         };
-        // -1 is how some files say that there is none.
-        return Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect());
+        let mut ends = Vec::new();
+        for id in ids {
+            match u32::try_from(id) {
+                Ok(id) => ends.push(id),
+                // How some files say that there is none.
+                Err(_) if id == -1 => {}
+                Err(_) => {
+                    return Err(bad(format!("eos_token_id: {id} is no token id; use -1 for none")));
+                }
+            }
+        }
+        return Ok(ends);
     }
     Ok(Vec::new())
 }
@@ -118,6 +130,32 @@ mod tests {
         ] {
             let error = of(text).unwrap_err();
             assert!(error.contains("generation_config.json: ") && error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn ends_of_text_are_token_ids_and_others_are_named() {
+        let of = |name: &str, text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(name), text).unwrap();
+            read_end_tokens(folder.path()).map_err(|e| e.to_string())
+        };
+        for name in [GENERATION_CONFIG, CONFIG] {
+            for (text, ids) in [
+                ("{}", &[][..]),
+                (r#"{"eos_token_id": null}"#, &[]),
+                (r#"{"eos_token_id": -1}"#, &[]),
+                (r#"{"eos_token_id": []}"#, &[]),
+                (r#"{"eos_token_id": 0}"#, &[0]),
+                (r#"{"eos_token_id": [7, -1, 4294967295]}"#, &[7, u32::MAX]),
+            ] {
+                assert_eq!(of(name, text).as_deref(), Ok(ids), "{text}");
+            }
+            for (bad, named) in [("-2", "-2"), ("[5, 4294967296]", "4294967296"), ("\"</s>\"", "</s>"), ("1.5", "1.5")]
+            {
+                let error = of(name, &format!("{{\"eos_token_id\": {bad}}}")).unwrap_err();
+                assert!(error.contains(name) && error.contains("eos_token_id") && error.contains(named), "{error}");
+            }
         }
     }
 

@@ -4,8 +4,9 @@
 //! its files do.
 
 use super::error::HfError;
-use super::names::{ModelTensor, Place, read_config};
-use super::read::{Checked, ModelFiles, NOT_FINITE, compare_copies};
+use super::folder::read_config;
+use super::names::{ModelTensor, Place};
+use super::read::{Checked, ModelFiles, compare_copies};
 use super::safetensors::ElementType;
 use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
@@ -170,21 +171,15 @@ fn store<D: Kernels>(
     let size = found.entry.dtype.bits() / 8;
     for rows in found.chunks(TILE) {
         let first = rows.start;
-        let at = |at: usize| (first + at / found.cols, at % found.cols);
         let stored = match (storage, found.entry.dtype) {
             (Some(Storage::Bf16), ElementType::BF16) => {
                 files.read_stored(&found, rows.clone(), bytes)?;
-                let bad = |b: &[u8; 2]| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80;
-                if let Some(bad) = bytes.as_chunks().0.iter().position(bad) {
-                    return Err(files.bad_element(&found, at(bad), NOT_FINITE));
-                }
+                files.check_stored(&found, first, bytes)?;
                 model.store(parameter, first, Rows::Bf16(bytes))
             }
             (Some(Storage::Fp8), ElementType::E4M3) if found.block() == Some([TILE, TILE]) => {
                 files.read_stored(&found, rows.clone(), bytes)?;
-                if let Some(bad) = bytes.iter().position(|code| code & 0x7f == 0x7f) {
-                    return Err(files.bad_element(&found, at(bad), NOT_FINITE));
-                }
+                files.check_stored(&found, first, bytes)?;
                 let blocks = Blocks { rows: found.rows, cols: found.cols, block: [TILE, TILE] };
                 let [_, across] = blocks.scales();
                 let scales = found.scales().unwrap_or_default();
@@ -193,9 +188,7 @@ fn store<D: Kernels>(
             }
             _ => {
                 files.read_rows(&found, rows.clone(), values)?;
-                if let Some(bad) = values.iter().position(|x| !x.is_finite()) {
-                    return Err(files.bad_element(&found, at(bad), NOT_FINITE));
-                }
+                files.check_rows(&found, first, values)?;
                 model.store(parameter, first, Rows::F32(values))
             }
         };

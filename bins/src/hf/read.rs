@@ -1,7 +1,11 @@
 //! Reads a Hugging Face model folder: tensors as f32, in any storage format, and models from them.
 
 use super::error::HfError;
-use super::names::{AVERAGE, CONFIG, HEAD, INDEX, ModelTensor, Place, SCALES, SINGLE, copies, read_config, tensors};
+use super::experts::separate;
+use super::finite::{NOT_FINITE, first_not_finite, first_not_number};
+use super::folder::read_config;
+use super::index::weight_files;
+use super::names::{AVERAGE, CONFIG, HEAD, ModelTensor, Place, SCALES, copies, tensors};
 use super::safetensors::{ElementType, TensorEntry, TensorFile};
 use fathom_core::config::{ModelConfig, Quantization};
 use fathom_core::device::Kernels;
@@ -9,16 +13,11 @@ use fathom_core::fp8::Blocks;
 use fathom_core::model::Model;
 use fathom_core::precision::Precision;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-/// Least bytes of an expert's matrix that is read out of a tensor of several experts.
-const MIN_EXPERT_BYTES: u64 = 64;
-/// What is wrong with a weight that is no number.
-pub(super) const NOT_FINITE: &str =
-    "the weight is NaN or infinite: the model has diverged or the file is damaged; take another one";
 /// Elements read at a time, about.
 const CHUNK: usize = 1 << 20;
 
@@ -61,11 +60,6 @@ pub struct FoundTensor {
     scales: Option<([usize; 2], Vec<f32>)>,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 /// The keys of `config.json` that say how tensors are stored; the rest need not be of a model that is computed here.
 #[derive(Deserialize)]
 struct Storage {
@@ -97,7 +91,7 @@ impl ModelFiles {
                 return Err(HfError::MissingTensor { path: file.path().into(), tensor: tensor.clone() });
             }
             file.retain(|tensor| home.get(tensor).is_none_or(|home| home == name));
-            file.split(separate_experts);
+            separate(&mut file, quantization)?;
             for entry in file.entries() {
                 if let Some(first) = places.insert(entry.name.clone(), files.len()) {
                     let first = files.get(first).unwrap_or(&file).path().into();
@@ -305,9 +299,33 @@ impl ModelFiles {
 impl ModelFiles {
     /// Refuses the values of a tensor if one is NaN or infinite.
     pub(super) fn check_finite(&mut self, tensor: &str, values: &[f32]) -> Result<(), HfError> {
-        let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+        let Some(at) = first_not_number(values) else { return Ok(()) };
         let found = self.find(tensor)?;
-        Err(self.bad_element(&found, (at / found.cols.max(1), at % found.cols.max(1)), NOT_FINITE))
+        Err(self.not_finite(&found, 0, at))
+    }
+
+    /// Refuses values that [`read_rows`](Self::read_rows) gave, from row `first` on, if one is NaN or infinite.
+    ///
+    /// # Errors
+    /// [`HfError::BadElement`].
+    pub fn check_rows(&mut self, found: &FoundTensor, first: usize, values: &[f32]) -> Result<(), HfError> {
+        first_not_number(values).map_or(Ok(()), |at| Err(self.not_finite(found, first, at)))
+    }
+
+    /// As [`check_rows`](Self::check_rows), of what [`read_stored`](Self::read_stored) gave.
+    ///
+    /// # Errors
+    /// [`HfError::BadElement`].
+    pub fn check_stored(&mut self, found: &FoundTensor, first: usize, bytes: &[u8]) -> Result<(), HfError> {
+        first_not_finite(found.entry.dtype, bytes).map_or(Ok(()), |at| Err(self.not_finite(found, first, at)))
+    }
+
+    /// The error for element `at`, counted from row `first` on.
+    fn not_finite(&mut self, found: &FoundTensor, first: usize, at: usize) -> HfError {
+        let cols = found.cols.max(1);
+        let path = self.file(found.origin).path().into();
+        let (row, col) = (first + at / cols, at % cols);
+        HfError::BadElement { path, tensor: found.entry.name.clone(), row, col, problem: NOT_FINITE }
     }
 }
 
@@ -334,65 +352,6 @@ impl FoundTensor {
         let step = (CHUNK / self.cols.max(1)).max(1).div_ceil(unit).saturating_mul(unit);
         (0..rows).step_by(step).map(move |start| start..rows.min(start.saturating_add(step)))
     }
-}
-
-/// File names, each with the tensors that the index names in it.
-type WeightFiles = BTreeMap<String, BTreeSet<String>>;
-
-/// The weight files of a folder, and warnings.
-fn weight_files(folder: &Path) -> Result<(WeightFiles, Vec<String>), HfError> {
-    let (index, single) = (folder.join(INDEX), folder.join(SINGLE).exists());
-    let alone = || BTreeMap::from([(SINGLE.to_string(), BTreeSet::new())]);
-    if !index.exists() {
-        let missing = || HfError::NoModel { path: folder.into(), missing: SINGLE };
-        return single.then(|| (alone(), Vec::new())).ok_or_else(missing);
-    }
-    let text = fs::read_to_string(&index).map_err(HfError::io("read", &index))?;
-    let map: Index = serde_json::from_str(&text)
-        .map_err(|error| HfError::Json { path: index.clone(), problem: error.to_string() })?;
-    let mut files = WeightFiles::new();
-    for (tensor, file) in map.weight_map {
-        files.entry(file).or_default().insert(tensor);
-    }
-    if single && !files.contains_key(SINGLE) {
-        let warning =
-            format!("{SINGLE} lies beside {INDEX} of other files: it is taken, and those files are not; remove one");
-        return Ok((alone(), vec![warning]));
-    }
-    for file in files.keys() {
-        let mut parts = Path::new(file).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        let problem = match plain {
-            false => "is not a plain file name",
-            true if !folder.join(file).exists() => "is not there",
-            true => continue,
-        };
-        return Err(HfError::BadIndex { path: index, file: file.clone(), problem });
-    }
-    Ok((files, Vec::new()))
-}
-
-/// One tensor for each expert of a layer, where transformers 5 stored them as one: `gate_up_proj` is
-/// `[experts, 2 * intermediate, hidden]` with the gate's rows first, `down_proj` is `[experts, hidden, intermediate]`.
-fn separate_experts(entry: &TensorEntry) -> Option<Vec<TensorEntry>> {
-    let (prefix, parts): (_, &[&str]) = match entry.name.rsplit_once(".mlp.experts.")? {
-        (prefix, "gate_up_proj") => (prefix, &["gate_proj", "up_proj"]),
-        (prefix, "down_proj") => (prefix, &["down_proj"]),
-        _ => return None,
-    };
-    let &[experts, rows, cols] = entry.shape.as_slice() else { return None };
-    // Codes would need their scales divided too.
-    let whole = rows.is_multiple_of(parts.len()) && entry.dtype != ElementType::E4M3;
-    let number = experts.saturating_mul(parts.len());
-    let bytes = (entry.end - entry.begin) / number.max(1) as u64;
-    let part = |number: usize| {
-        let (expert, part) = (number / parts.len(), parts[number % parts.len()]);
-        let begin = entry.begin + number as u64 * bytes;
-        let name = format!("{prefix}.mlp.experts.{expert}.{part}.weight");
-        TensorEntry { name, dtype: entry.dtype, shape: vec![rows / parts.len(), cols], begin, end: begin + bytes }
-    };
-    // So that a small file cannot ask for a large table.
-    (whole && entry.dtype.bits() >= 8 && bytes >= MIN_EXPERT_BYTES).then(|| (0..number).map(part).collect())
 }
 
 /// `quantization_config` of the folder's `config.json`, if there are both.
@@ -522,17 +481,6 @@ impl ModelFiles {
             }
         }
         all
-    }
-
-    /// The error for the element of a tensor in a row and column.
-    pub(super) fn bad_element(
-        &mut self,
-        found: &FoundTensor,
-        (row, col): (usize, usize),
-        problem: &'static str,
-    ) -> HfError {
-        let path = self.file(found.origin).path().into();
-        HfError::BadElement { path, tensor: found.entry.name.clone(), row, col, problem }
     }
 }
 

@@ -27,12 +27,6 @@ pub trait Folder {
     /// # Errors
     /// Those of `fill`; [`HfError::Io`].
     fn write(&mut self, path: &str, fill: Fill<'_>) -> Result<(), HfError>;
-
-    /// Takes in the file at `path`, which something else has written below [`path`](Self::path).
-    ///
-    /// # Errors
-    /// [`HfError::Io`].
-    fn adopt(&mut self, path: &str) -> Result<(), HfError>;
 }
 
 /// Every tensor that [`save_model`] writes of `model`, scales among them, in its order.
@@ -104,9 +98,9 @@ impl ModelWriter {
         write_json(folder, CONFIG, &config.hugging_face(self.format.torch_dtype()))?;
         write_json(folder, GENERATION_CONFIG, &generation_config(&config))?;
         if let Some(tokenizer) = tokenizer {
-            tokenizer.save(folder.path())?;
-            folder.adopt(fathom_dataprep::tokenizer::TOKENIZER)?;
-            folder.adopt(fathom_dataprep::tokenizer::TOKENIZER_CONFIG)?;
+            for (name, bytes) in tokenizer.files() {
+                folder.write(name, &mut |file, target| write(file, target, &bytes))?;
+            }
         }
         if self.count() == 1 {
             return Ok(());
@@ -161,7 +155,7 @@ pub(crate) fn bad_element(target: &Path, tensor: &str) -> impl FnOnce(NotANumber
         tensor,
         row,
         col,
-        problem: "is NaN or infinite, which FP8 cannot store; the model has diverged, take an earlier one",
+        problem: "is NaN or infinite, or too large for the format; the model has diverged, take an earlier one",
     }
 }
 

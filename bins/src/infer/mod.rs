@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 /// Refuses numbers of the model that are NaN or infinite: nothing can be chosen or measured by them.
 pub(crate) fn check_finite(values: &[f32], what: &str) -> Result<()> {
     let Some(at) = values.iter().position(|x| !x.is_finite()) else { return Ok(()) };
-    Err(Error::Run(format!(
+    Err(Error::NotFinite(format!(
         "{what} of the model are not finite ({} at position {at}): its weights have diverged or are damaged; take an \
          earlier checkpoint",
         values[at]

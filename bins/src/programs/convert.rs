@@ -1,9 +1,10 @@
 //! `convert`: writes a model folder in another number format.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use crate::checkpoint;
-use crate::cli::{Command, Program};
+use crate::cli::{Command, Program, signals};
 use crate::convert::{Options, Summary, convert};
 use crate::counter::Counter;
 use crate::error::{Error, Result};
@@ -23,7 +24,8 @@ pub const COMMAND: Command = Command::new::<Arguments>("convert", "convert a mod
     example = "{command_name} --checkpoint DeepSeek-V3 --output V3-bf16 --to bf16",
     error_code(0, "done"),
     error_code(1, "the checkpoint cannot be read, or the output not written"),
-    error_code(2, "wrong arguments")
+    error_code(2, "wrong arguments"),
+    error_code(130, "stopped by a signal; nothing was written")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
@@ -73,9 +75,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     let folder = located.folder;
     eprintln!("checkpoint: {}", folder.display());
     let options = Options { format, power_of_two_scales, shard_bytes: arguments.shard_bytes, average: arguments.ema };
-    let mut counter = Counter::new("convert", "bytes");
-    let summary = convert(&folder, &arguments.output, &options, |done, total| counter.show(done, total))?;
+    let (stop, mut counter) = (signals::breaks()?, Counter::new("convert", "bytes"));
+    let summary = convert(&folder, &arguments.output, &options, |done, total| {
+        counter.show(done, total);
+        !stop.load(Ordering::Relaxed)
+    });
     counter.finish();
+    let summary = summary?;
     report(&summary, arguments);
     Ok(())
 }

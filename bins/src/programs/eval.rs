@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{cache_format, weights};
-use crate::checkpoint;
-use crate::cli::{self, Command, Program};
+use crate::checkpoint::{self, Found};
+use crate::cli::{self, Command, Program, signals};
 use crate::counter::Counter;
 use crate::device::AnyDevice;
 use crate::error::{Error, Result};
@@ -35,8 +37,9 @@ pub const COMMAND: Command =
     example = "{command_name} --checkpoint model --tasks hellaswag,mmlu --task-data data --output results",
     example = "{command_name} --checkpoint runs/a --all-checkpoints --tasks piqa --task-data data --report piqa.html",
     error_code(0, "done"),
-    error_code(1, "the checkpoint, the data or the device failed"),
-    error_code(2, "wrong arguments")
+    error_code(1, "a checkpoint is damaged, or the data or the device failed"),
+    error_code(2, "wrong arguments"),
+    error_code(130, "stopped by a signal; stderr says how far it had come")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
@@ -152,52 +155,94 @@ fn run_on<D: Kernels>(device: &D, arguments: &Arguments) -> Result<()> {
     let scoring = arguments.cache;
     let options = LoadOptions { average: arguments.ema, weights, scoring, ..LoadOptions::default() };
     let report = arguments.report.as_deref().map(Target::new).transpose()?;
-    let mut results = Vec::new();
-    for (checkpoint, output) in measured(arguments)? {
-        let session = Session::load_with(device, &checkpoint, &options)?;
-        eprintln!("checkpoint: {}", session.checkpoint().display());
-        if let Some(file) = &arguments.score {
-            score(&session, file, output.as_deref())?;
-        }
-        if let Some(data) = &arguments.data {
-            let result = measure(&session, arguments, data)?;
-            let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
-            cli::print(&if arguments.json { json()? } else { result.to_string() })?;
-        }
-        if let Some(names) = &arguments.tasks {
-            results.push(run_tasks(&session, arguments, names, output)?);
-        }
+    if arguments.all_checkpoints {
+        return run_all(device, arguments, &options, report.as_ref());
     }
+    let session = open(device, &arguments.checkpoint, &options)?;
+    // While the checkpoint is loaded, a signal ends the program as the system does.
+    let stop = &*signals::breaks()?;
+    if let Some(file) = &arguments.score {
+        score(&session, file, arguments.output.as_deref(), stop)?;
+    }
+    if let Some(data) = &arguments.data {
+        let result = measure(&session, arguments, data, stop)?;
+        let json = || serde_json::to_string(&result).map_err(|e| Error::Run(e.to_string()));
+        cli::print(&if arguments.json { json()? } else { result.to_string() })?;
+    }
+    let mut results = Vec::new();
+    if let Some(names) = &arguments.tasks {
+        results.push(run_tasks(&session, arguments, names, arguments.output.clone(), stop)?);
+    }
+    write_report(report.as_ref(), &results)
+}
+
+fn open<D: Kernels>(device: &D, checkpoint: &Path, options: &LoadOptions) -> Result<Session<D>> {
+    let session = Session::load_with(device, checkpoint, options)?;
+    eprintln!("checkpoint: {}", session.checkpoint().display());
+    Ok(session)
+}
+
+fn write_report(report: Option<&Target>, results: &[Results]) -> Result<()> {
     if let Some(report) = report {
-        report.write(&results)?;
+        report.write(results)?;
         eprintln!("report: {}", report.path().display());
     }
     Ok(())
 }
 
-/// The checkpoints to measure, and where their output goes.
-fn measured(arguments: &Arguments) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
-    let (run, output) = (&arguments.checkpoint, &arguments.output);
-    if !arguments.all_checkpoints {
-        return Ok(vec![(run.clone(), output.clone())]);
-    }
-    let mut all = Vec::new();
-    for found in checkpoint::survey(run)?.into_iter().rev() {
-        match found.damage {
-            Some(damage) => eprintln!("passing over {}: {damage}", found.folder.display()),
-            None => {
-                let name = found.folder.file_name().unwrap_or_default().to_owned();
-                all.push((found.folder, output.as_ref().map(|output| output.join(name))));
+/// Measures the tasks on every checkpoint of a run, the oldest first. One that is damaged is named among the results,
+/// and does not keep the others from being measured.
+///
+/// # Errors
+/// A run without checkpoints; damaged ones, once the others are measured.
+fn run_all<D: Kernels>(
+    device: &D,
+    arguments: &Arguments,
+    options: &LoadOptions,
+    report: Option<&Target>,
+) -> Result<()> {
+    let (run, names) = (&arguments.checkpoint, arguments.tasks.as_deref().unwrap_or_default());
+    let (mut results, mut damaged, mut handled) = (Vec::new(), Vec::new(), None);
+    for Found { folder, damage, .. } in checkpoint::survey(run)?.into_iter().rev() {
+        let opened = match damage {
+            Some(damage) => Err(damage.into()),
+            None => open(device, &folder, options),
+        };
+        let session = match opened {
+            Ok(session) => session,
+            Err(error @ (Error::Checkpoint(_) | Error::Model(_))) => {
+                let problem = error.to_string();
+                eprintln!("passing over {}: {problem}", folder.display());
+                if arguments.json {
+                    cli::print(&serde_json::json!({ "checkpoint": folder, "error": problem }).to_string())?;
+                }
+                damaged.push(folder);
+                continue;
             }
-        }
+            Err(error) => return Err(error),
+        };
+        let stop = match &handled {
+            Some(stop) => Arc::clone(stop),
+            None => Arc::clone(handled.insert(signals::breaks()?)),
+        };
+        let name = folder.file_name().unwrap_or_default();
+        let output = arguments.output.as_ref().map(|output| output.join(name));
+        results.push(run_tasks(&session, arguments, names, output, &stop)?);
     }
-    if all.is_empty() {
-        let run = run.display();
+    let (run, all) = (run.display(), results.len() + damaged.len());
+    if results.is_empty() {
+        let found = if all == 0 { "no checkpoint" } else { "no complete checkpoint" };
         return Err(Error::Run(format!(
-            "--all-checkpoints: {run} holds no complete checkpoint; name the output folder of a training run"
+            "--all-checkpoints: {run} holds {found}; name the output folder of a training run"
         )));
     }
-    Ok(all)
+    write_report(report, &results)?;
+    let Some(first) = damaged.first().map(|folder| folder.display()) else { return Ok(()) };
+    Err(Error::Run(format!(
+        "{} of {all} checkpoints of {run} are damaged and were not measured, the first of them {first}: repair or \
+         remove them",
+        damaged.len()
+    )))
 }
 
 fn run_tasks<D: Kernels>(
@@ -205,6 +250,7 @@ fn run_tasks<D: Kernels>(
     arguments: &Arguments,
     names: &str,
     output: Option<PathBuf>,
+    stop: &AtomicBool,
 ) -> Result<Results> {
     let options = tasks::Options {
         tasks: settings::names(&[names]),
@@ -220,20 +266,32 @@ fn run_tasks<D: Kernels>(
         ..tasks::Options::default()
     };
     let mut counter = Counter::new("eval", "items");
-    let results = tasks::run(session, &options, |done, total| counter.show(done, total))?;
+    let (mut done, mut total) = (0, 0);
+    let measured = tasks::run(session, &options, &|| !stop.load(Ordering::Relaxed), |now, all| {
+        (done, total) = (now, all);
+        counter.show(done, total);
+    });
     counter.finish();
+    let results = measured?.ok_or_else(|| {
+        let kept = match &options.output {
+            Some(folder) => format!("the same command goes on with the answers in {}", folder.display()),
+            None => "nothing is kept without --output".into(),
+        };
+        Error::Interrupted(format!("interrupted after {done} of {total} items; {kept}"))
+    })?;
     let json = || serde_json::to_string(&results.json()).map_err(|e| Error::Run(e.to_string()));
     cli::print(&if arguments.json { json()? } else { results.text() })?;
     Ok(results)
 }
 
-fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -> Result<()> {
+fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>, stop: &AtomicBool) -> Result<()> {
     let input = BufReader::new(File::open(file).map_err(Error::io("read", file))?);
+    let go_on = || !stop.load(Ordering::Relaxed);
     let scored = match output {
-        None => score_lines(session, file, input, &mut std::io::stdout().lock())?,
+        None => score_lines(session, file, input, &mut std::io::stdout().lock(), &go_on)?,
         Some(path) => {
             let mut out = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
-            let scored = score_lines(session, file, input, &mut out)?;
+            let scored = score_lines(session, file, input, &mut out, &go_on)?;
             out.flush().map_err(Error::io("write", path))?;
             eprintln!("{} lines scored, written to {}", scored.lines, path.display());
             scored
@@ -246,10 +304,18 @@ fn score<D: Kernels>(session: &Session<D>, file: &Path, output: Option<&Path>) -
              how much)"
         );
     }
-    Ok(())
+    match go_on() {
+        true => Ok(()),
+        false => Err(Error::Interrupted(format!("interrupted after {} lines; their scores are written", scored.lines))),
+    }
 }
 
-fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path) -> Result<Measured> {
+fn measure<D: Kernels>(
+    session: &Session<D>,
+    arguments: &Arguments,
+    data: &Path,
+    stop: &AtomicBool,
+) -> Result<Measured> {
     let split = match arguments.split.as_deref() {
         None => None,
         Some("validation") => Some(Split::Validation),
@@ -264,7 +330,19 @@ fn measure<D: Kernels>(session: &Session<D>, arguments: &Arguments, data: &Path)
         limit: arguments.limit,
     };
     let mut counter = Counter::new("eval", "tokens");
-    let result = evaluate::measure(session, &request, |done, total| counter.show(done, total))?;
+    let mut left = 0;
+    let measured = evaluate::measure(session, &request, |done, total| {
+        counter.show(done, total);
+        left = total - done;
+        !stop.load(Ordering::Relaxed)
+    });
     counter.finish();
+    let result = measured?;
+    if left > 0 {
+        eprintln!("{result}");
+        let (done, total) = (result.result.tokens, result.result.tokens + left);
+        let only = "the figures above are of these alone";
+        return Err(Error::Interrupted(format!("interrupted after {done} of {total} tokens; {only}")));
+    }
     Ok(result)
 }

@@ -4,6 +4,7 @@
 
 pub mod compare;
 pub mod convert;
+pub mod doctor;
 pub mod eval;
 pub mod generate;
 #[cfg(feature = "serve")]
@@ -33,6 +34,7 @@ pub static ALL: Command = Command::new::<welcome::Arguments>(FATHOM, "train and 
         health::COMMAND,
         convert::COMMAND,
         compare::COMMAND,
+        doctor::COMMAND,
         shell::COMPLETIONS,
         shell::MAN,
     ]);

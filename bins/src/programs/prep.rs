@@ -31,7 +31,8 @@ pub const COMMAND: Command = Command::new::<Arguments>("prep", "turn text into t
             (with --world) or MPI.",
     error_code(0, "done"),
     error_code(1, "the input could not be read or the output not written"),
-    error_code(2, "wrong arguments or settings")
+    error_code(2, "wrong arguments or settings"),
+    error_code(130, "stopped by a signal; the same command goes on")
 )]
 struct Arguments {
     /// files, folders or globs to read; the same as --input

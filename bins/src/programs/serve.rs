@@ -1,13 +1,12 @@
 //! `serve`: answers requests of OpenAI's clients with a trained model.
 
 use std::env::VarError;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::{cache_format, weights};
-use crate::cli::{Command, Program};
+use crate::cli::{Command, Program, signals};
 use crate::device::AnyDevice;
-use crate::error::{Error, Result};
+use crate::error::{Error, INTERRUPTED, Result};
 use crate::infer::EngineOptions;
 use crate::on_device;
 use crate::serve::{Options, Server};
@@ -130,17 +129,15 @@ impl Program for Arguments {
         let options = self.options()?;
         let server = Server::start(options)?;
         let stopper = server.stopper();
-        let mut signals = 0;
-        let handled = ctrlc::set_handler(move || {
-            signals += 1;
-            if signals > 1 || !stopper.is_running() {
-                std::process::exit(130);
+        let mut told = 0;
+        signals::handle(move |_| {
+            told += 1;
+            if told > 1 || !stopper.is_running() {
+                std::process::exit(INTERRUPTED.into());
             }
-            // Nobody may read it any more.
-            let _ = writeln!(std::io::stderr(), "finishing what runs; another signal leaves at once");
+            eprintln!("finishing what runs; another signal leaves at once");
             stopper.stop();
-        });
-        handled.map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
+        })?;
         let device = AnyDevice::open(&self.device, self.threads)?;
         on_device!(&device, device => run(device, &self, server))
     }

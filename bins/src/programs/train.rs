@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::cli::{self, Command, Program};
+use crate::cli::{self, Command, Program, signals};
 use crate::device::{self, AnyDevice};
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::launch::{self, Rank, Ranks};
 use crate::plan;
@@ -33,13 +34,16 @@ pub const COMMAND: Command =
     example = "{command_name} data/notes --ranks 4 --output runs/notes",
     example = "{command_name} --plan --set model.preset=v3-671b",
     example = "{command_name} --plan --ranks 8 --set model.preset=small --set parallel.zero=3",
+    example = "{command_name} --check data/notes --output runs/notes",
     note = "The progress line's max violation is the load of the busiest expert over the mean load, minus 1, in the \
             worst layer: 0 is perfect balance.",
     note = "FATHOM_QUICKSTART_STEPS=20 shortens a run without arguments.",
-    error_code(0, "done, or stopped by Ctrl-C and saved"),
-    error_code(1, "training failed"),
+    error_code(0, "done, or stopped by a signal or --max-hours and saved"),
+    error_code(1, "training failed; with --check: the run does not fit"),
     error_code(2, "wrong arguments or settings"),
-    error_code(75, "another rank of the run was lost; the last checkpoint stands")
+    error_code(3, "a loss spike ended the run (train.spike); the state before it is saved"),
+    error_code(75, "another rank of the run was lost; the last checkpoint stands"),
+    error_code(130, "ended at once by a second signal; the last checkpoint stands")
 )]
 struct Arguments {
     /// folder that `prep` wrote; the same as --set data.path=FOLDER
@@ -61,7 +65,10 @@ struct Arguments {
     /// print the size, memory and cost of the run, and exit
     #[argh(switch)]
     plan: bool,
-    /// print the plan as JSON
+    /// check whether the run fits this machine (device, memory, disk, data, checkpoint to resume), and exit
+    #[argh(switch)]
+    check: bool,
+    /// print the plan, or the findings of --check, as JSON
     #[argh(switch)]
     json: bool,
     /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or cuda:emulated (the GPU kernels on the CPU, slow and
@@ -75,6 +82,10 @@ struct Arguments {
     /// them (docs/distributed.md: several machines)
     #[argh(option, arg_name = "n")]
     ranks: Option<usize>,
+    /// stop with a checkpoint within H hours of the start, such as a job's time limit; the same as
+    /// --set train.max_hours=H; 0 for no limit (default: 0)
+    #[argh(option, arg_name = "h")]
+    max_hours: Option<f64>,
     /// threads of the CPU device; the same as --set train.threads=N; 0 for all cores (default: 0)
     #[argh(option, arg_name = "n")]
     threads: Option<usize>,
@@ -92,8 +103,12 @@ fn keys() -> String {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.json && !arguments.plan {
-        return Err(Error::Usage("--json goes with --plan; a run's numbers are in OUTPUT/metrics.jsonl".into()));
+    if arguments.json && !arguments.plan && !arguments.check {
+        let problem = "--json goes with --plan or --check; a run's numbers are in OUTPUT/metrics.jsonl";
+        return Err(Error::Usage(problem.into()));
+    }
+    if arguments.plan && arguments.check {
+        return Err(Error::Usage("--plan and --check are two questions: leave one out".into()));
     }
     if arguments.output.as_ref().is_some_and(|output| output.as_os_str().is_empty()) {
         return Err(Error::Usage("--output is empty: name a folder, or `.` for this one".into()));
@@ -109,12 +124,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let several = launched.is_some() || arguments.ranks.is_some_and(|ranks| ranks > 1);
     let bare = arguments.config.is_none() && arguments.set.is_empty() && arguments.data.is_none();
-    if bare && !arguments.plan && !arguments.resume {
-        if several {
-            return Err(Error::Usage("several ranks need data: name a folder that `prep` wrote".into()));
+    if bare && !arguments.plan && !arguments.check && !arguments.resume {
+        if several || arguments.max_hours.is_some() {
+            let what = if several { "several ranks need" } else { "--max-hours needs" };
+            return Err(Error::Usage(format!("{what} data: name a folder that `prep` wrote")));
         }
         let device = AnyDevice::open(&arguments.device, arguments.threads.unwrap_or(0))?;
-        let stop = cli::interrupts()?;
+        let stop = signals::interrupts()?;
         return on_device!(&device, device => {
             quickstart::run(device, arguments.output.as_deref(), arguments.curve, &stop)
         });
@@ -133,6 +149,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         return match launched.as_ref().is_some_and(|launched| launched.rank > 0) {
             true => Ok(()),
             false => print_plan(settings, arguments, launched.map_or(1, |launched| launched.world)),
+        };
+    }
+    if arguments.check {
+        return match launched.as_ref().is_some_and(|launched| launched.rank > 0) {
+            true => Ok(()),
+            false => look(&settings, arguments, &output, launched.map(|launched| launched.world)),
         };
     }
     if let (Some(ranks), None) = (arguments.ranks.filter(|ranks| *ranks > 1), &launched) {
@@ -186,6 +208,12 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
     if let Some(threads) = arguments.threads {
         source.set("train.threads", i64::try_from(threads).unwrap_or(i64::MAX))?;
     }
+    if let Some(hours) = arguments.max_hours {
+        if !hours.is_finite() || hours < 0.0 {
+            return Err(Error::Usage(format!("--max-hours {hours}: must be a number, 0 or more")));
+        }
+        source.set("train.max_hours", hours)?;
+    }
     Ok(Settings::new(source)?)
 }
 
@@ -198,7 +226,7 @@ fn train<D: Kernels>(
     arguments: &Arguments,
     ended: impl FnOnce(),
 ) -> Result<()> {
-    let stop = cli::interrupts_of(comm.rank(), comm.world())?;
+    let stop = signals::interrupts_of(comm.rank(), comm.world())?;
     let mut run = Run::open_with(device, comm, observed, settings, output, arguments.resume)?;
     if !run.leads() {
         run.train(&stop, &mut ())?;
@@ -232,6 +260,14 @@ fn summary(outcome: &Outcome, output: &Path, world: usize) {
         let ranks = if world > 1 { ", on any number of ranks" } else { "" };
         eprintln!("stopped early; go on with{ranks}: {train} --resume --output {output}");
     }
+}
+
+/// Prints whether the run fits this machine, for the ranks that a launcher has started or `--ranks` would start here.
+fn look(settings: &Settings, arguments: &Arguments, output: &Path, launched: Option<usize>) -> Result<()> {
+    device::check_name(&arguments.device)?;
+    let ranks = launched.map_or((arguments.ranks.unwrap_or(1), true), |world| (world, false));
+    let request = doctor::Request { settings, device: &arguments.device, ranks, output, resume: arguments.resume };
+    super::doctor::show(&doctor::training(&request), arguments.json)
 }
 
 fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Result<()> {

@@ -11,6 +11,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use fathom_dataprep::durable::{DISK, Files};
+
 use crate::error::{Error, Result};
 use crate::run::metrics::{FILE, Rows, StepMetrics, task_scores};
 
@@ -48,9 +50,9 @@ impl Events {
         out.flush().map_err(Error::io("write", &fresh))?;
         drop(out);
         for old in old(folder)? {
-            std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
+            DISK.remove_file(&old).map_err(Error::io("remove", &old))?;
         }
-        std::fs::rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
+        DISK.rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("open", &path))?;
         Ok(Self { path, file })
     }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
+use fathom_dataprep::durable;
 
 use crate::checkpoint::{self, BestCheckpoint};
 use crate::error::{Error, Result};
@@ -90,7 +91,7 @@ impl Report {
     }
 }
 
-/// The file that a page is written to before it takes its place.
+/// A file beside a page, to see whether one can be written there.
 fn fresh(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
@@ -98,9 +99,7 @@ fn fresh(path: &Path) -> PathBuf {
 
 /// Writes a page as a whole, or leaves what was there.
 fn replace(path: &Path, html: &str) -> Result<()> {
-    let fresh = fresh(path);
-    std::fs::write(&fresh, html).map_err(Error::io("write", &fresh))?;
-    std::fs::rename(&fresh, path).map_err(Error::io("replace", path))
+    durable::replace(&durable::DISK, path, html.as_bytes()).map_err(Error::io("replace", path))
 }
 
 impl Observer for Report {

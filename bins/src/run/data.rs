@@ -9,7 +9,7 @@ use crate::prepare;
 use crate::settings::{DataSource, Settings};
 
 /// Where the training data lies: one place, or that of each source.
-fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
+pub(super) fn data_paths(settings: &Settings) -> Result<Vec<&Path>> {
     let data = &settings.data;
     let paths: Vec<&Path> = data.path.as_deref().into_iter().chain(data.sources.iter().map(|s| &*s.path)).collect();
     if paths.is_empty() {
@@ -28,7 +28,10 @@ pub(super) fn open(settings: &Settings) -> Result<Vec<MixSource>> {
     let whole = DataSource { name: String::new(), path: PathBuf::new(), weight: None, epochs: None };
     let sources = settings.data.sources.iter().chain(std::iter::repeat(&whole));
     let open = |(path, source): (&Path, &DataSource)| {
-        let data = ShardSet::open(path, Split::Train)?;
+        let mut data = ShardSet::open(path, Split::Train)?;
+        if settings.data.mmap {
+            data.map()?;
+        }
         Ok(MixSource { name: source.name.clone(), data, weight: source.weight, epochs: source.epochs })
     };
     data_paths(settings)?.into_iter().zip(sources).map(open).collect()
@@ -84,7 +87,7 @@ pub(super) fn loader(settings: &Settings, data: Vec<MixSource>, says: bool) -> R
         )));
     }
     if settings.data.packing == Packing::BestFit && says {
-        for (name, report) in loader.source_names().iter().zip(loader.packing_reports()) {
+        for (name, report) in loader.source_names().iter().zip(loader.packing_reports()?) {
             eprintln!("packed{}{name}: {report}", if name.is_empty() { "" } else { " " });
         }
     }

@@ -3,13 +3,15 @@
 //! [`Metrics`] writes the file during a run. [`read`] and [`Rows`] read it, also while a run writes it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use fathom_core::train::ExpertLoad;
+use fathom_dataprep::durable::{self, DISK, DurableFile, Files};
 use serde::{Deserialize, Serialize};
 
+use super::spike::Spike;
 use crate::error::{Error, Result};
 
 /// The file's name in the output folder of a run.
@@ -25,7 +27,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Tokens trained on, this step included.
     pub tokens: u64,
-    /// Mean cross entropy of the next token, nats.
+    /// Mean cross entropy of the next token, nats; `null` where it is not finite.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Mean cross entropy over the sequences of each source that the step drew from, nats, where there are several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -34,14 +37,17 @@ pub struct StepMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtp_loss: Option<f64>,
     /// The sequence-wise balance loss, α included.
+    #[serde(deserialize_with = "number")]
     pub balance_loss: f64,
-    /// L2 norm of the gradients before clipping.
+    /// L2 norm of the gradients before clipping; `null` where it is not finite.
+    #[serde(deserialize_with = "number")]
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
     /// Tokens per second of this step.
     pub tokens_per_second: f64,
     /// Load of the busiest expert over the mean, minus one, in the worst layer.
+    #[serde(deserialize_with = "number")]
     pub max_violation: f32,
     /// Number of experts that received no token of the step.
     pub dead_experts: usize,
@@ -55,6 +61,10 @@ pub struct StepMetrics {
     /// Bytes that rank 0 sent to other ranks in the step, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comm_bytes: Option<u64>,
+    /// Spikes since the step before: this step's, whose update was left out, or those that the run returned to a
+    /// checkpoint for before it came to this step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spikes: Vec<Spike>,
     /// Validation loss, if it was measured after this step, nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
@@ -68,6 +78,11 @@ pub struct StepMetrics {
     /// Scores of the benchmark tasks, if they were measured after this step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: TaskScores,
+}
+
+/// A number, or `null` for one that is not finite, which JSON has no other word for.
+fn number<'de, D: serde::Deserializer<'de>, F: Deserialize<'de> + From<f32>>(reader: D) -> Result<F, D::Error> {
+    Ok(Option::deserialize(reader)?.unwrap_or_else(|| F::from(f32::NAN)))
 }
 
 /// Scores of benchmark tasks and groups by name. The keys of a task's are those of lm-evaluation-harness:
@@ -174,12 +189,18 @@ impl Iterator for Rows {
 }
 
 /// The open file.
-#[derive(Debug)]
 pub struct Metrics {
+    files: &'static dyn Files,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DurableFile>,
     /// Lines, or the end of one, that the disk has not taken yet.
     pending: Vec<u8>,
+    /// Bytes of the file that will survive a power failure.
+    synced: u64,
+    /// Bytes that were written after them.
+    written: Vec<u8>,
+    /// A call failed such that what is in the file behind `synced` is not known, whatever later calls say.
+    suspect: bool,
 }
 
 impl Metrics {
@@ -189,12 +210,24 @@ impl Metrics {
     /// # Errors
     /// Where the file cannot be read or rewritten, or holds something else.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
+        Self::open_on(&DISK, folder, step)
+    }
+
+    /// As [`open`](Self::open), through the given file operations.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(files: &'static dyn Files, folder: &Path, step: u64) -> Result<Self> {
         let path = folder.join(FILE);
-        if path.exists() {
-            truncate(&path, step, None)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
-        Ok(Self { path, file, pending: Vec::new() })
+        let kept = if path.exists() { keep(&path, step)? } else { Vec::new() };
+        // Also a file that is new must have its name for good before a checkpoint relies on its lines.
+        durable::replace(files, &path, &kept).map_err(Error::io("write", &path))?;
+        Self::opened(files, path, kept.len() as u64)
+    }
+
+    fn opened(files: &'static dyn Files, path: PathBuf, synced: u64) -> Result<Self> {
+        let file = files.append(&path).map_err(Error::io("open", &path))?;
+        Ok(Self { files, path, file, pending: Vec::new(), synced, written: Vec::new(), suspect: false })
     }
 
     /// Appends a step as one line. What a full disk does not take is kept and tried again with the next step, so that a
@@ -203,9 +236,10 @@ impl Metrics {
     /// # Errors
     /// Where the numbers cannot be written as JSON.
     pub fn write(&mut self, metrics: &StepMetrics) -> Result<()> {
-        serde_json::to_writer(&mut self.pending, metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
-        self.pending.push(b'\n');
-        let _ = self.drain();
+        self.pending.extend(line(metrics)?);
+        if !self.suspect {
+            let _ = self.drain();
+        }
         Ok(())
     }
 
@@ -223,60 +257,118 @@ impl Metrics {
     /// Where the file cannot be read or rewritten.
     pub fn replace_newest(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.sync()?;
-        truncate(&self.path, metrics.step - 1, Some(metrics))?;
-        self.file = OpenOptions::new().append(true).open(&self.path).map_err(Error::io("open", &self.path))?;
+        let mut kept = keep(&self.path, metrics.step.saturating_sub(1))?;
+        kept.extend(line(metrics)?);
+        durable::replace(self.files, &self.path, &kept).map_err(Error::io("write", &self.path))?;
+        *self = Self::opened(self.files, self.path.clone(), kept.len() as u64)?;
         Ok(())
     }
 
-    /// Brings what was written to the disk.
+    /// Brings what was written to the disk. A checkpoint is written only after this succeeded, so its steps have their
+    /// lines.
     ///
     /// # Errors
-    /// Where the system cannot.
+    /// Where the system cannot. What it may have lost is kept, and written again by the next call.
     pub fn sync(&mut self) -> Result<()> {
-        self.drain().and_then(|()| self.file.sync_data()).map_err(Error::io("write", &self.path))
+        let done = if self.suspect { self.write_again() } else { self.drain().and_then(|()| self.sync_file()) };
+        done.map_err(Error::io("write", &self.path))
     }
 
-    fn drain(&mut self) -> std::io::Result<()> {
-        drain(&mut self.file, &mut self.pending)
+    fn sync_file(&mut self) -> io::Result<()> {
+        let done = self.file.sync();
+        self.suspect = done.is_err();
+        done?;
+        self.synced += std::mem::take(&mut self.written).len() as u64;
+        Ok(())
+    }
+
+    /// A new file of what is known to be on the disk and what is not. After a failed sync a system drops what it could
+    /// not write and may report success the next time.
+    fn write_again(&mut self) -> io::Result<()> {
+        let mut old = File::open(&self.path)?.take(self.synced);
+        let rest = [self.written.as_slice(), &self.pending].concat();
+        durable::replace_with(self.files, &self.path, |file| {
+            if io::copy(&mut old, file)? < self.synced {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.write_all(&rest)
+        })?;
+        self.file = self.files.append(&self.path)?;
+        self.synced += rest.len() as u64;
+        (self.pending, self.written, self.suspect) = (Vec::new(), Vec::new(), false);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        let done = drain(&mut self.file, &mut self.pending, &mut self.written);
+        if done.is_err() {
+            // A full disk takes nothing. What else fails may have taken something all the same.
+            let length = std::fs::metadata(&self.path).map_or(u64::MAX, |found| found.len());
+            self.suspect = length != self.synced + self.written.len() as u64;
+        }
+        done
     }
 }
 
-/// Writes `pending` and takes off its front what was written, even where the rest fails.
-fn drain(file: &mut impl Write, pending: &mut Vec<u8>) -> std::io::Result<()> {
+fn line(metrics: &StepMetrics) -> Result<Vec<u8>> {
+    let line = serde_json::to_vec(metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")));
+    line.map(|mut line| {
+        line.push(b'\n');
+        line
+    })
+}
+
+/// Writes `pending` and moves to `written` what was, even where the rest fails.
+fn drain(file: &mut impl Write, pending: &mut Vec<u8>, written: &mut Vec<u8>) -> io::Result<()> {
     while !pending.is_empty() {
         match file.write(pending) {
-            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Ok(written) => drop(pending.drain(..written)),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => written.extend(pending.drain(..taken)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-/// Keeps the lines of steps up to `step`, and adds one more, by writing them to a new file that replaces the old one.
-fn truncate(path: &Path, step: u64, more: Option<&StepMetrics>) -> Result<()> {
-    let fresh = path.with_extension("jsonl.tmp");
-    let mut out = File::create(&fresh).map(BufWriter::new).map_err(Error::io("create", &fresh))?;
+/// The lines of steps up to `step`. What follows them is not looked at: it was written after the checkpoint that a run
+/// goes on from, and a power failure may have left anything there.
+fn keep(path: &Path, step: u64) -> Result<Vec<u8>> {
     let mut rows = Rows::open(path)?;
+    let mut kept = Vec::new();
+    if step == 0 {
+        // Nothing is kept, so a file that is something else must not be taken for metrics.
+        let mut first = [0];
+        let read = rows.reader.read(&mut first).map_err(Error::io("read", path))?;
+        return match first[0] {
+            b'{' | 0 => Ok(kept),
+            _ if read == 0 => Ok(kept),
+            _ => Err(Error::Line {
+                path: path.into(),
+                line: 1,
+                problem: "is not a step's metrics; move the file \
+                 away to go on without it"
+                    .into(),
+            }),
+        };
+    }
     while let Some(metrics) = rows.row()? {
-        if metrics.step > step {
+        if metrics.step <= step {
+            kept.extend_from_slice(&rows.line);
+        }
+        if metrics.step >= step {
             break;
         }
-        out.write_all(&rows.line).map_err(Error::io("write", &fresh))?;
     }
-    if let Some(metrics) = more {
-        let line = serde_json::to_string(metrics).map_err(|e| Error::Run(format!("metrics of a step: {e}")))?;
-        writeln!(out, "{line}").map_err(Error::io("write", &fresh))?;
-    }
-    let out = out.into_inner().map_err(|e| Error::io("write", &fresh)(e.into_error()))?;
-    out.sync_all().map_err(Error::io("sync", &fresh))?;
-    std::fs::rename(&fresh, path).map_err(Error::io("replace", path))
+    Ok(kept)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn step(step: u64) -> StepMetrics {
         StepMetrics {
@@ -364,11 +456,88 @@ mod tests {
             }
         }
         let (mut disk, mut pending) = (Nearly(Vec::new(), 5), b"one\ntwo\n".to_vec());
-        assert_eq!(drain(&mut disk, &mut pending).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        let mut written = Vec::new();
+        assert_eq!(drain(&mut disk, &mut pending, &mut written).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         pending.extend(b"three\n");
         disk.1 = 100;
-        drain(&mut disk, &mut pending).unwrap();
+        drain(&mut disk, &mut pending, &mut written).unwrap();
         assert_eq!((disk.0.as_slice(), pending.as_slice()), (&b"one\ntwo\nthree\n"[..], &b""[..]));
+        assert_eq!(written, disk.0);
+    }
+
+    #[test]
+    fn what_a_power_failure_left_behind_the_checkpoint_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let whole: String = (1..=4).map(|s| String::from_utf8(line(&step(s)).unwrap()).unwrap()).collect();
+        for rest in ["\0\0\0\0\0:1}\n{\"step\":6", "\n\n", "rubbish\n", "{}\n", "\u{ff}\n"] {
+            std::fs::write(&path, format!("{whole}{rest}")).unwrap();
+            drop(Metrics::open(folder.path(), 4).unwrap());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+        }
+        for lost in ["\0\0\0\n", "{\"ste\0\0\n", ""] {
+            std::fs::write(&path, lost).unwrap();
+            drop(Metrics::open(folder.path(), 0).unwrap());
+            assert_eq!(std::fs::read(&path).unwrap(), b"", "a run that begins has no lines yet");
+        }
+        std::fs::write(&path, "hello\n").unwrap();
+        assert!(Metrics::open(folder.path(), 0).is_err(), "this is something else");
+    }
+
+    #[test]
+    fn lines_whose_write_or_sync_failed_are_written_again() {
+        /// The real file, of which a write takes half of its bytes and fails, or a sync loses what it should bring.
+        struct Failing(Box<dyn DurableFile>, Arc<AtomicBool>, Arc<AtomicBool>, PathBuf);
+        impl Write for Failing {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if !self.1.swap(false, Ordering::Relaxed) {
+                    return self.0.write(bytes);
+                }
+                self.0.write_all(&bytes[..bytes.len() / 2])?;
+                Err(io::ErrorKind::Other.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                self.0.flush()
+            }
+        }
+        impl io::Seek for Failing {
+            fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+                self.0.seek(to)
+            }
+        }
+        impl DurableFile for Failing {
+            fn sync(&mut self) -> io::Result<()> {
+                if !self.2.swap(false, Ordering::Relaxed) {
+                    return self.0.sync();
+                }
+                let file = OpenOptions::new().write(true).open(&self.3)?;
+                file.set_len(file.metadata()?.len() / 2)?;
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), 0).unwrap();
+        let (write, sync) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let path = metrics.path.clone();
+        metrics.file = Box::new(Failing(DISK.append(&path).unwrap(), write.clone(), sync.clone(), path));
+        metrics.write(&step(1)).unwrap();
+        metrics.sync().unwrap();
+        metrics.write(&step(2)).unwrap();
+        sync.store(true, Ordering::Relaxed);
+        assert!(metrics.sync().is_err());
+        metrics.write(&step(3)).unwrap();
+        // A system says so, though it has lost the line.
+        metrics.sync().unwrap();
+        assert_eq!(steps(folder.path()), [1, 2, 3]);
+
+        let path = metrics.path.clone();
+        metrics.file = Box::new(Failing(DISK.append(&path).unwrap(), write.clone(), sync.clone(), path));
+        write.store(true, Ordering::Relaxed);
+        (4..=5).for_each(|s| metrics.write(&step(s)).unwrap());
+        metrics.sync().unwrap();
+        metrics.write(&step(6)).unwrap();
+        metrics.sync().unwrap();
+        assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -424,7 +593,7 @@ mod tests {
     fn a_file_that_is_something_else_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), "hello\n").unwrap();
-        let error = Metrics::open(folder.path(), 3).unwrap_err().to_string();
+        let error = Metrics::open(folder.path(), 3).err().unwrap().to_string();
         assert!(error.contains("metrics.jsonl:1:"), "{error}");
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn agree<D: Device, C: Comm<D>>(comm: &C, same: &Same) -> Result<()> 
 /// # Errors
 /// The first rank that does not see it.
 pub(super) fn share_folder<D: Device, C: Comm<D>>(comm: &C, output: &Path, lock: Option<&File>) -> Result<()> {
-    let path = super::lock_path(output);
+    let path = super::folder::lock_path(output);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let mark = now ^ u64::from(std::process::id()) << 32;
     let write = |mut lock: &File| {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fathom_dataprep::durable::{self, Files};
+
 use crate::error::{Error, Result};
 use crate::prepare;
 use crate::settings::Settings;
@@ -11,11 +13,16 @@ use crate::settings::Settings;
 const MAY_CHANGE: &[&str] = &[
     "data.path",
     "data.validation_path",
+    "data.mmap",
     "train.init",
     "train.steps",
     "train.tokens",
     "train.micro_batch_size",
     "train.ema_decay",
+    "train.spike",
+    "train.spike_threshold",
+    "train.spike_window",
+    "train.spike_limit",
     "train.eval_every",
     "train.eval_tokens",
     "train.expert_load_every",
@@ -24,6 +31,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.sample_tokens",
     "train.threads",
     "train.report_seconds",
+    "train.max_hours",
     "train.tensorboard",
     "checkpoint.every_steps",
     "checkpoint.format",
@@ -43,13 +51,11 @@ pub fn path(output: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn write(output: &Path, settings: &Settings) -> Result<()> {
+pub fn write(files: &dyn Files, output: &Path, settings: &Settings) -> Result<()> {
     let path = path(output);
     let mut settings = settings.clone();
     settings.make_paths_absolute();
-    let fresh = path.with_extension("toml.tmp");
-    std::fs::write(&fresh, settings.to_toml()).map_err(Error::io("write", &fresh))?;
-    std::fs::rename(&fresh, &path).map_err(Error::io("replace", &path))
+    durable::replace(files, &path, settings.to_toml().as_bytes()).map_err(Error::io("write", &path))
 }
 
 /// Reads the resolved settings of the run in `output`, by key.

@@ -114,12 +114,19 @@ pub const KEYS: &[Key] = &[
     key("input.id_field", Text, "id", "identifier field of a record"),
     key("input.url_field", Text, "url", "URL field of a record"),
     key(
-        "input.max_bad_records",
-        Count,
+        "input.max_bad_fraction",
+        Number,
         "",
-        "maximum number of bad records; one more ends prep (default: 1 % of the records, at least 100)",
+        "maximum share of bad records; more fail prep when all is read (default: 0.01, and 100 records in any corpus)",
     ),
+    key("input.max_bad_records", Count, "", "maximum number of bad records, likewise (default: no number)"),
     key("input.max_document_bytes", Count, "268435456", "maximum bytes of a document; larger ones are skipped"),
+    key(
+        "input.max_growth",
+        Count,
+        "40000",
+        "maximum decompressed bytes per compressed byte of a file beyond 256 MiB; the rest of such a file is bad",
+    ),
     key("input.max_bytes", Count, "", "bytes of text after which reading stops (default: no limit)"),
     key("extract.enabled", Flag, "true", "extract the main text of web pages; false keeps their markup"),
     key("extract.seconds", Count, "60", "time limit of one page's extraction, in seconds"),
@@ -353,6 +360,13 @@ pub const KEYS: &[Key] = &[
     ),
     derived("data.validation_path", Path, "the validation split of the training data", "data for the validation loss"),
     key("data.shuffle", Flag, "true", "shuffle sequences, in a new order every epoch; false reads them in order"),
+    key(
+        "data.mmap",
+        Flag,
+        "false",
+        "map token shards into memory instead of reading them; a shard that is truncated meanwhile may end the process \
+         with SIGBUS",
+    ),
     derived("data.seed", Count, "train.seed", "random seed of the shuffle"),
     key("data.document_mask", Flag, "true", "mask attention across document boundaries"),
     // train
@@ -387,6 +401,27 @@ pub const KEYS: &[Key] = &[
     ),
     key("train.seed", Count, "0", "random seed of the initial weights"),
     key("train.clip_norm", Number, "1.0", "maximum gradient L2 norm (gradient clipping); 0 = no clipping"),
+    key(
+        "train.spike",
+        Choice(&["off", "skip", "rollback", "stop"]),
+        "off",
+        "what a spike of the loss or of the gradient norm does, NaN and infinity included: off = nothing, NaN ends the \
+         run; skip = its update is left out; rollback = return to the newest checkpoint and go on behind its data; stop \
+         = save the state before it and end",
+    ),
+    key(
+        "train.spike_threshold",
+        Number,
+        "6.0",
+        "standard deviations above the mean of the last train.spike_window steps from which a value is a spike",
+    ),
+    key(
+        "train.spike_window",
+        Count,
+        "128",
+        "steps over which mean and deviation are taken; half of them to begin with",
+    ),
+    key("train.spike_limit", Count, "10", "spikes in a row (rollbacks to one checkpoint) after which the run ends"),
     key("train.weight_decay", Number, "0.1", "AdamW weight decay, on matrices only"),
     key("train.beta1", Number, "0.9", "AdamW β₁: decay of the first moment"),
     key("train.beta2", Number, "0.95", "AdamW β₂: decay of the second moment"),
@@ -410,6 +445,12 @@ pub const KEYS: &[Key] = &[
     key("train.sample_tokens", Count, "100", "maximum new tokens per sample"),
     key("train.threads", Count, "0", "threads of the CPU device; 0 = every core"),
     key("train.report_seconds", Number, "10", "seconds between progress lines where stderr is not a terminal"),
+    key(
+        "train.max_hours",
+        Number,
+        "0",
+        "hours from the start of the program within which the run stops with a checkpoint; 0 = no limit",
+    ),
     key("train.tensorboard", Flag, "true", "also write the metrics to a TensorBoard event file in the run's folder"),
     // precision
     derived("precision.bf16_moments", Flag, "true for bf16 and fp8", "store AdamW's moments in BF16"),

@@ -14,6 +14,7 @@ mod prep;
 mod reader;
 mod schedule;
 mod source;
+mod spike;
 
 pub use data::DataSource;
 pub use error::{Place, SettingsError};
@@ -21,6 +22,7 @@ pub use eval::{Eval, assignment, names};
 pub use parallel::ParallelSettings;
 pub use schedule::ScheduleSettings;
 pub use source::{Entry, Source};
+pub use spike::{Spike, SpikePolicy};
 
 use crate::hf::Format;
 use fathom_core::config::ModelConfig;
@@ -45,6 +47,8 @@ pub struct Data {
     pub validation_path: Option<PathBuf>,
     /// Shuffle sequences, in a new order every epoch.
     pub shuffle: bool,
+    /// Map shards into memory in place of reading them.
+    pub mmap: bool,
     /// Random seed of the shuffle.
     pub seed: u64,
     /// Mask attention across document boundaries.
@@ -79,6 +83,8 @@ pub struct Train {
     pub seed: u64,
     /// Maximum gradient L2 norm; 0 does not clip.
     pub clip_norm: f64,
+    /// Loss spikes.
+    pub spike: Spike,
     /// AdamW weight decay of matrices.
     pub weight_decay: f64,
     /// AdamW β₁, the decay of the first moment.
@@ -105,6 +111,8 @@ pub struct Train {
     pub threads: usize,
     /// Seconds between lines of progress where there is no terminal.
     pub report_seconds: f64,
+    /// Hours from the start of the program within which the run stops with a checkpoint; 0 for no limit.
+    pub max_hours: f64,
     /// Writes the metrics to a TensorBoard event file too.
     pub tensorboard: bool,
 }
@@ -304,6 +312,7 @@ impl Data {
             packing: if best_fit { Packing::BestFit } else { Packing::Concatenate },
             validation_path: reader.path("data.validation_path"),
             shuffle: reader.flag("data.shuffle"),
+            mmap: reader.flag("data.mmap"),
             seed: reader.count_or("data.seed", train_seed),
             document_mask: reader.flag("data.document_mask"),
         };
@@ -331,6 +340,7 @@ impl Train {
             precision,
             seed: reader.count("train.seed"),
             clip_norm: reader.number("train.clip_norm"),
+            spike: Spike::read(reader)?,
             weight_decay: reader.number("train.weight_decay"),
             beta1: reader.number("train.beta1"),
             beta2: reader.number("train.beta2"),
@@ -344,6 +354,7 @@ impl Train {
             sample_tokens: reader.size("train.sample_tokens", SANE)?,
             threads: usize::try_from(reader.count("train.threads")).unwrap_or(usize::MAX),
             report_seconds: reader.number("train.report_seconds"),
+            max_hours: reader.number("train.max_hours"),
             tensorboard: reader.flag("train.tensorboard"),
         };
         train.check(reader, context)?;

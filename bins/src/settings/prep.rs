@@ -26,8 +26,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
             text_field: reader.text_or("input.text_field", &known.input.text_field),
             id_field: reader.text_or("input.id_field", &known.input.id_field),
             url_field: reader.text_or("input.url_field", &known.input.url_field),
+            max_bad_fraction: reader.optional_number("input.max_bad_fraction"),
             max_bad_records: reader.optional_count("input.max_bad_records"),
             max_document_bytes: reader.count_or("input.max_document_bytes", known.input.max_document_bytes),
+            max_growth: reader.count_or("input.max_growth", known.input.max_growth),
             max_bytes: reader.optional_count("input.max_bytes"),
         },
         extract: extract(reader)?,
@@ -57,6 +59,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<PrepConfig, SettingsError>
         wait_seconds: reader.count_or("prep.wait_seconds", known.wait_seconds),
         rank: known.rank,
     };
+    if config.input.max_bad_fraction.is_some_and(|share| share > 1.0) {
+        return Err(reader.reject("input.max_bad_fraction", "is above 1: it is a share of the records".into()));
+    }
+    if config.input.max_growth == 0 {
+        return Err(reader.reject("input.max_growth", "is 0: it must be at least 1".into()));
+    }
     for (key, share) in [
         ("output.validation_fraction", config.output.validation_fraction),
         ("output.validation_tail", config.output.validation_tail.unwrap_or_default()),

@@ -23,6 +23,9 @@ pub struct ScheduleSettings {
     balance_alpha: f64,
 }
 
+/// Steps in which the batch may grow: more than any run has, and few enough to be counted one by one.
+const MAX_RAMP_STEPS: u64 = 1 << 21;
+
 /// The key an error of the schedule belongs to.
 type Keyed<T> = Result<T, (&'static str, ScheduleError)>;
 
@@ -94,6 +97,10 @@ impl ScheduleSettings {
             Length::Tokens(limit) => tokens >= limit,
         };
         while tokens < self.batch_ramp_tokens && !done(tokens, steps) {
+            if steps == MAX_RAMP_STEPS {
+                let error = ScheduleError::RampTooLong { tokens: self.batch_ramp_tokens, steps };
+                return Err(("schedule.batch_ramp_tokens", error));
+            }
             tokens += ramp.step_tokens(tokens);
             steps += 1;
         }

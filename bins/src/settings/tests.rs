@@ -242,6 +242,20 @@ fn a_growing_batch_takes_more_steps_for_the_same_tokens() {
 }
 
 #[test]
+fn a_batch_that_grows_for_longer_than_can_be_counted_is_refused_soon() {
+    let sets = ["train.batch_size=2", "schedule.batch_start=1", "train.sequence_length=1", "train.micro_batch_size=1"];
+    let ramp = |tokens: u64| format!("schedule.batch_ramp_tokens={tokens}");
+    let with = |tokens: u64| {
+        let ramp = ramp(tokens);
+        let sets: Vec<&str> = sets.into_iter().chain(["train.tokens=9223372036854775807", &ramp]).collect();
+        parse("", &sets).map(|settings| settings.budget().unwrap())
+    };
+    let error = with(i64::MAX as u64).unwrap_err().to_string();
+    assert!(error.contains("batch_ramp_tokens") && error.contains("shorten its growth"), "{error}");
+    assert!(with(1 << 20).unwrap().1 > 1 << 19);
+}
+
+#[test]
 fn every_default_in_the_table_is_the_default_in_force() {
     let settings = parse("", &[]).unwrap();
     for key in keys::KEYS {

@@ -11,11 +11,11 @@ use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::model::Model;
 
-use super::tokens::{Scored, Windows};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::infer::engine::Id;
 use crate::infer::{Engine, EngineOptions, Event, Load, Request, Sampling, ScoreRequest, Scores};
+use crate::scored::{Scored, Windows};
 
 /// Tokens of a page where texts are only scored: few, since only full pages are shared.
 const PAGE: usize = 4;

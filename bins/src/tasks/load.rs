@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use fathom_dataprep::durable;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -63,9 +64,7 @@ pub fn keep(folder: &Path, task: &str, run: &str, counted: Counted) -> Result<Co
     all.add(counted);
     let text = serde_json::to_string(&File { run: run.into(), counted: all.clone() });
     let text = text.map_err(|e| Error::Run(e.to_string()))?;
-    let draft = path.with_extension("json.part");
-    let write = || std::fs::write(&draft, text + "\n").and_then(|()| std::fs::rename(&draft, &path));
-    write().map_err(Error::io("write", &path))?;
+    durable::replace(&durable::DISK, &path, (text + "\n").as_bytes()).map_err(Error::io("write", &path))?;
     Ok(all)
 }
 

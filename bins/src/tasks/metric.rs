@@ -144,7 +144,8 @@ pub fn argmax(values: impl IntoIterator<Item = f64>) -> usize {
 
 /// The mean.
 pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    // An empty sum is -0.0.
+    values.iter().fold(0.0, |sum, x| sum + x) / values.len().max(1) as f64
 }
 
 /// `√(Σ(x − mean)² / (n − 1))`.

@@ -8,7 +8,6 @@
 //! | [`data`] | files of items, found and read |
 //! | [`random`] | Python's random numbers, which choose the examples |
 //! | [`question`] | examples and items as contexts and continuations |
-//! | [`tokens`] | contexts and continuations as tokens, cut to the model's context |
 //! | [`compute`] | all requests through the engine, what begins alike together |
 //! | [`answer`] | filters of generated text, and the comparison with the target |
 //! | [`metric`] | metrics and standard errors |
@@ -43,7 +42,6 @@ pub mod sandbox;
 pub mod suite;
 pub mod task;
 pub mod template;
-pub mod tokens;
 pub mod wording;
 
 pub use kind::Kind;

@@ -94,6 +94,8 @@ impl GroupResult {
 pub struct Results {
     /// The model folder.
     pub checkpoint: PathBuf,
+    /// One line for each newer checkpoint that was passed over, with the reason.
+    pub passed_over: Vec<String>,
     /// The step of the training run that wrote it, if one did.
     pub step: Option<u64>,
     /// Tokens that it had seen.
@@ -163,6 +165,7 @@ impl Results {
             "max_length": self.context,
             "source": {
                 "checkpoint": self.checkpoint,
+                "passed_over": self.passed_over,
                 "step": self.step,
                 "tokens": self.tokens,
                 "tokenizer": self.tokenizer,

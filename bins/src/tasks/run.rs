@@ -12,11 +12,17 @@ use crate::checkpoint::{self, State};
 use crate::error::{Error, Result};
 use crate::session::Session;
 
-/// Measures a model on tasks. `progress` is told how many of how many items are done.
+/// Measures a model on tasks. `progress` is told how many of how many items are done. `None` where `go_on` was false
+/// before the end; with an output folder, the answers until then are in it.
 ///
 /// # Errors
 /// Those of [`Suite::new`] and [`Suite::measure`]; results that cannot be written.
-pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl FnMut(u64, u64)) -> Result<Results> {
+pub fn run<D: Kernels>(
+    session: &Session<D>,
+    options: &Options,
+    go_on: &dyn Fn() -> bool,
+    progress: impl FnMut(u64, u64),
+) -> Result<Option<Results>> {
     let started = Instant::now();
     if let Some(folder) = &options.output {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -28,15 +34,16 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
     let keep = |folder: &PathBuf| -> Result<Keep> {
         let weights = checkpoint::identity(checkpoint, options.average)?;
         // What begins and ends a text may be said in other files than the weights and the tokenizer.
-        let texts = format!("{:?} {} {:?}", codec.ends(), codec.prefix_token(), codec.end_text());
+        let texts = format!("{:?} {:?} {:?}", codec.ends(), (codec.template(), codec.opening()), codec.end_text());
         let parts = [weights.as_str(), codec.tokenizer().fingerprint(), options.weights.as_str(), &texts];
         Ok(Keep { folder: folder.clone(), model: parts.join("\0") })
     };
     let keep = options.output.as_ref().map(keep).transpose()?;
-    let measured = suite.measure((&codec, session.model()), keep.as_ref(), &|| true, progress)?;
-    let (tasks, groups) = measured.unwrap_or_default();
+    let measured = suite.measure((&codec, session.model()), keep.as_ref(), go_on, progress)?;
+    let Some((tasks, groups)) = measured else { return Ok(None) };
     let results = Results {
         checkpoint: checkpoint.into(),
+        passed_over: session.passed_over().to_vec(),
         step: state.as_ref().map(|state| state.step),
         tokens: state.as_ref().map(|state| state.tokens),
         tokenizer: format!("{} {}", codec.tokenizer().kind(), codec.tokenizer().fingerprint()),
@@ -52,5 +59,5 @@ pub fn run<D: Kernels>(session: &Session<D>, options: &Options, progress: impl F
         let text = serde_json::to_string_pretty(&results.json()).map_err(|e| Error::Run(e.to_string()))?;
         std::fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
     }
-    Ok(results)
+    Ok(Some(results))
 }

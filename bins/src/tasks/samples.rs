@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use fathom_dataprep::durable;
 use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
@@ -140,15 +141,8 @@ impl Samples {
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
-        let draft = self.path.with_extension("jsonl.part");
         let text: String = self.lines.into_values().flatten().map(|(_, line)| line).collect();
-        let write = || {
-            let mut file = File::create(&draft)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &self.path)
-        };
-        write().map_err(Error::io("write", &self.path))
+        durable::replace(&durable::DISK, &self.path, text.as_bytes()).map_err(Error::io("write", &self.path))
     }
 }
 

@@ -22,10 +22,10 @@ use super::results::{GroupResult, TaskResult};
 use super::samples::{Response, Samples};
 use super::sandbox::Sandbox;
 use super::task::Task;
-use super::tokens::{self, Windows};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::infer::{Load, Sampling};
+use crate::scored::{self, Windows};
 
 /// Tasks that are ready to be measured: everything that can be wrong with them was looked for.
 #[derive(Debug)]
@@ -270,14 +270,14 @@ impl Set {
         match &question.asked {
             Asked::Choice { pairs, .. } => {
                 for (context, continuation) in pairs {
-                    let scored = tokens::pair(codec, context, continuation)?.map_err(|e| error(&self.items, e))?;
+                    let scored = scored::pair(codec, context, continuation)?.map_err(|e| error(&self.items, e))?;
                     cut = cut.max(scored.cut);
                     let number = self.own(place);
                     self.requests.score(&scored, number);
                 }
             }
             Asked::Text { context, continuation } => {
-                let scored = tokens::pair(codec, context, continuation)?.map_err(|e| error(&self.items, e))?;
+                let scored = scored::pair(codec, context, continuation)?.map_err(|e| error(&self.items, e))?;
                 cut = scored.cut;
                 let number = self.own(place);
                 self.requests.score(&scored, number);
@@ -291,7 +291,7 @@ impl Set {
             }
             Asked::Generate { prompt, .. } => {
                 let settings = &task.generate;
-                let prompt = tokens::prompt(codec, prompt, settings.max_tokens)?;
+                let prompt = scored::prompt(codec, prompt, settings.max_tokens)?;
                 let (tokens, left) = prompt.map_err(|e| error(&self.items, e))?;
                 cut = left;
                 let mut stop = settings.until.clone();

@@ -10,8 +10,6 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 
 use crate::infer::chat;
 
-/// Work that one template may do, in minijinja's unit.
-const FUEL: u64 = 20_000_000;
 /// The most choices of an item.
 const MAX_LIST: usize = 1000;
 
@@ -32,7 +30,7 @@ impl Default for Templates {
         }
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(method);
-        environment.set_fuel(Some(FUEL));
+        environment.set_fuel(Some(chat::FUEL));
         environment.add_filter("regex_replace", regex_replace);
         Self { environment, lists: HashMap::new() }
     }

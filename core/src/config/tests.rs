@@ -18,6 +18,20 @@ fn parameters_are_as_published() {
     }
 }
 
+/// A table of tensors is made from the configuration alone.
+#[test]
+fn more_tensors_than_any_model_has_are_refused() {
+    let most = ModelConfig { num_hidden_layers: 62, ..ModelConfig::v3_671b() };
+    assert_eq!(ModelConfig { n_routed_experts: 1024, ..most }.validate(), Ok(()));
+    for (experts, layers) in [(1 << 24, 62), (4096, 62), (256, 4096)] {
+        let config = ModelConfig { n_routed_experts: experts, num_hidden_layers: layers, ..most };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("n_routed_experts") && error.contains("2^19 tensors"), "{error}");
+    }
+    let error = ModelConfig { num_hidden_layers: 4097, ..most }.validate().unwrap_err().to_string();
+    assert!(error.contains("num_hidden_layers = 4097: more than 4096"), "{error}");
+}
+
 /// Published to the billion: 37, 21, 2.4 and 2.24 (Moonlight without its head).
 #[test]
 fn active_parameters_are_as_published() {

@@ -104,7 +104,14 @@ impl core::error::Error for ConfigError {}
 /// fit a 64-bit count.
 const MAX_SIZE: usize = 1 << 24;
 /// The largest number of layers accepted.
-const MAX_LAYERS: usize = 1 << 16;
+const MAX_LAYERS: usize = 1 << 12;
+/// The largest number of tensors accepted, so that a few words of configuration cannot ask for a table without end:
+/// five times those of any published model.
+const MAX_TENSORS: usize = 1 << 19;
+/// Tensors of a layer beside those of its routed experts, at most.
+const LAYER_TENSORS: usize = 16;
+/// Tensors of an expert.
+const EXPERT_TENSORS: usize = 3;
 /// The largest number of parameters accepted, so that byte counts fit 64 bits.
 const MAX_PARAMETERS: u64 = 1 << 58;
 
@@ -145,6 +152,7 @@ impl ModelConfig {
                 size("quantization_config.weight_block_size", block, MAX_SIZE)?;
             }
         }
+        self.check_tensors()?;
         if ParameterCount::of(self).parameters_with_mtp() > MAX_PARAMETERS {
             return fail(
                 "num_hidden_layers",
@@ -167,6 +175,16 @@ impl ModelConfig {
         size("moe_layer_freq", self.moe_layer_freq, MAX_LAYERS)?;
         if self.num_nextn_predict_layers > MAX_LAYERS {
             size("num_nextn_predict_layers", self.num_nextn_predict_layers, MAX_LAYERS)?;
+        }
+        Ok(())
+    }
+
+    fn check_tensors(&self) -> Check {
+        let experts = if self.has_moe_layers() { self.n_routed_experts } else { 0 };
+        let layers = self.num_hidden_layers + self.num_nextn_predict_layers;
+        if layers * (experts * EXPERT_TENSORS + LAYER_TENSORS) > MAX_TENSORS {
+            let why = "layers and experts together make more than 2^19 tensors";
+            return fail("n_routed_experts", Problem::Unsupported { why, remedy: "check both numbers" });
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub use host::{Host, HostBuffer, HostError};
 pub use kernels::Kernels;
 pub use pool::Pool;
 pub use primitives::Primitives;
-pub use wrap::{Clock, Dry, DryBuffer, Fault, KernelCount, KernelTime, Tally, Trace};
+pub use wrap::{Clock, Corrupted, Corruption, Dry, DryBuffer, Fault, KernelCount, KernelTime, Tally, Trace};
 
 use crate::error::DeviceError;
 

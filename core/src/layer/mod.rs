@@ -12,6 +12,8 @@ pub mod embedding;
 #[cfg(feature = "alloc")]
 pub mod ffn;
 #[cfg(feature = "alloc")]
+pub(crate) mod finite;
+#[cfg(feature = "alloc")]
 pub mod head;
 #[cfg(feature = "alloc")]
 pub mod linear;

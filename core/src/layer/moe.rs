@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 
 use super::Pass;
 use super::ffn::{self, Ffn, keep_gate_up};
+use super::finite;
 use super::linear::{GroupedLinear, Linear};
 use super::operand::{Kept, Operand};
 use crate::DType;
@@ -167,7 +168,7 @@ impl Moe {
     ) -> Result<Saved<D>, D::Error> {
         let (t, k, n, d) = (y.rows(), self.rule.top_k, self.rule.experts, y.cols());
         let device = pass.device;
-        let [scores, experts, weights] = self.route(pass, &routers.states[self.index], x, t)?;
+        let [logits, scores, experts, weights] = self.route(pass, &routers.states[self.index], x, t)?;
 
         let mut order = pass.indices(t * k, 1)?;
         let mut inverse = pass.indices(t, k)?;
@@ -175,8 +176,12 @@ impl Moe {
         let (o, i, f) = (order.view_mut(), inverse.view_mut(), offsets.view_mut());
         device.sort_by_key(SortByKey::new(experts.view(), n, o, i, f)?)?;
         if let Some(loads) = &mut routers.loads {
-            add_load(pass, offsets.view(), loads.layers[self.index].view_mut())?;
+            let mut load = loads.layers[self.index].view_mut();
+            add_load(pass, offsets.view(), load.reborrow())?;
+            // An expert with an infinite or missing score is chosen, or not, without a trace in what follows.
+            finite::spread(device, logits.view(), load)?;
         }
+        drop(logits);
 
         let dispatched = self.dispatched(pass, x.x()?);
         let rows = dispatched.gather(pass, d, order.view(), k, offsets.view())?;
@@ -198,14 +203,14 @@ impl Moe {
         Ok(Saved { scores, experts, weights, order, inverse, offsets, gate_up, shared })
     }
 
-    /// Scores `[t, N]`, experts `[t, K]` and weights `[t, K]`.
+    /// Logits and scores `[t, N]`, experts `[t, K]` and weights `[t, K]`.
     fn route<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         router: &RouterState<D>,
         x: &Operand<'_, D>,
         t: usize,
-    ) -> Result<[Tensor<D>; 3], D::Error> {
+    ) -> Result<[Tensor<D>; 4], D::Error> {
         let (k, n) = (self.rule.top_k, self.rule.experts);
         let mut logits = pass.statistics(t, n)?;
         self.gate.forward(pass, x, logits.view_mut(), Out::Replace)?;
@@ -215,7 +220,7 @@ impl Moe {
         let bias = self.bias_name.is_some().then(|| router.bias.view());
         let (s, e, w) = (scores.view_mut(), experts.view_mut(), weights.view_mut());
         pass.device.route(Route::new(self.rule, logits.view(), bias, s, e, w)?)?;
-        Ok([scores, experts, weights])
+        Ok([logits, scores, experts, weights])
     }
 
     /// The tokens' activations `x [t, d]` as they are dispatched.

@@ -7,9 +7,9 @@ use core::cell::OnceCell;
 
 use super::Pass;
 use crate::DType;
-use crate::device::{Cast, Dequantize, GatherRows, Kernels, Quantize, Requantize, Scaled};
+use crate::device::{Cast, Dequantize, GatherRows, Kernels, Scaled};
 use crate::error::InvalidOp;
-use crate::quantized::{Quantized, Tiling};
+use crate::quantized::{self, Quantized, Tiling};
 use crate::tensor::{Tensor, View};
 
 /// A factor of products: activations, or the gradient of activations.
@@ -87,7 +87,7 @@ impl<'a, D: Kernels> Operand<'a, D> {
             let x = self.x()?;
             let tiling = Tiling::Row { part };
             let mut q = Quantized::empty(pass.device, (x.rows(), x.cols()), DType::E4M3, tiling, None)?;
-            pass.device.quantize(Quantize::new(x, q.view_mut(None)?, self.rounds_scales(pass))?)?;
+            quantized::quantize(pass.device, x, q.view_mut(None)?, self.rounds_scales(pass))?;
             let _ = self.rows.set(q);
         }
         Ok(made(&self.rows)?.view(None)?)
@@ -103,12 +103,12 @@ impl<'a, D: Kernels> Operand<'a, D> {
             let q = if let Source::Codes = self.source {
                 let rows = made(&self.rows)?.view(None)?;
                 let mut q = empty((rows.rows(), rows.cols()))?;
-                pass.device.requantize(Requantize::new(rows, q.view_mut(self.groups)?, power_of_two)?)?;
+                quantized::requantize(pass.device, rows, q.view_mut(self.groups)?, power_of_two)?;
                 q
             } else {
                 let x = self.x()?;
                 let mut q = empty((x.rows(), x.cols()))?;
-                pass.device.quantize(Quantize::new(x, q.view_mut(self.groups)?, power_of_two)?)?;
+                quantized::quantize(pass.device, x, q.view_mut(self.groups)?, power_of_two)?;
                 q
             };
             let _ = self.columns.set(q);
@@ -190,7 +190,7 @@ impl<D: Kernels> Kept<D> {
         let shape = (x.shape().rows(), x.shape().cols());
         let mut q = Quantized::empty(pass.device, shape, dtype, Tiling::Row { part }, None)?;
         let power_of_two = power_of_two || pass.precision.recipe.power_of_two;
-        pass.device.quantize(Quantize::new(x.view(), q.view_mut(None)?, power_of_two)?)?;
+        quantized::quantize(pass.device, x.view(), q.view_mut(None)?, power_of_two)?;
         Ok(Self::Quantized(q))
     }
 

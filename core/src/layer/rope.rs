@@ -17,14 +17,13 @@ pub fn table<D: Kernels>(device: &D, config: &ModelConfig, length: usize, dtype:
     let factor = rope::attention_factor(config);
     let mut frequencies = alloc::vec![0.0f32; width / 2];
     rope::fill_inv_freq(config, &mut frequencies);
-    let values: Vec<f64> = (0..length)
+    let values = (0..length)
         .flat_map(|p| frequencies.iter().map(move |&f| f64::from(p as f32 * f)))
-        .flat_map(|angle| [libm::cos(angle) * factor, libm::sin(angle) * factor])
-        .collect();
+        .flat_map(|angle| [libm::cos(angle) * factor, libm::sin(angle) * factor]);
     match dtype {
-        DType::F64 => Tensor::<D>::from_slice(device, &[length, width], dtype, &values),
+        DType::F64 => Tensor::<D>::from_slice(device, &[length, width], dtype, &values.collect::<Vec<f64>>()),
         _ => {
-            let narrow: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+            let narrow: Vec<f32> = values.map(|x| x as f32).collect();
             Tensor::<D>::from_slice(device, &[length, width], DType::F32, &narrow)
         }
     }

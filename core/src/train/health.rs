@@ -11,9 +11,10 @@ pub struct ExpertLoad {
 
 impl ExpertLoad {
     /// `max(load)/mean(load) − 1` of the worst layer (MaxVio of Wang et al., 2024): 0 is perfect balance, `N/K − 1` the
-    /// worst. 0 for a model without experts.
+    /// worst. 0 for a model without experts; NaN where a router's logits are not finite.
     pub fn max_violation(&self) -> f32 {
-        self.layers.iter().map(|l| violation(l)).fold(0.0, f32::max)
+        let worse = |a: f32, b: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) };
+        self.layers.iter().map(|l| violation(l)).fold(0.0, worse)
     }
 
     /// Mean of the violation over layers.
@@ -31,7 +32,7 @@ impl ExpertLoad {
 fn violation(load: &[f32]) -> f32 {
     let mean = load.iter().sum::<f32>() / load.len().max(1) as f32;
     let max = load.iter().copied().fold(0.0, f32::max);
-    if mean > 0.0 { max / mean - 1.0 } else { 0.0 }
+    if mean == 0.0 { 0.0 } else { max / mean - 1.0 }
 }
 
 #[cfg(test)]
@@ -43,5 +44,8 @@ mod tests {
         let load = ExpertLoad { layers: alloc::vec![alloc::vec![2.0, 2.0], alloc::vec![0.0, 3.0, 1.0, 0.0]] };
         assert_eq!((load.max_violation(), load.mean_violation(), load.dead()), (2.0, 1.0, 2));
         assert_eq!(ExpertLoad::default().max_violation(), 0.0);
+        let load =
+            ExpertLoad { layers: alloc::vec![alloc::vec![2.0, 2.0], alloc::vec![f32::NAN, 1.0], alloc::vec![1.0]] };
+        assert!(load.max_violation().is_nan() && load.mean_violation().is_nan());
     }
 }

@@ -5,6 +5,8 @@ pub mod schedule;
 #[cfg(feature = "alloc")]
 mod ema;
 #[cfg(feature = "alloc")]
+mod gate;
+#[cfg(feature = "alloc")]
 mod gathered;
 #[cfg(feature = "alloc")]
 mod health;
@@ -24,6 +26,8 @@ mod sum;
 
 #[cfg(feature = "alloc")]
 pub use ema::Ema;
+#[cfg(feature = "alloc")]
+pub use gate::{Limits, Withheld};
 #[cfg(feature = "alloc")]
 pub use health::ExpertLoad;
 #[cfg(feature = "alloc")]

@@ -1,4 +1,4 @@
-//! The norm of all gradients, and the factor that clips them, with the same bits for any number of ranks.
+//! The norm of all gradients, with the same bits for any number of ranks.
 //!
 //! A rank squares and sums the rows that it owns. The sums of all rows are gathered, put in the order of the layout,
 //! and added up by every rank in the same way.
@@ -8,11 +8,15 @@ use alloc::vec::Vec;
 use super::shard::{Band, Shards};
 use crate::DType;
 use crate::comm::{AllGather, Comm};
-use crate::device::{Cast, GatherRows, Kernels, Out, ReduceRows, Reduction, Unary, UnaryOp};
+use crate::device::{GatherRows, Kernels, Out, ReduceRows, Reduction};
+use crate::error::at_most;
 use crate::tensor::Tensor;
 use crate::weights::{Layout, Parameters};
 
-/// The squared norm of a batch's gradients and what they are to be multiplied by, on the device.
+/// Numbers of an index tensor that are made at a time.
+const PART: usize = 1 << 20;
+
+/// The squared norm of a batch's gradients, on the device.
 pub(super) struct Norm<D: Kernels> {
     bands: Vec<Band>,
     /// Rows of each rank.
@@ -23,8 +27,19 @@ pub(super) struct Norm<D: Kernels> {
     order: Option<Tensor<D>>,
     /// `[1, 1]`.
     pub squared: Tensor<D>,
-    /// `[1, 1]`.
-    pub clip: Tensor<D>,
+}
+
+/// An index tensor `[total, 1]`, a part at a time: a large model has more rows than the host needs to hold at once.
+fn in_parts<D: Kernels>(device: &D, total: usize, mut index: impl Iterator<Item = u32>) -> Result<Tensor<D>, D::Error> {
+    let mut tensor = Tensor::<D>::empty(device, &[total, 1], DType::U32)?;
+    let (mut part, mut at) = (Vec::new(), 0);
+    while at < total {
+        part.clear();
+        part.extend(index.by_ref().take(PART.min(total - at)));
+        tensor.write_elements(device, at, bytemuck::cast_slice(&part))?;
+        at += PART;
+    }
+    Ok(tensor)
 }
 
 impl<D: Kernels> Norm<D> {
@@ -35,14 +50,15 @@ impl<D: Kernels> Norm<D> {
         let lengths: Vec<usize> = (0..world).map(|rank| bands.iter().map(|band| rows(band, rank)).sum()).collect();
         let total = lengths.iter().sum();
         let order = (world > 1).then(|| {
+            at_most("norm", "number of rows =", total, "the most that an index tells apart", u32::MAX as usize)?;
             let mut next: Vec<usize> = (0..world).map(|rank| lengths[..rank].iter().sum()).collect();
-            let mut order = Vec::with_capacity(total);
-            for (band, rank) in bands.iter().flat_map(|band| (0..world).map(move |rank| (band, rank))) {
-                let count = rows(band, rank);
-                order.extend((next[rank]..next[rank] + count).map(|place| place as u32));
-                next[rank] += count;
-            }
-            Tensor::<D>::from_slice(device, &[total, 1], DType::U32, &order)
+            let pieces = bands.iter().flat_map(|band| (0..world).map(move |rank| (band, rank)));
+            let pieces = pieces.map(|(band, rank)| {
+                let start = next[rank];
+                next[rank] += rows(band, rank);
+                start as u32..next[rank] as u32
+            });
+            in_parts(device, total, pieces.flatten())
         });
         Ok(Self {
             bands,
@@ -50,18 +66,16 @@ impl<D: Kernels> Norm<D> {
             rows: Tensor::<D>::zeros(device, &[1, total], dtype)?,
             order: order.transpose()?,
             squared: Tensor::<D>::zeros(device, &[1, 1], dtype)?,
-            clip: Tensor::<D>::zeros(device, &[1, 1], dtype)?,
         })
     }
 
-    /// Computes both from `gradients`, of which this rank's own part is complete.
+    /// Computes it from `gradients`, of which this rank's own part is complete.
     pub fn compute(
         &mut self,
         device: &D,
         comm: &impl Comm<D>,
         shards: &Shards,
         gradients: &Parameters<D>,
-        clip_norm: f64,
     ) -> Result<(), D::Error> {
         let mut column: usize = self.lengths[..shards.rank()].iter().sum();
         for band in &self.bands {
@@ -83,8 +97,6 @@ impl<D: Kernels> Norm<D> {
             device.gather_rows(GatherRows::new(rows, order.view(), 1, sorted.view_mut())?)?;
         }
         let rows = ordered.as_ref().unwrap_or(&self.rows).view().reshape(1, total)?;
-        device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, self.squared.view_mut(), Out::Replace)?)?;
-        device.cast(Cast::new(self.squared.view(), self.clip.view_mut())?)?;
-        device.unary(Unary::new(UnaryOp::ClipFactor(clip_norm), self.clip.view_mut())?)
+        device.reduce_rows(ReduceRows::new(Reduction::Sum, rows, self.squared.view_mut(), Out::Replace)?)
     }
 }

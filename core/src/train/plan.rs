@@ -3,10 +3,17 @@
 use crate::comm::Imagined;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
 use crate::device::{Device, Dry, Tally};
+use crate::error::{at_most, ensure};
 use crate::model::{Architecture, Batch, Model};
 use crate::precision::Precision;
 use crate::train::schedule::Rates;
 use crate::train::{Hyperparameters, Parallel, Shards, Trainer, Zero};
+
+/// The most tokens of a micro-batch that a plan is made for: beyond any device, and little memory here.
+const MAX_TOKENS: usize = 1 << 24;
+
+/// The most numbers of a rotary table, which the host computes: those of DeepSeek-V3 for a million tokens.
+const MAX_ROTARY: usize = 1 << 26;
 
 /// Device memory of a run in bytes, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +34,8 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Sum over all kinds.
     pub fn total(&self) -> u64 {
-        self.weights + self.copies + self.gradients + self.moments + self.activations
+        let kinds = [self.weights, self.copies, self.gradients, self.moments, self.activations];
+        kinds.into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -92,6 +100,17 @@ impl Plan {
     /// As [`new`](Self::new).
     pub fn of(config: &ModelConfig, precision: Precision, share: Share) -> Result<Self, <Dry as Device>::Error> {
         let Share { sequences, length, rounds, world, parallel } = share;
+        let tokens = sequences.saturating_mul(length.saturating_add(1));
+        ensure("plan", "a micro-batch needs at least one token", sequences > 0 && length > 0)?;
+        let rotary = length.saturating_mul(config.qk_rope_head_dim);
+        at_most("plan", "numbers in the rotary table =", rotary, "the most that is planned", MAX_ROTARY)?;
+        at_most(
+            "plan",
+            "tokens of a micro-batch, one more a sequence,",
+            tokens,
+            "the most that is planned",
+            MAX_TOKENS,
+        )?;
         let (device, comm) = (Dry::new(), Imagined::new(0, world));
         let model = match parallel.zero {
             Zero::Weights => {
@@ -115,7 +134,7 @@ impl Plan {
         if rounds > 1 {
             // What more micro-batches send, and the room for one's gradients beside their sums.
             trainer.step(&both, sequences, &rates)?;
-            sent += (comm.take_sent() - sent) * (rounds as u64 - 1);
+            sent = sent.saturating_add((comm.take_sent() - sent).saturating_mul(rounds as u64 - 1));
         }
         let gradients = trainer.gradient_bytes() as u64;
         let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;

@@ -373,6 +373,13 @@ pub enum ScheduleError {
         /// The multiple.
         multiple: usize,
     },
+    /// The batch grows for more steps than can be counted.
+    RampTooLong {
+        /// Tokens over which the batch grows.
+        tokens: u64,
+        /// Steps that do not reach so far.
+        steps: u64,
+    },
 }
 
 impl fmt::Display for ScheduleError {
@@ -395,6 +402,9 @@ impl fmt::Display for ScheduleError {
             }
             ScheduleError::BatchBelowMultiple { multiple } => {
                 write!(f, "batch_size: falls below batch_multiple = {multiple}; raise it or lower the multiple")
+            }
+            ScheduleError::RampTooLong { tokens, steps } => {
+                write!(f, "the batch grows over {tokens} tokens, more than {steps} steps have; shorten its growth")
             }
         }
     }

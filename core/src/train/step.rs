@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use super::gate::{self, Gate, Limits, Withheld};
 use super::gathered::Gathered;
 use super::health::ExpertLoad;
 use super::norm::Norm;
@@ -16,7 +17,7 @@ use super::sum::{self, Sums};
 use crate::DType;
 use crate::comm::{AllGather, Comm};
 use crate::device::{Cast, Fill, GatherRows, Kernels, SumColumns, UpdateBias};
-use crate::error::{DeviceError, at_most, ensure, multiple};
+use crate::error::{DeviceError, ErrorKind, at_most, ensure, multiple};
 use crate::layer::moe::LoadCount;
 use crate::model::{Batch, LossScales, Model, Scores};
 use crate::tensor::Tensor;
@@ -38,6 +39,9 @@ pub struct StepReport {
     /// Σ cross entropy of the next token over the sequences of each source, in nats, over all ranks; empty where the
     /// batch does not say where its sequences come from.
     pub loss_sums: Vec<f64>,
+    /// Why the update was not applied: weights, moments, biases and counters are then as they were (but for
+    /// [`Withheld::Update`]).
+    pub withheld: Option<Withheld>,
 }
 
 /// A trainer: a model, its optimizer state and its gradients, or one rank's share of them.
@@ -53,10 +57,14 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
     parallel: Parallel,
     sums: Sums<D>,
     norm: Norm<D>,
+    gate: Gate<D>,
     /// Tokens that went to each expert in the micro-batch under way.
     loads: LoadCount<D>,
-    /// `[1, n]`: Σ nll of each depth, the balance loss, the routers' loads, and Σ nll of each source. Read once a step.
+    /// `[1, n]`: Σ nll of each depth, the balance loss, 0 or NaN for the state before the step, the routers' loads, and
+    /// Σ nll of each source. Read once a step.
     report: Tensor<D>,
+    /// `[1, n]`: the report, and NaN where the update is not applied.
+    guarded: Tensor<D>,
 }
 
 impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
@@ -83,8 +91,10 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             optimizer: Optimizer::new(&device, &layout, moments, held)?,
             sums: Sums::new(&device, &layout, master, &shards, parallel)?,
             norm: Norm::new(&device, &layout, &shards, dtype)?,
+            gate: Gate::new(&device, dtype)?,
             loads: model.load_count()?,
             report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
+            guarded: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
             model,
             comm,
             hyper,
@@ -122,26 +132,82 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
     /// micro-batches those whose number leaves the rank when divided by the number of ranks.
     ///
     /// # Errors
-    /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where the loss or the gradient is not finite; weights
-    /// and moments are then as they were.
+    /// Of kind [`NonFinite`](ErrorKind::NonFinite) where a number that the step computes from, or with, is not finite:
+    /// weights, moments, biases and counters are then as they were, on all ranks; but for
+    /// [`Withheld::Update`], after which the trainer is not to be used.
     pub fn step(&mut self, batch: &Batch<'_>, micro_batch: usize, rates: &Rates) -> Result<StepReport, D::Error> {
+        let report = self.step_within(batch, micro_batch, rates, &Limits::NONE)?;
+        match report.withheld {
+            None => Ok(report),
+            Some(why) => Err(D::Error::non_finite(why.problem())),
+        }
+    }
+
+    /// As [`step`](Self::step), but the report says where the update was [withheld](StepReport::withheld): what is not
+    /// finite is no error, and neither is a loss or a gradient above `limits`. Ranks with the same limits decide alike.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn step_within(
+        &mut self,
+        batch: &Batch<'_>,
+        micro_batch: usize,
+        rates: &Rates,
+        limits: &Limits,
+    ) -> Result<StepReport, D::Error> {
         self.accumulate(batch, micro_batch, rates)?;
         let device = self.model.device().clone();
-        let Self { comm, shards, sums, norm, .. } = self;
-        norm.compute(&device, comm, shards, &sums.total, self.hyper.clip_norm)?;
+        let Self { comm, shards, sums, norm, gate, .. } = self;
+        norm.compute(&device, comm, shards, &sums.total)?;
+        let (report, count) = (self.report.view(), (batch.targets(0) * comm.world()) as f64);
+        let of = (norm.squared.view(), report.columns(0..1)?, report);
+        gate.decide(&device, of, count, self.hyper.clip_norm, limits)?;
         let weights = self.model.weights_mut();
-        self.optimizer.update(&device, weights, &sums.total, norm.clip.view(), rates.lr, &self.hyper)?;
+        self.optimizer.update(&device, weights, &sums.total, gate.clip.view(), rates.lr, &self.hyper)?;
         if matches!(self.parallel.zero, Zero::Moments | Zero::Gradients) {
             sum::gather(&device, comm, shards, weights)?;
         }
         self.update_biases(rates.bias_speed)?;
 
-        let report = self.read_report(batch)?;
-        if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
-            self.optimizer.step -= 1;
-            return Err(D::Error::non_finite("the loss or the gradient is not finite"));
+        let report = match self.read_report(batch, limits) {
+            // A device that is asynchronous tells now what it met; its result was NaN, on which all ranks decided.
+            Err(error) if error.kind() == ErrorKind::NonFinite => {
+                let report = self.read_report(batch, limits)?;
+                report.withheld.map(|_| report).ok_or(error)
+            }
+            report => report,
+        }?;
+        let report = self.agreed(report)?;
+        self.optimizer.step -= u64::from(report.withheld.is_some());
+        Ok(report)
+    }
+
+    /// Compares what the ranks decided, from numbers that should be the same: on one of them a device may have erred.
+    fn agreed(&self, mut report: StepReport) -> Result<StepReport, D::Error> {
+        if self.comm.world() > 1 {
+            let bits = |x: f64| if x.is_finite() { x.to_bits() } else { u64::MAX };
+            let decided = report.withheld.map_or(0, |why| 1 + why as u64);
+            let mine = [decided, bits(report.loss), bits(report.grad_norm)];
+            let told = self.comm.tell(&mine)?;
+            if told.chunks_exact(mine.len()).any(|other| other != &told[..mine.len()]) {
+                report.withheld = Some(Withheld::Update);
+            }
         }
         Ok(report)
+    }
+
+    /// Checks weights, moments and expert biases on all ranks.
+    ///
+    /// # Errors
+    /// Of kind [`NonFinite`](ErrorKind::NonFinite) on every rank where one of them is not finite on one.
+    pub fn ensure_finite(&self) -> Result<(), D::Error> {
+        let device = self.model.device();
+        let state = gate::state(device, &self.model, &self.optimizer, self.report.dtype())?;
+        let told = self.comm.tell(&[u64::from(!read(device, &state)?.iter().all(|x| x.is_finite()))])?;
+        if told.iter().any(|&word| word != 0) {
+            return Err(D::Error::non_finite("a weight, a moment or an expert bias is not finite"));
+        }
+        Ok(())
     }
 
     /// Adds up the gradients, losses and loads of a batch over all ranks, without an update.
@@ -156,9 +222,12 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let (columns, rounds, world) = (columns(&self.model, sources), n / micro_batch, self.comm.world());
         if self.report.shape().cols() != columns {
             self.report = Tensor::<D>::zeros(&device, &[1, columns], self.report.dtype())?;
+            self.guarded = Tensor::<D>::zeros(&device, &[1, columns], self.report.dtype())?;
         }
         // One row a micro-batch, those of a rank under each other.
         let mut rows = Tensor::<D>::empty(&device, &[world * rounds, columns], self.report.dtype())?;
+        let state = gate::state(&device, &self.model, &self.optimizer, self.report.dtype())?;
+        let fine = Tensor::<D>::zeros(&device, &[1, 1], self.report.dtype())?;
         self.sums.clear(&device)?;
         for round in 0..rounds {
             let start = round * micro_batch;
@@ -178,7 +247,10 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             }
             let row = self.comm.rank() * rounds + round;
             let mut column = 0;
-            for part in [&losses.nll, &losses.balance].into_iter().chain(&self.loads.layers).chain(&losses.by_source) {
+            // The rank's state counts once.
+            let state = if round == 0 { &state } else { &fine };
+            let parts = [&losses.nll, &losses.balance, state].into_iter().chain(&self.loads.layers);
+            for part in parts.chain(&losses.by_source) {
                 let width = part.shape().elements();
                 let to = rows.view_mut().row_range(row..row + 1)?.columns(column..column + width)?;
                 device.cast(Cast::new(part.view().reshape(1, width)?, to)?)?;
@@ -229,14 +301,16 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         }
     }
 
-    /// Moves the expert biases by the loads of the whole batch.
+    /// Moves the expert biases by the loads of the whole batch, where the update is applied.
     fn update_biases(&mut self, speed: f64) -> Result<(), D::Error> {
         let device = self.model.device().clone();
-        let mut column = 2 + self.model.config().num_nextn_predict_layers;
+        let mut column = loads_from(&self.model);
+        device.cast(Cast::new(self.report.view(), self.guarded.view_mut())?)?;
+        self.gate.guard(&device, self.guarded.view_mut())?;
         for router in &mut self.model.routers {
             let width = router.bias.shape().elements();
             if router.bias_name.is_some() && speed != 0.0 {
-                let load = self.report.view().columns(column..column + width)?;
+                let load = self.guarded.view().columns(column..column + width)?;
                 device.update_bias(UpdateBias::new(load, speed, router.bias.view_mut())?)?;
             }
             column += width;
@@ -244,20 +318,40 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         Ok(())
     }
 
-    fn read_report(&self, batch: &Batch<'_>) -> Result<StepReport, D::Error> {
+    fn read_report(&self, batch: &Batch<'_>, limits: &Limits) -> Result<StepReport, D::Error> {
         let device = self.model.device();
         let depths = self.model.config().num_nextn_predict_layers;
         let values = read(device, &self.report)?;
         let mean = |k: usize| values[k] / (batch.targets(k) * self.comm.world()) as f64;
-        let mut rest = values[depths + 2..].iter().map(|&x| x as f32);
+        let mut rest = values[loads_from(&self.model)..].iter().map(|&x| x as f32);
         let layers = self.loads.layers.iter().map(|load| rest.by_ref().take(load.shape().elements()).collect());
+        let (loss, grad_norm) = (mean(0), libm::sqrt(read(device, &self.norm.squared)?[0]));
+        let (clip, guarded) = (read(device, &self.gate.clip)?[0], read(device, &self.guarded)?);
+        // What decides was itself hit after the decision.
+        let torn = !clip.is_nan() && (guarded != values || !clip.is_finite());
+        let withheld = (clip.is_nan() || torn).then(|| {
+            if torn {
+                Withheld::Update
+            } else if !values[depths + 2].is_finite() {
+                Withheld::State
+            } else if values.iter().any(|x| !x.is_finite()) {
+                Withheld::Loss
+            } else if !grad_norm.is_finite() {
+                Withheld::Gradient
+            } else if loss > limits.loss && grad_norm <= limits.grad_norm {
+                Withheld::LossLimit
+            } else {
+                Withheld::NormLimit
+            }
+        });
         Ok(StepReport {
-            loss: mean(0),
+            loss,
             mtp_loss: (depths > 0).then(|| (1..=depths).map(mean).sum::<f64>() / depths as f64),
             balance_loss: values[depths + 1],
-            grad_norm: libm::sqrt(read(device, &self.norm.squared)?[0]),
+            grad_norm,
             load: ExpertLoad { layers: layers.collect() },
             loss_sums: values[values.len() - batch.sources.map_or(0, |s| s.count)..].to_vec(),
+            withheld,
         })
     }
 }
@@ -265,7 +359,12 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
 /// Numbers that a step reports.
 fn columns<D: Kernels>(model: &Model<D>, sources: usize) -> usize {
     let loads: usize = model.routers.iter().map(|r| r.bias.shape().elements()).sum();
-    2 + model.config().num_nextn_predict_layers + loads + sources
+    loads_from(model) + loads + sources
+}
+
+/// The column of the report at which the routers' loads begin.
+fn loads_from<D: Kernels>(model: &Model<D>) -> usize {
+    3 + model.config().num_nextn_predict_layers
 }
 
 /// The elements of a tensor of statistics.

@@ -15,7 +15,7 @@ use crate::device::{Cast, Factor, Kernels, Quantize, ScaledMut, Tiles};
 use crate::error::{InvalidOp, at_most, ensure, multiple};
 use crate::fp8::TILE;
 use crate::precision::{Precision, Products};
-use crate::quantized::Quantized;
+use crate::quantized::{self, Quantized};
 use crate::tensor::{MatMut, Tensor, View, ViewMut};
 
 /// One entry for each of the layout's [weights](Layout::weights).
@@ -127,7 +127,7 @@ impl<D: Kernels> Copies<D> {
                     let (codes, scales) = to.block_rows(base, first, count)?;
                     let y = ScaledMut::new(codes, scales, Tiles::Block { part: count.min(part) })?;
                     let from = x.row_range(next - rows.start..next - rows.start + count)?;
-                    device.quantize(Quantize::new(from, y, power_of_two)?)?;
+                    quantized::quantize(device, from, y, power_of_two)?;
                     next += count;
                 }
                 Ok(())
@@ -237,10 +237,10 @@ impl<D: Kernels> Copies<D> {
         }
     }
 
-    /// Makes all copies again.
+    /// Makes all copies again. A weight that is not finite makes NaN of all products with its matrix.
     ///
     /// # Errors
-    /// Of kind [`NonFinite`](crate::error::ErrorKind::NonFinite) where a weight that is to be encoded is not a number.
+    /// Those of the device.
     pub fn make(&mut self, device: &D, weights: &Parameters<D>) -> Result<(), D::Error> {
         if self.stored {
             return Ok(());
@@ -250,7 +250,7 @@ impl<D: Kernels> Copies<D> {
             match copy {
                 Copy::None => {}
                 Copy::Float(to) => device.cast(Cast::new(master, to.view_mut())?)?,
-                Copy::Fp8(to) => device.quantize(Quantize::new(master, to.view_mut(None)?, self.power_of_two)?)?,
+                Copy::Fp8(to) => quantized::quantize(device, master, to.view_mut(None)?, self.power_of_two)?,
             }
         }
         Ok(())

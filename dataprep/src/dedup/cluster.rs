@@ -8,6 +8,7 @@ use super::signatures::SignatureFile;
 use super::sort::{Sorter, scratch};
 use super::stars::stars;
 use super::union_find::UnionFind;
+use crate::durable::Target;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::iter::Peekable;
@@ -24,14 +25,14 @@ const BUFFER: usize = 1 << 16;
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::CorruptIndex`] for a damaged file or one of other parameters.
-pub fn bucket_edges(
+pub fn bucket_edges<'a>(
     config: &MinHashConfig,
     signatures: &[PathBuf],
     bucket: usize,
     removed: Option<&Path>,
     folder: &Path,
     memory: usize,
-    out: &Path,
+    out: impl Into<Target<'a>>,
 ) -> Result<u64> {
     if bucket >= config.buckets {
         let what = format!("bucket {bucket} does not exist: there are {}, from 0", config.buckets);
@@ -97,14 +98,14 @@ pub struct ClusterSummary {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::CorruptIndex`] for a damaged file or one of other parameters.
-pub fn cluster(
+pub fn cluster<'a>(
     config: &MinHashConfig,
     edges: &[PathBuf],
     signatures: &[PathBuf],
     keep: Keep,
     folder: &Path,
     memory: usize,
-    out: &Path,
+    out: impl Into<Target<'a>>,
 ) -> Result<ClusterSummary> {
     scratch(folder)?;
     let open = |path: &PathBuf| RecordFile::<2>::open(path, EDGES, Some(config.fingerprint()));
@@ -178,13 +179,13 @@ fn sorter<const N: usize>(folder: &Path, name: &str, memory: usize) -> Result<So
 }
 
 /// Of each star, keeps the longest document, the first of several.
-fn keep_longest(
+fn keep_longest<'a>(
     config: &MinHashConfig,
     stars: &RecordFile<2>,
     signatures: &[PathBuf],
     folder: &Path,
     memory: usize,
-    out: &Path,
+    out: impl Into<Target<'a>>,
 ) -> Result<u64> {
     let third = memory / 3;
     // [document, centre] of all documents in stars, their centres included.

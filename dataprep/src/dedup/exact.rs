@@ -3,6 +3,7 @@
 use super::records::{Kind, RecordFile, RecordWriter};
 use super::removals::{self, Removals};
 use super::sort::{Sorter, scratch};
+use crate::durable::Target;
 use crate::error::Result;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_128;
@@ -33,13 +34,13 @@ impl KeyWriter {
         self.keys.push([(key >> 64) as u64, key as u64, document]);
     }
 
-    /// Writes `path`. The content depends on the documents alone, not on the order they were added in.
+    /// Writes `target`. The content depends on the documents alone, not on the order they were added in.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
-    pub fn publish(mut self, path: &Path) -> Result<()> {
+    pub fn publish<'a>(mut self, target: impl Into<Target<'a>>) -> Result<()> {
         self.keys.sort_unstable();
-        let mut out = RecordWriter::create(path, KEYS, 0)?;
+        let mut out = RecordWriter::create(target, KEYS, 0)?;
         self.keys.iter().try_for_each(|key| out.push(key))?;
         out.end_section()?;
         out.publish().map(drop)
@@ -53,7 +54,13 @@ impl KeyWriter {
 ///
 /// # Errors
 /// [`crate::Error::Io`]; [`crate::Error::CorruptIndex`] for a damaged file.
-pub fn exact(keys: &[PathBuf], removed: Option<&Path>, folder: &Path, memory: usize, out: &Path) -> Result<u64> {
+pub fn exact<'a>(
+    keys: &[PathBuf],
+    removed: Option<&Path>,
+    folder: &Path,
+    memory: usize,
+    out: impl Into<Target<'a>>,
+) -> Result<u64> {
     scratch(folder)?;
     let (by_key, by_document) = (folder.join("keys"), folder.join("documents"));
     scratch(&by_key)?;

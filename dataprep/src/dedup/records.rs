@@ -10,8 +10,9 @@
 //!
 //! It is written under another name, synced and renamed, so a file that has its name is whole.
 
+use crate::durable::{DurableFile, Files, Target, folder_of};
 use crate::error::{Error, Result};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,10 +90,11 @@ impl Header {
 }
 
 /// Writes a file of records, section by section.
-pub(crate) struct RecordWriter<const N: usize> {
+pub(crate) struct RecordWriter<'a, const N: usize> {
+    files: &'a dyn Files,
     path: PathBuf,
     part: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Box<dyn DurableFile>>,
     header: Header,
     hasher: Xxh3,
     in_section: u64,
@@ -100,27 +102,28 @@ pub(crate) struct RecordWriter<const N: usize> {
     published: bool,
 }
 
-impl<const N: usize> RecordWriter<N> {
+impl<'a, const N: usize> RecordWriter<'a, N> {
     /// Creates a file that need not outlive this process.
-    pub fn scratch(path: &Path, kind: Kind) -> Result<Self> {
+    pub fn scratch(path: &'a Path, kind: Kind) -> Result<Self> {
         let mut writer = Self::create(path, kind, 0)?;
         writer.durable = false;
         Ok(writer)
     }
 
-    /// Creates the file at `path`. Files of one kind that do not belong together differ in their fingerprint.
-    pub fn create(path: &Path, kind: Kind, fingerprint: u64) -> Result<Self> {
+    /// Creates the file `target`. Files of one kind that do not belong together differ in their fingerprint.
+    pub fn create(target: impl Into<Target<'a>>, kind: Kind, fingerprint: u64) -> Result<Self> {
+        let Target { files, path } = target.into();
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // Two processes may be at the same task, one of them believed dead.
         let part = path.with_file_name(format!(".{name}.{}-{number}.part", std::process::id()));
-        let file = File::create(&part).map_err(Error::io("create", &part))?;
+        let file = files.create(&part).map_err(Error::io("create", &part))?;
         let header = Header { kind, fingerprint, words: N as u64, sections: 0, records: 0 };
         let mut out = BufWriter::with_capacity(1 << 16, file);
         out.write_all(&[0; HEADER_BYTES as usize]).map_err(Error::io("write", &part))?;
         let path = path.to_path_buf();
-        Ok(Self { path, part, out, header, hasher: Xxh3::new(), in_section: 0, durable: true, published: false })
+        Ok(Self { files, path, part, out, header, hasher: Xxh3::new(), in_section: 0, durable: true, published: false })
     }
 
     /// Appends a record to the current section.
@@ -149,29 +152,30 @@ impl<const N: usize> RecordWriter<N> {
     pub fn publish(mut self) -> Result<u64> {
         let write = Error::io("write", &self.part);
         let bytes = self.header.to_bytes();
-        let finish = |out: &mut BufWriter<File>| {
+        let finish = |out: &mut BufWriter<Box<dyn DurableFile>>| {
             out.flush()?;
             let file = out.get_mut();
             file.seek(SeekFrom::Start(0))?;
             file.write_all(&bytes)?;
-            if self.durable { file.sync_all() } else { Ok(()) }
+            if self.durable { file.sync() } else { Ok(()) }
         };
         finish(&mut self.out).map_err(write)?;
-        fs::rename(&self.part, &self.path).map_err(Error::io("rename a finished file to", &self.path))?;
+        let renamed = self.files.rename(&self.part, &self.path);
+        renamed.map_err(Error::io("rename a finished file to", &self.path))?;
         self.published = true;
-        match self.path.parent() {
-            Some(folder) if self.durable && !folder.as_os_str().is_empty() => crate::durable::sync_folder(folder)?,
-            _ => {}
+        if self.durable {
+            let folder = folder_of(&self.path);
+            self.files.sync_dir(folder).map_err(Error::io("sync", folder))?;
         }
         Ok(self.header.records)
     }
 }
 
-impl<const N: usize> Drop for RecordWriter<N> {
+impl<const N: usize> Drop for RecordWriter<'_, N> {
     fn drop(&mut self) {
         if !self.published {
             // The error that led here matters more than one of cleaning up.
-            let _ = fs::remove_file(&self.part);
+            let _ = self.files.remove_file(&self.part);
         }
     }
 }
@@ -344,6 +348,7 @@ impl<const N: usize> Iterator for Section<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const KIND: Kind = *b"test    ";
 
@@ -377,7 +382,7 @@ mod tests {
     #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        drop(RecordWriter::<2>::create(&folder.path().join("a"), KIND, 0).unwrap());
+        drop(RecordWriter::<'_, 2>::create(&folder.path().join("a"), KIND, 0).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
@@ -393,7 +398,8 @@ mod tests {
             let mut bytes = Header { kind: KIND, fingerprint, words, sections, records }.to_bytes().to_vec();
             bytes.extend(rest);
             let verdict = verify(Path::new("x"), bytes.as_slice(), bytes.len() as u64);
-            let whole = HEADER_BYTES + sections * (records * words * 8 + 8);
+            let section = records.saturating_mul(words).saturating_mul(8).saturating_add(8);
+            let whole = sections.saturating_mul(section).saturating_add(HEADER_BYTES);
             proptest::prop_assert!(verdict.is_err() || bytes.len() as u64 == whole);
         }
     }

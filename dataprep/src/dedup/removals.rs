@@ -1,6 +1,7 @@
 //! The removal set: removed documents, each with the document kept in its place.
 
 use super::records::{Kind, RecordFile, RecordWriter, Section};
+use crate::durable::Target;
 use crate::error::Result;
 use rustc_hash::FxHashSet;
 use std::iter::Peekable;
@@ -10,8 +11,8 @@ const REMOVALS: Kind = *b"removals";
 const BUFFER: usize = 1 << 16;
 
 /// Writes `[removed, kept]` records, which must come in order. Returns how many there were.
-pub(super) fn write(path: &Path, records: impl Iterator<Item = Result<[u64; 2]>>) -> Result<u64> {
-    let mut out = RecordWriter::create(path, REMOVALS, 0)?;
+pub(super) fn write<'a>(out: impl Into<Target<'a>>, records: impl Iterator<Item = Result<[u64; 2]>>) -> Result<u64> {
+    let mut out = RecordWriter::create(out, REMOVALS, 0)?;
     for record in records {
         out.push(&record?)?;
     }
@@ -23,7 +24,7 @@ pub(super) fn write(path: &Path, records: impl Iterator<Item = Result<[u64; 2]>>
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io), [`Error::CorruptIndex`](crate::Error::CorruptIndex).
-pub fn union(sets: &[PathBuf], out: &Path) -> Result<u64> {
+pub fn union<'a>(sets: &[PathBuf], out: impl Into<Target<'a>>) -> Result<u64> {
     let open = |path: &PathBuf| Ok(RecordFile::<2>::open(path, REMOVALS, None)?.section(0, BUFFER)?.peekable());
     let mut sets = sets.iter().map(open).collect::<Result<Vec<_>>>()?;
     // An error compares as the least, so that it is the next to come out.

@@ -5,6 +5,7 @@
 
 use super::minhash::MinHashConfig;
 use super::records::{Kind, RecordFile, RecordWriter};
+use crate::durable::Target;
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -38,12 +39,12 @@ impl SignatureWriter {
         self.lengths.push([document, length]);
     }
 
-    /// Writes `path`. The content depends on the documents alone, not on the order of [`Self::push`].
+    /// Writes `target`. The content depends on the documents alone, not on the order of [`Self::push`].
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn publish(mut self, path: &Path) -> Result<()> {
-        let mut out = RecordWriter::create(path, SIGNATURES, self.fingerprint)?;
+    pub fn publish<'a>(mut self, target: impl Into<Target<'a>>) -> Result<()> {
+        let mut out = RecordWriter::create(target, SIGNATURES, self.fingerprint)?;
         for section in self.buckets.iter_mut().chain([&mut self.lengths]) {
             section.sort_unstable();
             section.iter().try_for_each(|record| out.push(record))?;

@@ -1,6 +1,6 @@
 //! The inspection report as an HTML page: tables, and plots as inline SVG, in one file.
 
-use super::report::{Distribution, Example, Inspection, by_count, drop_rate};
+use super::report::{Distribution, Example, Inspection, by_count, drop_rate, fixed};
 use std::fmt::Write;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
@@ -144,7 +144,7 @@ fn histogram(name: &str, distribution: &Distribution) -> String {
 
 /// Four digits that matter.
 fn short(value: f64) -> String {
-    if value == 0.0 || value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.4}") }
+    fixed(value, if value == 0.0 || value.abs() >= 1000.0 { 0 } else { 4 })
 }
 
 fn escape(text: &str) -> String {

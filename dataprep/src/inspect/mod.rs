@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Lines, Provenance};
 use crate::shard::{Manifest, ShardSet, Split, TokenPlace};
 use crate::tokenizer::Tokenizer;
-use report::{by_count, drop_rate};
+use report::{by_count, drop_rate, fixed};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -81,7 +81,7 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
     let set = ShardSet::open(folder, Split::Train)?;
     let tokenizer = Tokenizer::load(folder)?;
     let mut examples = Vec::new();
-    for place in spread(&set, EXAMPLES.min(manifest.train.documents as usize) as u64) {
+    for place in spread(&set, EXAMPLES.min(manifest.train.documents as usize) as u64)? {
         // A token stands for no more than a few characters, mostly; a few more do no harm.
         let mut tokens = vec![0; (place.end - place.start).min(EXCERPT as u64) as usize];
         set.read(place.start, &mut tokens)?;
@@ -98,25 +98,25 @@ fn kept(folder: &Path, manifest: &Manifest, sources: &[&str]) -> Result<Vec<Exam
 
 /// The places of `n` documents, or of as many as there are: the first, and others that are spread evenly over the
 /// tokens, each once.
-fn spread(set: &ShardSet, n: u64) -> Vec<TokenPlace> {
+fn spread(set: &ShardSet, n: u64) -> Result<Vec<TokenPlace>> {
     let mut places: Vec<TokenPlace> = Vec::new();
     for i in 0..n {
         // A long document may reach over the place of the next example: that is then the one behind it.
         let behind = places.last().map_or(0, |last| last.end);
         let token = (u128::from(set.tokens()) * u128::from(i) / u128::from(n)) as u64;
-        places.extend(set.locate(token.max(behind)));
+        places.extend(set.locate(token.max(behind))?);
     }
     // Documents before a long one were not looked at, where it is at the end.
     let mut before = 0;
     while (places.len() as u64) < n {
-        let Some(place) = set.locate(before) else { break };
+        let Some(place) = set.locate(before)? else { break };
         before = place.end;
         if !places.contains(&place) {
             places.push(place);
         }
     }
     places.sort_by_key(|place| place.start);
-    places
+    Ok(places)
 }
 
 fn dropped(folder: &Path, sources: &[&str]) -> Result<BTreeMap<String, Vec<Example>>> {
@@ -224,7 +224,7 @@ impl Inspection {
         if !self.scores.is_empty() {
             out += "\nScores (minimum, 5 %, 25 %, median, 75 %, 95 %, maximum)\n";
             for (name, distribution) in &self.scores {
-                let quantiles = distribution.quantiles.map(|q| format!("{q:>10.4}")).join(" ");
+                let quantiles = distribution.quantiles.map(|q| format!("{:>10}", fixed(q, 4))).join(" ");
                 let _ = writeln!(out, "  {name:<45} {quantiles}");
             }
         }
@@ -261,6 +261,10 @@ mod tests {
         assert!(distribution.histogram[5].abs_diff(41) <= 1, "{:?}", distribution.histogram);
         assert_eq!(Distribution::of(vec![2.0; 5]).histogram[0], 5);
         assert_eq!(Distribution::of(Vec::new()), Distribution::default());
+        assert_eq!(
+            [-0.0, -0.00004, -0.00006, 1.0].map(|value| fixed(value, 4)),
+            ["0.0000", "0.0000", "-0.0001", "1.0000"]
+        );
     }
 
     #[test]

@@ -72,6 +72,15 @@ pub(super) fn drop_rate(stage: &StageReport) -> f64 {
     dropped / (dropped + stage.kept as f64).max(1.0)
 }
 
+/// A number with this many digits behind the point. What rounds to zero has no sign.
+pub(super) fn fixed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.bytes().all(|byte| matches!(byte, b'0' | b'.')) => rest.to_owned(),
+        _ => text,
+    }
+}
+
 /// Entries by count, the greatest first, and by name among equals.
 pub(super) fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     let mut entries: Vec<(&str, u64)> = counts.iter().map(|(name, n)| (name.as_str(), *n)).collect();

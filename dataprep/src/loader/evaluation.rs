@@ -72,7 +72,8 @@ impl Evaluation {
     /// says, and gives their number; 0 at the end. `sequences · sequence_length` is the number of targets in the batch.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
+    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange), [`Error::ShardChanged`](crate::Error::ShardChanged),
+    /// [`Error::Io`](crate::Error::Io).
     pub fn fill_batch(&mut self, n: usize, batch: &mut TokenBatch) -> Result<usize> {
         let s = self.sequence_length as u64;
         let full = self.targets() / s;
@@ -88,7 +89,8 @@ impl Evaluation {
             let start = (self.next + row as u64) * s;
             let (tokens, starts) = batch.row_mut(row);
             self.data.read(start, tokens)?;
-            self.data.document_starts(start, starts);
+            self.data.document_starts(start, starts)?;
+            self.data.unchanged(start, tokens.len() as u64)?;
         }
         self.next += rows as u64;
         Ok(rows)

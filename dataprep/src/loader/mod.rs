@@ -147,7 +147,10 @@ impl Loader {
     }
 
     /// Packing report of each source: what cutting or packing did to its documents.
-    pub fn packing_reports(&self) -> Vec<PackingReport> {
+    ///
+    /// # Errors
+    /// [`Error::ShardChanged`], [`Error::Io`].
+    pub fn packing_reports(&self) -> Result<Vec<PackingReport>> {
         self.sources.iter().map(Sequences::report).collect()
     }
 
@@ -171,7 +174,8 @@ impl Loader {
     /// Allocates nothing for the batch once it has had this shape.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`].
+    /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; [`Error::ShardChanged`] where a file is no longer the one
+    /// that was opened; [`Error::Io`].
     pub fn fill_sequences(&self, ks: impl ExactSizeIterator<Item = u64>, batch: &mut TokenBatch) -> Result<()> {
         batch.reshape(ks.len(), self.options.sequence_length);
         for (row, k) in ks.enumerate() {
@@ -187,7 +191,7 @@ impl Loader {
     /// this shape.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`]; [`Error::MixExhausted`]; the cursor has then not moved.
+    /// As [`fill_sequences`](Self::fill_sequences); the cursor has then not moved.
     pub fn fill_batch(&mut self, n: usize, batch: &mut TokenBatch) -> Result<()> {
         let first = self.next;
         self.fill_sequences((0..n).map(|i| first.saturating_add(i as u64)), batch)?;

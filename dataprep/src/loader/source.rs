@@ -52,9 +52,9 @@ impl Sequences {
     }
 
     /// Packing report of the source.
-    pub fn report(&self) -> PackingReport {
+    pub fn report(&self) -> Result<PackingReport> {
         match &self.packed {
-            Some(packed) => packed.report(),
+            Some(packed) => Ok(packed.report()),
             None => PackingReport::of_concatenation(&self.data, self.sequence_length as usize),
         }
     }
@@ -70,13 +70,14 @@ impl Sequences {
         let Some(packed) = &self.packed else {
             let start = sequence * self.sequence_length;
             self.data.read(start, tokens)?;
-            self.data.document_starts(start, starts);
-            return Ok(());
+            self.data.document_starts(start, starts)?;
+            return self.data.unchanged(start, tokens.len() as u64);
         };
         let mut at = 0;
         for piece in packed.row(sequence) {
             let end = at + piece.length as usize;
             self.data.read(piece.start, &mut tokens[at..end])?;
+            self.data.unchanged(piece.start, piece.length.into())?;
             // The last token of a full row is a target only.
             let inputs = starts.len().min(end);
             starts[at.min(inputs)..inputs].fill(at as u32);

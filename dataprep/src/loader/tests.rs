@@ -171,13 +171,13 @@ fn packed_rows_hold_whole_documents_and_know_where_they_begin() {
     let batch = packed.next_batch(3).unwrap();
     assert_eq!(batch.row(0), [0, 1, 2, 3, 999, 5, 6, 7, 8, 999, 999, 999]);
     assert_eq!(batch.document_starts[..11], [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10]);
-    let report = packed.packing_reports()[0];
+    let report = packed.packing_reports().unwrap()[0];
     assert_eq!((report.documents, report.documents_cut, report.rows, report.padding), (6, 0, 3, 6));
     // Cut from one stream, four of the documents lie in two rows.
-    let stream = loader(&dir, options(4, false)).packing_reports()[0];
+    let stream = loader(&dir, options(4, false)).packing_reports().unwrap()[0];
     assert_eq!((stream.documents, stream.documents_cut, stream.cuts, stream.left_over), (6, 6, 6, 2));
     let cut = loader(&dir, LoaderOptions { packing: Packing::BestFit, ..options(3, false) });
-    assert_eq!(cut.packing_reports()[0].documents_cut, 6);
+    assert_eq!(cut.packing_reports().unwrap()[0].documents_cut, 6);
     let mut cursor = packed.cursor();
     cursor.packing = Packing::Concatenate;
     assert!(matches!(packed.seek(&cursor), Err(Error::CursorMismatch { field: "packing", .. })));

@@ -132,6 +132,8 @@ fn filters_on(config: &FilterConfig) -> bool {
 
 /// Names of stages, as the manifest has them.
 pub(super) const READ: &str = "read";
+/// What the report of reading calls a record that is bad.
+pub(super) const BAD_RECORD: &str = "bad record";
 const EXTRACT: &str = "extract";
 const FILTER: &str = "filter";
 const DECONTAMINATE: &str = "decontaminate";
@@ -189,16 +191,16 @@ impl Account {
         self.read - self.dropped.values().flat_map(BTreeMap::values).sum::<u64>()
     }
 
-    /// A report a stage, in their order: reading, which dropped `bad` records besides and met `not_utf8` documents, and
+    /// A report a stage, in their order: reading, which dropped `bad` records besides and `met` kinds of documents, and
     /// the filters if they are on.
-    pub fn reports(&self, bad: u64, not_utf8: u64, cleaner: &Cleaner) -> Vec<StageReport> {
+    pub fn reports(&self, bad: u64, met: &[(&str, u64)], cleaner: &Cleaner) -> Vec<StageReport> {
         let rules = |stage: &str| self.dropped.get(stage).cloned().unwrap_or_default();
         let mut dropped = rules(READ);
         let mut kept = self.read - dropped.values().sum::<u64>();
         if bad > 0 {
-            dropped.insert("bad record".into(), bad);
+            dropped.insert(BAD_RECORD.into(), bad);
         }
-        let changed = (not_utf8 > 0).then(|| ("not UTF-8".to_owned(), not_utf8)).into_iter().collect();
+        let changed = met.iter().filter(|(_, n)| *n > 0).map(|(what, n)| ((*what).to_owned(), *n)).collect();
         let mut reports = vec![StageReport { name: READ.into(), kept, dropped, changed }];
         let stages = [
             (EXTRACT, cleaner.extract.is_some(), BTreeMap::new()),
@@ -230,7 +232,7 @@ impl Aside {
     }
 
     /// A document that was dropped.
-    pub fn push(&mut self, draft: &Draft, document: &Document, stage: &str, why: &Dropped) -> Result<()> {
+    pub fn push(&mut self, draft: &Draft<'_>, document: &Document, stage: &str, why: &Dropped) -> Result<()> {
         if !self.on {
             return Ok(());
         }
@@ -238,7 +240,7 @@ impl Aside {
     }
 
     /// A line as [`dropped_line`] makes it.
-    pub fn line(&mut self, draft: &Draft, line: &str) -> Result<()> {
+    pub fn line(&mut self, draft: &Draft<'_>, line: &str) -> Result<()> {
         if !self.on {
             return Ok(());
         }
@@ -249,7 +251,7 @@ impl Aside {
     }
 
     /// Ends and publishes it.
-    pub fn finish(self, draft: &mut Draft) -> Result<()> {
+    pub fn finish(self, draft: &mut Draft<'_>) -> Result<()> {
         match self.file {
             Some(file) => draft.publish(file.finish()?),
             None => Ok(()),

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::extract::ExtractConfig;
 use crate::filter::FilterConfig;
 use crate::fim::FimConfig;
-use crate::read::{FieldNames, Format};
+use crate::read::{FieldNames, Format, GROWTH};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::SMALLEST_VOCABULARY;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ impl Default for PrepConfig {
 }
 
 /// Settings of the input: files, formats, limits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InputConfig {
     /// Files, folders and globs.
@@ -80,11 +80,16 @@ pub struct InputConfig {
     pub id_field: String,
     /// Field that holds the address it came from, where it has one.
     pub url_field: String,
-    /// Bad records that are passed over before the preparation fails. By default one in a hundred records, and at least
-    /// 100.
+    /// The largest share of all records that may be bad, and of the files' bytes that may lie behind damage. Where
+    /// neither this nor `max_bad_records` is set, that is one in a hundred, and 100 bad records and 16 MiB are passed
+    /// over in any corpus.
+    pub max_bad_fraction: Option<f64>,
+    /// The largest number of records that may be bad, besides the share if that is set too.
     pub max_bad_records: Option<u64>,
     /// Larger documents are left out, which also bounds what a small compressed file can become.
     pub max_document_bytes: u64,
+    /// Decompressed bytes that may come of each compressed one, beyond the first 256 MiB of a file.
+    pub max_growth: u64,
     /// Stop after about this much text, at the end of a document; of web pages, with their markup.
     pub max_bytes: Option<u64>,
 }
@@ -97,8 +102,10 @@ impl Default for InputConfig {
             text_field: "text".into(),
             id_field: "id".into(),
             url_field: "url".into(),
+            max_bad_fraction: None,
             max_bad_records: None,
             max_document_bytes: 256 << 20,
+            max_growth: GROWTH,
             max_bytes: None,
         }
     }
@@ -106,11 +113,43 @@ impl Default for InputConfig {
 
 /// Bad records that are passed over in any corpus, where no limit is set.
 const FEWEST_BAD: u64 = 100;
+/// Share of all records that may be bad, where no limit is set.
+const BAD_FRACTION: f64 = 0.01;
+
+/// Bytes on disk that may lie behind damage in any corpus, where no limit is set.
+const FEWEST_LOST: u64 = 16 << 20;
+
+/// Whether `part` is more than this share of `all`.
+fn is_beyond(part: u64, all: u64, share: f64) -> bool {
+    part as f64 > share * all as f64
+}
 
 impl InputConfig {
-    /// The most bad records that may be among `records`, good and bad.
-    pub(super) fn bad_limit(&self, records: u64) -> u64 {
-        self.max_bad_records.unwrap_or(FEWEST_BAD.max(records / 100))
+    /// What is wrong where `bad` of `records` (good and bad) are too many, and the limit that they exceed.
+    pub(super) fn exceeded(&self, bad: u64, records: u64) -> Option<(String, String)> {
+        let limit = match (self.max_bad_records, self.max_bad_fraction) {
+            (Some(most), _) if bad > most => format!("input.max_bad_records = {most} allows"),
+            (_, Some(share)) if is_beyond(bad, records, share) => format!("input.max_bad_fraction = {share} allows"),
+            (None, None) if bad > FEWEST_BAD && is_beyond(bad, records, BAD_FRACTION) => {
+                format!("input.max_bad_fraction allows by default: {BAD_FRACTION}, and {FEWEST_BAD} records")
+            }
+            _ => return None,
+        };
+        let share = 100.0 * bad as f64 / records.max(1) as f64;
+        Some((format!("{bad} of {records} records are bad ({share:.3} %)"), limit))
+    }
+
+    /// The limit that `lost` of `bytes` bytes on disk exceed, if they do. A damaged stream is one bad record, however
+    /// much of the corpus lies behind the damage.
+    pub(super) fn lost(&self, lost: u64, bytes: u64) -> Option<String> {
+        match (self.max_bad_records, self.max_bad_fraction) {
+            (_, Some(share)) => {
+                is_beyond(lost, bytes, share).then(|| format!("input.max_bad_fraction = {share} allows"))
+            }
+            (Some(_), None) => None,
+            (None, None) => (lost > FEWEST_LOST && is_beyond(lost, bytes, BAD_FRACTION))
+                .then(|| format!("input.max_bad_fraction allows by default: {BAD_FRACTION}, and {FEWEST_LOST} bytes")),
+        }
     }
 
     /// Where the parts of a document are in a record.
@@ -132,7 +171,6 @@ pub struct TokenizerConfig {
     pub eos: Option<String>,
     /// Turn added tokens that are written out in documents, such as `<｜User｜>`, into their ids: for corpora in chat
     /// form.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub parse_added: bool,
     /// Training: distinct words held in memory, about 100 bytes each.
     pub max_words: usize,
@@ -217,6 +255,12 @@ impl PrepConfig {
                 format!("{size}; it must lie between {SMALLEST_VOCABULARY} (the bytes, 3 special tokens) and 2^24");
             return bad("tokenizer.vocab_size", what);
         }
+        if let Some(share) = self.input.max_bad_fraction.filter(|share| !(0.0..=1.0).contains(share)) {
+            return bad("input.max_bad_fraction", format!("{share}; it must lie between 0 and 1"));
+        }
+        if self.input.max_growth == 0 {
+            return bad("input.max_growth", "0; a compressed file must become something".into());
+        }
         let shares = [
             ("output.validation_fraction", self.output.validation_fraction),
             ("output.validation_tail", self.output.validation_tail.unwrap_or_default()),
@@ -243,7 +287,8 @@ impl PrepConfig {
     }
 
     /// The configuration without what cannot change the result: threads, patience, where the output goes, whether it
-    /// may replace.
+    /// may replace, and how many bad records are too many. So a run that failed for these goes on where it ended once
+    /// the limit is raised.
     pub fn recipe(&self) -> Value {
         let mut recipe = serde_json::to_value(self).expect("shares are finite and keys are strings");
         let take = |section: Option<&mut Value>, keys: &[&str]| {
@@ -251,6 +296,7 @@ impl PrepConfig {
                 keys.iter().for_each(|key| drop(map.remove(*key)));
             }
         };
+        take(recipe.get_mut("input"), &["max_bad_fraction", "max_bad_records"]);
         take(recipe.get_mut("output"), &["dir", "overwrite"]);
         take(recipe.get_mut("dedup"), &["memory_bytes"]);
         take(Some(&mut recipe), &["threads", "wait_seconds"]);

@@ -2,53 +2,43 @@
 
 use super::config::InputConfig;
 use crate::document::{Document, Dropped};
-use crate::error::{BadRecord, Error, Result};
+use crate::error::{Error, Result};
 use crate::hash;
-use crate::read::{self, BINARY, Format, InputFile, ReadConfig, Reader, Record, Split, Walked};
+use crate::read::{self, BINARY, Format, InputFile, PassedOver, ReadConfig, Reader, Record, Split, TOO_LARGE, Walked};
 use crate::shard::InputsEntry;
 use rayon::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
-
-/// What this process has read so far, over all tasks.
-#[derive(Debug, Default)]
-struct Tally {
-    bad: AtomicU64,
-    records: AtomicU64,
-    bytes: AtomicU64,
-}
-
-/// Bytes on disk after which the rate of bad records tells something: much more than is read ahead.
-const ENOUGH_TO_TELL: u64 = 16 << 20;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The files of a preparation and which task reads what of them.
 #[derive(Debug)]
 pub(super) struct Inputs {
     files: Vec<InputFile>,
-    passed_over: Vec<String>,
+    /// When each was changed last, before it was read.
+    changed: Vec<SystemTime>,
+    passed_over: Vec<PassedOver>,
+    renamed: Vec<PassedOver>,
     /// Parts of files, in order.
     splits: Vec<Split>,
     /// The parts that each task reads.
     tasks: Vec<Range<usize>>,
-    tally: Tally,
 }
 
 impl Inputs {
     /// Finds the files and divides them into tasks of about `task_bytes`: large files are cut, small ones taken
     /// together.
     pub fn find(config: &InputConfig, task_bytes: u64) -> Result<Self> {
-        let Walked { files, passed_over } = read::walk(&config.paths, config.format, &config.fields())?;
-        let passed_over: Vec<String> =
-            passed_over.iter().map(|(why, (count, first))| passed(*count, why, first)).collect();
+        let Walked { files, passed_over, renamed } = read::walk(&config.paths, config.format, &config.fields())?;
         if files.is_empty() {
-            let found = if passed_over.is_empty() { "no files".into() } else { passed_over.join("; ") };
+            let found = if passed_over.is_empty() { "no files".into() } else { not_read(&passed_over).join("; ") };
             let what = format!("{found}; name files themselves to read them as text, or set input.format");
             return Err(Error::EmptyCorpus { paths: config.paths.clone(), what });
         }
+        let changed = files.iter().map(|file| change(&file.path).map(|(_, time)| time)).collect::<Result<_>>()?;
         let splits = read::splits(&files, task_bytes)?;
         let (mut tasks, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
         for (i, split) in splits.iter().enumerate() {
@@ -61,17 +51,38 @@ impl Inputs {
             bytes = bytes.saturating_add(size);
         }
         tasks.push(first..splits.len());
-        Ok(Self { files, passed_over, splits, tasks, tally: Tally::default() })
+        Ok(Self { files, changed, passed_over, renamed, splits, tasks })
     }
 
-    /// Files below folders that were passed over, each with the reason.
-    pub fn passed_over(&self) -> &[String] {
-        &self.passed_over
+    /// What the user is told of files that are not read, or not as their names say: the reasons, with examples.
+    pub fn notes(&self) -> Vec<String> {
+        let renamed = read::by_reason(&self.renamed, "read by content, not by suffix");
+        not_read(&self.passed_over).into_iter().chain(renamed).collect()
     }
 
-    /// Bytes of all files.
-    fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+    /// How many files and folders were passed over, by reason.
+    pub fn passed_over(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        self.passed_over.iter().for_each(|not| *counts.entry(not.why.clone()).or_default() += 1);
+        counts
+    }
+
+    /// A line of JSON for each of them, in the order of the walk.
+    pub fn passed_over_listing(&self) -> String {
+        let line = |not: &PassedOver| json!({ "path": not.path.to_string_lossy(), "why": not.why }).to_string();
+        self.passed_over.iter().map(|not| line(not) + "\n").collect()
+    }
+
+    /// Checks that the files of a task are as they were before they were read.
+    fn check_unchanged(&self, task: usize) -> Result<()> {
+        for split in &self.splits[self.tasks[task].clone()] {
+            let (file, before) = (&self.files[split.file as usize], self.changed[split.file as usize]);
+            let (bytes, now) = change(&file.path)?;
+            if (bytes, now) != (file.bytes, before) {
+                return Err(Error::InputChanged { path: file.path.clone(), before: file.bytes, now: bytes });
+            }
+        }
+        Ok(())
     }
 
     /// Whether there may be web pages among the documents.
@@ -84,30 +95,34 @@ impl Inputs {
         self.tasks.len()
     }
 
+    /// Bytes on disk that a task reads.
+    pub fn size(&self, task: usize) -> u64 {
+        let size = |split: &Split| split.bytes.end.saturating_sub(split.bytes.start);
+        self.splits[self.tasks[task].clone()].iter().map(size).sum()
+    }
+
     /// Bytes on disk that each task reads.
     pub fn sizes(&self) -> Vec<u64> {
-        let size = |split: &Split| split.bytes.end.saturating_sub(split.bytes.start);
-        self.tasks.iter().map(|task| self.splits[task.clone()].iter().map(size).sum()).collect()
+        (0..self.tasks.len()).map(|task| self.size(task)).collect()
     }
 
     /// What is known of the files without reading them: enough to tell one preparation's intermediate results from
     /// another's.
-    pub fn identity(&self) -> Result<String> {
+    pub fn identity(&self) -> String {
         let mut text = String::new();
-        for file in &self.files {
-            let changed = fs::metadata(&file.path).and_then(|info| info.modified());
-            let changed = changed.map_err(Error::io("read the time of", &file.path))?;
+        for (file, changed) in self.files.iter().zip(&self.changed) {
             let age = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
             text += &format!("{} {age} {}\n", file.bytes, file.name.display());
         }
-        Ok(hash::of_bytes(text.as_bytes()))
+        hash::of_bytes(text.as_bytes())
     }
 
-    /// SHA-256 of a task's input bytes.
+    /// SHA-256 of a task's input bytes, which must be those that were found.
     pub fn digest(&self, task: usize) -> Result<String> {
         let sum = |split: &Split| hash::of_range(&self.files[split.file as usize].path, split.bytes.clone());
-        let sums = self.splits[self.tasks[task].clone()].iter().map(sum);
-        Ok(hash::of_bytes(sums.collect::<Result<Vec<_>>>()?.concat().as_bytes()))
+        let sums = self.splits[self.tasks[task].clone()].iter().map(sum).collect::<Result<Vec<_>>>()?;
+        self.check_unchanged(task)?;
+        Ok(hash::of_bytes(sums.concat().as_bytes()))
     }
 
     /// Manifest entry of the inputs, once the first tasks are done and found `digests`.
@@ -115,7 +130,7 @@ impl Inputs {
         let names: String = self.files.iter().map(|file| format!("{} {}\n", file.bytes, file.name.display())).collect();
         InputsEntry {
             files: self.files.len() as u64,
-            bytes: self.bytes(),
+            bytes: self.files.iter().map(|file| file.bytes).sum(),
             parts: digests.len() as u64,
             sha256: hash::of_bytes((names + &digests.concat()).as_bytes()),
         }
@@ -137,25 +152,28 @@ impl Inputs {
     }
 
     /// The items of a task, as far as they hold at most `budget` bytes of text, to the end of a document.
-    pub fn open<'a>(&'a self, task: usize, config: &'a InputConfig, budget: Option<u64>) -> Items<'a> {
+    pub fn open<'a>(&'a self, task: usize, config: &InputConfig, budget: Option<u64>) -> Items<'a> {
         Items {
             inputs: self,
-            config,
             // Pages become text where there are threads for it, not here.
             reading: ReadConfig {
                 fields: config.fields(),
                 max_document_bytes: config.max_document_bytes,
+                max_growth: config.max_growth,
                 extract: None,
             },
             left: self.tasks[task].clone(),
             budget,
             open: None,
             bytes_read: 0,
+            bytes_lost: 0,
             reported: 0,
             text_bytes: 0,
             bad_records: 0,
+            bad_places: Vec::new(),
             records: 0,
             not_utf8: 0,
+            broken_off: 0,
             warnings: Vec::new(),
             warned: 0,
         }
@@ -164,6 +182,8 @@ impl Inputs {
 
 /// Warnings that one task gives; the others are counted.
 const MAX_WARNINGS: u64 = 20;
+/// Bad records that one task names for the error at the end of reading.
+const MAX_BAD_PLACES: usize = 3;
 
 /// That a file is no text, and what to do.
 fn not_text(why: &Dropped, file: &InputFile) -> String {
@@ -175,12 +195,15 @@ fn not_text(why: &Dropped, file: &InputFile) -> String {
     format!("{}: {what}, left out; convert the file to UTF-8 text", file.path.display())
 }
 
-/// `3 files passed over (unknown suffix .png), such as a/b.png`
-fn passed(count: u64, why: &str, first: &Path) -> String {
-    match count {
-        1 => format!("1 file passed over ({why}): {}", first.display()),
-        _ => format!("{count} files passed over ({why}), such as {}", first.display()),
-    }
+/// `3 files not read (unknown suffix .png): a, b, c`
+fn not_read(passed_over: &[PassedOver]) -> Vec<String> {
+    read::by_reason(passed_over, "not read")
+}
+
+/// Length of a file, and when it was changed.
+fn change(path: &Path) -> Result<(u64, SystemTime)> {
+    let info = fs::metadata(path).and_then(|info| Ok((info.len(), info.modified()?)));
+    info.map_err(Error::io("read the time of", path))
 }
 
 /// A document as it was read.
@@ -199,7 +222,6 @@ pub(super) struct Item {
 /// The items of a task, one after the other.
 pub(super) struct Items<'a> {
     inputs: &'a Inputs,
-    config: &'a InputConfig,
     reading: ReadConfig,
     /// Parts that are not open yet.
     left: Range<usize>,
@@ -207,11 +229,14 @@ pub(super) struct Items<'a> {
     open: Option<Reader>,
     /// By readers that are done.
     bytes_read: u64,
+    bytes_lost: u64,
     reported: u64,
     text_bytes: u64,
     bad_records: u64,
+    bad_places: Vec<String>,
     records: u64,
     not_utf8: u64,
+    broken_off: u64,
     warnings: Vec<String>,
     warned: u64,
 }
@@ -246,22 +271,38 @@ impl Items<'_> {
                 Record::Dropped(document, why) => Item { dropped: Some(why), ..item(document) },
                 Record::Bad(bad) => {
                     self.bad_records += 1;
-                    self.check_rate(&bad)?;
+                    if self.bad_places.len() < MAX_BAD_PLACES {
+                        self.bad_places.push(bad.to_string());
+                    }
                     self.warn(|| format!("{bad}, left out"));
+                    continue;
+                }
+                Record::Ignored(what) => {
+                    self.warn(|| what.to_string());
                     continue;
                 }
             };
             self.records += 1;
-            self.inputs.tally.records.fetch_add(1, Ordering::Relaxed);
             let path = || self.inputs.files[item.document.origin.file as usize].path.display();
             match &item.dropped {
                 Some(why) if why.rule == BINARY => {
                     let what = not_text(why, &self.inputs.files[item.document.origin.file as usize]);
                     self.warn(|| what);
                 }
+                Some(why) if why.rule == TOO_LARGE => {
+                    let start = item.document.origin.bytes.start;
+                    let what = format!(
+                        "{}: the record at {start} has {} bytes or more, above input.max_document_bytes = {}, left out",
+                        path(),
+                        why.value,
+                        why.threshold
+                    );
+                    self.warn(|| what);
+                }
                 Some(_) => {}
                 None => {
                     self.text_bytes += item.document.text.len() as u64;
+                    self.broken_off += u64::from(item.document.broken_off);
                     if let Some(bytes) = &item.raw {
                         let first = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
                         let what = format!(
@@ -293,6 +334,7 @@ impl Items<'_> {
                 Some(record) => return record.map(Some),
                 None => {
                     self.bytes_read += reader.bytes_read();
+                    self.bytes_lost += reader.bytes_lost();
                     self.open = None;
                 }
             }
@@ -302,34 +344,12 @@ impl Items<'_> {
     /// Bytes read from disk since the last call.
     pub fn progress(&mut self) -> u64 {
         let now = self.bytes_read + self.open.as_ref().map_or(0, Reader::bytes_read);
-        let since = std::mem::replace(&mut self.reported, now).abs_diff(now);
-        self.inputs.tally.bytes.fetch_add(since, Ordering::Relaxed);
-        since
+        std::mem::replace(&mut self.reported, now).abs_diff(now)
     }
 
     /// Takes the warnings since the last call: bad records, each with its place.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
-    }
-
-    /// Gives up early where bad records are so frequent that there will be too many in the end, and where a fixed
-    /// number is exceeded already.
-    fn check_rate(&self, bad: &BadRecord) -> Result<()> {
-        let tally = &self.inputs.tally;
-        let bad_records = tally.bad.fetch_add(1, Ordering::Relaxed) + 1;
-        let records = bad_records + tally.records.load(Ordering::Relaxed);
-        let read = self.bytes_read + self.open.as_ref().map_or(0, Reader::bytes_read);
-        let bytes = tally.bytes.load(Ordering::Relaxed) + read.saturating_sub(self.reported);
-        if bytes < ENOUGH_TO_TELL {
-            return Ok(());
-        }
-        // What is read twice, for training a tokenizer, is counted twice here: hence the margin.
-        let all = records as f64 * self.inputs.bytes() as f64 / bytes as f64;
-        let limit = self.config.bad_limit(all as u64);
-        if bad_records > limit.saturating_mul(4) {
-            return Err(Error::TooManyBad { bad: Box::new(bad.clone()), count: bad_records, records, limit });
-        }
-        Ok(())
     }
 
     /// Keeps what to tell the user, as long as nobody is flooded.
@@ -345,6 +365,11 @@ impl Items<'_> {
         self.warned.saturating_sub(MAX_WARNINGS)
     }
 
+    /// Bytes on disk that lie behind damage.
+    pub fn bytes_lost(&self) -> u64 {
+        self.bytes_lost
+    }
+
     /// Number of good records.
     pub fn records(&self) -> u64 {
         self.records
@@ -355,6 +380,11 @@ impl Items<'_> {
         self.not_utf8
     }
 
+    /// Pages that break off.
+    pub fn broken_off(&self) -> u64 {
+        self.broken_off
+    }
+
     /// Bytes of text passed on.
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
@@ -363,5 +393,10 @@ impl Items<'_> {
     /// Number of bad records.
     pub fn bad_records(&self) -> u64 {
         self.bad_records
+    }
+
+    /// Takes the places of the first bad records, and what is wrong there.
+    pub fn take_bad_places(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.bad_places)
     }
 }

@@ -41,6 +41,7 @@ pub use rank::Rank;
 pub(crate) use trace::Lines;
 pub use trace::{SourceFile, Trace, trace};
 
+use crate::durable::{DISK, Files};
 use crate::error::{Error, Result};
 use crate::shard::{Dtype, FORMAT, Manifest, StageReport, VERSION};
 use crate::tokenizer::Tokenizer;
@@ -48,6 +49,7 @@ use clean::{Account, Cleaner};
 use divide::Division;
 use identity::Identity;
 use inputs::Inputs;
+use reading::ReadReport;
 use removed::Removed;
 use serde_json::json;
 use sign::Signer;
@@ -68,6 +70,14 @@ use work::{Receipt, Work};
 /// [`Error::Config`] for settings that contradict one another, [`Error::EmptyCorpus`], [`Error::OutputExists`],
 /// [`Error::Stalled`] when other processes do not get on, and whatever reading, tokenising and writing report.
 pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
+    run_on(&DISK, config, progress)
+}
+
+/// As [`run`], through the given file operations: for tests of what happens where one of them fails.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(files: &dyn Files, config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> {
     config.validate()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build();
     let pool = pool.map_err(|e| Error::Config { field: "prep.threads", what: e.to_string() })?;
@@ -75,11 +85,17 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
     let identity = Identity::new(config)?;
     let before = watch::ManifestWatch::now(config);
     if let Some(summary) = output::reuse(&identity, &inputs, &pool)? {
+        // A process that was killed after it wrote the manifest has left its work folder.
+        if config.rank.is_first()
+            && let Err(error) = output::clear_work(files, &config.output.dir)
+        {
+            progress.message(&format!("{error}; the prepared data is complete all the same"));
+        }
         return Ok(summary);
     }
-    output::prepare(config)?;
-    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity()?)));
-    let work = Work::new(folder, config, before.clone(), pool, progress);
+    output::prepare(files, config)?;
+    let folder = output::work_folder(config, &identity.of(&json!(inputs.identity())));
+    let work = Work::new(files, folder, config, before.clone(), pool, progress);
     let preparation = Preparation { config, identity: &identity, inputs: &inputs, work: &work };
     match preparation.run() {
         // The first process ends a preparation when all tasks are done, and takes the work folder away. Another that is
@@ -87,7 +103,7 @@ pub fn run(config: &PrepConfig, progress: &mut dyn Progress) -> Result<Summary> 
         // first process that was thought dead and was started twice.
         Err(error) if !config.rank.is_first() || matches!(error, Error::WorkGone { .. }) => {
             let made = output::made_meanwhile(config, &before)?.ok_or(error)?;
-            output::clear_late_work(config, work.folder());
+            output::clear_late_work(files, config, work.folder());
             Ok(made)
         }
         other => other,
@@ -130,7 +146,7 @@ impl Preparation<'_, '_> {
     fn run(&self) -> Result<Summary> {
         let (config, work) = (self.config, self.work);
         if config.rank.is_first() {
-            self.inputs.passed_over().iter().for_each(|what| work.message(what));
+            self.inputs.notes().iter().for_each(|what| work.message(what));
         }
         let loaded = self.identity.tokenizer.as_ref();
         let cleaner = Cleaner::new(config, self.inputs.have_pages())?;
@@ -139,6 +155,10 @@ impl Preparation<'_, '_> {
         let written = (signer.is_some() || (cleaner.is_on() && loaded.is_none()))
             .then(|| documents::run(work, config, self.inputs, &cleaner, signer.as_ref()))
             .transpose()?;
+        // Before anything is made of what was read.
+        if let Some(documents) = &written {
+            reading::bad_records(documents.iter().map(|receipt| &receipt.report.read), &config.input)?;
+        }
         let removed = match &written {
             Some(documents) if signer.is_some() => dedup::run(work, &config.dedup, documents)?,
             _ => Removed::default(),
@@ -163,8 +183,9 @@ impl Preparation<'_, '_> {
         let mut account = Account::default();
         read.iter().for_each(|report| account.add(&report.account));
         let bad = reading::bad_records(read.iter().map(|report| &report.read), &config.input)?;
-        let not_utf8 = read.iter().map(|report| report.read.not_utf8).sum();
-        let mut stages = account.reports(bad, not_utf8, &cleaner);
+        let sum = |count: fn(&ReadReport) -> u64| read.iter().map(|report| count(&report.read)).sum::<u64>();
+        let met = [("not UTF-8", sum(|read| read.not_utf8)), ("pages that break off", sum(|read| read.broken_off))];
+        let mut stages = account.reports(bad, &met, &cleaner);
         stages.extend(signer.as_ref().map(|_| duplicates(&encoded)));
         stages.extend(trained);
         stages.extend(self.division(&division, &stages, &encoded)?);
@@ -179,6 +200,7 @@ impl Preparation<'_, '_> {
             fingerprint: self.identity.fingerprint(&inputs),
             tokenizer: tokenizer.entry(),
             inputs,
+            passed_over: self.inputs.passed_over(),
             pipeline: config.recipe(),
             stages,
             contaminated: cleaner.contaminated(&account),
@@ -188,7 +210,8 @@ impl Preparation<'_, '_> {
             validation: Some(validation.entry).filter(|entry| entry.documents > 0),
         };
         if config.rank.is_first() {
-            output::commit(config, &tokenizer, &manifest, &self.inputs.listing(), &moves)?;
+            let listings = [self.inputs.listing(), self.inputs.passed_over_listing()];
+            output::commit(work.files(), config, &tokenizer, &manifest, &listings, &moves)?;
         } else {
             output::await_manifest(config, &manifest.fingerprint)?;
         }
@@ -245,7 +268,7 @@ impl Preparation<'_, '_> {
         let mut account = Account::default();
         receipts.iter().for_each(|receipt| account.add(&receipt.report.account));
         let all = if held_out > 0 { account.kept() } else { 0 };
-        Ok(empty(self.config, &account.reports(bad, 0, cleaner), all))
+        Ok(empty(self.config, &account.reports(bad, &[], cleaner), all))
     }
 
     /// Which file of which task becomes which file of the output folder.

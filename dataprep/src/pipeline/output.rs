@@ -1,11 +1,12 @@
 //! The output folder: recognising what it already holds, and replacing it as a whole.
 
+use super::clean::BAD_RECORD;
 use super::config::PrepConfig;
 use super::identity::Identity;
 use super::inputs::Inputs;
 use super::stage::shards::SUFFIXES;
 use super::watch::ManifestWatch;
-use crate::durable::{sync_folder, write_atomically};
+use crate::durable::{Files, create_dirs, remove_tree, replace};
 use crate::error::{Error, Result};
 use crate::shard::{MANIFEST, Manifest, ShardSet, Split};
 use crate::tokenizer::{TOKENIZER, Tokenizer};
@@ -16,8 +17,13 @@ use std::time::{Duration, Instant};
 
 /// Folder of intermediate results below the output folder.
 const WORK: &str = "work";
+/// A file that is written and removed, to learn whether the output folder can be written to.
+const PROBE: &str = "probe.tmp";
 /// The list of input files.
 pub(crate) const SOURCES: &str = "sources.jsonl";
+
+/// The list of files and folders that were found and not read.
+pub(crate) const PASSED_OVER: &str = "passed_over.jsonl";
 
 /// Folder of dropped documents.
 pub(crate) const DROPPED: &str = "dropped";
@@ -57,14 +63,33 @@ pub(super) fn reuse(identity: &Identity<'_>, inputs: &Inputs, pool: &rayon::Thre
     if !is_same(identity, inputs, pool, &manifest)? {
         return exists(format!("holds shards made from other text or settings ({})", difference(config, &manifest)));
     }
-    match whole(config, manifest) {
-        Ok(summary) => {
-            if config.rank.is_first() {
-                clear_work(dir)?;
-            }
-            Ok(Some(summary))
+    check_bad(config, &manifest)?;
+    let verified = whole(config, manifest).and_then(|summary| {
+        if config.rank.is_first() {
+            // The inputs were read to be sure; what was made of them is too.
+            ShardSet::open(dir, Split::Train)?.verify()?;
         }
+        Ok(summary)
+    });
+    match verified {
+        Ok(summary) => Ok(Some(summary)),
         Err(e) => exists(format!("is damaged ({e})")),
+    }
+}
+
+/// Holds what was read for what is there to the present limit on bad records.
+fn check_bad(config: &PrepConfig, manifest: &Manifest) -> Result<()> {
+    let Some(read) = manifest.stages.first() else {
+        return Ok(());
+    };
+    let count = read.dropped.get(BAD_RECORD).copied().unwrap_or(0);
+    let records = read.kept.saturating_add(read.dropped.values().sum());
+    match config.input.exceeded(count, records) {
+        Some((what, limit)) => {
+            let places = vec![format!("not noted in {}", config.output.dir.join(MANIFEST).display())];
+            Err(Error::BadRecords { what, limit, places })
+        }
+        None => Ok(()),
     }
 }
 
@@ -133,12 +158,13 @@ fn difference(config: &PrepConfig, manifest: &Manifest) -> String {
 }
 
 /// Makes the folder, checks that it can be written to, and clears what an interrupted run of an older version left.
-pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
+pub(super) fn prepare(files: &dyn Files, config: &PrepConfig) -> Result<()> {
     let output = &config.output;
     let dir = &output.dir;
-    fs::create_dir_all(dir).map_err(Error::io("create folder", dir))?;
-    let probe = dir.join(format!("{}.tmp", super::work::mark()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(Error::io("write to", &probe))?;
+    create_dirs(files, dir).map_err(Error::io("create folder", dir))?;
+    let probe = dir.join(PROBE);
+    files.create(&probe).map(drop).map_err(Error::io("write to", &probe))?;
+    remove(files, &probe)?;
     let (unfinished, shards) = shard_files(dir)?;
     let ours = [MANIFEST, TOKENIZER, WORK].iter().any(|name| dir.join(name).exists());
     if let Some(shard) = shards.first()
@@ -149,7 +175,7 @@ pub(super) fn prepare(config: &PrepConfig) -> Result<()> {
         return Err(Error::OutputExists { path: dir.clone(), what });
     }
     if config.rank.is_first() {
-        unfinished.iter().try_for_each(|path| remove(path))?;
+        unfinished.iter().try_for_each(|path| remove(files, path))?;
     }
     Ok(())
 }
@@ -161,44 +187,61 @@ pub(super) type Moves = Vec<(PathBuf, String)>;
 /// a reader that looks meanwhile, or after a crash, sees that the folder is incomplete. A commit that was cut short is
 /// taken up where it ended: a file that is no longer where it was made has its name already.
 pub(super) fn commit(
+    files: &dyn Files,
     config: &PrepConfig,
     tokenizer: &Tokenizer,
     manifest: &Manifest,
-    listing: &str,
+    [sources, passed_over]: &[String; 2],
     moves: &Moves,
 ) -> Result<()> {
     let dir = &config.output.dir;
-    remove(&dir.join(MANIFEST))?;
-    sync_folder(dir)?;
-    tokenizer.save(dir)?;
+    let sync = |folder: &Path| files.sync_dir(folder).map_err(Error::io("sync", folder));
+    remove(files, &dir.join(MANIFEST))?;
+    sync(dir)?;
+    // Of a process that was killed while another went on.
+    remove(files, &dir.join(PROBE))?;
+    tokenizer.save_on(files, dir)?;
     for path in shard_files(dir)?.1 {
         if !moves.iter().any(|(_, name)| path.file_name().is_some_and(|found| found == name.as_str())) {
-            remove(&path)?;
+            remove(files, &path)?;
         }
     }
     let dropped = dir.join(DROPPED);
     for path in entries(&dropped)? {
         let name = format!("{DROPPED}/{}", path.file_name().unwrap_or_default().to_string_lossy());
         if !moves.iter().any(|(_, kept)| *kept == name) {
-            remove(&path)?;
+            remove(files, &path)?;
         }
     }
     if moves.iter().any(|(_, name)| name.starts_with(DROPPED)) {
-        fs::create_dir_all(&dropped).map_err(Error::io("create folder", &dropped))?;
+        create_dirs(files, &dropped).map_err(Error::io("create folder", &dropped))?;
     } else {
         // Not empty, it is not ours alone.
-        let _ = fs::remove_dir(&dropped);
+        let _ = files.remove_dir(&dropped);
     }
     for (from, name) in moves {
         let to = dir.join(name);
-        match fs::rename(from, &to) {
+        match files.rename(from, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => {}
             other => other.map_err(Error::io("rename a finished file to", &to))?,
         }
     }
-    write_atomically(&dir.join(SOURCES), listing.as_bytes())?;
-    manifest.write(dir)?;
-    clear_work(dir)
+    let listing = |name: &str, text: &str| {
+        let path = dir.join(name);
+        replace(files, &path, text.as_bytes()).map_err(Error::io("write", &path))
+    };
+    listing(SOURCES, sources)?;
+    match passed_over.as_str() {
+        "" => remove(files, &dir.join(PASSED_OVER))?,
+        some => listing(PASSED_OVER, some)?,
+    }
+    // Every name that the manifest speaks of must be there for good before its own is, and before the work folder goes.
+    if dropped.is_dir() {
+        sync(&dropped)?;
+    }
+    sync(dir)?;
+    manifest.write_on(files, dir)?;
+    clear_work(files, dir)
 }
 
 /// Waits until the first process has written the manifest with this fingerprint.
@@ -230,19 +273,19 @@ pub(super) fn made_meanwhile(config: &PrepConfig, before: &ManifestWatch) -> Res
 
 /// Removes all intermediate results. A process that is late may be making folders meanwhile; what it leaves it removes
 /// itself.
-fn clear_work(dir: &Path) -> Result<()> {
+pub(super) fn clear_work(files: &dyn Files, dir: &Path) -> Result<()> {
     let work = dir.join(WORK);
-    match fs::remove_dir_all(&work) {
+    match remove_tree(files, &work) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
         other => other.map_err(Error::io("remove", &work)),
     }
 }
 
 /// Removes what a late process has made in a work folder after the preparation was ended.
-pub(super) fn clear_late_work(config: &PrepConfig, folder: &Path) {
+pub(super) fn clear_late_work(files: &dyn Files, config: &PrepConfig, folder: &Path) {
     // Others that are late do the same, and the first one does it for all.
-    let _ = fs::remove_dir_all(folder);
-    let _ = fs::remove_dir(config.output.dir.join(WORK));
+    let _ = remove_tree(files, folder);
+    let _ = files.remove_dir(&config.output.dir.join(WORK));
 }
 
 /// Files named as this crate names shards: unfinished ones, and finished ones.
@@ -276,8 +319,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+fn remove(files: &dyn Files, path: &Path) -> Result<()> {
+    match files.remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(Error::io("remove", path)),
     }

@@ -16,10 +16,21 @@ pub(super) struct ReadReport {
     pub text_bytes: u64,
     /// Records that were bad.
     pub bad_records: u64,
+    /// The first of them: their places, and what is wrong.
+    #[serde(default)]
+    pub bad_places: Vec<String>,
+    /// Bytes of the files that lie behind damage after which nothing can be found.
+    #[serde(default)]
+    pub bytes_lost: u64,
+    /// Bytes of the files.
+    #[serde(default)]
+    pub bytes: u64,
     /// Records that were not.
     pub records: u64,
     /// Documents that are not UTF-8 throughout.
     pub not_utf8: u64,
+    /// Pages that break off: what was received of them is kept.
+    pub broken_off: u64,
     /// What the user was told, each with its place, so that one process can name what another met.
     pub complaints: Vec<String>,
 }
@@ -30,6 +41,7 @@ pub(super) struct Reading<'a, 'w> {
     items: Items<'a>,
     report: ReadReport,
     quiet: bool,
+    bytes: u64,
     digest: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
 }
 
@@ -47,6 +59,7 @@ impl<'a, 'w> Reading<'a, 'w> {
             items: inputs.open(task, config, budget),
             report: ReadReport::default(),
             quiet: false,
+            bytes: inputs.size(task),
             digest: Box::new(move || inputs.digest(task)),
         }
     }
@@ -85,8 +98,12 @@ impl<'a, 'w> Reading<'a, 'w> {
         self.report.digest = (self.digest)()?;
         self.report.text_bytes = self.items.text_bytes();
         self.report.bad_records = self.items.bad_records();
+        self.report.bad_places = self.items.take_bad_places();
+        self.report.bytes_lost = self.items.bytes_lost();
+        self.report.bytes = self.bytes;
         self.report.records = self.items.records();
         self.report.not_utf8 = self.items.not_utf8();
+        self.report.broken_off = self.items.broken_off();
         Ok(self.report)
     }
 }
@@ -114,18 +131,25 @@ where
     work.run_in_order(stage, more, |task, before, draft| body(task, Some(most.saturating_sub(so_far(before))), draft))
 }
 
-/// Bad records in all tasks' reading, after checking that there are no more than may be.
+/// Bad records that an error names.
+const NAMED: usize = 5;
+
+/// Bad records in all tasks' reading, after checking that there are no more than may be, and that no more of the files
+/// lies behind damage. Every process comes to the same, since all of them go by the receipts.
 pub(super) fn bad_records<'r>(
     reports: impl Iterator<Item = &'r ReadReport> + Clone,
     config: &InputConfig,
 ) -> Result<u64> {
-    let count = reports.clone().map(|report| report.bad_records).sum();
-    let records = count + reports.clone().map(|report| report.records).sum::<u64>();
-    let limit = config.bad_limit(records);
-    if count > limit {
-        let example = reports.flat_map(|report| &report.complaints).next();
-        let example = example.map_or_else(|| "one that was not noted".into(), Clone::clone);
-        return Err(Error::BadRecords { example, count, records, limit });
+    let sum = |count: fn(&ReadReport) -> u64| reports.clone().map(count).sum::<u64>();
+    let count = sum(|report| report.bad_records);
+    let records = count + sum(|report| report.records);
+    let (lost, bytes) = (sum(|report| report.bytes_lost), sum(|report| report.bytes));
+    let exceeded = config.exceeded(count, records).or_else(|| {
+        Some((format!("{lost} of {bytes} bytes of the files lie behind damage"), config.lost(lost, bytes)?))
+    });
+    if let Some((what, limit)) = exceeded {
+        let places = reports.flat_map(|report| &report.bad_places).take(NAMED).cloned().collect();
+        return Err(Error::BadRecords { what, limit, places });
     }
     Ok(count)
 }

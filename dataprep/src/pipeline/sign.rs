@@ -69,15 +69,15 @@ impl SignedWriter {
     }
 
     /// Writes the keys and signatures beside the task's other files.
-    pub fn publish(self, draft: &Draft) -> Result<()> {
+    pub fn publish(self, draft: &Draft<'_>) -> Result<()> {
         if let Some(urls) = self.urls {
-            urls.publish(&draft.path(URLS))?;
+            urls.publish(draft.target(&draft.path(URLS)))?;
         }
         if let Some(texts) = self.texts {
-            texts.publish(&draft.path(TEXTS))?;
+            texts.publish(draft.target(&draft.path(TEXTS)))?;
         }
         if let Some(bands) = self.bands {
-            bands.publish(&draft.path(BANDS))?;
+            bands.publish(draft.target(&draft.path(BANDS)))?;
         }
         Ok(())
     }

@@ -168,6 +168,22 @@ fn every_document_has_its_line() {
 }
 
 #[test]
+fn what_a_killed_process_left_is_taken_away() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    let config = config(input.path(), output.path());
+    // Killed in its first moments, and while it removed its work folder.
+    fs::write(output.path().join("probe.tmp"), "").unwrap();
+    run(&config, &mut Silent).unwrap();
+    let whole = all_contents(output.path());
+    assert!(!whole.contains_key("probe.tmp"));
+    fs::create_dir_all(output.path().join("work/0123/tokens")).unwrap();
+    fs::write(output.path().join("work/0123/tokens/00001.receipt"), "{}").unwrap();
+    run(&config, &mut Silent).unwrap();
+    assert!(!output.path().join("work").exists());
+    assert!(all_contents(output.path()) == whole);
+}
+
+#[test]
 fn counts_add_up() {
     let (input, output) = (corpus(), tempfile::tempdir().unwrap());
     let manifest = run(&config(input.path(), output.path()), &mut Silent).unwrap().manifest;
@@ -581,27 +597,227 @@ fn a_tokenizer_that_has_no_text_says_why() {
     assert!(error.contains("all 5 documents fell on the validation side"), "{error}");
 }
 
+/// A file of which the first `bad` lines are no JSON.
+fn with_bad_lines(path: &Path, good: usize, bad: usize) {
+    let lines = (0..good).map(|i| json!({ "text": format!("text {i}") }).to_string() + "\n");
+    fs::write(path, "not JSON\n".repeat(bad) + &lines.collect::<String>()).unwrap();
+}
+
 #[test]
-fn the_limit_of_bad_records_grows_with_the_corpus() {
+fn bad_records_are_a_share_of_the_corpus() {
     let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = input.path().join("a.jsonl");
-    let records = |good: usize, bad: usize| {
-        let lines = (0..good).map(|i| json!({ "text": format!("text {i}") }).to_string() + "\n");
-        fs::write(&path, "not JSON\n".repeat(bad) + &lines.collect::<String>()).unwrap();
-    };
-    let mut config = PrepConfig::default();
-    (config.input.paths, config.output.dir) = (vec![path.clone()], output.path().into());
+    let mut config = config(&path, output.path());
     config.output.overwrite = true;
-    let mut bad = |good, bad, limit| {
-        records(good, bad);
-        config.input.max_bad_records = limit;
-        run(&config, &mut Silent).map(|summary| summary.manifest.stages[0].dropped["bad record"])
+    let mut bad = |good, bad, records, fraction| {
+        with_bad_lines(&path, good, bad);
+        (config.input.max_bad_records, config.input.max_bad_fraction) = (records, fraction);
+        match run(&config, &mut Silent) {
+            Ok(summary) => Ok(summary.manifest.stages[0].dropped["bad record"]),
+            Err(e @ Error::BadRecords { .. }) => Err(e.to_string()),
+            Err(e) => panic!("{e}"),
+        }
     };
-    assert_eq!(bad(20, 100, None).unwrap(), 100);
-    let error = bad(20, 101, None).unwrap_err().to_string();
-    assert!(error.contains("101 of 121 records are bad") && error.contains("more than the 100"), "{error}");
-    assert_eq!(bad(20_000, 200, None).unwrap(), 200);
-    assert!(matches!(bad(20_000, 300, None).unwrap_err(), Error::BadRecords { count: 300, limit: 203, .. }));
-    assert!(matches!(bad(20_000, 2, Some(1)).unwrap_err(), Error::BadRecords { count: 2, limit: 1, .. }));
-    assert_eq!(bad(20, 101, Some(101)).unwrap(), 101);
+    assert_eq!(bad(20, 100, None, None), Ok(100), "few are passed over in a small corpus");
+    let error = bad(20, 101, None, None).unwrap_err();
+    for words in [
+        "101 of 121 records are bad (83.471 %)",
+        "max_bad_fraction allows by default: 0.01",
+        "a.jsonl: byte 9: not a JSON",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(bad(20_000, 200, None, None), Ok(200));
+    assert!(bad(20_000, 300, None, None).is_err());
+    assert_eq!(bad(98, 2, None, Some(0.02)), Ok(2), "a share that is set holds for any corpus");
+    assert!(bad(98, 2, None, Some(0.019)).unwrap_err().contains("input.max_bad_fraction = 0.019"));
+    assert!(bad(98, 1, None, Some(0.0)).is_err());
+    assert_eq!(bad(20, 300, None, Some(1.0)), Ok(300));
+    assert!(bad(20_000, 2, Some(1), None).unwrap_err().contains("input.max_bad_records = 1"));
+    assert_eq!(bad(20, 101, Some(101), None), Ok(101), "a number that is set replaces the share");
+    assert!(bad(20, 101, Some(101), Some(0.5)).is_err(), "of both, both hold");
+}
+
+#[test]
+fn what_lies_behind_damage_counts_by_its_bytes() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    with_bad_lines(&input.path().join("a.jsonl"), 1000, 0);
+    let mut frame = zstd::encode_all(fs::read(input.path().join("a.jsonl")).unwrap().as_slice(), 3).unwrap();
+    // Damage in the header of the first block, and 20 MiB behind it.
+    frame[6..12].fill(0xff);
+    frame.resize(20 << 20, 1);
+    fs::write(input.path().join("b.jsonl.zst"), frame).unwrap();
+    let mut config = config(input.path(), output.path());
+    let error = run(&config, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("bytes of the files lie behind damage") && error.contains("b.jsonl.zst: decomp"), "{error}");
+    config.input.max_bad_fraction = Some(1.0);
+    assert_eq!(run(&config, &mut Silent).unwrap().manifest.stages[0].dropped["bad record"], 1);
+}
+
+#[test]
+fn bad_records_at_the_start_of_a_corpus_do_not_end_it() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Eighteen megabytes of nothing but bad records, and then enough good ones.
+    let lines = "no JSON, and long enough to make the file large ".repeat(850) + "\n";
+    fs::write(input.path().join("a.jsonl"), lines.repeat(450)).unwrap();
+    with_bad_lines(&input.path().join("b.jsonl"), 46_000, 0);
+    for threads in [1, 4] {
+        let config = PrepConfig { threads, split_bytes: 1 << 20, ..config(input.path(), output.path()) };
+        let summary = run(&config, &mut Silent).unwrap();
+        assert_eq!(summary.manifest.stages[0].dropped["bad record"], 450);
+    }
+}
+
+#[test]
+fn too_many_bad_records_are_the_same_for_any_number_of_threads_and_ranks_and_a_higher_limit_goes_on() {
+    let input = tempfile::tempdir().unwrap();
+    for i in 0..10 {
+        with_bad_lines(&input.path().join(format!("{i}.jsonl")), 300, 30 * (i % 3));
+    }
+    let mut errors = Vec::new();
+    for (threads, world) in [(1, 1), (3, 1), (2, 3)] {
+        let output = tempfile::tempdir().unwrap();
+        let of = |index| PrepConfig {
+            threads,
+            split_bytes: 2000,
+            rank: Rank::new(index, world).unwrap(),
+            ..config(input.path(), output.path())
+        };
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0..world).map(|i| scope.spawn(move || run(&of(i), &mut Silent))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap().map(drop).unwrap_err().to_string()).collect()
+        });
+        errors.extend(found);
+        // What was read is not read again: the folder of intermediate results is the same.
+        let tasks = |dir: &Path| -> Vec<_> {
+            let runs = fs::read_dir(dir.join("work")).unwrap().map(|run| run.unwrap().path());
+            let tasks = runs.flat_map(|run| fs::read_dir(run.join("tokens")).unwrap());
+            let mut times: Vec<_> = tasks.map(|task| task.unwrap().metadata().unwrap().modified().unwrap()).collect();
+            times.sort();
+            times
+        };
+        let before = tasks(output.path());
+        let mut config = of(0);
+        (config.rank, config.input.max_bad_fraction) = (Rank::default(), Some(0.05));
+        assert!(run(&config, &mut Silent).is_err());
+        assert_eq!(tasks(output.path()), before);
+        config.input.max_bad_fraction = Some(0.1);
+        assert_eq!(run(&config, &mut Silent).unwrap().manifest.stages[0].dropped["bad record"], 270);
+        // A complete folder is held to the limit, too.
+        config.input.max_bad_fraction = Some(0.05);
+        let error = run(&config, &mut Silent).unwrap_err().to_string();
+        assert!(error.contains("270 of 3270 records are bad"), "{error}");
+        config.input.max_bad_fraction = Some(0.1);
+        assert!(run(&config, &mut Silent).unwrap().reused);
+    }
+    assert!(errors.iter().all(|error| *error == errors[0]) && errors.len() == 5, "{errors:?}");
+}
+
+#[test]
+fn what_is_not_read_is_told_counted_and_listed() {
+    let (input, output) = (corpus(), tempfile::tempdir().unwrap());
+    for (name, bytes) in [("x.png", "x"), ("y.png", "y"), ("z.jsonl.xz", "\u{fd}"), (".hidden", "")] {
+        fs::write(input.path().join(name), bytes).unwrap();
+    }
+    fs::write(input.path().join("z.jsonl.xz"), b"\xfd7zXZ\0\0\x04").unwrap();
+    fs::write(input.path().join("lines.txt"), "{\"text\": \"a\"}\n{\"text\": \"b\"}\n").unwrap();
+    let mut notes = Notes::default();
+    let summary = run(&config(input.path(), output.path()), &mut notes).unwrap();
+    let told = notes.0.join("\n");
+    for words in ["2 not read (unknown suffix .png): ", "z.jsonl.xz", "xz -d", ".hidden", "lines.txt"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let passed_over = &summary.manifest.passed_over;
+    assert_eq!((passed_over.len(), passed_over["unknown suffix .png"]), (3, 2), "{passed_over:?}");
+    let listing = fs::read_to_string(output.path().join(output::PASSED_OVER)).unwrap();
+    let names: Vec<_> =
+        listing.lines().map(|line| line.split(input.path().to_str().unwrap()).nth(1).unwrap()).collect();
+    let order = ["/.hidden", "/x.png", "/y.png", "/z.jsonl.xz"];
+    assert!(names.iter().zip(order).all(|(found, name)| found.starts_with(name)) && names.len() == 4, "{names:?}");
+    // The list goes with what it was of.
+    for name in ["x.png", "y.png", "z.jsonl.xz", ".hidden"] {
+        fs::remove_file(input.path().join(name)).unwrap();
+    }
+    let mut config = config(input.path(), output.path());
+    (config.output.overwrite, config.seed) = (true, 1);
+    assert!(run(&config, &mut Silent).unwrap().manifest.passed_over.is_empty());
+    assert!(!output.path().join(output::PASSED_OVER).exists());
+}
+
+#[test]
+fn files_that_change_while_they_are_read_are_named() {
+    /// Changes a file when the first stage begins.
+    struct Changes<F: FnMut()>(F);
+    impl<F: FnMut() + Send> Progress for Changes<F> {
+        fn stage(&mut self, _: &str, _: u64) {
+            (self.0)();
+        }
+        fn advance(&mut self, _: u64, _: u64) {}
+        fn message(&mut self, _: &str) {}
+    }
+    for (change, now) in [("{\"text\": \"more\"}\n", 1), ("", -1)] {
+        let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = input.path().join("a.jsonl");
+        with_bad_lines(&path, 300, 0);
+        let before = fs::metadata(&path).unwrap().len();
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.truncate(if now < 0 { 1000 } else { text.len() });
+        text += change;
+        let mut changes = Changes(|| fs::write(&path, &text).unwrap());
+        let error = run(&config(&path, output.path()), &mut changes).unwrap_err().to_string();
+        let expected = format!("a.jsonl changed while it was read: it had {before} bytes and has {}", text.len());
+        assert!(error.contains(&expected), "{error}");
+        assert!(!output.path().join(MANIFEST).exists());
+    }
+}
+
+/// A `response` record of a page.
+fn page(headers: &str, body: &[u8]) -> Vec<u8> {
+    let answer = [b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n", headers.as_bytes(), b"\r\n", body].concat();
+    let head = format!(
+        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\nContent-Type: application/http\r\n\
+         Content-Length: {}\r\n\r\n",
+        answer.len()
+    );
+    [head.as_bytes(), &answer, b"\r\n\r\n"].concat()
+}
+
+#[test]
+fn pages_that_cannot_be_read_never_end_a_run_and_parts_of_pages_are_counted() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, "a sentence of a page. ".repeat(100).as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let encoded = "Content-Encoding: gzip\r\n";
+    let mut crawl = [page(encoded, &gzip), page(encoded, &gzip[..gzip.len() - 4]), page("", b"plain")].concat();
+    for _ in 0..150 {
+        crawl.extend(page("Content-Encoding: br\r\n", &[0x8b, 1, 2, 3].repeat(10)));
+        crawl.extend(page(encoded, &gzip[..9]));
+        crawl.extend(page("", b"\x89PNG\r\n\x1a\n"));
+    }
+    fs::write(input.path().join("a.warc"), crawl).unwrap();
+    let mut config = config(input.path(), output.path());
+    config.output.validation_fraction = 0.0;
+    let manifest = run(&config, &mut Silent).unwrap().manifest;
+    let read = &manifest.stages[0];
+    assert_eq!((read.kept, read.changed["pages that break off"]), (3, 1));
+    let dropped = [("warc.content_encoding".to_owned(), 300), ("warc.media_type".to_owned(), 150)];
+    assert_eq!(read.dropped, dropped.into());
+}
+
+#[test]
+fn the_manifest_says_whether_added_tokens_were_made() {
+    let (input, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(input.path().join("a.txt"), "one<|endoftext|>two").unwrap();
+    let mut config = config(input.path(), output.path());
+    (config.output.validation_fraction, config.output.overwrite) = (0.0, true);
+    let mut run = |parse_added| {
+        config.tokenizer.parse_added = parse_added;
+        let manifest = run(&config, &mut Silent).unwrap().manifest;
+        assert_eq!(manifest.pipeline["tokenizer"]["parse_added"], parse_added);
+        (manifest.fingerprint, manifest.train.tokens)
+    };
+    let (plain, chat) = (run(false), run(true));
+    assert_eq!((plain.1, chat.1), (20, 8));
+    assert_ne!(plain.0, chat.0);
 }

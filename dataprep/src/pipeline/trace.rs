@@ -54,7 +54,7 @@ pub struct Trace {
 /// does not say where its documents came from.
 pub fn trace(folder: &Path, split: Split, token: u64, around: u64) -> Result<Trace> {
     let set = ShardSet::open(folder, split)?;
-    let Some(place) = set.locate(token) else {
+    let Some(place) = set.locate(token)? else {
         let what = format!("{token}; the {split} side of {} has {} tokens", folder.display(), set.tokens());
         return Err(Error::Config { field: "--token", what });
     };

@@ -1,8 +1,9 @@
 //! Random access of an input file: at any byte, at gzip members, at rows, or at its start only.
 
-use super::binary::{head, is_text_start};
-use super::decode::Wide;
+use super::binary::head;
+use super::decode::{Wide, compressed};
 use super::format::{Compression, Format, InputFile};
+use super::kinds::{foreign, is_text_start};
 use super::members;
 use super::stream::Store;
 use crate::error::{Error, Result, Unit};
@@ -61,11 +62,20 @@ impl Access {
 
 /// How a file that begins with `head` is compressed. The bytes decide where they are certain, else what its name says.
 pub(super) fn compression(head: &[u8], named: Compression) -> Compression {
-    match head {
-        [0x1f, 0x8b, 8, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+    match compressed(head) {
+        Some(certain) => certain,
         // Damage is no reason to take a compressed file for text.
-        _ if named != Compression::None && is_text_start(head) => Compression::None,
-        _ => named,
+        None if named == Compression::None || is_something_else(head) => Compression::None,
+        None => named,
     }
+}
+
+/// Whether the first bytes of a file are those of a text or of another format that is known, and so not of a damaged
+/// compressed file.
+fn is_something_else(head: &[u8]) -> bool {
+    is_text_start(head)
+        || Wide::declared(head).is_some()
+        || head.starts_with(b"PAR1")
+        || head.starts_with(b"ARROW1\0\0")
+        || foreign(head).is_some()
 }

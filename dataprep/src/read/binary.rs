@@ -1,5 +1,6 @@
 //! Detection of binary files.
 
+use super::kinds::{foreign, is_control};
 use super::record::uncounted;
 use super::stream::{Store, Stream};
 use std::io;
@@ -35,24 +36,10 @@ pub(super) fn nature(bytes: &[u8]) -> Nature {
         return Nature::Text;
     }
     let start = bytes.get(..NUL_WITHIN).unwrap_or(bytes);
-    if memchr::memchr(0, start).is_some() || format_name(bytes).is_some() {
+    if memchr::memchr(0, start).is_some() || known(bytes).is_some() {
         return Nature::Binary(1.0);
     }
     Nature::Damaged(share(invalid))
-}
-
-/// Whether the first bytes of a file are UTF-8 text, of which the last character may be cut.
-pub(super) fn is_text_start(head: &[u8]) -> bool {
-    let complete = match std::str::from_utf8(head) {
-        Ok(_) => true,
-        Err(e) => e.error_len().is_none(),
-    };
-    complete && !head.iter().any(|&byte| is_control(byte))
-}
-
-/// Control characters that stand in no text: all but white space, backspace and escape.
-fn is_control(byte: u8) -> bool {
-    matches!(byte, 0..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f)
 }
 
 /// The first bytes of a file, as they lie there.
@@ -62,36 +49,26 @@ pub(super) fn head(store: &Store) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The name of the format of a file that is no text, where it has a well-known one.
-pub(crate) fn of_file(path: &Path) -> Option<&'static str> {
-    format_name(&head(&Store::File(path.into())).ok()?)
+/// The name of the format of a file that is no text, where it has a well-known one, and what to do with it.
+pub(crate) fn of_file(path: &Path) -> Option<String> {
+    known(&head(&Store::File(path.into())).ok()?)
 }
 
-/// The name of a file format that is no text, by the first bytes.
-pub(super) fn format_name(bytes: &[u8]) -> Option<&'static str> {
-    const FORMATS: [(&[u8], &str); 16] = [
-        (b"\x1f\x8b", "gzip"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"\xfd7zXZ\0", "xz"),
-        (b"BZh", "bzip2"),
-        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-        (b"PK\x03\x04", "ZIP (or a format in ZIP, such as .docx or .epub)"),
-        (b"Rar!\x1a\x07", "RAR"),
-        (b"%PDF-", "PDF"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Microsoft Office"),
-        (b"\x89PNG\r\n\x1a\n", "PNG"),
-        (b"\xff\xd8\xff", "JPEG"),
-        (b"GIF8", "GIF"),
-        (b"\x7fELF", "ELF"),
-        (b"SQLite format 3\0", "SQLite"),
-        (b"PAR1", "Parquet"),
-        (b"ARROW1\0\0", "Arrow"),
-    ];
-    FORMATS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
+/// Name and remedy of a file format that is no text, by the first bytes.
+pub(super) fn known(bytes: &[u8]) -> Option<String> {
+    let read = |name: &str| Some(format!("{name}, inside another file or under a wrong input.format"));
+    match bytes {
+        [0x1f, 0x8b, ..] => read("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => read("zstd"),
+        [b'P', b'A', b'R', b'1', ..] => read("Parquet"),
+        _ if bytes.starts_with(b"ARROW1\0\0") => read("Arrow"),
+        _ => foreign(bytes).map(|kind| format!("{}; {}", kind.name, kind.remedy)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::kinds::is_text_start;
     use super::*;
 
     #[test]

@@ -1,13 +1,24 @@
 //! Decoding between bytes on disk and text: gzip and zstd, and UTF-16 and UTF-32 with a byte order mark.
 
+use super::format::Compression;
 use encoding_rs::{Decoder, UTF_16BE, UTF_16LE};
 use flate2::bufread::GzDecoder;
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+/// How bytes that begin with `head` are compressed, if they are for certain.
+pub(super) fn compressed(head: &[u8]) -> Option<Compression> {
+    match head {
+        [0x1f, 0x8b, 8, ..] => Some(Compression::Gzip),
+        // A frame, or a skippable one, as those that `pzstd` writes before each frame.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
 /// The largest window that a zstd frame may ask for, as a power of two: the most that `zstd --long` makes. A decoder
 /// takes as much memory as its frame's window, so 2 GiB for such a frame and no more than 8 MiB for an ordinary one.
-const MAX_WINDOW_LOG: u32 = if cfg!(target_pointer_width = "64") { 31 } else { 30 };
+pub(super) const MAX_WINDOW_LOG: u32 = if cfg!(target_pointer_width = "64") { 31 } else { 30 };
 
 /// A zstd decoder over any number of frames.
 pub(super) fn zstd<'a, R: BufRead + 'a>(bytes: R) -> io::Result<impl Read + use<'a, R>> {
@@ -16,21 +27,52 @@ pub(super) fn zstd<'a, R: BufRead + 'a>(bytes: R) -> io::Result<impl Read + use<
     Ok(decoder)
 }
 
-/// A gzip decoder over any number of members. Zero bytes behind a member are padding, as they are for gzip itself.
+/// A gzip decoder over any number of members. Zero bytes behind a member are padding, and other bytes behind the last
+/// are [`TrailingBytes`], as they are for gzip itself.
 pub(super) struct Gzip<R> {
     state: State<R>,
     members: u64,
 }
 
+/// What a gzip member begins with: its magic number, and deflate.
+const MAGIC: &[u8] = b"\x1f\x8b\x08";
+
+/// Bytes that were looked at, and those behind them.
+type Ahead<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
 enum State<R> {
     Between(R),
-    Inside(Box<GzDecoder<R>>),
+    Inside(Box<GzDecoder<Ahead<R>>>),
     Ended,
 }
 
 impl<R: BufRead> Gzip<R> {
     pub(super) fn new(bytes: R) -> Self {
         Self { state: State::Between(bytes), members: 0 }
+    }
+
+    /// Goes on behind a member, or at the start.
+    fn enter(&mut self, mut bytes: R) -> io::Result<State<R>> {
+        if self.members > 0 {
+            skip_zeros(&mut bytes)?;
+        }
+        let mut start = Vec::new();
+        bytes.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start)?;
+        match self.members {
+            0 => {}
+            _ if start.is_empty() => return Ok(State::Ended),
+            // A start that is cut off is one all the same.
+            _ if MAGIC.starts_with(&start) => {}
+            _ => {
+                let mut rest = io::Cursor::new(start).chain(bytes);
+                let what: Box<dyn std::error::Error + Send + Sync> = match contains(&mut rest, MAGIC)? {
+                    true => "the header of a gzip member is damaged".into(),
+                    false => TrailingBytes.into(),
+                };
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+        Ok(State::Inside(Box::new(GzDecoder::new(io::Cursor::new(start).chain(bytes)))))
     }
 }
 
@@ -44,7 +86,7 @@ impl<R: BufRead> Read for Gzip<R> {
                 State::Inside(mut member) => match member.read(buffer) {
                     Ok(0) => {
                         self.members += 1;
-                        self.state = State::Between(member.into_inner());
+                        self.state = State::Between(member.into_inner().into_inner().1);
                     }
                     Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
                     other => {
@@ -52,21 +94,28 @@ impl<R: BufRead> Read for Gzip<R> {
                         return other;
                     }
                 },
-                State::Between(mut bytes) => {
-                    if self.members > 0 {
-                        skip_zeros(&mut bytes)?;
-                    }
-                    match bytes.fill_buf()?.first() {
-                        None if self.members > 0 => return Ok(0),
-                        Some(&first) if self.members > 0 && first != 0x1f => {
-                            return Err(io::Error::new(io::ErrorKind::InvalidData, TrailingBytes));
-                        }
-                        _ => self.state = State::Inside(Box::new(GzDecoder::new(bytes))),
-                    }
-                }
+                State::Between(bytes) => self.state = self.enter(bytes)?,
                 State::Ended => return Ok(0),
             }
         }
+    }
+}
+
+/// Whether `wanted` is somewhere in the rest of `bytes`.
+fn contains(bytes: &mut impl BufRead, wanted: &[u8]) -> io::Result<bool> {
+    let mut window = Vec::new();
+    loop {
+        let chunk = bytes.fill_buf()?;
+        let read = chunk.len();
+        window.extend_from_slice(chunk);
+        bytes.consume(read);
+        if memchr::memmem::find(&window, wanted).is_some() {
+            return Ok(true);
+        }
+        if read == 0 {
+            return Ok(false);
+        }
+        window.drain(..window.len().saturating_sub(wanted.len() - 1));
     }
 }
 
@@ -228,8 +277,13 @@ mod tests {
             let (text, done) = gunzip(&bytes);
             assert!(done.is_ok() && text == b"one two", "{text:?}");
         }
-        let (text, done) = gunzip(&[a.clone(), zeros.clone(), b"junk".to_vec()].concat());
-        assert!(text == b"one " && is_trailing(&done.unwrap_err()));
+        for junk in [&b"junk"[..], b"\x1fjunk", b"\x1f\x8bjunk", b"\x1f\x8b", b"PK\x03\x04"] {
+            let (text, done) = gunzip(&[a.clone(), zeros.clone(), junk.to_vec()].concat());
+            let cut = MAGIC.starts_with(junk);
+            assert!(text == b"one " && is_trailing(&done.unwrap_err()) != cut, "{junk:?}");
+        }
+        let (text, done) = gunzip(&[a.clone(), b"\x1fX".to_vec(), b.clone(), b.clone()].concat());
+        assert!(text == b"one " && !is_trailing(&done.unwrap_err()), "members follow the damage");
         let (text, done) = gunzip(&[zeros, a.clone()].concat());
         assert!(text.is_empty() && !is_trailing(&done.unwrap_err()), "padding comes behind something");
         let (_, done) = gunzip(&a[..a.len() - 3]);

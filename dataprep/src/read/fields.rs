@@ -39,8 +39,42 @@ enum Scalar {
     Other(&'static str),
 }
 
-/// Finds the fields in one JSON object, or says what is wrong with it. The last of equal keys counts.
+/// Finds the fields in one JSON object, or says what is wrong with it. The last of equal keys counts. NaN and Infinity
+/// are numbers, as Python writes and reads them.
 pub(crate) fn of_json(record: &[u8], names: &FieldNames) -> Result<Fields, String> {
+    of_strict_json(record, names).or_else(|why| match finite(record) {
+        Some(record) => of_strict_json(&record, names),
+        None => Err(why),
+    })
+}
+
+/// JSON with a 0 of the same length in place of each NaN, Infinity and -Infinity outside strings; nothing where there
+/// is none.
+pub(super) fn finite(json: &[u8]) -> Option<Vec<u8>> {
+    if !json.contains(&b'N') && !json.contains(&b'I') {
+        return None;
+    }
+    let (mut quoted, mut at, mut out) = (false, 0, None::<Vec<u8>>);
+    while let Some(&byte) = json.get(at) {
+        let rest = json.get(at..).unwrap_or_default();
+        let word: &[u8] = if rest.starts_with(b"NaN") { b"NaN" } else { b"Infinity" };
+        match byte {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b'N' | b'I' if !quoted && rest.starts_with(word) => {
+                let zero = out.get_or_insert_with(|| json.to_vec()).get_mut(at..at + word.len())?;
+                zero.fill(b' ');
+                *zero.first_mut()? = b'0';
+                at += word.len() - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    out
+}
+
+fn of_strict_json(record: &[u8], names: &FieldNames) -> Result<Fields, String> {
     let mut found = [None, None, None];
     let wanted = Wanted([Some(&names.text), names.id.as_deref(), names.url.as_deref()]);
     let mut deserializer = serde_json::Deserializer::from_slice(record);
@@ -205,6 +239,18 @@ mod tests {
         assert_eq!(found, Fields { text: "deep".into(), id: None, url: None });
         let same = of_json(br#"{"text": "only", "text": "last"}"#, &names("text", "text", "text")).unwrap();
         assert_eq!(same, Fields { text: "last".into(), id: Some("last".into()), url: Some("last".into()) });
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_read_as_python_writes_them() {
+        let record = br#"{"a": NaN, "text": "NaN, \"Infinity\"", "b": [-Infinity, Infinity], "id": NaN}"#;
+        let found = of_json(record, &FieldNames::default()).unwrap();
+        assert_eq!((found.text.as_str(), found.id.as_deref()), ("NaN, \"Infinity\"", Some("0")));
+        let why = |record: &[u8]| of_json(record, &FieldNames::default()).unwrap_err();
+        assert_eq!(why(b"{\"text\": NaN}"), "field \"text\" is a number, not a string");
+        for record in [&b"{\"text\": \"a\", \"b\": Nan}"[..], b"{\"text\": \"a\", NaN: 1}", b"NaN", b"{\"NaN"] {
+            assert!(why(record).contains("not a JSON object"), "{}", why(record));
+        }
     }
 
     #[test]

@@ -29,6 +29,24 @@ pub enum Format {
     Arrow,
 }
 
+impl Format {
+    /// Its name for messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Lines => "lines of text",
+            Self::Html => "a web page",
+            Self::JsonLines => "JSON Lines",
+            Self::Json => "JSON",
+            Self::Csv => "comma-separated values",
+            Self::Tsv => "tab-separated values",
+            Self::Warc => "WARC",
+            Self::Parquet => "Parquet",
+            Self::Arrow => "Arrow",
+        }
+    }
+}
+
 /// Compression of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {

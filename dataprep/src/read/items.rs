@@ -3,14 +3,12 @@
 use super::access::Access;
 use super::again::line_at;
 use super::csv::{Frame, Framer, Row};
-use super::fields::FieldNames;
 use super::format::{Compression, Format, InputFile};
 use super::json::Json;
 use super::record::{BYTE_ORDER_MARK, uncounted};
 use super::stream::{Line, Store, Stream};
 #[cfg(feature = "parquet")]
 use super::table;
-use super::walk::walk;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::io;
@@ -55,13 +53,15 @@ impl ItemFile {
     /// # Errors
     /// [`Error::Io`], and [`Error::UnsupportedInput`] for web pages and archives.
     pub fn open(path: &Path) -> Result<Self> {
-        let walked = walk(&[path.to_path_buf()], None, &FieldNames::default())?;
         let unsupported = |what: &str| Error::UnsupportedInput { path: path.into(), what: what.into() };
-        let [file] = &walked.files[..] else { return Err(unsupported("one file is needed, not a folder of files")) };
+        if path.is_dir() {
+            return Err(unsupported("one file is needed, not a folder of files"));
+        }
+        let file = super::walk::file(path)?;
         if matches!(file.format, Format::Html | Format::Warc) {
             return Err(unsupported("items come from JSON, CSV, TSV, Parquet, Arrow or text files"));
         }
-        Ok(Self { file: file.clone(), store: Store::of(file) })
+        Ok(Self { store: Store::of(&file), file })
     }
 
     /// The line of an item, from 1; of a table the row, from 1.

@@ -1,6 +1,7 @@
 //! The reader of one split, for every format.
 
 use super::access::Access;
+use super::decode::is_trailing;
 use super::format::{Format, InputFile};
 use super::record::{Context, ReadConfig, Record, Records, Site, uncounted};
 use super::split::Split;
@@ -21,6 +22,9 @@ pub struct Reader {
     records: Box<dyn Records + Send>,
     site: Site,
     read: Arc<AtomicU64>,
+    /// Bytes on disk of the split.
+    length: u64,
+    lost: u64,
     finished: bool,
 }
 
@@ -44,7 +48,13 @@ impl Reader {
             extractor: config.extract.clone().map(Extractor::new),
         };
         let records = records(store, file, way, split.bytes.clone(), context, &read)?;
-        Ok(Self { records, site, read, finished: false })
+        let length = split.bytes.end.saturating_sub(split.bytes.start);
+        Ok(Self { records, site, read, length, lost: 0, finished: false })
+    }
+
+    /// Bytes on disk that lie behind damage after which nothing can be found, about.
+    pub fn bytes_lost(&self) -> u64 {
+        self.lost
     }
 
     /// Bytes read from disk, for progress.
@@ -68,6 +78,10 @@ impl Iterator for Reader {
             }
             Err(e) => {
                 self.finished = true;
+                if is_trailing(&e) {
+                    return Some(Ok(self.site.ignored(self.records.position(), e.to_string())));
+                }
+                self.lost = self.length.saturating_sub(self.bytes_read());
                 let damaged = |e: io::Error| self.site.bad(self.records.position(), format!("damaged: {e}"));
                 Some(match e.raw_os_error() {
                     Some(_) => Err(Error::io("read", &self.site.path)(e)),
@@ -95,7 +109,9 @@ fn records(
 ) -> Result<Box<dyn Records + Send>> {
     let end = if matches!(way, Access::Decoded(_)) { u64::MAX } else { bytes.end };
     let stream = match way {
-        Access::Decoded(compression) => Stream::open(store, compression, read.clone()),
+        Access::Decoded(compression) => {
+            Stream::open_within(store, compression, read.clone(), context.config.max_growth)
+        }
         _ => Stream::plain(store, bytes.start, read.clone()),
     };
     let stream = match stream {

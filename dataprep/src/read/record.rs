@@ -1,6 +1,7 @@
 //! Records that readers give, and the shared parts of the readers of all formats.
 
 use super::fields::{FieldNames, Fields};
+use super::stream::GROWTH;
 use crate::document::{Document, Dropped, Origin};
 use crate::error::{BadRecord, Place, Unit};
 use crate::extract::{ExtractConfig, Extractor};
@@ -29,6 +30,9 @@ pub struct ReadConfig {
     pub fields: FieldNames,
     /// Larger records are left out. This bounds the memory that a reader takes.
     pub max_document_bytes: u64,
+    /// Decompressed bytes that may come of each compressed one, beyond the first 256 MiB of a file. A file that goes
+    /// beyond is bad from there on.
+    pub max_growth: u64,
     /// Limits on web pages, of which the main text becomes the document. Without it that is the page itself, decoded,
     /// and comes as [`Record::Page`].
     pub extract: Option<ExtractConfig>,
@@ -36,7 +40,12 @@ pub struct ReadConfig {
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { fields: FieldNames::default(), max_document_bytes: 256 << 20, extract: Some(ExtractConfig::default()) }
+        Self {
+            fields: FieldNames::default(),
+            max_document_bytes: 256 << 20,
+            max_growth: GROWTH,
+            extract: Some(ExtractConfig::default()),
+        }
     }
 }
 
@@ -54,6 +63,8 @@ pub enum Record {
     Dropped(Document, Dropped),
     /// A record that cannot be read. Readers continue after it; the caller decides how many are too many.
     Bad(BadRecord),
+    /// Bytes that are no part of any record and are ignored, as those behind a complete gzip stream. Nothing is lost.
+    Ignored(BadRecord),
 }
 
 /// A format's way through a split.
@@ -82,7 +93,15 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn bad(&self, at: u64, why: String) -> Record {
-        Record::Bad(BadRecord { place: Place { path: self.path.clone(), at, unit: self.unit }, why })
+        Record::Bad(self.found(at, why))
+    }
+
+    pub(super) fn ignored(&self, at: u64, why: String) -> Record {
+        Record::Ignored(self.found(at, why))
+    }
+
+    fn found(&self, at: u64, why: String) -> BadRecord {
+        BadRecord { place: Place { path: self.path.clone(), at, unit: self.unit }, why }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A decompressed byte stream that knows the position of each byte in the file.
 
-use super::decode::{Gzip, Transcoded, Wide, zstd};
+use super::decode::{Gzip, Transcoded, Wide, compressed, zstd};
 use super::format::{Compression, InputFile};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes read from disk at a time.
 const BUFFER: usize = 1 << 16;
-/// A stream may grow by this factor when it is decompressed, beyond [`GROWTH_FLOOR`]. Text compresses 3 to 30 times,
-/// and gzip cannot reach this at all; what does is made to fill the reader's machine.
-const GROWTH: u64 = 2000;
+/// A stream may grow by this factor when it is decompressed, beyond [`GROWTH_FLOOR`], where nothing else is asked for.
+/// gzip reaches 1032 at most, and a zstd block of four bytes stands for 128 KiB, which is 32,768: so a file that is
+/// compressed once is never refused. The length of a record is bounded apart from this.
+pub(crate) const GROWTH: u64 = 40_000;
 /// Decompressed bytes below which growth is of no concern.
 const GROWTH_FLOOR: u64 = 1 << 28;
+/// Times that a file may be compressed over and over.
+const LAYERS: usize = 4;
 
 /// Where a reader's bytes are: in a file, or in memory for tests and fuzzing.
 #[derive(Clone, Debug)]
@@ -103,16 +106,19 @@ struct Guarded<R> {
     inner: R,
     read: Arc<AtomicU64>,
     made: u64,
+    growth: u64,
 }
 
 impl<R: Read> Read for Guarded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.made = self.made.saturating_add(n as u64);
-        let most = GROWTH_FLOOR.saturating_add(self.read.load(Ordering::Relaxed).saturating_mul(GROWTH));
+        let most = GROWTH_FLOOR.saturating_add(self.read.load(Ordering::Relaxed).saturating_mul(self.growth));
         if self.made > most {
-            let what =
-                format!("decompressed bytes are more than {GROWTH} times the compressed ones: refused as a bomb");
+            let what = format!(
+                "refused as a bomb: more than {} times as large as what it was made of (input.max_growth)",
+                self.growth
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(n)
@@ -176,20 +182,39 @@ impl Stream {
     /// All bytes of `store`, decompressed, and as UTF-8 where a byte order mark declares UTF-16 or UTF-32. What is read
     /// from disk is added to `read`.
     pub(crate) fn open(store: &Store, compression: Compression, read: Arc<AtomicU64>) -> io::Result<Self> {
+        Self::open_within(store, compression, read, GROWTH)
+    }
+
+    /// The same, where no more than `growth` bytes may come of a compressed one.
+    pub(crate) fn open_within(
+        store: &Store,
+        compression: Compression,
+        read: Arc<AtomicU64>,
+        growth: u64,
+    ) -> io::Result<Self> {
         let raw = BufReader::with_capacity(BUFFER, Counted::new(store.open()?, read.clone()));
-        let guarded = |inner: Box<dyn Read + Send>| BufReader::with_capacity(BUFFER, Guarded { inner, read, made: 0 });
-        let mut stream = match compression {
-            Compression::None => Self { inner: Inner::Plain(raw), position: 0 },
-            Compression::Gzip => Self::over(guarded(Box::new(Gzip::new(raw)))),
-            Compression::Zstd => Self::over(guarded(Box::new(zstd(raw)?))),
-        };
-        let wide = match stream.fill() {
-            Ok(start) => Wide::declared(start),
-            Err(e) if e.raw_os_error().is_some() => return Err(e),
-            // The reader meets the damage.
-            Err(e) => return Ok(Self::over(BufReader::new(Failed(Some(e))))),
-        };
-        Ok(match wide {
+        let mut stream = Self { inner: Inner::Plain(raw), position: 0 };
+        let mut layer = Some(compression).filter(|&compression| compression != Compression::None);
+        for depth in 0.. {
+            let Some(compression) = layer else { break };
+            if depth == LAYERS {
+                let what = format!("compressed more than {LAYERS} times over: refused as a bomb");
+                return Ok(Self::over(BufReader::new(Failed(Some(io::Error::other(what))))));
+            }
+            let inner: Box<dyn Read + Send> = match compression {
+                Compression::Zstd => Box::new(zstd(Whole(stream))?),
+                _ => Box::new(Gzip::new(Whole(stream))),
+            };
+            let guarded = Guarded { inner, read: read.clone(), made: 0, growth };
+            stream = Self::over(BufReader::with_capacity(BUFFER, guarded));
+            layer = match stream.fill() {
+                Ok(start) => compressed(start),
+                Err(e) if e.raw_os_error().is_some() => return Err(e),
+                // The reader meets the damage.
+                Err(e) => return Ok(Self::over(BufReader::new(Failed(Some(e))))),
+            };
+        }
+        Ok(match Wide::declared(stream.fill()?) {
             Some(wide) => Self::over(BufReader::with_capacity(BUFFER, Transcoded::new(Whole(stream), wide))),
             None => stream,
         })

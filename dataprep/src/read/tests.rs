@@ -7,7 +7,7 @@ use super::*;
 use crate::error::Error;
 use proptest::prelude::*;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -31,7 +31,7 @@ pub(super) fn shown(records: &[Record]) -> Vec<String> {
         Record::Dropped(document, dropped) => {
             format!("dropped {} {} at {:?}", dropped.rule, dropped.value, document.origin.bytes)
         }
-        Record::Bad(bad) => bad.to_string(),
+        Record::Bad(bad) | Record::Ignored(bad) => bad.to_string(),
     };
     records.iter().map(show).collect()
 }
@@ -156,12 +156,13 @@ fn damage_ends_a_stream_and_keeps_what_came_before() {
         let records = read(bytes, Format::JsonLines, compression);
         let (last, before) =
             shown(&records).split_last().map(|(last, before)| (last.clone(), before.to_vec())).unwrap();
-        assert!(last.starts_with("memory: decompressed byte ") && last.contains(": damaged: "), "{last}");
+        let what = if bytes.ends_with(b"rubbish behind") { "which are ignored" } else { ": damaged: " };
+        assert!(last.starts_with("memory: decompressed byte ") && last.contains(what), "{last}");
         assert_eq!(before.len() > 100, some, "{} before {last}", before.len());
         // A file that is one document is lost with its damage; bytes behind a complete stream cost nothing.
         let whole = read(bytes, Format::Text, compression);
         match whole.as_slice() {
-            [Record::Document(document), Record::Bad(_)] => assert_eq!(document.text.as_bytes(), text),
+            [Record::Document(document), Record::Ignored(_)] => assert_eq!(document.text.as_bytes(), text),
             [Record::Bad(_)] => assert!(!bytes.ends_with(b"rubbish behind")),
             other => panic!("{:?}", shown(other)),
         }
@@ -186,11 +187,34 @@ fn what_is_too_large_is_left_out_in_bounded_memory() {
 }
 
 #[test]
-fn a_bomb_is_refused() {
-    // A block of zeros, repeated: 600 MB out of 18 KB and more.
-    let block = zstd::encode_all(std::io::repeat(b'\n').take(600 << 20), 1).unwrap();
-    let records = shown(&read(&block, Format::JsonLines, Compression::Zstd));
-    assert!(records.len() == 1 && records[0].contains("refused as a bomb"), "{records:?}");
+fn a_bomb_is_refused_and_repetitive_text_is_not() {
+    // 400 MB of lines out of some 20 KB.
+    let line = format!("{{\"text\": 0, \"more\": \"{}\"}}\n", "x".repeat(1 << 20));
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    (0..400).for_each(|_| encoder.write_all(line.as_bytes()).unwrap());
+    let block = encoder.finish().unwrap();
+    assert!((400 << 20) / block.len() > 3000, "{}", block.len());
+    let read = |max_growth| {
+        let config = ReadConfig { max_growth, ..ReadConfig::default() };
+        let (store, file) = bytes::in_memory(&block, Format::JsonLines, Compression::Zstd);
+        let all = Split { file: 0, bytes: 0..file.bytes };
+        let (mut count, mut last) = (0, String::new());
+        for record in Reader::of_store(&store, &file, &all, &config).unwrap() {
+            let Record::Bad(bad) = record.unwrap() else { panic!("no line has a text") };
+            count += 1;
+            last = bad.why;
+        }
+        (count, last)
+    };
+    let (count, last) = read(ReadConfig::default().max_growth);
+    assert!(count == 400 && last.contains("is a number"), "{count} {last}");
+    let (count, last) = read(1000);
+    assert!(count < 400 && last.contains("refused as a bomb"), "{count} {last}");
+    assert!(last.contains("input.max_growth"), "{last}");
+    // Layer upon layer.
+    let layers = (0..6).fold(b"text".to_vec(), |inner, _| gzip(&inner));
+    let records = shown(&super::tests::read(&layers, Format::Text, Compression::Gzip));
+    assert!(records.len() == 1 && records[0].contains("times over: refused as a bomb"), "{records:?}");
 }
 
 fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -246,12 +270,13 @@ fn inputs_are_walked_in_the_order_of_their_names() {
     assert!(names(&["none"], None).unwrap_err().to_string().contains("none"));
     assert!(names(&["*.none"], None).unwrap_err().to_string().contains("matches nothing"));
     assert!(names(&["[.none"], None).unwrap_err().to_string().contains("not a glob"));
-    let Walked { files, passed_over } = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
+    let Walked { files, passed_over, renamed } =
+        walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
     let kinds: Vec<_> = files.iter().map(|file| (file.format, file.compression)).collect();
     let expected = [
-        (Format::JsonLines, Compression::Gzip),
+        (Format::JsonLines, Compression::None),
         (Format::Text, Compression::None),
-        (Format::Warc, Compression::Gzip),
+        (Format::Warc, Compression::None),
         (Format::Json, Compression::Gzip),
         (Format::Json, Compression::None),
         (Format::Text, Compression::None),
@@ -260,11 +285,158 @@ fn inputs_are_walked_in_the_order_of_their_names() {
         (Format::Html, Compression::None),
     ];
     assert_eq!(kinds, expected);
-    let passed_over: Vec<_> = passed_over.iter().map(|(why, (count, _))| (why.as_str(), *count)).collect();
-    assert_eq!(passed_over, [("JSON without the text field \"text\"", 1), ("unknown suffix .png", 1)]);
+    let reasons: Vec<_> = passed_over.iter().map(|not| (not.path.file_name().unwrap(), not.why.as_str())).collect();
+    let expected = [
+        (".git", "hidden: the name begins with a dot"),
+        (".hidden.txt", "hidden: the name begins with a dot"),
+        ("notes.json", "JSON without the text field \"text\""),
+        ("picture.png", "unknown suffix .png"),
+        ("target", "a folder that is built or fetched"),
+    ];
+    assert_eq!(reasons, expected.map(|(name, why)| (std::ffi::OsStr::new(name), why)));
+    let lines = by_reason(&passed_over, "not read");
+    let hidden =
+        format!("2 not read ({}): {}, {}", expected[0].1, passed_over[0].path.display(), passed_over[1].path.display());
+    assert!(lines.len() == 4 && lines.contains(&hidden), "{lines:?}");
+    assert_eq!(
+        by_reason(&renamed, "read by content"),
+        [format!("1 read by content (JSON under the suffix .jsonl): {}", dir.path().join("array.jsonl").display())]
+    );
     // A file that is named is read, and says what it lacks.
     let named = walk(&[dir.path().join("notes.json")], None, &FieldNames::default()).unwrap().files;
     assert_eq!(named[0].format, Format::JsonLines);
+}
+
+#[test]
+fn what_a_file_holds_is_told_by_its_content() {
+    let lines = b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+    let utf16 = |text: &[u8]| -> Vec<u8> {
+        let text = format!("\u{feff}{}", std::str::from_utf8(text).unwrap());
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    };
+    let warc = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 1\r\n\r\na\r\n\r\n";
+    let (json, jsonl) = (Format::Json, Format::JsonLines);
+    // Bytes to be skipped, then a frame, as pzstd writes it.
+    let skipped = [b"\x50\x2a\x4d\x18\x04\0\0\0abcd".to_vec(), zstd(lines)].concat();
+    for (name, bytes, format) in [
+        ("a.txt", lines.to_vec(), jsonl),
+        ("a.txt.gz", gzip(lines), jsonl),
+        ("a.txt", b"[{\"text\": \"a\"}, {\"text\": \"b\"}]".to_vec(), json),
+        ("a.json.zst", zstd(lines), jsonl),
+        ("a.ndjson", gzip(lines), jsonl),
+        ("a.jl", lines.to_vec(), jsonl),
+        ("a", skipped.clone(), jsonl),
+        ("a.json", skipped, jsonl),
+        ("a.gz", zstd(lines), jsonl),
+        ("a.zst", gzip(lines), jsonl),
+        ("a.jsonl.gz", lines.to_vec(), jsonl),
+        ("a.jsonl.gz", utf16(lines), jsonl),
+        ("a.json", utf16(lines), jsonl),
+        ("a.csv", lines.to_vec(), jsonl),
+        ("a.warc", lines.to_vec(), jsonl),
+        ("a.jsonl.gz.gz", gzip(&gzip(lines)), jsonl),
+        ("a.jsonl.zst", gzip(&zstd(lines)), jsonl),
+        ("a.csv", b"id\ttext\n1\ta\n2\tb\n".to_vec(), Format::Tsv),
+        ("a.tsv", b"id,text\n1,a\n2,b\n".to_vec(), Format::Csv),
+        ("a.dat", utf16(b"id,text\n1,a\n2,b\n"), Format::Csv),
+        ("part-0", b"id\ttext\n1\ta\n2\tb\n".to_vec(), Format::Tsv),
+        ("a.jsonl", gzip(&[&warc[..], &warc[..]].concat()), Format::Warc),
+    ] {
+        let dir = folder(&[(name, &bytes)]);
+        let walked = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
+        assert_eq!(walked.passed_over, [], "{name}");
+        assert_eq!(walked.files[0].format, format, "{name}");
+        let all = Split { file: 0, bytes: 0..walked.files[0].bytes };
+        let records: Vec<_> =
+            Reader::open(&walked.files[0], &all, &ReadConfig::default()).unwrap().map(Result::unwrap).collect();
+        let expected = if format == Format::Warc { ["a", "a"] } else { ["a", "b"] };
+        assert_eq!(shown(&records), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_read_is_named() {
+    let text = "a text that is\nlong enough, to be one\n".repeat(20);
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n";
+    for (name, bytes, words, is_lost) in [
+        ("a.jsonl.xz", b"\xfd7zXZ\0\0\x04".to_vec(), "xz -d", true),
+        ("a.jsonl", b"\xfd7zXZ\0\0\x04".to_vec(), "xz -d", true),
+        ("a.txt", b"BZh91AY&SY\xc1\xc0".to_vec(), "bzip2 -d", true),
+        ("a.gz", b"\x04\x22\x4d\x18\x64\x40\xa7".to_vec(), "lz4 -d", true),
+        ("a.jsonl.gz", gzip(b"PK\x03\x04\x14\0\0\0\x08\0"), "unzip", true),
+        ("a.jsonl.br", b"\x1b\x2a\x00\xf8\x8d".to_vec(), "brotli -d", true),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x01\x50\x07\0\0\0\0".to_vec(), "dictionary", true),
+        ("a.jsonl.gz", lfs.to_vec(), "git lfs pull", true),
+        ("a.parquet", lfs.to_vec(), "git lfs pull", true),
+        ("a.csv", b"a,b\n1,2\n".to_vec(), "without the column \"text\"", true),
+        ("a.csv", b"id;text\n1;a\n".to_vec(), "separated by ';'", true),
+        ("a.json", b"{\"content\": \"a\"}\n".to_vec(), "without the text field", false),
+        ("a.json", b"[1, 2]".to_vec(), "not made of objects", false),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0".to_vec(), "PNG", false),
+        ("a.bak", text.into_bytes(), "unknown suffix .bak", false),
+    ] {
+        let dir = folder(&[(name, &bytes)]);
+        let path = dir.path().join(name);
+        for input in [dir.path().to_path_buf(), dir.path().join("a*")] {
+            let walked = walk(std::slice::from_ref(&input), None, &FieldNames::default()).unwrap();
+            let was_named = input != dir.path() && !is_lost && name != "a.png";
+            assert_eq!(walked.files.len(), usize::from(was_named), "{name}");
+            for not in walked.passed_over {
+                assert!(not.path == path && not.why.contains(words), "{name}: {}", not.why);
+            }
+        }
+        match walk(&[path], None, &FieldNames::default()) {
+            Err(e) => assert!(is_lost && e.to_string().contains(words) && e.to_string().contains(name), "{e}"),
+            Ok(_) => assert!(!is_lost, "{name}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_pipes_and_names_in_other_encodings() {
+    use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::symlink;
+    let dir = folder(&[("a/b.txt", b"b")]);
+    let odd = dir.path().join(std::ffi::OsString::from_vec(b"caf\xe9.txt".to_vec()));
+    fs::write(&odd, "c").unwrap();
+    symlink("..", dir.path().join("a/loop")).unwrap();
+    symlink("self", dir.path().join("self")).unwrap();
+    symlink("nothing", dir.path().join("gone.txt")).unwrap();
+    symlink("a/b.txt", dir.path().join("link.txt")).unwrap();
+    let pipe = dir.path().join("pipe.txt");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let walked = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
+    let paths: Vec<_> = walked.files.iter().map(|file| file.path.clone()).collect();
+    assert_eq!(paths, [dir.path().join("a/b.txt"), odd.clone(), dir.path().join("link.txt")]);
+    let names = ["loop", "gone.txt", "pipe.txt", "self"];
+    assert_eq!(walked.passed_over.iter().map(|not| not.path.file_name().unwrap()).collect::<Vec<_>>(), names);
+    for (not, words) in walked.passed_over.iter().zip(["to a folder", "leads nowhere", "a pipe", "leads nowhere"]) {
+        assert!(not.why.contains(words), "{}", not.why);
+    }
+    let named = walk(&[pipe], None, &FieldNames::default()).unwrap_err().to_string();
+    assert!(named.contains("pipe.txt") && named.contains("write its content to a file"), "{named}");
+    let glob = walk(&[dir.path().join("**/*.txt")], None, &FieldNames::default()).unwrap();
+    assert_eq!(glob.files.len(), 3, "{:?}", glob.files);
+    let mut reader = Reader::open(&walked.files[1], &Split { file: 1, bytes: 0..1 }, &ReadConfig::default()).unwrap();
+    assert!(matches!(reader.next(), Some(Ok(Record::Document(document))) if document.text == "c"));
+}
+
+#[test]
+fn absurd_json_costs_no_more_than_its_bytes() {
+    let deep = |open: &str, close: &str| [open.repeat(200_000), close.repeat(200_000)].concat();
+    for (text, format) in [
+        (format!("{{\"a\": {}, \"text\": \"x\"}}\n", deep("[", "]")), Format::JsonLines),
+        (format!("{{\"a\":\n{}, \"text\": \"x\"}}\n", deep("{\"b\":[", "]}")), Format::Json),
+    ] {
+        let dir = folder(&[("a.json", text.as_bytes())]);
+        let walked = walk(&[dir.path().to_path_buf()], None, &FieldNames::default()).unwrap();
+        assert_eq!(walked.files[0].format, format);
+        assert_eq!(shown(&read(text.as_bytes(), format, Compression::None)), ["x"]);
+    }
+    let open = deep("[", "");
+    assert!(shown(&read(open.as_bytes(), Format::JsonLines, Compression::None))[0].contains("not a JSON object"));
+    assert!(shown(&read(open.as_bytes(), Format::Json, Compression::None)).is_empty());
 }
 
 #[test]

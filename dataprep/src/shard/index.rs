@@ -1,7 +1,7 @@
-//! One `.bin`/`.idx` pair, mapped and checked.
+//! One `.bin`/`.idx` pair, checked when it is opened and read by position.
 
 use crate::error::{Error, Result};
-use crate::mmap::Map;
+use crate::stored::Stored;
 use std::path::{Path, PathBuf};
 
 /// First bytes of every `.idx` file.
@@ -49,12 +49,14 @@ impl Dtype {
     }
 }
 
-/// A mapped shard whose index has been checked field by field against its tokens.
+/// Bytes of tokens, or of a table, that are read at a time.
+const CHUNK: usize = 16 << 10;
+
+/// A shard whose index has been checked field by field against its tokens.
 #[derive(Debug)]
 pub struct ShardFile {
-    bin_path: PathBuf,
-    bin: Map,
-    idx: Map,
+    bin: Stored,
+    idx: Stored,
     dtype: Dtype,
     sequences: usize,
     documents: usize,
@@ -69,30 +71,39 @@ impl ShardFile {
     /// [`Error::CorruptIndex`], [`Error::SizeMismatch`]: each with the file and the byte.
     pub fn open(prefix: &Path) -> Result<Self> {
         let (bin_path, idx_path) = (with_suffix(prefix, "bin"), with_suffix(prefix, "idx"));
-        let (bin, idx) = (Map::open(&bin_path)?, Map::open(&idx_path)?);
-        Self::new(bin_path, bin, &idx_path, idx)
+        Self::new(Stored::open(&bin_path)?, Stored::open(&idx_path)?)
     }
 
     /// A shard out of the contents of its files; errors name them as if `origin` were its prefix.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) but [`Error::Io`].
-    pub fn from_bytes(bin: Vec<u8>, idx: Vec<u8>, origin: &Path) -> Result<Self> {
-        Self::new(with_suffix(origin, "bin"), bin.into(), &with_suffix(origin, "idx"), idx.into())
+    pub fn from_bytes(bin: Vec<u8>, idx_bytes: Vec<u8>, origin: &Path) -> Result<Self> {
+        let (bin, idx) = (Stored::in_memory(bin, with_suffix(origin, "bin")), with_suffix(origin, "idx"));
+        Self::new(bin, Stored::in_memory(idx_bytes, idx))
     }
 
-    fn new(bin_path: PathBuf, bin: Map, idx_path: &Path, idx: Map) -> Result<Self> {
-        let (dtype, sequences, entries) = header(idx_path, idx.bytes())?;
-        let tokens = check_tables(idx_path, idx.bytes(), dtype, sequences, entries)?;
+    fn new(bin: Stored, idx: Stored) -> Result<Self> {
+        let (dtype, sequences, entries) = header(&idx)?;
+        let tokens = check_tables(&idx, dtype, sequences, entries)?;
         let expected = tokens.saturating_mul(dtype.width());
-        let found = bin.bytes().len() as u64;
+        let (found, path) = (bin.length(), || bin.path().to_path_buf());
         if found < expected {
-            return Err(Error::Truncated { path: bin_path, offset: found, need: expected - found, have: 0 });
+            return Err(Error::Truncated { path: path(), offset: found, need: expected - found, have: 0 });
         }
         if found > expected {
-            return Err(Error::SizeMismatch { path: bin_path, by: "its .idx", expected, found });
+            return Err(Error::SizeMismatch { path: path(), by: "its .idx", expected, found });
         }
-        Ok(Self { bin_path, bin, idx, dtype, sequences, documents: entries - 1, tokens })
+        Ok(Self { bin, idx, dtype, sequences, documents: entries - 1, tokens })
+    }
+
+    /// Maps the tokens into memory, in place of reading them. A file that is truncated meanwhile then ends the process
+    /// with `SIGBUS`, unless the change is seen in time.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn map(&mut self) -> Result<()> {
+        self.bin.map()
     }
 
     /// Number of tokens, end-of-document tokens included.
@@ -112,67 +123,94 @@ impl ShardFile {
 
     /// Path of the `.bin` file.
     pub fn path(&self) -> &Path {
-        &self.bin_path
+        self.bin.path()
     }
 
     /// Position, in tokens, of the first token of document `d`; for `d` = [`documents`](Self::documents) the end.
     ///
+    /// # Errors
+    /// [`Error::ShardChanged`], [`Error::Io`].
+    ///
     /// # Panics
     /// If `d` is greater than the number of documents.
-    pub fn document_start(&self, d: u64) -> u64 {
-        let d = usize::try_from(d).expect("document number fits in memory");
-        assert!(d <= self.documents, "document {d} of {}", self.documents);
-        let table = self.idx.bytes();
-        let sequence = read_i64(table, HEADER as usize + 12 * self.sequences + 8 * d) as usize;
-        if sequence == self.sequences {
-            return self.tokens;
+    pub fn document_start(&self, d: u64) -> Result<u64> {
+        let sequences = self.sequences as u64;
+        assert!(d <= self.documents as u64, "document {d} of {}", self.documents);
+        let sequence = self.idx.number_at(HEADER + 12 * sequences + 8 * d)?;
+        // What was checked when the file was opened may be something else by now.
+        let changed = || Error::ShardChanged { path: self.idx.path().into(), what: "it was written to".into() };
+        let sequence = u64::try_from(sequence).ok().filter(|&sequence| sequence <= sequences).ok_or_else(changed)?;
+        if sequence == sequences {
+            return Ok(self.tokens);
         }
-        read_i64(table, HEADER as usize + 4 * self.sequences + 8 * sequence) as u64 / self.dtype.width()
+        let offset = self.idx.number_at(HEADER + 4 * sequences + 8 * sequence)?;
+        let start = u64::try_from(offset).map_err(|_| changed())? / self.dtype.width();
+        if start <= self.tokens { Ok(start) } else { Err(changed()) }
     }
 
     /// The document that holds the token at `position`: the last one that starts there or before.
-    pub(crate) fn document_at(&self, position: u64) -> u64 {
+    pub(crate) fn document_at(&self, position: u64) -> Result<u64> {
         let (mut low, mut high) = (0, self.documents());
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.document_start(middle) <= position {
+            if self.document_start(middle)? <= position {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        low.saturating_sub(1)
+        Ok(low.saturating_sub(1))
     }
 
-    /// Copies tokens `start .. start + out.len()` into `out` and checks that each is below `vocab_size`.
+    /// Checks that both files are those that were opened, there and as they were.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] names the byte of the first token that is not.
+    /// [`Error::ShardChanged`] names the one that is not.
+    pub fn unchanged(&self) -> Result<()> {
+        self.bin.unchanged()?;
+        self.idx.unchanged()
+    }
+
+    /// Copies tokens `start .. start + out.len()` into `out` and checks that each is below `vocab_size`. Whether the
+    /// file has changed is for [`unchanged`](Self::unchanged) to say, after all that is read of it.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`] names the byte of the first token that is not; [`Error::ShardChanged`] where the
+    /// file has become shorter; [`Error::Io`].
     ///
     /// # Panics
     /// If the range does not lie inside the shard.
     pub fn read(&self, start: u64, vocab_size: u32, out: &mut [u32]) -> Result<()> {
         let width = self.dtype.width() as usize;
         assert!(start + out.len() as u64 <= self.tokens, "tokens past the end of a shard");
-        let first = start as usize * width;
-        let bytes = &self.bin.bytes()[first..first + out.len() * width];
-        let mut largest = 0;
-        match self.dtype {
-            Dtype::U16 => {
-                for (token, pair) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *token = u32::from(u16::from_le_bytes(*pair));
-                    largest = largest.max(*token);
+        let mut buffer = [0; CHUNK];
+        let (mut largest, mut offset) = (0, start * width as u64);
+        for out in out.chunks_mut(CHUNK / width) {
+            let bytes = &mut buffer[..out.len() * width];
+            self.bin.read_at(offset, bytes)?;
+            offset += bytes.len() as u64;
+            match self.dtype {
+                Dtype::U16 => {
+                    for (token, pair) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                        *token = u32::from(u16::from_le_bytes(*pair));
+                        largest = largest.max(*token);
+                    }
                 }
-            }
-            // A negative id becomes a number above every vocabulary, so one comparison finds both errors.
-            Dtype::I32 => {
-                for (token, four) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *token = u32::from_le_bytes(*four);
-                    largest = largest.max(*token);
+                // A negative id becomes a number above every vocabulary, so one comparison finds both errors.
+                Dtype::I32 => {
+                    for (token, four) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                        *token = u32::from_le_bytes(*four);
+                        largest = largest.max(*token);
+                    }
                 }
             }
         }
-        if largest < vocab_size { Ok(()) } else { Err(self.out_of_range(start, vocab_size, out)) }
+        if largest < vocab_size {
+            return Ok(());
+        }
+        // A file that was written to is the cause, if it was.
+        self.unchanged()?;
+        Err(self.out_of_range(start, vocab_size, out))
     }
 
     #[cold]
@@ -183,7 +221,7 @@ impl ShardFile {
             Dtype::I32 => i64::from(tokens[at] as i32),
         };
         let offset = (start + at as u64) * self.dtype.width();
-        Error::TokenOutOfRange { path: self.bin_path.clone(), offset, token, vocab_size }
+        Error::TokenOutOfRange { path: self.bin.path().into(), offset, token, vocab_size }
     }
 }
 
@@ -196,8 +234,12 @@ pub(crate) fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Reads the fixed fields: element type, number of sequences, entries of the document table.
-fn header(path: &Path, idx: &[u8]) -> Result<(Dtype, usize, usize)> {
-    let have = idx.len() as u64;
+fn header(file: &Stored) -> Result<(Dtype, usize, usize)> {
+    let (path, have) = (file.path(), file.length());
+    let mut fields = [0; HEADER as usize];
+    let there = have.min(HEADER) as usize;
+    file.read_at(0, &mut fields[..there])?;
+    let idx = &fields[..there];
     let magic = idx.get(..9).and_then(|b| <[u8; 9]>::try_from(b).ok());
     match magic {
         Some(MAGIC) => {}
@@ -236,22 +278,25 @@ fn header(path: &Path, idx: &[u8]) -> Result<(Dtype, usize, usize)> {
     if have > size {
         return Err(Error::SizeMismatch { path: path.into(), by: "its header", expected: size, found: have });
     }
-    // Both are below the file's length, and the file is mapped: they fit in usize.
-    Ok((dtype, sequences as usize, entries as usize))
+    let fits =
+        |n: u64| usize::try_from(n).map_err(|_| Error::io("read", path)(std::io::ErrorKind::FileTooLarge.into()));
+    Ok((dtype, fits(sequences)?, fits(entries)?))
 }
 
 /// Checks lengths, offsets and document entries; gives the number of tokens.
-fn check_tables(path: &Path, idx: &[u8], dtype: Dtype, sequences: usize, entries: usize) -> Result<u64> {
-    let corrupt = |offset: usize, what: String| Error::CorruptIndex { path: path.into(), offset: offset as u64, what };
-    let (lengths, offsets) = (HEADER as usize, HEADER as usize + 4 * sequences);
+fn check_tables(file: &Stored, dtype: Dtype, sequences: usize, entries: usize) -> Result<u64> {
+    let path = file.path();
+    let corrupt = |offset: u64, what: String| Error::CorruptIndex { path: path.into(), offset, what };
+    let (lengths, offsets) = (HEADER, HEADER + 4 * sequences as u64);
+    let (mut length_of, mut offset_of) = (Table::new(file, lengths), Table::new(file, offsets));
     let mut expected = 0_i64;
-    for i in 0..sequences {
+    for i in 0..sequences as u64 {
         let (at, from) = (lengths + 4 * i, offsets + 8 * i);
-        let length = i32::from_le_bytes(idx[at..at + 4].try_into().expect("four bytes"));
+        let length = i32::from_le_bytes(length_of.next()?);
         if length < 0 {
             return Err(corrupt(at, format!("sequence {i} has length {length}")));
         }
-        let offset = read_i64(idx, from);
+        let offset = i64::from_le_bytes(offset_of.next()?);
         if offset != expected {
             return Err(corrupt(from, format!("sequence {i} begins at {offset}, the one before ends at {expected}")));
         }
@@ -260,11 +305,12 @@ fn check_tables(path: &Path, idx: &[u8], dtype: Dtype, sequences: usize, entries
             .and_then(|bytes| bytes.checked_add(expected))
             .ok_or_else(|| corrupt(at, "the lengths add up to more than any file holds".to_owned()))?;
     }
-    let documents = offsets + 8 * sequences;
+    let documents = offsets + 8 * sequences as u64;
+    let mut entry_of = Table::new(file, documents);
     let mut before = 0_i64;
-    for d in 0..entries {
-        let (at, last) = (documents + 8 * d, d + 1 == entries);
-        let entry = read_i64(idx, at);
+    for d in 0..entries as u64 {
+        let (at, last) = (documents + 8 * d, d + 1 == entries as u64);
+        let entry = i64::from_le_bytes(entry_of.next()?);
         if d == 0 && entry != 0 {
             return Err(corrupt(at, format!("the document table begins with {entry}, not 0")));
         }
@@ -275,6 +321,38 @@ fn check_tables(path: &Path, idx: &[u8], dtype: Dtype, sequences: usize, entries
         before = entry;
     }
     Ok(expected as u64 / dtype.width())
+}
+
+/// A table of numbers in a file, read from its beginning.
+struct Table<'a> {
+    file: &'a Stored,
+    /// Where the bytes after `chunk` lie.
+    offset: u64,
+    chunk: Vec<u8>,
+    /// Bytes of `chunk` that were taken.
+    taken: usize,
+}
+
+impl<'a> Table<'a> {
+    fn new(file: &'a Stored, offset: u64) -> Self {
+        Self { file, offset, chunk: Vec::new(), taken: 0 }
+    }
+
+    /// The bytes of the next number.
+    fn next<const N: usize>(&mut self) -> Result<[u8; N]> {
+        // A chunk holds whole numbers, so none lies across its end.
+        if self.taken == self.chunk.len() {
+            let left = self.file.length().saturating_sub(self.offset);
+            self.chunk.resize(left.min(CHUNK as u64) as usize, 0);
+            self.file.read_at(self.offset, &mut self.chunk)?;
+            self.offset += self.chunk.len() as u64;
+            self.taken = 0;
+        }
+        let number = self.chunk.get(self.taken..self.taken + N).and_then(|bytes| bytes.try_into().ok());
+        self.taken += N;
+        let missing = || Error::Truncated { path: self.file.path().into(), offset: self.offset, need: 1, have: 0 };
+        number.ok_or_else(missing)
+    }
 }
 
 fn read_i64(bytes: &[u8], at: usize) -> i64 {

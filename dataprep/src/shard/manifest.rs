@@ -2,7 +2,7 @@
 
 use super::split::Split;
 use crate::dedup::ContaminatedItem;
-use crate::durable::{sync_folder, write_atomically};
+use crate::durable::{DISK, Files, replace};
 use crate::error::{Error, Result};
 use crate::{hash, json};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub struct Manifest {
     pub tokenizer: TokenizerEntry,
     /// The text that was read.
     pub inputs: InputsEntry,
+    /// How many files and folders were found and not read, by reason; `passed_over.jsonl` names each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed_over: BTreeMap<String, u64>,
     /// The whole configuration of the preparation, but for what cannot change the result.
     pub pipeline: Value,
     /// Reports of the stages, in order: documents kept and dropped, by rule.
@@ -221,13 +224,21 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path) -> Result<()> {
+        self.write_on(&DISK, folder)
+    }
+
+    /// As [`write`](Self::write), through the given file operations.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_on(&self, files: &dyn Files, folder: &Path) -> Result<()> {
         let mut value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
         let checksum = hash::of_bytes(json::canonical(&value).as_bytes());
         value["checksum"] = checksum.into();
         let mut text = serde_json::to_string_pretty(&value).expect("a JSON value can be written");
         text.push('\n');
-        write_atomically(&folder.join(MANIFEST), text.as_bytes())?;
-        sync_folder(folder)
+        let path = folder.join(MANIFEST);
+        replace(files, &path, text.as_bytes()).map_err(Error::io("write", &path))
     }
 
     /// The entry of one side of the split, if it has shards.

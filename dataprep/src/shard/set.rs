@@ -214,14 +214,35 @@ impl ShardSet {
         &self.files
     }
 
-    /// Position in the stream and number of tokens of each document, in order.
-    pub fn document_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// Position in the stream and number of tokens of each document, in order; or why an index cannot be read.
+    pub fn document_ranges(&self) -> impl Iterator<Item = Result<(u64, u64)>> + '_ {
         self.files.iter().zip(&self.starts).flat_map(|(file, first)| {
-            (0..file.documents()).map(move |document| {
-                let start = file.document_start(document);
-                (first + start, file.document_start(document + 1) - start)
+            let mut next = 0;
+            (1..=file.documents()).map(move |document| {
+                let end = file.document_start(document)?;
+                let start = std::mem::replace(&mut next, end);
+                let what = || Error::ShardChanged { path: file.path().into(), what: "its index was written to".into() };
+                Ok((first + start, end.checked_sub(start).ok_or_else(what)?))
             })
         })
+    }
+
+    /// Maps the tokens of all shards into memory, in place of reading them: see [`ShardFile::map`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn map(&mut self) -> Result<()> {
+        self.files.iter_mut().try_for_each(ShardFile::map)
+    }
+
+    /// Checks that the files which hold tokens `start .. start + length` are those that were opened, there and as they
+    /// were. Done after a read, it says that what was read is what was opened.
+    ///
+    /// # Errors
+    /// [`Error::ShardChanged`] names the one that is not.
+    pub fn unchanged(&self, start: u64, length: u64) -> Result<()> {
+        let last = self.file_at((start + length).saturating_sub(1));
+        self.files[self.file_at(start)..].iter().take(last + 1 - self.file_at(start)).try_for_each(ShardFile::unchanged)
     }
 
     /// Reads every shard that a manifest describes and compares its SHA-256.
@@ -246,7 +267,7 @@ impl ShardSet {
     /// Copies tokens `start .. start + out.len()` of the stream into `out`.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`].
+    /// Those of [`ShardFile::read`].
     ///
     /// # Panics
     /// If the range does not lie inside the stream.
@@ -270,9 +291,12 @@ impl ShardSet {
     /// For each of the positions `start .. start + out.len()`: where in this range its document begins, counted from
     /// `start`; 0 when it begins before. `[0, 0, 0, 3, 3]` is three tokens of one document and two of the next.
     ///
+    /// # Errors
+    /// [`Error::ShardChanged`], [`Error::Io`].
+    ///
     /// # Panics
     /// If the range does not lie inside the stream.
-    pub fn document_starts(&self, start: u64, out: &mut [u32]) {
+    pub fn document_starts(&self, start: u64, out: &mut [u32]) -> Result<()> {
         let end = start + out.len() as u64;
         assert!(end <= self.tokens, "positions past the end of the shards");
         for at in self.file_at(start)..self.files.len() {
@@ -280,10 +304,10 @@ impl ShardSet {
             if first >= end {
                 break;
             }
-            let mut document = file.document_at(start.saturating_sub(first));
+            let mut document = file.document_at(start.saturating_sub(first))?;
             while document < file.documents() {
-                let from = (first + file.document_start(document)).max(start);
-                let to = (first + file.document_start(document + 1)).min(end);
+                let from = (first + file.document_start(document)?).max(start);
+                let to = (first + file.document_start(document + 1)?).min(end);
                 if from >= end {
                     break;
                 }
@@ -294,18 +318,22 @@ impl ShardSet {
                 document += 1;
             }
         }
+        Ok(())
     }
 
     /// The shard and the document that hold the token at `position`; `None` past the end.
-    pub fn locate(&self, position: u64) -> Option<TokenPlace> {
+    ///
+    /// # Errors
+    /// [`Error::ShardChanged`], [`Error::Io`].
+    pub fn locate(&self, position: u64) -> Result<Option<TokenPlace>> {
         if position >= self.tokens {
-            return None;
+            return Ok(None);
         }
         let file = self.file_at(position);
         let (shard, first) = (&self.files[file], self.starts[file]);
-        let document = shard.document_at(position - first);
-        let (start, end) = (shard.document_start(document), shard.document_start(document + 1));
-        Some(TokenPlace { file, document, start: first + start, end: first + end })
+        let document = shard.document_at(position - first)?;
+        let (start, end) = (shard.document_start(document)?, shard.document_start(document + 1)?);
+        Ok(Some(TokenPlace { file, document, start: first + start, end: first + end }))
     }
 
     /// The file that holds the token at `position`.

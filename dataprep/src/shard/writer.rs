@@ -2,10 +2,10 @@
 
 use super::index::{Dtype, HEADER, MAGIC};
 use super::manifest::{FileEntry, ShardEntry, SplitEntry};
+use crate::durable::{DISK, DurableFile, Files};
 use crate::error::{Error, Result};
 use crate::hash;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 /// `.bin` file larger than the limit. A document always lies whole in one shard.
 ///
 /// Files carry the suffix `.tmp` until [`WrittenShards::commit`].
-#[derive(Debug)]
 pub struct ShardWriter {
     folder: PathBuf,
     name: String,
@@ -104,7 +103,7 @@ impl WrittenShards {
         &self.entry
     }
 
-    /// Gives every file its final name.
+    /// Gives every file its final name, for good.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -113,18 +112,18 @@ impl WrittenShards {
             for suffix in ["bin", "idx"] {
                 let path = self.folder.join(format!("{}.{suffix}", shard.name));
                 let temporary = self.folder.join(format!("{}.{suffix}.tmp", shard.name));
-                fs::rename(&temporary, &path).map_err(Error::io("rename a finished file to", &path))?;
+                DISK.rename(&temporary, &path).map_err(Error::io("rename a finished file to", &path))?;
             }
         }
+        DISK.sync_dir(&self.folder).map_err(Error::io("sync", &self.folder))?;
         Ok(self.entry)
     }
 }
 
-#[derive(Debug)]
 struct OpenShard {
     name: String,
     path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<Box<dyn DurableFile>>,
     hasher: Sha256,
     written: u64,
     lengths: Vec<i32>,
@@ -133,7 +132,7 @@ struct OpenShard {
 impl OpenShard {
     fn create(folder: &Path, name: String) -> Result<Self> {
         let path = folder.join(format!("{name}.bin.tmp"));
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        let file = DISK.create(&path).map_err(Error::io("create", &path))?;
         let file = BufWriter::with_capacity(1 << 20, file);
         Ok(Self { name, path, file, hasher: Sha256::new(), written: 0, lengths: Vec::new() })
     }
@@ -148,13 +147,13 @@ impl OpenShard {
 
     fn close(mut self, folder: &Path, dtype: Dtype) -> Result<ShardEntry> {
         self.file.flush().map_err(Error::io("write", &self.path))?;
-        self.file.get_ref().sync_all().map_err(Error::io("sync", &self.path))?;
+        self.file.get_mut().sync().map_err(Error::io("sync", &self.path))?;
         let idx_path = folder.join(format!("{}.idx.tmp", self.name));
         let idx = index_bytes(&self.lengths, dtype);
         let write = || {
-            let mut file = File::create(&idx_path)?;
+            let mut file = DISK.create(&idx_path)?;
             file.write_all(&idx)?;
-            file.sync_all()
+            file.sync()
         };
         write().map_err(Error::io("write", &idx_path))?;
         Ok(ShardEntry {

@@ -5,7 +5,7 @@
 //! bounded size, where the general implementation keeps several copies of the text with alignments.
 
 use super::byte_level;
-use super::general::is_text;
+use super::general::{hidden, is_text};
 use super::merges::Merges;
 use super::split::{Scratch, Splitter};
 use super::words::{Key, Words};
@@ -29,10 +29,10 @@ pub(super) struct Bpe {
 #[derive(Debug)]
 struct AddedTokens {
     automaton: AhoCorasick,
-    /// Id and whether it is white space, by pattern.
+    /// Id and whether it stands for text, by pattern.
     tokens: Vec<(u32, bool)>,
-    /// Whether any is white space, so that documents must be searched for it.
-    any_space: bool,
+    /// Whether any stands for text, so that documents must be searched for it.
+    any_text: bool,
 }
 
 /// What encoding works in, kept between calls: the splitter's automata and the words seen lately.
@@ -71,8 +71,11 @@ impl Bpe {
         for (id, c) in byte_ids.iter_mut().zip(byte_level::alphabet()) {
             *id = *vocab.get(c.encode_utf8(&mut [0; 4]) as &str)?;
         }
-        let whole_words = (model["ignore_merges"] == true)
-            .then(|| vocab.iter().filter_map(|(token, &id)| Some((byte_level::to_bytes(token)?, id))).collect());
+        let hidden = hidden(json);
+        let whole_words = (model["ignore_merges"] == true).then(|| {
+            let words = vocab.iter().filter(|(token, _)| !hidden.contains(**token));
+            words.filter_map(|(token, &id)| Some((byte_level::to_bytes(token)?, id))).collect()
+        });
         Some(Self {
             added: [added_tokens(json, ids, false)?, added_tokens(json, ids, true)?],
             splitter: Splitter::from_json(&json["pre_tokenizer"])?,
@@ -82,7 +85,7 @@ impl Bpe {
     }
 
     /// Appends the ids of `text`. Added tokens that are written out in it become their ids when `parse_added` is true;
-    /// runs of white space always do.
+    /// those that stand for text always do.
     pub(super) fn encode(&self, text: &str, parse_added: bool, cache: &mut Cache, out: &mut Vec<u32>) -> Result<()> {
         self.encode_round(0, text, parse_added, cache, out)
     }
@@ -101,10 +104,10 @@ impl Bpe {
             return self.splitter.split(text, split, &mut |start, end| self.encode_word(bytes, start, end, words, out));
         };
         let mut done = 0;
-        if let Some(added) = added.as_ref().filter(|added| parse_added || added.any_space) {
+        if let Some(added) = added.as_ref().filter(|added| parse_added || added.any_text) {
             for found in added.automaton.find_iter(text) {
-                let (id, is_space) = added.tokens[found.pattern().as_usize()];
-                if !is_space && !parse_added {
+                let (id, is_text_token) = added.tokens[found.pattern().as_usize()];
+                if !is_text_token && !parse_added {
                     continue;
                 }
                 self.encode_round(round + 1, &text[done..found.start()], parse_added, cache, out)?;
@@ -168,13 +171,13 @@ fn added_tokens(json: &Value, ids: &HashMap<String, u32>, normalized: bool) -> O
         if (token["normalized"] == true) == normalized {
             let content = token["content"].as_str().filter(|content| !content.is_empty())?;
             patterns.push(content);
-            tokens.push((*ids.get(content)?, is_text(content)));
+            tokens.push((*ids.get(content)?, is_text(token)));
         }
     }
     if patterns.is_empty() {
         return Some(None);
     }
     let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns).ok()?;
-    let any_space = tokens.iter().any(|&(_, is_space)| is_space);
-    Some(Some(AddedTokens { automaton, tokens, any_space }))
+    let any_text = tokens.iter().any(|&(_, is_text_token)| is_text_token);
+    Some(Some(AddedTokens { automaton, tokens, any_text }))
 }

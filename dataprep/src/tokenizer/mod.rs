@@ -12,11 +12,14 @@ mod merges;
 mod scan;
 mod split;
 mod stream;
+mod tiktoken;
 pub mod train;
 mod words;
 
 pub use stream::StreamDecoder;
+pub use tiktoken::TIKTOKEN;
 
+use crate::durable::{DISK, Files, replace};
 use crate::error::{Error, Result};
 use crate::shard::TokenizerEntry;
 use crate::{hash, json};
@@ -33,6 +36,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub const TOKENIZER: &str = "tokenizer.json";
 /// File name of what transformers wants to know besides.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Ids without a token that a vocabulary may have beside as many as it has tokens.
+const MAX_UNUSED: usize = 1 << 16;
 
 /// Names under which published tokenizers keep their end-of-document token, looked for in this order.
 const END_TOKENS: [&str; 7] =
@@ -118,9 +124,9 @@ impl Tokenizer {
         }
     }
 
-    /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json`, or of a folder that holds one. Where a
-    /// `tokenizer_config.json` lies beside it, that says which tokens begin and end a text; otherwise the usual names
-    /// are looked for.
+    /// Loads a tokenizer: `bytes`, or the path of a `tokenizer.json` or of Moonshot's `tiktoken.model`, or of a folder
+    /// that holds one. Where a `tokenizer_config.json` lies beside it, that says which tokens begin and end a text;
+    /// otherwise the usual names are looked for.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tokenizer`] when the file is damaged or its end-of-document token cannot be told.
@@ -147,16 +153,15 @@ impl Tokenizer {
             return Err(Error::Tokenizer { path: path.into(), what: what.into() });
         }
         let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
+        let file = if !file.exists() && path.join(TIKTOKEN).exists() { path.join(TIKTOKEN) } else { file };
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-        let beside = file.with_file_name(TOKENIZER_CONFIG);
-        let config = match fs::read(&beside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            other => {
-                let text = other.map_err(Error::io("read", &beside))?;
-                let bad = |e: serde_json::Error| Error::Tokenizer { path: beside.clone(), what: e.to_string() };
-                Some(serde_json::from_slice(&text).map_err(bad)?)
-            }
-        };
+        let config = beside(&file, TOKENIZER_CONFIG)?;
+        if file.file_name().is_some_and(|name| name == TIKTOKEN) {
+            let (config, model) = (config.unwrap_or_default(), beside(&file, "config.json")?.unwrap_or_default());
+            let bad = |what| Error::Tokenizer { path: file.clone(), what };
+            let (json, config) = tiktoken::convert(&bytes, &config, &model).map_err(bad)?;
+            return Self::from_json(pretty(&json), Some(config), eos, &file);
+        }
         Self::from_json(bytes, config, eos, &file)
     }
 
@@ -174,8 +179,13 @@ impl Tokenizer {
         let general = general::load(&bytes, &value).map_err(bad)?;
         let vocab = general.get_vocab(true);
         let largest = vocab.values().copied().max().ok_or_else(|| bad("it has no tokens".into()))?;
-        let vocab_size = largest.checked_add(1).filter(|&n| n <= 1 << 24);
-        let vocab_size = vocab_size.ok_or_else(|| bad(format!("token id {largest} is beyond any vocabulary")))?;
+        // Tables have a row for every id, so a file of few tokens must not name a large one.
+        let most = vocab.len().saturating_mul(2).saturating_add(MAX_UNUSED).min(1 << 24);
+        let vocab_size = largest.checked_add(1).filter(|&n| n as usize <= most);
+        let vocab_size = vocab_size.ok_or_else(|| {
+            let tokens = vocab.len();
+            bad(format!("token id {largest} is beyond any vocabulary: the file has {tokens} tokens; repair the id"))
+        })?;
         let id_of = |token: &str| vocab.get(token).copied();
         let named = |key: &str| beside.as_ref().and_then(|config| token_name(&config[key]));
         let pick = |asked: Option<&str>, usual: &[&str]| match asked {
@@ -289,8 +299,9 @@ impl Tokenizer {
     }
 
     /// Encodes a document: added tokens written out in it, such as `<｜User｜>`, are text like any other, so that no
-    /// document can end itself or claim a structure that it does not have. Only those that are white space become their
-    /// ids. Bytes that are not UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
+    /// document can end itself or claim a structure that it does not have. Only those that are white space, and not
+    /// special, become their ids. Nothing is put around the text, whatever the post-processor says. Bytes that are not
+    /// UTF-8 stay as they are for the byte tokenizer and become U+FFFD for the others.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -346,12 +357,24 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let write = |name: &str, content: &[u8]| {
+        self.save_on(&DISK, folder)
+    }
+
+    /// As [`save`](Self::save), through the given file operations.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save_on(&self, files: &dyn Files, folder: &Path) -> Result<()> {
+        self.files().iter().try_for_each(|(name, content)| {
             let path: PathBuf = folder.join(name);
-            crate::durable::write_atomically(&path, content)
-        };
-        write(TOKENIZER, &self.inner.json)?;
-        write(TOKENIZER_CONFIG, &pretty(&self.inner.config))
+            replace(files, &path, content).map_err(Error::io("write", &path))
+        })
+    }
+
+    /// The files that [`save`](Self::save) writes, by name.
+    pub fn files(&self) -> [(&'static str, Cow<'_, [u8]>); 2] {
+        let config = pretty(&self.inner.config);
+        [(TOKENIZER, Cow::Borrowed(self.inner.json.as_ref())), (TOKENIZER_CONFIG, Cow::Owned(config))]
     }
 }
 
@@ -387,7 +410,7 @@ impl Encoder<'_> {
         }
         check_length(text.len())?;
         // Text that is UTF-8 throughout, as nearly all is, is known to be so more quickly.
-        let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+        let mut text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         match kind {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
@@ -395,6 +418,9 @@ impl Encoder<'_> {
                 let json = &self.tokenizer.inner.json;
                 let make = || serde_json::from_slice(json).map_err(|e| e.to_string()).and_then(|v| general::blind(&v));
                 let ordinary = other.ordinary.get_or_init(make).as_ref();
+                if text.contains(general::HIDING) {
+                    text = Cow::Owned(text.replace(general::HIDING, "\u{fffd}"));
+                }
                 general::encode(ordinary.map_err(|what| Error::Tokenize(what.clone()))?, &text, out)?;
             }
         }
@@ -448,17 +474,26 @@ impl Table {
         let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
         let special: HashSet<&str> =
             added.iter().filter(|t| t["special"] == true).filter_map(|t| t["content"].as_str()).collect();
-        let mut by_id = vec![""; vocab_size as usize];
-        for (token, &id) in vocab.iter().filter(|(token, _)| !special.contains(token.as_str())) {
-            by_id[id as usize] = token;
-        }
-        let mut table = Self::default();
-        for token in by_id {
+        // A special token's id stands for nothing, also where the vocabulary has another token with it.
+        let special: HashSet<u32> = special.iter().filter_map(|&token| vocab.get(token).copied()).collect();
+        let ordinary = vocab.iter().filter(|(_, id)| !special.contains(id));
+        let mut by_id: Vec<(u32, &str)> = ordinary.map(|(token, &id)| (id, token.as_str())).collect();
+        // Of several tokens with one id an added one counts, as in the `tokenizers` crate.
+        let contents: HashSet<&str> = added.iter().filter_map(|t| t["content"].as_str()).collect();
+        by_id.sort_unstable_by_key(|&(id, token)| (id, !contents.contains(token), token));
+        by_id.dedup_by_key(|(id, _)| *id);
+        let mut table = Self { ends: Vec::with_capacity(vocab_size as usize), bytes: Vec::new() };
+        for (id, token) in by_id {
+            // Ids of no token, and those of special ones, stand for nothing.
+            while table.ends.len() < id as usize {
+                table.push(b"");
+            }
             match byte_level::to_bytes(token) {
                 Some(bytes) => table.push(&bytes),
                 None => table.push(token.as_bytes()),
             }
         }
+        table.ends.resize(vocab_size as usize, table.bytes.len());
         table
     }
 }
@@ -467,6 +502,19 @@ impl Table {
 fn check_length(bytes: usize) -> Result<()> {
     let too_long = || Error::Tokenize(format!("a text of {bytes} bytes: at most 2^32 - 2 can be encoded at once"));
     if bytes < u32::MAX as usize { Ok(()) } else { Err(too_long()) }
+}
+
+/// The content of the JSON file of that name beside `file`, if there is one.
+fn beside(file: &Path, name: &str) -> Result<Option<Value>> {
+    let path = file.with_file_name(name);
+    match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => {
+            let text = read.map_err(Error::io("read", &path))?;
+            let json = serde_json::from_slice(&text);
+            json.map(Some).map_err(|e| Error::Tokenizer { path, what: e.to_string() })
+        }
+    }
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.

@@ -324,6 +324,137 @@ fn documents_make_no_added_token_unless_they_are_in_chat_form() {
     assert_eq!(parsed, [255, 256, 98]);
 }
 
+/// Tokenizers whose model has added tokens in its vocabulary too, with a text that spells one.
+fn word_models() -> [(Value, &'static str); 4] {
+    let added = |id: u32, content: &str, special: bool| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": special})
+    };
+    let pieces = ["<unk>", "</s>", "<think>", "a", "<", ">", "/", "s", "t", "h", "i", "n", "k"];
+    let scored: Vec<_> =
+        pieces.iter().map(|piece| serde_json::json!([piece, if piece.len() > 1 { 0.0 } else { -9.0 }])).collect();
+    let vocab: serde_json::Map<_, _> =
+        pieces.iter().zip(0..).map(|(p, id): (_, u32)| (p.to_string(), id.into())).collect();
+    let make = |pre: Value, model: Value| {
+        serde_json::json!({"version": "1.0", "added_tokens": [added(0, "<unk>", true), added(1, "</s>", true),
+            added(2, "<think>", false)], "normalizer": null, "pre_tokenizer": pre, "post_processor": null,
+            "decoder": null, "model": model})
+    };
+    let mut bytes: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    bytes["model"]["ignore_merges"] = true.into();
+    bytes["model"]["vocab"]["<think>"] = 2000.into();
+    bytes["pre_tokenizer"] = byte_level::byte_level_part();
+    bytes["added_tokens"].as_array_mut().unwrap().push(added(2000, "<think>", false));
+    [
+        (make(Value::Null, serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": scored})), "a<think>a"),
+        (
+            make(
+                serde_json::json!({"type": "WhitespaceSplit"}),
+                serde_json::json!({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}),
+            ),
+            "a <think> a",
+        ),
+        (
+            make(
+                serde_json::json!({"type": "WhitespaceSplit"}),
+                serde_json::json!({"type": "WordPiece", "vocab": vocab,
+            "unk_token": "<unk>", "continuing_subword_prefix": "", "max_input_chars_per_word": 100}),
+            ),
+            "a <think> a",
+        ),
+        (bytes, "<think>"),
+    ]
+}
+
+#[test]
+fn a_model_that_knows_an_added_token_as_a_word_does_not_make_it_of_a_document() {
+    for (json, text) in word_models() {
+        let ours = from_value(&json).unwrap();
+        let think = ours.added_token("<think>").unwrap();
+        assert!(ours.encode(text).unwrap().contains(&think), "{text}: prompts make it");
+        let ids = ours.encode_ordinary(text.as_bytes()).unwrap();
+        assert!(!ids.contains(&think) && !ids.is_empty(), "{}: {ids:?}", json["model"]["type"]);
+        let end = ours.encode_ordinary(b"a </s> a").unwrap();
+        assert!(!end.contains(&ours.eos_id()), "{}: {end:?}", json["model"]["type"]);
+        let hiding = ours.encode_ordinary("a \u{fdd0}<think>\u{fdd0} a".as_bytes()).unwrap();
+        assert!(!hiding.contains(&think), "{}: {hiding:?}", json["model"]["type"]);
+    }
+}
+
+#[test]
+fn words_that_merges_make_stay_words_though_they_are_added_tokens_too() {
+    let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let is_word = |token: &&String| token.len() > 1 && token.bytes().all(|byte| byte.is_ascii_lowercase());
+    let word = vocab.keys().find(is_word).unwrap().clone();
+    let id = vocab[&word].as_u64().unwrap() as u32;
+    json["model"]["ignore_merges"] = true.into();
+    json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({"id": id, "content": word,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false}));
+    assert_eq!(from_value(&json).unwrap().encode_ordinary(word.as_bytes()).unwrap(), [id]);
+}
+
+#[test]
+fn both_encoders_make_the_same_ids_of_documents() {
+    // A flag that the fast encoder leaves to the crate, and that changes nothing else here.
+    let added = |id: u32, content: &str, normalized: bool, single_word: bool| {
+        serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": false, "rstrip": false,
+            "normalized": normalized, "special": false})
+    };
+    let with = |single_word: bool| {
+        let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+        let tokens = json["added_tokens"].as_array_mut().unwrap();
+        let next = |tokens: &Vec<Value>| 1000 + tokens.len() as u32;
+        for (content, normalized) in [("<think>", false), ("<｜User｜>", true), ("    ", false), ("  ", true)] {
+            let token = added(next(tokens), content, normalized, false);
+            tokens.push(token);
+        }
+        let last = added(next(tokens), "<never-seen>", false, single_word);
+        tokens.push(last);
+        from_value(&json).unwrap()
+    };
+    let (fast, general) = (with(false), with(true));
+    assert!(matches!(fast.inner.kind, Kind::Bpe(_)) && matches!(general.inner.kind, Kind::Other(_)));
+    let text = format!("{MIXED} <think>  a</think>    b<｜User｜>   <｜end▁of▁sentence｜> x");
+    for text in [text.as_str(), "<think>", "    <think>", "<think>    ", ""] {
+        let ids = fast.encode_ordinary(text.as_bytes()).unwrap();
+        assert_eq!(ids, general.encode_ordinary(text.as_bytes()).unwrap(), "{text:?}");
+        let structure = ["<think>", "<｜User｜>", "<｜end▁of▁sentence｜>"].map(|name| fast.added_token(name).unwrap());
+        assert!(!ids.iter().any(|id| structure.contains(id)), "{ids:?}");
+        assert_eq!(fast.encode(text).unwrap(), general.encode(text).unwrap(), "{text:?}");
+    }
+}
+
+#[test]
+fn white_space_that_is_special_is_structure() {
+    for base in [trained(), metaspace()] {
+        let mut json: Value = serde_json::from_slice(&base.inner.json).unwrap();
+        json["added_tokens"].as_array_mut().unwrap().push(byte_level::special_token(0, "\n\n\n"));
+        let ours = from_value(&json).unwrap();
+        let id = ours.added_token("\n\n\n").unwrap();
+        assert!(!ours.encode_ordinary(b"a\n\n\na").unwrap().contains(&id));
+        assert!(ours.encode("a\n\n\na").unwrap().contains(&id));
+    }
+}
+
+#[test]
+fn documents_get_no_tokens_of_the_post_processor() {
+    for base in [trained(), metaspace()] {
+        let mut json: Value = serde_json::from_slice(&base.inner.json).unwrap();
+        let plain = from_value(&json).unwrap();
+        let (name, id) = plain.added_tokens().next().map(|(name, id)| (name.to_owned(), id)).unwrap();
+        json["post_processor"] = serde_json::json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {name.clone(): {"id": name, "ids": [id], "tokens": [name]}}});
+        let ours = from_value(&json).unwrap();
+        assert_eq!(ours.encode_ordinary(b"ab a").unwrap(), plain.encode_ordinary(b"ab a").unwrap());
+        let mut parsed = Vec::new();
+        ours.encoder().encode_parsed(b"ab a", &mut parsed).unwrap();
+        assert_eq!(parsed, plain.encode("ab a").unwrap());
+    }
+}
+
 #[test]
 fn a_name_that_is_no_file_is_explained() {
     for name in ["gpt2", "deepseek-ai/DeepSeek-V3"] {
@@ -387,8 +518,33 @@ fn damaged_files_are_refused_without_panic() {
             tokenizer.encode_ordinary(MIXED.as_bytes()).unwrap();
         }
     }
-    let huge = r#"{"added_tokens": [{"id": 4294967295, "content": "</s>", "special": true}], "model": {"type": "WordLevel", "vocab": {"</s>": 4294967295}, "unk_token": "</s>"}}"#;
-    assert!(load(huge.into()).is_err());
+    let end = byte_level::special_token(u32::MAX, "</s>");
+    let model = serde_json::json!({"type": "WordLevel", "vocab": {"</s>": u32::MAX}, "unk_token": "</s>"});
+    let huge = serde_json::json!({ "added_tokens": [end], "model": model }).to_string();
+    assert!(load(huge.clone().into()).is_err());
+    // Tables have a row for every id.
+    let far = huge.replace("4294967295", "16000000");
+    let error = load(far.into()).unwrap_err().to_string();
+    assert!(error.contains("16000000 is beyond any vocabulary: the file has 1 tokens"), "{error}");
+    assert_eq!(load(huge.replace("4294967295", "60000").into()).unwrap().vocab_size(), 60_001, "unused ids are usual");
+}
+
+#[test]
+fn ids_without_a_token_and_with_two_keep_the_others_in_their_places() {
+    let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    let end = json["added_tokens"][0]["id"].as_u64().unwrap();
+    json["added_tokens"][0]["id"] = (end + 1000).into();
+    let name = json["added_tokens"][0]["content"].as_str().unwrap().to_owned();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64() != Some(end));
+    vocab.insert(name, (end + 1000).into());
+    vocab.insert("zz".into(), vocab["a"].clone());
+    vocab.insert("last".into(), (end + 999).into());
+    let tokenizer = from_value(&json).unwrap();
+    let ids = tokenizer.encode("a b last").unwrap();
+    assert_eq!(tokenizer.decode(&ids), "a b last");
+    let bytes = |id: u64| tokenizer.token_bytes(id as u32);
+    assert_eq!((bytes(end + 998), bytes(end + 999), bytes(end + 1000)), (vec![], b"last".to_vec(), vec![]));
 }
 
 /// Paths of all values in a JSON document but for most of the vocabulary and the merges, which are alike.

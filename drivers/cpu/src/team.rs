@@ -188,6 +188,9 @@ mod tests {
     use super::*;
     use rayon::ThreadPoolBuilder;
 
+    /// Calls of a test; few where every instruction is interpreted.
+    const ROUNDS: usize = if cfg!(miri) { 25 } else { 500 };
+
     fn team(threads: usize) -> Team {
         Team::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
     }
@@ -203,7 +206,7 @@ mod tests {
     fn every_task_is_done_once_and_worker_numbers_differ() {
         for threads in [1, 2, 5] {
             let team = team(threads);
-            for round in 0..500 {
+            for round in 0..ROUNDS {
                 let (next, tasks) = (AtomicUsize::new(0), 1 + round % 17);
                 let seen: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 let workers: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
@@ -227,7 +230,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..100 {
+                    for _ in 0..ROUNDS / 5 {
                         let done = AtomicUsize::new(0);
                         let (outer, seen) = (AtomicUsize::new(0), [const { AtomicUsize::new(0) }; 8]);
                         team.run(3, &|_| {

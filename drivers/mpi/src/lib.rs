@@ -26,3 +26,4 @@ mod library;
 pub use comm::Mpi;
 pub use error::MpiError;
 pub use launch::{Launched, Launcher, launched};
+pub use library::available;

@@ -65,6 +65,17 @@ pub(crate) fn start(launched: &Launched, named: Option<PathBuf>) -> Result<Start
     Ok(Started { calls, text })
 }
 
+/// Name, version and path of the library that ranks of `launcher` would load. It is loaded and not started.
+///
+/// # Errors
+/// There is none; the message says what was tried and what to install.
+pub fn available(launcher: Launcher) -> Result<String, MpiError> {
+    let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from);
+    let loaded = find(launcher, named, abi::load)?;
+    let path = file_of(loaded.address).unwrap_or(loaded.asked);
+    Ok(format!("{} ({})", short(&loaded.library.version), path.display()))
+}
+
 /// A library, and the path or name by which it was found.
 struct Found<L> {
     library: L,

@@ -12,19 +12,18 @@
 
 use super::error::CheckpointError;
 use super::locate::{entries, list};
-use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, VERSION, hash_file, hex};
-use super::store::{Store, StoreFile};
+use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, VERSION, hex};
 use crate::hf::write::Fill;
 use crate::hf::{Folder, HfError};
+use fathom_dataprep::durable::{DurableFile, Files, create_dirs, folder_of, remove_tree};
 use sha2::{Digest, Sha256};
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// A draft: a checkpoint, or another folder, that is being written. Dropped without [`commit`](Self::commit), it leaves
 /// nothing.
 pub struct Draft<'a> {
-    store: &'a dyn Store,
+    store: &'a dyn Files,
     target: PathBuf,
     aside: PathBuf,
     /// Step of the checkpoint; `None` for a plain folder, which gets no manifest and whose files are not hashed.
@@ -39,7 +38,7 @@ pub struct Draft<'a> {
 
 /// A file of a draft, hashed as it is written.
 pub struct DraftFile {
-    file: Box<dyn StoreFile>,
+    file: Box<dyn DurableFile>,
     hash: Option<Sha256>,
     bytes: u64,
 }
@@ -64,7 +63,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// [`HfError::Io`].
-    pub fn begin(store: &'a dyn Store, root: &Path, step: u64) -> Result<Self, CheckpointError> {
+    pub fn begin(store: &'a dyn Files, root: &Path, step: u64) -> Result<Self, CheckpointError> {
         Self::new(store, root.join(name(step)), Some(step))
     }
 
@@ -72,19 +71,23 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// [`HfError::Io`].
-    pub fn plain(store: &'a dyn Store, target: &Path) -> Result<Self, CheckpointError> {
+    pub fn plain(store: &'a dyn Files, target: &Path) -> Result<Self, CheckpointError> {
         Self::new(store, target.to_path_buf(), None)
     }
 
-    fn new(store: &'a dyn Store, target: PathBuf, step: Option<u64>) -> Result<Self, CheckpointError> {
+    fn new(store: &'a dyn Files, target: PathBuf, step: Option<u64>) -> Result<Self, CheckpointError> {
         let aside = aside(&target, std::process::id());
-        store.create_dir(&aside).map_err(CheckpointError::io("create", &aside))?;
+        // Numbers of processes repeat: what one that was killed has left must not get into this draft.
+        if aside.exists() {
+            remove_tree(store, &aside).map_err(CheckpointError::io("remove", &aside))?;
+        }
+        create_dirs(store, &aside).map_err(CheckpointError::io("create", &aside))?;
         Ok(Self { store, target, aside, step, files: Vec::new(), folders: Vec::new(), joined: false, committed: false })
     }
 
     /// Takes part in the checkpoint of `step` that process `owner`, perhaps on another machine, has begun in the output
     /// folder `root`.
-    pub fn join(store: &'a dyn Store, root: &Path, step: u64, owner: u32) -> Self {
+    pub fn join(store: &'a dyn Files, root: &Path, step: u64, owner: u32) -> Self {
         let target = root.join(name(step));
         let aside = aside(&target, owner);
         let (files, folders) = (Vec::new(), Vec::new());
@@ -119,7 +122,7 @@ impl<'a> Draft<'a> {
         if let Some(folder) = target.parent().filter(|folder| **folder != self.aside)
             && !self.folders.iter().any(|known| known == folder)
         {
-            self.store.create_dir(folder).map_err(HfError::io("create", folder))?;
+            create_dirs(self.store, folder).map_err(HfError::io("create", folder))?;
             self.folders.push(folder.to_path_buf());
         }
         Ok(target)
@@ -138,13 +141,13 @@ impl<'a> Draft<'a> {
             self.store.sync_dir(folder).map_err(CheckpointError::io("sync", folder))?;
         }
         let target = self.target.clone();
+        let root = folder_of(&target);
         if self.step.is_some() && target.exists() {
             // Not a complete checkpoint: a run does not save a step that it found saved.
-            self.store.remove_dir(&target).map_err(CheckpointError::io("remove", &target))?;
+            retire(self.store, root, &target)?;
         }
         self.store.rename(&self.aside, &target).map_err(CheckpointError::io("rename", &self.aside))?;
         self.committed = true;
-        let root = target.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
         self.store.sync_dir(root).map_err(CheckpointError::io("sync", root))?;
         if self.step.is_some() {
             prune(self.store, root, keep)?;
@@ -180,22 +183,13 @@ impl Folder for Draft<'_> {
         }
         Ok(())
     }
-
-    fn adopt(&mut self, path: &str) -> Result<(), HfError> {
-        let target = self.aside.join(path);
-        self.store.sync_file(&target).map_err(HfError::io("sync", &target))?;
-        let bytes = fs::metadata(&target).map_err(HfError::io("find", &target))?.len();
-        let sha256 = hash_file(&target).map_err(HfError::io("read", &target))?;
-        self.files.push(FileEntry { path: path.into(), bytes, sha256 });
-        Ok(())
-    }
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.committed && !self.joined {
             // What cannot be removed now is removed at the next start.
-            let _ = self.store.remove_dir(&self.aside);
+            let _ = remove_tree(self.store, &self.aside);
         }
     }
 }
@@ -234,26 +228,34 @@ impl Keep {
     }
 }
 
-fn prune(store: &dyn Store, root: &Path, keep: Keep) -> Result<(), CheckpointError> {
+fn prune(store: &dyn Files, root: &Path, keep: Keep) -> Result<(), CheckpointError> {
     let old = list(root)?.into_iter().skip(keep.newest.max(1)).filter(|(step, _)| !keep.protects(*step));
     for (_, old) in old {
-        // First to a name that does not count: half a removed checkpoint must not look like one.
-        let aside = root.join(format!("{}.tmp-old", old.file_name().unwrap_or_default().to_string_lossy()));
-        store.rename(&old, &aside).map_err(CheckpointError::io("rename", &old))?;
-        store.remove_dir(&aside).map_err(CheckpointError::io("remove", &aside))?;
+        retire(store, root, &old)?;
     }
     Ok(())
+}
+
+/// Removes a checkpoint: first, for good, its name. Half a removed checkpoint must not look like one.
+fn retire(store: &dyn Files, root: &Path, old: &Path) -> Result<(), CheckpointError> {
+    let aside = root.join(format!("{}.tmp-old", old.file_name().unwrap_or_default().to_string_lossy()));
+    if aside.exists() {
+        remove_tree(store, &aside).map_err(CheckpointError::io("remove", &aside))?;
+    }
+    store.rename(old, &aside).map_err(CheckpointError::io("rename", old))?;
+    store.sync_dir(root).map_err(CheckpointError::io("sync", root))?;
+    remove_tree(store, &aside).map_err(CheckpointError::io("remove", &aside))
 }
 
 /// Removes leftovers of interrupted saves in an output folder.
 ///
 /// # Errors
 /// [`HfError::Io`].
-pub fn clean(store: &dyn Store, root: &Path) -> Result<(), CheckpointError> {
+pub fn clean(store: &dyn Files, root: &Path) -> Result<(), CheckpointError> {
     for path in entries(root)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("step-") && name.contains(".tmp-") {
-            store.remove_dir(&path).map_err(CheckpointError::io("remove", &path))?;
+            remove_tree(store, &path).map_err(CheckpointError::io("remove", &path))?;
         }
     }
     Ok(())

@@ -3,8 +3,7 @@
 use super::super::load::load_trainer;
 use super::super::locate::{latest, locate};
 use super::super::state::State;
-use super::super::store::Disk;
-use super::super::together::Files;
+use super::super::together;
 use super::*;
 use crate::hf::{CONFIG, Format, load_weights, read_config, save_model};
 use fathom_core::comm::Solo;
@@ -14,45 +13,48 @@ use fathom_core::precision::Precision;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
+use fathom_dataprep::durable::{DISK, DurableFile};
 use fathom_dataprep::{Cursor, Packing, Tokenizer};
-use std::cell::Cell;
-use std::rc::Rc;
+use std::fs;
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A store whose `fail_at`-th call fails; every later one too when it `stays_down`, as if the process had been killed.
+/// File operations of which the `fail_at`-th fails; every later one too when it `stays_down`, as if the process had
+/// been killed.
 struct Faulty {
-    calls: Rc<Cell<usize>>,
+    calls: Arc<AtomicUsize>,
     fail_at: usize,
     stays_down: bool,
 }
 
 impl Faulty {
     fn new(fail_at: usize, stays_down: bool) -> Self {
-        Self { calls: Rc::default(), fail_at, stays_down }
+        Self { calls: Arc::default(), fail_at, stays_down }
     }
 
     fn check(&self) -> io::Result<()> {
-        check(&self.calls, self.fail_at, self.stays_down)
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match call == self.fail_at || (self.stays_down && call > self.fail_at) {
+            true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            false => Ok(()),
+        }
     }
-}
 
-fn check(calls: &Cell<usize>, fail_at: usize, stays_down: bool) -> io::Result<()> {
-    let call = calls.replace(calls.get() + 1);
-    match call == fail_at || (stays_down && call > fail_at) {
-        true => Err(io::Error::from(io::ErrorKind::StorageFull)),
-        false => Ok(()),
+    fn file(&self, file: Box<dyn DurableFile>) -> Box<dyn DurableFile> {
+        let (calls, fail_at, stays_down) = (self.calls.clone(), self.fail_at, self.stays_down);
+        Box::new(FaultyFile { file, disk: Faulty { calls, fail_at, stays_down } })
     }
 }
 
 struct FaultyFile {
-    file: Box<dyn StoreFile>,
-    calls: Rc<Cell<usize>>,
-    fail_at: usize,
-    stays_down: bool,
+    file: Box<dyn DurableFile>,
+    disk: Faulty,
 }
 
 impl Write for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(error) = check(&self.calls, self.fail_at, self.stays_down) {
+        if let Err(error) = self.disk.check() {
             // A full disk takes some of it first.
             self.file.write_all(&bytes[..bytes.len() / 2])?;
             return Err(error);
@@ -65,26 +67,31 @@ impl Write for FaultyFile {
     }
 }
 
-impl StoreFile for FaultyFile {
-    fn sync(&mut self) -> io::Result<()> {
-        // Syncing for real would take most of the test's time and tell it nothing.
-        check(&self.calls, self.fail_at, self.stays_down)
+impl Seek for FaultyFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
-impl Store for Faulty {
+impl DurableFile for FaultyFile {
+    fn sync(&mut self) -> io::Result<()> {
+        // Syncing for real would take most of the test's time and tell it nothing.
+        self.disk.check()
+    }
+}
+
+impl Files for Faulty {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        Disk.create_dir(path)
+        DISK.create_dir(path)
     }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn StoreFile>> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
         self.check()?;
-        let (calls, fail_at, stays_down) = (self.calls.clone(), self.fail_at, self.stays_down);
-        Ok(Box::new(FaultyFile { file: Disk.create(path)?, calls, fail_at, stays_down }))
+        Ok(self.file(DISK.create(path)?))
     }
-    fn sync_file(&self, path: &Path) -> io::Result<()> {
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
         self.check()?;
-        fs::metadata(path).map(drop)
+        Ok(self.file(DISK.append(path)?))
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
@@ -92,11 +99,15 @@ impl Store for Faulty {
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check()?;
-        Disk.rename(from, to)
+        DISK.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        DISK.remove_file(path)
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        Disk.remove_dir(path)
+        DISK.remove_dir(path)
     }
 }
 
@@ -152,7 +163,7 @@ fn state(step: u64) -> State {
 }
 
 fn save(
-    store: &dyn Store,
+    store: &dyn Files,
     root: &Path,
     trainer: &Trainer<Cpu, Solo>,
     at: u64,
@@ -160,7 +171,8 @@ fn save(
 ) -> Result<PathBuf, CheckpointError> {
     let mut draft = Draft::begin(store, root, at)?;
     let tokenizer = Tokenizer::bytes();
-    let files = Files { average: None, tokenizer: Some(&tokenizer), format: Format::F32, shard_bytes: 50_000 };
+    let files =
+        together::Files { average: None, tokenizer: Some(&tokenizer), format: Format::F32, shard_bytes: 50_000 };
     super::super::save(&mut draft, trainer, files, &state(at))?;
     draft.commit(Keep::newest(keep))
 }
@@ -176,7 +188,7 @@ fn a_failure_at_any_call_leaves_the_old_checkpoint_or_the_new_one() {
             save(&Faulty::new(usize::MAX, false), root.path(), &trained, 1, 1).unwrap();
             let store = Faulty::new(fail_at, stays_down);
             let result = save(&store, root.path(), &trained, 2, 1);
-            if store.calls.get() <= fail_at {
+            if store.calls.load(Ordering::Relaxed) <= fail_at {
                 assert!(fail_at > 40, "a save makes more than {fail_at} calls");
                 assert!(result.is_ok());
                 break;
@@ -191,7 +203,7 @@ fn a_failure_at_any_call_leaves_the_old_checkpoint_or_the_new_one() {
             let mut again = trainer(&config(), 9);
             let loaded = State::read(&folder).unwrap();
             load_trainer(&mut again, &folder, &loaded).unwrap_or_else(|e| panic!("call {fail_at}: {e}"));
-            clean(&Disk, root.path()).unwrap();
+            clean(&DISK, root.path()).unwrap();
             let left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert!(left.iter().all(|n| !n.to_string_lossy().contains("tmp")), "call {fail_at} left {left:?}");
         }
@@ -205,7 +217,7 @@ fn a_resumed_trainer_goes_on_with_the_same_bits() {
     let mut straight = trainer(&config(), 3);
     step(&mut straight);
     step(&mut straight);
-    let folder = save(&Disk, root.path(), &straight, 2, 2).unwrap();
+    let folder = save(&DISK, root.path(), &straight, 2, 2).unwrap();
     assert!(folder.join("model-00001-of-00003.safetensors").exists(), "the model is in several files");
     let (third, fourth) = (step(&mut straight), step(&mut straight));
 
@@ -224,7 +236,7 @@ fn old_checkpoints_go_and_only_complete_ones_count() {
     let root = tempfile::tempdir().unwrap();
     let trained = trainer(&config(), 1);
     for at in 1..=4 {
-        save(&Disk, root.path(), &trained, at, 2).unwrap();
+        save(&DISK, root.path(), &trained, at, 2).unwrap();
     }
     let steps = || list(root.path()).unwrap().into_iter().map(|(at, _)| at).collect::<Vec<_>>();
     assert_eq!(steps(), [4, 3]);
@@ -242,7 +254,7 @@ fn the_best_checkpoint_and_every_nth_stay() {
     let root = tempfile::tempdir().unwrap();
     let trained = trainer(&config(), 1);
     let save = |at, best| {
-        let mut draft = Draft::begin(&Disk, root.path(), at).unwrap();
+        let mut draft = Draft::begin(&DISK, root.path(), at).unwrap();
         save_model(&mut draft, &trained.model, None, Format::F32, u64::MAX).unwrap();
         draft.commit(Keep { newest: 1, best, every: 4 }).unwrap();
         list(root.path()).unwrap().into_iter().map(|(at, _)| at).collect::<Vec<_>>()
@@ -260,7 +272,7 @@ fn a_path_leads_to_the_newest_complete_checkpoint_and_says_what_it_passed_over()
     let root = tempfile::tempdir().unwrap();
     let trained = trainer(&config(), 1);
     for at in 1..=3 {
-        save(&Disk, root.path(), &trained, at, 3).unwrap();
+        save(&DISK, root.path(), &trained, at, 3).unwrap();
     }
     let folder = |at: u64| root.path().join(name(at));
     let located = locate(root.path()).unwrap();
@@ -308,7 +320,7 @@ fn a_path_leads_to_the_newest_complete_checkpoint_and_says_what_it_passed_over()
 #[test]
 fn a_changed_byte_is_found_when_training_resumes() {
     let root = tempfile::tempdir().unwrap();
-    let folder = save(&Disk, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
+    let folder = save(&DISK, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
     let path = folder.join("trainer/v.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -320,7 +332,7 @@ fn a_changed_byte_is_found_when_training_resumes() {
 #[test]
 fn a_model_folder_that_does_not_fit_is_refused_by_tensor() {
     let root = tempfile::tempdir().unwrap();
-    let folder = save(&Disk, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
+    let folder = save(&DISK, root.path(), &trainer(&config(), 1), 1, 1).unwrap();
     assert_eq!(read_config(&folder).unwrap(), config());
     let refuse = |config: ModelConfig| load_weights(&mut trainer(&config, 1).model, &folder).unwrap_err().to_string();
     let cases = [

@@ -176,9 +176,16 @@ impl TensorFile {
 
     /// Replaces each tensor for which `parts` gives other tensors by those, which must lie in its bytes.
     pub fn split(&mut self, parts: impl Fn(&TensorEntry) -> Option<Vec<TensorEntry>>) {
-        let entries = std::mem::take(&mut self.entries);
-        self.entries = entries.into_iter().flat_map(|entry| parts(&entry).unwrap_or_else(|| vec![entry])).collect();
-        self.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in std::mem::take(&mut self.entries) {
+            match parts(&entry) {
+                Some(parts) => {
+                    self.entries.reserve_exact(parts.len());
+                    self.entries.extend(parts);
+                }
+                None => self.entries.push(entry),
+            }
+        }
+        self.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     }
 
     /// The file.

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::BYTES_PER_FUEL;
+
 /// Nesting of a value, at most.
 const MAX_DEPTH: usize = 128;
 
@@ -21,15 +23,19 @@ pub(super) struct Layout {
     pub separators: Option<(String, String)>,
 }
 
-/// Writes a value.
+/// Takes that much fuel from the template, or fails.
+pub(super) type Spend<'a> = &'a dyn Fn(u64) -> Result<(), Error>;
+
+/// Writes a value, which fuel pays for as it goes: a value may hold another many times over, so that its text is far
+/// longer than the template.
 ///
 /// # Errors
-/// A value that JSON cannot express, or one that is nested too deeply.
-pub(super) fn write(value: &Value, layout: &Layout) -> Result<String, Error> {
+/// A value that JSON cannot express, or one that is nested too deeply; no fuel left.
+pub(super) fn write(value: &Value, layout: &Layout, fuel: Spend<'_>) -> Result<String, Error> {
     let mut out = String::new();
     let own = if layout.indent.is_some() { (",", ": ") } else { (", ", ": ") };
     let given = layout.separators.as_ref().map(|(item, key)| (item.as_str(), key.as_str()));
-    Writer { layout, separators: given.unwrap_or(own), out: &mut out }.value(value, 0)?;
+    Writer { layout, separators: given.unwrap_or(own), out: &mut out, fuel }.value(value, 0)?;
     Ok(out)
 }
 
@@ -37,6 +43,7 @@ struct Writer<'a> {
     layout: &'a Layout,
     separators: (&'a str, &'a str),
     out: &'a mut String,
+    fuel: Spend<'a>,
 }
 
 impl Writer<'_> {
@@ -45,24 +52,19 @@ impl Writer<'_> {
         if depth > MAX_DEPTH {
             return refuse("the value is nested too deeply");
         }
+        self.spend(0)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.number(value),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default())?,
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.layout.sort_keys {
                     keys.sort();
                 }
                 self.items(('{', '}'), keys.into_iter(), depth, |writer, key| {
-                    match key.as_str() {
-                        Some(text) => writer.string(text),
-                        None => {
-                            let text = write(&key, writer.layout)?;
-                            writer.string(&text);
-                        }
-                    }
+                    writer.key(&key)?;
                     writer.out.push_str(writer.separators.1);
                     writer.value(&value.get_item(&key)?, depth + 1)
                 })?;
@@ -90,20 +92,45 @@ impl Writer<'_> {
                 self.out.push_str(self.separators.0);
             }
             empty = false;
-            self.line(depth + 1);
+            self.line(depth + 1)?;
             each(self, item)?;
         }
         if !empty {
-            self.line(depth);
+            self.line(depth)?;
         }
         self.out.push(close);
         Ok(())
     }
 
-    fn line(&mut self, depth: usize) {
+    /// Pays for a value and for `bytes` of text.
+    fn spend(&self, bytes: usize) -> Result<(), Error> {
+        (self.fuel)(1 + (bytes / BYTES_PER_FUEL) as u64)
+    }
+
+    fn line(&mut self, depth: usize) -> Result<(), Error> {
         if let Some(indent) = self.layout.indent {
+            let spaces = indent.min(64) * depth;
+            self.spend(spaces)?;
             self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent.min(64) * depth));
+            self.out.extend(std::iter::repeat_n(' ', spaces));
+        }
+        Ok(())
+    }
+
+    /// A key: a text, or what Python makes one of.
+    fn key(&mut self, key: &Value) -> Result<(), Error> {
+        match key.kind() {
+            ValueKind::String => self.string(key.as_str().unwrap_or_default()),
+            ValueKind::None | ValueKind::Bool | ValueKind::Number => {
+                self.out.push('"');
+                self.value(key, 0)?;
+                self.out.push('"');
+                Ok(())
+            }
+            kind => {
+                let problem = format!("tojson: a key is a {kind}; it must be a text, a number, a truth value or none");
+                Err(Error::new(ErrorKind::BadSerialization, problem))
+            }
         }
     }
 
@@ -115,7 +142,8 @@ impl Writer<'_> {
         }
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        self.spend(text.len())?;
         self.out.push('"');
         for c in text.chars() {
             match c {
@@ -136,6 +164,7 @@ impl Writer<'_> {
             }
         }
         self.out.push('"');
+        Ok(())
     }
 }
 

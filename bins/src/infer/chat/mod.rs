@@ -13,15 +13,18 @@ use std::collections::BTreeMap;
 use fathom_dataprep::Tokenizer;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, Value};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
 pub(crate) use python::method as python_method;
 
-/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes): about a second.
-const FUEL: u64 = 20_000_000;
+/// Work that a template may do, in minijinja's unit (an instruction, or 64 bytes that it makes): a fraction of a
+/// second, and 256 MB.
+pub(crate) const FUEL: u64 = 4_000_000;
+/// Bytes that a unit of fuel pays for.
+const BYTES_PER_FUEL: usize = 64;
 /// Bytes of a template file, at most.
 const MAX_TEMPLATE: u64 = 4 << 20;
 
@@ -247,7 +250,7 @@ fn encode_marked(tokenizer: &Tokenizer, text: &str, added: &[(&str, u32)], mark:
 }
 
 /// `tojson` as Python's `json.dumps` writes it, by its options.
-fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
+fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     let layout = json::Layout {
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
@@ -260,7 +263,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
         },
     };
     options.assert_all_used()?;
-    json::write(value, &layout)
+    json::write(value, &layout, &|fuel| state.consume_fuel(fuel))
 }
 
 fn raise_exception(message: &str) -> Result<Value, minijinja::Error> {
@@ -272,20 +275,21 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = &rest[start + 2..start + length];
-        let name = inner.trim_matches(['-', '+']).trim();
-        let instead = match name {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
-            _ => None,
+        let (before, tag) = rest.split_at(start + 2);
+        out.push_str(before);
+        let inner = tag.trim_start_matches(['-', '+']).trim_start();
+        let found = [("generation", "if true"), ("endgeneration", "endif")].into_iter().find(|(name, _)| {
+            let after = inner.strip_prefix(name).map(|after| after.trim_start().trim_start_matches(['-', '+']));
+            after.is_some_and(|after| after.starts_with("%}"))
+        });
+        rest = match found {
+            Some((name, instead)) => {
+                out.push_str(&tag[..tag.len() - inner.len()]);
+                out.push_str(instead);
+                &inner[name.len()..]
+            }
+            None => tag,
         };
-        out.push_str(&rest[..start + 2]);
-        match instead {
-            Some(tag) => out.push_str(&inner.replace(name, tag)),
-            None => out.push_str(inner),
-        }
-        rest = &rest[start + length..];
     }
     out + rest
 }

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::BYTES_PER_FUEL;
+
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -24,6 +26,9 @@ const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday",
 /// Methods of Python's values: those of strings that minijinja-contrib lacks, and its own.
 pub(crate) fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
+        if matches!(method, "split" | "rsplit" | "splitlines") {
+            pay_for_parts(state, text, arguments)?;
+        }
         match method {
             "removeprefix" | "removesuffix" => {
                 let (part,): (&str,) = from_args(arguments)?;
@@ -50,6 +55,15 @@ pub(crate) fn method(state: &mut State, value: &Value, method: &str, arguments: 
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// Takes fuel for the parts of a text before they are made: each takes many times the memory of its byte.
+fn pay_for_parts(state: &State<'_, '_>, text: &str, arguments: &[Value]) -> Result<(), Error> {
+    let parts = match arguments.first().and_then(Value::as_str) {
+        Some(separator) if !separator.is_empty() => text.matches(separator).count(),
+        _ => text.split(char::is_whitespace).count(),
+    };
+    state.consume_fuel((parts + text.len() / BYTES_PER_FUEL) as u64)
 }
 
 /// `str.rsplit`: at most `most` cuts, from the right; at white space without a separator.

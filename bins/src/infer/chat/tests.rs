@@ -130,6 +130,39 @@ fn python_s_methods_and_arguments_are_known() {
 }
 
 #[test]
+fn a_value_that_holds_itself_many_times_over_runs_out_of_fuel() {
+    let doubled = "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}";
+    for filter in ["tojson", "tojson(indent=64)", "tojson(sort_keys=true, ensure_ascii=true)"] {
+        let error = render(&format!("{doubled}{{{{ ns.a | {filter} }}}}"), &[]).unwrap_err().to_string();
+        assert!(error.contains("it does not come to an end"), "{filter}: {error}");
+    }
+    for source in [
+        "{{ (['x' * 100000] * 3000) | tojson }}",
+        "{{ ('a ' * 9000000).rsplit() | length }}",
+        "{{ ('ab' * 9000000).split('a') | length }}",
+    ] {
+        let error = render(source, &[]).unwrap_err().to_string();
+        assert!(error.contains("it does not come to an end"), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_tag_without_anything_in_it_is_an_error() {
+    for source in ["{%}", "a{%}}{%%}", "{% generation %}x{% endgeneration %}{%}"] {
+        assert!(ChatTemplate::new(source, "t", BTreeMap::new()).is_err(), "{source}");
+    }
+    assert_eq!(render("{# {%} #}{% generation %}x{% endgeneration %}", &[]).unwrap(), "x");
+}
+
+#[test]
+fn keys_are_those_that_python_writes() {
+    assert_eq!(render("{{ {none: 4} | tojson }}{{ {1.5: 5} | tojson }}", &[]).unwrap(), r#"{"null": 4}{"1.5": 5}"#);
+    let nested = "{% set ns = namespace(a=1) %}{% for i in range(9) %}{% set ns.a = {ns.a: 1} %}{% endfor %}";
+    let error = render(&format!("{nested}{{{{ ns.a | tojson }}}}"), &[]).unwrap_err().to_string();
+    assert!(error.contains("a key is a map"), "{error}");
+}
+
+#[test]
 fn the_date_is_of_today() {
     let text = render("{{ strftime_now('%Y') }}", &[]).unwrap();
     assert!(text.parse::<u32>().unwrap() >= 2026, "{text}");

@@ -86,7 +86,8 @@ pub(super) fn run<D: Kernels>(
     let cut = results.iter().flatten().filter(|generated| generated.stop == Stop::Cancelled).count();
     if cut > 0 {
         let all = results.len();
-        return Err(Error::Run(format!("interrupted: {cut} of {all} outputs were cut (\"stop\": \"cancelled\")")));
+        let cut = format!("interrupted: {cut} of {all} outputs were cut (\"stop\": \"cancelled\")");
+        return Err(Error::Interrupted(cut));
     }
     if arguments.compares() {
         let tokens = results.iter().flatten().map(|generated| generated.tokens.clone()).collect();

@@ -78,6 +78,8 @@ pub(super) fn run<D: Kernels>(session: &Session<D>, arguments: &Arguments, sampl
                 }
                 history.push(("assistant", answer.text));
             }
+            // No other message would be answered.
+            Err(error @ (Error::NotFinite(_) | Error::Device { .. })) => return Err(error),
             // A message that is too long, or that the template refuses, is not the end of the conversation.
             Err(error) => {
                 eprintln!("error: {error}");

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, Result};
+use crate::cli::signals::{self, Ask};
+use crate::error::{INTERRUPTED, Result};
 
 /// What a Ctrl-C does where the one before it has not been answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AtPrompt {
     /// Ends the program at once: a step may take long.
     End,
-    /// Nothing but a line that says how to leave: the program waits for a message.
+    /// Nothing but a line that says how to leave: the program waits for a message. SIGTERM ends it.
     Explain,
 }
 
@@ -21,11 +22,11 @@ pub(super) enum AtPrompt {
 pub(super) fn interrupts(again: AtPrompt) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&flag);
-    ctrlc::set_handler(move || match (raised.swap(true, Ordering::SeqCst), again) {
+    signals::handle(move |ask| match (raised.swap(true, Ordering::SeqCst), again) {
+        (_, AtPrompt::Explain) if ask == Ask::End => std::process::exit(INTERRUPTED.into()),
         (false, _) => {}
-        (true, AtPrompt::End) => std::process::exit(130),
+        (true, AtPrompt::End) => std::process::exit(INTERRUPTED.into()),
         (true, AtPrompt::Explain) => eprint!("\n(Ctrl-D ends the conversation)\n> "),
-    })
-    .map_err(|e| Error::Run(format!("cannot handle Ctrl-C: {e}")))?;
+    })?;
     Ok(flag)
 }

@@ -33,7 +33,8 @@ pub const COMMAND: Command = Command::new::<Arguments>("generate", "continue a p
     example = "{command_name} --checkpoint DeepSeek-V2-Lite-Chat --chat --temperature 0.3",
     error_code(0, "done"),
     error_code(1, "the checkpoint, the device or a request failed"),
-    error_code(2, "wrong arguments")
+    error_code(2, "wrong arguments"),
+    error_code(130, "stopped by a signal; what was generated until then is there")
 )]
 struct Arguments {
     /// model folder in Hugging Face layout, or the output folder of a run (its newest checkpoint)
@@ -197,7 +198,7 @@ fn write<D: Kernels>(session: &Session<D>, arguments: &Arguments, prompt: &str, 
     }
     arguments.print_stats(&engine);
     if stop.load(Ordering::SeqCst) {
-        return Err(Error::Run(format!("interrupted after {} tokens", generated.tokens.len())));
+        return Err(Error::Interrupted(format!("interrupted after {} tokens", generated.tokens.len())));
     }
     if let Some(request) = again.filter(|_| open) {
         let speculated = engine.stats();

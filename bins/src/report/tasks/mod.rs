@@ -305,6 +305,7 @@ mod tests {
         let alone = TaskResult { metrics: perplexity, ..task("alone", 2, details("alone", None)) };
         Results {
             checkpoint: format!("runs/a/step-{step:08}").into(),
+            passed_over: Vec::new(),
             step: Some(step),
             tokens: Some(1000 * step),
             tokenizer: "bytes".into(),

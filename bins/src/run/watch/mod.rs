@@ -1,11 +1,11 @@
-//! The watch of a run of several ranks: names the rank that died, hangs, or does something else than the others.
+//! The watch of a run: what each rank does, and of several the one that died, hangs, or does something else.
 //!
-//! Each rank keeps a small [record](Record) in `OUTPUT/ranks/` and rewrites it every second. A rank that waits in a
-//! collective for too long reads the records of all ranks, and [`diagnose`] says for whom it waits. No clocks of two
-//! hosts are compared: a record is old where its beat stays the same for a time by the observer's own clock. Ranks on
-//! one host also look at each other's process, and note at once which one ends first: a launcher may leave them no time
-//! for more. The records carry no messages of the run: where they are lost, so is the
-//! diagnosis, and nothing else.
+//! Each rank, also one alone, keeps a small [record](Record) in `OUTPUT/ranks/` and rewrites it every second. A rank
+//! that waits in a collective for too long reads the records of all ranks, and [`diagnose`] says for whom it waits. No
+//! clocks of two hosts are compared: a record is old where its beat stays the same for a time by the observer's own
+//! clock. Ranks on one host also look at each other's process, and note at once which one ends first: a launcher may
+//! leave them no time for more. The records carry no messages of the run: where they are lost, so is the diagnosis, and
+//! nothing else. Rank 0 says on stderr when a step takes far longer than those before it.
 
 mod diagnosis;
 mod ends;
@@ -14,6 +14,7 @@ mod previous;
 mod process;
 mod progress;
 mod record;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod watched;
@@ -25,13 +26,15 @@ pub use progress::{Patience, Progress};
 pub use record::{Record, State};
 pub use watched::{Meter, Traffic, Watched};
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ends::Ends;
 use observer::Observer;
 use progress::Now;
+use slow::Slow;
 
 /// Exit code of a rank that gives up because another one is lost: `EX_TEMPFAIL`, so that a launcher may start again.
 pub const EXIT_CODE: u8 = 75;
@@ -217,6 +220,7 @@ struct Keeper {
     ends: Ends,
     /// When ranks were last looked for whose end is not watched yet.
     learned: Option<Duration>,
+    slow: Slow,
 }
 
 impl Keeper {
@@ -251,6 +255,7 @@ impl Keeper {
             looked: None,
             watched: None,
             learned: None,
+            slow: Slow::default(),
         }
     }
 
@@ -303,8 +308,43 @@ impl Keeper {
             self.learned = Some(time);
             self.ends.learn();
         }
-        let waits = now.inside && now.state == State::Running && !now.end;
-        if waits { self.watch(now) } else { None }
+        let runs = now.state == State::Running && !now.end;
+        if let Some(notice) = self.slow(now).filter(|_| runs) {
+            // The progress bar is drawn again below it.
+            let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+            eprintln!("{clear}{notice}");
+        }
+        // One rank alone waits for nobody.
+        if runs && now.inside && self.identity.world > 1 { self.watch(now) } else { None }
+    }
+
+    /// What rank 0 says where the step under way takes far longer than those before it.
+    fn slow(&mut self, now: &Now) -> Option<String> {
+        let step = (now.stepping && self.identity.rank == 0).then_some((now.step, now.median));
+        let (took, times) = self.slow.look(self.clock.now(), step)?;
+        let waits = match now.inside && self.identity.world > 1 {
+            true => format!(", in {} {}{}", now.op, now.number, self.behind(now)),
+            false => String::new(),
+        };
+        Some(format!(
+            "step {}: {:.0} s so far, {times:.0}x the median; doing: {}{waits}",
+            now.step,
+            took.as_secs_f64(),
+            now.doing
+        ))
+    }
+
+    /// The rank that is furthest behind this one, if one is, and what it does.
+    fn behind(&mut self, now: &Now) -> String {
+        self.observer.look(self.clock.now());
+        let (own, me) = (self.record(now), self.identity.rank);
+        let seen = self.observer.observations(&own, Duration::ZERO);
+        let others = seen.iter().filter_map(|seen| seen.record.as_ref()).filter(|record| record.rank != me);
+        let behind = others.filter(|record| record.position() < own.position());
+        behind.min_by_key(|record| (record.position(), record.rank)).map_or(String::new(), |record| {
+            let Record { doing, seconds, .. } = record;
+            format!("; waiting for {}: {doing} for {seconds:.0} s", diagnosis::name(record))
+        })
     }
 
     /// Notes when what the rank does began.
@@ -339,6 +379,9 @@ impl Keeper {
             run,
             beat: self.beat,
             step: now.step,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            loss: now.loss.filter(|loss| loss.is_finite()),
+            step_seconds: now.median.map(|median| median.as_secs_f64()),
             number: now.number,
             op: now.op.into(),
             inside: now.inside,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::diagnosis::{Cause, Verdict};
 use super::ends::{self, Ends};
 use super::record::{Record, State};
+use super::slow::Steps;
 
 /// Handle by which a rank notes what it does. Clones note in the same place; without a watch nobody reads it.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,7 @@ pub struct Progress(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     now: Mutex<Now>,
+    steps: Mutex<Steps>,
     /// Rung where the watch should look at once.
     bell: Condvar,
     /// The same for a watch that waits for processes too.
@@ -25,6 +27,12 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Now {
     pub step: u64,
+    /// Whether the step is under way: not between two of them, when a run may validate, measure or save.
+    pub stepping: bool,
+    /// Median time of the last steps, once there are enough.
+    pub median: Option<Duration>,
+    /// Loss of the last step.
+    pub loss: Option<f64>,
     pub number: u64,
     pub op: &'static str,
     pub inside: bool,
@@ -68,7 +76,20 @@ impl Progress {
 
     /// Notes that step `step` begins.
     pub fn step(&self, step: u64) {
-        self.lock().step = step;
+        let mut now = self.lock();
+        (now.step, now.stepping) = (step, true);
+    }
+
+    /// Notes that the step is over: how long it took, and its loss.
+    pub fn stepped(&self, time: Duration, loss: f64) {
+        let median = self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).add(time);
+        let mut now = self.lock();
+        (now.stepping, now.median, now.loss) = (false, median, Some(loss));
+    }
+
+    /// Notes that the step that has begun is not taken.
+    pub fn not_stepped(&self) {
+        self.lock().stepping = false;
     }
 
     /// Notes what this rank does from now on: "reading data", "writing a checkpoint".

@@ -49,6 +49,15 @@ pub struct Record {
     pub beat: u64,
     /// The training step under way.
     pub step: u64,
+    /// When the record was written, in seconds since 1970 by this host's clock: for people and outside monitors.
+    #[serde(default)]
+    pub time: u64,
+    /// Loss of the last step, once there is one.
+    #[serde(default)]
+    pub loss: Option<f64>,
+    /// Median seconds of the last steps, once there are enough.
+    #[serde(default)]
+    pub step_seconds: Option<f64>,
     /// Number of the collective under way, or else of the last one, from 1; 0 before the first.
     pub number: u64,
     /// Name of that collective.

@@ -244,6 +244,9 @@ fn defaults(family: Family) -> ModelConfig {
     }
 }
 
+/// The `model_type` of Kimi K2.
+const KIMI_K2: &str = "kimi_k2";
+
 impl Keys {
     fn resolve<E: Error>(mut self) -> Result<ModelConfig, E> {
         let family = self.family()?;
@@ -312,8 +315,8 @@ impl Keys {
         })
     }
 
-    /// The family of `model_type`; under another name (`kimi_k2`), that of the class in `architectures`. A file that
-    /// says nothing of its family but has latent attention is taken for V3.
+    /// The family of `model_type`; under another name, or none, that of the class in `architectures`. Without a class,
+    /// Kimi K2 is V3 to the letter, and so is a file that says nothing of its family but has latent attention.
     fn family<E: Error>(&mut self) -> Result<Family, E> {
         let expected = "expected \"deepseek_v3\" or \"deepseek_v2\"";
         let classes = self.architectures.value.take().unwrap_or_default();
@@ -321,8 +324,9 @@ impl Keys {
         match self.model_type.value.take() {
             Some(name) => Family::from_model_type(&name)
                 .or_else(by_class)
+                .or((classes.is_empty() && name == KIMI_K2).then_some(Family::V3))
                 .ok_or_else(|| E::custom(format_args!("model_type = \"{name}\": unknown family; {expected}"))),
-            None if self.kv_lora_rank.value.is_some() => Ok(Family::V3),
+            None if self.kv_lora_rank.value.is_some() => Ok(by_class().unwrap_or(Family::V3)),
             None => Err(E::custom(format_args!("model_type: missing; {expected}"))),
         }
     }

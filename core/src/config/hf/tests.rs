@@ -189,6 +189,12 @@ fn a_model_under_a_name_of_its_own_is_what_its_architecture_says() {
             read(named(name, class)).unwrap_err().contains(&alloc::format!("model_type = \"{name}\": unknown family"))
         );
     }
+    // Without a class: one name is known, and no name is V3.
+    let v3 = read(named("deepseek_v3", "X"));
+    assert_eq!(read(json!({"model_type": "kimi_k2", "num_experts_per_tok": 6})), v3);
+    let unnamed = |class| json!({"architectures": [class], "kv_lora_rank": 512, "num_experts_per_tok": 6});
+    assert_eq!(read(unnamed("X")), v3);
+    assert_eq!(read(unnamed("DeepseekV2ForCausalLM")), read(named("deepseek_v2", "X")));
     assert!(
         read(json!({"model_type": "kimi_k2", "architectures": 3})).unwrap_err().contains("architectures: invalid type")
     );

@@ -80,7 +80,7 @@ impl Heads {
     /// Multiply-adds of the causal triangle: `(query, key)` pairs of one head.
     fn pairs(&self, rows: usize) -> u64 {
         let s = self.sequence as u64;
-        rows as u64 / s * (s * (s + 1) / 2) * self.heads as u64
+        (rows as u64 / s * self.heads as u64).saturating_mul(s * (s + 1) / 2)
     }
 }
 
@@ -133,7 +133,7 @@ impl<B> Call for Attention<'_, B> {
     const NAME: &'static str = "attention";
     fn cost(&self) -> Cost {
         let h = &self.heads;
-        let flops = 2 * h.pairs(self.q.rows()) * (h.nope + h.rope + h.value) as u64;
+        let flops = h.pairs(self.q.rows()).saturating_mul(2 * (h.nope + h.rope + h.value) as u64);
         Cost::new(flops, bytes_of(&self.q) + bytes_of(&self.kv) + bytes_of(&self.k_pe) + bytes_of_mut(&self.o))
     }
 }
@@ -201,6 +201,6 @@ impl<B> Call for AttentionGrad<'_, B> {
         let h = &self.heads;
         let columns = 3 * (h.nope + h.rope) as u64 + 2 * h.value as u64;
         let bytes = 2 * (bytes_of(&self.q) + bytes_of(&self.kv) + bytes_of(&self.k_pe) + bytes_of(&self.o));
-        Cost::new(2 * h.pairs(self.q.rows()) * columns, bytes)
+        Cost::new(h.pairs(self.q.rows()).saturating_mul(2 * columns), bytes)
     }
 }

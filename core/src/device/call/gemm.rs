@@ -1,6 +1,6 @@
 //! Calls of matrix products (GEMM), plain and grouped.
 
-use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, is_index, product};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, ensure, multiple, same};
 
@@ -79,7 +79,7 @@ impl<B> Call for Gemm<'_, B> {
     fn cost(&self) -> Cost {
         let (m, n, k) = self.dimensions();
         let out = bytes_of_mut(&self.c) * self.out.passes();
-        Cost::new(2 * m as u64 * n as u64 * k as u64, bytes_of(&self.a) + bytes_of(&self.b) + out)
+        Cost::new(product(&[2, m, n, k]), bytes_of(&self.a) + bytes_of(&self.b) + out)
     }
 }
 
@@ -156,6 +156,6 @@ impl<B> Call for GroupedGemm<'_, B> {
     fn cost(&self) -> Cost {
         let (n, k) = self.weight();
         let out = bytes_of_mut(&self.c) * if self.form == Form::Tn { 2 } else { 1 };
-        Cost::new(2 * self.rows() as u64 * n as u64 * k as u64, bytes_of(&self.a) + bytes_of(&self.b) + out)
+        Cost::new(product(&[2, self.rows(), n, k]), bytes_of(&self.a) + bytes_of(&self.b) + out)
     }
 }

@@ -1,6 +1,6 @@
 //! Calls of matrix products over FP8 matrices, plain and grouped.
 
-use super::{Call, Cost, Out, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, Out, bytes_of_mut, is_float, is_index, product};
 use super::{Form, Scaled, Tiles};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
@@ -94,7 +94,7 @@ impl<B> Call for GemmFp8<'_, B> {
     fn cost(&self) -> Cost {
         let (m, n, k) = self.dimensions();
         let out = bytes_of_mut(&self.c) * self.out.passes();
-        Cost::new(2 * m as u64 * n as u64 * k as u64, self.a.bytes() + self.b.bytes() + out)
+        Cost::new(product(&[2, m, n, k]), self.a.bytes() + self.b.bytes() + out)
     }
 }
 
@@ -168,6 +168,6 @@ impl<B> Call for GroupedGemmFp8<'_, B> {
     fn cost(&self) -> Cost {
         let (n, k) = self.weight();
         let out = bytes_of_mut(&self.c) * if self.form == Form::Tn { 2 } else { 1 };
-        Cost::new(2 * self.rows() as u64 * n as u64 * k as u64, self.a.bytes() + self.b.bytes() + out)
+        Cost::new(product(&[2, self.rows(), n, k]), self.a.bytes() + self.b.bytes() + out)
     }
 }

@@ -20,6 +20,7 @@ mod rope;
 mod router;
 mod sort;
 mod swiglu;
+mod written;
 
 pub use attention::*;
 pub use decode::*;
@@ -38,6 +39,7 @@ pub use rope::*;
 pub use router::*;
 pub use sort::*;
 pub use swiglu::*;
+pub use written::Written;
 
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
@@ -93,6 +95,11 @@ pub trait Call {
     const NAME: &'static str;
     /// Its floor.
     fn cost(&self) -> Cost;
+}
+
+/// Product of counts, at most `u64::MAX`: a plan may be of a model that no machine could hold.
+pub(super) fn product(factors: &[usize]) -> u64 {
+    factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor as u64))
 }
 
 pub(super) fn bytes_of<B>(m: &MatRef<'_, B>) -> u64 {

@@ -84,8 +84,8 @@ impl Tally {
     pub fn cost(&self) -> Cost {
         let mut total = Cost::default();
         for k in &self.kernels {
-            total.flops += k.cost.flops;
-            total.bytes += k.cost.bytes;
+            total.flops = total.flops.saturating_add(k.cost.flops);
+            total.bytes = total.bytes.saturating_add(k.cost.bytes);
         }
         total
     }

@@ -1,5 +1,5 @@
 //! Devices that stand in for others: [`Dry`] only counts, [`Trace`] times every kernel of the device inside, [`Fault`]
-//! makes a call fail.
+//! makes a call fail or corrupts its result.
 //!
 //! A wrapper's buffers are those of the device inside, so its views are that device's views and calls pass through as
 //! they are, fused kernels included: nothing falls back to a default body that the device inside overrides.
@@ -9,7 +9,7 @@ mod fault;
 mod trace;
 
 pub use dry::{Dry, DryBuffer, KernelCount, Tally};
-pub use fault::Fault;
+pub use fault::{Corrupted, Corruption, Fault};
 pub use trace::{Clock, KernelTime, Trace};
 
 /// The methods of [`Device`](crate::device::Device) but `alloc`, each handed on to the device in the field `inner`: for

@@ -16,6 +16,7 @@ use alloc::format;
 
 pub use decode::{Context, Keys, Prefix, Seen, Together, scratch_numbers, tokens_together};
 
+use super::finite;
 use super::linear::Linear;
 use super::operand::{Kept, Operand, Restored};
 use super::rmsnorm::{self, RmsNorm};
@@ -162,6 +163,10 @@ impl Mla {
             o.view_mut(),
             lse.view_mut(),
         )?)?;
+        if pass.training {
+            // The gradient takes exp(score − lse), which is 0 where the sum is infinite.
+            finite::spread(pass.device, lse.view(), o.view_mut().row_range(0..1)?)?;
+        }
         self.o_proj.forward(pass, &output(pass, o.view()), y, Out::Add)?;
         let again = pass.precision.recompute_up_projections;
         let q = (!again || q_a.is_none()).then_some(q);

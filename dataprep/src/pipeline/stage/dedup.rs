@@ -2,6 +2,7 @@
 
 use super::documents::DocumentsReport;
 use crate::dedup::{DedupConfig, bucket_edges, cluster, exact, union};
+use crate::durable::Target;
 use crate::error::{Error, Result};
 use crate::pipeline::removed::Removed;
 use crate::pipeline::sign::{BANDS, TEXTS, URLS};
@@ -77,7 +78,7 @@ fn near(
     let memory = config.memory_bytes / work.threads().min(minhash.buckets).max(1);
     let receipts = work.run(&stage, |bucket, draft| {
         let (scratch, out) = (draft.scratch()?, draft.path("edges"));
-        let edges = bucket_edges(minhash, signatures, bucket, gone, &scratch, memory, &out)?;
+        let edges = bucket_edges(minhash, signatures, bucket, gone, &scratch, memory, draft.target(&out))?;
         clear(&scratch)?;
         work.advance(1, 0);
         Ok(Merged { edges, ..Merged::default() })
@@ -104,12 +105,13 @@ fn one(
     work: &Work<'_>,
     name: &'static str,
     title: &'static str,
-    body: impl Fn(&Path, &Path) -> Result<Merged> + Sync,
+    body: impl Fn(&Path, Target<'_>) -> Result<Merged> + Sync,
 ) -> Result<Set> {
     let stage = Stage { name, title, sizes: vec![1] };
     let receipts = work.run(&stage, |_, draft| {
         let scratch = draft.scratch()?;
-        let report = body(&scratch, &draft.path("removed"))?;
+        let out = draft.path("removed");
+        let report = body(&scratch, draft.target(&out))?;
         clear(&scratch)?;
         Ok(report)
     })?;

@@ -140,7 +140,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write(&self, draft: &mut Draft) -> Result<ShardEntry> {
+    fn write(&self, draft: &mut Draft<'_>) -> Result<ShardEntry> {
         let name = format!("{}-{:05}", self.plan.split.name(), self.plan.number);
         let mut bin = Sum::new(draft.create(SUFFIXES[0])?);
         let mut docs = Sum::new(draft.create(SUFFIXES[2])?);
@@ -251,7 +251,7 @@ impl Sum {
         Error::io("write", self.path())(error)
     }
 
-    fn publish(self, draft: &mut Draft) -> Result<FileEntry> {
+    fn publish(self, draft: &mut Draft<'_>) -> Result<FileEntry> {
         draft.publish(self.file)?;
         Ok(FileEntry { bytes: self.bytes, sha256: hash::hex(&self.hasher.finalize()) })
     }

@@ -253,7 +253,7 @@ struct SideWriter {
 /// Writes both sides of a document, and counts it among those that were repaired and rearranged.
 fn write_document(
     document: Encoded,
-    draft: &Draft,
+    draft: &Draft<'_>,
     sides: &mut [SideWriter; 2],
     [repaired, rearranged]: &mut [u64; 2],
 ) -> Result<()> {
@@ -268,7 +268,7 @@ fn write_document(
 }
 
 impl SideWriter {
-    fn push(&mut self, header: &str, document: &EncodedSide, draft: &Draft) -> Result<()> {
+    fn push(&mut self, header: &str, document: &EncodedSide, draft: &Draft<'_>) -> Result<()> {
         if self.open.is_none() {
             let name = self.split.name();
             let tokens = draft.create(&format!("{name}.tokens"))?;
@@ -292,7 +292,7 @@ impl SideWriter {
     }
 }
 
-fn finish(sides: [SideWriter; 2], draft: &mut Draft) -> Result<[SideReport; 2]> {
+fn finish(sides: [SideWriter; 2], draft: &mut Draft<'_>) -> Result<[SideReport; 2]> {
     let mut reports = [SideReport::default(), SideReport::default()];
     for (side, report) in sides.into_iter().zip(&mut reports) {
         if let Some((tokens, docs)) = side.open {

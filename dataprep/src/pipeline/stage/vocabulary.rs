@@ -49,7 +49,7 @@ pub(in crate::pipeline) fn run<T: AsRef<[u8]> + Sync>(
         let (tokenizer, stage, held_out) = train(work, config, division, vocab_size, &mut **texts)?;
         let fingerprint = tokenizer.as_ref().map(|tokenizer| tokenizer.fingerprint().to_owned());
         if let Some(tokenizer) = tokenizer {
-            tokenizer.save(&folder)?;
+            tokenizer.save_on(work.files(), &folder)?;
         }
         Ok(VocabularyReport { fingerprint, stage, held_out })
     })?;

@@ -14,7 +14,7 @@ use super::config::PrepConfig;
 use super::progress::Progress;
 use super::rank::Rank;
 use super::watch::ManifestWatch;
-use crate::durable::sync_folder;
+use crate::durable::{DurableFile, Files, Target, create_dirs};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,7 @@ pub(super) struct Receipt<R> {
 
 /// The work folder, thread pool and rank of one preparation.
 pub(super) struct Work<'a> {
+    files: &'a dyn Files,
     folder: PathBuf,
     /// Tells whether another process has ended the preparation.
     before: ManifestWatch,
@@ -80,6 +81,7 @@ impl<'a> Work<'a> {
     /// Will work in `folder` with the threads and the rank of `config`. `before` is of a moment before it was seen that
     /// the preparation is still to be made.
     pub fn new(
+        files: &'a dyn Files,
         folder: PathBuf,
         config: &PrepConfig,
         before: ManifestWatch,
@@ -87,6 +89,7 @@ impl<'a> Work<'a> {
         progress: &'a mut dyn Progress,
     ) -> Self {
         Self {
+            files,
             folder,
             before,
             rank: config.rank,
@@ -98,6 +101,11 @@ impl<'a> Work<'a> {
             documents: AtomicU64::new(0),
             mark: mark(),
         }
+    }
+
+    /// What files are written through.
+    pub fn files(&self) -> &'a dyn Files {
+        self.files
     }
 
     /// The folder with the stages' folders.
@@ -135,7 +143,7 @@ impl<'a> Work<'a> {
     pub fn run<R, F>(&self, stage: &Stage, body: F) -> Result<Vec<Receipt<R>>>
     where
         R: Serialize + DeserializeOwned + Send,
-        F: Fn(usize, &mut Draft) -> Result<R> + Sync,
+        F: Fn(usize, &mut Draft<'_>) -> Result<R> + Sync,
     {
         let folder = self.open(stage)?;
         let mine = (0..stage.sizes.len()).filter(|&task| self.rank.owns(task) && !receipt_path(&folder, task).exists());
@@ -172,7 +180,7 @@ impl<'a> Work<'a> {
     where
         R: Serialize + DeserializeOwned,
         M: Fn(&[Receipt<R>]) -> bool,
-        F: Fn(usize, &[Receipt<R>], &mut Draft) -> Result<R>,
+        F: Fn(usize, &[Receipt<R>], &mut Draft<'_>) -> Result<R>,
     {
         let folder = self.open(stage)?;
         self.begin(stage, stage.sizes.iter().sum());
@@ -182,7 +190,7 @@ impl<'a> Work<'a> {
                 break;
             }
             if self.rank.owns(task) && !receipt_path(&folder, task).exists() {
-                self.perform(&folder, task, &|task, draft: &mut Draft| body(task, &receipts, draft))?;
+                self.perform(&folder, task, &|task, draft: &mut Draft<'_>| body(task, &receipts, draft))?;
             }
             self.wait_for(stage, &folder, task, task + 1)?;
             receipts.push(read_receipt(&folder, task)?);
@@ -192,7 +200,7 @@ impl<'a> Work<'a> {
 
     fn open(&self, stage: &Stage) -> Result<PathBuf> {
         let folder = self.folder.join(stage.name);
-        fs::create_dir_all(&folder).map_err(Error::io("create folder", &folder))?;
+        create_dirs(self.files, &folder).map_err(Error::io("create folder", &folder))?;
         Ok(folder)
     }
 
@@ -206,11 +214,12 @@ impl<'a> Work<'a> {
         &self,
         folder: &Path,
         task: usize,
-        body: &impl Fn(usize, &mut Draft) -> Result<R>,
+        body: &impl Fn(usize, &mut Draft<'_>) -> Result<R>,
     ) -> Result<()> {
-        let mut draft = Draft { folder: folder.into(), task, files: Vec::new(), mark: self.mark.clone() };
+        let (made, mark) = (Vec::new(), self.mark.clone());
+        let mut draft = Draft { files: self.files, folder: folder.into(), task, made, mark };
         let report = body(task, &mut draft)?;
-        write_receipt(folder, &Receipt { task, files: draft.files, report }, &self.mark)
+        write_receipt(self.files, folder, &Receipt { task, files: draft.made, report }, &self.mark)
     }
 
     fn await_all<R: DeserializeOwned>(&self, stage: &Stage, folder: &Path) -> Result<Vec<Receipt<R>>> {
@@ -258,20 +267,20 @@ impl<'a> Work<'a> {
 }
 
 /// The files of one task while it runs.
-#[derive(Debug)]
-pub(super) struct Draft {
+pub(super) struct Draft<'a> {
+    files: &'a dyn Files,
     folder: PathBuf,
     task: usize,
-    files: Vec<Published>,
+    made: Vec<Published>,
     mark: String,
 }
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// Begins the file with this suffix.
     pub fn create(&self, suffix: &str) -> Result<DraftFile> {
         let path = file_path(&self.folder, self.task, suffix);
         let temporary = file_path(&self.folder, self.task, &format!("{suffix}.{}.tmp", self.mark));
-        let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
+        let file = self.files.create(&temporary).map_err(Error::io("create", &temporary))?;
         let suffix = suffix.to_owned();
         let inner = Hashing { inner: file, hasher: Xxh3::new(), bytes: 0 };
         Ok(DraftFile { suffix, path, temporary, inner: BufWriter::with_capacity(1 << 18, inner) })
@@ -280,6 +289,14 @@ impl Draft {
     /// The path of the file with this suffix, for what publishes itself and knows whether it is damaged.
     pub fn path(&self, suffix: &str) -> PathBuf {
         file_path(&self.folder, self.task, suffix)
+    }
+
+    /// Such a path, to be written to.
+    pub fn target<'p>(&self, path: &'p Path) -> Target<'p>
+    where
+        'a: 'p,
+    {
+        Target { files: self.files, path }
     }
 
     /// A folder that no other task and no other process uses.
@@ -292,10 +309,11 @@ impl Draft {
     /// Syncs a file and gives it its name.
     pub fn publish(&mut self, mut file: DraftFile) -> Result<()> {
         file.inner.flush().map_err(Error::io("write", &file.temporary))?;
-        let Hashing { inner, hasher, bytes } = file.inner.get_ref();
-        inner.sync_all().map_err(Error::io("sync", &file.temporary))?;
-        fs::rename(&file.temporary, &file.path).map_err(Error::io("rename a finished file to", &file.path))?;
-        self.files.push(Published { suffix: file.suffix, bytes: *bytes, xxh3: format!("{:016x}", hasher.digest()) });
+        let Hashing { inner, hasher, bytes } = file.inner.get_mut();
+        inner.sync().map_err(Error::io("sync", &file.temporary))?;
+        let renamed = self.files.rename(&file.temporary, &file.path);
+        renamed.map_err(Error::io("rename a finished file to", &file.path))?;
+        self.made.push(Published { suffix: file.suffix, bytes: *bytes, xxh3: format!("{:016x}", hasher.digest()) });
         Ok(())
     }
 }
@@ -305,7 +323,7 @@ pub(super) struct DraftFile {
     suffix: String,
     path: PathBuf,
     temporary: PathBuf,
-    inner: BufWriter<Hashing<File>>,
+    inner: BufWriter<Hashing<Box<dyn DurableFile>>>,
 }
 
 impl DraftFile {
@@ -404,7 +422,7 @@ impl Read for Input {
 
 /// A name that nobody else has: numbers of processes repeat from one container to the next, and several preparations
 /// may run in one process.
-pub(super) fn mark() -> String {
+fn mark() -> String {
     static MARKS: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     format!("{:x}-{now:x}-{:x}", std::process::id(), MARKS.fetch_add(1, Ordering::Relaxed))
@@ -433,21 +451,21 @@ fn count_receipts(stage_folder: &Path) -> Result<usize> {
 }
 
 /// A receipt is a line of JSON and a line with its XXH3.
-fn write_receipt<R: Serialize>(folder: &Path, receipt: &Receipt<R>, mark: &str) -> Result<()> {
+fn write_receipt<R: Serialize>(files: &dyn Files, folder: &Path, receipt: &Receipt<R>, mark: &str) -> Result<()> {
     let mut text = serde_json::to_string(receipt).expect("a report has string keys and finite numbers");
     let sum = xxh3_64(text.as_bytes());
     text += &format!("\n{sum:016x}\n");
     let path = receipt_path(folder, receipt.task);
     let temporary = file_path(folder, receipt.task, &format!("receipt.{mark}.tmp"));
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = files.create(&temporary)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.sync()
     };
     write().map_err(Error::io("write", &temporary))?;
     // The files it speaks of must have their names before it has its own.
-    sync_folder(folder)?;
-    fs::rename(&temporary, &path).map_err(Error::io("rename a finished file to", &path))
+    files.sync_dir(folder).map_err(Error::io("sync", folder))?;
+    files.rename(&temporary, &path).map_err(Error::io("rename a finished file to", &path))
 }
 
 fn read_receipt<R: DeserializeOwned>(folder: &Path, task: usize) -> Result<Receipt<R>> {

@@ -1,6 +1,7 @@
 //! Tests of stages and tasks.
 
 use super::*;
+use crate::durable::DISK;
 use crate::pipeline::flow::flow;
 use crate::pipeline::{Rank, Silent};
 use crate::shard::MANIFEST;
@@ -11,7 +12,7 @@ fn config(rank: usize, world: usize, threads: usize) -> PrepConfig {
 
 fn with_work<T>(folder: &Path, config: &PrepConfig, body: impl FnOnce(&Work<'_>) -> T) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build().unwrap();
-    body(&Work::new(folder.into(), config, ManifestWatch::now(config), pool, &mut Silent))
+    body(&Work::new(&DISK, folder.into(), config, ManifestWatch::now(config), pool, &mut Silent))
 }
 
 fn stage(tasks: usize) -> Stage {
@@ -19,7 +20,7 @@ fn stage(tasks: usize) -> Stage {
 }
 
 /// Writes the square of the task's number.
-fn square(task: usize, draft: &mut Draft) -> Result<u64> {
+fn square(task: usize, draft: &mut Draft<'_>) -> Result<u64> {
     let mut file = draft.create("square")?;
     write!(file, "{}", task * task).unwrap();
     draft.publish(file)?;
@@ -43,7 +44,7 @@ fn only_tasks_without_a_receipt_are_done_again() {
     let dir = tempfile::tempdir().unwrap();
     for threads in [1, 3] {
         let folder = dir.path().join(threads.to_string());
-        let failing = |task, draft: &mut Draft| match task {
+        let failing = |task, draft: &mut Draft<'_>| match task {
             3 => Err(Error::Tokenize("task 3".into())),
             _ => square(task, draft),
         };
@@ -51,7 +52,7 @@ fn only_tasks_without_a_receipt_are_done_again() {
         assert!(error.to_string().contains("task 3"), "{error}");
         let (before, again) = (count_receipts(&folder.join("squares")).unwrap(), AtomicUsize::new(0));
         assert!((3..6).contains(&before));
-        let counted = |task, draft: &mut Draft| {
+        let counted = |task, draft: &mut Draft<'_>| {
             again.fetch_add(1, Ordering::Relaxed);
             square(task, draft)
         };
@@ -119,6 +120,48 @@ fn damage_is_found_and_the_remedy_works() {
         fs::remove_file(remove).unwrap();
         assert_eq!(squares().unwrap(), [0, 1, 4]);
         assert_eq!(fs::read(folder.join(name)).unwrap(), good);
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_of_a_receipt_or_its_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("squares");
+    let stage = stage(12);
+    let squares = || with_work(dir.path(), &config(0, 1, 1), |work| work.run(&stage, square));
+    let receipts = squares().unwrap();
+    let read = |task: usize| -> Result<u64> {
+        let receipt: Receipt<u64> = read_receipt(&folder, task)?;
+        let mut text = String::new();
+        let mut input = receipt.open(&folder, "square")?.expect("the receipt names it");
+        input.read_to_string(&mut text).map_err(|e| input.damaged(e))?;
+        assert_eq!(receipt, receipts[task]);
+        Ok(receipt.report)
+    };
+    read(11).unwrap();
+    for name in ["00011.receipt", "00011.square"] {
+        let path = folder.join(name);
+        let good = fs::read(&path).unwrap();
+        let flipped = (0..good.len() * 8).map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        });
+        // The last byte is the end of the line with the checksum, which says nothing.
+        let (mut found, mut same) = (0, 0);
+        for bad in flipped.chain((0..good.len()).map(|length| good[..length].to_vec())) {
+            fs::write(&path, &bad).unwrap();
+            match read(11) {
+                Err(error) => {
+                    assert!(error.to_string().contains("00011."), "{error}");
+                    found += 1;
+                }
+                Ok(_) => same += 1,
+            }
+        }
+        fs::write(&path, &good).unwrap();
+        println!("{name}: {found} found, {same} that change nothing");
+        assert!(same <= if name.ends_with("receipt") { 5 } else { 0 }, "{same} pass");
     }
 }
 

@@ -51,6 +51,20 @@ pub(super) fn starts(store: &Store, format: Format, cuts: &[u64]) -> io::Result<
     Ok(starts)
 }
 
+/// Whether a table has rows, but no column for the text.
+pub(super) fn lacks_text(store: &Store, format: Format, names: &FieldNames) -> io::Result<bool> {
+    let wanted = Some(vec![names.text.clone()]);
+    let mut batches = batches(store, format, 0..u64::MAX, wanted, super::record::uncounted());
+    loop {
+        match batches.next()? {
+            Some(Step::Rows { batch, .. }) if batch.num_rows() == 0 => {}
+            Some(Step::Rows { batch, .. }) => return Ok(columns(&batch, names)[0].is_none()),
+            // What is damaged is for the reader to say.
+            Some(Step::Bad { .. }) | None => return Ok(false),
+        }
+    }
+}
+
 /// The rows of a split as documents.
 pub(super) struct Table {
     context: Context,

@@ -1,13 +1,14 @@
-//! WARC files (ISO 28500): web pages in `response` records, extracted text in `conversion` records (WET).
+//! WARC files (ISO 28500): web pages in `response` and `resource` records, extracted text in `conversion` records.
 //!
 //! A record begins with a version line, has headers, an empty line, and as many bytes as `Content-Length` says. Where a
 //! record does not hold to that it is bad, and reading goes on at the next line that begins with `WARC/`.
 
-use super::decode::Wide;
-use super::http::{self, Body};
+use super::binary::{Nature, nature};
+use super::http::{self, Body, Response};
+use super::media::{self, Kind, MediaType};
 use super::record::{Context, Found, Record, Records};
 use super::stream::{Line, Store, Stream};
-use crate::document::Dropped;
+use crate::document::{Document, Dropped};
 use crate::read::fields::Fields;
 use std::io;
 use std::ops::Range;
@@ -25,6 +26,12 @@ pub const MEDIA_TYPE: &str = "warc.media_type";
 /// Rule of [`Record::Dropped`]: the body is compressed in an unknown way, or damaged. Its value is 0, against 1.
 pub const CONTENT_ENCODING: &str = "warc.content_encoding";
 
+/// Rule of [`Record::Dropped`]: the page had not changed since an earlier visit, whose record holds it. Its value is 0,
+/// against 1.
+pub const REVISIT: &str = "warc.revisit";
+/// Rule of [`Record::Dropped`]: a later part of a record that was cut into several. Its value is 0, against 1.
+pub const CONTINUATION: &str = "warc.continuation";
+
 /// What the headers of a record say.
 #[derive(Debug, Default)]
 pub(super) struct Head {
@@ -34,7 +41,22 @@ pub(super) struct Head {
     uri: Option<String>,
     /// Media type of the body, as the crawler identified it.
     identified: String,
+    /// Whether the crawler says that it did not keep or receive all.
+    truncated: bool,
     length: Option<u64>,
+}
+
+/// What is done with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// It holds an answer of an HTTP server.
+    Response,
+    /// It holds a page or a text, without a server's headers.
+    Body,
+    /// It stands for a document, which this rule leaves out.
+    LeftOut(&'static str),
+    /// It is about the crawl, or about another record.
+    Notes,
 }
 
 impl Head {
@@ -44,29 +66,54 @@ impl Head {
         };
         match name.as_str() {
             "warc-type" => self.kind = value.to_ascii_lowercase(),
-            "content-type" => self.media_type = value.to_ascii_lowercase(),
+            "content-type" => self.media_type = value,
             "warc-record-id" => self.id = Some(value),
             // Early writers put the address in angle brackets.
             "warc-target-uri" => self.uri = Some(value.trim_matches(['<', '>']).to_owned()),
-            "warc-identified-payload-type" => self.identified = value.to_ascii_lowercase(),
+            "warc-identified-payload-type" => self.identified = value,
+            "warc-truncated" => self.truncated = !value.is_empty(),
             "content-length" => self.length = value.parse().ok(),
             _ => {}
         }
     }
 
-    /// Whether the record can hold a document.
-    pub(super) fn is_wanted(&self) -> bool {
+    fn purpose(&self) -> Purpose {
+        let is_http = self.media_type.get(..16).is_some_and(|start| start.eq_ignore_ascii_case("application/http"));
         match self.kind.as_str() {
-            "response" => self.media_type.is_empty() || self.media_type.starts_with("application/http"),
-            "conversion" => self.media_type.is_empty() || self.media_type.starts_with("text/plain"),
-            _ => false,
+            "response" if self.media_type.is_empty() || is_http => Purpose::Response,
+            kind @ ("response" | "resource" | "conversion") if kind == "conversion" || self.is_of_the_web() => {
+                match MediaType::of(&self.media_type).kind() {
+                    Some(Kind::Other) => Purpose::LeftOut(MEDIA_TYPE),
+                    _ => Purpose::Body,
+                }
+            }
+            "revisit" => Purpose::LeftOut(REVISIT),
+            "continuation" => Purpose::LeftOut(CONTINUATION),
+            _ => Purpose::Notes,
         }
+    }
+
+    /// Whether the address is one of a document, and not a crawler's name for notes on its work (`urn:`, `dns:`,
+    /// `metadata:`, ...).
+    fn is_of_the_web(&self) -> bool {
+        let scheme = self.uri.as_deref().and_then(|uri| uri.split_once(':')).map(|(scheme, _)| scheme);
+        scheme.is_none_or(|scheme| ["http", "https", "ftp", "file"].iter().any(|web| scheme.eq_ignore_ascii_case(web)))
+    }
+
+    /// Whether the record stands for a document.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.purpose() != Purpose::Notes
+    }
+
+    /// Whether the document is in the record.
+    fn has_document(&self) -> bool {
+        matches!(self.purpose(), Purpose::Response | Purpose::Body)
     }
 }
 
 /// What stands at some place of a WARC file.
 pub(super) enum Item {
-    /// A record. Its content is kept when it is wanted and not too large.
+    /// A record. Its content is kept when it holds a document and is not too large.
     Record {
         head: Head,
         range: Range<u64>,
@@ -162,9 +209,17 @@ impl Items {
 
     /// Reads the headers, or says what is wrong with them.
     fn headers(&mut self, head: &mut Head) -> io::Result<Result<(), String>> {
+        let mut header = Vec::new();
         for _ in 0..MAX_LINES {
             let start = self.stream.position();
-            match self.stream.line(MAX_LINE, &mut self.line)? {
+            let line = self.stream.line(MAX_LINE, &mut self.line)?;
+            // A header may go over several lines.
+            let is_more = line == Line::Whole && http::is_continued(&self.line) && !self.line.trim_ascii().is_empty();
+            if !is_more {
+                head.set(&header);
+                header.clear();
+            }
+            match line {
                 Line::End => return Ok(Err("truncated inside the headers of a record".into())),
                 Line::TooLong(length) => return Ok(Err(format!("a header of {length} bytes; {MAX_LINE} are allowed"))),
                 Line::Whole if self.line.trim_ascii().is_empty() => {
@@ -174,7 +229,7 @@ impl Items {
                     self.pending = Some(start);
                     return Ok(Err("another record begins inside the headers".into()));
                 }
-                Line::Whole => head.set(&self.line),
+                Line::Whole => header.extend_from_slice(&self.line),
             }
         }
         Ok(Err(format!("more than {MAX_LINES} headers")))
@@ -190,7 +245,7 @@ impl Items {
         if let Some(left) = self.length.map(|all| all.saturating_sub(start)).filter(|&left| left < length) {
             return truncated(left);
         }
-        if !head.is_wanted() || length > self.limit {
+        if !head.has_document() || length > self.limit {
             let skipped = self.stream.skip(length)?;
             return if skipped < length { truncated(skipped) } else { Ok(Ok(None)) };
         }
@@ -245,90 +300,73 @@ pub(super) fn record(
     range: Range<u64>,
     content: Option<Vec<u8>>,
 ) -> io::Result<Record> {
-    let (at, length) = (range.start, head.length.unwrap_or(0));
+    let limit = context.config.max_document_bytes;
     let found =
         |text| Found { range: range.clone(), fields: Fields { text, id: head.id.clone(), url: head.uri.clone() } };
-    let Some(content) = content else {
-        return Ok(context.too_large(found(String::new()), length));
-    };
-    if head.kind == "conversion" {
-        return Ok(context.record(at, super::record::utf8(content).map(found)));
-    }
-    let limit = context.config.max_document_bytes;
-    let response = match http::parse(&content, limit) {
-        Ok(response) => response,
-        Err(why) => return Ok(context.bad(at, why)),
-    };
-    let dropped = |rule, value, threshold| {
+    let dropped = |context: &Context, rule, value, threshold| {
         Ok(Record::Dropped(context.document(found(String::new())), Dropped { rule, value, threshold }))
     };
-    if response.status != 200 {
-        return dropped(STATUS, f64::from(response.status), 200.0);
+    let response = match (head.purpose(), content) {
+        (Purpose::LeftOut(rule), _) => return dropped(context, rule, 0.0, 1.0),
+        (_, None) => return Ok(context.too_large(found(String::new()), head.length.unwrap_or(0))),
+        (Purpose::Response, Some(content)) => http::parse(&content, limit),
+        (_, Some(content)) => Response::of(content, &head.media_type),
+    };
+    let broken_off = response.broken_off || head.truncated;
+    if let Some(status) = response.status.filter(|&status| status != 200) {
+        return dropped(context, STATUS, f64::from(status), 200.0);
     }
-    let body = match response.body {
-        Body::Whole(body) => Some(body),
-        Body::TooLarge => None,
-        Body::Undecodable => return dropped(CONTENT_ENCODING, 0.0, 1.0),
+    let (body, is_complete) = match response.body {
+        Body::Whole(body) => (body, true),
+        Body::TooLarge => (Vec::new(), false),
+        Body::Undecodable => return dropped(context, CONTENT_ENCODING, 0.0, 1.0),
     };
-    let is_unknown = |media_type: &str| matches!(media_type, "" | "unknown/unknown" | "application/unknown");
-    let media_type = match response.media_type.as_str() {
-        known if !is_unknown(known) => known,
-        _ => head.identified.split(';').next().unwrap_or_default().trim(),
+    let kind = match media::kind(&response.media_type, &MediaType::of(&head.identified), &body) {
+        // Extracted text needs no type.
+        _ if head.kind == "conversion" && head.media_type.is_empty() => Kind::Text,
+        // Without headers, only what looks like a page is one.
+        Kind::Text if response.status.is_none() && head.purpose() == Purpose::Response => Kind::Other,
+        kind => kind,
     };
-    let is_page = match media_type {
-        "text/html" | "application/xhtml+xml" => true,
-        "text/plain" => false,
-        unknown if is_unknown(unknown) && body.as_deref().is_some_and(looks_like_a_page) => true,
-        _ => return dropped(MEDIA_TYPE, 0.0, 1.0),
-    };
-    let Some(body) = body else {
+    if kind == Kind::Other {
+        return dropped(context, MEDIA_TYPE, 0.0, 1.0);
+    }
+    if !is_complete {
         return Ok(context.too_large(found(String::new()), limit.saturating_add(1)));
-    };
-    let text = crate::extract::decode(&body, response.charset.as_deref(), head.uri.as_deref());
-    if is_page { context.page(found(text)) } else { Ok(context.record(at, Ok(found(text)))) }
-}
-
-/// Whether bytes of no known type begin as a page does (MIME Sniffing standard, section 7.1).
-fn looks_like_a_page(body: &[u8]) -> bool {
-    const TAGS: [&str; 17] = [
-        "<!doctype html",
-        "<html",
-        "<head",
-        "<script",
-        "<iframe",
-        "<h1",
-        "<div",
-        "<font",
-        "<table",
-        "<a",
-        "<style",
-        "<title",
-        "<b",
-        "<body",
-        "<br",
-        "<p",
-        "<!--",
-    ];
-    let start = body.get(..1024).unwrap_or(body);
-    let text = match Wide::declared(start) {
-        Some(_) => crate::extract::decode(start, None, None).into_bytes(),
-        None => start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).to_vec(),
-    };
-    let mut text = text.trim_ascii_start();
-    // XHTML may have a declaration of XML before its document type.
-    if let Some(declared) = text.strip_prefix(b"<?xml") {
-        let end = memchr::memmem::find(declared, b"?>").map_or(declared.len(), |end| end + 2);
-        text = declared.get(end..).unwrap_or_default().trim_ascii_start();
-        return [TAGS[0], TAGS[1]].iter().any(|tag| begins(text, tag));
     }
-    TAGS.iter().any(|tag| {
-        let ends = |after: Option<&u8>| matches!(after, Some(b' ' | b'>' | b'\t' | b'\n' | b'\r' | 0x0c));
-        begins(text, tag) && (*tag == "<!--" || ends(text.get(tag.len())))
-    })
+    let charset = response.media_type.charset.as_deref();
+    let record = if head.kind == "conversion" && kind == Kind::Text && charset.is_none() {
+        let body = if head.truncated { whole_characters(body) } else { body };
+        context.record(range.start, super::record::utf8(body).map(found))
+    } else {
+        let text = crate::extract::decode(&body, charset, head.uri.as_deref());
+        match nature(text.as_bytes()) {
+            Nature::Binary(_) => return dropped(context, MEDIA_TYPE, 0.0, 1.0),
+            _ if kind == Kind::Page => context.page(found(text))?,
+            _ => context.record(range.start, Ok(found(text))),
+        }
+    };
+    Ok(if broken_off { broken(record) } else { record })
 }
 
-fn begins(text: &[u8], with: &str) -> bool {
-    text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+/// Text without a last character that breaks off.
+fn whole_characters(mut text: Vec<u8>) -> Vec<u8> {
+    if let Err(e) = std::str::from_utf8(&text)
+        && e.error_len().is_none()
+    {
+        text.truncate(e.valid_up_to());
+    }
+    text
+}
+
+/// The record with the note that it breaks off.
+fn broken(record: Record) -> Record {
+    let note = |document| Document { broken_off: true, ..document };
+    match record {
+        Record::Document(document) => Record::Document(note(document)),
+        Record::Page(document) => Record::Page(note(document)),
+        other => other,
+    }
 }
 
 /// Finds, for each of `cuts` (rising), where the first record begins that does not begin before it, in a plain file of

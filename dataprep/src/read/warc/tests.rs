@@ -60,8 +60,8 @@ fn wet_records_are_documents_and_others_are_passed_over() {
     assert_eq!((first.text.as_str(), first.origin.id.as_deref()), ("first\n\ntext\n", Some("<urn:uuid:12>")));
     assert_eq!(first.url.as_deref(), Some("http://example.com/"));
     let lines = shown(&records);
-    assert!(lines[1].starts_with("dropped input.empty") && lines[2] == "second" && lines.len() == 4, "{lines:?}");
-    assert!(lines[3].contains("not UTF-8"), "{lines:?}");
+    assert!(lines[1].starts_with("dropped input.empty") && lines[2] == "second" && lines.len() == 5, "{lines:?}");
+    assert!(lines[3].contains("not UTF-8") && lines[4].starts_with("dropped warc.media_type"), "{lines:?}");
 }
 
 #[test]
@@ -80,7 +80,8 @@ fn responses_are_extracted() {
     assert!(lines[0].contains("nouns") && !lines[0].contains('<') && lines[0].contains('\n'), "{lines:?}");
     assert!(lines[1].starts_with("dropped warc.status 404") && lines[2].starts_with("dropped warc.media_type"));
     assert_eq!(lines[3], "café");
-    assert!(lines[4].starts_with("dropped extract.no_text") && lines[5].contains("not an HTTP response"), "{lines:?}");
+    assert!(lines[4].starts_with("dropped extract.no_text"), "{lines:?}");
+    assert!(lines[5].starts_with("dropped warc.media_type") && lines.len() == 6, "{lines:?}");
     let raw = ReadConfig { extract: None, ..ReadConfig::default() };
     let lines = shown(&read_bytes(&file, Format::Warc, Compression::None, u64::MAX, &raw).unwrap());
     assert!(lines[0].starts_with("<html>"), "{lines:?}");
@@ -122,7 +123,9 @@ fn a_compressed_warc_in_a_record_is_not_entered() {
     let file = outer.concat();
     for split_bytes in [u64::MAX, 1000, 100, 10] {
         let records = read_bytes(&file, Format::Warc, Compression::Gzip, split_bytes, &ReadConfig::default()).unwrap();
-        assert_eq!(shown(&records), ["before", "after"], "splits of {split_bytes} bytes");
+        let lines = shown(&records);
+        assert_eq!((lines.len(), lines[0].as_str(), lines[2].as_str()), (3, "before", "after"), "{lines:?}");
+        assert!(lines[1].starts_with("dropped warc.media_type"), "splits of {split_bytes} bytes: {lines:?}");
     }
 }
 
@@ -182,8 +185,9 @@ fn large_records_are_left_out_in_bounded_memory() {
     let plain = read_bytes(&records.concat(), Format::Warc, Compression::None, 500, &config).unwrap();
     let gzipped = read_bytes(&members(&records), Format::Warc, Compression::Gzip, 500, &config).unwrap();
     for lines in [shown(&plain), shown(&gzipped)] {
-        assert_eq!((lines.len(), lines[0].as_str(), lines[2].as_str()), (3, "before", "after"), "{lines:?}");
+        assert_eq!((lines.len(), lines[0].as_str(), lines[3].as_str()), (4, "before", "after"), "{lines:?}");
         assert!(lines[1].starts_with("dropped input.max_document_bytes 3000000 at"), "{lines:?}");
+        assert!(lines[2].starts_with("dropped warc.media_type"), "{lines:?}");
     }
     let bomb = record("response", "application/http", &{
         let body = zstd(&vec![b'x'; 1 << 20]);
@@ -191,6 +195,120 @@ fn large_records_are_left_out_in_bounded_memory() {
     });
     let lines = shown(&read_bytes(&bomb, Format::Warc, Compression::None, u64::MAX, &config).unwrap());
     assert!(lines[0].starts_with("dropped input.max_document_bytes 1001"), "{lines:?}");
+}
+
+/// The lines of pages as they are, without extraction.
+fn raw(file: &[u8]) -> (Vec<String>, Vec<Record>) {
+    let config = ReadConfig { extract: None, ..ReadConfig::default() };
+    let records = read_bytes(file, Format::Warc, Compression::None, u64::MAX, &config).unwrap();
+    (shown(&records), records)
+}
+
+#[test]
+fn every_kind_of_record_that_stands_for_a_document_gives_one_or_a_rule() {
+    let about = |uri: &str, kind: &str, media_type: &str, content: &[u8]| {
+        let bytes = record(kind, media_type, content);
+        String::from_utf8(bytes).unwrap().replace("http://example.com/", uri).into_bytes()
+    };
+    let media_type = "dropped warc.media_type";
+    for (bytes, expected) in [
+        (record("resource", "text/html; charset=latin1", b"<p>caf\xe9"), vec!["<p>café"]),
+        (record("resource", "Text/Plain", b"text"), vec!["text"]),
+        (record("resource", "", b"\xef\xbb\xbf <!doctype html>"), vec![" <!doctype html>"]),
+        (record("resource", "image/png", b"\x89PNG"), vec![media_type]),
+        (record("response", "text/html", b"<p>bare"), vec!["<p>bare"]),
+        (record("response", "application/http", b"<p>HTTP 0.9"), vec!["<p>HTTP 0.9"]),
+        (record("response", "application/http", b"HTTP/1.1 OK\r\n\r\n<p>"), vec!["dropped warc.status 0"]),
+        (record("conversion", "TEXT/PLAIN; charset=utf-8", b"text"), vec!["text"]),
+        (record("conversion", "text/html", b"<p>a"), vec!["<p>a"]),
+        (
+            record("revisit", "application/http; msgtype=response", b"HTTP/1.1 200 OK\r\n\r\n"),
+            vec!["dropped warc.revisit"],
+        ),
+        (record("continuation", "", b"rest"), vec!["dropped warc.continuation"]),
+        (about("dns:example.com", "response", "text/dns", b"20260101 IN A"), vec![]),
+        (about("urn:pageinfo:http://a/", "resource", "application/json", b"{}"), vec![]),
+        (about("metadata://gnu.org/software/wget/warc/MANIFEST.txt", "resource", "text/plain", b"x"), vec![]),
+        (record("metadata", "text/plain", b"x: y"), vec![]),
+    ] {
+        let (lines, _) = raw(&bytes);
+        let same = lines.len() == expected.len() && lines.iter().zip(&expected).all(|(a, b)| a.starts_with(b));
+        assert!(same, "{lines:?}, expected {expected:?}");
+    }
+}
+
+#[test]
+fn pages_that_break_off_are_kept_and_counted() {
+    let text: String = (0..300).map(|i| format!("Sentence number {i}. ")).collect();
+    let page = gzip(text.as_bytes());
+    let answer = |headers: &str, body: &[u8]| {
+        record("response", "application/http", &[b"HTTP/1.1 200 OK\n", headers.as_bytes(), b"\n", body].concat())
+    };
+    let truncated = |bytes: Vec<u8>| {
+        let head = b"WARC/1.0\r\nWARC-Truncated: length";
+        [head, bytes.strip_prefix(b"WARC/1.0").unwrap()].concat()
+    };
+    let (plain, gzipped) = ("Content-Type: text/plain\n", "Content-Type: text/plain\nContent-Encoding: gzip\n");
+    let chunked = "Content-Type: text/plain\nTransfer-Encoding: chunked\n";
+    for (bytes, breaks_off) in [
+        (answer(plain, text.as_bytes()), false),
+        (answer(gzipped, &page), false),
+        (answer(gzipped, &page[..page.len() - 8]), true),
+        (answer(gzipped, &page[..page.len() / 2]), true),
+        (answer(&format!("{plain}Content-Length: 10\n"), text.as_bytes()), false),
+        (answer(&format!("{plain}Content-Length: 10000\n"), text.as_bytes()), true),
+        (answer(chunked, format!("20\r\n{}\r\n0\r\n\r\n", &text[..32]).as_bytes()), false),
+        (answer(chunked, format!("20\r\n{}\r\n", &text[..32]).as_bytes()), true),
+        (answer(chunked, format!("ffff\r\n{text}").as_bytes()), true),
+        (truncated(answer(plain, text.as_bytes())), true),
+        (truncated(record("resource", "text/plain", text.as_bytes())), true),
+        (truncated(record("conversion", "text/plain", &[text.as_bytes(), b"\xe4\xbb"].concat())), true),
+    ] {
+        let (lines, records) = raw(&bytes);
+        let Record::Document(document) = &records[0] else { panic!("{lines:?}") };
+        assert!(document.text.len() > 30 && text.starts_with(&document.text), "{lines:?}");
+        assert_eq!(document.broken_off, breaks_off, "{}", String::from_utf8_lossy(&bytes[..300]));
+    }
+}
+
+#[test]
+fn the_type_of_a_page_is_the_servers_the_crawlers_or_that_of_its_first_bytes() {
+    let typed = |sent: &str, identified: &str, body: &str| {
+        let bytes = record("response", "application/http", format!("HTTP/1.1 200 OK\r\n{sent}\r\n{body}").as_bytes());
+        let identified = format!("WARC/1.0\r\n{identified}");
+        raw(&[identified.as_bytes(), bytes.strip_prefix(b"WARC/1.0\r\n").unwrap()].concat()).0
+    };
+    let of_crawler = "WARC-Identified-Payload-Type: text/html\r\n";
+    for (sent, identified, body) in [
+        ("Content-Type: text/html\r\nContent-Type: text/html; charset=utf-8\r\n", "", "a page"),
+        ("Content-Type: application/octet-stream\r\n", of_crawler, "a page"),
+        ("Content-Type: html\r\n", of_crawler, "a page"),
+        ("", of_crawler, "a page"),
+        ("", "", "<!-- comment -->"),
+        ("Content-Type: */*\r\n", "", "\n\n<html>"),
+        ("", "", "plain text"),
+    ] {
+        assert_eq!(typed(sent, identified, body), [body], "{sent}");
+    }
+    for (sent, identified, body) in [
+        ("Content-Type: application/json\r\n", "", "{}"),
+        ("Content-Type: text/html\r\n", "", "%PDF-1.4 and more"),
+        ("", "", "<?xml version=\"1.0\"?><rss>"),
+    ] {
+        let lines = typed(sent, identified, body);
+        assert!(lines.len() == 1 && lines[0].starts_with("dropped warc.media_type"), "{lines:?}");
+    }
+    let controls = typed("Content-Type: text/plain\r\n", "", &"\u{1}\u{2}x".repeat(20));
+    assert!(controls[0].starts_with("dropped warc.media_type"), "{controls:?}");
+}
+
+#[test]
+fn headers_of_records_may_go_over_several_lines() {
+    let bytes =
+        b"WARC/1.0\nWARC-Type: conversion\nWARC-Target-URI:\n http://example.com/\nContent-Length:\n\t4\n\ntext\n\n";
+    let (_, records) = raw(bytes);
+    let Record::Document(document) = &records[0] else { panic!("{records:?}") };
+    assert_eq!((document.text.as_str(), document.url.as_deref()), ("text", Some("http://example.com/")));
 }
 
 proptest! {

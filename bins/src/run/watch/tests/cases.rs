@@ -419,6 +419,40 @@ fn a_rank_is_late_by_the_time_in_which_its_watch_ran() {
     }
 }
 
+#[test]
+fn rank_0_says_what_a_slow_step_waits_for() {
+    let mut life = Life::new();
+    let progress = life.progress.clone();
+    for step in 1..=5 {
+        progress.step(step);
+        progress.stepped(Duration::from_millis(2500), 3.25);
+    }
+    let mut said = |life: &mut Life, seconds: u64| {
+        let now = life.progress.now();
+        life.keeper.clock.advance(Duration::from_secs(seconds));
+        life.keeper.note(&now);
+        life.keeper.slow(&now)
+    };
+    let minute = |said: &mut dyn FnMut(&mut Life, u64) -> Option<String>, life: &mut Life| {
+        (0..40).find_map(|_| said(life, 2)).unwrap_or_default()
+    };
+    // Between two steps a run may save or measure for as long as it takes.
+    assert_eq!(minute(&mut said, &mut life), "");
+    progress.step(6);
+    progress.phase("reading data from data/notes");
+    let text = minute(&mut said, &mut life);
+    assert_eq!(text, "step 6: 26 s so far, 10x the median; doing: reading data from data/notes");
+    progress.phase("computing");
+    progress.enter("tell", false);
+    life.write(&[1, 2, 3], 0);
+    let text = minute(&mut said, &mut life);
+    assert!(text.starts_with("step 6: 86 s so far, 34x the median; doing: computing, in tell 1; waiting for rank 1 ("));
+    assert_eq!(said(&mut life, 2), None, "one a minute");
+    let record = life.keeper.record(&life.progress.now());
+    assert_eq!((record.loss, record.step_seconds, record.step), (Some(3.25), Some(2.5), 6));
+    assert!(record.time > 1_700_000_000);
+}
+
 /// Rank 0 of 4 by a made-up clock. Ranks 1 and 2 are on this host, and 2 hangs in the kernel wherever it is looked at.
 struct Life {
     folder: tempfile::TempDir,

@@ -30,8 +30,7 @@ impl Scored {
 }
 
 /// A continuation after a context: spaces at the end of the context belong to the continuation; the two are encoded
-/// together and divided at the length of the context's own tokens; a context without tokens is the token that begins a
-/// text.
+/// together and divided at the length of the context's own tokens; an empty context is the token that begins a text.
 ///
 /// # Errors
 /// A text that the tokenizer refuses; a problem with the continuation, in the inner result.
@@ -40,9 +39,7 @@ pub fn pair(codec: &Codec<'_>, context: &str, continuation: &str) -> Result<std:
     let kept = context.trim_end();
     let continuation = format!("{}{continuation}", &context[kept.len()..]);
     let (before, scored) = if kept.is_empty() {
-        let (prefix, scored) = (codec.prefix_token(), codec.encode_inside(&continuation)?);
-        let begins = scored.first() == Some(&prefix);
-        (vec![prefix], if begins { scored[1..].to_vec() } else { scored })
+        (codec.opening(), codec.encode_opened(&continuation)?)
     } else {
         let context = codec.encode_open(kept)?;
         let whole = codec.encode_open(&format!("{kept}{continuation}"))?;
@@ -78,7 +75,8 @@ impl Windows {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn new(codec: &Codec<'_>, text: &str, stride: Option<usize>) -> Result<Self> {
-        Ok(Self::of(codec.encode_open(text)?, codec.prefix_token(), codec.context(), stride))
+        let prefix = codec.opening().last().copied().unwrap_or_else(|| codec.prefix_token());
+        Ok(Self::of(codec.encode_opened(text)?, prefix, codec.context(), stride))
     }
 
     fn of(tokens: Vec<u32>, prefix: u32, longest: usize, stride: Option<usize>) -> Self {
@@ -142,6 +140,38 @@ pub fn prompt(codec: &Codec<'_>, text: &str, new: usize) -> Result<std::result::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Prompts;
+    use crate::hf::Template;
+
+    #[test]
+    fn the_tokens_of_a_template_stand_before_a_text_once() {
+        let tokenizer = fathom_dataprep::Tokenizer::bytes();
+        let (begin, end) = (u32::from(b'Q'), u32::from(b'Z'));
+        let template = Template { before: vec![begin], after: vec![end] };
+        let prompts = Prompts { template, ends: Vec::new() };
+        let codec = Codec::new(&tokenizer, &prompts, 64);
+        for (context, continuation, tokens) in
+            [("ab", " c", &[begin, 97, 98, 32, 99][..]), ("", "ab", &[begin, 97, 98])]
+        {
+            let begun =
+                if context.is_empty() { ("", format!("Q{continuation}")) } else { ("Qab", continuation.into()) };
+            for (context, continuation) in [(context, continuation), (begun.0, &begun.1)] {
+                let scored = pair(&codec, context, continuation).unwrap().unwrap();
+                assert_eq!(
+                    scored,
+                    Scored { tokens: tokens.to_vec(), count: 2, cut: 0 },
+                    "{context:?} {continuation:?}"
+                );
+            }
+        }
+        for text in ["ab", "Qab"] {
+            let windows = Windows::new(&codec, text, None).unwrap();
+            assert_eq!(windows.get(0), Scored { tokens: vec![begin, 97, 98], count: 2, cut: 0 });
+            assert_eq!(prompt(&codec, text, 1).unwrap().unwrap(), (vec![begin, 97, 98], 0));
+            assert_eq!(codec.encode(text).unwrap(), [begin, 97, 98, end]);
+        }
+        assert_eq!(codec.encode("QabZ").unwrap(), [begin, 97, 98, end]);
+    }
 
     #[test]
     fn every_token_of_a_text_is_scored_once() {
