@@ -289,8 +289,7 @@ mod tests {
 
     fn marks(element: &str) -> Marks {
         let tree = Tree::parse(element, 512, 1000).unwrap();
-        let body = tree.body();
-        of(&tree, tree.below(ROOT).find(|&id| tree.parent(id) == body).unwrap())
+        of(&tree, tree.below(ROOT).find(|&id| tree.tag(tree.parent(id)) == Tag::Body).unwrap())
     }
 
     #[test]

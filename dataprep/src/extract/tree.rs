@@ -4,11 +4,13 @@
 //! kilobytes of unclosed tags become millions of elements. So limits are looked at while the tree grows, and parsing
 //! stops as soon as one is passed; what is built is never deeper than allowed, and nothing here recurses.
 
+use aho_corasick::AhoCorasick;
 use html5ever::interface::{ElementFlags, NodeOrText, QuirksMode, TreeSink};
 use html5ever::tendril::{StrTendril, TendrilSink};
-use html5ever::{Attribute, LocalName, ParseOpts, QualName, expanded_name, local_name, ns};
+use html5ever::{Attribute, LocalName, ParseOpts, Parser, QualName, expanded_name, local_name, ns};
 use std::borrow::Cow;
 use std::cell::{Ref, RefCell};
+use std::sync::LazyLock;
 
 /// Bytes parsed between two looks at the limits.
 const STEP: usize = 1 << 13;
@@ -207,26 +209,23 @@ impl Tree {
     /// # Errors
     /// The limit that it passes.
     pub(super) fn parse(page: &str, max_depth: u32, max_elements: u32) -> Result<Self, TooLarge> {
-        let mut parser = html5ever::parse_document(Builder::new(page.len()), ParseOpts::default());
-        let within = |shape: Shape| match shape {
-            Shape { elements, .. } if elements > max_elements => Err(TooLarge::Elements(elements)),
-            Shape { depth, .. } if depth > max_depth => Err(TooLarge::Depth(depth)),
-            _ => Ok(()),
-        };
+        let mut parser = Feeder::new(page.len(), max_depth, max_elements);
         let mut rest = page;
-        while !rest.is_empty() {
-            let mut cut = rest.len().min(STEP);
-            while !rest.is_char_boundary(cut) {
-                cut += 1;
+        while let Some((start, end, close)) = next_unshown(rest) {
+            parser.feed(&rest[..start])?;
+            let before = parser.nodes();
+            parser.feed(&rest[start..end])?;
+            rest = &rest[end..];
+            if parser.is_unshown_since(before) {
+                // What such an element has is dropped anyway. Comments in scripts may hide their end.
+                let content = rest.get(..find_end(rest, close)).unwrap_or_default();
+                if memchr::memmem::find(content.as_bytes(), b"<!--").is_none() {
+                    rest = &rest[content.len()..];
+                }
             }
-            let (part, after) = rest.split_at(cut);
-            rest = after;
-            parser.process(StrTendril::from_slice(part));
-            within(parser.tokenizer.sink.sink.shape_so_far())?;
         }
-        let (tree, shape) = parser.finish();
-        within(shape)?;
-        Ok(tree)
+        parser.feed(rest)?;
+        parser.finish()
     }
 
     pub(super) fn node(&self, id: Id) -> &Node {
@@ -501,12 +500,6 @@ impl Tree {
         above == top
     }
 
-    /// The `<body>` of the page, or its root.
-    pub(super) fn body(&self) -> Id {
-        let html = self.children(ROOT).find(|&id| self.tag(id) == Tag::Html);
-        html.and_then(|html| self.children(html).find(|&id| self.tag(id) == Tag::Body)).unwrap_or(ROOT)
-    }
-
     /// The text in front of the first element in `id`.
     pub(super) fn head_text(&self, id: Id) -> Cow<'_, str> {
         self.run(self.node(id).first)
@@ -573,6 +566,82 @@ impl Tree {
         let mut all = self.text_of(id).to_owned();
         self.below(id).for_each(|id| all.push_str(self.text_of(id)));
         all
+    }
+}
+
+/// Where the next `<script>` or `<style>` begins, where its tag ends, and the tag that closes it. Tags in capitals are
+/// not seen, and a `>` in an attribute counts as the end.
+fn next_unshown(page: &str) -> Option<(usize, usize, &'static str)> {
+    static TAGS: LazyLock<AhoCorasick> =
+        LazyLock::new(|| AhoCorasick::new(["<script", "<style"]).unwrap_or_else(|e| unreachable!("{e}")));
+    let found = TAGS.find(page)?;
+    let end = found.end() + memchr::memchr(b'>', &page.as_bytes()[found.end()..])? + 1;
+    Some((found.start(), end, ["</script", "</style"][found.pattern()]))
+}
+
+/// Where the tag `close` is, in any case; the end of the page if it is nowhere.
+fn find_end(page: &str, close: &str) -> usize {
+    let bytes = page.as_bytes();
+    let closes = |&at: &usize| {
+        let tag = &bytes[at..];
+        tag.get(..close.len()).is_some_and(|tag| tag.eq_ignore_ascii_case(close.as_bytes()))
+            && tag
+                .get(close.len())
+                .is_some_and(|after| matches!(after, b' ' | b'\t' | b'\n' | b'\x0c' | b'\r' | b'/' | b'>'))
+    };
+    memchr::memchr_iter(b'<', bytes).find(closes).unwrap_or(bytes.len())
+}
+
+/// Gives a page to the parser piece by piece.
+struct Feeder {
+    parser: Parser<Builder>,
+    max_depth: u32,
+    max_elements: u32,
+}
+
+impl Feeder {
+    fn new(bytes: usize, max_depth: u32, max_elements: u32) -> Self {
+        let parser = html5ever::parse_document(Builder::new(bytes), ParseOpts::default());
+        Self { parser, max_depth, max_elements }
+    }
+
+    fn feed(&mut self, mut page: &str) -> Result<(), TooLarge> {
+        while !page.is_empty() {
+            let mut cut = page.len().min(STEP);
+            while !page.is_char_boundary(cut) {
+                cut += 1;
+            }
+            let (part, after) = page.split_at(cut);
+            page = after;
+            self.parser.process(StrTendril::from_slice(part));
+            within(self.parser.tokenizer.sink.sink.inside.borrow().shape_so_far(), self.max_depth, self.max_elements)?;
+        }
+        Ok(())
+    }
+
+    fn nodes(&self) -> usize {
+        self.parser.tokenizer.sink.sink.inside.borrow().names.len()
+    }
+
+    /// Is the last node a script or style sheet of HTML, and new since there were so many nodes?
+    fn is_unshown_since(&self, before: usize) -> bool {
+        let inside = self.parser.tokenizer.sink.sink.inside.borrow();
+        let last = inside.names.get(before..).and_then(<[_]>::last).map(QualName::expanded);
+        matches!(last, Some(expanded_name!(html "script") | expanded_name!(html "style")))
+    }
+
+    fn finish(self) -> Result<Tree, TooLarge> {
+        let (tree, shape) = self.parser.finish();
+        within(shape, self.max_depth, self.max_elements)?;
+        Ok(tree)
+    }
+}
+
+fn within(shape: Shape, max_depth: u32, max_elements: u32) -> Result<(), TooLarge> {
+    match shape {
+        Shape { elements, .. } if elements > max_elements => Err(TooLarge::Elements(elements)),
+        Shape { depth, .. } if depth > max_depth => Err(TooLarge::Depth(depth)),
+        _ => Ok(()),
     }
 }
 
@@ -695,12 +764,6 @@ impl Builder {
 
 fn nameless() -> QualName {
     QualName::new(None, ns!(), local_name!(""))
-}
-
-impl Builder {
-    fn shape_so_far(&self) -> Shape {
-        self.inside.borrow().shape_so_far()
-    }
 }
 
 impl TreeSink for Builder {
@@ -858,6 +921,30 @@ mod tests {
             assert!(shape.elements as usize >= elements, "{page}");
             let text: String = tree.root_element().text().collect();
             assert_eq!(Tree::parse(page, 1000, 1000).unwrap().all_text(ROOT), text, "{page}");
+        }
+    }
+
+    #[test]
+    fn what_scripts_have_is_passed_over() {
+        for page in [
+            "a<script>b<p>c</script>d",
+            "a<script async src='x>y'>b</script>d<script></script>e",
+            "a<script>b<!--<script>c</script>d</script>e--></script>f",
+            "a<style type=x>b</style >d<STYLE>e</STYLE>f<script>g</SCRIPT\n>h",
+            "<!-- <script> -->a<textarea><script></textarea>b<title><script></title>c<p title='<script>'>d</script>e",
+            "a<svg><style>b<p>c</style>d</svg>e<scripted>f</scripted>g<script>h</scripts>i</script>j<script>k",
+            "a<script>b<!-- c</script>d<style><!-- e</style>f --></style>g<math><script>h<b>i</script>j",
+        ] {
+            let (own, _) = {
+                let mut parser = html5ever::parse_document(Builder::new(0), ParseOpts::default());
+                parser.process(StrTendril::from_slice(page));
+                parser.finish()
+            };
+            let tree = Tree::parse(page, 512, 1000).unwrap();
+            let shown = |tree: &Tree| -> Vec<_> {
+                tree.below(ROOT).map(|id| (tree.tag(id), tree.text_of(id).to_owned())).collect()
+            };
+            assert_eq!(shown(&tree), shown(&own), "{page}");
         }
     }
 
