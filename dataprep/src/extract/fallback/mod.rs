@@ -59,12 +59,10 @@ pub(super) fn compare(page: &mut Page<'_>, whole: Id, found: Id) -> Id {
         }
     }
     let doubtful = best != found && page.tree.below(best).any(|id| NO_TEXT.has(page.tree.tag(id)));
-    if doubtful || length < FEW {
-        if let Some(prose) = prose::find(page, whole) {
-            let chars = spaced_length(page.tree, prose);
-            if chars > 0 && length <= 4 * chars {
-                return prose;
-            }
+    if let Some(prose) = (doubtful || length < FEW).then(|| prose::find(page, whole)).flatten() {
+        let chars = spaced_length(page.tree, prose);
+        if chars > 0 && length <= 4 * chars {
+            return prose;
         }
     }
     if best != found {

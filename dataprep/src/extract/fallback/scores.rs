@@ -4,7 +4,7 @@ use super::super::density::{Density, weight_of_link};
 use super::super::marks;
 use super::super::page::{Page, spaced_length};
 use super::super::tree::{Id, NONE, Tag, Tags, Tree};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Elements whose text is scored.
 const SCORED: Tags = Tags::of(&[Tag::Section, Tag::H2, Tag::H3, Tag::H4, Tag::H5, Tag::H6, Tag::P, Tag::Td, Tag::Pre]);
@@ -388,17 +388,20 @@ fn leave_out(page: &mut Page<'_>, top: Id, rules: Rules) {
         }
     }
     if rules.doubts {
-        let base = page.tree.tagged(top, Tags::of(&[Tag::Table]));
-        let data: Vec<Id> = base.into_iter().filter(|&table| is_data(page.tree, table)).collect();
+        let mut in_data = FxHashSet::default();
+        for table in page.tree.tagged(top, Tags::of(&[Tag::Table])) {
+            if !in_data.contains(&table) && is_data(page.tree, table) {
+                in_data.insert(table);
+                in_data.extend(page.tree.below(table));
+            }
+        }
         let mut counts: FxHashMap<Id, Counts> = FxHashMap::default();
         let order: Vec<Id> = page.tree.below(top).collect();
         for id in order.into_iter().rev() {
             let tag = page.tree.tag(id);
             let counted = counts.remove(&id).unwrap_or_default();
-            let doubted = DOUBTED.has(tag)
-                && !(tag == Tag::Table && data.contains(&id))
-                && !data.iter().any(|&table| page.tree.is_below(id, table))
-                && !page.tree.is_inside(id, Tags::of(&[Tag::Code]));
+            let in_code = |tree: &Tree| tree.is_inside(id, Tags::of(&[Tag::Code]));
+            let doubted = DOUBTED.has(tag) && !in_data.contains(&id) && !in_code(page.tree);
             if doubted && counted.is_no_text(page.tree, id, weight(page, id)) {
                 page.tree.detach(id);
                 continue;
