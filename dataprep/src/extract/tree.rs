@@ -623,7 +623,7 @@ impl Feeder {
         self.parser.tokenizer.sink.sink.inside.borrow().names.len()
     }
 
-    /// Is the last node a script or style sheet of HTML, and new since there were so many nodes?
+    /// Is the last node a script or style sheet of HTML, and new since there were `before` nodes?
     fn is_unshown_since(&self, before: usize) -> bool {
         let inside = self.parser.tokenizer.sink.sink.inside.borrow();
         let last = inside.names.get(before..).and_then(<[_]>::last).map(QualName::expanded);
