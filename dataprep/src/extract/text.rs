@@ -1,72 +1,71 @@
-//! The text of a piece of HTML: one line a paragraph, heading, item or table row.
+//! The text of a part of a page: one line a paragraph, heading, item or table row.
 
-use scraper::{Html, Node};
+use super::tree::{Id, Tag, Tags, Tree};
 
 /// Elements that begin and end a line.
-const BLOCKS: [&str; 36] = [
-    "address",
-    "article",
-    "aside",
-    "blockquote",
-    "body",
-    "dd",
-    "details",
-    "div",
-    "dl",
-    "dt",
-    "fieldset",
-    "figcaption",
-    "figure",
-    "footer",
-    "form",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "header",
-    "hr",
-    "li",
-    "main",
-    "nav",
-    "ol",
-    "p",
-    "pre",
-    "section",
-    "summary",
-    "table",
-    "tbody",
-    "thead",
-    "tr",
-    "ul",
-];
+const BLOCKS: Tags = Tags::of(&[
+    Tag::Address,
+    Tag::Article,
+    Tag::Aside,
+    Tag::Blockquote,
+    Tag::Body,
+    Tag::Dd,
+    Tag::Details,
+    Tag::Div,
+    Tag::Dl,
+    Tag::Dt,
+    Tag::Fieldset,
+    Tag::Figcaption,
+    Tag::Figure,
+    Tag::Footer,
+    Tag::Form,
+    Tag::H1,
+    Tag::H2,
+    Tag::H3,
+    Tag::H4,
+    Tag::H5,
+    Tag::H6,
+    Tag::Header,
+    Tag::Hr,
+    Tag::Li,
+    Tag::Main,
+    Tag::Nav,
+    Tag::Ol,
+    Tag::P,
+    Tag::Pre,
+    Tag::Section,
+    Tag::Summary,
+    Tag::Table,
+    Tag::Tbody,
+    Tag::Thead,
+    Tag::Tr,
+    Tag::Ul,
+]);
 
 /// What stands before an item of a list.
 const BULLET: &str = "- ";
 
-/// The text of `html`. White space is one space or a new line, but for `pre`, which stays as it is.
-pub(super) fn of_html(html: &str) -> String {
-    let tree = Html::parse_fragment(html);
+/// The text below `top`. White space is one space or a new line, but for `pre`, which stays as it is.
+pub(super) fn of(tree: &Tree, top: Id) -> String {
     let mut lines = Lines::default();
     // Without recursion: children first, then back up until there is a next sibling.
-    let mut node = tree.tree.root();
+    let mut id = top;
     loop {
-        lines.open(node.value());
-        if let Some(child) = node.first_child() {
-            node = child;
+        lines.open(tree, id);
+        if let Some(child) = tree.children(id).next() {
+            id = child;
             continue;
         }
         loop {
-            lines.close(node.value());
-            if let Some(next) = node.next_sibling() {
-                node = next;
+            lines.close(tree.tag(id));
+            if id == top {
+                return lines.finish();
+            }
+            if let Some(next) = tree.next(id) {
+                id = next;
                 break;
             }
-            let Some(parent) = node.parent() else {
-                return lines.finish();
-            };
-            node = parent;
+            id = tree.parent(id);
         }
     }
 }
@@ -85,45 +84,39 @@ struct Lines {
 }
 
 impl Lines {
-    fn open(&mut self, node: &Node) {
-        match node {
-            Node::Text(text) => self.add(text),
-            Node::Element(element) => match element.name() {
-                "pre" => {
-                    self.end_line();
-                    self.verbatim += 1;
+    fn open(&mut self, tree: &Tree, id: Id) {
+        match tree.tag(id) {
+            Tag::Text => self.add(tree.text_of(id)),
+            Tag::Pre => {
+                self.end_line();
+                self.verbatim += 1;
+            }
+            Tag::Br => self.end_line(),
+            Tag::Li => {
+                self.end_line();
+                self.text.push_str(BULLET);
+            }
+            Tag::Td | Tag::Th => {
+                if self.cell {
+                    self.trim();
+                    self.text.push_str(" | ");
+                    self.space = false;
                 }
-                "br" => self.end_line(),
-                "li" => {
-                    self.end_line();
-                    self.text.push_str(BULLET);
-                }
-                "td" | "th" => {
-                    if self.cell {
-                        self.trim();
-                        self.text.push_str(" | ");
-                        self.space = false;
-                    }
-                    self.cell = true;
-                }
-                name if BLOCKS.contains(&name) => self.end_line(),
-                _ => {}
-            },
+                self.cell = true;
+            }
+            tag if BLOCKS.has(tag) => self.end_line(),
             _ => {}
         }
     }
 
-    fn close(&mut self, node: &Node) {
-        let Some(element) = node.as_element() else {
-            return;
-        };
-        if element.name() == "li" && self.text.get(self.start..) == Some(BULLET) {
+    fn close(&mut self, tag: Tag) {
+        if tag == Tag::Li && self.text.get(self.start..) == Some(BULLET) {
             self.text.truncate(self.start);
         }
-        if BLOCKS.contains(&element.name()) {
+        if BLOCKS.has(tag) {
             self.end_line();
         }
-        if element.name() == "pre" {
+        if tag == Tag::Pre {
             self.verbatim = self.verbatim.saturating_sub(1);
         }
     }
@@ -174,8 +167,13 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::ROOT;
     use super::*;
     use proptest::prelude::*;
+
+    fn of_html(html: &str) -> String {
+        of(&Tree::parse(html, u32::MAX, u32::MAX).unwrap(), ROOT)
+    }
 
     #[test]
     fn blocks_are_lines() {
