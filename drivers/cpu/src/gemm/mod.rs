@@ -30,7 +30,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
-use crate::simd::Isa;
+use crate::simd::{Isa, Level};
 use block::Job;
 pub(crate) use block::Shape;
 pub(crate) use grouped::Plan;
@@ -38,9 +38,19 @@ pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
-/// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
+/// How much of the inner dimension is multiplied in one go at most. Part of the definition of the result: sums are chained
 /// inside `DEPTH`, then added.
 const DEPTH: usize = 512;
+
+/// As [`DEPTH`], for the products of an instruction set: with AVX2 a tile is half as wide, and a panel of half the depth
+/// fits the L1 cache beside the rows that it is multiplied with.
+fn depth(isa: Isa) -> usize {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => DEPTH / 2,
+        _ => DEPTH,
+    }
+}
 
 /// The rows of the left factor, as the tiles read it: row `i`, word `p` at
 /// `(i / R)·panel + (i % R)·row + p·step`, with `R` rows to a tile.
@@ -211,9 +221,10 @@ impl Cpu {
         add: bool,
     ) -> Result<(), CpuError> {
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let shape = Shape::new::<W>(c.rows(), c.cols(), self.threads());
+        let shape = Shape::new::<W>(self.isa(), c.rows(), c.cols(), self.threads());
         let job = Job { isa: self.isa(), form, alpha, add };
-        self.blocks(2 * c.rows() * c.cols() * k, shape, shape.scratch::<W, A, B, C>(k), c, |at, c, scratch| {
+        let scratch = shape.scratch::<W, A, B, C>(job.isa, k);
+        self.blocks(2 * c.rows() * c.cols() * k, shape, scratch, c, |at, c, scratch| {
             job.run::<W, A, B, C>(&a, &b, at, c, scratch);
         })
     }
