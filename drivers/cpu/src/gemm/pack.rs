@@ -2,8 +2,8 @@
 
 use bytemuck::Zeroable;
 
-use super::transpose::transpose;
 use super::source::Source;
+use super::transpose::transpose;
 use super::{Left, NR, Right, Word, packed, tile_rows};
 use crate::mat::Mat;
 use crate::simd::{Isa, kernel};

@@ -132,22 +132,14 @@ macro_rules! table {
     ($f:ident: $($rows:literal)*) => { &[$([$f::<$rows, 1>, $f::<$rows, 2>]),*] };
 }
 
+/// Fetches a tile of the result, `width` times 16 columns, while its sums are made.
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512 {
-    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, store};
-    use std::arch::x86_64::*;
-
-    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
-    pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
-
-    pub(in crate::gemm) static CODES: &[[CodesFn; 2]] = table!(tile_of_codes: 1 2 3 4 5 6 7 8 9 10 11 12);
-
-    /// Fetches what is written last while the sums are made.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in crate::gemm) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
-        for i in 0..rows {
-            // A prefetch of any address is harmless. A cache line holds 16 F32 or 32 BF16.
+#[inline(always)]
+pub(super) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for i in 0..rows {
+        // SAFETY: a prefetch of any address is harmless. A cache line holds 16 F32 or 32 BF16.
+        unsafe {
             match c {
                 Target::F32(c) => {
                     for v in 0..width {
@@ -158,6 +150,17 @@ pub(super) mod avx512 {
             }
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, prefetch, store};
+    use std::arch::x86_64::*;
+
+    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
+    pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
+
+    pub(in crate::gemm) static CODES: &[[CodesFn; 2]] = table!(tile_of_codes: 1 2 3 4 5 6 7 8 9 10 11 12);
 
     /// The sums of a tile, not scaled: 24 of 32 registers.
     ///
@@ -362,7 +365,7 @@ pub(super) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{NR, Operands, Target, TileTable, store};
+    use super::{NR, Operands, Target, TileTable, prefetch, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6);
@@ -379,6 +382,7 @@ pub(super) mod avx2 {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for half in 0..WIDTH {
             let c = c.add(16 * half);
+            prefetch(c, ldc, ROWS, 1);
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (a, b.wrapping_add(16 * half));
             for _ in 0..k {
