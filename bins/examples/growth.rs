@@ -7,10 +7,10 @@
 //!
 //! One thing changes at a time; the rest is `CONFIG.json` and the shape that the row names. Every kernel counts its
 //! operations and the bytes that it must read and write: a step is predicted to take, for each kernel, the longer of
-//! its operations at the rate of large matrix products and its bytes at the rate of a copy of main memory, both
-//! the best that were measured between the rows on as many threads. The last column is the share of that prediction that is reached, so a row
-//! with a lower share than the others of its group shows a cost that is not operations and not bytes. Memory is the peak of
-//! the driver's pool beside what `train --plan` says.
+//! its operations at the rate of large matrix products and its bytes at the rate of a copy of main memory, both the
+//! best that were measured between the rows on as many threads. The last column is the share of that prediction that is
+//! reached: where it falls inside a group, there is a cost that is neither operations nor bytes. Memory is the peak of
+//! the driver's pool, beside what `train --plan` says.
 
 use std::time::Instant;
 
@@ -180,10 +180,6 @@ fn main() -> Result<(), Failure> {
     let steps = arguments.get(3).map_or(Ok(4), |s| s.parse())?.max(1);
     let cpu = Cpu::with_threads(0);
     println!("{path}, {}, {} threads, {}", precision.name(), cpu.threads(), cpu.isa());
-    println!(
-        "\n| | shape | parameters, M | active, M | tokens/s | to the group's first | predicted | memory, MiB | planned | share |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut all = Vec::new();
     for case in cases(&base, cpu.threads()) {
         let measured = measure(&case, precision, steps)?;
@@ -201,9 +197,8 @@ fn main() -> Result<(), Failure> {
         .collect();
     let first = machines[0];
     println!("products {:.0} GFLOP/s, copies {:.1} GB/s\n", first.flops / 1e9, first.bytes / 1e9);
-    println!(
-        "| | shape | parameters, M | active, M | tokens/s | to the first | predicted | memory, MiB | planned | share |"
-    );
+    let columns = ["", "shape", "parameters, M", "active, M", "tokens/s", "to the first", "predicted"];
+    println!("| {} | memory, MiB | planned | share |", columns.join(" | "));
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for ((case, measured), machine) in all.into_iter().zip(machines) {
         let tokens = (case.batch * case.length) as f64;

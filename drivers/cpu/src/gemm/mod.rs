@@ -5,9 +5,9 @@
 //! Either way the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
 //! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
-//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
+//! [`depth`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
 //! Nothing is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
-//! multiply-adds: rising `k`, a new chain every [`DEPTH`] (every segment, for codes). Which block it lies in, and how
+//! multiply-adds: rising `k`, a new chain every [`depth`] (every segment, for codes). Which block it lies in, and how
 //! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
 mod block;
@@ -30,7 +30,7 @@ use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
-use crate::simd::{Isa, Level};
+use crate::simd::Isa;
 use block::Job;
 pub(crate) use block::Shape;
 pub(crate) use grouped::Plan;
@@ -38,16 +38,18 @@ pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
-/// How much of the inner dimension is multiplied in one go at most. Part of the definition of the result: sums are chained
-/// inside `DEPTH`, then added.
+/// How much of the inner dimension is multiplied in one go at most.
 const DEPTH: usize = 512;
 
-/// As [`DEPTH`], for the products of an instruction set: with AVX2 a tile is half as wide, and a panel of half the depth
-/// fits the L1 cache beside the rows that it is multiplied with.
+/// How much of the inner dimension is multiplied in one go. Part of the definition of the result on an instruction set:
+/// sums are chained inside it, then added.
+///
+/// With AVX2 a tile is half as wide, and a panel of half the depth fits the L1 cache beside the rows that it is
+/// multiplied with.
 fn depth(isa: Isa) -> usize {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => DEPTH / 2,
+        crate::simd::Level::Avx2 => DEPTH / 2,
         _ => DEPTH,
     }
 }

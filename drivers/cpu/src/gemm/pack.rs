@@ -32,8 +32,8 @@ pub(crate) fn pack_columns<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'
     Right { data: to, depth, pitch: depth, cols }
 }
 
-/// As [`pack_columns`] of the numbers of a source. `made` has room for [`NR`] rows of them, if they have to be made: what
-/// is made at a time stays in the nearest caches.
+/// As [`pack_columns`] of the numbers of a source. `made` has room for [`NR`] rows of them, if they have to be made:
+/// what is made at a time stays in the nearest caches.
 pub(super) fn pack_source_columns<'s, W: Word, B: Source<W::Number>>(
     isa: Isa,
     b: &B,

@@ -1,5 +1,5 @@
-//! The transposition that packing the weights of a linear layer takes: eight or sixteen rows at a time in registers where
-//! the processor can, one number at a time elsewhere.
+//! The transposition that packing the weights of a linear layer takes: eight or sixteen rows at a time in registers
+//! where the processor can, one number at a time elsewhere.
 
 use super::{NR, Word};
 use crate::mat::Mat;

@@ -19,8 +19,8 @@ pub(crate) trait Unit: Pod + Send + Sync {
     const NUMBERS: usize;
     /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
     const ROWS: usize;
-    /// Maximum columns of a task's block: with [`depth`](crate::gemm::depth) their packed numbers fill a quarter of an L2
-    /// cache of 1 MiB, or half of one of 512 KiB, as many processors without AVX-512 have.
+    /// Maximum columns of a task's block: with [`depth`](crate::gemm::depth) their packed numbers fill a quarter of an
+    /// L2 cache of 1 MiB, or half of one of 512 KiB, as many processors without AVX-512 have.
     fn cols(isa: Isa) -> usize;
 
     /// A word of two numbers of a column, one after the other. A word of one number leaves the second out.
