@@ -6,7 +6,7 @@
 //! of the operands as they were (what FP8 itself loses).
 //!
 //! ```sh
-//! cargo run --release -p fathom-core --example accumulation
+//! cargo run --release --example accumulation
 //! ```
 
 use fathom_core::device::{

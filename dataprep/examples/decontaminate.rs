@@ -1,7 +1,7 @@
 //! Which evaluation items occur in a corpus, and which of its documents hold them.
 //!
 //! ```text
-//! cargo run --release -p fathom-dataprep --example decontaminate -- DOCUMENTS.jsonl EVALUATION_FILE...
+//! cargo run --release --example decontaminate -- DOCUMENTS.jsonl EVALUATION_FILE...
 //! ```
 //!
 //! DOCUMENTS.jsonl has an object with `text` a line. Prints a line of JSON for every file, and for every item that was

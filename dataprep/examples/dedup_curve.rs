@@ -2,7 +2,7 @@
 //! memory.
 //!
 //! ```text
-//! cargo run --release -p fathom-dataprep --example dedup_curve [PAIRS [MEMORY_MIB [GROWTH]]]
+//! cargo run --release --example dedup_curve [PAIRS [MEMORY_MIB [GROWTH]]]
 //! ```
 //!
 //! For each number of changed words, PAIRS pairs of random texts of 400 words are made that differ in that number of

@@ -1,7 +1,7 @@
 //! How well main text is extracted: scores against text that people marked in real pages.
 //!
 //! ```sh
-//! cargo run --release -p fathom-dataprep --example extract -- PAGES [NAME=PREDICTIONS.json]...
+//! cargo run --release --example extract -- PAGES [NAME=PREDICTIONS.json]...
 //! ```
 //!
 //! `PAGES` is a folder as <https://github.com/scrapinghub/article-extraction-benchmark> has it: `ID.html.gz` (in

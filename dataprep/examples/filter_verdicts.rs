@@ -1,8 +1,8 @@
 //! Prints the verdicts of several filter configurations on many documents, for comparison with another tool.
 //!
 //! ```text
-//! cargo run --release -p fathom-dataprep --example filter_verdicts -- CONFIGS.json DOCUMENTS.jsonl > VERDICTS.jsonl
-//! cargo run --release -p fathom-dataprep --example filter_verdicts -- --words DOCUMENTS.jsonl > WORDS.jsonl
+//! cargo run --release --example filter_verdicts -- CONFIGS.json DOCUMENTS.jsonl > VERDICTS.jsonl
+//! cargo run --release --example filter_verdicts -- --words DOCUMENTS.jsonl > WORDS.jsonl
 //! ```
 //!
 //! CONFIGS.json is an object of filter configurations by name. DOCUMENTS.jsonl has an object with `text` and perhaps

@@ -1,7 +1,7 @@
 //! Prepares files or folders as shards of bytes and prints the outcome of each stage.
 //!
 //! ```sh
-//! cargo run --release -p fathom-dataprep --example prepare -- INPUT... OUTPUT
+//! cargo run --release --example prepare -- INPUT... OUTPUT
 //! ```
 
 use fathom_dataprep::pipeline::{self, PrepConfig, Progress};

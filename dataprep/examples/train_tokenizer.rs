@@ -1,7 +1,7 @@
 //! How long a byte-level BPE tokenizer takes to train, counting words and merging apart, and how well it does.
 //!
 //! ```sh
-//! cargo run --release -p fathom-dataprep --example train_tokenizer -- VOCABULARY MAX_WORDS FILE...
+//! cargo run --release --example train_tokenizer -- VOCABULARY MAX_WORDS FILE...
 //! ```
 //!
 //! Files are plain text, each one document.

@@ -2,7 +2,7 @@
 //! the same ids for every document.
 //!
 //! ```sh
-//! cargo run --release -p fathom-dataprep --example tokenize -- TEXT TOKENIZER.json... [--peer-bytes N]
+//! cargo run --release --example tokenize -- TEXT TOKENIZER.json... [--peer-bytes N]
 //! ```
 //!
 //! `TEXT` is a `.jsonl` file of `{"text": ...}`, or any file, which is then one document a kilobyte or so, cut at line

@@ -2,7 +2,7 @@
 //! in f32, BF16 and FP8, against the memory's bandwidth.
 //!
 //! ```text
-//! cargo run --release -p fathom-cpu --example decode -- CONFIG.json [TOKENS [THREADS]]
+//! cargo run --release --example decode -- CONFIG.json [TOKENS [THREADS]]
 //! ```
 //!
 //! For every type of weights: tokens a second of all products of a token (`gemv`, `grouped_gemv`; attention and norms

@@ -1,10 +1,12 @@
 //! Times every kernel but matrix products (those are the example `products`) at the shapes of a small training step,
 //! against what the machine can do.
 //!
-//! `cargo run --release -p fathom-cpu --example kernels [FILTER [THREADS [ISA]]]` prints, for each kernel whose line
+//! `cargo run --release --example kernels [FILTER [THREADS [ISA]]]` prints, for each kernel whose line
 //! contains `FILTER`, its best time, its rate, and that rate as a fraction of the peak measured in the same process:
 //! for attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that fits no
 //! cache.
+
+mod rate;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -62,7 +64,8 @@ fn best(mut f: impl FnMut()) -> f64 {
 impl Bench {
     fn new(filter: String, threads: usize, isa: Isa) -> Self {
         let cpu = Cpu::with(threads, isa);
-        let flops = [512, 768, 1024, 1536].map(|n| product_rate(&cpu, n)).into_iter().fold(0.0, f64::max);
+        let flops =
+            [512, 768, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
         let bandwidth = peak_bandwidth(&cpu);
         println!(
             "{} threads, {}: f32 product {:.0} GFLOP/s, memory copy {:.1} GB/s\n",
@@ -140,40 +143,6 @@ macro_rules! time {
         let name = format!("{} {}", stringify!($kernel), $what);
         $bench.time(name.trim_end(), cost, || cpu.$kernel($call.expect("a valid call")).expect("a kernel that runs"));
     }};
-}
-
-fn product_rate(cpu: &Cpu, n: usize) -> f64 {
-    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0f32; n * n]);
-    let i = n as isize;
-    let parallel = if cpu.threads() > 1 { gemm::Parallelism::Rayon(cpu.threads()) } else { gemm::Parallelism::None };
-    let seconds = best(|| {
-        // SAFETY: three square matrices of n × n with these strides.
-        unsafe {
-            gemm::gemm(
-                n,
-                n,
-                n,
-                c.as_mut_ptr(),
-                1,
-                i,
-                false,
-                a.as_ptr(),
-                1,
-                i,
-                b.as_ptr(),
-                1,
-                i,
-                0f32,
-                1f32,
-                false,
-                false,
-                false,
-                parallel,
-            );
-        }
-    });
-    black_box(&c);
-    2.0 * (n * n * n) as f64 / seconds
 }
 
 fn peak_bandwidth(cpu: &Cpu) -> f64 {

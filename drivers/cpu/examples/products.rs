@@ -1,7 +1,7 @@
 //! How fast matrix products are at the shapes of a small training step, in each type, against what the machine can do.
 //!
 //! ```text
-//! cargo run --release -p fathom-cpu --example products [FILTER [THREADS]]
+//! cargo run --release --example products [FILTER [THREADS]]
 //! ```
 //!
 //! For every shape whose line contains `FILTER`: GFLOP/s of a product of F32 factors, of BF16 factors and of E4M3 codes
@@ -9,6 +9,8 @@
 //! latter two as a share of the processor's BF16 peak. The peak is that of multiply-adds in registers on as many
 //! threads, measured here and now; types are timed in turn, since machines are shared. The last lines sum the shapes up
 //! as a training step of `configs/train_small.json` has them.
+
+mod rate;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -254,26 +256,12 @@ fn bf16_peak(threads: usize) -> Option<f64> {
     None
 }
 
-/// FLOP/s of the `gemm` crate's F32 product of `n³`.
-fn crate_rate(threads: usize, n: usize) -> f64 {
-    let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0f32; n * n]);
-    let i = n as isize;
-    let parallel = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
-    let [seconds] = fastest(|_| {
-        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-        // SAFETY: three square matrices of n × n with these strides.
-        unsafe { gemm::gemm(n, n, n, c, 1, i, false, a, 1, i, b, 1, i, 0f32, 1f32, false, false, false, parallel) };
-    });
-    black_box(&c);
-    2.0 * (n * n * n) as f64 / seconds
-}
-
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
     let cpu = Cpu::with_threads(arguments.next().map_or(0, |s| s.parse().expect("a number of threads")));
     let peak = bf16_peak(cpu.threads());
-    let other = [512, 1024, 1536].map(|n| crate_rate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
+    let other = [512, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
     println!(
         "{} threads, {}: BF16 peak {:.0} GFLOP/s, F32 product of the gemm crate {:.0} GFLOP/s\n",
         cpu.threads(),

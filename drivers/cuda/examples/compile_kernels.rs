@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! pip install --target DIR --no-deps nvidia-cuda-nvrtc==13.0.88
-//! FATHOM_CUDA_LIBRARIES=DIR/nvidia/cu13/lib cargo run --release -p fathom-cuda --example compile_kernels
+//! FATHOM_CUDA_LIBRARIES=DIR/nvidia/cu13/lib cargo run --release --example compile_kernels
 //! ```
 //!
 //! Arguments, if any, are the modules to compile. `--into-cache sm_90a` compiles all for that architecture into the

@@ -1,5 +1,5 @@
 //! Trains the tiny model on one batch and prints the falling loss:
-//! `cargo run --release -p fathom-minimal --example train`.
+//! `cargo run --release --example train`.
 
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;

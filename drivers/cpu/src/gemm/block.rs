@@ -2,8 +2,8 @@
 
 use fathom_core::device::Form;
 
-use super::pack::{left_room, left_transposed};
-use super::{DEPTH, NR, Output, Source, Word, left, multiply, pack_columns, pack_rows, packed};
+use super::pack::{left_room, left_transposed, pack_source_columns, pack_source_rows};
+use super::{DEPTH, NR, Output, Source, Word, depth, left, multiply, packed};
 use crate::mat::MatMut;
 use crate::par::Tile;
 use crate::simd::{Isa, kernel};
@@ -25,8 +25,9 @@ pub(crate) struct Shape {
 impl Shape {
     /// Blocks of an `m × n` product for `threads` threads: as large as caches like them, but two for each thread if
     /// there can be, and as many for one as for another.
-    pub(super) fn new<W: Word>(m: usize, n: usize, threads: usize) -> Self {
-        let (mut down, mut across) = (m.div_ceil(MAX_ROWS).max(1), n.div_ceil(W::COLS).max(1));
+    pub(super) fn new<W: Word>(isa: Isa, m: usize, n: usize, threads: usize) -> Self {
+        let widest = W::cols(isa);
+        let (mut down, mut across) = (m.div_ceil(MAX_ROWS).max(1), n.div_ceil(widest).max(1));
         let enough = |blocks: usize| blocks.is_multiple_of(threads) && blocks >= 2 * threads || threads == 1;
         while !enough(down * across) && down * across < 8 * threads {
             let (rows, cols) = (m / down, n / across);
@@ -39,21 +40,25 @@ impl Shape {
             }
         }
         let even = |total: usize, parts: usize, unit: usize| total.div_ceil(parts).next_multiple_of(unit).max(unit);
-        Self { rows: even(m, down, STRIP), cols: even(n, across, NR).min(W::COLS) }
+        Self { rows: even(m, down, STRIP), cols: even(n, across, NR).min(widest) }
     }
 
     /// Scratch size of a task of a product of depth `k`, in f32 numbers.
-    pub(super) fn scratch<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(&self, k: usize) -> usize {
+    pub(super) fn scratch<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
+        &self,
+        isa: Isa,
+        k: usize,
+    ) -> usize {
         let words = DEPTH / W::NUMBERS;
-        let sums = if sums_apart::<C>(k) { self.rows * self.cols } else { 0 };
+        let sums = if sums_apart::<C>(isa, k) { self.rows * self.cols } else { 0 };
         let made = |made: bool, rows: usize| if made { rows * words } else { 0 };
-        sums + packed(words, self.cols) + left_room(W::ROWS, words) + made(B::MADE, self.cols) + made(A::MADE, W::ROWS)
+        sums + packed(words, self.cols) + left_room(W::ROWS, words) + made(B::MADE, NR) + made(A::MADE, W::ROWS)
     }
 }
 
 /// Whether sums need separate memory: where they are more than one chain and would be rounded in between.
-fn sums_apart<C: Output>(k: usize) -> bool {
-    C::ROUNDS && k > DEPTH
+fn sums_apart<C: Output>(isa: Isa, k: usize) -> bool {
+    C::ROUNDS && k > depth(isa)
 }
 
 /// What all blocks of a product have in common.
@@ -75,7 +80,7 @@ impl Job {
         scratch: &mut [f32],
     ) {
         let (rows, cols) = (c.rows(), c.cols());
-        if !sums_apart::<C>(if self.form == Form::Tn { a.rows() } else { a.cols() }) {
+        if !sums_apart::<C>(self.isa, if self.form == Form::Tn { a.rows() } else { a.cols() }) {
             return self.sum::<W, A, B, C>(a, b, at, c, self.add, scratch);
         }
         let (sums, scratch) = scratch.split_at_mut(rows * cols);
@@ -107,7 +112,7 @@ impl Job {
         let (rows, cols) = (c.rows(), c.cols());
         let words = DEPTH / W::NUMBERS;
         let (b_packed, scratch) = scratch.split_at_mut(packed(words, cols));
-        let (b_made, scratch) = scratch.split_at_mut(if B::MADE { words * cols } else { 0 });
+        let (b_made, scratch) = scratch.split_at_mut(if B::MADE { words * NR } else { 0 });
         let (a_packed, a_made) = scratch.split_at_mut(left_room(W::ROWS, words));
         let (b_packed, b_made) = (bytemuck::cast_slice_mut(b_packed), bytemuck::cast_slice_mut(b_made));
         let (a_packed, a_made) = (bytemuck::cast_slice_mut(a_packed), bytemuck::cast_slice_mut(a_made));
@@ -115,11 +120,12 @@ impl Job {
         if k == 0 && !add {
             c.for_rows(|_, y| y.fill(C::store(0.0)));
         }
-        for from in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - from);
+        let most = depth(isa);
+        for from in (0..k).step_by(most) {
+            let depth = most.min(k - from);
             let right = match form {
-                Form::Nt => pack_columns(isa, &b.block(col, cols, from, depth).numbers(isa, b_made), b_packed),
-                Form::Nn | Form::Tn => pack_rows(isa, &b.block(from, depth, col, cols).numbers(isa, b_made), b_packed),
+                Form::Nt => pack_source_columns(isa, &b.block(col, cols, from, depth), b_made, b_packed),
+                Form::Nn | Form::Tn => pack_source_rows(isa, &b.block(from, depth, col, cols), b_made, b_packed),
             };
             for top in (0..rows).step_by(W::ROWS) {
                 let height = W::ROWS.min(rows - top);

@@ -74,11 +74,8 @@ impl<'a> Codes<'a> {
     fn numbers_of_row(&self, isa: Isa, r: usize, to: &mut [f32]) {
         let codes = self.row(r);
         if let Tiling::Column { .. } = self.tiling {
-            self.scales_of_row(r, to);
-            for (x, &code) in to.iter_mut().zip(codes) {
-                *x *= NUMBERS[usize::from(code)];
-            }
-            return;
+            let scales = Scale::TimesEach(&self.scales_of_columns(r)[..to.len()]);
+            return quantize::decode::<E4M3, f32>(isa, codes, scales, to);
         }
         let part = if let Tiling::Row { part } = self.tiling { part } else { usize::MAX };
         let mut from = 0;
@@ -90,12 +87,16 @@ impl<'a> Codes<'a> {
         }
     }
 
+    /// The scales of all elements of row `r`, where each column has its own.
+    fn scales_of_columns(&self, r: usize) -> &'a [f32] {
+        let first = if let Tiling::Column { first } = self.tiling { first } else { 0 };
+        &self.scales.row(first + (self.row + r) / TILE)[self.col..]
+    }
+
     /// The scales of the first elements of row `r`.
     pub(super) fn scales_of_row(&self, r: usize, to: &mut [f32]) {
         match self.tiling {
-            Tiling::Column { first } => {
-                to.copy_from_slice(&self.scales.row(first + (self.row + r) / TILE)[self.col..][..to.len()]);
-            }
+            Tiling::Column { .. } => to.copy_from_slice(&self.scales_of_columns(r)[..to.len()]),
             Tiling::Row { part } => fill_tiles(self.col, part, to, |c| self.scale(r, c)),
             Tiling::Block { .. } => fill_tiles(self.col, usize::MAX, to, |c| self.scale(r, c)),
         }

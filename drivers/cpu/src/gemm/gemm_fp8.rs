@@ -330,7 +330,7 @@ impl Cpu {
         if !has_pairs(self.isa()) {
             return self.product::<f32, _, _, C>(form, a, b, c, 1.0, add);
         }
-        let shape = Shape::new::<u32>(m, n, self.threads());
+        let shape = Shape::new::<u32>(self.isa(), m, n, self.threads());
         let job = Job { isa: self.isa(), form, alpha: 1.0, add };
         self.blocks(2 * m * n * k, shape, shape.scratch_of_codes::<C>(), c, |at, c, scratch| {
             job.run_codes(&a, &b, at, c, scratch);

@@ -80,7 +80,7 @@ impl Cpu {
     ) -> Result<(), CpuError> {
         let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let scratch = |shape: Shape| shape.scratch::<W, A, B, C>(k);
+        let scratch = |shape: Shape| shape.scratch::<W, A, B, C>(self.isa(), k);
         self.grouped_blocks::<W, W::Number, A, B, C>(form, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
             job.run::<W, A, B, C>(a, b, at, c, s);
         })
@@ -101,7 +101,8 @@ impl Cpu {
     ) -> Result<(), CpuError> {
         let (rows, groups) = (a.rows(), offsets.cols() - 1);
         let (width, tn) = (c.cols(), form == Form::Tn);
-        let shape = Shape::new::<W>(if tn { n } else { rows.div_ceil(groups) }, width, self.threads().div_ceil(groups));
+        let down = if tn { n } else { rows.div_ceil(groups) };
+        let shape = Shape::new::<W>(self.isa(), down, width, self.threads().div_ceil(groups));
         let mut entries = self.alloc_f32(3 * (groups + 1))?;
         let entries = bytemuck::cast_slice_mut(entries.elements_mut::<u32>());
         let down = |rows: usize| if tn { if rows == 0 { 0 } else { n } } else { rows };

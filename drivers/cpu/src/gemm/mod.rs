@@ -5,9 +5,9 @@
 //! Either way the product is over [`Word`]s, and sums are f32; a BF16 result is rounded once, at the end.
 //!
 //! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
-//! [`DEPTH`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
+//! [`depth`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
 //! Nothing is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
-//! multiply-adds: rising `k`, a new chain every [`DEPTH`] (every segment, for codes). Which block it lies in, and how
+//! multiply-adds: rising `k`, a new chain every [`depth`] (every segment, for codes). Which block it lies in, and how
 //! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
 mod block;
@@ -38,9 +38,21 @@ pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
-/// How much of the inner dimension is multiplied in one go. Part of the definition of the result: sums are chained
-/// inside `DEPTH`, then added.
+/// How much of the inner dimension is multiplied in one go at most.
 const DEPTH: usize = 512;
+
+/// How much of the inner dimension is multiplied in one go. Part of the definition of the result on an instruction set:
+/// sums are chained inside it, then added.
+///
+/// With AVX2 a tile is half as wide, and a panel of half the depth fits the L1 cache beside the rows that it is
+/// multiplied with.
+fn depth(isa: Isa) -> usize {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        crate::simd::Level::Avx2 => DEPTH / 2,
+        _ => DEPTH,
+    }
+}
 
 /// The rows of the left factor, as the tiles read it: row `i`, word `p` at
 /// `(i / R)·panel + (i % R)·row + p·step`, with `R` rows to a tile.
@@ -211,9 +223,10 @@ impl Cpu {
         add: bool,
     ) -> Result<(), CpuError> {
         let k = if form == Form::Tn { a.rows() } else { a.cols() };
-        let shape = Shape::new::<W>(c.rows(), c.cols(), self.threads());
+        let shape = Shape::new::<W>(self.isa(), c.rows(), c.cols(), self.threads());
         let job = Job { isa: self.isa(), form, alpha, add };
-        self.blocks(2 * c.rows() * c.cols() * k, shape, shape.scratch::<W, A, B, C>(k), c, |at, c, scratch| {
+        let scratch = shape.scratch::<W, A, B, C>(job.isa, k);
+        self.blocks(2 * c.rows() * c.cols() * k, shape, scratch, c, |at, c, scratch| {
             job.run::<W, A, B, C>(&a, &b, at, c, scratch);
         })
     }

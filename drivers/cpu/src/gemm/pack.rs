@@ -2,6 +2,7 @@
 
 use bytemuck::Zeroable;
 
+use super::source::Source;
 use super::transpose::transpose;
 use super::{Left, NR, Right, Word, packed, tile_rows};
 use crate::mat::Mat;
@@ -29,6 +30,52 @@ pub(crate) fn pack_columns<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'
         }
     }
     Right { data: to, depth, pitch: depth, cols }
+}
+
+/// As [`pack_columns`] of the numbers of a source. `made` has room for [`NR`] rows of them, if they have to be made:
+/// what is made at a time stays in the nearest caches.
+pub(super) fn pack_source_columns<'s, W: Word, B: Source<W::Number>>(
+    isa: Isa,
+    b: &B,
+    made: &mut [W::Number],
+    to: &'s mut [W],
+) -> Right<'s, W> {
+    let (depth, cols) = (b.cols(), b.rows());
+    if !B::MADE {
+        return pack_columns(isa, &b.numbers(isa, made), to);
+    }
+    let words = depth.div_ceil(W::NUMBERS);
+    let to = &mut to[..packed(words, cols)];
+    for (p, panel) in to.chunks_exact_mut((words * NR).max(1)).enumerate() {
+        let rows = b.block(p * NR, NR.min(cols - p * NR), 0, depth);
+        pack_columns(isa, &rows.numbers(isa, made), panel);
+    }
+    Right { data: to, depth: words, pitch: words, cols }
+}
+
+/// As [`pack_rows`] of the numbers of a source, with `made` as in [`pack_source_columns`].
+pub(super) fn pack_source_rows<'s, W: Word, B: Source<W::Number>>(
+    isa: Isa,
+    b: &B,
+    made: &mut [W::Number],
+    to: &'s mut [W],
+) -> Right<'s, W> {
+    let (depth, cols) = (b.rows(), b.cols());
+    if !B::MADE {
+        return pack_rows(isa, &b.numbers(isa, made), to);
+    }
+    let words = depth.div_ceil(W::NUMBERS);
+    let to = &mut to[..packed(words, cols)];
+    for (p, panel) in to.chunks_exact_mut((words * NR).max(1)).enumerate() {
+        let block = b.block(0, depth, p * NR, NR.min(cols - p * NR));
+        if W::NUMBERS == 1 && block.cols() == NR {
+            // A whole panel lies as its rows do.
+            block.numbers(isa, bytemuck::cast_slice_mut(panel));
+        } else {
+            pack_rows(isa, &block.numbers(isa, made), panel);
+        }
+    }
+    Right { data: to, depth: words, pitch: words, cols }
 }
 
 /// As [`transpose`], where the numbers of a row do not lie as words do.

@@ -71,17 +71,17 @@ impl<'a> Source<f32> for Mat<'a, bf16> {
     {
         let (rows, cols) = (Mat::rows(self), Mat::cols(self));
         let to = &mut to[..rows * cols];
-        for (r, line) in to.chunks_exact_mut(cols.max(1)).enumerate() {
-            widen(isa, self.row(r), line);
-        }
+        widen(isa, self, to);
         Mat::new(to, rows, cols, cols)
     }
 }
 
 kernel! {
-    fn widen(from: &[bf16], to: &mut [f32]) {
-        for (to, &x) in to.iter_mut().zip(from) {
-            *to = x.load();
+    fn widen(from: &Mat<'_, bf16>, to: &mut [f32]) {
+        for (r, line) in to.chunks_exact_mut(from.cols().max(1)).enumerate() {
+            for (to, &x) in line.iter_mut().zip(from.row(r)) {
+                *to = x.load();
+            }
         }
     }
 }

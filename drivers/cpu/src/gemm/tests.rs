@@ -136,10 +136,11 @@ fn any_number_of_threads_gives_the_same_bits() {
     let shapes = [(300, 256, 700), (64, 1024, 96), (1030, 40, 33)];
     for (form, (m, n, k)) in FORMS.into_iter().flat_map(|f| shapes.map(|s| (f, s))) {
         let (a, b, c) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-        for types in TYPES {
-            let one = product(&Cpu::with_threads(1), types, form, [m, n, k], [&a, &b, &c]);
+        for (isa, types) in Isa::all().flat_map(|isa| TYPES.map(|t| (isa, t))) {
+            let with = |threads| product(&Cpu::with(threads, isa), types, form, [m, n, k], [&a, &b, &c]);
+            let one = with(1);
             for threads in [2, 5] {
-                assert_eq!(one, product(&Cpu::with_threads(threads), types, form, [m, n, k], [&a, &b, &c]));
+                assert_eq!(one, with(threads), "{types:?} {form:?} on {isa:?}");
             }
         }
     }
@@ -167,9 +168,10 @@ fn a_bf16_result_is_the_f32_result_rounded() {
 /// Words need an even distance of rows and an even start; numbers elsewhere are copied first.
 #[test]
 fn views_of_any_start_and_stride_give_the_same_bits() {
-    let cpu = Cpu::with_threads(2);
     let (m, n, k) = (30, 70, 65);
-    for (types, form) in [F32, BF16, SUMMED].into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
+    let all = || [F32, BF16, SUMMED].into_iter().flat_map(|t| FORMS.map(|f| (t, f)));
+    for (isa, (types, form)) in Isa::all().flat_map(|isa| all().map(move |case| (isa, case))) {
+        let cpu = Cpu::with(2, isa);
         let ((ar, ac), (br, bc)) = shapes(form, m, n, k);
         let mut results = Vec::new();
         for (left, right) in [(0, 0), (0, 1), (1, 0), (1, 2), (2, 5), (0, 1024 * 4)] {
@@ -214,12 +216,13 @@ fn grouped(cpu: &Cpu, types: Types, form: Form, offsets: &[u32], [r, n, k]: [usi
 
 #[test]
 fn a_group_is_a_product_of_its_own() {
-    let cpu = Cpu::with_threads(3);
     let (offsets, n, k) = ([0u32, 5, 5, 400, 430, 1000, 1000], 40, 150);
     let r = 1000;
-    for (types, form) in TYPES.into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
+    let all = || TYPES.into_iter().flat_map(|t| FORMS.map(|f| (t, f)));
+    for (isa, (types, form)) in Isa::all().flat_map(|isa| all().map(move |case| (isa, case))) {
+        let cpu = Cpu::with(3, isa);
         let (got, [a, b]) = grouped(&cpu, types, form, &offsets, [r, n, k]);
-        assert_eq!(got, grouped(&Cpu::with_threads(1), types, form, &offsets, [r, n, k]).0);
+        assert_eq!(got, grouped(&Cpu::with(1, isa), types, form, &offsets, [r, n, k]).0);
         for g in 0..offsets.len() - 1 {
             let (start, end) = (offsets[g] as usize, offsets[g + 1] as usize);
             let rows = |x: &[f32], cols: usize| x[start * cols..end * cols].to_vec();
@@ -236,12 +239,13 @@ fn a_group_is_a_product_of_its_own() {
     }
 }
 
+const WILD: [[u32; 4]; 3] = [[7, 3, 900, 2], [u32::MAX, 0, u32::MAX, 1], [0, 0, 0, 0]];
+
 #[test]
 fn wild_offsets_stay_inside() {
-    let cpu = Cpu::with_threads(2);
-    for offsets in [[7, 3, 900, 2], [u32::MAX, 0, u32::MAX, 1], [0, 0, 0, 0]] {
+    for (isa, offsets) in Isa::all().flat_map(|isa| WILD.map(|offsets| (isa, offsets))) {
         for (types, form) in [F32, BF16].into_iter().flat_map(|t| FORMS.map(|f| (t, f))) {
-            let (got, _) = grouped(&cpu, types, form, &offsets, [20, 3, 9]);
+            let (got, _) = grouped(&Cpu::with(2, isa), types, form, &offsets, [20, 3, 9]);
             assert!(got.iter().all(|v| v.is_finite()));
         }
     }

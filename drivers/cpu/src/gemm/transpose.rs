@@ -1,5 +1,5 @@
-//! The transposition that packing the weights of a linear layer takes: sixteen rows at a time in registers where the
-//! processor can, one number at a time elsewhere.
+//! The transposition that packing the weights of a linear layer takes: eight or sixteen rows at a time in registers
+//! where the processor can, one number at a time elsewhere.
 
 use super::{NR, Word};
 use crate::mat::Mat;
@@ -13,20 +13,77 @@ pub(super) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: 
         // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on
         // the panel was checked.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(b, first, panel) },
-        _ => any(b, first, panel),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { avx2(b, first, panel) },
+        Level::Any => any(b, first, 0, panel),
     }
 }
 
-fn any<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
+/// Columns `from..` of `b` only.
+fn any<W: Word>(b: &Mat<'_, W>, first: usize, from: usize, panel: &mut [[W; NR]]) {
     let width = NR.min(b.rows() - first);
     for j in 0..width {
-        for (line, &v) in panel.iter_mut().zip(b.row(first + j)) {
+        for (line, &v) in panel[from..].iter_mut().zip(&b.row(first + j)[from..]) {
             line[j] = v;
         }
     }
-    for line in panel.iter_mut().take(b.cols()) {
+    for line in &mut panel[from..b.cols()] {
         line[width..].fill(W::zeroed());
     }
+}
+
+/// # Safety
+/// `panel` has at least `b.cols()` lines, and `first` is a row of `b`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2<W: Word>(b: &Mat<'_, W>, first: usize, panel: &mut [[W; NR]]) {
+    use std::arch::x86_64::*;
+    const { assert!(size_of::<W>() == size_of::<f32>(), "words are moved as they are, whatever they mean") };
+    let whole = b.cols() / 8 * 8;
+    for eighth in (0..NR).step_by(8) {
+        let rows = b.rows().saturating_sub(first + eighth).min(8);
+        let from = if rows == 0 { b.as_slice() } else { &b.as_slice()[(first + eighth) * b.stride()..] };
+        for col in (0..whole).step_by(8) {
+            let from = from.as_ptr().wrapping_add(col).cast::<f32>();
+            let to = panel.as_mut_ptr().wrapping_add(col).cast::<f32>().wrapping_add(eighth);
+            let mut x = [_mm256_setzero_ps(); 8];
+            for (i, x) in x.iter_mut().enumerate().take(rows) {
+                // SAFETY: row `first + eighth + i` of `b` has eight words from `col` on.
+                *x = unsafe { _mm256_loadu_ps(from.wrapping_add(i * b.stride())) };
+            }
+            for (i, line) in transpose8(x).into_iter().enumerate() {
+                // SAFETY: line `col + i` of the panel is below `b.cols()`, and `eighth + 8` is at most `NR`.
+                unsafe { _mm256_storeu_ps(to.wrapping_add(i * NR), line) };
+            }
+        }
+    }
+    any(b, first, whole, panel);
+}
+
+/// Transposes 8 × 8 numbers: pairs of rows, pairs of pairs inside 128-bit lanes, then the lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn transpose8(x: [std::arch::x86_64::__m256; 8]) -> [std::arch::x86_64::__m256; 8] {
+    use std::arch::x86_64::*;
+    // a[4g + c], lane l: column 4l + c of rows 4g .. 4g + 4.
+    let mut a = x;
+    for g in 0..2 {
+        let [r0, r1, r2, r3] = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+        let (lo01, hi01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (lo23, hi23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        a[4 * g] = _mm256_shuffle_ps::<0x44>(lo01, lo23);
+        a[4 * g + 1] = _mm256_shuffle_ps::<0xee>(lo01, lo23);
+        a[4 * g + 2] = _mm256_shuffle_ps::<0x44>(hi01, hi23);
+        a[4 * g + 3] = _mm256_shuffle_ps::<0xee>(hi01, hi23);
+    }
+    let mut y = a;
+    for c in 0..4 {
+        y[c] = _mm256_permute2f128_ps::<0x20>(a[c], a[4 + c]);
+        y[4 + c] = _mm256_permute2f128_ps::<0x31>(a[c], a[4 + c]);
+    }
+    y
 }
 
 /// # Safety

@@ -7,6 +7,7 @@ mod word;
 
 use half::bf16;
 
+use crate::real::Real;
 use crate::simd::{Isa, Level};
 pub(crate) use word::{Output, Unit, has_pairs};
 
@@ -131,22 +132,14 @@ macro_rules! table {
     ($f:ident: $($rows:literal)*) => { &[$([$f::<$rows, 1>, $f::<$rows, 2>]),*] };
 }
 
+/// Fetches a tile of the result, `width` times 16 columns, while its sums are made.
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512 {
-    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, store};
-    use std::arch::x86_64::*;
-
-    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
-    pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
-
-    pub(in crate::gemm) static CODES: &[[CodesFn; 2]] = table!(tile_of_codes: 1 2 3 4 5 6 7 8 9 10 11 12);
-
-    /// Fetches what is written last while the sums are made.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in crate::gemm) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
-        for i in 0..rows {
-            // A prefetch of any address is harmless. A cache line holds 16 F32 or 32 BF16.
+#[inline(always)]
+pub(super) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for i in 0..rows {
+        // SAFETY: a prefetch of any address is harmless. A cache line holds 16 F32 or 32 BF16.
+        unsafe {
             match c {
                 Target::F32(c) => {
                     for v in 0..width {
@@ -157,6 +150,17 @@ pub(super) mod avx512 {
             }
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, prefetch, store};
+    use std::arch::x86_64::*;
+
+    pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
+    pub(in crate::gemm) static PAIRS: TileTable<u32> = table!(tile_of_pairs: 1 2 3 4 5 6 7 8 9 10 11 12);
+
+    pub(in crate::gemm) static CODES: &[[CodesFn; 2]] = table!(tile_of_codes: 1 2 3 4 5 6 7 8 9 10 11 12);
 
     /// The sums of a tile, not scaled: 24 of 32 registers.
     ///
@@ -361,10 +365,13 @@ pub(super) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{NR, Operands, TileTable, store};
+    use super::{NR, Operands, Target, TileTable, prefetch, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6);
+
+    /// Lines of `b` between the one that is multiplied and the one that is fetched.
+    const AHEAD: usize = 12;
 
     /// See [`TileFn`](super::TileFn). Works on 16 columns at a time: 12 of 16 registers are sums.
     ///
@@ -374,9 +381,14 @@ pub(super) mod avx2 {
     unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
         let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
         for half in 0..WIDTH {
+            let c = c.add(16 * half);
+            prefetch(c, ldc, ROWS, 1);
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (a, b.wrapping_add(16 * half));
             for _ in 0..k {
+                // A half is every other cache line, which the processor does not foresee. A prefetch of any address is
+                // harmless.
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * NR).cast());
                 // SAFETY: the caller's premise on `a` and `b` for this depth.
                 unsafe {
                     let bs = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
@@ -389,17 +401,36 @@ pub(super) mod avx2 {
                 a = a.wrapping_add(step);
                 b = b.wrapping_add(NR);
             }
+            let valid = n.saturating_sub(16 * half).min(16);
             for (i, row) in sums.iter().enumerate() {
-                let mut line = [0.0f32; 16];
-                // SAFETY: `line` holds 16 numbers.
-                unsafe {
-                    _mm256_storeu_ps(line.as_mut_ptr(), row[0]);
-                    _mm256_storeu_ps(line.as_mut_ptr().add(8), row[1]);
-                }
-                let valid = n.saturating_sub(16 * half).min(16);
                 // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                unsafe { store(&line[..valid], c.add(i * ldc + 16 * half), alpha, add) };
+                unsafe { store_row(row, c.add(i * ldc), valid, alpha, add) };
             }
+        }
+    }
+
+    /// `c (+)= α·row` for the first `valid` of 16 numbers.
+    ///
+    /// # Safety
+    /// `valid` numbers from `c` on may be written.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn store_row(row: &[__m256; 2], c: Target, valid: usize, alpha: f32, add: bool) {
+        if let (Target::F32(c), 16) = (c, valid) {
+            for (v, &sum) in row.iter().enumerate() {
+                let at = c.wrapping_add(8 * v);
+                let y = _mm256_mul_ps(sum, _mm256_set1_ps(alpha));
+                // SAFETY: 16 numbers from `c` on are the caller's to write.
+                unsafe { _mm256_storeu_ps(at, if add { _mm256_add_ps(y, _mm256_loadu_ps(at)) } else { y }) };
+            }
+            return;
+        }
+        let mut line = [0.0f32; 16];
+        // SAFETY: `line` holds 16 numbers; the rest is the caller's premise.
+        unsafe {
+            _mm256_storeu_ps(line.as_mut_ptr(), row[0]);
+            _mm256_storeu_ps(line.as_mut_ptr().add(8), row[1]);
+            if valid == 16 { store(&line, c, alpha, add) } else { store(&line[..valid], c, alpha, add) }
         }
     }
 }
@@ -479,24 +510,28 @@ impl Target {
     }
 }
 
-/// `c (+)= α·line`.
+/// `c (+)= α·line`. Inlined, so that it is compiled for the instructions of its callers.
 ///
 /// # Safety
 /// `line.len()` numbers from `c` on may be written.
+#[inline(always)]
 unsafe fn store(line: &[f32], c: Target, alpha: f32, add: bool) {
-    for (j, &sum) in line.iter().enumerate() {
-        match c {
-            // SAFETY: the caller's premise.
-            Target::F32(c) => unsafe {
-                let at = c.add(j);
-                *at = if add { sum * alpha + *at } else { sum * alpha };
-            },
-            // SAFETY: the caller's premise.
-            Target::BF16(c) => unsafe {
-                let at = c.add(j);
-                let y = if add { sum * alpha + (*at).to_f32() } else { sum * alpha };
-                *at = bf16::from_f32(y);
-            },
+    /// # Safety
+    /// That of [`store`].
+    #[inline(always)]
+    unsafe fn to<T: Real>(line: &[f32], c: *mut T, alpha: f32, add: bool) {
+        // SAFETY: the caller's premise.
+        let c = unsafe { std::slice::from_raw_parts_mut(c, line.len()) };
+        if add {
+            c.iter_mut().zip(line).for_each(|(c, &sum)| *c = T::store(sum * alpha + c.load()));
+        } else {
+            c.iter_mut().zip(line).for_each(|(c, &sum)| *c = T::store(sum * alpha));
         }
+    }
+    match c {
+        // SAFETY: the caller's premise.
+        Target::F32(c) => unsafe { to(line, c, alpha, add) },
+        // SAFETY: the caller's premise.
+        Target::BF16(c) => unsafe { to(line, c, alpha, add) },
     }
 }

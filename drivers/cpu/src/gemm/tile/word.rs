@@ -19,9 +19,9 @@ pub(crate) trait Unit: Pod + Send + Sync {
     const NUMBERS: usize;
     /// Rows of the left factor that are made or packed at once where they must be: a multiple of every tile's rows.
     const ROWS: usize;
-    /// Maximum columns of a task's block: with [`DEPTH`](crate::gemm::DEPTH) their packed numbers fill a quarter of an
-    /// L2 cache.
-    const COLS: usize;
+    /// Maximum columns of a task's block: with [`depth`](crate::gemm::depth) their packed numbers fill a quarter of an
+    /// L2 cache of 1 MiB, or half of one of 512 KiB, as many processors without AVX-512 have.
+    fn cols(isa: Isa) -> usize;
 
     /// A word of two numbers of a column, one after the other. A word of one number leaves the second out.
     fn join(first: Self::Number, second: Self::Number) -> Self;
@@ -43,7 +43,10 @@ impl Unit for f32 {
     type Number = f32;
     const NUMBERS: usize = 1;
     const ROWS: usize = 96;
-    const COLS: usize = 128;
+
+    fn cols(isa: Isa) -> usize {
+        65_536 / crate::gemm::depth(isa)
+    }
 
     #[inline(always)]
     fn join(first: f32, _: f32) -> f32 {
@@ -65,7 +68,10 @@ impl Unit for u32 {
     type Number = bf16;
     const NUMBERS: usize = 2;
     const ROWS: usize = 192;
-    const COLS: usize = 256;
+
+    fn cols(isa: Isa) -> usize {
+        131_072 / crate::gemm::depth(isa)
+    }
 
     #[inline(always)]
     fn join(first: bf16, second: bf16) -> u32 {
