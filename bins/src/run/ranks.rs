@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -93,7 +93,7 @@ pub(super) fn agree<D: Device, C: Comm<D>>(comm: &C, same: &Same) -> Result<()> 
 /// Checks that all ranks see rank 0's output folder, by a mark that it writes into its `lock`.
 ///
 /// # Errors
-/// The first rank that does not see it.
+/// The first rank that does not see it; where the mark cannot be read, what the disk said.
 pub(super) fn share_folder<D: Device, C: Comm<D>>(comm: &C, output: &Path, lock: Option<&File>) -> Result<()> {
     let path = super::folder::lock_path(output);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
@@ -109,8 +109,15 @@ pub(super) fn share_folder<D: Device, C: Comm<D>>(comm: &C, output: &Path, lock:
     if told[1] != 0 {
         return Err(failed(0, "writing into the output folder"));
     }
-    let seen = std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == format!("{:016x}", told[0]));
+    let read = std::fs::read_to_string(&path);
+    let seen = read.as_ref().is_ok_and(|text| text.trim() == format!("{:016x}", told[0]));
     let told = comm.tell(&[u64::from(seen)]).map_err(Error::device("sharing the output folder"))?;
+    // A file that cannot be read is a fault of the disk, not another folder.
+    if let Err(error) = read
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(Error::io("read", &path)(error));
+    }
     match told.iter().position(|&seen| seen == 0) {
         None => Ok(()),
         Some(rank) => Err(Error::Run(format!(
@@ -184,7 +191,26 @@ fn hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use fathom_core::comm::Solo;
+    use fathom_core::device::Host;
+
     use super::*;
+
+    #[test]
+    fn a_mark_that_cannot_be_read_is_no_other_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = crate::run::folder::lock_path(folder.path());
+        let share = |lock| share_folder::<Host, _>(&Solo, folder.path(), lock).map_err(|error| error.to_string());
+        let missing = share(None).unwrap_err();
+        assert!(missing.contains("rank 0 does not see the output folder"), "{missing}");
+        let lock = File::create(&path).unwrap();
+        assert_eq!(share(Some(&lock)), Ok(()));
+        // Reading a folder as a file fails as a bad disk does.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let unreadable = share(None).unwrap_err();
+        assert!(unreadable.contains("cannot read") && unreadable.contains("run.lock"), "{unreadable}");
+    }
 
     #[test]
     fn a_batch_that_no_such_world_divides_names_those_that_do() {
