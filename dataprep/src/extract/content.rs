@@ -15,53 +15,14 @@ use std::borrow::Cow;
 /// Levels of lists in lists that are looked at.
 const LIST_LEVELS: usize = 100;
 
-/// Elements that main text consists of.
-const WANTED: Tags = Tags::of(&[
-    Tag::Blockquote,
-    Tag::Code,
-    Tag::Del,
-    Tag::S,
-    Tag::Strike,
-    Tag::H1,
-    Tag::H2,
-    Tag::H3,
-    Tag::H4,
-    Tag::H5,
-    Tag::H6,
-    Tag::Em,
-    Tag::I,
-    Tag::B,
-    Tag::Strong,
-    Tag::U,
-    Tag::Kbd,
-    Tag::Samp,
-    Tag::Tt,
-    Tag::Var,
-    Tag::Sub,
-    Tag::Sup,
-    Tag::Br,
-    Tag::Hr,
-    Tag::Ul,
-    Tag::Ol,
-    Tag::Dl,
-    Tag::P,
-    Tag::Pre,
-    Tag::Q,
-    Tag::Details,
-    Tag::Summary,
-    Tag::Table,
-    Tag::Tr,
-    Tag::Th,
-    Tag::Td,
-]);
-
 const LISTS: Tags = Tags::of(&[Tag::Ul, Tag::Ol, Tag::Dl]);
 const ITEMS: Tags = Tags::of(&[Tag::Li, Tag::Dt, Tag::Dd]);
 const QUOTES: Tags = Tags::of(&[Tag::Blockquote, Tag::Pre, Tag::Q]);
 const HEADINGS: Tags = Tags::of(&[Tag::H1, Tag::H2, Tag::H3, Tag::H4, Tag::H5, Tag::H6, Tag::Summary]);
 const BREAKS: Tags = Tags::of(&[Tag::Br, Tag::Hr]);
 const CELLS: Tags = Tags::of(&[Tag::Td, Tag::Th]);
-const FORMATS: Tags = Tags::of(&[
+/// Formatted words that main text may have.
+const WANTED_FORMATS: Tags = Tags::of(&[
     Tag::Em,
     Tag::I,
     Tag::B,
@@ -73,43 +34,22 @@ const FORMATS: Tags = Tags::of(&[
     Tag::Var,
     Tag::Sub,
     Tag::Sup,
-    Tag::Mark,
 ]);
+const FORMATS: Tags = WANTED_FORMATS.with(Tag::Mark);
+/// Elements that main text consists of.
+const WANTED: Tags = Tags::of(&[Tag::Code, Tag::Del, Tag::S, Tag::Strike, Tag::P, Tag::Details, Tag::Table, Tag::Tr])
+    .and(QUOTES)
+    .and(HEADINGS)
+    .and(WANTED_FORMATS)
+    .and(BREAKS)
+    .and(LISTS)
+    .and(CELLS);
 /// What may hold formatted words as they are; elsewhere these become a paragraph.
-const HOLDS_FORMATS: Tags = Tags::of(&[
-    Tag::Td,
-    Tag::Th,
-    Tag::H1,
-    Tag::H2,
-    Tag::H3,
-    Tag::H4,
-    Tag::H5,
-    Tag::H6,
-    Tag::Summary,
-    Tag::Em,
-    Tag::I,
-    Tag::B,
-    Tag::Strong,
-    Tag::U,
-    Tag::Kbd,
-    Tag::Samp,
-    Tag::Tt,
-    Tag::Var,
-    Tag::Sub,
-    Tag::Sup,
-    Tag::Mark,
-    Tag::Li,
-    Tag::Dt,
-    Tag::Dd,
-    Tag::Blockquote,
-    Tag::Pre,
-    Tag::Q,
-    Tag::P,
-]);
+const HOLDS_FORMATS: Tags = CELLS.and(HEADINGS).and(FORMATS).and(ITEMS).and(QUOTES).with(Tag::P);
 /// Elements in which links matter.
-const HOLDS_LINKS: Tags = Tags::of(&[Tag::Div, Tag::Ul, Tag::Ol, Tag::Dl, Tag::P, Tag::Table]);
+const HOLDS_LINKS: Tags = LISTS.and(Tags::of(&[Tag::Div, Tag::P, Tag::Table]));
 /// Elements that are looked for where no part of the page promises main text.
-const ANYWHERE: Tags = Tags::of(&[Tag::Blockquote, Tag::Pre, Tag::Q, Tag::Code, Tag::P, Tag::Table, Tag::Div]);
+const ANYWHERE: Tags = QUOTES.and(Tags::of(&[Tag::Code, Tag::P, Tag::Table, Tag::Div]));
 
 /// The main text of a page: an element of its tree that has nothing else.
 pub(super) fn find(tree: &mut Tree) -> Id {

@@ -106,6 +106,12 @@ impl Tags {
         Self(bits)
     }
 
+    /// These and others.
+    pub(super) const fn and(self, others: Self) -> Self {
+        let ([a, b, c], [d, e, f]) = (self.0, others.0);
+        Self([a | d, b | e, c | f])
+    }
+
     pub(super) const fn has(self, tag: Tag) -> bool {
         self.0[tag as usize / 64] >> (tag as usize % 64) & 1 != 0
     }
