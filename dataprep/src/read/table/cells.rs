@@ -35,27 +35,3 @@ pub(super) fn json(column: &ArrayRef, row: usize) -> Result<Json, String> {
         },
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow_array::{BooleanArray, Int64Array, ListArray, StringArray, StructArray};
-    use arrow_schema::Field;
-    use std::sync::Arc;
-
-    #[test]
-    fn lists_and_structures_become_json() {
-        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
-        let offsets = arrow_buffer::OffsetBuffer::new(vec![0, 2, 3].into());
-        let field = Arc::new(Field::new("item", DataType::Utf8, true));
-        let list: ArrayRef = Arc::new(ListArray::new(field, offsets, texts, None));
-        let structure: ArrayRef = Arc::new(StructArray::from(vec![
-            (Arc::new(Field::new("text", list.data_type().clone(), true)), list),
-            (Arc::new(Field::new("n", DataType::Int64, true)), Arc::new(Int64Array::from(vec![Some(-4), None]))),
-            (Arc::new(Field::new("b", DataType::Boolean, true)), Arc::new(BooleanArray::from(vec![true, false]))),
-        ]));
-        assert_eq!(json(&structure, 0).unwrap(), serde_json::json!({"text": ["a", "b"], "n": -4, "b": true}));
-        assert_eq!(json(&structure, 1).unwrap(), serde_json::json!({"text": ["c"], "n": null, "b": false}));
-        assert_eq!(json(&structure, 2).unwrap(), Json::Null);
-    }
-}

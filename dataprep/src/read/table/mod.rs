@@ -286,6 +286,3 @@ pub(super) fn row_again(store: &Store, format: Format, row: u64) -> io::Result<O
     // A column that the first reading did not ask for can be damaged, and the row with it.
     damage.map_or(Ok(None), |why| Err(io::Error::new(io::ErrorKind::InvalidData, why)))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,16 +1,45 @@
-//! Tests of the readers of tables.
+//! The readers of Parquet and Arrow files, which are built only with the feature `parquet`:
+//! `cargo test --release --workspace --features fathom-dataprep/parquet --test tables`.
 
-use crate::read::bytes::{again, fuzz, read_bytes};
-use crate::read::tests::shown;
-use crate::read::{Compression, FieldNames, Format, ReadConfig, Record};
-use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StructArray};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{
+    ArrayRef, BooleanArray, Int64Array, LargeStringArray, ListArray, RecordBatch, StringArray, StructArray,
+};
+use arrow_buffer::OffsetBuffer;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow_schema::{DataType, Field};
+use fathom_dataprep::read::{
+    Compression, FieldNames, Format, InputFile, ItemFile, ReadConfig, Record, fuzz, read_again, read_bytes, splits,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use std::sync::Arc;
+use serde_json::json;
+
+/// One line a record: what it is, and its text, rule or reason.
+fn shown(records: &[Record]) -> Vec<String> {
+    let show = |record: &Record| match record {
+        Record::Document(document) => document.text.clone(),
+        Record::Dropped(document, dropped) => {
+            format!("dropped {} {} at {:?}", dropped.rule, dropped.value, document.origin.bytes)
+        }
+        Record::Bad(bad) | Record::Ignored(bad) => bad.to_string(),
+        other => format!("{other:?}"),
+    };
+    records.iter().map(show).collect()
+}
+
+/// A table as a file of `folder`.
+fn on_disk(folder: &Path, bytes: &[u8], format: Format) -> InputFile {
+    let name = PathBuf::from("table");
+    let path = folder.join(&name);
+    fs::write(&path, bytes).unwrap();
+    InputFile { path, name, bytes: bytes.len() as u64, format, compression: Compression::None }
+}
 
 /// `rows` rows from `first` on: a text, a number, and an address inside a structure; text 3 is null and text 5 is
 /// empty.
@@ -85,20 +114,22 @@ fn rows_are_documents() {
         let Record::Document(document) = &whole[34] else { panic!("{whole:?}") };
         assert_eq!((document.text.as_str(), document.origin.id.as_deref()), ("text number 34", Some("34")));
         assert_eq!((document.url.as_deref(), document.origin.bytes.clone()), (Some("http://34/"), 34..35));
-        let row = again(&file, format, Compression::None, &document.origin.bytes).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = on_disk(folder.path(), &file, format);
+        let row = read_again(&file, &document.origin.bytes).unwrap();
         assert_eq!(row, b"{\"id\":\"34\",\"text\":\"text number 34\"}");
-        assert!(again(&file, format, Compression::None, &(35..36)).is_err());
+        assert!(read_again(&file, &(35..36)).is_err());
     }
 }
 
 /// Files that pyarrow wrote, which are the seeds of the fuzz target: after a byte that chooses the format.
 #[test]
 fn rows_of_another_program_are_documents() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/readers");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/readers");
     for name in
         ["parquet-plain", "parquet-snappy", "parquet-zstd", "arrow-file", "arrow-stream", "arrow-lz4", "arrow-zstd"]
     {
-        let file = std::fs::read(folder.join(name)).unwrap();
+        let file = fs::read(folder.join(name)).unwrap();
         let format = if name.starts_with("arrow") { Format::Arrow } else { Format::Parquet };
         let records = read(&file[1..], format, 500);
         let null = "memory: row 1: field \"text\" is null, not a string";
@@ -112,9 +143,9 @@ fn rows_of_another_program_are_documents() {
 #[test]
 fn a_table_is_cut_into_its_groups() {
     for (file, format) in files() {
-        let (store, input) = crate::read::bytes::in_memory(&file, format, Compression::None);
-        let ranges = crate::read::split::ranges(&store, &input, 1).unwrap();
-        assert!(ranges.len() >= 4, "{format:?} {ranges:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let splits = splits(&[on_disk(folder.path(), &file, format)], 1).unwrap();
+        assert!(splits.len() >= 4, "{format:?} {splits:?}");
     }
 }
 
@@ -154,4 +185,29 @@ fn absurd_lengths_are_refused() {
     // A message that says it has 2 GB of header.
     assert!(shown(&read(b"\xff\xff\xff\xff\xff\xff\xff\x7f", Format::Arrow, 1))[0].contains("2147483647 bytes"));
     fuzz(b"PAR1\xff\xff\xff\x7fPAR1", Format::Parquet, Compression::None);
+}
+
+#[test]
+fn lists_and_structures_become_json() {
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
+    let offsets = OffsetBuffer::new(vec![0, 2, 3].into());
+    let field = Arc::new(Field::new("item", DataType::Utf8, true));
+    let list: ArrayRef = Arc::new(ListArray::new(field, offsets, texts, None));
+    let structure: ArrayRef = Arc::new(StructArray::from(vec![
+        (Arc::new(Field::new("text", list.data_type().clone(), true)), list),
+        (Arc::new(Field::new("n", DataType::Int64, true)), Arc::new(Int64Array::from(vec![Some(-4), None]))),
+        (Arc::new(Field::new("b", DataType::Boolean, true)), Arc::new(BooleanArray::from(vec![true, false]))),
+    ]));
+    let batch = RecordBatch::try_from_iter_with_nullable([("answers", structure, true)]).unwrap();
+    let mut writer = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("questions.arrow");
+    fs::write(&path, writer.into_inner().unwrap()).unwrap();
+    let items = ItemFile::open(&path).unwrap().items(None).unwrap().unwrap();
+    let answers: Vec<_> = items.iter().map(|item| item.fields["answers"].clone()).collect();
+    assert_eq!(
+        answers,
+        [json!({"text": ["a", "b"], "n": -4, "b": true}), json!({"text": ["c"], "n": null, "b": false})]
+    );
 }
