@@ -30,10 +30,9 @@ const HEADER: u64 = 160;
 const DESCRIPTION: u64 = 64 << 10;
 
 /// What is written beside the state: settings of the checkpoint's files.
-#[derive(Clone, Copy)]
-pub struct Files<'a> {
+pub struct Files<'a, D: Kernels> {
     /// The moving average of the weights, where one is kept.
-    pub average: Option<&'a Ema>,
+    pub average: Option<&'a Ema<D>>,
     /// The tokenizer of the data.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Number format of the model's own files.
@@ -51,7 +50,7 @@ pub struct Files<'a> {
 pub fn save<D: Kernels, C: Comm<D>>(
     draft: &mut Draft<'_>,
     trainer: &Trainer<D, C>,
-    files: Files<'_>,
+    files: Files<'_, D>,
     state: &State,
 ) -> Result<(), CheckpointError> {
     let (comm, model) = (trainer.comm(), &trainer.model);
@@ -216,7 +215,7 @@ impl Job {
 /// The tensors of the files of a round, one of each file at a time: all ranks ask for them in step.
 struct Pieces<'a, D: Kernels, C: Comm<D>> {
     trainer: &'a Trainer<D, C>,
-    average: Option<&'a Ema>,
+    average: Option<&'a Ema<D>>,
     /// The files of the round, by the rank that writes each.
     jobs: &'a [Job],
     /// The tensor that comes next, of every file.
@@ -335,11 +334,8 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
     ) -> Result<(), D::Error> {
         match (self.parameters(values), self.average) {
             (Some(parameters), _) => parameters.read_range(self.trainer.model.device(), parameter, range, bytes),
-            (None, average) => {
-                let held = average.map_or(&[][..], |average| average.parameter(parameter));
-                bytes.copy_from_slice(bytemuck::cast_slice(held));
-                Ok(())
-            }
+            (None, Some(average)) => average.read(self.trainer.model.device(), parameter, bytes),
+            (None, None) => Ok(()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
-use fathom_core::train::{Ema, Limits, StepReport, Withheld};
+use fathom_core::train::{Limits, StepReport, Withheld};
 
 use super::metrics::Metrics;
 use super::spike::{self, Action, Cause, Spike};
@@ -110,8 +110,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let mut state = State::read(&folder)?;
         checkpoint::load_trainer(&mut self.trainer, &folder, &state)?;
         if let Some(average) = &mut self.average {
-            *average = Ema::part(self.settings.train.ema_decay, average.layout(), average.held().to_vec());
-            checkpoint::load_average(average, &folder, &state)?;
+            let device = self.trainer.model.device();
+            average.clear(device).map_err(Error::device("clearing the EMA"))?;
+            checkpoint::load_average(device, average, &folder, &state)?;
         }
         state.settings = std::mem::take(&mut self.state.settings);
         state.best_checkpoint = self.state.best_checkpoint;

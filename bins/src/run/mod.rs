@@ -55,7 +55,7 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     steps: u64,
     trainer: Trainer<D, C>,
     observed: Observed,
-    average: Option<Ema>,
+    average: Option<Ema<D>>,
     loader: Loader,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,

@@ -127,15 +127,17 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let model = build_model(device, &comm, &settings, newest.is_none())?;
         let trainer = Trainer::sharing(model, comm, hyperparameters(&settings), settings.parallel.how);
         let mut trainer = trainer.map_err(Error::device("preparing"))?;
-        let decay = settings.train.ema_decay;
-        let layout = trainer.model.architecture().layout();
-        let mut average = (decay > 0.0).then(|| Ema::part(decay, layout, trainer.shards().all_own()));
+        let average = settings.train.ema().map(|memory| {
+            let (layout, held) = (trainer.model.architecture().layout(), trainer.shards().all_own());
+            Ema::part(device, settings.train.ema_decay, layout, held, memory)
+        });
+        let mut average = average.transpose().map_err(Error::device("preparing the EMA (train.ema_memory)"))?;
         let mut state = match (&newest, saved) {
             (Some(folder), Some(state)) => {
                 observed.progress.phase("reading the checkpoint");
                 checkpoint::load_trainer(&mut trainer, folder, &state)?;
                 if let Some(average) = &mut average {
-                    checkpoint::load_average(average, folder, &state)?;
+                    checkpoint::load_average(device, average, folder, &state)?;
                 }
                 loader.seek(&state.cursor).map_err(|error| other_data(error, output, &settings))?;
                 state
