@@ -1,5 +1,6 @@
 //! A training run: data, model, steps, checkpoints, metrics and progress.
 
+mod ahead;
 mod benchmarks;
 mod data;
 mod folder;
@@ -43,6 +44,7 @@ use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 use crate::checkpoint::{self, Best, State};
 use crate::error::{Error, Result};
 use crate::settings::{KeepBest, Settings};
+use ahead::Ahead;
 use benchmarks::Benchmarks;
 use limit::{Part, TimeLimit};
 use metrics::Metrics;
@@ -57,6 +59,7 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     observed: Observed,
     average: Option<Ema<D>>,
     loader: Loader,
+    ahead: Ahead,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
     benchmarks: Option<Benchmarks>,

@@ -9,6 +9,7 @@ use fathom_core::model::{Architecture, Model};
 use fathom_core::train::{Ema, Hyperparameters, Shards, Trainer, Zero};
 use fathom_dataprep::durable::{DISK, Files};
 
+use super::ahead::Ahead;
 use super::benchmarks::Benchmarks;
 use super::folder::{lock_on, newest};
 use super::limit::TimeLimit;
@@ -189,6 +190,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             observed,
             average,
             loader,
+            ahead: Ahead::default(),
             validation,
             tokenizer,
             benchmarks,
