@@ -42,6 +42,8 @@ pub struct Request<'a> {
     pub precision: Precision,
     /// Where a moving average of the weights is kept, if one is.
     pub average: Option<EmaMemory>,
+    /// Whether checkpoints are written in the background, from a copy of the state on the host.
+    pub snapshot: bool,
     /// The device that would train; its memory where that is known.
     pub device: Capabilities,
     /// Data folder that the vocabulary comes from, if any: shown beside the parameters.
@@ -60,7 +62,8 @@ impl Request<'_> {
     /// Bytes that training takes on the device.
     fn needed(&self, memory: &MemoryPlan) -> u64 {
         // The CPU's memory is the host's.
-        memory.total() + if self.device.name.as_str() == "cpu" { host_average(self, memory) } else { 0 }
+        let host = host_average(self, memory).saturating_add(snapshot(self, memory));
+        memory.total().saturating_add(if self.device.name.as_str() == "cpu" { host } else { 0 })
     }
 }
 
@@ -136,7 +139,7 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
         "ranks": request.ranks,
         "zero": request.parallel.zero as u8,
         "bytes_sent_per_step": plan.sent,
-        "host_memory": { "ema": host_average(request, memory) },
+        "host_memory": { "ema": host_average(request, memory), "snapshot": snapshot(request, memory) },
         "device": { "name": request.device.name.as_str(), "memory": request.device.memory },
         "fits": request.fits(memory).map(|(_, fits)| fits),
         "vocab_size": request.model.vocab_size,
@@ -169,6 +172,12 @@ fn task_share(request: &Request<'_>, cost: Cost, times: u64) -> f64 {
 fn host_average(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
     let divided = if request.parallel.zero == Zero::Weights { 1 } else { request.ranks as u64 };
     if request.average == Some(EmaMemory::Host) { plan.weights / divided } else { 0 }
+}
+
+/// The copy of the state on the host that checkpoints are written from in the background.
+fn snapshot(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
+    let average = if request.average.is_some() { plan.weights } else { 0 };
+    if request.snapshot { plan.weights.saturating_add(plan.moments).saturating_add(average) } else { 0 }
 }
 
 fn by_kind(count: &ParameterCount) -> [(&'static str, u64); 10] {
@@ -240,6 +249,10 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan, sent: u64)
     if request.average == Some(EmaMemory::Host) {
         let average = size(host_average(request, plan));
         writeln!(out, "  {:<28}{average:>22}  moving average of the weights", "and on the host")?;
+    }
+    if request.snapshot {
+        let bytes = size(snapshot(request, plan));
+        writeln!(out, "  {:<28}{bytes:>22}  copy of the state, for checkpoint.async", "and on the host")?;
     }
     if request.ranks > 1 {
         writeln!(out, "  {:<28}{:>22}  by each rank, to the others", "sent in a step", size(sent))?;
@@ -363,6 +376,7 @@ mod tests {
     fn request<'a>(model: &'a ModelConfig, schedule: &'a Schedule) -> Request<'a> {
         Request {
             average: Some(EmaMemory::Device),
+            snapshot: false,
             model,
             schedule,
             tokens: 14_800_000_000_000,
@@ -435,7 +449,13 @@ mod tests {
         assert!(fits(host, "cuda:0", needed) && !fits(host, "cuda:0", needed - 1));
         let on_device = Some(EmaMemory::Device);
         assert!(fits(on_device, "cuda:0", needed + average) && !fits(on_device, "cuda:0", needed + average - 1));
-        let unknown = Request { device: with_memory("cuda:0", None), ..small };
+        // A copy of weights, moments and average for checkpoints in the background.
+        let behind = Request { snapshot: true, ..small };
+        let value: Value = serde_json::from_str(&report(&behind, true).unwrap()).unwrap();
+        let copy = 2 * value["memory"]["weights"].as_u64().unwrap() + value["memory"]["moments"].as_u64().unwrap();
+        assert_eq!(value["host_memory"]["snapshot"], copy);
+        assert_eq!(super::needed(&behind).unwrap(), needed + average + copy);
+        let unknown = Request { device: with_memory("cuda:0", None), snapshot: false, ..behind };
         assert!(!report(&unknown, false).unwrap().contains("fit here"));
     }
 

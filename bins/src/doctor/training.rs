@@ -126,6 +126,7 @@ fn needed(settings: &Settings, ranks: usize, device: Capabilities) -> Result<u64
         parallel: settings.parallel.how,
         precision: settings.train.precision,
         average: settings.train.ema(),
+        snapshot: settings.checkpoint.asynchronous,
         device,
         data: None,
         tasks: None,

@@ -292,6 +292,7 @@ fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Re
         parallel: settings.parallel.how,
         precision: settings.train.precision,
         average: settings.train.ema(),
+        snapshot: settings.checkpoint.asynchronous,
         device: device::capabilities(&arguments.device)?,
         data: data.as_deref(),
         tasks,

@@ -25,6 +25,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// A spike or a number that is not finite, where the settings or their number make it the run's end.
     pub(super) fn judge(&mut self, report: &StepReport, limits: &Limits, next: u64) -> Result<bool> {
         let settings = self.settings.train.spike;
+        if report.withheld.is_some() {
+            // The run may go back to the checkpoint that is being written.
+            self.written(true)?;
+        }
         let Some(why) = report.withheld else {
             spike::take(&settings, &mut self.state.spikes, report.grad_norm, report.loss);
             if settings.policy == SpikePolicy::Skip || self.saved.is_none() {

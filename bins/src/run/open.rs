@@ -97,6 +97,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
         data::check_samples(&settings, tokenizer.as_ref())?;
         needs_whole_weights(&settings)?;
+        needs_one_rank(&settings, comm.world())?;
         let benchmarks = if leads { Benchmarks::open(&settings, tokenizer.as_ref())? } else { None };
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
@@ -177,6 +178,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             output: output.into(),
             files,
             failed_saves: 0,
+            saving: None,
+            snapshot: None,
+            notices: Vec::new(),
             spikes: Vec::new(),
             unmeasured: false,
             reading: reading(&settings),
@@ -214,6 +218,7 @@ pub(crate) fn open_data(settings: &Settings, world: usize) -> Result<String> {
     let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
     data::check_samples(&settings, tokenizer.as_ref())?;
     needs_whole_weights(&settings)?;
+    needs_one_rank(&settings, world)?;
     Benchmarks::open(&settings, tokenizer.as_ref())?;
     let tokens: u64 = sources.iter().map(|source| source.data.tokens()).sum();
     let places: Vec<String> = data::data_paths(&settings)?.iter().map(|path| path.display().to_string()).collect();
@@ -292,6 +297,15 @@ fn needs_whole_weights(settings: &Settings) -> Result<()> {
             Err(settings.reject(key, problem).into())
         }
     }
+}
+
+/// Refuses what a rank can only do alone.
+fn needs_one_rank(settings: &Settings, world: usize) -> Result<()> {
+    if world == 1 || !settings.checkpoint.asynchronous {
+        return Ok(());
+    }
+    let problem = format!("is for one rank, and there are {world}, which write a checkpoint together: set it to false");
+    Err(settings.reject("checkpoint.async", problem).into())
 }
 
 fn hyperparameters(settings: &Settings) -> Hyperparameters {

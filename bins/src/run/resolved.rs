@@ -40,6 +40,7 @@ const MAY_CHANGE: &[&str] = &[
     "checkpoint.keep_best",
     "checkpoint.keep_every",
     "checkpoint.shard_bytes",
+    "checkpoint.async",
     "model.preset",
 ];
 

@@ -532,6 +532,12 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
+    key(
+        "checkpoint.async",
+        Flag,
+        "false",
+        "write checkpoints while training goes on (async save), from a copy of the state in host memory; one rank",
+    ),
     // parallel
     key(
         "parallel.zero",

@@ -147,6 +147,8 @@ pub struct Checkpoint {
     pub format: Format,
     /// Maximum bytes per model file.
     pub shard_bytes: u64,
+    /// Writes checkpoints in the background.
+    pub asynchronous: bool,
 }
 
 /// The settings of every program, checked one by one and against one another.
@@ -427,6 +429,7 @@ impl Checkpoint {
             keep_every: reader.count("checkpoint.keep_every"),
             format: Format::from_name(&reader.word("checkpoint.format")).unwrap_or(Format::F32),
             shard_bytes: reader.size("checkpoint.shard_bytes", usize::MAX)? as u64,
+            asynchronous: reader.flag("checkpoint.async"),
         })
     }
 }
