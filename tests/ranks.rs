@@ -239,7 +239,7 @@ fn memory_and_traffic_of_a_rank_are_as_planned() {
     for precision in POLICIES {
         for zero in STAGES {
             let parallel = Parallel { sum: Sum::Exact, zero };
-            let share = Share { sequences: SEQUENCES, length: LENGTH, rounds, world: WORLD, parallel };
+            let share = Share { sequences: SEQUENCES, length: LENGTH, rounds, world: WORLD, parallel, average: false };
             let plan = Plan::of(&config, precision, share).unwrap();
             let state = plan.memory.weights + plan.memory.copies + plan.memory.gradients + plan.memory.moments;
             let got = ranks::run(WORLD, |comm| {

@@ -316,6 +316,96 @@ fn rotation_spares_the_best_checkpoint_and_writes_none_for_it() {
     assert!(!said.contains("best checkpoint"), "{said}");
 }
 
+/// The files of a checkpoint but its manifest; of its state all but the seconds, which no two runs share.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_path_buf()]);
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            if path.ends_with("trainer/state.json") {
+                let mut state: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                state.as_object_mut().unwrap().remove("seconds").expect("a state has seconds");
+                bytes = state.to_string().into_bytes();
+            }
+            if !path.ends_with("manifest.json") {
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), bytes);
+            }
+        }
+    }
+    found
+}
+
+/// `train` with checkpoints in the background, every third of them kept.
+fn in_the_background(data: &Path, output: &Path, every: usize) -> Command {
+    let mut command = train(data, output, STEPS, every);
+    for set in ["checkpoint.async=true", "checkpoint.format=bf16", "checkpoint.keep_every=3"] {
+        command.arg("--set").arg(set);
+    }
+    command
+}
+
+#[test]
+fn checkpoints_in_the_background_are_those_that_training_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepare(folder.path());
+    let [waiting, behind, killed] = ["waiting", "behind", "killed"].map(|name| folder.path().join(name));
+    succeeds(in_the_background(&data, &waiting, 3).args(["--set", "checkpoint.async=false"]));
+    succeeds(&mut in_the_background(&data, &behind, 3));
+    let expected: BTreeSet<u64> = (3..STEPS as u64).step_by(3).chain([STEPS as u64]).collect();
+    assert_eq!((steps(&waiting), steps(&behind)), (expected.clone(), expected.clone()));
+    for step in expected {
+        let of = |run: &Path| files(&run.join(format!("step-{step:08}")));
+        let (waiting, behind) = (of(&waiting), of(&behind));
+        assert_eq!(waiting.keys().collect::<Vec<_>>(), behind.keys().collect::<Vec<_>>());
+        assert!(waiting.len() > 6);
+        for (name, bytes) in waiting {
+            assert!(bytes == behind[&name], "step {step}: {}", name.display());
+        }
+    }
+    assert_same("in the background", &waiting, &behind);
+
+    // Killed without warning, perhaps in the middle of one: the newest that is complete is one to go on from.
+    for step in [4, 10, 19, 31] {
+        let mut child = in_the_background(&data, &killed, 1).arg("--resume").spawn().unwrap();
+        wait_for_step(&mut child, &killed, step);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    succeeds(in_the_background(&data, &killed, 3).arg("--resume"));
+    assert_same("killed while a checkpoint was written", &waiting, &killed);
+}
+
+/// A file over the limit cannot be written: the failure of a checkpoint in the background is that of any other.
+#[cfg(unix)]
+#[test]
+fn checkpoints_in_the_background_that_fail_end_the_run_at_the_third() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, output) = (prepare(folder.path()), folder.path().join("run"));
+    let plain = in_the_background(&data, &output, 2);
+    let mut limited = Command::new("sh");
+    // 100 blocks of 512 bytes.
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "sh"]).arg(plain.get_program());
+    let ended = limited.args(plain.get_args()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    // Every second step, and every third, which is kept.
+    for (step, count) in [(2, 1), (3, 2)] {
+        let warning =
+            format!("could not save step {step} ({count} of 3 failures before giving up); training goes on: ");
+        assert_eq!(said.matches(&warning).count(), 1, "{said}");
+    }
+    assert!(said.contains("error: ") && said.contains(".safetensors"), "{said}");
+    assert!(steps(&output).is_empty());
+    let left = std::fs::read_dir(&output).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// A task of `items` questions with three short answers each, and the settings that measure it.
 fn task(folder: &Path, items: usize, every: usize) -> Vec<String> {
     let source = "name = 'sums'\nkind = 'choice'\ndata = ['sums.jsonl']\nprompt = 'word{{ a }} word{{ b }}'\n\

@@ -163,6 +163,17 @@ fn a_number_that_is_not_finite_is_skipped_rolled_back_or_the_end_as_the_settings
     assert_eq!(text(&back[..10]), text(&skip[..10]));
     assert_ne!(text(&back[10..14]), text(&skip[10..14]));
 
+    // A run returns to a checkpoint that is still being written as to any other.
+    let near = ["train.steps=30", "train.spike=rollback", "train.ema_decay=0.9", "checkpoint.every_steps=14"];
+    train(&with_nan(15), Solo, folder, "near", &near).unwrap();
+    let behind = [&near[..], &["checkpoint.async=true"]].concat();
+    train(&with_nan(15), Solo, folder, "behind", &behind).unwrap();
+    let (near, behind) = (lines(folder, "near"), lines(folder, "behind"));
+    assert!(near.iter().flat_map(|line| &line.spikes).any(|spike| spike.back_to == Some(14)), "{}", text(&near));
+    assert_eq!(text(&near), text(&behind));
+    let average = |name: &str| fs::read(folder.join(name).join("step-00000030/trainer/ema.safetensors")).unwrap();
+    assert!(average("near") == average("behind"));
+
     let sets = ["train.steps=30", "train.spike=stop"];
     let error = train(&with_nan(15), Solo, folder, "stop", &sets).unwrap_err();
     assert!(matches!(error, Error::Spike(_)) && error.exit_code() == 3, "{error}");

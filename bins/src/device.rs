@@ -1,7 +1,7 @@
 //! Devices by name, as `--device` takes them. Everything else is generic over the device;
 //! [`on_device!`](crate::on_device) is the one place where a name becomes a type.
 
-use fathom_core::device::{Device, Name as DeviceName};
+use fathom_core::device::{Capabilities, Device, Name as DeviceName};
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_cpu::Cpu;
 use fathom_cuda::{Cuda, CudaError, Emulation};
@@ -112,20 +112,31 @@ impl AnyDevice {
     }
 }
 
+/// What a plan needs to know of the device of that name. One that is not here is not needed: its memory is then `None`,
+/// and the rest is what every such device has.
+///
+/// # Errors
+/// Unknown device name.
+pub fn capabilities(name: &str) -> Result<Capabilities> {
+    let here = |ordinal| Cuda::new(ordinal).ok().map(|device| device.capabilities());
+    let processor = || {
+        let mut capabilities = Capabilities::new("cpu");
+        capabilities.memory = host_memory();
+        capabilities
+    };
+    Ok(match parse(name)? {
+        Name::Gpu(ordinal) => here(ordinal).unwrap_or_else(|| Cuda::unopened(&format!("cuda:{ordinal}"))),
+        Name::Auto if Cuda::count() > 0 => here(0).unwrap_or_else(processor),
+        Name::Auto | Name::Cpu => processor(),
+        Name::Emulated => Cuda::unopened("cuda:emulated"),
+    })
+}
+
 /// The memory that training on the device of that name has: the device's name and bytes. `None` where that is not
 /// known, or there is no such device here.
 pub fn memory(name: &str) -> Option<(DeviceName, u64)> {
-    let gpu = |ordinal| {
-        let device = Cuda::new(ordinal).ok()?;
-        let capabilities = device.capabilities();
-        Some((capabilities.name, capabilities.memory?))
-    };
-    match parse(name).ok()? {
-        Name::Gpu(ordinal) => gpu(ordinal),
-        Name::Auto if Cuda::count() > 0 => gpu(0),
-        Name::Auto | Name::Cpu => host_memory().map(|bytes| (DeviceName::new("cpu"), bytes)),
-        Name::Emulated => None,
-    }
+    let capabilities = capabilities(name).ok()?;
+    Some((capabilities.name, capabilities.memory?))
 }
 
 /// Bytes of memory that this process may use: those of the machine, or of its control groups if one has fewer.
@@ -218,6 +229,12 @@ mod tests {
         assert_eq!(line_of_meminfo("MemFree: 1 kB\n", "MemTotal"), None);
         assert_eq!(line_of_meminfo("MemFree: 99999999999999999999 kB\n", "MemFree"), None);
         assert_eq!(memory("tpu"), None);
+        assert_eq!(capabilities("tpu").unwrap_err().exit_code(), 2);
+        // A GPU that is not here has the pieces of one that is.
+        let far = capabilities(&format!("cuda:{}", Cuda::count() + 7)).unwrap();
+        let emulated = capabilities("cuda:emulated").unwrap();
+        assert_eq!((far.memory, far.chunk), (None, emulated.chunk));
+        assert!(far.chunk > capabilities("cpu").unwrap().chunk);
         assert_eq!(memory("cuda:emulated"), None);
     }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use fathom_core::cache::{CacheFormat, SCRATCH, bytes_per_token};
 use fathom_core::config::{KvCache, ModelConfig, ParameterCount};
+use fathom_core::device::Capabilities;
 use fathom_core::layer::mla::scratch_numbers;
 use fathom_core::precision::Precision;
 use fathom_core::train::plan::{MemoryPlan, Plan, Share};
 use fathom_core::train::schedule::Schedule;
-use fathom_core::train::{Parallel, Zero};
+use fathom_core::train::{EmaMemory, Parallel, Zero};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -39,10 +40,12 @@ pub struct Request<'a> {
     pub parallel: Parallel,
     /// The precision policy.
     pub precision: Precision,
-    /// Whether a moving average of the weights is kept.
-    pub average: bool,
-    /// The device that would train, by name, and its memory in bytes; `None` where that is not known.
-    pub device: Option<(&'a str, u64)>,
+    /// Where a moving average of the weights is kept, if one is.
+    pub average: Option<EmaMemory>,
+    /// Whether checkpoints are written in the background, from a copy of the state on the host.
+    pub snapshot: bool,
+    /// The device that would train; its memory where that is known.
+    pub device: Capabilities,
     /// Data folder that the vocabulary comes from, if any: shown beside the parameters.
     pub data: Option<&'a Path>,
     /// What measuring the benchmark tasks once costs, and how often that is done, where there are any.
@@ -52,22 +55,24 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Bytes that training takes on the device, and whether they fit.
     fn fits(&self, memory: &MemoryPlan) -> Option<(u64, bool)> {
-        let (name, limit) = self.device?;
-        // The CPU's memory is the host's, where the average lies.
-        let needed = memory.total() + if name == "cpu" { average_bytes(self, memory) } else { 0 };
-        Some((needed, needed <= limit))
+        let needed = self.needed(memory);
+        Some((needed, needed <= self.device.memory?))
+    }
+
+    /// Bytes that training takes on the device.
+    fn needed(&self, memory: &MemoryPlan) -> u64 {
+        // The CPU's memory is the host's.
+        let host = host_average(self, memory).saturating_add(snapshot(self, memory));
+        memory.total().saturating_add(if self.device.name.as_str() == "cpu" { host } else { 0 })
     }
 }
 
-/// Bytes that the run takes on its device, those of the moving average included where that is the CPU.
+/// Bytes that the run takes on its device.
 ///
 /// # Errors
 /// As [`report`].
 pub(crate) fn needed(request: &Request<'_>) -> Result<u64> {
-    let plan = plan(request)?;
-    let host =
-        if request.device.is_none_or(|(name, _)| name == "cpu") { average_bytes(request, &plan.memory) } else { 0 };
-    Ok(plan.memory.total() + host)
+    Ok(request.needed(&plan(request)?.memory))
 }
 
 /// The plan as a text for people, or as one JSON object.
@@ -90,8 +95,9 @@ fn plan(request: &Request<'_>) -> Result<Plan> {
         rounds: (batch / request.micro_batch.max(1) / request.ranks.max(1)).max(1),
         world: request.ranks,
         parallel: request.parallel,
+        average: request.average == Some(EmaMemory::Device),
     };
-    Plan::of(request.model, request.precision, share).map_err(Error::device("planning a step"))
+    Plan::on(request.device, request.model, request.precision, share).map_err(Error::device("planning a step"))
 }
 
 fn json(request: &Request<'_>, plan: &Plan) -> Value {
@@ -126,14 +132,15 @@ fn json(request: &Request<'_>, plan: &Plan) -> Value {
             "copies": memory.copies,
             "gradients": memory.gradients,
             "moments": memory.moments,
+            "ema": memory.average,
             "activations": memory.activations,
             "total": memory.total(),
         },
         "ranks": request.ranks,
         "zero": request.parallel.zero as u8,
         "bytes_sent_per_step": plan.sent,
-        "host_memory": { "ema": average_bytes(request, memory) },
-        "device": request.device.map(|(name, bytes)| json!({ "name": name, "memory": bytes })),
+        "host_memory": { "ema": host_average(request, memory), "snapshot": snapshot(request, memory) },
+        "device": { "name": request.device.name.as_str(), "memory": request.device.memory },
         "fits": request.fits(memory).map(|(_, fits)| fits),
         "vocab_size": request.model.vocab_size,
         "vocabulary_of": request.data,
@@ -160,11 +167,17 @@ fn task_share(request: &Request<'_>, cost: Cost, times: u64) -> f64 {
     cost.tokens as f64 * times as f64 / (3.0 * request.tokens.max(1) as f64)
 }
 
-/// The moving average of the weights, on the host: as large as the master weights, f32 like them, and divided among the
-/// ranks.
-fn average_bytes(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
+/// The moving average of the weights where the host keeps it: as large as the master weights, f32 like them, and
+/// divided among the ranks.
+fn host_average(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
     let divided = if request.parallel.zero == Zero::Weights { 1 } else { request.ranks as u64 };
-    if request.average { plan.weights / divided } else { 0 }
+    if request.average == Some(EmaMemory::Host) { plan.weights / divided } else { 0 }
+}
+
+/// The copy of the state on the host that checkpoints are written from in the background.
+fn snapshot(request: &Request<'_>, plan: &MemoryPlan) -> u64 {
+    let average = if request.average.is_some() { plan.weights } else { 0 };
+    if request.snapshot { plan.weights.saturating_add(plan.moments).saturating_add(average) } else { 0 }
 }
 
 fn by_kind(count: &ParameterCount) -> [(&'static str, u64); 10] {
@@ -215,9 +228,10 @@ fn parameters(out: &mut String, request: &Request<'_>, count: &ParameterCount) -
 
 fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan, sent: u64) -> std::fmt::Result {
     let (micro, length) = (request.micro_batch, request.length);
+    let device = request.device.name;
     let on = match request.ranks {
-        1 => "on one device".into(),
-        ranks => format!("of one rank of {ranks}, {}", request.parallel),
+        1 => format!("on {device}"),
+        ranks => format!("of one rank of {ranks}, on {device}, {}", request.parallel),
     };
     writeln!(out, "Memory of training in {} {on}, micro-batch {micro} x {length} tokens", request.precision.name())?;
     let rows = [
@@ -225,22 +239,30 @@ fn memory(out: &mut String, request: &Request<'_>, plan: &MemoryPlan, sent: u64)
         ("low-precision copies", plan.copies),
         ("gradients", plan.gradients),
         ("moments of AdamW", plan.moments),
+        ("moving average of weights", plan.average),
         ("activations", plan.activations),
         ("total", plan.total()),
     ];
     for (kind, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
         writeln!(out, "  {kind:<28}{:>22}", size(bytes))?;
     }
-    if request.average {
-        let average = size(average_bytes(request, plan));
+    if request.average == Some(EmaMemory::Host) {
+        let average = size(host_average(request, plan));
         writeln!(out, "  {:<28}{average:>22}  moving average of the weights", "and on the host")?;
+    }
+    if request.snapshot {
+        let bytes = size(snapshot(request, plan));
+        writeln!(out, "  {:<28}{bytes:>22}  copy of the state, for checkpoint.async", "and on the host")?;
     }
     if request.ranks > 1 {
         writeln!(out, "  {:<28}{:>22}  by each rank, to the others", "sent in a step", size(sent))?;
     }
-    if let (Some((name, limit)), Some((needed, fits))) = (request.device, request.fits(plan)) {
-        let verdict = if fits { "fits here" } else { "does not fit here" };
-        writeln!(out, "  {verdict}: {} needed, {name} has {}", size(needed), size(limit))?;
+    match (request.device.memory, request.fits(plan)) {
+        (Some(limit), Some((needed, fits))) => {
+            let verdict = if fits { "fits here" } else { "does not fit here" };
+            writeln!(out, "  {verdict}: {} needed, {device} has {}", size(needed), size(limit))?;
+        }
+        _ => writeln!(out, "  {device} is not here, or does not say how much memory it has")?,
     }
     writeln!(out)
 }
@@ -345,9 +367,16 @@ fn operations(flops: u64) -> String {
 mod tests {
     use super::*;
 
+    fn with_memory(name: &str, memory: Option<u64>) -> Capabilities {
+        let mut capabilities = Capabilities::new(name);
+        capabilities.memory = memory;
+        capabilities
+    }
+
     fn request<'a>(model: &'a ModelConfig, schedule: &'a Schedule) -> Request<'a> {
         Request {
-            average: true,
+            average: Some(EmaMemory::Device),
+            snapshot: false,
             model,
             schedule,
             tokens: 14_800_000_000_000,
@@ -357,7 +386,7 @@ mod tests {
             ranks: 1,
             parallel: Parallel::default(),
             precision: Precision::F32,
-            device: Some(("cpu", 16 << 30)),
+            device: with_memory("cpu", Some(16 << 30)),
             data: None,
             tasks: None,
         }
@@ -372,7 +401,7 @@ mod tests {
         assert_eq!(value["kv_cache_bytes_per_token"], 70_272);
         assert_eq!(value["kv_cache_bytes_per_token_fp8"], 40_016);
         assert_eq!(value["kv_cache"]["published"]["ratio"], 28.0);
-        assert_eq!(value["host_memory"]["ema"], value["memory"]["weights"]);
+        assert_eq!((&value["memory"]["ema"], &value["host_memory"]["ema"]), (&value["memory"]["weights"], &json!(0)));
         assert!(value["memory"]["weights"].as_u64() >= Some(4 * 671_000_000_000));
         assert!(value["active_parameters"].as_u64().is_some() && value["flops_per_token"].as_u64().is_some());
     }
@@ -401,22 +430,32 @@ mod tests {
     #[test]
     fn what_fits_is_said_to_fit() {
         let (model, schedule) = (ModelConfig::tiny(), Schedule::v3());
-        let small = Request { length: 64, device: Some(("cpu", 1 << 30)), ..request(&model, &schedule) };
+        let host = Some(EmaMemory::Host);
+        let device = with_memory("cpu", Some(1 << 30));
+        let small = Request { length: 64, device, average: host, ..request(&model, &schedule) };
         assert!(report(&small, false).unwrap().contains("\n  fits here: "));
         let value: Value = serde_json::from_str(&report(&small, true).unwrap()).unwrap();
         assert_eq!((&value["fits"], &value["device"]["memory"]), (&json!(true), &json!(1 << 30)));
         let (needed, average) =
             (value["memory"]["total"].as_u64().unwrap(), value["host_memory"]["ema"].as_u64().unwrap());
         assert!(average > 0);
-        // On the CPU the average takes the same memory; on a GPU it does not.
-        let fits = |device, bytes| {
-            let request = Request { device: Some((device, bytes)), ..request(&model, &schedule) };
-            let request = Request { length: 64, ..request };
+        // The host's memory is the CPU's, and not a GPU's.
+        let fits = |average, device: &str, bytes| {
+            let device = with_memory(device, Some(bytes));
+            let request = Request { device, average, length: 64, ..request(&model, &schedule) };
             serde_json::from_str::<Value>(&report(&request, true).unwrap()).unwrap()["fits"] == true
         };
-        assert!(fits("cpu", needed + average) && !fits("cpu", needed + average - 1));
-        assert!(fits("cuda:0", needed) && !fits("cuda:0", needed - 1));
-        let unknown = Request { device: None, ..small };
+        assert!(fits(host, "cpu", needed + average) && !fits(host, "cpu", needed + average - 1));
+        assert!(fits(host, "cuda:0", needed) && !fits(host, "cuda:0", needed - 1));
+        let on_device = Some(EmaMemory::Device);
+        assert!(fits(on_device, "cuda:0", needed + average) && !fits(on_device, "cuda:0", needed + average - 1));
+        // A copy of weights, moments and average for checkpoints in the background.
+        let behind = Request { snapshot: true, ..small };
+        let value: Value = serde_json::from_str(&report(&behind, true).unwrap()).unwrap();
+        let copy = 2 * value["memory"]["weights"].as_u64().unwrap() + value["memory"]["moments"].as_u64().unwrap();
+        assert_eq!(value["host_memory"]["snapshot"], copy);
+        assert_eq!(super::needed(&behind).unwrap(), needed + average + copy);
+        let unknown = Request { device: with_memory("cuda:0", None), snapshot: false, ..behind };
         assert!(!report(&unknown, false).unwrap().contains("fit here"));
     }
 

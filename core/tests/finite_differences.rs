@@ -3,6 +3,8 @@
 //! A layer's output `y` is made a number by `L = Σ r·y` with random `r`. The gradient of `L` with respect to each input
 //! and each parameter is then compared with `(L(x + h) − L(x − h)) / 2h` at a sample of elements.
 
+use std::sync::Arc;
+
 use fathom_core::DType;
 use fathom_core::config::{Family, ModelConfig, ScoringFunction, TopkMethod};
 use fathom_core::device::{Host, Out};
@@ -73,8 +75,8 @@ impl Bench {
                 }
             })
             .collect();
-        let sequences =
-            Sequences { length: LENGTH, positions: indices(&device, &positions), starts: indices(&device, &starts) };
+        let [positions, starts] = [positions, starts].map(|rows| Arc::new(indices(&device, &rows)));
+        let sequences = Sequences { length: LENGTH, positions, starts };
         let rope = rope::table(&device, &config, LENGTH, DType::F64).unwrap();
         let precision = Precision::F64;
         let copies = Copies::new(&device, layout, &precision).unwrap();

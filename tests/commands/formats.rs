@@ -171,8 +171,18 @@ fn the_average_of_the_weights_is_kept_used_and_exported() {
     assert_ne!(used, eval(&["--checkpoint", "last"]));
     w.ok("generate", &["--checkpoint", "averaged", "--ema", "--max-new-tokens", "4"]);
     w.fails("eval", &["--checkpoint", "run", "--ema", "--data", "data"], 1, &["no average", "train.ema_decay"]);
-    // Training goes on with and without it.
-    w.ok("train", &w.training("averaged", &["--resume", "--set", "train.steps=3"]));
+    // Training goes on with it, in either memory, and without it; the average has the same bits wherever it is kept.
+    let file = |run: &str, step: u32| {
+        std::fs::read(w.root.join(format!("{run}/step-{step:08}/trainer/ema.safetensors"))).unwrap()
+    };
+    let host = ["--set", "train.ema_memory=host"];
+    w.ok("train", &w.training("on-host", &[&sets[..], &host[..]].concat()));
+    assert!(file("on-host", 2) == file("averaged", 2));
+    let three = ["--resume", "--set", "train.steps=3", "--set", "train.ema_decay=0.5"];
+    w.ok("train", &w.training("averaged", &[&three[..], &host[..]].concat()));
+    w.ok("train", &w.training("on-host", &three));
+    assert!(file("on-host", 3) == file("averaged", 3) && file("averaged", 3) != file("averaged", 2));
+    w.ok("train", &w.training("averaged", &["--resume", "--set", "train.steps=4"]));
 }
 
 /// Writes tensors as a safetensors file.

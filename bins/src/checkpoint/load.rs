@@ -20,19 +20,20 @@ use crate::hf::{HfError, load_weights};
 ///
 /// # Errors
 /// A tensor that is missing, or of the wrong shape or type.
-pub fn load_average(average: &mut Ema, folder: &Path, state: &State) -> Result<(), HfError> {
+pub fn load_average<D: Kernels>(device: &D, average: &mut Ema<D>, folder: &Path, state: &State) -> Result<(), HfError> {
     if state.ema_updates == 0 {
         return Ok(());
     }
     let path = folder.join(AVERAGE);
     let (mut file, mut bytes) = (TensorFile::open(&path)?, Vec::new());
     let (layout, held) = (average.layout().clone(), average.held().to_vec());
-    average.restore(state.ema_updates, |parameter, values| {
+    let fill = |parameter: &Parameter, values: &mut [f32]| {
         let range = layout.within(parameter, &held[parameter.slot.group()]);
         read_parameter(&mut file, parameter, range, ElementType::F32, &mut bytes)?;
         bytemuck::cast_slice_mut(values).copy_from_slice(&bytes);
         Ok(())
-    })
+    };
+    average.restore(device, state.ema_updates, fill, |parameter, error| HfError::device(&parameter.name)(error))
 }
 
 /// Fills `trainer` from the checkpoint in `folder`: weights, expert biases and moments, all verified by checksum. Each

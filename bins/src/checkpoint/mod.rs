@@ -21,6 +21,7 @@ mod identity;
 mod load;
 mod locate;
 mod manifest;
+mod snapshot;
 mod state;
 mod together;
 
@@ -32,5 +33,6 @@ pub use load::{load_average, load_trainer};
 pub use locate::{Found, Located, latest, list, locate, survey};
 pub(crate) use manifest::hash_file;
 pub use manifest::{FileEntry, MANIFEST, Manifest};
+pub use snapshot::Snapshot;
 pub use state::{Best, BestCheckpoint, SpikeWindow, State, best};
 pub use together::{Files, bytes, save};

@@ -11,8 +11,9 @@ use fathom_core::DType;
 use fathom_core::comm::{AllToAll, Comm};
 use fathom_core::device::{Device, Kernels};
 use fathom_core::error::{DeviceError, ErrorKind};
+use fathom_core::model::Model;
 use fathom_core::tensor::Tensor;
-use fathom_core::train::{Ema, Shards, Trainer};
+use fathom_core::train::{Ema, Optimizer, Shards, Trainer};
 use fathom_core::weights::{Layout, Parameter, Parameters};
 use fathom_dataprep::Tokenizer;
 
@@ -30,10 +31,9 @@ const HEADER: u64 = 160;
 const DESCRIPTION: u64 = 64 << 10;
 
 /// What is written beside the state: settings of the checkpoint's files.
-#[derive(Clone, Copy)]
-pub struct Files<'a> {
+pub struct Files<'a, D: Kernels> {
     /// The moving average of the weights, where one is kept.
-    pub average: Option<&'a Ema>,
+    pub average: Option<&'a Ema<D>>,
     /// The tokenizer of the data.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Number format of the model's own files.
@@ -51,21 +51,48 @@ pub struct Files<'a> {
 pub fn save<D: Kernels, C: Comm<D>>(
     draft: &mut Draft<'_>,
     trainer: &Trainer<D, C>,
-    files: Files<'_>,
+    files: Files<'_, D>,
     state: &State,
 ) -> Result<(), CheckpointError> {
-    let (comm, model) = (trainer.comm(), &trainer.model);
+    let (comm, shards) = (trainer.comm(), trainer.shards());
+    save_from(draft, Source { comm, shards, model: &trainer.model, optimizer: &trainer.optimizer }, files, state)
+}
+
+/// The tensors of a checkpoint: a trainer's, or copies of them.
+pub(super) struct Source<'a, D: Kernels, C: Comm<D>> {
+    pub comm: &'a C,
+    pub shards: &'a Shards,
+    pub model: &'a Model<D>,
+    pub optimizer: &'a Optimizer<D>,
+}
+
+impl<D: Kernels, C: Comm<D>> Clone for Source<'_, D, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Kernels, C: Comm<D>> Copy for Source<'_, D, C> {}
+
+/// As [`save`], of tensors that need not be a trainer's.
+pub(super) fn save_from<D: Kernels, C: Comm<D>>(
+    draft: &mut Draft<'_>,
+    source: Source<'_, D, C>,
+    files: Files<'_, D>,
+    state: &State,
+) -> Result<(), CheckpointError> {
+    let Source { comm, model, .. } = source;
     let leads = comm.rank() == 0;
     let average = files.average.filter(|average| average.updates() > 0);
     let writer = ModelWriter::new(model, files.format, files.shard_bytes);
-    let jobs = jobs(trainer, &writer, files.format, average.is_some());
+    let jobs = jobs(source, &writer, files.format, average.is_some());
 
     let mut done = match leads {
         true => writer.write_description(draft, model.config(), files.tokenizer).map_err(CheckpointError::from),
         false => Ok(()),
     };
     for round in jobs.chunks(comm.world()) {
-        let mut pieces = Pieces { trainer, average, jobs: round, next: 0, broken: None };
+        let mut pieces = Pieces { source, average, jobs: round, next: 0, broken: None };
         if let (Ok(()), Some(job)) = (&done, round.get(comm.rank())) {
             done = job.write(draft, &writer, &mut pieces).map_err(CheckpointError::from);
         }
@@ -82,7 +109,7 @@ pub fn save<D: Kernels, C: Comm<D>>(
     done?;
     if leads {
         let mut state = state.clone();
-        (state.optimizer_step, state.ema_updates) = (trainer.optimizer.step, average.map_or(0, Ema::updates));
+        (state.optimizer_step, state.ema_updates) = (source.optimizer.step, average.map_or(0, Ema::updates));
         write_json(draft, STATE, &state)?;
     }
     Ok(())
@@ -167,7 +194,7 @@ enum Item {
 }
 
 fn jobs<D: Kernels, C: Comm<D>>(
-    trainer: &Trainer<D, C>,
+    source: Source<'_, D, C>,
     writer: &ModelWriter,
     format: Format,
     average: bool,
@@ -181,7 +208,7 @@ fn jobs<D: Kernels, C: Comm<D>>(
         kind: Kind::Model(number),
         items: writer.places(number).map(item).collect(),
     });
-    let parameters = trainer.model.architecture().layout().parameters();
+    let parameters = source.model.architecture().layout().parameters();
     let plain = |(path, values): (&str, Values)| Job {
         path: path.into(),
         kind: Kind::Plain(values),
@@ -203,7 +230,7 @@ impl Job {
         match self.kind {
             Kind::Model(number) => writer.write_weights(draft, number, &mut |_, bytes| pieces.read(bytes)),
             Kind::Plain(values) => {
-                let parameters = pieces.trainer.model.architecture().layout().parameters();
+                let parameters = pieces.source.model.architecture().layout().parameters();
                 let dtype = ElementType::of(pieces.dtype(values));
                 let spec = |p: &Parameter| TensorSpec { name: p.name.clone(), shape: p.shape(), dtype };
                 let specs: Vec<TensorSpec> = parameters.iter().map(spec).collect();
@@ -215,8 +242,8 @@ impl Job {
 
 /// The tensors of the files of a round, one of each file at a time: all ranks ask for them in step.
 struct Pieces<'a, D: Kernels, C: Comm<D>> {
-    trainer: &'a Trainer<D, C>,
-    average: Option<&'a Ema>,
+    source: Source<'a, D, C>,
+    average: Option<&'a Ema<D>>,
     /// The files of the round, by the rank that writes each.
     jobs: &'a [Job],
     /// The tensor that comes next, of every file.
@@ -228,12 +255,12 @@ struct Pieces<'a, D: Kernels, C: Comm<D>> {
 impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
     /// Reads the next tensor of the file that this rank writes.
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), D::Error> {
-        let rank = self.trainer.comm().rank();
+        let rank = self.source.comm.rank();
         let jobs = self.jobs;
         match jobs.get(rank).and_then(|job| job.items.get(self.next)) {
             Some(Item::Bias(number)) => {
                 self.step(None)?;
-                read_place(&self.trainer.model, &Place::Bias(*number), bytes)
+                read_place(self.source.model, &Place::Bias(*number), bytes)
             }
             Some(Item::Parameter(values, parameter)) if self.is_whole(*values) => {
                 self.step(None)?;
@@ -265,7 +292,7 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
     /// Sends the ranks that write what this rank holds of the next tensors of their files, and receives the next tensor
     /// of the file that it writes itself.
     fn exchange(&mut self, into: Option<&mut [u8]>) -> Result<(), D::Error> {
-        let (comm, device) = (self.trainer.comm(), self.trainer.model.device());
+        let (comm, device) = (self.source.comm, self.source.model.device());
         let (world, rank, index, jobs) = (comm.world(), comm.rank(), self.next, self.jobs);
         self.next = self.next.saturating_add(1);
         let wanted = |writer: usize| match jobs.get(writer).and_then(|job| job.items.get(index)) {
@@ -275,8 +302,8 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
         if (0..world).all(|writer| wanted(writer).is_none()) {
             return Ok(());
         }
-        let layout = self.trainer.model.architecture().layout();
-        let held = |parameter: &Parameter, rank: usize| of_rank(layout, self.trainer.shards(), parameter, rank);
+        let layout = self.source.model.architecture().layout();
+        let held = |parameter: &Parameter, rank: usize| of_rank(layout, self.source.shards, parameter, rank);
         let (mut sent, mut lengths) = (Vec::new(), vec![0; world]);
         for (writer, length) in lengths.iter_mut().enumerate() {
             let Some((values, parameter)) = wanted(writer) else { continue };
@@ -307,16 +334,16 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
     /// Whether every rank has all of these values.
     fn is_whole(&self, values: Values) -> bool {
         match values {
-            Values::Average => self.trainer.comm().world() == 1,
+            Values::Average => self.source.comm.world() == 1,
             _ => self.parameters(values).is_none_or(|p| p.held() == whole(p.layout())),
         }
     }
 
     fn parameters(&self, values: Values) -> Option<&Parameters<D>> {
         match values {
-            Values::Weights => Some(self.trainer.model.weights()),
-            Values::FirstMoments => Some(&self.trainer.optimizer.m),
-            Values::SecondMoments => Some(&self.trainer.optimizer.v),
+            Values::Weights => Some(self.source.model.weights()),
+            Values::FirstMoments => Some(&self.source.optimizer.m),
+            Values::SecondMoments => Some(&self.source.optimizer.v),
             Values::Average => None,
         }
     }
@@ -334,12 +361,9 @@ impl<D: Kernels, C: Comm<D>> Pieces<'_, D, C> {
         bytes: &mut [u8],
     ) -> Result<(), D::Error> {
         match (self.parameters(values), self.average) {
-            (Some(parameters), _) => parameters.read_range(self.trainer.model.device(), parameter, range, bytes),
-            (None, average) => {
-                let held = average.map_or(&[][..], |average| average.parameter(parameter));
-                bytes.copy_from_slice(bytemuck::cast_slice(held));
-                Ok(())
-            }
+            (Some(parameters), _) => parameters.read_range(self.source.model.device(), parameter, range, bytes),
+            (None, Some(average)) => average.read(self.source.model.device(), parameter, bytes),
+            (None, None) => Ok(()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fathom_core::comm::Solo;
-use fathom_core::device::Dry;
+use fathom_core::device::{Capabilities, Dry};
 use fathom_core::model::Model;
 use fathom_core::train::{Hyperparameters, Trainer};
 
@@ -81,13 +81,13 @@ fn checkpoint_of(settings: &Settings) -> Result<(u64, u64)> {
 
 fn of_memory(request: &Request<'_>, settings: &Settings) -> Finding {
     let subject = MEMORY;
-    let known = device::memory(request.device);
-    let needed = needed(settings, request.ranks.0, known.as_ref().map(|(name, bytes)| (name.as_str(), *bytes)));
-    let needed = match needed {
-        Ok(needed) => needed,
+    let planned = device::capabilities(request.device)
+        .and_then(|device| Ok((device, needed(settings, request.ranks.0, device)?)));
+    let (device, needed) = match planned {
+        Ok(planned) => planned,
         Err(error) => return Finding::error(subject, error),
     };
-    let Some((name, total)) = known else {
+    let (name, Some(total)) = (device.name, device.memory) else {
         return Finding::fine(subject, format!("training needs {}", size(needed)));
     };
     let on_cpu = name.as_str() == "cpu";
@@ -112,7 +112,7 @@ fn memory(needed: u64, name: &str, total: u64, available: Option<u64>) -> Findin
 }
 
 /// Bytes that a rank takes on its device.
-fn needed(settings: &Settings, ranks: usize, device: Option<(&str, u64)>) -> Result<u64> {
+fn needed(settings: &Settings, ranks: usize, device: Capabilities) -> Result<u64> {
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
     plan::needed(&plan::Request {
@@ -125,7 +125,8 @@ fn needed(settings: &Settings, ranks: usize, device: Option<(&str, u64)>) -> Res
         ranks,
         parallel: settings.parallel.how,
         precision: settings.train.precision,
-        average: settings.train.ema_decay > 0.0,
+        average: settings.train.ema(),
+        snapshot: settings.checkpoint.asynchronous,
         device,
         data: None,
         tasks: None,

@@ -281,7 +281,6 @@ fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Re
     }
     let schedule = settings.schedule()?;
     let (tokens, steps) = settings.budget()?;
-    let memory = device::memory(&arguments.device);
     let request = plan::Request {
         model: &settings.model,
         schedule: &schedule,
@@ -292,8 +291,9 @@ fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Re
         ranks: arguments.ranks.unwrap_or(world),
         parallel: settings.parallel.how,
         precision: settings.train.precision,
-        average: settings.train.ema_decay > 0.0,
-        device: memory.as_ref().map(|(name, bytes)| (name.as_str(), *bytes)),
+        average: settings.train.ema(),
+        snapshot: settings.checkpoint.asynchronous,
+        device: device::capabilities(&arguments.device)?,
         data: data.as_deref(),
         tasks,
     };

@@ -3,7 +3,7 @@
 use fathom_core::comm::Comm;
 use fathom_core::device::Kernels;
 use fathom_core::error::{DeviceError, ErrorKind};
-use fathom_core::train::{Ema, Limits, StepReport, Withheld};
+use fathom_core::train::{Limits, StepReport, Withheld};
 
 use super::metrics::Metrics;
 use super::spike::{self, Action, Cause, Spike};
@@ -25,6 +25,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// A spike or a number that is not finite, where the settings or their number make it the run's end.
     pub(super) fn judge(&mut self, report: &StepReport, limits: &Limits, next: u64) -> Result<bool> {
         let settings = self.settings.train.spike;
+        if report.withheld.is_some() {
+            // The run may go back to the checkpoint that is being written.
+            self.written(true)?;
+        }
         let Some(why) = report.withheld else {
             spike::take(&settings, &mut self.state.spikes, report.grad_norm, report.loss);
             if settings.policy == SpikePolicy::Skip || self.saved.is_none() {
@@ -110,8 +114,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let mut state = State::read(&folder)?;
         checkpoint::load_trainer(&mut self.trainer, &folder, &state)?;
         if let Some(average) = &mut self.average {
-            *average = Ema::part(self.settings.train.ema_decay, average.layout(), average.held().to_vec());
-            checkpoint::load_average(average, &folder, &state)?;
+            let device = self.trainer.model.device();
+            average.clear(device).map_err(Error::device("clearing the EMA"))?;
+            checkpoint::load_average(device, average, &folder, &state)?;
         }
         state.settings = std::mem::take(&mut self.state.settings);
         state.best_checkpoint = self.state.best_checkpoint;

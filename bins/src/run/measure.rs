@@ -102,6 +102,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             (Part::Validation, due(self.settings.train.eval_every)),
             (Part::Sample, due(self.settings.train.sample_every)),
             (Part::Tasks, tasks),
+            // The one in the background is waited for before the last is written.
+            (Part::Save, self.saving.is_some()),
         ];
         let due: Vec<Part> = parts.into_iter().filter(|(_, due)| *due).map(|(part, _)| part).collect();
         self.limit.is_over(uptime::elapsed(), &due)

@@ -1,5 +1,6 @@
 //! A training run: data, model, steps, checkpoints, metrics and progress.
 
+mod ahead;
 mod benchmarks;
 mod data;
 mod folder;
@@ -14,6 +15,7 @@ pub mod progress;
 mod ranks;
 pub mod resolved;
 mod save;
+mod saving;
 pub(crate) mod space;
 pub mod spike;
 mod step;
@@ -40,13 +42,15 @@ use fathom_core::train::{Ema, Trainer};
 use fathom_dataprep::durable::Files;
 use fathom_dataprep::{Evaluation, Loader, Tokenizer};
 
-use crate::checkpoint::{self, Best, State};
+use crate::checkpoint::{self, Best, Snapshot, State};
 use crate::error::{Error, Result};
 use crate::settings::{KeepBest, Settings};
+use ahead::Ahead;
 use benchmarks::Benchmarks;
 use limit::{Part, TimeLimit};
 use metrics::Metrics;
 use progress::Progress;
+use saving::Saving;
 
 /// A training run, new or resumed, or one rank's share of it.
 pub struct Run<D: Kernels, C: Comm<D> = Solo> {
@@ -55,8 +59,9 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     steps: u64,
     trainer: Trainer<D, C>,
     observed: Observed,
-    average: Option<Ema>,
+    average: Option<Ema<D>>,
     loader: Loader,
+    ahead: Ahead,
     validation: Option<Evaluation>,
     tokenizer: Option<Tokenizer>,
     benchmarks: Option<Benchmarks>,
@@ -71,6 +76,12 @@ pub struct Run<D: Kernels, C: Comm<D> = Solo> {
     /// The newest checkpoint and its step.
     saved: Option<(u64, PathBuf)>,
     failed_saves: u32,
+    /// The checkpoint that is being written in the background.
+    saving: Option<Saving>,
+    /// Memory for what the next one is written from.
+    snapshot: Option<Snapshot>,
+    /// What is to be said of checkpoints in the background.
+    notices: Vec<String>,
     /// Spikes that no line of the metrics tells of yet.
     spikes: Vec<spike::Spike>,
     /// Whether the newest line of metrics lacks its sample or scores, since the run was stopped.
@@ -133,6 +144,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// another rank that failed.
     pub fn train(&mut self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome> {
         let done = self.take_steps(stop, observer);
+        if done.is_err() {
+            // What was begun in the background is written nevertheless; the run ends with the error that it has.
+            let _ = self.written(true);
+        }
         if let (Err(error), 1) = (&done, self.world()) {
             // Of several ranks, each says it where it leaves the others.
             self.observed.progress.failed(error.to_string());
@@ -149,6 +164,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             progress.messages(&observer.observe(Event::Completed(&metrics)));
         }
         while self.state.step < self.steps {
+            self.tell_written(false, &mut progress, observer)?;
             let Some(mut metrics) = self.one_step(&mut batch, stop)? else { break };
             let last = self.state.step == self.steps;
             let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
@@ -159,6 +175,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 measured = self.validate(self.settings.train.eval_tokens, &AtomicBool::new(false))?;
                 self.limit.took(Part::Validation, started.elapsed());
                 metrics.validation_loss = measured.map(|v| v.loss);
+                if self.settings.checkpoint.keep_best == KeepBest::Always {
+                    // Whether it is the lowest depends on whether the checkpoint in the background counts.
+                    self.tell_written(true, &mut progress, observer)?;
+                }
                 improved = self.note(metrics.validation_loss);
             }
             let keep = &self.settings.checkpoint;
@@ -184,12 +204,14 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
                 progress.messages(&observer.observe(event));
             }
             if save && !last {
-                self.try_save(&mut progress)?;
-                if self.leads() {
+                // One checkpoint at a time is written in the background.
+                self.tell_written(true, &mut progress, observer)?;
+                if self.try_save(&mut progress)? && self.leads() {
                     progress.messages(&observer.observe(Event::Saved));
                 }
             }
         }
+        self.tell_written(true, &mut progress, observer)?;
         progress.finish();
         if self.out_of_time {
             let hours = self.settings.train.max_hours;

@@ -9,6 +9,7 @@ use fathom_core::model::{Architecture, Model};
 use fathom_core::train::{Ema, Hyperparameters, Shards, Trainer, Zero};
 use fathom_dataprep::durable::{DISK, Files};
 
+use super::ahead::Ahead;
 use super::benchmarks::Benchmarks;
 use super::folder::{lock_on, newest};
 use super::limit::TimeLimit;
@@ -96,6 +97,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
         data::check_samples(&settings, tokenizer.as_ref())?;
         needs_whole_weights(&settings)?;
+        needs_one_rank(&settings, comm.world())?;
         let benchmarks = if leads { Benchmarks::open(&settings, tokenizer.as_ref())? } else { None };
         let schedule = settings.schedule()?;
         let (_, steps) = settings.budget()?;
@@ -127,15 +129,17 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let model = build_model(device, &comm, &settings, newest.is_none())?;
         let trainer = Trainer::sharing(model, comm, hyperparameters(&settings), settings.parallel.how);
         let mut trainer = trainer.map_err(Error::device("preparing"))?;
-        let decay = settings.train.ema_decay;
-        let layout = trainer.model.architecture().layout();
-        let mut average = (decay > 0.0).then(|| Ema::part(decay, layout, trainer.shards().all_own()));
+        let average = settings.train.ema().map(|memory| {
+            let (layout, held) = (trainer.model.architecture().layout(), trainer.shards().all_own());
+            Ema::part(device, settings.train.ema_decay, layout, held, memory)
+        });
+        let mut average = average.transpose().map_err(Error::device("preparing the EMA (train.ema_memory)"))?;
         let mut state = match (&newest, saved) {
             (Some(folder), Some(state)) => {
                 observed.progress.phase("reading the checkpoint");
                 checkpoint::load_trainer(&mut trainer, folder, &state)?;
                 if let Some(average) = &mut average {
-                    checkpoint::load_average(average, folder, &state)?;
+                    checkpoint::load_average(device, average, folder, &state)?;
                 }
                 loader.seek(&state.cursor).map_err(|error| other_data(error, output, &settings))?;
                 state
@@ -174,6 +178,9 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             output: output.into(),
             files,
             failed_saves: 0,
+            saving: None,
+            snapshot: None,
+            notices: Vec::new(),
             spikes: Vec::new(),
             unmeasured: false,
             reading: reading(&settings),
@@ -187,6 +194,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             observed,
             average,
             loader,
+            ahead: Ahead::default(),
             validation,
             tokenizer,
             benchmarks,
@@ -210,6 +218,7 @@ pub(crate) fn open_data(settings: &Settings, world: usize) -> Result<String> {
     let tokenizer = data::fit_vocabulary(&mut settings, &sources[0].data)?;
     data::check_samples(&settings, tokenizer.as_ref())?;
     needs_whole_weights(&settings)?;
+    needs_one_rank(&settings, world)?;
     Benchmarks::open(&settings, tokenizer.as_ref())?;
     let tokens: u64 = sources.iter().map(|source| source.data.tokens()).sum();
     let places: Vec<String> = data::data_paths(&settings)?.iter().map(|path| path.display().to_string()).collect();
@@ -288,6 +297,15 @@ fn needs_whole_weights(settings: &Settings) -> Result<()> {
             Err(settings.reject(key, problem).into())
         }
     }
+}
+
+/// Refuses what a rank can only do alone.
+fn needs_one_rank(settings: &Settings, world: usize) -> Result<()> {
+    if world == 1 || !settings.checkpoint.asynchronous {
+        return Ok(());
+    }
+    let problem = format!("is for one rank, and there are {world}, which write a checkpoint together: set it to false");
+    Err(settings.reject("checkpoint.async", problem).into())
 }
 
 fn hyperparameters(settings: &Settings) -> Hyperparameters {

@@ -19,6 +19,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.tokens",
     "train.micro_batch_size",
     "train.ema_decay",
+    "train.ema_memory",
     "train.spike",
     "train.spike_threshold",
     "train.spike_window",
@@ -39,6 +40,7 @@ const MAY_CHANGE: &[&str] = &[
     "checkpoint.keep_best",
     "checkpoint.keep_every",
     "checkpoint.shard_bytes",
+    "checkpoint.async",
     "model.preset",
 ];
 

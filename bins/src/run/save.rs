@@ -9,7 +9,7 @@ use fathom_core::device::Kernels;
 use super::limit::Part;
 use super::progress::Progress;
 use super::{Run, space};
-use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Draft, Keep};
+use crate::checkpoint::{self, Best, BestCheckpoint, CheckpointError, Draft, Keep, State};
 use crate::error::{Error, Result};
 use crate::settings::{KeepBest, SpikePolicy};
 
@@ -34,6 +34,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
     /// # Errors
     /// Ranks that are no longer together.
     pub(super) fn save(&mut self) -> Result<Result<PathBuf>> {
+        // What is written in the background may be of this step, and would else be committed after this one.
+        self.written(true)?;
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
             return Ok(Ok(folder.clone()));
         }
@@ -45,6 +47,23 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Ok(written)
     }
 
+    /// The state as a checkpoint of the present step holds it.
+    pub(super) fn state_to_save(&self) -> State {
+        let mut state = self.state.clone();
+        if self.settings.train.spike.policy == SpikePolicy::Rollback {
+            state.spikes.in_a_row = 0;
+        }
+        state.best_checkpoint = self.best_checkpoint();
+        state
+    }
+
+    /// What a checkpoint with `state` leaves of those before it.
+    pub(super) fn keep(&self, state: &State) -> Keep {
+        let settings = &self.settings.checkpoint;
+        let best = state.best_checkpoint.filter(|_| settings.keep_best != KeepBest::None).map(|best| best.step);
+        Keep { newest: settings.keep, best, every: settings.keep_every }
+    }
+
     /// Writes a checkpoint of the present step, where the disk has room for it. As [`save`](Self::save) otherwise.
     fn write(&mut self) -> Result<Result<PathBuf>> {
         self.observed.progress.phase("writing a checkpoint");
@@ -53,11 +72,7 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             return Ok(Err(error));
         }
         let (settings, comm, step) = (&self.settings.checkpoint, self.trainer.comm(), self.state.step);
-        let mut state = self.state.clone();
-        if self.settings.train.spike.policy == SpikePolicy::Rollback {
-            state.spikes.in_a_row = 0;
-        }
-        state.best_checkpoint = self.best_checkpoint();
+        let state = self.state_to_save();
         let begun = match &mut self.metrics {
             Some(metrics) => metrics
                 .sync()
@@ -80,10 +95,8 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             shard_bytes: settings.shard_bytes,
         };
         let written = checkpoint::save(&mut draft, &self.trainer, files, &state);
-        let best = state.best_checkpoint.filter(|_| settings.keep_best != KeepBest::None).map(|best| best.step);
-        let keep = Keep { newest: settings.keep, best, every: settings.keep_every };
         let committed = match written {
-            Ok(()) if comm.rank() == 0 => draft.commit(keep).map(drop),
+            Ok(()) if comm.rank() == 0 => draft.commit(self.keep(&state)).map(drop),
             Err(error) if error.parts_the_ranks() => return Err(error.into()),
             written => written,
         };
@@ -100,26 +113,41 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         Ok(Ok(folder))
     }
 
-    /// Saves. A failure is reported and forgiven until there were too many in a row.
-    pub(super) fn try_save(&mut self, progress: &mut Progress) -> Result<()> {
-        let Err(error) = self.save()? else {
-            self.failed_saves = 0;
-            return Ok(());
-        };
+    /// Saves, or begins to save in the background. A failure is reported and forgiven until there were too many in a
+    /// row. Returns whether the checkpoint is written, or its failure reported.
+    pub(super) fn try_save(&mut self, progress: &mut Progress) -> Result<bool> {
+        let behind = self.settings.checkpoint.asynchronous;
+        let saved = if behind { self.begin_saving()? } else { self.save()?.map(drop) };
+        match saved {
+            Ok(()) if behind => return Ok(false),
+            Ok(()) => self.failed_saves = 0,
+            Err(error) => {
+                if let Some(notice) = self.forgive(error, self.state.step)? {
+                    progress.message(&notice);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts a checkpoint of `step` that could not be written. Returns what this rank says of it.
+    ///
+    /// # Errors
+    /// The failure itself, where there were too many in a row.
+    pub(super) fn forgive(&mut self, error: Error, step: u64) -> Result<Option<String>> {
         self.failed_saves += 1;
         if self.failed_saves >= FAILED_SAVES {
             return Err(error);
         }
         let elsewhere = matches!(error, Error::Checkpoint(CheckpointError::OnRank { .. }));
         if elsewhere && !self.leads() {
-            return Ok(());
+            return Ok(None);
         }
         let untouched = if self.saved.is_some() { "the last checkpoint is untouched and " } else { "" };
-        progress.message(&format!(
-            "could not save step {} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes on: \
-             {error}",
-            self.state.step, self.failed_saves
-        ));
-        Ok(())
+        Ok(Some(format!(
+            "could not save step {step} ({} of {FAILED_SAVES} failures before giving up); {untouched}training goes \
+             on: {error}",
+            self.failed_saves
+        )))
     }
 }

@@ -11,6 +11,7 @@ use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::model::Batch;
 use fathom_core::train::StepReport;
 
+use super::ahead::Rows;
 use super::limit::Part;
 use super::metrics::{StepMetrics, TaskScores};
 use super::{Run, ranks, watch};
@@ -32,12 +33,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         progress.step(self.state.step + 1);
         progress.phase(self.reading.clone());
         let micro = self.settings.train.micro_batch_size.min(rates.batch_size);
-        let (rank, world) = (self.trainer.comm().rank(), self.world());
-        let (first, rounds) = (self.loader.next_index(), rates.batch_size / micro / world);
-        // Micro-batches go round the ranks, so that each round brings consecutive ones.
-        let sequence = |row: usize| (row / micro * world + rank) * micro + row % micro;
-        let rows = (0..rounds * micro).map(|row| first.saturating_add(sequence(row) as u64));
-        let read = self.loader.fill_sequences(rows, batch);
+        let rank = self.trainer.comm().rank();
+        let first = self.loader.next_index();
+        let rows = self.rows(first, rates.batch_size);
+        // Where reading ahead failed, it is tried again, and fails here.
+        let read = if self.ahead.take(rows, batch) { Ok(()) } else { self.loader.fill_sequences(rows.iter(), batch) };
         // One clock counts.
         let out_of_time = rank == 0 && self.is_out_of_time();
         let words = [u64::from(read.is_err()), u64::from(stop.load(Ordering::Relaxed) || out_of_time)];
@@ -64,7 +64,11 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             })
             .map_err(|e| Error::Run(format!("training data: {e}")))?;
         let limits = self.limits();
-        let report = self.trainer.step_within(&tokens, micro, &rates, &limits);
+        let after =
+            (first.saturating_add(rates.batch_size as u64), self.state.tokens + (rates.batch_size * length) as u64);
+        let next = (self.state.step + 1 < self.steps).then(|| self.rows(after.0, self.schedule.at(after.1).batch_size));
+        let (trainer, loader, ahead) = (&mut self.trainer, &self.loader, &mut self.ahead);
+        let report = ahead.read(loader, next, || trainer.step_within(&tokens, micro, &rates, &limits));
         let report = report.map_err(|error| self.failed_step(error))?;
         if !self.judge(&report, &limits, first.saturating_add(rates.batch_size as u64))? {
             return self.one_step(batch, stop);
@@ -111,6 +115,12 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             sample: None,
             tasks: TaskScores::new(),
         }))
+    }
+
+    /// The sequences of this rank in a step whose batch begins with sequence `first`.
+    fn rows(&self, first: u64, batch_size: usize) -> Rows {
+        let (comm, micro) = (self.trainer.comm(), self.settings.train.micro_batch_size.min(batch_size));
+        Rows { first, micro, rounds: batch_size / micro / comm.world(), rank: comm.rank(), world: comm.world() }
     }
 
     /// Mean loss over the sequences of each source among the run's sequences `batch`.

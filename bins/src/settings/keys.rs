@@ -430,7 +430,13 @@ pub const KEYS: &[Key] = &[
         "train.ema_decay",
         Number,
         "0.999 for train.precision = \"fp8\", else 0",
-        "decay of the exponential moving average (EMA) of the weights, in host memory; 0 = no EMA",
+        "decay of the exponential moving average (EMA) of the weights; 0 = no EMA",
+    ),
+    key(
+        "train.ema_memory",
+        Choice(&["device", "host"]),
+        "device",
+        "memory of the EMA, 4 bytes a weight: host = where a GPU's is short; each step then waits for a download",
     ),
     key("train.eval_every", Count, "100", "steps between validation losses; 0 = none"),
     key("train.eval_tokens", Count, "65536", "tokens per validation loss; 0 = the whole validation split"),
@@ -526,6 +532,12 @@ pub const KEYS: &[Key] = &[
     key("checkpoint.keep_every", Count, "0", "steps between checkpoints that are kept for good; 0 = none"),
     key("checkpoint.format", Choice(&["f32", "bf16", "fp8"]), "f32", "number format of the model's own files"),
     key("checkpoint.shard_bytes", Count, "5000000000", "maximum bytes per model file"),
+    key(
+        "checkpoint.async",
+        Flag,
+        "false",
+        "write checkpoints while training goes on (async save), from a copy of the state in host memory; one rank",
+    ),
     // parallel
     key(
         "parallel.zero",

@@ -27,6 +27,7 @@ pub use spike::{Spike, SpikePolicy};
 use crate::hf::Format;
 use fathom_core::config::ModelConfig;
 use fathom_core::precision::{Precision, Products};
+use fathom_core::train::EmaMemory;
 use fathom_core::train::schedule::{Schedule, ScheduleError};
 use fathom_dataprep::{Packing, PrepConfig};
 use reader::{Reader, SANE};
@@ -95,6 +96,8 @@ pub struct Train {
     pub eps: f64,
     /// Decay of the moving average of the weights; 0 keeps none.
     pub ema_decay: f64,
+    /// Where that average is kept.
+    pub ema_memory: EmaMemory,
     /// Steps between validation losses; 0 for none.
     pub eval_every: u64,
     /// Tokens per validation loss; 0 for all.
@@ -144,6 +147,8 @@ pub struct Checkpoint {
     pub format: Format,
     /// Maximum bytes per model file.
     pub shard_bytes: u64,
+    /// Writes checkpoints in the background.
+    pub asynchronous: bool,
 }
 
 /// The settings of every program, checked one by one and against one another.
@@ -346,6 +351,10 @@ impl Train {
             beta2: reader.number("train.beta2"),
             eps: reader.number("train.eps"),
             ema_decay: reader.number_or("train.ema_decay", ema_decay),
+            ema_memory: match reader.word("train.ema_memory").as_str() {
+                "host" => EmaMemory::Host,
+                _ => EmaMemory::Device,
+            },
             eval_every: reader.count("train.eval_every"),
             eval_tokens: reader.count("train.eval_tokens"),
             expert_load_every: reader.count("train.expert_load_every"),
@@ -359,6 +368,11 @@ impl Train {
         };
         train.check(reader, context)?;
         Ok(train)
+    }
+
+    /// Where a moving average of the weights is kept, if one is.
+    pub fn ema(&self) -> Option<EmaMemory> {
+        (self.ema_decay > 0.0).then_some(self.ema_memory)
     }
 
     fn length(reader: &mut Reader<'_>) -> Result<Length, SettingsError> {
@@ -415,6 +429,7 @@ impl Checkpoint {
             keep_every: reader.count("checkpoint.keep_every"),
             format: Format::from_name(&reader.word("checkpoint.format")).unwrap_or(Format::F32),
             shard_bytes: reader.size("checkpoint.shard_bytes", usize::MAX)? as u64,
+            asynchronous: reader.flag("checkpoint.async"),
         })
     }
 }

@@ -21,7 +21,7 @@ macro_rules! for_each_kernel {
                 sum_columns: SumColumns, random_normal: RandomNormal, rmsnorm: RmsNorm, rmsnorm_grad: RmsNormGrad,
                 rope: Rope, swiglu: Swiglu, swiglu_grad: SwigluGrad, route: Route, route_grad: RouteGrad,
                 balance: Balance, combine: Combine, attention: Attention, attention_grad: AttentionGrad,
-                cross_entropy: CrossEntropy, adamw: AdamW, update_bias: UpdateBias, requantize: Requantize,
+                cross_entropy: CrossEntropy, adamw: AdamW, lerp: Lerp, update_bias: UpdateBias, requantize: Requantize,
                 gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8, store_latent: StoreLatent,
                 load_latent: LoadLatent, absorb_query: AbsorbQuery, absorb_output: AbsorbOutput,
                 latent_attention: LatentAttention, chunk_attention: ChunkAttention,

@@ -1,5 +1,7 @@
 //! Arguments of every layer: the device, the weights, the batch's positions, and the precision policy.
 
+use alloc::sync::Arc;
+
 use crate::DType;
 use crate::device::{Device, Factor, Form, Kernels};
 use crate::error::InvalidOp;
@@ -11,10 +13,10 @@ use crate::weights::{Copies, Parameters, Slot};
 pub struct Sequences<D: Device> {
     /// Tokens of a sequence.
     pub length: usize,
-    /// `[t, 1]` u32: each token's position in its sequence.
-    pub positions: Tensor<D>,
+    /// `[t, 1]` u32: each token's position in its sequence. Batches of one shape share them.
+    pub positions: Arc<Tensor<D>>,
     /// `[t, 1]` u32: the first row that each row sees.
-    pub starts: Tensor<D>,
+    pub starts: Arc<Tensor<D>>,
 }
 
 /// Which products a pass runs: a token's phase is a rule of its position, never of the batch it comes in.

@@ -1,6 +1,7 @@
 //! Decoding: the forward pass over some tokens of several sequences, with a cache of what came before.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -292,8 +293,8 @@ impl<D: Kernels> Model<D> {
             tokens: column(tokens)?,
             sequences: Sequences {
                 length: 1,
-                positions: column(flat(&|_, at| at as u32))?,
-                starts: column(Vec::new())?,
+                positions: Arc::new(column(flat(&|_, at| at as u32))?),
+                starts: Arc::new(column(Vec::new())?),
             },
             context: Context {
                 row: cache.row(),

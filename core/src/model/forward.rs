@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Model, Store, store::Whole};
+use super::{Model, Places, Store, store::Whole};
 use crate::DType;
 use crate::device::{IGNORE, Kernels};
 use crate::error::{InvalidOp, at_most, ensure, multiple, same};
@@ -136,11 +136,7 @@ impl<D: Kernels> Model<D> {
         let rope = self.rope(s)?;
         let row = s + 1;
         let mut staged: Vec<u32> = Vec::with_capacity(n * s);
-        let mut upload = |values: &mut dyn Iterator<Item = u32>| {
-            staged.clear();
-            staged.extend(values);
-            Tensor::<D>::from_slice(&self.device, &[n * s, 1], DType::U32, &staged)
-        };
+        let mut upload = |values: &mut dyn Iterator<Item = u32>| self.column(&mut staged, values);
         let places = || (0..n).flat_map(move |i| (0..s).map(move |j| (i, j)));
         let mut tokens = Vec::with_capacity(depths + 1);
         let mut targets = Vec::with_capacity(depths + 1);
@@ -150,14 +146,43 @@ impl<D: Kernels> Model<D> {
             let target = |(i, j)| if j + k < s { batch.tokens[i * row + j + k + 1] } else { IGNORE };
             targets.push(upload(&mut places().map(target))?);
         }
-        let start = |(i, j): (usize, usize)| (i * s) as u32 + batch.starts.map_or(0, |x| x[i * s + j]);
-        let sequences = Sequences {
-            length: s,
-            positions: upload(&mut places().map(|(_, j)| j as u32))?,
-            starts: upload(&mut places().map(start))?,
-        };
+        let mut sequences = self.sequences(n, s)?;
+        if let Some(starts) = batch.starts {
+            let start = |(i, j): (usize, usize)| (i * s) as u32 + starts[i * s + j];
+            sequences.starts = Arc::new(upload(&mut places().map(start))?);
+        }
         let of = |s: Sources<'_>| Tensor::<D>::from_slice(&self.device, &[n, 1], DType::U32, s.of);
         Ok(Inputs { tokens, targets, sequences, sources: batch.sources.map(of).transpose()?, rope })
+    }
+
+    /// Brings indices to the device as `[t, 1]`, through memory that is used again.
+    fn column(&self, staged: &mut Vec<u32>, values: &mut dyn Iterator<Item = u32>) -> Result<Tensor<D>, D::Error> {
+        staged.clear();
+        staged.extend(values);
+        Tensor::<D>::from_slice(&self.device, &[staged.len(), 1], DType::U32, staged)
+    }
+
+    /// Positions and starts of `n` sequences of `s` tokens, each of one document: those of the batch before where it
+    /// had this shape.
+    fn sequences(&self, n: usize, s: usize) -> Result<Sequences<D>, D::Error> {
+        let mut kept = self.places.lock();
+        let of_shape = kept.take_if(|places| places.shape == [n, s]);
+        let places = match of_shape {
+            Some(places) => places,
+            None => {
+                // Those of another shape make room first.
+                *kept = None;
+                let mut staged = Vec::with_capacity(n * s);
+                let all = || (0..n).flat_map(move |i| (0..s).map(move |j| (i, j)));
+                let mut upload = |value: fn((usize, usize), usize) -> usize| {
+                    self.column(&mut staged, &mut all().map(|at| value(at, s) as u32)).map(Arc::new)
+                };
+                Places { shape: [n, s], positions: upload(|(_, j), _| j)?, starts: upload(|(i, _), s| i * s)? }
+            }
+        };
+        let (positions, starts) = (Arc::clone(&places.positions), Arc::clone(&places.starts));
+        *kept = Some(places);
+        Ok(Sequences { length: s, positions, starts })
     }
 
     /// The table of rotary positions for sequences of `length` tokens.

@@ -125,6 +125,17 @@ pub struct Model<D: Kernels> {
     pub routers: Vec<RouterState<D>>,
     /// Cosines and sines of every position used so far. A pass keeps the table it began with.
     rope: Mutex<Arc<Tensor<D>>>,
+    /// Positions of the last batch's tokens, which the next one of its shape has too.
+    places: Mutex<Option<Places<D>>>,
+}
+
+/// What depends on a batch's shape alone.
+struct Places<D: Kernels> {
+    /// Sequences, and tokens of each.
+    shape: [usize; 2],
+    positions: Arc<Tensor<D>>,
+    /// Where each sequence is one document.
+    starts: Arc<Tensor<D>>,
 }
 
 /// What low-precision products read in place of the weights, if anything, made by the first pass that needs it.
@@ -188,6 +199,7 @@ impl<D: Kernels> Model<D> {
             copies: Mutex::new(LazyCopies { copies, stale: true }),
             routers,
             rope: Mutex::new(Arc::new(rope)),
+            places: Mutex::new(None),
         })
     }
 

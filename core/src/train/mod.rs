@@ -25,7 +25,7 @@ mod step;
 mod sum;
 
 #[cfg(feature = "alloc")]
-pub use ema::Ema;
+pub use ema::{Ema, EmaMemory};
 #[cfg(feature = "alloc")]
 pub use gate::{Limits, Withheld};
 #[cfg(feature = "alloc")]

@@ -2,12 +2,12 @@
 
 use crate::comm::Imagined;
 use crate::config::{KvCache, ModelConfig, ParameterCount};
-use crate::device::{Device, Dry, Tally};
+use crate::device::{Capabilities, Device, Dry, Tally};
 use crate::error::{at_most, ensure};
 use crate::model::{Architecture, Batch, Model};
 use crate::precision::Precision;
 use crate::train::schedule::Rates;
-use crate::train::{Hyperparameters, Parallel, Shards, Trainer, Zero};
+use crate::train::{Ema, EmaMemory, Hyperparameters, Parallel, Shards, Trainer, Zero};
 
 /// The most tokens of a micro-batch that a plan is made for: beyond any device, and little memory here.
 const MAX_TOKENS: usize = 1 << 24;
@@ -26,6 +26,8 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// Both moments of AdamW.
     pub moments: u64,
+    /// The moving average of the weights, where the device holds it.
+    pub average: u64,
     /// Everything else that the device's pool takes from the system: activations kept for the backward pass, what is in
     /// flight, and what the pool cannot use for either.
     pub activations: u64,
@@ -34,7 +36,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Sum over all kinds.
     pub fn total(&self) -> u64 {
-        let kinds = [self.weights, self.copies, self.gradients, self.moments, self.activations];
+        let kinds = [self.weights, self.copies, self.gradients, self.moments, self.average, self.activations];
         kinds.into_iter().fold(0, u64::saturating_add)
     }
 }
@@ -52,12 +54,14 @@ pub struct Share {
     pub world: usize,
     /// How they share.
     pub parallel: Parallel,
+    /// Whether the device holds a moving average of the weights.
+    pub average: bool,
 }
 
 impl Share {
     /// One rank that computes one micro-batch in a step.
     pub fn alone(sequences: usize, length: usize) -> Self {
-        Self { sequences, length, rounds: 1, world: 1, parallel: Parallel::default() }
+        Self { sequences, length, rounds: 1, world: 1, parallel: Parallel::default(), average: false }
     }
 }
 
@@ -99,7 +103,21 @@ impl Plan {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn of(config: &ModelConfig, precision: Precision, share: Share) -> Result<Self, <Dry as Device>::Error> {
-        let Share { sequences, length, rounds, world, parallel } = share;
+        Self::on(Capabilities::new("dry"), config, precision, share)
+    }
+
+    /// As [`of`](Self::of), for a device of these capabilities: their [`chunk`](Capabilities::chunk) decides how much
+    /// is computed at once. Their memory does not limit the plan.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn on(
+        capabilities: Capabilities,
+        config: &ModelConfig,
+        precision: Precision,
+        share: Share,
+    ) -> Result<Self, <Dry as Device>::Error> {
+        let Share { sequences, length, rounds, world, parallel, average } = share;
         let tokens = sequences.saturating_mul(length.saturating_add(1));
         ensure("plan", "a micro-batch needs at least one token", sequences > 0 && length > 0)?;
         let rotary = length.saturating_mul(config.qk_rope_head_dim);
@@ -111,7 +129,8 @@ impl Plan {
             "the most that is planned",
             MAX_TOKENS,
         )?;
-        let (device, comm) = (Dry::new(), Imagined::new(0, world));
+        let device = Dry::with(Capabilities { memory: None, ..capabilities });
+        let comm = Imagined::new(0, world);
         let model = match parallel.zero {
             Zero::Weights => {
                 let shards = Shards::new(Architecture::new(config).layout(), 0, world);
@@ -121,6 +140,10 @@ impl Plan {
         };
         let (weights, copies) = (model.weights().bytes() as u64, model.copied_bytes() as u64);
         let mut trainer = Trainer::sharing(model, &comm, Hyperparameters::default(), parallel)?;
+        let (layout, held) = (trainer.model.architecture().layout(), trainer.shards().all_own());
+        let bytes = if average { Ema::<Dry>::bytes(&held) } else { 0 };
+        // Held while the step is counted.
+        let _average = average.then(|| Ema::part(&device, 0.0, layout, held, EmaMemory::Device)).transpose()?;
         let rates = Rates { lr: 1e-4, batch_size: sequences, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
         let tokens = alloc::vec![0u32; 2 * sequences * (length + 1)];
         let both = Batch::new(&tokens, length, None, config.vocab_size)?;
@@ -138,10 +161,10 @@ impl Plan {
         }
         let gradients = trainer.gradient_bytes() as u64;
         let moments = (trainer.optimizer.m.bytes() + trainer.optimizer.v.bytes()) as u64;
-        let activations = device.memory().reserved.saturating_sub(weights + copies + gradients + moments);
+        let activations = device.memory().reserved.saturating_sub(weights + copies + gradients + moments + bytes);
         Ok(Self {
             parameters: ParameterCount::of(config),
-            memory: MemoryPlan { weights, copies, gradients, moments, activations },
+            memory: MemoryPlan { weights, copies, gradients, moments, average: bytes, activations },
             flops_per_token: tally.cost().flops / (sequences * length) as u64,
             tally,
             kv_cache: KvCache::of(config),

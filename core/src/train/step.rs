@@ -63,6 +63,8 @@ pub struct Trainer<D: Kernels, C: Comm<D>> {
     /// `[1, n]`: Σ nll of each depth, the balance loss, 0 or NaN for the state before the step, the routers' loads, and
     /// Σ nll of each source. Read once a step.
     report: Tensor<D>,
+    /// `[k, 1]` u32: in which row of all ranks' the micro-batches' numbers come, in their order.
+    order: Option<Tensor<D>>,
     /// `[1, n]`: the report, and NaN where the update is not applied.
     guarded: Tensor<D>,
 }
@@ -94,6 +96,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             gate: Gate::new(&device, dtype)?,
             loads: model.load_count()?,
             report: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
+            order: None,
             guarded: Tensor::<D>::zeros(&device, &[1, columns], dtype)?,
             model,
             comm,
@@ -281,10 +284,17 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
             let lengths = alloc::vec![rounds * columns; world];
             let whole = rows.view_mut().reshape(1, count * columns)?;
             self.comm.all_gather(device, AllGather::new(whole, &lengths)?)?;
-            let places: Vec<u32> = (0..count).map(|j| (j % world * rounds + j / world) as u32).collect();
-            let places = Tensor::<D>::from_slice(device, &[count, 1], DType::U32, &places)?;
+            // It depends on the number of micro-batches alone.
+            let order = match self.order.take().filter(|order| order.shape().rows() == count) {
+                Some(order) => order,
+                None => {
+                    let order: Vec<u32> = (0..count).map(|j| (j % world * rounds + j / world) as u32).collect();
+                    Tensor::<D>::from_slice(device, &[count, 1], DType::U32, &order)?
+                }
+            };
             let mut ordered = Tensor::<D>::empty(device, &[count, columns], rows.dtype())?;
-            device.gather_rows(GatherRows::new(rows.view(), places.view(), 1, ordered.view_mut())?)?;
+            device.gather_rows(GatherRows::new(rows.view(), order.view(), 1, ordered.view_mut())?)?;
+            self.order = Some(order);
             rows = ordered;
         }
         device.fill(Fill::new(self.report.view_mut(), 0.0))?;
@@ -372,5 +382,40 @@ fn read<D: Kernels>(device: &D, x: &Tensor<D>) -> Result<Vec<f64>, D::Error> {
     match x.dtype() {
         DType::F64 => x.download(device),
         _ => Ok(x.download::<D, f32>(device)?.into_iter().map(f64::from).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::Imagined;
+    use crate::config::ModelConfig;
+    use crate::device::Dry;
+    use crate::precision::Precision;
+
+    #[test]
+    fn a_steady_step_sends_tokens_and_targets_and_reads_the_report() {
+        let config = ModelConfig { num_nextn_predict_layers: 1, ..ModelConfig::tiny() };
+        let rates = Rates { lr: 1e-4, batch_size: 4, bias_speed: 1e-3, mtp_weight: 0.3, balance_alpha: 1e-4 };
+        let (length, world) = (16, 2);
+        let (device, comm) = (Dry::new(), Imagined::new(0, world));
+        let model = Model::new(&device, &config, Precision::BF16).expect("counts");
+        let mut trainer = Trainer::new(model, &comm, Hyperparameters::default()).expect("counts");
+        let tokens = alloc::vec![0; 4 * (length + 1)];
+        let starts = alloc::vec![0; 4 * length];
+        let mut sent = |starts: Option<&[u32]>| {
+            let batch = Batch::new(&tokens, length, starts, config.vocab_size).expect("fits");
+            trainer.step(&batch, 2, &rates).expect("counts");
+            device.reset();
+            trainer.step(&batch, 2, &rates).expect("counts");
+            let numbers = columns(&trainer.model, 0);
+            let tally = device.tally();
+            assert_eq!(tally.downloaded as usize, 4 * (2 * numbers + 2), "the report twice, the norm, the clip factor");
+            tally.uploaded as usize
+        };
+        // For the main model and for the MTP module a token and a target each, in 4 bytes.
+        assert_eq!(sent(None), 4 * length * 2 * 2 * 4);
+        // Where a sequence is of several documents, the start of each token's own too, once a micro-batch.
+        assert_eq!(sent(Some(&starts)), 4 * length * (2 * 2 + 1) * 4);
     }
 }

@@ -45,6 +45,7 @@
 //! |---|---|
 //! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `store_latent`, `load_latent`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
 //! | `binary`, `update_bias` | 2 |
+//! | `lerp` | 4 |
 //! | `unary`, `rope` | 8 |
 //! | `random_normal`, `swiglu`, `adamw` | 16 |
 //! | `gemm`, `grouped_gemm`, `gemm_fp8`, `grouped_gemm_fp8`, `gemv`, `grouped_gemv`, `gemm_mixed`, `grouped_gemm_mixed`, `reduce_rows`, `sum_columns`, `scatter_add_rows`, `scatter_add_columns`, `combine`, `absorb_query`, `absorb_output` | 2 + k |

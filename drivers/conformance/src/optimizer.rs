@@ -1,6 +1,6 @@
-//! Cases of AdamW.
+//! Cases of AdamW and of linear interpolation.
 
-use fathom_core::device::{AdamRates, AdamW};
+use fathom_core::device::{AdamRates, AdamW, Lerp};
 use proptest::prelude::*;
 
 use crate::case::{Magnitude, Operand, case, kernel};
@@ -45,4 +45,21 @@ kernel!(
     /// [`AdamW`], with moments as wide as the weights or as narrow as activations.
     adamw, n: size(200), clip: 0.01f64..1.0, rates: rates(), narrow: any::<bool>() =>
     |(d, n, clip, rates, narrow)| AdamCase { d, n, clip, rates, narrow }
+);
+
+case!(LerpCase, "lerp", { n: usize, weight: f64 }, |self| 1,
+    operands {
+        let dtype = self.d.wide();
+        let y = Operand::floats(dtype, 1, self.n, self.d.floats(0, self.n));
+        let x = Operand::floats(dtype, 1, self.n, self.d.floats(1, self.n));
+        let magnitude = |(y, x): (f64, f64)| y.abs() + self.weight * (x.abs() + y.abs());
+        let magnitudes = y.values().into_iter().zip(x.values()).map(magnitude).collect();
+        vec![y.near(Magnitude::Given(magnitudes)), x]
+    }
+    call |device, y, x| device.lerp(Lerp::new(y.view_mut(), x.view(), self.weight)?)
+);
+
+kernel!(
+    /// [`Lerp`] of matrices as wide as weights.
+    lerp, n: size(2000), weight: prop_oneof![Just(1.0), 0.0f64..1.0] => |(d, n, weight)| LerpCase { d, n, weight }
 );

@@ -8,6 +8,7 @@ pub fn tolerance(kernel: &str, k: usize) -> f64 {
     let k = k as f64;
     match kernel {
         "binary" | "update_bias" => 2.0,
+        "lerp" => 4.0,
         "unary" | "rope" => 8.0,
         "random_normal" | "swiglu" | "adamw" => 16.0,
         // Tensor cores may keep 14 bits within a tile.

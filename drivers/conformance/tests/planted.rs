@@ -85,6 +85,7 @@ disturb! {
     AttentionGrad |c| c.heads.scale *= 1.0 + 1e-3;
     CrossEntropy |c| c.gradient = c.gradient.map(|g| g * (1.0 + 1e-3));
     AdamW |c| c.rates.lr *= 1.0 + 1e-3;
+    Lerp |c| c.weight *= 1.0 + 1e-3;
     UpdateBias |c| c.speed *= 1.0 + 1e-3;
     Quantize |c| c.power_of_two = !c.power_of_two;
     Requantize |c| c.power_of_two = !c.power_of_two;

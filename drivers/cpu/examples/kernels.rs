@@ -37,7 +37,7 @@ const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize"];
 const DECODE_KERNELS: &[&str] =
     &["latent_attention", "chunk_attention", "absorb_query", "absorb_output", "store_latent", "load_latent"];
 const TRAINING_KERNELS: &[&str] =
-    &["cross_entropy", "adamw", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
+    &["cross_entropy", "adamw", "lerp", "reduce_rows", "fill", "cast", "random_normal", "scatter_add_rows"];
 
 struct Bench {
     cpu: Cpu,
@@ -337,6 +337,7 @@ fn training(b: &mut Bench, of: DType) {
     let rates = AdamRates { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step: 10 };
     let what = format!("{of} 20 M");
     time!(b, what, adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), v.view_mut(), clip.view(), rates));
+    time!(b, "F32 20 M", lerp: Lerp::new(w.view_mut(), g.view(), 1e-3));
     time!(b, format!("SumSquares {what}"), reduce_rows: ReduceRows::new(Reduction::SumSquares, m.view(),
         norm.view_mut(), Out::Replace));
     time!(b, what, fill: Some(Fill::new(m.view_mut(), 0.0)));

@@ -1,6 +1,6 @@
-//! The AdamW step of a parameter group.
+//! The AdamW step of a parameter group, and one update of an average of weights.
 
-use fathom_core::device::AdamW;
+use fathom_core::device::{AdamW, Lerp};
 
 use crate::Cpu;
 use crate::error::CpuError;
@@ -39,6 +39,14 @@ kernel! {
     }
 }
 
+kernel! {
+    fn interpolate(weight: f32, y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += weight * (x - *y);
+        }
+    }
+}
+
 typed! {
     adamw: AdamW[m] => run_adamw,
 }
@@ -72,6 +80,15 @@ impl Cpu {
         self.for_each(work, parts, |i, (w, m, v)| {
             update(isa, &step, w, &g[i * BLOCK..][..w.len()], m, v);
         });
+        Ok(())
+    }
+
+    pub(crate) fn lerp(&self, call: Lerp<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "lerp";
+        let x = mat::read::<f32>(OP, &call.x)?.as_slice();
+        let y = mat::write::<f32>(OP, call.y)?.into_slice();
+        let (isa, work, weight) = (self.isa(), y.len(), call.weight as f32);
+        self.for_each(work, Chunks::new(y, BLOCK), |i, y| interpolate(isa, weight, y, &x[i * BLOCK..][..y.len()]));
         Ok(())
     }
 }

@@ -295,6 +295,8 @@ fn training<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<
     for t in [&w, &m, &v] {
         out.keep("adamw", t);
     }
+    device.lerp(Lerp::new(w.view_mut(), g.view(), 0.1).unwrap()).unwrap();
+    out.keep("lerp", &w);
     let (rows, index, mut table) = (input.reals(500, 130), input.indices(500, 1, 20), input.floats(20, 130));
     device.scatter_add_rows(ScatterAddRows::new(rows.view(), index.view(), table.view_mut()).unwrap()).unwrap();
     out.keep("scatter_add_rows", &table);

@@ -1,4 +1,4 @@
-// AdamW step (Loshchilov and Hutter, 2019, algorithm 2).
+// AdamW step (Loshchilov and Hutter, 2019, algorithm 2), and linear interpolation.
 #include "fathom.cuh"
 
 struct AdamW {
@@ -86,5 +86,43 @@ KERNEL(adamw_any, AdamW, 256) {
     for (int k = 0; k < 4; k++) {
         i64 i = first + k * threads();
         if (i < a.w.cols) steps(a, clip, (int)i, (int)i + 1);
+    }
+}
+
+struct Lerp {
+    Mat y, x;
+    float weight;
+    // Elements before the first that can be accessed sixteen bytes at a time.
+    int lead;
+};
+
+FN float lerp(const Lerp& a, float y, float x) {
+    return y + a.weight * (x - y);
+}
+FN void lerps(const Lerp& a, int i, int last) {
+    for (; i < last; i++) store(a.y, 0, i, lerp(a, load(a.y, 0, i), load(a.x, 0, i)));
+}
+
+// Threads share elements as those of AdamW do.
+KERNEL(lerp_f32, Lerp, 256) {
+    int fours = (a.y.cols - a.lead) / 4, i = block_x() * threads() + thread();
+    if (i < fours) {
+        int at = a.lead + 4 * i;
+        auto ys = row<float>(a.y, 0), xs = row<float>(a.x, 0);
+        float y[4], x[4];
+        get4(ys, at, y);
+        get4(xs, at, x);
+        for (int k = 0; k < 4; k++) y[k] = lerp(a, y[k], x[k]);
+        set4(ys, at, y);
+    } else if (i == fours) {
+        lerps(a, 0, a.lead);
+        lerps(a, a.lead + 4 * fours, a.y.cols);
+    }
+}
+KERNEL(lerp_any, Lerp, 256) {
+    i64 first = (i64)block_x() * 4 * threads() + thread();
+    for (int k = 0; k < 4; k++) {
+        i64 i = first + k * threads();
+        if (i < a.y.cols) lerps(a, (int)i, (int)i + 1);
     }
 }

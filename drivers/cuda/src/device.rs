@@ -64,6 +64,14 @@ impl Cuda {
         Self { memory: Arc::new(Memory::new(engine.clone())), engine }
     }
 
+    /// What a device of that name can do as far as every one does, for a plan that is made where there is no GPU: its
+    /// memory is not known.
+    pub fn unopened(name: &str) -> Capabilities {
+        let mut capabilities = Capabilities::new(name);
+        capabilities.chunk = CHUNK;
+        capabilities
+    }
+
     /// A line for people, such as `NVIDIA H100 80GB HBM3, sm_90a, 132 multiprocessors, 79.2 GiB`.
     pub fn description(&self) -> String {
         self.engine.description()
@@ -160,9 +168,8 @@ impl Device for Cuda {
 
     fn capabilities(&self) -> Capabilities {
         let properties = self.engine.properties();
-        let mut capabilities = Capabilities::new(&properties.name);
+        let mut capabilities = Self::unopened(&properties.name);
         capabilities.memory = properties.memory;
-        capabilities.chunk = CHUNK;
         capabilities
     }
 

@@ -82,6 +82,19 @@ fn bytes_come_back() {
         let mut received = vec![0; 200_000];
         cuda.download(&buffer, 0, &mut received).unwrap_or_else(|e| panic!("{e}"));
         assert!(received == [99; 200_000]);
+        // And more than two of them, each to a buffer that only it fills, with nothing that waits in between: the
+        // pinned memory of one is filled again only once its copies are done.
+        let buffers: Vec<_> = (0..120u8)
+            .map(|i| {
+                let mut buffer = cuda.alloc(200_000).unwrap_or_else(|e| panic!("{e}"));
+                cuda.upload(&mut buffer, 0, &[i; 200_000]).unwrap_or_else(|e| panic!("{e}"));
+                buffer
+            })
+            .collect();
+        for (i, buffer) in (0..120u8).zip(&buffers) {
+            cuda.download(buffer, 0, &mut received).unwrap_or_else(|e| panic!("{e}"));
+            assert!(received == [i; 200_000], "upload {i}, graphs {graphs}");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The call of AdamW.
+//! The calls of AdamW and of linear interpolation, which averages weights.
 
 use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, same_shape};
 use crate::device::view::{MatMut, MatRef};
@@ -80,5 +80,37 @@ impl<B> Call for AdamW<'_, B> {
             14 * n,
             2 * (bytes_of_mut(&self.w) + bytes_of_mut(&self.m) + bytes_of_mut(&self.v)) + bytes_of(&self.g),
         )
+    }
+}
+
+/// Linear interpolation, PyTorch's `lerp_`: `y ← y + weight·(x − y)`, each operation rounded to the type of `y`; one
+/// update of an exponential moving average `y` of weights `x`.
+#[non_exhaustive]
+pub struct Lerp<'a, B> {
+    /// Where the result goes, `[1, n]`.
+    pub y: MatMut<'a, B>,
+    /// What it moves towards, `[1, n]`, of the same type.
+    pub x: MatRef<'a, B>,
+    /// The share of the way: 0 leaves `y`, 1 gives `x` where `y` is 0.
+    pub weight: f64,
+}
+
+impl<'a, B> Lerp<'a, B> {
+    /// Moves `y` towards `x`.
+    pub fn new(y: MatMut<'a, B>, x: MatRef<'a, B>, weight: f64) -> Result<Self, InvalidOp> {
+        const OP: &str = "lerp";
+        is_float(OP, &x)?;
+        same_shape(OP, &y.as_ref(), &x)?;
+        ensure(OP, "its operands have one type", y.dtype() == x.dtype())?;
+        same(OP, "rows", 1, y.rows())?;
+        ensure(OP, "a share is from 0 to 1", (0.0..=1.0).contains(&weight))?;
+        Ok(Self { y, x, weight })
+    }
+}
+
+impl<B> Call for Lerp<'_, B> {
+    const NAME: &'static str = "lerp";
+    fn cost(&self) -> Cost {
+        Cost::new(3 * self.y.elements() as u64, 2 * bytes_of_mut(&self.y) + bytes_of(&self.x))
     }
 }

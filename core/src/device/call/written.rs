@@ -140,4 +140,5 @@ written! {
     ChunkAttention(heads, q, kv, k_pe) -> o;
     CrossEntropy(targets, gradient) -> logits, nll;
     AdamW(g, clip, rates) -> w, m, v;
+    Lerp(x, weight) -> y;
 }

@@ -1,7 +1,7 @@
-//! AdamW step, in primitives.
+//! AdamW step and linear interpolation, in primitives.
 
 use super::Work;
-use crate::device::call::{AdamW, BinaryOp, Fill, GatherRows, UnaryOp};
+use crate::device::call::{AdamW, BinaryOp, Fill, GatherRows, Lerp, UnaryOp};
 use crate::device::primitives::Primitives;
 use crate::device::tensor::{Tensor, View, ViewMut};
 
@@ -39,6 +39,15 @@ pub(in crate::device) fn adamw<D: Primitives>(device: &D, call: AdamW<'_, D::Buf
     replace_if(&work, choice.view(), call.w, &w)?;
     replace_if(&work, choice.view(), call.m, &m)?;
     replace_if(&work, choice.view(), call.v, &v)
+}
+
+pub(in crate::device) fn lerp<D: Primitives>(device: &D, call: Lerp<'_, D::Buffer>) -> Result<(), D::Error> {
+    let work = Work::new(device, call.y.dtype());
+    let (mut step, mut y) = (work.copy(call.x)?, work.copy(call.y.as_ref())?);
+    work.apply(BinaryOp::Sub, &mut step, y.view())?;
+    work.scale(call.weight, &mut step)?;
+    work.apply(BinaryOp::Add, &mut y, step.view())?;
+    work.store(y.view(), call.y)
 }
 
 /// `[1, 1]` u32: 1 for a number `x`, 0 for NaN.

@@ -1,8 +1,8 @@
-//! AdamW step, in f64.
+//! AdamW step and linear interpolation, in f64.
 
 use super::matrix::{read, write};
 use super::{Host, HostBuffer, Result};
-use crate::device::call::AdamW;
+use crate::device::call::{AdamW, Lerp};
 
 impl Host {
     pub(super) fn adamw(&self, mut call: AdamW<'_, HostBuffer>) -> Result {
@@ -25,6 +25,14 @@ impl Host {
         write(&mut call.w, &w);
         write(&mut call.m, &m);
         write(&mut call.v, &v);
+        Ok(())
+    }
+    pub(super) fn lerp(&self, mut call: Lerp<'_, HostBuffer>) -> Result {
+        let (x, mut y) = (read(&call.x).data, read(&call.y.as_ref()).data);
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += call.weight * (x - *y);
+        }
+        write(&mut call.y, &y);
         Ok(())
     }
 }

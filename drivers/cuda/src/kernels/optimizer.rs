@@ -1,7 +1,7 @@
-//! AdamW step of a parameter group.
+//! AdamW step of a parameter group, and one update of an average of weights.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{AdamW, Call};
+use fathom_core::device::{AdamW, Call, Lerp};
 
 use crate::Cuda;
 use crate::error::CudaError;
@@ -34,15 +34,33 @@ struct Adam {
 impl Adam {
     /// The kernel for these operands, and the number of elements before the first aligned group of four.
     fn kernel(&self) -> (&'static str, i32) {
-        let wide = [self.w, self.g];
-        let aligned = |m: &Mat, lead: u64| (m.address() + lead * m.size()).is_multiple_of(4 * m.size());
-        let lead = (0..4).find(|&lead| wide.iter().chain([&self.m, &self.v]).all(|m| aligned(m, lead)));
-        match (lead, Mat::common(&wide), Mat::common(&[self.m, self.v])) {
-            (Some(lead), Some(0), Some(0)) => ("adamw_f32", lead as i32),
-            (Some(lead), Some(0), Some(1)) => ("adamw_bf16", lead as i32),
+        let lead = lead(&[self.w, self.g, self.m, self.v]);
+        match (lead, Mat::common(&[self.w, self.g]), Mat::common(&[self.m, self.v])) {
+            (Some(lead), Some(0), Some(0)) => ("adamw_f32", lead),
+            (Some(lead), Some(0), Some(1)) => ("adamw_bf16", lead),
             _ => ("adamw_any", 0),
         }
     }
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Interpolation {
+    y: Mat,
+    x: Mat,
+    weight: f32,
+    lead: i32,
+}
+
+/// The number of elements before the first aligned group of four, where all matrices have the same.
+fn lead(mats: &[Mat]) -> Option<i32> {
+    let aligned = |m: &Mat, lead: u64| (m.address() + lead * m.size()).is_multiple_of(4 * m.size());
+    (0..4).find(|&lead| mats.iter().all(|m| aligned(m, lead))).map(|lead| lead as i32)
+}
+
+/// Blocks with a thread for every four elements of `n`, and one for what is left over.
+fn blocks(n: usize) -> usize {
+    if n == 0 { 0 } else { (n / 4 + 1).div_ceil(THREADS) }
 }
 
 impl Cuda {
@@ -70,8 +88,18 @@ impl Cuda {
         };
         let (name, lead) = args.kernel();
         args.lead = lead.min(n as i32);
-        // A thread for every four elements, and one for what is left over.
-        let blocks = if n == 0 { 0 } else { (n / 4 + 1).div_ceil(THREADS) };
-        self.launch(OPTIMIZER, name, [blocks, 1, 1], THREADS as u32, 0, &args)
+        self.launch(OPTIMIZER, name, [blocks(n), 1, 1], THREADS as u32, 0, &args)
+    }
+
+    pub(super) fn lerp(&self, call: Lerp<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = Lerp::<Buffer>::NAME;
+        let n = call.y.cols();
+        let (y, x) = (mat_mut(OP, &call.y)?, mat(OP, &call.x)?);
+        let (name, lead) = match (lead(&[y, x]), y.dtype()) {
+            (Some(lead), 0) => ("lerp_f32", lead),
+            _ => ("lerp_any", 0),
+        };
+        let args = Interpolation { y, x, weight: call.weight as f32, lead: lead.min(n as i32) };
+        self.launch(OPTIMIZER, name, [blocks(n), 1, 1], THREADS as u32, 0, &args)
     }
 }

@@ -478,6 +478,7 @@ fn training<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let what = format!("{} Mi weights, bf16 moments", n >> 20);
     time!(b, what, adamw: AdamW::new(w.view_mut(), g.view(), m.view_mut(), second.view_mut(), clip.view(), rates));
     let what = format!("{} Mi", n >> 20);
+    time!(b, format!("average of f32 weights {what}"), lerp: Lerp::new(w.view_mut(), g.view(), 1e-3));
     time!(b, format!("SumSquares f32 {what}"), reduce_rows: ReduceRows::new(Reduction::SumSquares, g.view(),
         norm.view_mut(), Out::Replace));
     time!(b, format!("f32 {what}"), fill: Ok::<_, InvalidOp>(Fill::new(w.view_mut(), 0.0)));

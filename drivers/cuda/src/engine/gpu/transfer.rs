@@ -48,12 +48,14 @@ impl State {
         let kept = match self.transfers.staging.keep(bytes)? {
             Some(kept) => Some(kept),
             None => {
-                self.settle()?;
+                // The GPU is not waited for: it goes on with what was submitted while the host fills another arena.
+                self.submit()?;
+                self.transfers.staging.turn(&self.compute, &self.watches)?;
                 self.transfers.staging.keep(bytes)?
             }
         };
         let Some(from) = kept else { return self.upload_large(to, bytes, false) };
-        if idle {
+        if idle && !self.running {
             // SAFETY: `from` is a piece of the arena, which is not reused before a wait; the caller checked `to`.
             unsafe { self.transfers.stream.upload(to, from, bytes.len()) }?;
             self.transfers.pending = true;
