@@ -43,7 +43,7 @@
 //!
 //! | kernel | tolerance |
 //! |---|---|
-//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `store_latent`, `load_latent`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
+//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `quantize_both`, `store_latent`, `load_latent`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
 //! | `binary`, `update_bias` | 2 |
 //! | `unary`, `rope` | 8 |
 //! | `random_normal`, `swiglu`, `adamw` | 16 |

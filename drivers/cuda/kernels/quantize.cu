@@ -16,6 +16,13 @@ struct Encode {
     int power_of_two;
 };
 
+// Both tilings of one matrix: `columns` are 128×1 tiles.
+struct Both {
+    Encode rows;
+    Mat codes, scales;
+    Tiles columns;
+};
+
 struct Decode {
     Mat x, x_scales, y;
     Tiles x_tiles;
@@ -199,6 +206,27 @@ KERNEL(quantize_rows_any, Encode, 256) {
 
 // ---- 128×1 tiles: a block for 64 columns of a tile's rows, a thread for eight of them in every 32nd row
 
+// Rows `start` to `end` of a matrix, of one tile; none where its scales are not used. All threads of the block ask.
+struct TileRows {
+    int start, end;
+};
+FN TileRows column_tile(const Tiles& t, int tile, int rows, Shared<u32> found) {
+    if (t.kind != GROUPS) return {tile * TILE, min_of(tile * TILE + TILE, rows)};
+    // The group whose tiles this one is of: group g has tile ⌊start/128⌋ + g and on.
+    if (thread() == 0) found.set(0, 0);
+    sync();
+    for (int g = thread(); g < t.groups; g += threads()) {
+        int first = group_start(t, g, rows) / TILE + g;
+        int next = group_start(t, g + 1, rows) / TILE + g + 1;
+        if (first <= tile && tile < next) atomic_max(found, 0, (u32)g + 1);
+    }
+    sync();
+    int g = (int)found.get(0) - 1;
+    if (g < 0) return {0, 0};
+    int from = group_start(t, g, rows), start = from + (tile - from / TILE - g) * TILE;
+    return {start, min_of(start + TILE, group_start(t, g + 1, rows))};
+}
+
 template <class Source>
 FN void quantize_columns(const Encode& a) {
     constexpr int WIDTH = 64, ACROSS = WIDTH / 8, WARPS = 8;
@@ -208,24 +236,9 @@ FN void quantize_columns(const Encode& a) {
     auto found = carve.take<u32>(1);
     int rows = a.codes.rows, cols = a.codes.cols, across = ceil_div(cols, WIDTH);
     int tile = block_x() / across, c = block_x() % across * WIDTH, width = min_of(WIDTH, cols - c);
-    int start = tile * TILE, end = min_of(start + TILE, rows);
-    if (a.tiles.kind == GROUPS) {
-        // The group whose tiles this one is of: group g has tile ⌊start/128⌋ + g and on.
-        if (thread() == 0) found.set(0, 0);
-        sync();
-        for (int g = thread(); g < a.tiles.groups; g += threads()) {
-            int first = group_start(a.tiles, g, rows) / TILE + g;
-            int next = group_start(a.tiles, g + 1, rows) / TILE + g + 1;
-            if (first <= tile && tile < next) atomic_max(found, 0, (u32)g + 1);
-        }
-        sync();
-        int g = (int)found.get(0) - 1;
-        if (g < 0) return;
-        int from = group_start(a.tiles, g, rows);
-        start = from + (tile - from / TILE - g) * TILE;
-        end = min_of(start + TILE, group_start(a.tiles, g + 1, rows));
-        if (start >= end) return;  // a scale that is not used
-    }
+    TileRows in = column_tile(a.tiles, tile, rows, found);
+    int start = in.start, end = in.end;
+    if (start >= end) return;
     int l = thread() % ACROSS, down = thread() / ACROSS;
     Source x[4];
 #pragma unroll
@@ -287,6 +300,105 @@ KERNEL(quantize_columns_e4m3, Encode, 256) {
 }
 KERNEL(quantize_columns_any, Encode, 256) {
     quantize_columns<Single>(a);
+}
+
+// ---- 1×128 and 128×1 tiles from one read: a block for 128 columns of a 128×1 tile's rows, a thread for eight of them
+// in every 32nd row, which it keeps in registers
+
+template <class Source>
+FN void quantize_both(const Both& a) {
+    constexpr int ACROSS = TILE / 8, WARPS = 16;
+    const Encode& e = a.rows;
+    Carve carve;
+    auto maxima = carve.take<u32>(WARPS * TILE);
+    auto scales = carve.take<float>(TILE);
+    auto found = carve.take<u32>(1);
+    int tile = block_x() / e.tiles.across, j = block_x() % e.tiles.across;
+    TileRows in = column_tile(a.columns, tile, e.codes.rows, found);
+    if (in.start >= in.end) return;
+    RowTile t = row_tile(e.tiles, (u32)j, e.codes.rows, e.codes.cols);
+    int l = thread() % ACROSS, down = in.start + thread() / ACROSS;
+    float largest = largest_of(E4M3);
+    Source x[4];
+    u32 along[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = down + 32 * i;
+        if (r < in.end) x[i].template fetch<ACROSS>(e, r, t.c, t.width, l);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        along[i] = 0;
+#pragma unroll
+        for (int k = 0; k < 8; k++) along[i] = larger(along[i], magnitude_bits(x[i].at(k)));
+        for (int d = ACROSS / 2; d > 0; d /= 2) along[i] = larger(along[i], shuffle_xor(along[i], d));
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        u32 amax = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) amax = larger(amax, magnitude_bits(x[i].at(k)));
+        amax = larger(amax, shuffle_xor(amax, 16));
+        if (lane() < ACROSS) maxima.set(warp() * TILE + column<Source::vector, ACROSS>(l, k), amax);
+    }
+    sync();
+    if (thread() < TILE) {
+        u32 amax = 0;
+        for (int w = 0; w < WARPS; w++) amax = larger(amax, maxima.get(w * TILE + thread()));
+        float scale = scale_of(amax, largest, e.power_of_two);
+        scales.set(thread(), scale);
+        if (thread() < t.width) {
+            check_finite(e.fault, e.site, amax);
+            row<float>(a.scales, tile).set(t.c + thread(), scale);
+        }
+    }
+    sync();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = down + 32 * i;
+        if (r >= in.end) continue;
+        Divisor by(scale_of(along[i], largest, e.power_of_two));
+        if (l == 0) row<float>(e.scales, r).set(t.j, by.scale);
+        float v[8];
+        if (by.is_usual(e.power_of_two)) {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = by.divide(x[i].at(k), e.power_of_two);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = x[i].at(k) / by.scale;
+        }
+        store_codes<Source::vector, ACROSS>(e.codes, r, t.c, t.width, l, v);
+    }
+    Divisor by[8];
+    bool usual = true;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        by[k] = Divisor(scales.get(column<Source::vector, ACROSS>(l, k)));
+        usual = usual && by[k].is_usual(e.power_of_two);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = down + 32 * i;
+        if (r >= in.end) continue;
+        float v[8];
+        if (usual) {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = by[k].divide(x[i].at(k), e.power_of_two);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = x[i].at(k) / by[k].scale;
+        }
+        store_codes<Source::vector, ACROSS>(a.codes, r, t.c, t.width, l, v);
+    }
+}
+KERNEL(quantize_both_f32, Both, 512) {
+    quantize_both<OfF32>(a);
+}
+KERNEL(quantize_both_bf16, Both, 512) {
+    quantize_both<OfBf16>(a);
+}
+KERNEL(quantize_both_any, Both, 512) {
+    quantize_both<Single>(a);
 }
 
 // ---- 128×128 tiles: a block for each, a thread for eight columns of every 32nd row

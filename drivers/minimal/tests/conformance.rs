@@ -5,8 +5,16 @@ use fathom_core::DType;
 use fathom_minimal::Minimal;
 
 /// Kernels that take FP8 tensors. `gather_rows` copies codes as bytes, and so needs no FP8.
-const FP8: [&str; 7] =
-    ["quantize", "dequantize", "requantize", "gemm_fp8", "grouped_gemm_fp8", "gemm_mixed", "grouped_gemm_mixed"];
+const FP8: [&str; 8] = [
+    "quantize",
+    "dequantize",
+    "requantize",
+    "quantize_both",
+    "gemm_fp8",
+    "grouped_gemm_fp8",
+    "gemm_mixed",
+    "grouped_gemm_mixed",
+];
 
 /// Kernels that take FP8 tensors, or BF16 beside F32, among others.
 const SOME_FP8: [&str; 7] =

@@ -1,7 +1,7 @@
 //! RMSNorm and its gradient.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Call, RmsNorm, RmsNormGrad};
+use fathom_core::device::{Call, RmsNorm, RmsNormGrad, RmsNormQuantize, default};
 
 use crate::Cuda;
 use crate::error::CudaError;
@@ -61,6 +61,10 @@ impl Cuda {
         let name = wide!("rmsnorm", &[args.x, args.y], &[args.weight]);
         let threads = threads_for(eights(call.x.cols()), 1024);
         self.launch(NORM, name, [call.x.rows(), 1, 1], threads, 32 * 4, &args)
+    }
+
+    pub(super) fn rmsnorm_quantize(&self, call: RmsNormQuantize<'_, Buffer>) -> Result<(), CudaError> {
+        default::rmsnorm_quantize(self, call, |call| self.rmsnorm(call), |call| self.quantize_both(call))
     }
 
     pub(super) fn rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {

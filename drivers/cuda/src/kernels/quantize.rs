@@ -1,7 +1,10 @@
 //! Quantization to FP8 codes with scales, dequantization and requantization.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Call, Dequantize, Quantize, Requantize, Scaled, ScaledMut, Tiles as Tiling};
+use fathom_core::device::{
+    Call, Dequantize, Encoded, GatherCodes, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles as Tiling,
+    default,
+};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::TILE;
 
@@ -42,6 +45,15 @@ struct Encode {
     fault: u64,
     site: u32,
     power_of_two: i32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Both {
+    rows: Encode,
+    codes: Mat,
+    scales: Mat,
+    columns: Tiles,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -163,6 +175,48 @@ impl Cuda {
         }
     }
 
+    pub(super) fn quantize_both(&self, call: QuantizeBoth<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = QuantizeBoth::<Buffer>::NAME;
+        let (x, dtype) = (mat(OP, &call.x)?, call.x.dtype());
+        let (cols, Encoded { rows, columns, power_of_two, .. }) = (call.x.cols(), call.y);
+        let (rows, columns) = match (rows, columns) {
+            (Some(rows), Some(columns)) => (rows, columns),
+            (rows, columns) => {
+                let mut each = rows.iter().chain(&columns);
+                return each.try_for_each(|y| self.encode(OP, (x, dtype), None, y, power_of_two));
+            }
+        };
+        let args = Both {
+            rows: Encode {
+                x,
+                x_scales: Mat::NONE,
+                codes: mat_mut(OP, &rows.codes)?,
+                scales: mat_mut(OP, &rows.scales)?,
+                x_tiles: Tiles::NONE,
+                tiles: Tiles::new(OP, &rows.tiles, cols)?,
+                fault: self.report(),
+                site: site(OP),
+                power_of_two: power_of_two.into(),
+            },
+            codes: mat_mut(OP, &columns.codes)?,
+            scales: mat_mut(OP, &columns.scales)?,
+            columns: Tiles::new(OP, &columns.tiles, cols)?,
+        };
+        let grain = code_grain(DType::E4M3);
+        let wide = cols.is_multiple_of(8)
+            && args.rows.tiles.keeps_eights()
+            && args.rows.codes.is_aligned(grain)
+            && args.codes.is_aligned(grain)
+            && x.is_aligned(16);
+        let name = match dtype {
+            DType::F32 if wide => "quantize_both_f32",
+            DType::BF16 if wide => "quantize_both_bf16",
+            _ => "quantize_both_any",
+        };
+        let blocks = if cols == 0 { 0 } else { columns.scales.rows() * tiles_across(&rows.tiles, cols) };
+        self.launch(QUANTIZE, name, [blocks, 1, 1], 512, (16 + 1) * TILE * 4 + 4, &args)
+    }
+
     pub(super) fn quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Quantize::<Buffer>::NAME;
         self.encode(OP, (mat(OP, &call.x)?, call.x.dtype()), None, &call.y, call.power_of_two)
@@ -172,6 +226,10 @@ impl Cuda {
         const OP: &str = Requantize::<Buffer>::NAME;
         let codes = (mat(OP, &call.x.codes)?, call.x.codes.dtype());
         self.encode(OP, codes, Some(&call.x), &call.y, call.power_of_two)
+    }
+
+    pub(super) fn gather_codes(&self, call: GatherCodes<'_, Buffer>) -> Result<(), CudaError> {
+        default::gather_codes(self, call, |call| self.requantize(call))
     }
 
     pub(super) fn dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {

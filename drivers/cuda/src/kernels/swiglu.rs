@@ -1,7 +1,7 @@
 //! SwiGLU and its gradient.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Call, Swiglu, SwigluGrad};
+use fathom_core::device::{Call, Swiglu, SwigluGrad, SwigluQuantize, default};
 
 use crate::Cuda;
 use crate::error::CudaError;
@@ -44,6 +44,10 @@ impl Cuda {
         let name = wide!("swiglu", &[args.gate, args.up, args.y], &[]);
         let rows = if cols == 0 { 0 } else { rows };
         self.launch(SWIGLU, name, [rows, 1, 1], threads_for(eights(cols), 256), 0, &args)
+    }
+
+    pub(super) fn swiglu_quantize(&self, call: SwigluQuantize<'_, Buffer>) -> Result<(), CudaError> {
+        default::swiglu_quantize(self, call, |call| self.swiglu(call), |call| self.quantize_both(call))
     }
 
     pub(super) fn swiglu_grad(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CudaError> {
