@@ -20,8 +20,7 @@ use super::operand::{Kept, Operand};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
-    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Out, Route, RouteGrad, SortByKey,
-    SwigluGrad,
+    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Out, Route, RouteGrad, SortByKey, SwigluGrad,
 };
 use crate::routing::{GroupScore, RouteConfig, Score};
 use crate::tensor::{Tensor, View, ViewMut};

@@ -1,9 +1,11 @@
 //! Cases of FP8 matrices: encoding and decoding.
 
-use fathom_core::device::{Dequantize, Encoded, Kernels, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles};
+use fathom_core::device::{
+    Dequantize, Encoded, GatherCodes, Kernels, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles,
+};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair};
-use fathom_core::tensor::MatRef;
+use fathom_core::tensor::{MatRef, View};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -220,6 +222,32 @@ case!(QuantizeBothCase, "quantize_both", { to: Tilings, rows: usize, cols: usize
     }
 );
 
+/// `x` in each of the tilings of `y`, one after the other.
+pub(crate) fn each<D: Kernels>(device: &D, x: View<'_, D>, y: Encoded<'_, D::Buffer>) -> Result<(), D::Error> {
+    let mut tilings = y.rows.into_iter().chain(y.columns);
+    tilings.try_for_each(|to| device.quantize(Quantize::new(x, to, y.power_of_two)?))
+}
+
+case!(GatherCodesCase, "gather_codes",
+    { to: Tilings, part: usize, rows: usize, cols: usize, tokens: usize, divisor: usize }, |self| 1,
+    operands {
+        let from = (self.tokens, self.cols);
+        let index = self.d.indices(2, self.rows, self.tokens * self.divisor);
+        let mut operands = vec![
+            codes(&self.d, 0, DType::E4M3, from, true).gaps(self.d.gaps),
+            stretched(&self.d, scales(&self.d, 1, &Tiling::Row(self.part), from)).gaps(!self.d.gaps),
+            Operand::indices(self.rows, 1, index),
+        ];
+        operands.extend(self.to.operands(&self.d, (self.rows, self.cols)));
+        operands
+    }
+    call |device, x, x_scales, index, codes, scales, column_codes, column_scales, offsets| {
+        let x = Scaled::new(x.view(), x_scales.view(), Tiles::Row { part: self.part })?;
+        let y = self.to.encoded([codes, scales, column_codes, column_scales, offsets])?;
+        device.gather_codes(GatherCodes::new(x, index.view(), self.divisor, y)?)
+    }
+);
+
 /// Length of a side: a few, or near one or two tiles.
 pub(crate) fn side() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 1usize..10, 3 => 126usize..131, 1 => 254usize..259]
@@ -318,6 +346,16 @@ pub fn quantize_both<D: Kernels>(device: &D, options: &Options) -> Result<Outcom
     let cases = strategy.prop_map(|(d, (sizes, part, parts, to))| {
         let (rows, cols) = (sizes.iter().sum(), part * parts);
         QuantizeBothCase { d, to, rows, cols }
+    });
+    sweep(device, options, cases)
+}
+
+/// [`GatherCodes`] in either tiling and in both: bit for bit.
+pub fn gather_codes<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(vec![DType::F32]), grouped_parts(), 1usize..9, 1usize..5);
+    let cases = strategy.prop_map(|(d, (sizes, part, parts, to), tokens, divisor)| {
+        let (rows, cols) = (sizes.iter().sum(), part * parts);
+        GatherCodesCase { d, to, part, rows, cols, tokens, divisor }
     });
     sweep(device, options, cases)
 }

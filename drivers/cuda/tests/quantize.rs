@@ -4,7 +4,8 @@ mod common;
 
 use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{
-    Dequantize, Device, Encoded, Host, Kernels, Primitives, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles,
+    Dequantize, Device, Encoded, Host, Kernels, Primitives, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
+    Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
@@ -36,6 +37,11 @@ fn requantize() {
 #[test]
 fn quantize_both() {
     check(fathom_conformance::quantize_both);
+}
+
+#[test]
+fn gather_codes() {
+    check(fathom_conformance::gather_codes);
 }
 
 #[test]
@@ -196,7 +202,9 @@ fn both<D: Kernels>(device: &D, dtype: DType, part: usize, columns: Tiling, powe
 fn both_tilings_of_wide_rows_have_the_bits_of_the_reference() {
     let Some(device) = common::device() else { return };
     for dtype in [DType::F32, DType::BF16] {
-        for (i, (part, columns)) in [(COLS, Tiling::Column), (144, Tiling::Groups), (COLS, Tiling::Groups)].into_iter().enumerate() {
+        for (i, (part, columns)) in
+            [(COLS, Tiling::Column), (144, Tiling::Groups), (COLS, Tiling::Groups)].into_iter().enumerate()
+        {
             let ours = both(&device, dtype, part, columns, i == 1);
             let theirs = both(&Host::default(), dtype, part, columns, i == 1);
             assert!(ours == theirs, "{dtype} in parts of {part} and {columns:?}");

@@ -5,11 +5,14 @@ use fathom_core::DType;
 use fathom_minimal::Minimal;
 
 /// Kernels that take FP8 tensors. `gather_rows` copies codes as bytes, and so needs no FP8.
-const FP8: [&str; 8] = [
+const FP8: [&str; 11] = [
     "quantize",
     "dequantize",
     "requantize",
     "quantize_both",
+    "gather_codes",
+    "swiglu_quantize",
+    "rmsnorm_quantize",
     "gemm_fp8",
     "grouped_gemm_fp8",
     "gemm_mixed",

@@ -148,7 +148,8 @@ impl Mla {
         let width = self.latent..self.latent + self.heads.rope;
         let k_pe = kv_a.view_mut().columns(width.clone())?;
         pass.device.rope(Rope::new(k_pe, self.heads.rope, 0, pass.rope.view(), at.positions.view(), false)?)?;
-        let (before_norm, read) = (kv_a.view().columns(0..self.latent)?, Read::forward(self.kv_b_proj.reads_codes(pass)?));
+        let (before_norm, read) =
+            (kv_a.view().columns(0..self.latent)?, Read::forward(self.kv_b_proj.reads_codes(pass)?));
         let (latent, mut kv_norm) = self.kv_a_layernorm.factor(pass, before_norm, read)?;
         let kv = self.keys_values(pass, &latent, t)?;
         kv_norm.keep(pass, latent);
