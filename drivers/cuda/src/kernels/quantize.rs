@@ -13,7 +13,7 @@ use crate::Cuda;
 use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut, unsupported};
 use crate::memory::Buffer;
-use crate::source::QUANTIZE;
+use crate::source::{Module, QUANTIZE};
 
 /// Threads that share a 1×128 tile.
 const ROW_THREADS: usize = 16;
@@ -49,8 +49,8 @@ struct Encode {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Both {
-    rows: Encode,
+pub(super) struct Both {
+    first: Encode,
     codes: Mat,
     scales: Mat,
     columns: Tiles,
@@ -64,6 +64,31 @@ struct Decode {
     y: Mat,
     x_tiles: Tiles,
 }
+
+/// Arguments of an encoding and its launch, but for the kernel's name.
+pub(super) struct Encoding {
+    pub(super) args: Both,
+    /// Whether columns come in eights, so that wide kernels may run where their sources allow it.
+    pub(super) wide: bool,
+    /// 1×128 tiles, 128×1 tiles, or both: the place among names.
+    tilings: usize,
+    /// Blocks; of 1×128 tiles alone the number of tiles.
+    blocks: usize,
+    threads: u32,
+    shared: usize,
+}
+
+/// Names of the kernels of a source: for each tiling and both, of F32, BF16 and any type.
+macro_rules! encoding_names {
+    ($source:literal) => {
+        [
+            [concat!($source, "_rows_f32"), concat!($source, "_rows_bf16"), concat!($source, "_rows_any")],
+            [concat!($source, "_columns_f32"), concat!($source, "_columns_bf16"), concat!($source, "_columns_any")],
+            [concat!($source, "_both_f32"), concat!($source, "_both_bf16"), concat!($source, "_both_any")],
+        ]
+    };
+}
+pub(super) use encoding_names;
 
 impl Tiles {
     pub(super) const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
@@ -175,46 +200,79 @@ impl Cuda {
         }
     }
 
-    pub(super) fn quantize_both(&self, call: QuantizeBoth<'_, Buffer>) -> Result<(), CudaError> {
-        const OP: &str = QuantizeBoth::<Buffer>::NAME;
-        let (x, dtype) = (mat(OP, &call.x)?, call.x.dtype());
-        let (cols, Encoded { rows, columns, power_of_two, .. }) = (call.x.cols(), call.y);
-        let (rows, columns) = match (rows, columns) {
-            (Some(rows), Some(columns)) => (rows, columns),
-            (rows, columns) => {
-                let mut each = rows.iter().chain(&columns);
-                return each.try_for_each(|y| self.encode(OP, (x, dtype), None, y, power_of_two));
-            }
+    /// Arguments and launch of a kernel of `encode.cuh` that encodes `x`, or what it makes of it, of `cols` columns in
+    /// the tilings of `y`.
+    pub(super) fn encoding(
+        &self,
+        op: &'static str,
+        x: Mat,
+        cols: usize,
+        y: &Encoded<'_, Buffer>,
+    ) -> Result<Encoding, CudaError> {
+        let (first, second) = match (&y.rows, &y.columns) {
+            (Some(rows), columns) => (rows, columns.as_ref()),
+            (None, Some(columns)) => (columns, None),
+            (None, None) => return Err(unsupported(op, "has no tiling")),
         };
         let args = Both {
-            rows: Encode {
+            first: Encode {
                 x,
                 x_scales: Mat::NONE,
-                codes: mat_mut(OP, &rows.codes)?,
-                scales: mat_mut(OP, &rows.scales)?,
+                codes: mat_mut(op, &first.codes)?,
+                scales: mat_mut(op, &first.scales)?,
                 x_tiles: Tiles::NONE,
-                tiles: Tiles::new(OP, &rows.tiles, cols)?,
+                tiles: Tiles::new(op, &first.tiles, cols)?,
                 fault: self.report(),
-                site: site(OP),
-                power_of_two: power_of_two.into(),
+                site: site(op),
+                power_of_two: y.power_of_two.into(),
             },
-            codes: mat_mut(OP, &columns.codes)?,
-            scales: mat_mut(OP, &columns.scales)?,
-            columns: Tiles::new(OP, &columns.tiles, cols)?,
+            codes: second.map_or(Ok(Mat::NONE), |y| mat_mut(op, &y.codes))?,
+            scales: second.map_or(Ok(Mat::NONE), |y| mat_mut(op, &y.scales))?,
+            columns: second.map_or(Ok(Tiles::NONE), |y| Tiles::new(op, &y.tiles, cols))?,
         };
         let grain = code_grain(DType::E4M3);
-        let wide = cols.is_multiple_of(8)
-            && args.rows.tiles.keeps_eights()
-            && args.rows.codes.is_aligned(grain)
-            && args.codes.is_aligned(grain)
-            && x.is_aligned(16);
-        let name = match dtype {
-            DType::F32 if wide => "quantize_both_f32",
-            DType::BF16 if wide => "quantize_both_bf16",
-            _ => "quantize_both_any",
+        let codes_are_wide = args.first.codes.is_aligned(grain) && (second.is_none() || args.codes.is_aligned(grain));
+        let wide = cols.is_multiple_of(8) && args.first.tiles.keeps_eights() && codes_are_wide;
+        let (tiles, across) = (y.shape().0 * tiles_across(&first.tiles, cols), cols.div_ceil(COLUMNS_WIDTH));
+        let (tilings, blocks, threads, shared) = match second {
+            Some(columns) if cols > 0 => {
+                let blocks = columns.scales.rows() * tiles_across(&first.tiles, cols);
+                (2, blocks, 512, (16 + 1) * TILE * 4 + 4)
+            }
+            Some(_) => (2, 0, 512, 0),
+            None if y.rows.is_some() => (0, tiles, 256, 0),
+            None => (1, first.scales.rows() * across, 256, (8 + 1) * COLUMNS_WIDTH * 4 + 4),
         };
-        let blocks = if cols == 0 { 0 } else { columns.scales.rows() * tiles_across(&rows.tiles, cols) };
-        self.launch(QUANTIZE, name, [blocks, 1, 1], 512, (16 + 1) * TILE * 4 + 4, &args)
+        Ok(Encoding { args, wide, tilings, blocks, threads, shared })
+    }
+
+    /// Launches one of the kernels `names` of `module`, for rows, columns and both, of F32, BF16 and any type; `each`
+    /// is how many 1×128 tiles a thread takes where it takes several. `args` begin with those of `encoding`.
+    pub(super) fn launch_encoding<A: Pod>(
+        &self,
+        (op, module): (&'static str, Module),
+        names: [[&'static str; 3]; 3],
+        each: [usize; 3],
+        encoding: &Encoding,
+        args: &A,
+    ) -> Result<(), CudaError> {
+        let x = &encoding.args.first.x;
+        let kind = if encoding.wide && x.is_aligned(16) && x.dtype() < 2 { x.dtype() as usize } else { 2 };
+        let grid = match encoding.tilings {
+            0 => row_grid(op, encoding.blocks, each[kind], encoding.threads)?,
+            _ => [encoding.blocks, 1, 1],
+        };
+        self.launch(module, names[encoding.tilings][kind], grid, encoding.threads, encoding.shared, args)
+    }
+
+    pub(super) fn quantize_both(&self, call: QuantizeBoth<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = QuantizeBoth::<Buffer>::NAME;
+        let encoding = self.encoding(OP, mat(OP, &call.x)?, call.x.cols(), &call.y)?;
+        let (at, names) = ((OP, QUANTIZE), encoding_names!("quantize"));
+        if call.y.rows.is_some() && call.y.columns.is_some() {
+            return self.launch_encoding(at, names, [2, 4, 1], &encoding, &encoding.args);
+        }
+        self.launch_encoding(at, names, [2, 4, 1], &encoding, &encoding.args.first)
     }
 
     pub(super) fn quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
