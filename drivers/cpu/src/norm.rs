@@ -155,7 +155,7 @@ impl Cpu {
         let (isa, eps, height) = (self.isa(), call.eps as f32, rows_per_block(x.cols()));
         let rstd = Tiles::new(mat::write::<f32>(OP, call.rstd.reborrow())?, height, 1);
         self.for_each(x.rows() * x.cols() / 6, rstd, |_, mut rstd| roots(isa, &x, eps, &mut rstd));
-        let (read, scratch) = (call.rstd.as_ref(), quantize::scratch(x.cols()));
+        let (read, scratch) = (call.rstd.as_ref(), quantize::scratch::<T>(x.cols()));
         let rstd = mat::read::<f32>(OP, &read)?;
         self.encode_each(OP, call.y, scratch, &Normed { isa, x, weight, rstd })
     }

@@ -126,7 +126,7 @@ impl Cpu {
         const OP: &str = "swiglu_quantize";
         let x = mat::read::<T>(OP, &call.gate_up)?;
         let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
-        let scratch = quantize::scratch(call.y.shape().1);
+        let scratch = quantize::scratch::<T>(call.y.shape().1);
         self.encode_each(OP, call.y, scratch, &Activated { isa: self.isa(), x, scale })
     }
 

@@ -29,6 +29,27 @@ KERNEL(quantize_columns_any, Encode, 256) {
     quantize_columns<Single>(a);
 }
 
+// Codes of other rows: `index[r] / divisor` for row `r`, zeros for an index out of range.
+struct Gather : Encode {
+    Mat index;
+    u32 divisor, limit;
+};
+template <class Source>
+struct Gathered : Source {
+    template <int threads, class A>
+    FN void fetch(const A& a, int r, int c, int width, int l) {
+        u32 index = row<u32>(a.index, r).get(0);
+        if (!in_range(a.fault, a.site, index, a.limit)) return;
+        Source::template fetch<threads>(a, (int)(index / a.divisor), c, width, l);
+    }
+};
+KERNEL(quantize_gathered_e4m3, Gather, 256) {
+    quantize_columns<Gathered<OfE4M3>>(a);
+}
+KERNEL(quantize_gathered_any, Gather, 256) {
+    quantize_columns<Gathered<Single>>(a);
+}
+
 KERNEL(quantize_both_f32, Both, 512) {
     quantize_both<OfF32>(a);
 }

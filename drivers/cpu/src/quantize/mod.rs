@@ -234,9 +234,9 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Numbers of scratch for a block of a [`Source`] of `cols` columns.
-pub(crate) fn scratch(cols: usize) -> usize {
-    BLOCK.max(TILE * STRIP).max(cols)
+/// Scratch for a block of numbers of type `X` of a [`Source`] of `cols` columns, as a count of f32.
+pub(crate) fn scratch<X>(cols: usize) -> usize {
+    (BLOCK.max(TILE * STRIP).max(cols) * size_of::<X>()).div_ceil(size_of::<f32>())
 }
 
 /// A matrix that can be looked at a block at a time.
@@ -313,14 +313,14 @@ impl Cpu {
         let Some(columns) = y.columns else { return Ok(()) };
         mat::check_index(OP, &index, call.x.rows().saturating_mul(call.divisor))?;
         let x = Gathered { x: Decoder::ungrouped(OP, self.isa(), &call.x)?, index, divisor: call.divisor };
-        self.encode::<E4M3, _>(OP, columns, y.power_of_two, scratch(call.x.cols()), &x)
+        self.encode::<E4M3, _>(OP, columns, y.power_of_two, scratch::<f32>(call.x.cols()), &x)
     }
 
     pub(crate) fn requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "requantize";
         let mut groups = self.alloc_f32(3 * Tiling::groups(&call.x.tiles))?;
         let x = Decoder::new(OP, self.isa(), &call.x, as_groups(&mut groups))?;
-        let scratch = scratch(call.x.cols());
+        let scratch = scratch::<f32>(call.x.cols());
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, scratch, &x))
     }
 

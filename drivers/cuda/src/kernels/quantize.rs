@@ -2,12 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{
-    Call, Dequantize, Encoded, GatherCodes, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles as Tiling,
-    default,
+    Call, Dequantize, Encoded, GatherCodes, GatherRows, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
+    Tiles as Tiling,
 };
 use fathom_core::dtype::DType;
 use fathom_core::fp8::TILE;
 
+use super::index::word;
 use super::site;
 use crate::Cuda;
 use crate::error::CudaError;
@@ -54,6 +55,15 @@ pub(super) struct Both {
     codes: Mat,
     scales: Mat,
     columns: Tiles,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Gather {
+    encode: Encode,
+    index: Mat,
+    divisor: u32,
+    limit: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -287,7 +297,33 @@ impl Cuda {
     }
 
     pub(super) fn gather_codes(&self, call: GatherCodes<'_, Buffer>) -> Result<(), CudaError> {
-        default::gather_codes(self, call, |call| self.requantize(call))
+        const OP: &str = GatherCodes::<Buffer>::NAME;
+        let GatherCodes { x, index, divisor, y, .. } = call;
+        if let Some(rows) = y.rows {
+            self.gather_rows(GatherRows::new(x.codes, index, divisor, rows.codes)?)?;
+            self.gather_rows(GatherRows::new(x.scales, index, divisor, rows.scales)?)?;
+        }
+        let Some(columns) = y.columns else { return Ok(()) };
+        let cols = x.cols();
+        let encode = Encode {
+            x: mat(OP, &x.codes)?,
+            x_scales: mat(OP, &x.scales)?,
+            codes: mat_mut(OP, &columns.codes)?,
+            scales: mat_mut(OP, &columns.scales)?,
+            x_tiles: Tiles::new(OP, &x.tiles, cols)?,
+            tiles: Tiles::new(OP, &columns.tiles, cols)?,
+            fault: self.report(),
+            site: site(OP),
+            power_of_two: y.power_of_two.into(),
+        };
+        let grain = code_grain(DType::E4M3);
+        let aligned = encode.x.is_aligned(grain) && encode.codes.is_aligned(grain);
+        let wide = cols.is_multiple_of(8) && encode.x_tiles.keeps_eights() && aligned;
+        let name = if wide { "quantize_gathered_e4m3" } else { "quantize_gathered_any" };
+        let limit = word(x.rows().saturating_mul(divisor));
+        let args = Gather { encode, index: mat(OP, &index)?, divisor: word(divisor), limit };
+        let blocks = columns.scales.rows() * cols.div_ceil(COLUMNS_WIDTH);
+        self.launch(QUANTIZE, name, [blocks, 1, 1], 256, (8 + 1) * COLUMNS_WIDTH * 4 + 4, &args)
     }
 
     pub(super) fn dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {
