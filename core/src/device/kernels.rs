@@ -3,8 +3,8 @@
 use super::primitives::Primitives;
 use super::{call, default};
 
-/// The method of a fused kernel. Those that round what another kernel computes hand their default body the device's own,
-/// so that the bits are those of both one after the other.
+/// The method of a fused kernel. Those that round what another kernel computes hand their default body the device's
+/// own, so that the bits are those of both one after the other.
 macro_rules! method {
     (swiglu_quantize $Call:ident) => {
         method!(swiglu_quantize $Call, |device, call| {

@@ -42,8 +42,8 @@ impl<B> Call for Swiglu<'_, B> {
     }
 }
 
-/// [`Swiglu`] whose result goes nowhere but into codes: those of [`Quantize`](super::Quantize) of a result of the type of
-/// `gate_up`, bit for bit. NaN and infinity are an error as there.
+/// [`Swiglu`] whose result goes nowhere but into codes: those of [`Quantize`](super::Quantize) of a result of the type
+/// of `gate_up`, bit for bit. NaN and infinity are an error as there.
 #[non_exhaustive]
 pub struct SwigluQuantize<'a, B> {
     /// `[t, 2i]`: gate, then up.

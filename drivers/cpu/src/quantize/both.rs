@@ -1,7 +1,7 @@
 //! Quantization in 1×128 and in 128×1 tiles from one read.
 //!
-//! A task has 128 rows of some columns, as one of 128×1 tiles does, and its columns hold whole 1×128 tiles. It goes over
-//! them once for the magnitudes of both, and once more, from the cache, for the codes of both.
+//! A task has 128 rows of some columns, as one of 128×1 tiles does, and its columns hold whole 1×128 tiles. It goes
+//! over them once for the magnitudes of both, and once more, from the cache, for the codes of both.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
