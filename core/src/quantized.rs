@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::DType;
-use crate::device::{Fill, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles, Written};
+use crate::device::{Encoded, Fill, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles, Written};
 use crate::error::{DeviceError, ErrorKind, InvalidOp, at_most, ensure, multiple, same};
 use crate::fp8::TILE;
 use crate::tensor::{MatRef, Tensor, View, ViewMut};
@@ -31,6 +31,27 @@ pub(crate) fn requantize<D: Kernels>(
     let mut call = Requantize::new(x, y, power_of_two)?;
     let done = device.requantize(call.lend());
     or_nan(device, done, call.y.scales)
+}
+
+/// Runs `make` on room for codes in each of the tilings that are given. Where a device refuses NaN or infinity at once,
+/// all scales become NaN, as in [`quantize`]. `offsets` are those of the groups of `columns`, where it has them.
+pub(crate) fn encode<D: Kernels>(
+    device: &D,
+    mut rows: Option<&mut Quantized<D>>,
+    mut columns: Option<&mut Quantized<D>>,
+    offsets: Option<View<'_, D>>,
+    power_of_two: bool,
+    make: impl FnOnce(Encoded<'_, D::Buffer>) -> Result<(), D::Error>,
+) -> Result<(), D::Error> {
+    let along = rows.as_mut().map(|rows| rows.view_mut(None)).transpose()?;
+    let across = columns.as_mut().map(|columns| columns.view_mut(offsets)).transpose()?;
+    match make(Encoded::new(along, across, power_of_two)?) {
+        Err(error) if error.kind() == ErrorKind::NonFinite => {
+            let mut all = rows.into_iter().chain(columns);
+            all.try_for_each(|q| device.fill(Fill::new(q.scales.view_mut(), f64::NAN)))
+        }
+        done => done,
+    }
 }
 
 fn or_nan<D: Kernels>(device: &D, done: Result<(), D::Error>, scales: ViewMut<'_, D>) -> Result<(), D::Error> {

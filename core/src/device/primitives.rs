@@ -18,14 +18,16 @@ macro_rules! for_each_kernel {
                 sort_by_key: SortByKey, mask_window: MaskWindow, quantize: Quantize, dequantize: Dequantize,
             }
             fused {
-                sum_columns: SumColumns, random_normal: RandomNormal, rmsnorm: RmsNorm, rmsnorm_grad: RmsNormGrad,
-                rope: Rope, swiglu: Swiglu, swiglu_grad: SwigluGrad, route: Route, route_grad: RouteGrad,
+                sum_columns: SumColumns, random_normal: RandomNormal, rmsnorm: RmsNorm,
+                rmsnorm_quantize: RmsNormQuantize, rmsnorm_grad: RmsNormGrad, rope: Rope, swiglu: Swiglu,
+                swiglu_quantize: SwigluQuantize, swiglu_grad: SwigluGrad, route: Route, route_grad: RouteGrad,
                 balance: Balance, combine: Combine, attention: Attention, attention_grad: AttentionGrad,
-                cross_entropy: CrossEntropy, adamw: AdamW, lerp: Lerp, update_bias: UpdateBias, requantize: Requantize,
-                gemm_fp8: GemmFp8, grouped_gemm_fp8: GroupedGemmFp8, store_latent: StoreLatent,
-                load_latent: LoadLatent, absorb_query: AbsorbQuery, absorb_output: AbsorbOutput,
-                latent_attention: LatentAttention, chunk_attention: ChunkAttention,
-                gemv: Gemv, grouped_gemv: GroupedGemv, gemm_mixed: GemmMixed, grouped_gemm_mixed: GroupedGemmMixed,
+                cross_entropy: CrossEntropy, adamw: AdamW, lerp: Lerp, update_bias: UpdateBias,
+                requantize: Requantize, quantize_both: QuantizeBoth, gather_codes: GatherCodes, gemm_fp8: GemmFp8,
+                grouped_gemm_fp8: GroupedGemmFp8, store_latent: StoreLatent, load_latent: LoadLatent,
+                absorb_query: AbsorbQuery, absorb_output: AbsorbOutput, latent_attention: LatentAttention,
+                chunk_attention: ChunkAttention, gemv: Gemv, grouped_gemv: GroupedGemv, gemm_mixed: GemmMixed,
+                grouped_gemm_mixed: GroupedGemmMixed,
             }
         }
     };

@@ -8,7 +8,7 @@ use super::ffn::{self, Ffn};
 use super::mla::{self, Mla};
 use super::moe::{self, BalanceLoss, Moe, Routers};
 use super::operand::Operand;
-use super::rmsnorm::{self, RmsNorm};
+use super::rmsnorm::{self, Read, RmsNorm};
 use crate::config::ModelConfig;
 use crate::device::{Cast, Kernels, Out};
 use crate::tensor::{Tensor, View};
@@ -88,13 +88,15 @@ impl Block {
         routers: &mut Routers<'_, D>,
         input: Tensor<D>,
     ) -> Result<Output<D>, D::Error> {
-        let (normed, mut input_norm) = self.input_layernorm.normed(pass, input.view())?;
+        let read = Read::forward(self.attention.reads_codes(pass)?);
+        let (normed, mut input_norm) = self.input_layernorm.factor(pass, input.view(), read)?;
         let mut middle = copy(pass, &input)?;
-        let attention = self.attention.forward(pass, &Operand::of(normed.view()), middle.view_mut())?;
+        let attention = self.attention.forward(pass, &normed, middle.view_mut())?;
         input_norm.keep(pass, normed);
         let first = pass.training.then_some((input, input_norm, attention));
 
-        let (normed, mut middle_norm) = self.post_attention_layernorm.normed(pass, middle.view())?;
+        let read = Read::forward(self.feed_forward.reads_codes(pass)?);
+        let (normed, mut middle_norm) = self.post_attention_layernorm.factor(pass, middle.view(), read)?;
         let mut output = copy(pass, &middle)?;
         let feed_forward = self.feed_forward.forward(pass, routers, &normed, &mut output)?;
         middle_norm.keep(pass, normed);
@@ -121,7 +123,7 @@ impl Block {
         let (normed, _) = self.input_layernorm.normed(pass, x.view())?;
         self.attention.extend(pass, context, cache, &Operand::of(normed.view()), x.view_mut())?;
         let (normed, _) = self.post_attention_layernorm.normed(pass, x.view())?;
-        self.feed_forward.forward(pass, routers, &normed, &mut x)?;
+        self.feed_forward.forward(pass, routers, &Operand::of(normed.view()), &mut x)?;
         Ok(x)
     }
 
@@ -142,10 +144,11 @@ impl Block {
         norm.backward(pass, gradients, middle.view(), &middle_norm, dx.view(), dy.view_mut(), Out::Add)?;
         drop((middle, middle_norm));
 
-        let dy_operand = Operand::of(dy.view());
+        let dy_operand = Operand::of(dy.view()).both();
         let pending = self.attention.backward_input(pass, gradients, &attention, &dy_operand, dx.view_mut())?;
-        let x = self.input_layernorm.output(pass, &input_norm, input.view())?;
-        self.attention.backward_weight(pass, gradients, &pending, &Operand::of(x.view()), &dy_operand)?;
+        let read = Read::weight(self.attention.reads_codes(pass)?);
+        let x = self.input_layernorm.output(pass, &input_norm, input.view(), read)?;
+        self.attention.backward_weight(pass, gradients, &pending, &x, &dy_operand)?;
         drop((pending, dy_operand, x));
         drop(attention);
         self.input_layernorm.backward(pass, gradients, input.view(), &input_norm, dx.view(), dy.view_mut(), Out::Add)
@@ -163,8 +166,9 @@ impl Block {
         dy: &Tensor<D>,
         dx: &mut Tensor<D>,
     ) -> Result<(), D::Error> {
-        let x = self.post_attention_layernorm.output(pass, norm, middle.view())?;
-        let (x, dy_operand) = (Operand::of(x.view()), Operand::of(dy.view()));
+        let read = Read::weight(self.feed_forward.reads_codes(pass)?);
+        let x = self.post_attention_layernorm.output(pass, norm, middle.view(), read)?;
+        let dy_operand = Operand::of(dy.view()).both();
         match (&self.feed_forward, kept) {
             (FeedForward::Dense(f), SavedFeedForward::Dense(kept)) => {
                 let pending = f.backward_input(pass, kept, &dy_operand, dx.view_mut(), Out::Replace)?;
@@ -181,18 +185,25 @@ impl Block {
 }
 
 impl FeedForward {
+    /// Whether this pass reads its input as codes alone. A router reads numbers.
+    fn reads_codes<D: Kernels>(&self, pass: &Pass<'_, D>) -> Result<bool, D::Error> {
+        match self {
+            Self::Dense(f) => f.reads_codes(pass),
+            Self::Experts(_) => Ok(false),
+        }
+    }
+
     /// `output += ffn(normed)`.
     fn forward<D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         routers: &mut Routers<'_, D>,
-        normed: &Tensor<D>,
+        normed: &Operand<'_, D>,
         output: &mut Tensor<D>,
     ) -> Result<SavedFeedForward<D>, D::Error> {
-        let x = Operand::of(normed.view());
         Ok(match self {
-            Self::Dense(f) => SavedFeedForward::Dense(f.forward(pass, &x, output.view_mut())?),
-            Self::Experts(m) => SavedFeedForward::Experts(m.forward(pass, routers, &x, output.view_mut())?),
+            Self::Dense(f) => SavedFeedForward::Dense(f.forward(pass, normed, output.view_mut())?),
+            Self::Experts(m) => SavedFeedForward::Experts(m.forward(pass, routers, normed, output.view_mut())?),
         })
     }
 }

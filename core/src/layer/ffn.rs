@@ -7,8 +7,8 @@ use super::Pass;
 use super::linear::Linear;
 use super::operand::{Kept, Operand};
 use crate::DType;
-use crate::device::{Kernels, Out, Swiglu, SwigluGrad};
-use crate::tensor::{Tensor, ViewMut};
+use crate::device::{Kernels, Out, Swiglu, SwigluGrad, SwigluQuantize};
+use crate::tensor::{Tensor, View, ViewMut};
 use crate::weights::{Layout, Lowest, Parameters};
 
 /// Gate and up projections stacked `[2i, d]`, and the down projection `[d, i]`.
@@ -25,9 +25,9 @@ pub struct Saved<D: Kernels> {
 }
 
 /// What the input's gradient leaves for the weights' gradients.
-pub struct Pending<D: Kernels> {
-    d_gate_up: Tensor<D>,
-    activated: Tensor<D>,
+pub struct Pending<'a, D: Kernels> {
+    d_gate_up: Operand<'a, D>,
+    activated: Operand<'a, D>,
 }
 
 impl Ffn {
@@ -50,21 +50,25 @@ impl Ffn {
         let t = y.rows();
         let mut gate_up = pass.activation(t, self.gate_up.outputs())?;
         self.gate_up.forward(pass, x, gate_up.view_mut(), Out::Replace)?;
-        let mut activated = pass.activation(t, self.down.inputs())?;
-        pass.device.swiglu(Swiglu::new(gate_up.view(), None, activated.view_mut())?)?;
-        self.down.forward(pass, &Operand::of(activated.view()), y, Out::Add)?;
+        let activated = activated(pass, gate_up.view(), None, self.down.reads_codes(pass)?)?;
+        self.down.forward(pass, &activated, y, Out::Add)?;
         Ok(Saved { gate_up: keep_gate_up(pass, gate_up)? })
     }
 
+    /// Whether this pass reads its input as codes alone.
+    pub fn reads_codes<D: Kernels>(&self, pass: &Pass<'_, D>) -> Result<bool, D::Error> {
+        self.gate_up.reads_codes(pass)
+    }
+
     /// `dx = …`, or `dx += …`, from the residual stream's gradient `dy [t, d]`.
-    pub fn backward_input<D: Kernels>(
+    pub fn backward_input<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         saved: &Saved<D>,
         dy: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
         out: Out,
-    ) -> Result<Pending<D>, D::Error> {
+    ) -> Result<Pending<'a, D>, D::Error> {
         let (t, inner) = (dx.rows(), self.down.inputs());
         let mut d_activated = pass.activation(t, inner)?;
         self.down.backward_input(pass, dy, d_activated.view_mut(), Out::Replace)?;
@@ -78,8 +82,9 @@ impl Ffn {
             None,
             activated.view_mut(),
         )?)?;
-        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), dx, out)?;
-        Ok(Pending { d_gate_up, activated })
+        let d_gate_up = Operand::owned(d_gate_up).both();
+        self.gate_up.backward_input(pass, &d_gate_up, dx, out)?;
+        Ok(Pending { d_gate_up: self.gate_up.for_weight(d_gate_up), activated: Operand::owned(activated) })
     }
 
     /// The weights' gradients, from the input `x` and the residual stream's gradient `dy`.
@@ -87,13 +92,31 @@ impl Ffn {
         &self,
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
-        pending: &Pending<D>,
+        pending: &Pending<'_, D>,
         x: &Operand<'_, D>,
         dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        self.down.backward_weight(pass, gradients, &Operand::of(pending.activated.view()), dy)?;
-        self.gate_up.backward_weight(pass, gradients, x, &Operand::of(pending.d_gate_up.view()))
+        self.down.backward_weight(pass, gradients, &pending.activated, dy)?;
+        self.gate_up.backward_weight(pass, gradients, x, &pending.d_gate_up)
     }
+}
+
+/// The output of SwiGLU, `[t, i]`, for the down projection: as codes if it reads `codes` alone.
+pub(super) fn activated<'a, D: Kernels>(
+    pass: &Pass<'_, D>,
+    gate_up: View<'_, D>,
+    scale: Option<View<'_, D>>,
+    codes: bool,
+) -> Result<Operand<'a, D>, D::Error> {
+    let (t, inner) = (gate_up.rows(), gate_up.cols() / 2);
+    if codes {
+        return Operand::encoded(pass, (t, inner), Some(inner), false, |y| {
+            pass.device.swiglu_quantize(SwigluQuantize::new(gate_up, scale, y)?)
+        });
+    }
+    let mut y = pass.activation(t, inner)?;
+    pass.device.swiglu(Swiglu::new(gate_up, scale, y.view_mut())?)?;
+    Ok(Operand::owned(y))
 }
 
 /// The inputs of SwiGLU `[t, 2i]` as the policy keeps them: gate and up are tiled each for itself.

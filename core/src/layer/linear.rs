@@ -50,6 +50,11 @@ impl Linear {
         self.weight.cols()
     }
 
+    /// Whether this pass multiplies codes alone: what the layer reads then needs no numbers.
+    pub fn reads_codes<D: Kernels>(&self, pass: &Pass<'_, D>) -> Result<bool, D::Error> {
+        pass.reads_codes(&self.weight)
+    }
+
     /// `y = x·Wᵀ + b`, or `y += …`. `x [t, inputs]`, `y [t, outputs]`.
     pub fn forward<D: Kernels>(
         &self,
@@ -122,6 +127,12 @@ impl Linear {
         }
     }
 
+    /// What [`backward_weight`](Self::backward_weight) needs of `dy`, once [`backward_input`](Self::backward_input) has
+    /// read it.
+    pub fn for_weight<'a, D: Kernels>(&self, dy: Operand<'a, D>) -> Operand<'a, D> {
+        dy.for_weight(self.bias.is_some())
+    }
+
     /// `dW += dyᵀ·x`, `db += Σ_t dy`.
     pub fn backward_weight<D: Kernels>(
         &self,
@@ -171,6 +182,11 @@ impl GroupedLinear {
     /// Columns after which the tiles of the output's gradient restart: those of one parameter.
     pub fn part(&self) -> usize {
         self.weight.part()
+    }
+
+    /// Whether this pass multiplies codes alone: what the layer reads then needs no numbers.
+    pub fn reads_codes<D: Kernels>(&self, pass: &Pass<'_, D>) -> Result<bool, D::Error> {
+        pass.reads_codes(&self.weight)
     }
 
     /// `y = x·W_gᵀ` for the rows of every group `g`.

@@ -13,15 +13,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Pass;
-use super::ffn::{self, Ffn, keep_gate_up};
+use super::ffn::{self, Ffn, activated, keep_gate_up};
 use super::finite;
 use super::linear::{GroupedLinear, Linear};
 use super::operand::{Kept, Operand};
 use crate::DType;
 use crate::config::{ModelConfig, ScoringFunction, TopkMethod};
 use crate::device::{
-    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Out, Route, RouteGrad, SortByKey, Swiglu,
-    SwigluGrad,
+    Balance, Binary, BinaryOp, Cast, Combine, Fill, GatherRows, Kernels, Out, Route, RouteGrad, SortByKey, SwigluGrad,
 };
 use crate::routing::{GroupScore, RouteConfig, Score};
 use crate::tensor::{Tensor, View, ViewMut};
@@ -119,12 +118,12 @@ pub struct Pending<'a, D: Kernels> {
     /// Rows of the residual stream's gradient, `[t·K, d]`.
     dy: Operand<'a, D>,
     /// `[t·K, 2i]`.
-    d_gate_up: Tensor<D>,
+    d_gate_up: Operand<'a, D>,
     /// `[t·K, i]`.
-    activated: Tensor<D>,
+    activated: Operand<'a, D>,
     /// `[t, N]`.
     dlogits: Tensor<D>,
-    shared: Option<ffn::Pending<D>>,
+    shared: Option<ffn::Pending<'a, D>>,
 }
 
 /// The balance loss of a layer, if it is on.
@@ -184,18 +183,17 @@ impl Moe {
         drop(logits);
 
         let dispatched = self.dispatched(pass, x.x()?);
-        let rows = dispatched.gather(pass, d, order.view(), k, offsets.view())?;
+        let rows = dispatched.gather(pass, d, (order.view(), k), offsets.view(), (true, false))?;
         drop(dispatched);
         let mut gate_up = pass.activation(t * k, self.gate_up.outputs())?;
         self.gate_up.forward(pass, &rows, offsets.view(), gate_up.view_mut())?;
         drop(rows);
 
         let scale = row_weights(pass, weights.view(), order.view())?;
-        let mut activated = pass.activation(t * k, self.down.inputs())?;
-        device.swiglu(Swiglu::new(gate_up.view(), Some(scale.view()), activated.view_mut())?)?;
+        let activated = activated(pass, gate_up.view(), Some(scale.view()), self.down.reads_codes(pass)?)?;
         let gate_up = keep_gate_up(pass, gate_up)?;
         let mut out = pass.activation(t * k, d)?;
-        self.down.forward(pass, &Operand::of(activated.view()), offsets.view(), out.view_mut())?;
+        self.down.forward(pass, &activated, offsets.view(), out.view_mut())?;
         drop(activated);
         device.combine(Combine::new(out.view(), inverse.view(), y.reborrow(), Out::Add)?)?;
         drop(out);
@@ -240,10 +238,12 @@ impl Moe {
         let (t, k, inner) = (dy.rows(), self.rule.top_k, self.down.inputs());
         let (device, offsets) = (pass.device, saved.offsets.view());
         let dispatched = Operand::of(dy).power_of_two(pass.precision.recipe.power_of_two_down_gradient);
-        let dy = dispatched.gather(pass, self.down.part(), saved.order.view(), k, offsets)?;
+        let (part, order) = (self.down.part(), saved.order.view());
+        let dy = dispatched.gather(pass, part, (order, k), offsets, (true, true))?;
         drop(dispatched);
         let mut d_activated = pass.activation(t * k, inner)?;
         self.down.backward_input(pass, &dy, offsets, d_activated.view_mut())?;
+        let dy = dy.for_weight(false);
 
         let scale = row_weights(pass, saved.weights.view(), saved.order.view())?;
         let mut dscale = pass.statistics(t * k, 1)?;
@@ -260,12 +260,15 @@ impl Moe {
         drop(d_activated);
 
         let mut d_rows = pass.activation(t * k, dx.cols())?;
-        self.gate_up.backward_input(pass, &Operand::of(d_gate_up.view()), offsets, d_rows.view_mut())?;
+        let d_gate_up = Operand::owned(d_gate_up).grouped(offsets).both();
+        self.gate_up.backward_input(pass, &d_gate_up, offsets, d_rows.view_mut())?;
+        let d_gate_up = d_gate_up.for_weight(false);
         device.combine(Combine::new(d_rows.view(), saved.inverse.view(), dx.reborrow(), Out::Replace)?)?;
         drop(d_rows);
 
         let dlogits = self.route_grad(pass, saved, balance, dscale.view())?;
         self.gate.backward_input(pass, &Operand::of(dlogits.view()), dx, Out::Add)?;
+        let activated = Operand::owned(activated).grouped(offsets);
         Ok(Pending { dy, d_gate_up, activated, dlogits, shared: None })
     }
 
@@ -324,16 +327,13 @@ impl Moe {
         dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
         let offsets = saved.offsets.view();
-        let activated = Operand::of(pending.activated.view()).grouped(offsets);
-        self.down.backward_weight(pass, gradients, &activated, &pending.dy, offsets)?;
-        drop(activated);
+        self.down.backward_weight(pass, gradients, &pending.activated, &pending.dy, offsets)?;
         let dispatched = self.dispatched(pass, x.x()?);
         let (k, order) = (self.rule.top_k, saved.order.view());
-        let rows = dispatched.gather(pass, self.gate_up.inputs(), order, k, offsets)?;
+        let rows = dispatched.gather(pass, self.gate_up.inputs(), (order, k), offsets, (false, true))?;
         drop(dispatched);
-        let d_gate_up = Operand::of(pending.d_gate_up.view()).grouped(offsets);
-        self.gate_up.backward_weight(pass, gradients, &rows, &d_gate_up, offsets)?;
-        drop((rows, d_gate_up));
+        self.gate_up.backward_weight(pass, gradients, &rows, &pending.d_gate_up, offsets)?;
+        drop(rows);
         self.gate.backward_weight(pass, gradients, x, &Operand::of(pending.dlogits.view()))?;
         match (&self.shared, &pending.shared) {
             (Some(shared), Some(kept)) => shared.backward_weight(pass, gradients, kept, x, dy),

@@ -1,13 +1,14 @@
 //! GEMM operands and saved activations, in floating point or FP8 (codes with scales).
 //!
 //! A layer makes an [`Operand`] of every tensor that it multiplies and hands it to each product. Where a product runs
-//! in FP8, the operand encodes itself in the tiles that the product needs, once, however many products read it.
+//! in FP8, the operand encodes itself in the tiles that the product needs, once, however many products read it. Where
+//! the layer says that both tilings are wanted, one read makes both.
 
 use core::cell::OnceCell;
 
 use super::Pass;
 use crate::DType;
-use crate::device::{Cast, Dequantize, GatherRows, Kernels, Scaled};
+use crate::device::{Cast, Dequantize, Encoded, GatherCodes, GatherRows, Kernels, QuantizeBoth, Scaled};
 use crate::error::InvalidOp;
 use crate::quantized::{self, Quantized, Tiling};
 use crate::tensor::{Tensor, View};
@@ -16,6 +17,8 @@ use crate::tensor::{Tensor, View};
 pub struct Operand<'a, D: Kernels> {
     source: Source<'a, D>,
     power_of_two: bool,
+    /// Both tilings will be wanted.
+    both: bool,
     /// Offsets of the groups its rows lie in, where they do.
     groups: Option<View<'a, D>>,
     /// The numbers in BF16, for a weight that is multiplied so where the policy keeps f32.
@@ -30,7 +33,7 @@ pub struct Operand<'a, D: Kernels> {
 enum Source<'a, D: Kernels> {
     View(View<'a, D>),
     Owned(Tensor<D>),
-    /// Only codes, in `rows`.
+    /// Only codes, in `rows` or `columns`.
     Codes,
 }
 
@@ -40,9 +43,66 @@ impl<'a, D: Kernels> Operand<'a, D> {
         Self::new(Source::View(x))
     }
 
+    /// The matrix `x`, which lives no longer than this.
+    pub fn owned(x: Tensor<D>) -> Self {
+        Self::new(Source::Owned(x))
+    }
+
+    /// The tensor, if it lives no longer than this.
+    pub fn into_owned(self) -> Option<Tensor<D>> {
+        if let Source::Owned(x) = self.source { Some(x) } else { None }
+    }
+
+    /// A matrix `[t, n]` that `make` writes as codes: in 1×128 tiles that restart every `part` columns if there is a
+    /// `part`, in 128×1 tiles if `columns`.
+    pub fn encoded(
+        pass: &Pass<'_, D>,
+        shape: (usize, usize),
+        part: Option<usize>,
+        columns: bool,
+        make: impl FnOnce(Encoded<'_, D::Buffer>) -> Result<(), D::Error>,
+    ) -> Result<Self, D::Error> {
+        Self::new(Source::Codes).written(pass, shape, part.map(|part| Tiling::Row { part }), columns, make)
+    }
+
+    /// This with codes of the tilings that are asked for, which `make` writes.
+    fn written(
+        self,
+        pass: &Pass<'_, D>,
+        shape: (usize, usize),
+        rows: Option<Tiling>,
+        columns: bool,
+        make: impl FnOnce(Encoded<'_, D::Buffer>) -> Result<(), D::Error>,
+    ) -> Result<Self, D::Error> {
+        let mut rows = rows.map(|t| Quantized::empty(pass.device, shape, DType::E4M3, t, None)).transpose()?;
+        let mut columns = columns.then(|| self.empty_columns(pass, shape)).transpose()?;
+        let power_of_two = self.rounds_scales(pass);
+        quantized::encode(pass.device, rows.as_mut(), columns.as_mut(), self.groups, power_of_two, make)?;
+        Ok(Self { rows: cell(rows), columns: cell(columns), ..self })
+    }
+
     fn new(source: Source<'a, D>) -> Self {
         let (rounded, rows, columns) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { source, power_of_two: false, groups: None, rounded, rows, columns }
+        Self { source, power_of_two: false, both: false, groups: None, rounded, rows, columns }
+    }
+
+    /// The same, which a product along its columns reads first and one along its rows later: both tilings are made when
+    /// the first is asked for.
+    pub fn both(mut self) -> Self {
+        self.both = true;
+        self
+    }
+
+    /// What a weight's gradient reads of this once the input's is done: where there are codes in 128×1 tiles those,
+    /// and the numbers if `numbers`.
+    pub fn for_weight(mut self, numbers: bool) -> Self {
+        if self.columns.get().is_some() {
+            self.rows = OnceCell::new();
+            if !numbers {
+                self.source = Source::Codes;
+            }
+        }
+        self
     }
 
     /// The same with scales that are powers of two, if `power_of_two`.
@@ -85,9 +145,18 @@ impl<'a, D: Kernels> Operand<'a, D> {
     pub fn rows(&self, pass: &Pass<'_, D>, part: usize) -> Result<Scaled<'_, D::Buffer>, D::Error> {
         if self.rows.get().is_none() {
             let x = self.x()?;
-            let tiling = Tiling::Row { part };
-            let mut q = Quantized::empty(pass.device, (x.rows(), x.cols()), DType::E4M3, tiling, None)?;
-            quantized::quantize(pass.device, x, q.view_mut(None)?, self.rounds_scales(pass))?;
+            let (shape, tiling, power_of_two) = ((x.rows(), x.cols()), Tiling::Row { part }, self.rounds_scales(pass));
+            let mut q = Quantized::empty(pass.device, shape, DType::E4M3, tiling, None)?;
+            if self.both && self.columns.get().is_none() {
+                let mut columns = self.empty_columns(pass, shape)?;
+                let both = (Some(&mut q), Some(&mut columns));
+                quantized::encode(pass.device, both.0, both.1, self.groups, power_of_two, |y| {
+                    pass.device.quantize_both(QuantizeBoth::new(x, y)?)
+                })?;
+                let _ = self.columns.set(columns);
+            } else {
+                quantized::quantize(pass.device, x, q.view_mut(None)?, power_of_two)?;
+            }
             let _ = self.rows.set(q);
         }
         Ok(made(&self.rows)?.view(None)?)
@@ -97,17 +166,15 @@ impl<'a, D: Kernels> Operand<'a, D> {
     /// the codes in 1×128 tiles.
     pub fn columns(&self, pass: &Pass<'_, D>) -> Result<Scaled<'_, D::Buffer>, D::Error> {
         if self.columns.get().is_none() {
-            let tiling = if self.groups.is_some() { Tiling::Groups } else { Tiling::Column };
-            let empty = |shape| Quantized::empty(pass.device, shape, DType::E4M3, tiling, self.groups);
             let power_of_two = self.rounds_scales(pass);
             let q = if let Source::Codes = self.source {
                 let rows = made(&self.rows)?.view(None)?;
-                let mut q = empty((rows.rows(), rows.cols()))?;
+                let mut q = self.empty_columns(pass, (rows.rows(), rows.cols()))?;
                 quantized::requantize(pass.device, rows, q.view_mut(self.groups)?, power_of_two)?;
                 q
             } else {
                 let x = self.x()?;
-                let mut q = empty((x.rows(), x.cols()))?;
+                let mut q = self.empty_columns(pass, (x.rows(), x.cols()))?;
                 quantized::quantize(pass.device, x, q.view_mut(self.groups)?, power_of_two)?;
                 q
             };
@@ -117,35 +184,44 @@ impl<'a, D: Kernels> Operand<'a, D> {
     }
 
     /// Row `order[r] / divisor` of this operand in row `r`, in groups of `offsets`: what goes to the experts. As codes
-    /// where the policy dispatches those (`part` as in [`rows`](Self::rows)), else as numbers.
+    /// where the policy dispatches those: for products along its columns if `along` (`part` as in
+    /// [`rows`](Self::rows)), for a weight's gradient if `across`. Else as numbers.
     pub fn gather<'b>(
         &self,
         pass: &Pass<'_, D>,
         part: usize,
-        order: View<'_, D>,
-        divisor: usize,
+        (order, divisor): (View<'_, D>, usize),
         offsets: View<'b, D>,
+        (along, across): (bool, bool),
     ) -> Result<Operand<'b, D>, D::Error> {
-        let gather = |x: View<'_, D>| {
+        if !pass.precision.dispatches_codes() {
+            let x = self.x()?;
             let mut y = Tensor::<D>::empty(pass.device, &[order.rows(), x.cols()], x.dtype())?;
             pass.device.gather_rows(GatherRows::new(x, order, divisor, y.view_mut())?)?;
-            Ok::<_, D::Error>(y)
-        };
-        let gathered = if pass.precision.dispatches_codes() {
-            let from = self.rows(pass, part)?;
-            let (codes, scales) = (gather(from.codes)?, gather(from.scales)?);
-            let operand = Operand::new(Source::Codes);
-            let _ = operand.rows.set(Quantized { codes, scales, tiling: Tiling::Row { part } });
-            operand
-        } else {
-            Operand::new(Source::Owned(gather(self.x()?)?))
-        };
-        Ok(gathered.power_of_two(self.power_of_two).grouped(offsets))
+            let gathered = Operand::owned(y).power_of_two(self.power_of_two).grouped(offsets);
+            return Ok(if along && across { gathered.both() } else { gathered });
+        }
+        let x = self.rows(pass, part)?;
+        let gathered = Operand::new(Source::Codes).power_of_two(self.power_of_two).grouped(offsets);
+        let tiling = along.then_some(Tiling::Row { part });
+        gathered.written(pass, (order.rows(), x.cols()), tiling, across, |y| {
+            pass.device.gather_codes(GatherCodes::new(x, order, divisor, y)?)
+        })
+    }
+
+    /// Room for codes in 128×1 tiles of a matrix of `shape`.
+    fn empty_columns(&self, pass: &Pass<'_, D>, shape: (usize, usize)) -> Result<Quantized<D>, D::Error> {
+        let tiling = if self.groups.is_some() { Tiling::Groups } else { Tiling::Column };
+        Quantized::empty(pass.device, shape, DType::E4M3, tiling, self.groups)
     }
 
     fn rounds_scales(&self, pass: &Pass<'_, D>) -> bool {
         self.power_of_two || pass.precision.recipe.power_of_two
     }
+}
+
+fn cell<T>(value: Option<T>) -> OnceCell<T> {
+    value.map_or_else(OnceCell::new, OnceCell::from)
 }
 
 fn made<D: Kernels>(cell: &OnceCell<Quantized<D>>) -> Result<&Quantized<D>, InvalidOp> {

@@ -84,6 +84,12 @@ impl<D: Kernels> Pass<'_, D> {
         form == Form::Nt && self.precision.products != Products::Fp8
     }
 
+    /// Whether the products of a weight read activations as codes alone: all of training's, and those of a prompt.
+    pub(super) fn reads_codes(&self, slot: &Slot) -> Result<bool, D::Error> {
+        let codes = self.precision.products == Products::Fp8 && self.phase == Phase::Prefill;
+        Ok(codes && matches!(self.weight(slot)?, Factor::Fp8(_)))
+    }
+
     /// A weight as its products read it.
     pub fn weight(&self, slot: &Slot) -> Result<Factor<'_, D::Buffer>, D::Error> {
         self.copies.weight(self.weights, slot)

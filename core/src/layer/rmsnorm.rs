@@ -6,8 +6,8 @@
 use alloc::string::String;
 
 use super::Pass;
-use super::operand::Restored;
-use crate::device::{Kernels, Out, RmsNorm as Call, RmsNormGrad};
+use super::operand::Operand;
+use crate::device::{Kernels, Out, RmsNorm as Call, RmsNormGrad, RmsNormQuantize};
 use crate::tensor::{Tensor, View, ViewMut};
 use crate::weights::{Layout, Parameters, Slot};
 
@@ -28,8 +28,36 @@ pub struct Saved<D: Kernels> {
 
 impl<D: Kernels> Saved<D> {
     /// Keeps the output `y` if the policy does.
-    pub fn keep(&mut self, pass: &Pass<'_, D>, y: Tensor<D>) {
-        self.output = (pass.training && !pass.precision.recompute_norms).then_some(y);
+    pub fn keep(&mut self, pass: &Pass<'_, D>, y: Operand<'_, D>) {
+        self.output = if keeps(pass) { y.into_owned() } else { None };
+    }
+}
+
+/// Whether outputs are kept for the backward pass.
+fn keeps<D: Kernels>(pass: &Pass<'_, D>) -> bool {
+    pass.training && !pass.precision.recompute_norms
+}
+
+/// What reads the output of a norm.
+#[derive(Clone, Copy)]
+pub struct Read {
+    /// Products along its columns.
+    pub along: bool,
+    /// A weight's gradient.
+    pub across: bool,
+    /// Nothing but those, and they read codes.
+    pub codes: bool,
+}
+
+impl Read {
+    /// A forward pass reads it.
+    pub fn forward(codes: bool) -> Self {
+        Self { along: true, across: false, codes }
+    }
+
+    /// A weight's gradient reads it.
+    pub fn weight(codes: bool) -> Self {
+        Self { along: false, across: true, codes }
     }
 }
 
@@ -63,16 +91,38 @@ impl RmsNorm {
         Ok((y, saved))
     }
 
-    /// The output, kept or computed again.
+    /// Normalises `x [t, n]` for what reads it: into codes where those suffice.
+    pub fn factor<'a, D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        x: View<'_, D>,
+        read: Read,
+    ) -> Result<(Operand<'a, D>, Saved<D>), D::Error> {
+        if !read.codes || keeps(pass) {
+            let (y, saved) = self.normed(pass, x)?;
+            let y = Operand::owned(y);
+            return Ok((if read.along && read.across { y.both() } else { y }, saved));
+        }
+        let mut rstd = pass.statistics(x.rows(), 1)?;
+        let (weight, part) = (pass.weights.view(&self.weight)?, read.along.then_some(x.cols()));
+        let y = Operand::encoded(pass, (x.rows(), x.cols()), part, read.across, |y| {
+            pass.device.rmsnorm_quantize(RmsNormQuantize::new(x, weight, self.eps, y, rstd.view_mut())?)
+        })?;
+        Ok((y, Saved { rstd, output: None }))
+    }
+
+    /// The output for what reads it in a backward pass, kept or computed again.
     pub fn output<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         saved: &'a Saved<D>,
         x: View<'_, D>,
-    ) -> Result<Restored<'a, D>, D::Error> {
+        read: Read,
+    ) -> Result<Operand<'a, D>, D::Error> {
         match &saved.output {
-            Some(y) => Ok(Restored::Kept(y)),
-            None => Ok(Restored::Again(self.normed(pass, x)?.0)),
+            Some(y) if read.along && read.across => Ok(Operand::of(y.view()).both()),
+            Some(y) => Ok(Operand::of(y.view())),
+            None => Ok(self.factor(pass, x, read)?.0),
         }
     }
 

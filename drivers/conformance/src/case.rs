@@ -364,16 +364,60 @@ pub(crate) fn sweep<C: Case, D: Kernels>(
     strategy: impl Strategy<Value = C>,
 ) -> Result<Outcome, Failure> {
     let unsupported = std::cell::Cell::new(0);
-    draw(C::KERNEL, options.cases, strategy, |case| match compare(&case, device) {
+    draw(C::KERNEL, options.cases, strategy, |case| outcome(&case, options, &unsupported, compare(&case, device)))?;
+    Ok(Outcome { name: C::KERNEL, cases: options.cases, unsupported: unsupported.get() })
+}
+
+/// Draws pairs of cases, a fused kernel and the kernels that it stands for one after the other: they must give the same
+/// bits on the device.
+pub(crate) fn twins<C: Case, D: Kernels>(
+    device: &D,
+    options: &Options,
+    strategy: impl Strategy<Value = [C; 2]>,
+) -> Result<Outcome, Failure> {
+    let unsupported = std::cell::Cell::new(0);
+    draw(C::KERNEL, options.cases, strategy, |[fused, apart]| {
+        outcome(&fused, options, &unsupported, same_bits(&fused, &apart, device))
+    })?;
+    Ok(Outcome { name: C::KERNEL, cases: options.cases, unsupported: unsupported.get() })
+}
+
+/// Runs both cases on the device, the first twice, and compares all their operands.
+fn same_bits<C: Case, D: Kernels>(fused: &C, apart: &C, device: &D) -> Result<(), Trouble> {
+    let operands = fused.operands();
+    let (want, got) = (execute(apart, device, &operands)?, execute(fused, device, &operands)?);
+    if device.capabilities().deterministic && execute(fused, device, &operands)? != got {
+        return Err(Trouble::Wrong("two runs on the same data differ".into()));
+    }
+    for (i, o) in operands.iter().enumerate() {
+        if matches!(o.compare, Compare::Unchanged) && got[i] != o.bits {
+            return Err(Trouble::Wrong(format!("operand {i}, which is only read, was changed")));
+        }
+        if let Some(at) = (0..o.bits.len()).find(|&at| got[i][at] != want[i][at]) {
+            let (r, c, [got, want]) = (at / o.cols, at % o.cols, [got[i][at], want[i][at]]);
+            let problem = format!("operand {i} [{r}, {c}] is {got:#x}, and {want:#x} by one kernel after the other");
+            return Err(Trouble::Wrong(problem));
+        }
+    }
+    Ok(())
+}
+
+/// What a run of a case says of the device; counts it where the device may decline it.
+fn outcome<C: Case>(
+    case: &C,
+    options: &Options,
+    unsupported: &std::cell::Cell<u32>,
+    result: Result<(), Trouble>,
+) -> Result<(), String> {
+    match result {
         Ok(()) => Ok(()),
-        Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 || is_declined(&case, options) => {
+        Err(Trouble::Unsupported(_)) if case.dtype() != DType::F32 || is_declined(case, options) => {
             unsupported.set(unsupported.get() + 1);
             Ok(())
         }
         Err(Trouble::Unsupported(message) | Trouble::Wrong(message)) => Err(message),
         Err(Trouble::Error(kind, message)) => Err(format!("{message} ({kind:?})")),
-    })?;
-    Ok(Outcome { name: C::KERNEL, cases: options.cases, unsupported: unsupported.get() })
+    }
 }
 
 /// Whether one of a case's operands is of a type that the options decline: codes without FP8, or numbers of a type

@@ -1,10 +1,13 @@
 //! Cases of RMSNorm and its gradient.
 
-use fathom_core::device::{Out, RmsNorm, RmsNormGrad};
+use fathom_core::device::{Kernels, Out, RmsNorm, RmsNormGrad, RmsNormQuantize};
+use fathom_core::tensor::Tensor;
 use proptest::prelude::*;
 
-use crate::case::{Magnitude, Operand, case, kernel};
-use crate::values::{size, some};
+use crate::case::{Magnitude, Operand, case, kernel, twins};
+use crate::quantize::{Tilings, each, grouped_parts};
+use crate::values::{Draw, size, some};
+use crate::{Failure, Options, Outcome};
 
 const EPS: f64 = 1e-6;
 
@@ -68,3 +71,36 @@ kernel!(
     rmsnorm_grad, rows: size(40), cols: some(70), accumulate: any::<bool>() =>
     |(d, rows, cols, accumulate)| NormGradCase { d, rows, cols, accumulate }
 );
+
+case!(NormQuantizeCase, "rmsnorm_quantize", { to: Tilings, rows: usize, cols: usize, fused: bool }, |self| self.cols,
+    operands {
+        let (m, n) = (self.rows, self.cols);
+        let mut operands = vec![
+            Operand::floats(self.d.dtype, m, n, self.d.floats(0, m * n)).gaps(self.d.gaps),
+            Operand::floats(self.d.wide(), 1, n, self.d.normals(1, n)),
+            Operand::result(self.d.wide(), m, 1).exact(),
+        ];
+        operands.extend(self.to.operands(&self.d, (m, n)));
+        operands
+    }
+    call |device, x, w, rstd, codes, scales, column_codes, column_scales, offsets| {
+        let y = self.to.encoded([codes, scales, column_codes, column_scales, offsets])?;
+        let (x, w, rstd) = (x.view(), w.view(), rstd.view_mut());
+        if self.fused {
+            return device.rmsnorm_quantize(RmsNormQuantize::new(x, w, EPS, y, rstd)?);
+        }
+        let mut normed = Tensor::<D>::empty(device, &[self.rows, self.cols], self.d.dtype)?;
+        device.rmsnorm(RmsNorm::new(x, w, EPS, normed.view_mut(), rstd)?)?;
+        each(device, normed.view(), y)
+    }
+);
+
+/// [`RmsNormQuantize`] in either tiling and in both: the bits of [`RmsNorm`] and `Quantize` one after the other.
+pub fn rmsnorm_quantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(options.dtypes(device)), grouped_parts());
+    let pairs = strategy.prop_map(|(d, (sizes, part, parts, to))| {
+        let (rows, cols) = (sizes.iter().sum(), part * parts.max(1));
+        [true, false].map(|fused| NormQuantizeCase { d, to: to.clone(), rows, cols, fused })
+    });
+    twins(device, options, pairs)
+}

@@ -1,9 +1,10 @@
 //! Properties that hold for a device with any arithmetic, one per function.
 
 use fathom_core::device::{
-    AdamRates, AdamW, Attention, Combine, CrossEntropy, Factor, Form, GatherColumns, GatherRows, Gemm, Gemv,
-    GroupedGemm, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged, Quantize, Requantize, RmsNorm,
-    Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows, SortByKey, StoreLatent, Tiles,
+    AdamRates, AdamW, Attention, Combine, CrossEntropy, Encoded, Factor, Form, GatherColumns, GatherRows, Gemm, Gemv,
+    GroupedGemm, Heads, Kernels, LatentAttention, LatentRow, LoadLatent, Out, Paged, Quantize, QuantizeBoth,
+    Requantize, RmsNorm, Rope, RouteGrad, Scaled, ScaledMut, ScatterAddColumns, ScatterAddRows, SortByKey, StoreLatent,
+    Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::error::ErrorKind;
@@ -270,12 +271,13 @@ pub fn non_finite<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, 
         let d = Draw { style: Style::Normal, ..d };
         let to =
             [Tiling::Row(cols), Tiling::Column, Tiling::Groups(vec![rows / 2, rows - rows / 2]), Tiling::Block(rows)];
-        let to = &to[kind];
+        let (to, across) = (&to[kind], &to[kind % 2 + 1]);
         let mut x = Operand::floats(d.dtype, rows, cols, d.floats(0, rows * cols));
         let at = at as usize % x.bits.len();
         let bad = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][at % 3];
         x.bits[at] = Operand::floats(d.dtype, 1, 1, vec![bad]).bits[0];
         rejected(options.fp8 && d.dtype == DType::F32, "quantize", quantize(device, &x, to))?;
+        rejected(options.fp8 && d.dtype == DType::F32, "quantize_both", quantize_both(device, &x, across))?;
 
         let mut codes = Operand::floats(DType::E4M3, rows, cols, d.floats(0, rows * cols));
         let mut scales = Operand::floats(DType::F32, rows, cols.div_ceil(TILE), vec![1.0; rows * cols.div_ceil(TILE)]);
@@ -325,6 +327,18 @@ fn quantize<D: Kernels>(device: &D, x: &Operand, to: &Tiling) -> Result<(), Trou
     let y = ScaledMut::new(codes.view_mut(), scales.view_mut(), to.tiles(offsets.view())).expect("the shapes fit");
     let result = device.quantize(Quantize::new(x.view(), y, false).expect("the shapes fit"));
     finish(device, result, [&codes, &scales])
+}
+
+fn quantize_both<D: Kernels>(device: &D, x: &Operand, across: &Tiling) -> Result<(), Trouble> {
+    let ([x], along) = (place(device, [x])?, Tiling::Row(x.cols));
+    let [mut codes, mut scales, _] = results(device, x.view().rows(), x.view().cols(), &along)?;
+    let [mut anew, mut new_scales, offsets] = results(device, x.view().rows(), x.view().cols(), across)?;
+    let rows = ScaledMut::new(codes.view_mut(), scales.view_mut(), along.tiles(offsets.view())).expect("fits");
+    let tiles = across.tiles(offsets.view());
+    let columns = ScaledMut::new(anew.view_mut(), new_scales.view_mut(), tiles).expect("fits");
+    let y = Encoded::new(Some(rows), Some(columns), false).expect("the shapes fit");
+    let result = device.quantize_both(QuantizeBoth::new(x.view(), y).expect("the shapes fit"));
+    finish(device, result, [&codes, &anew])
 }
 
 fn requantize<D: Kernels>(device: &D, codes: &Operand, scales: &Operand, to: &Tiling) -> Result<(), Trouble> {

@@ -1,13 +1,15 @@
 //! Cases of FP8 matrices: encoding and decoding.
 
-use fathom_core::device::{Dequantize, Kernels, Quantize, Requantize, Scaled, ScaledMut, Tiles};
+use fathom_core::device::{
+    Dequantize, Encoded, GatherCodes, Kernels, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles,
+};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair};
-use fathom_core::tensor::MatRef;
+use fathom_core::tensor::{MatRef, View};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::case::{Operand, case, sweep};
+use crate::case::{Operand, Placed, case, sweep};
 use crate::gemm::offsets;
 use crate::values::{Draw, Rng, size};
 use crate::{Failure, Options, Outcome};
@@ -163,6 +165,89 @@ case!(RequantizeCase, "requantize",
     }
 );
 
+/// Which tilings of [`Encoded`] are asked for, and how they lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Tilings {
+    pub(crate) rows: Option<usize>,
+    pub(crate) columns: Option<Tiling>,
+    pub(crate) power_of_two: bool,
+}
+
+impl Tilings {
+    /// Those of a matrix of parts of `part` columns and groups of `sizes` rows: one of the two at least.
+    pub(crate) fn any(part: usize, sizes: Vec<usize>) -> impl Strategy<Value = Self> {
+        (0..4usize, any::<bool>(), any::<bool>()).prop_map(move |(which, grouped, power_of_two)| Self {
+            rows: (which != 1).then_some(part),
+            columns: (which != 2).then(|| if grouped { Tiling::Groups(sizes.clone()) } else { Tiling::Column }),
+            power_of_two,
+        })
+    }
+
+    /// Codes and scales of both, and the offsets of groups. What is not asked for stays as it is.
+    pub(crate) fn operands(&self, d: &Draw, (rows, cols): (usize, usize)) -> Vec<Operand> {
+        let result = |tiling: Option<&Tiling>, gaps: bool| {
+            let (r, c) = tiling.map_or((1, 1), |tiling| tiling.scales(rows, cols));
+            let both = [Operand::result(DType::E4M3, rows, cols).gaps(gaps), Operand::result(DType::F32, r, c)];
+            both.map(|o| if tiling.is_some() { o.exact() } else { o.untouched() })
+        };
+        let [codes, scales] = result(self.rows.map(Tiling::Row).as_ref(), !d.gaps);
+        let [column_codes, column_scales] = result(self.columns.as_ref(), d.gaps);
+        let offsets = self.columns.as_ref().map_or_else(|| offsets(&[]), Tiling::offsets);
+        vec![codes, scales, column_codes, column_scales, offsets]
+    }
+
+    /// Those operands as a result.
+    pub(crate) fn encoded<'a, D: Kernels>(
+        &self,
+        [codes, scales, column_codes, column_scales, offsets]: [&'a mut Placed<D>; 5],
+    ) -> Result<Encoded<'a, D::Buffer>, D::Error> {
+        let rows = self.rows.map(|part| ScaledMut::new(codes.view_mut(), scales.view_mut(), Tiles::Row { part }));
+        let columns = self.columns.as_ref().map(|tiling| {
+            ScaledMut::new(column_codes.view_mut(), column_scales.view_mut(), tiling.tiles(offsets.view()))
+        });
+        Ok(Encoded::new(rows.transpose()?, columns.transpose()?, self.power_of_two)?)
+    }
+}
+
+case!(QuantizeBothCase, "quantize_both", { to: Tilings, rows: usize, cols: usize }, |self| 1,
+    operands {
+        let x = Operand::floats(self.d.dtype, self.rows, self.cols, self.d.floats(0, self.rows * self.cols));
+        let mut operands = vec![stretched(&self.d, x).gaps(self.d.gaps)];
+        operands.extend(self.to.operands(&self.d, (self.rows, self.cols)));
+        operands
+    }
+    call |device, x, codes, scales, column_codes, column_scales, offsets| {
+        let y = self.to.encoded([codes, scales, column_codes, column_scales, offsets])?;
+        device.quantize_both(QuantizeBoth::new(x.view(), y)?)
+    }
+);
+
+/// `x` in each of the tilings of `y`, one after the other.
+pub(crate) fn each<D: Kernels>(device: &D, x: View<'_, D>, y: Encoded<'_, D::Buffer>) -> Result<(), D::Error> {
+    let mut tilings = y.rows.into_iter().chain(y.columns);
+    tilings.try_for_each(|to| device.quantize(Quantize::new(x, to, y.power_of_two)?))
+}
+
+case!(GatherCodesCase, "gather_codes",
+    { to: Tilings, part: usize, rows: usize, cols: usize, tokens: usize, divisor: usize }, |self| 1,
+    operands {
+        let from = (self.tokens, self.cols);
+        let index = self.d.indices(2, self.rows, self.tokens * self.divisor);
+        let mut operands = vec![
+            codes(&self.d, 0, DType::E4M3, from, true).gaps(self.d.gaps),
+            stretched(&self.d, scales(&self.d, 1, &Tiling::Row(self.part), from)).gaps(!self.d.gaps),
+            Operand::indices(self.rows, 1, index),
+        ];
+        operands.extend(self.to.operands(&self.d, (self.rows, self.cols)));
+        operands
+    }
+    call |device, x, x_scales, index, codes, scales, column_codes, column_scales, offsets| {
+        let x = Scaled::new(x.view(), x_scales.view(), Tiles::Row { part: self.part })?;
+        let y = self.to.encoded([codes, scales, column_codes, column_scales, offsets])?;
+        device.gather_codes(GatherCodes::new(x, index.view(), self.divisor, y)?)
+    }
+);
+
 /// Length of a side: a few, or near one or two tiles.
 pub(crate) fn side() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 1usize..10, 3 => 126usize..131, 1 => 254usize..259]
@@ -241,6 +326,36 @@ pub fn requantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, 
             _ => Tiling::Groups(sizes),
         };
         RequantizeCase { d, from: (format, from), to: (to, tiling), rows, cols, power_of_two }
+    });
+    sweep(device, options, cases)
+}
+
+/// Groups of rows, columns of a part, parts, and tilings of the matrix that they make.
+pub(crate) fn grouped_parts() -> impl Strategy<Value = (Vec<usize>, usize, usize, Tilings)> {
+    let groups = prop::collection::vec(prop_oneof![3 => size(9), 1 => side()], 1..4);
+    let part = prop_oneof![12 => side(), 1 => 1020usize..1160];
+    (groups, part, 0usize..3).prop_flat_map(|(sizes, part, parts)| {
+        let tilings = Tilings::any(part, sizes.clone());
+        (Just(sizes), Just(part), Just(parts), tilings)
+    })
+}
+
+/// [`QuantizeBoth`] in either tiling and in both: the bits of [`Quantize`].
+pub fn quantize_both<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(options.dtypes(device)), grouped_parts());
+    let cases = strategy.prop_map(|(d, (sizes, part, parts, to))| {
+        let (rows, cols) = (sizes.iter().sum(), part * parts);
+        QuantizeBothCase { d, to, rows, cols }
+    });
+    sweep(device, options, cases)
+}
+
+/// [`GatherCodes`] in either tiling and in both: bit for bit.
+pub fn gather_codes<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(vec![DType::F32]), grouped_parts(), 1usize..9, 1usize..5);
+    let cases = strategy.prop_map(|(d, (sizes, part, parts, to), tokens, divisor)| {
+        let (rows, cols) = (sizes.iter().sum(), part * parts);
+        GatherCodesCase { d, to, part, rows, cols, tokens, divisor }
     });
     sweep(device, options, cases)
 }

@@ -1,10 +1,13 @@
 //! Cases of SwiGLU and its gradient.
 
-use fathom_core::device::{Swiglu, SwigluGrad};
+use fathom_core::device::{Kernels, Swiglu, SwigluGrad, SwigluQuantize};
+use fathom_core::tensor::Tensor;
 use proptest::prelude::*;
 
-use crate::case::{Magnitude, Operand, case, kernel};
-use crate::values::size;
+use crate::case::{Magnitude, Operand, case, kernel, twins};
+use crate::quantize::{Tilings, each, grouped_parts};
+use crate::values::{Draw, size};
+use crate::{Failure, Options, Outcome};
 
 case!(SwigluCase, "swiglu", { rows: usize, cols: usize, scaled: bool }, |self| 1,
     operands {
@@ -66,3 +69,36 @@ kernel!(
     swiglu_grad, rows: size(40), cols: size(70), scaled: any::<bool>() =>
     |(d, rows, cols, scaled)| SwigluGradCase { d, rows, cols, scaled }
 );
+
+case!(SwigluQuantizeCase, "swiglu_quantize",
+    { to: Tilings, rows: usize, cols: usize, scaled: bool, fused: bool }, |self| 1,
+    operands {
+        let (m, n) = (self.rows, self.cols);
+        let mut operands = vec![
+            Operand::floats(self.d.dtype, m, 2 * n, self.d.floats(0, 2 * m * n)).gaps(self.d.gaps),
+            Operand::floats(self.d.wide(), m, 1, self.d.normals(1, m)),
+        ];
+        operands.extend(self.to.operands(&self.d, (m, n)));
+        operands
+    }
+    call |device, x, scale, codes, scales, column_codes, column_scales, offsets| {
+        let scale = self.scaled.then(|| scale.view());
+        let y = self.to.encoded([codes, scales, column_codes, column_scales, offsets])?;
+        if self.fused {
+            return device.swiglu_quantize(SwigluQuantize::new(x.view(), scale, y)?);
+        }
+        let mut product = Tensor::<D>::empty(device, &[self.rows, self.cols], self.d.dtype)?;
+        device.swiglu(Swiglu::new(x.view(), scale, product.view_mut())?)?;
+        each(device, product.view(), y)
+    }
+);
+
+/// [`SwigluQuantize`] in either tiling and in both: the bits of [`Swiglu`] and `Quantize` one after the other.
+pub fn swiglu_quantize<D: Kernels>(device: &D, options: &Options) -> Result<Outcome, Failure> {
+    let strategy = (Draw::any(options.dtypes(device)), grouped_parts(), any::<bool>());
+    let pairs = strategy.prop_map(|(d, (sizes, part, parts, to), scaled)| {
+        let (rows, cols) = (sizes.iter().sum(), part * parts);
+        [true, false].map(|fused| SwigluQuantizeCase { d, to: to.clone(), rows, cols, scaled, fused })
+    });
+    twins(device, options, pairs)
+}

@@ -33,7 +33,7 @@ const ATTENTION_KERNELS: &[&str] = &["attention", "attention_grad"];
 const LAYER_KERNELS: &[&str] = &["rmsnorm", "rmsnorm_grad", "rope", "swiglu", "swiglu_grad", "binary"];
 const EXPERT_KERNELS: &[&str] = &["gather_rows", "combine"];
 const ROUTER_KERNELS: &[&str] = &["route", "route_grad", "balance", "sort_by_key"];
-const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize"];
+const CODE_KERNELS: &[&str] = &["quantize", "dequantize", "requantize", "quantize_both"];
 const DECODE_KERNELS: &[&str] =
     &["latent_attention", "chunk_attention", "absorb_query", "absorb_output", "store_latent", "load_latent"];
 const TRAINING_KERNELS: &[&str] =
@@ -281,6 +281,16 @@ fn codes(b: &mut Bench, of: DType) {
         let mut scales = T::empty(&b.cpu, &tiles.scales(m, n), DType::F32).expect("memory");
         time!(b, what, quantize: ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles)
             .and_then(|y| Quantize::new(x.view(), y, power_of_two)));
+        if format == DType::E4M3 && matches!(tiles, Tiles::Column | Tiles::Groups { .. }) {
+            let mut along = T::empty(&b.cpu, &[m, n], format).expect("memory");
+            let mut along_scales = T::empty(&b.cpu, &row.scales(m, n), DType::F32).expect("memory");
+            time!(b, format!("{what} and 1×128"), quantize_both: {
+                let rows = ScaledMut::new(along.view_mut(), along_scales.view_mut(), row);
+                let columns = ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles);
+                rows.and_then(|rows| Encoded::new(Some(rows), Some(columns?), power_of_two))
+                    .and_then(|y| QuantizeBoth::new(x.view(), y))
+            });
+        }
         time!(b, what, dequantize: Scaled::new(codes.view(), scales.view(), tiles)
             .and_then(|x| Dequantize::new(x, y.view_mut())));
         if of == DType::F32 && matches!(tiles, Tiles::Row { .. }) {

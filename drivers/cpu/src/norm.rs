@@ -1,18 +1,35 @@
 //! RMSNorm and its gradient.
 
-use fathom_core::device::{RmsNorm, RmsNormGrad};
+use std::ops::Range;
 
-use crate::Cpu;
+use fathom_core::device::{RmsNorm, RmsNormGrad, RmsNormQuantize};
+
 use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles, rows_per_block};
+use crate::quantize::{self, Magnitude, Source};
 use crate::real::{Real, typed};
 use crate::reduce::add;
 use crate::simd::{kernel, sum, sum2};
+use crate::{Cpu, Isa};
 
 /// Rows whose contributions to the gradient of the weight are added up by one task.
 const ROWS: usize = 64;
+
+/// `1 / rms(x)`.
+#[inline(always)]
+fn inverse_root<T: Real>(x: &[T], eps: f32) -> f32 {
+    1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt()
+}
+
+/// `y = x·rstd·weight`.
+#[inline(always)]
+fn scaled<T: Real>(x: &[T], rstd: f32, weight: &[f32], y: &mut [T]) {
+    for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+        *y = T::store(x.load() * rstd * w);
+    }
+}
 
 kernel! {
     /// Writes the norms of those rows of `x` that `y` is for, and `1 / rms(x)` of each to `rstd`.
@@ -25,16 +42,59 @@ kernel! {
         y: &mut Tile<'_, T>,
         rstd: &mut Tile<'_, f32>,
     ) {
-        let (first, n) = (y.row, x.cols() as f32);
+        let first = y.row;
         for i in 0..y.rows() {
-            rstd.row(i)[0] = 1.0 / (sum(x.row(first + i), |v| v * v) / n + eps).sqrt();
+            rstd.row(i)[0] = inverse_root(x.row(first + i), eps);
         }
         for i in 0..y.rows() {
-            let rstd = rstd.row(i)[0];
-            for ((y, &x), &w) in y.row(i).iter_mut().zip(x.row(first + i)).zip(weight) {
-                *y = T::store(x.load() * rstd * w);
-            }
+            scaled(x.row(first + i), rstd.row(i)[0], weight, y.row(i));
         }
+    }
+}
+
+kernel! {
+    /// Writes `1 / rms(x)` of those rows of `x` that `rstd` is for.
+    fn roots<T: Real>(x: &Mat<'_, T>, eps: f32, rstd: &mut Tile<'_, f32>) {
+        let first = rstd.row;
+        for i in 0..rstd.rows() {
+            rstd.row(i)[0] = inverse_root(x.row(first + i), eps);
+        }
+    }
+}
+
+kernel! {
+    /// The norms of a block whose first row is `first`, in the columns that `weight` is for, which begin at `col`.
+    fn normalize_block<T: Real>(
+        x: &Mat<'_, T>,
+        rstd: &Mat<'_, f32>,
+        first: usize,
+        col: usize,
+        weight: &[f32],
+        y: &mut [T],
+    ) {
+        for (i, y) in y.chunks_exact_mut(weight.len().max(1)).enumerate() {
+            scaled(&x.row(first + i)[col..col + weight.len()], rstd.row(first + i)[0], weight, y);
+        }
+    }
+}
+
+/// The output of RMSNorm, made a block at a time.
+struct Normed<'a, T> {
+    isa: Isa,
+    x: Mat<'a, T>,
+    weight: Mat<'a, f32>,
+    rstd: Mat<'a, f32>,
+}
+
+impl<T: Magnitude> Source for Normed<'_, T> {
+    type Number = T;
+
+    fn block<'s>(&'s self, rows: Range<usize>, cols: Range<usize>, scratch: &'s mut [f32]) -> Mat<'s, T> {
+        let (height, width) = (rows.len(), cols.len());
+        let y = &mut bytemuck::cast_slice_mut(scratch)[..height * width];
+        let first = cols.start;
+        normalize_block(self.isa, &self.x, &self.rstd, rows.start, first, &self.weight.row(0)[cols], y);
+        Mat::new(y, height, width, width)
     }
 }
 
@@ -72,6 +132,7 @@ kernel! {
 
 typed! {
     rmsnorm: RmsNorm[x] => run_rmsnorm,
+    rmsnorm_quantize: RmsNormQuantize[x] => run_rmsnorm_quantize,
     rmsnorm_grad: RmsNormGrad[x] => run_rmsnorm_grad,
 }
 
@@ -86,6 +147,17 @@ impl Cpu {
             normalize(isa, &x, weight.row(0), eps, &mut y, &mut rstd);
         });
         Ok(())
+    }
+
+    fn run_rmsnorm_quantize<T: Magnitude>(&self, mut call: RmsNormQuantize<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "rmsnorm_quantize";
+        let (x, weight) = (mat::read::<T>(OP, &call.x)?, mat::read::<f32>(OP, &call.weight)?);
+        let (isa, eps, height) = (self.isa(), call.eps as f32, rows_per_block(x.cols()));
+        let rstd = Tiles::new(mat::write::<f32>(OP, call.rstd.reborrow())?, height, 1);
+        self.for_each(x.rows() * x.cols() / 6, rstd, |_, mut rstd| roots(isa, &x, eps, &mut rstd));
+        let (read, scratch) = (call.rstd.as_ref(), quantize::scratch::<T>(x.cols()));
+        let rstd = mat::read::<f32>(OP, &read)?;
+        self.encode_each(OP, call.y, scratch, &Normed { isa, x, weight, rstd })
     }
 
     fn run_rmsnorm_grad<T: Real>(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CpuError> {

@@ -1,14 +1,26 @@
 //! SwiGLU and its gradient.
 
-use fathom_core::device::{Swiglu, SwigluGrad};
+use std::ops::Range;
 
-use crate::Cpu;
+use fathom_core::device::{Swiglu, SwigluGrad, SwigluQuantize};
+
 use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles, rows_per_block};
+use crate::quantize::{self, Magnitude, Source};
 use crate::real::{Real, typed};
 use crate::simd::{LANES, kernel, quick_sigmoid, sum};
+use crate::{Cpu, Isa};
+
+/// `y = silu(gate)·up·scale`.
+#[inline(always)]
+fn gated<T: Real>(gate: &[T], up: &[T], scale: f32, y: &mut [T]) {
+    for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+        let g = g.load();
+        *y = T::store(g * quick_sigmoid(g) * u.load() * scale);
+    }
+}
 
 kernel! {
     /// The gated products of those rows of `x` that `y` is for.
@@ -18,11 +30,43 @@ kernel! {
             let scale = scale.map_or(1.0, |s| s.row(r)[0]);
             let y = y.row(i);
             let (gate, up) = x.row(r).split_at(y.len());
-            for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-                let g = g.load();
-                *y = T::store(g * quick_sigmoid(g) * u.load() * scale);
-            }
+            gated(gate, up, scale, y);
         }
+    }
+}
+
+kernel! {
+    /// The gated products of a block of `cols` columns whose first element is at `at`.
+    fn forward_block<T: Real>(
+        x: &Mat<'_, T>,
+        scale: Option<&Mat<'_, f32>>,
+        at: (usize, usize),
+        cols: usize,
+        y: &mut [T],
+    ) {
+        let half = x.cols() / 2;
+        for (i, y) in y.chunks_exact_mut(cols.max(1)).enumerate() {
+            let row = x.row(at.0 + i);
+            let scale = scale.map_or(1.0, |s| s.row(at.0 + i)[0]);
+            gated(&row[at.1..at.1 + cols], &row[half + at.1..half + at.1 + cols], scale, y);
+        }
+    }
+}
+
+/// The output of SwiGLU, made a block at a time.
+struct Activated<'a, T> {
+    isa: Isa,
+    x: Mat<'a, T>,
+    scale: Option<Mat<'a, f32>>,
+}
+
+impl<T: Magnitude> Source for Activated<'_, T> {
+    type Number = T;
+
+    fn block<'s>(&'s self, rows: Range<usize>, cols: Range<usize>, scratch: &'s mut [f32]) -> Mat<'s, T> {
+        let y = &mut bytemuck::cast_slice_mut(scratch)[..rows.len() * cols.len()];
+        forward_block(self.isa, &self.x, self.scale.as_ref(), (rows.start, cols.start), cols.len(), y);
+        Mat::new(y, rows.len(), cols.len(), cols.len())
     }
 }
 
@@ -64,6 +108,7 @@ kernel! {
 
 typed! {
     swiglu: Swiglu[y] => run_swiglu,
+    swiglu_quantize: SwigluQuantize[gate_up] => run_swiglu_quantize,
     swiglu_grad: SwigluGrad[y] => run_swiglu_grad,
 }
 
@@ -75,6 +120,14 @@ impl Cpu {
         let (y, isa) = (mat::write::<T>(OP, call.y)?, self.isa());
         self.for_each(2 * y.rows() * y.cols(), Tiles::of_rows(y), |_, mut y| forward(isa, &x, scale.as_ref(), &mut y));
         Ok(())
+    }
+
+    fn run_swiglu_quantize<T: Magnitude>(&self, call: SwigluQuantize<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "swiglu_quantize";
+        let x = mat::read::<T>(OP, &call.gate_up)?;
+        let scale = call.scale.as_ref().map(|s| mat::read::<f32>(OP, s)).transpose()?;
+        let scratch = quantize::scratch::<T>(call.y.shape().1);
+        self.encode_each(OP, call.y, scratch, &Activated { isa: self.isa(), x, scale })
     }
 
     fn run_swiglu_grad<T: Real>(&self, call: SwigluGrad<'_, Buffer>) -> Result<(), CpuError> {

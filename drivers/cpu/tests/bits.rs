@@ -331,6 +331,21 @@ fn codes<D: Kernels>(device: &D, input: &mut Inputs<'_, D>, out: &mut Record<'_,
             out.keep(EXACT, t);
         }
     }
+    // Parts that are longer and shorter than a strip.
+    for (i, (part, columns)) in [(550, every[2]), (1100, every[3]), (137, every[3])].into_iter().enumerate() {
+        let n = n / part * part;
+        let (x, rows) = (input.reals(m, n), Tiles::Row { part });
+        let [mut codes, mut column_codes] = [(); 2].map(|()| Tensor::<D>::empty(device, &[m, n], DType::E4M3).unwrap());
+        let [mut scales, mut column_scales] =
+            [rows, columns].map(|tiles| Tensor::<D>::zeros(device, &tiles.scales(m, n), DType::F32).unwrap());
+        let rows = ScaledMut::new(codes.view_mut(), scales.view_mut(), rows).unwrap();
+        let columns = ScaledMut::new(column_codes.view_mut(), column_scales.view_mut(), columns).unwrap();
+        let y = Encoded::new(Some(rows), Some(columns), i == 1).unwrap();
+        device.quantize_both(QuantizeBoth::new(x.view(), y).unwrap()).unwrap();
+        for t in [&codes, &scales, &column_codes, &column_scales] {
+            out.keep(EXACT, t);
+        }
+    }
 }
 
 /// The name of results that have one right value.

@@ -1,14 +1,27 @@
 // RMS norm (Zhang and Sennrich, 2019) and its gradient.
 //
 // Threads take eight neighbouring columns at a time. A row is read from memory once: what is needed again after the sum
-// over the row is then in the first-level cache.
-#include "fathom.cuh"
+// over the row is then in the first-level cache. Where the norms go into codes, one launch finds the roots, and another
+// is that of quantization, which rounds the norms to the type of their inputs on the way, as if they had been stored.
+#include "encode.cuh"
 
 struct Forward {
     Mat x, weight, y, rstd;
     float eps;
     u32 reserved;
 };
+
+// 1 / rms of a row, by a block.
+template <class X>
+FN float inverse_root(const X& in, int n, float eps, Shared<float> scratch) {
+    float x[8], squares = 0.0f;
+    for (int c = thread() * 8; c < n; c += threads() * 8) {
+        in.get(c, x);
+        for (int i = 0; i < 8; i++) squares = fma(x[i], x[i], squares);
+    }
+    squares = block_sum(squares, scratch);
+    return 1.0f / square_root(squares / (float)n + eps);
+}
 
 // y = x / rms(x) · w, a block for each row. X reaches activations, W the weight.
 template <class X, class W>
@@ -18,13 +31,7 @@ FN void rmsnorm(const Forward& a) {
     int r = block_x(), n = a.x.cols;
     X in(a.x, r), out(a.y, r);
     W weight(a.weight, 0);
-    float x[8], w[8], squares = 0.0f;
-    for (int c = thread() * 8; c < n; c += threads() * 8) {
-        in.get(c, x);
-        for (int i = 0; i < 8; i++) squares = fma(x[i], x[i], squares);
-    }
-    squares = block_sum(squares, scratch);
-    float rstd = 1.0f / square_root(squares / (float)n + a.eps);
+    float x[8], w[8], rstd = inverse_root(in, n, a.eps, scratch);
     for (int c = thread() * 8; c < n; c += threads() * 8) {
         in.get(c, x);
         weight.get(c, w);
@@ -41,6 +48,90 @@ KERNEL(rmsnorm_bf16, Forward, 1024) {
 }
 KERNEL(rmsnorm_any, Forward, 1024) {
     rmsnorm<Any, Any>(a);
+}
+
+// The roots alone; `weight` and `y` are not used.
+template <class X>
+FN void roots(const Forward& a) {
+    Carve carve;
+    auto scratch = carve.take<float>(32);
+    int r = block_x();
+    float rstd = inverse_root(X(a.x, r), a.x.cols, a.eps, scratch);
+    if (thread() == 0) store(a.rstd, r, 0, rstd);
+}
+KERNEL(rmsnorm_roots_f32, Forward, 1024) {
+    roots<Wide<float>>(a);
+}
+KERNEL(rmsnorm_roots_bf16, Forward, 1024) {
+    roots<Wide<bf16>>(a);
+}
+KERNEL(rmsnorm_roots_any, Forward, 1024) {
+    roots<Any>(a);
+}
+
+struct Normalize : Both {
+    Mat weight, rstd;
+};
+
+template <class T>
+struct Norm {
+    static constexpr bool vector = true;
+    float v[8] = {};
+    template <int threads, class A>
+    FN void fetch(const A& a, int r, int c, int width, int l) {
+        if (8 * l >= width) return;
+        float x[8], w[8], rstd = load(a.rstd, r, 0);
+        Wide<T>(a.x, r).get(c + 8 * l, x);
+        Wide<float>(a.weight, 0).get(c + 8 * l, w);
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = widen(rounded<T>(x[k] * rstd * w[k]));
+    }
+    FN float at(int k) const {
+        return v[k];
+    }
+};
+// The same one by one, of any type.
+struct AnyNorm {
+    static constexpr bool vector = false;
+    float v[8] = {};
+    template <int threads, class A>
+    FN void fetch(const A& a, int r, int c, int width, int l) {
+        float rstd = load(a.rstd, r, 0);
+        for (int k = 0; k < 8; k++) {
+            int at = column<false, threads>(l, k);
+            if (at < width) v[k] = as_stored(a.x.dtype, load(a.x, r, c + at) * rstd * load(a.weight, 0, c + at));
+        }
+    }
+    FN float at(int k) const {
+        return v[k];
+    }
+};
+KERNEL(rmsnorm_rows_f32, Normalize, 256) {
+    quantize_rows<Norm<float>, 2>(a);
+}
+KERNEL(rmsnorm_rows_bf16, Normalize, 256) {
+    quantize_rows<Norm<bf16>, 2>(a);
+}
+KERNEL(rmsnorm_rows_any, Normalize, 256) {
+    quantize_rows<AnyNorm, 1>(a);
+}
+KERNEL(rmsnorm_columns_f32, Normalize, 256) {
+    quantize_columns<Norm<float>>(a);
+}
+KERNEL(rmsnorm_columns_bf16, Normalize, 256) {
+    quantize_columns<Norm<bf16>>(a);
+}
+KERNEL(rmsnorm_columns_any, Normalize, 256) {
+    quantize_columns<AnyNorm>(a);
+}
+KERNEL(rmsnorm_both_f32, Normalize, 512) {
+    quantize_both<Norm<float>>(a);
+}
+KERNEL(rmsnorm_both_bf16, Normalize, 512) {
+    quantize_both<Norm<bf16>>(a);
+}
+KERNEL(rmsnorm_both_any, Normalize, 512) {
+    quantize_both<AnyNorm>(a);
 }
 
 struct Backward {

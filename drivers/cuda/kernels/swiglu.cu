@@ -1,8 +1,13 @@
-// SwiGLU (Shazeer, 2020) and its gradient: a block per row.
-#include "fathom.cuh"
+// SwiGLU (Shazeer, 2020) and its gradient: a block per row. Where the product goes into codes, blocks are those of
+// quantization, and the product is rounded to the type of its factors on the way, as if it had been stored.
+#include "encode.cuh"
 
 FN float sigmoid(float x) {
     return fast_reciprocal(1.0f + fast_exp(-x));
+}
+
+FN float product(float gate, float up, float scale) {
+    return gate * sigmoid(gate) * up * scale;
 }
 
 struct Forward {
@@ -20,7 +25,7 @@ FN void swiglu(const Forward& a) {
         float g[8], u[8];
         gate.get(c, g);
         up.get(c, u);
-        for (int i = 0; i < 8; i++) u[i] = g[i] * sigmoid(g[i]) * u[i] * scale;
+        for (int i = 0; i < 8; i++) u[i] = product(g[i], u[i], scale);
         y.set(c, u);
     }
 }
@@ -32,6 +37,72 @@ KERNEL(swiglu_bf16, Forward, 256) {
 }
 KERNEL(swiglu_any, Forward, 256) {
     swiglu<Any>(a);
+}
+
+// `x` is the gate.
+struct Activate : Both {
+    Mat up, factor;
+};
+
+template <class T>
+struct Product {
+    static constexpr bool vector = true;
+    float v[8] = {};
+    template <int threads, class A>
+    FN void fetch(const A& a, int r, int c, int width, int l) {
+        if (8 * l >= width) return;
+        float gate[8], up[8], scale = a.factor.rows ? load(a.factor, r, 0) : 1.0f;
+        Wide<T>(a.x, r).get(c + 8 * l, gate);
+        Wide<T>(a.up, r).get(c + 8 * l, up);
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = widen(rounded<T>(product(gate[k], up[k], scale)));
+    }
+    FN float at(int k) const {
+        return v[k];
+    }
+};
+// The same one by one, of any type.
+struct AnyProduct {
+    static constexpr bool vector = false;
+    float v[8] = {};
+    template <int threads, class A>
+    FN void fetch(const A& a, int r, int c, int width, int l) {
+        float scale = a.factor.rows ? load(a.factor, r, 0) : 1.0f;
+        for (int k = 0; k < 8; k++) {
+            int at = column<false, threads>(l, k);
+            if (at < width) v[k] = as_stored(a.x.dtype, product(load(a.x, r, c + at), load(a.up, r, c + at), scale));
+        }
+    }
+    FN float at(int k) const {
+        return v[k];
+    }
+};
+KERNEL(swiglu_rows_f32, Activate, 256) {
+    quantize_rows<Product<float>, 2>(a);
+}
+KERNEL(swiglu_rows_bf16, Activate, 256) {
+    quantize_rows<Product<bf16>, 2>(a);
+}
+KERNEL(swiglu_rows_any, Activate, 256) {
+    quantize_rows<AnyProduct, 1>(a);
+}
+KERNEL(swiglu_columns_f32, Activate, 256) {
+    quantize_columns<Product<float>>(a);
+}
+KERNEL(swiglu_columns_bf16, Activate, 256) {
+    quantize_columns<Product<bf16>>(a);
+}
+KERNEL(swiglu_columns_any, Activate, 256) {
+    quantize_columns<AnyProduct>(a);
+}
+KERNEL(swiglu_both_f32, Activate, 512) {
+    quantize_both<Product<float>>(a);
+}
+KERNEL(swiglu_both_bf16, Activate, 512) {
+    quantize_both<Product<bf16>>(a);
+}
+KERNEL(swiglu_both_any, Activate, 512) {
+    quantize_both<AnyProduct>(a);
 }
 
 struct Backward {

@@ -17,6 +17,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("emulate.h", include_str!("../kernels/emulate.h")),
     ("scores.cuh", include_str!("../kernels/scores.cuh")),
     ("codes.cuh", include_str!("../kernels/codes.cuh")),
+    ("encode.cuh", include_str!("../kernels/encode.cuh")),
     ("latent.cuh", include_str!("../kernels/latent.cuh")),
     ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];

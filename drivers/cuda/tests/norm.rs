@@ -8,7 +8,7 @@ use fathom_core::dtype::DType;
 
 #[test]
 fn conformance() {
-    suite(&[fathom_conformance::rmsnorm, fathom_conformance::rmsnorm_grad]);
+    suite(&[fathom_conformance::rmsnorm, fathom_conformance::rmsnorm_grad, fathom_conformance::rmsnorm_quantize]);
 }
 
 /// Both kernels on rows that begin `shift` columns into wider ones.

@@ -4,7 +4,8 @@ mod common;
 
 use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{
-    Dequantize, Device, Host, Kernels, Primitives, Quantize, Requantize, Scaled, ScaledMut, Tiles,
+    Dequantize, Device, Encoded, Host, Kernels, Primitives, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
+    Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
@@ -31,6 +32,16 @@ fn dequantize() {
 #[test]
 fn requantize() {
     check(fathom_conformance::requantize);
+}
+
+#[test]
+fn quantize_both() {
+    check(fathom_conformance::quantize_both);
+}
+
+#[test]
+fn gather_codes() {
+    check(fathom_conformance::gather_codes);
 }
 
 #[test]
@@ -166,5 +177,37 @@ fn offsets_that_are_wrong_stay_inside() {
         let scaled = Scaled::new(codes.view(), scales.view(), tiles).unwrap();
         device.dequantize(Dequantize::new(scaled, y.view_mut()).unwrap()).unwrap();
         device.flush().unwrap();
+    }
+}
+
+/// Bytes of codes and scales of both tilings, made at once.
+fn both<D: Kernels>(device: &D, dtype: DType, part: usize, columns: Tiling, power_of_two: bool) -> Vec<Vec<u8>> {
+    let mut x = Tensor::<D>::empty(device, &[ROWS, COLS], dtype).unwrap();
+    device.upload(x.view_mut().buffer_mut(), 0, &encode_numbers(&numbers(), dtype)).unwrap();
+    let offsets = Tensor::<D>::from_slice(device, &[1, OFFSETS.len()], DType::U32, &OFFSETS).unwrap();
+    let [rows, columns] = [Tiles::Row { part }, columns.tiles(&offsets)];
+    let [mut a, mut b] = [rows, columns].map(|tiles| {
+        let [r, c] = tiles.scales(ROWS, COLS);
+        let codes = Tensor::<D>::empty(device, &[ROWS, COLS], DType::E4M3).unwrap();
+        (codes, Tensor::<D>::from_slice(device, &[r, c], DType::F32, &vec![0.0f32; r * c]).unwrap())
+    });
+    let rows = ScaledMut::new(a.0.view_mut(), a.1.view_mut(), rows).unwrap();
+    let columns = ScaledMut::new(b.0.view_mut(), b.1.view_mut(), columns).unwrap();
+    let y = Encoded::new(Some(rows), Some(columns), power_of_two).unwrap();
+    device.quantize_both(QuantizeBoth::new(x.view(), y).unwrap()).unwrap();
+    [&a.0, &a.1, &b.0, &b.1].map(|t| bytes(device, t)).to_vec()
+}
+
+#[test]
+fn both_tilings_of_wide_rows_have_the_bits_of_the_reference() {
+    let Some(device) = common::device() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        for (i, (part, columns)) in
+            [(COLS, Tiling::Column), (144, Tiling::Groups), (COLS, Tiling::Groups)].into_iter().enumerate()
+        {
+            let ours = both(&device, dtype, part, columns, i == 1);
+            let theirs = both(&Host::default(), dtype, part, columns, i == 1);
+            assert!(ours == theirs, "{dtype} in parts of {part} and {columns:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use fathom_core::dtype::DType;
 
 #[test]
 fn conformance() {
-    suite(&[fathom_conformance::swiglu, fathom_conformance::swiglu_grad]);
+    suite(&[fathom_conformance::swiglu, fathom_conformance::swiglu_grad, fathom_conformance::swiglu_quantize]);
 }
 
 fn both<D: Kernels>(d: &D, t: DType, rows: usize, cols: usize) -> Result<Vec<Vec<f32>>, D::Error> {

@@ -5,12 +5,30 @@ use fathom_core::DType;
 use fathom_minimal::Minimal;
 
 /// Kernels that take FP8 tensors. `gather_rows` copies codes as bytes, and so needs no FP8.
-const FP8: [&str; 7] =
-    ["quantize", "dequantize", "requantize", "gemm_fp8", "grouped_gemm_fp8", "gemm_mixed", "grouped_gemm_mixed"];
+const FP8: [&str; 10] = [
+    "quantize",
+    "dequantize",
+    "requantize",
+    "quantize_both",
+    "swiglu_quantize",
+    "rmsnorm_quantize",
+    "gemm_fp8",
+    "grouped_gemm_fp8",
+    "gemm_mixed",
+    "grouped_gemm_mixed",
+];
 
-/// Kernels that take FP8 tensors, or BF16 beside F32, among others.
-const SOME_FP8: [&str; 7] =
-    ["gemv", "grouped_gemv", "store_latent", "load_latent", "absorb_query", "absorb_output", "latent_attention"];
+/// Kernels that take FP8 tensors, or BF16 beside F32, among others; `gather_codes` may only move bytes.
+const SOME_FP8: [&str; 8] = [
+    "gather_codes",
+    "gemv",
+    "grouped_gemv",
+    "store_latent",
+    "load_latent",
+    "absorb_query",
+    "absorb_output",
+    "latent_attention",
+];
 
 #[test]
 fn every_kernel_conforms_in_f32_and_declines_fp8() {

@@ -1,6 +1,6 @@
 //! Calls of RMSNorm and its gradient.
 
-use super::{Call, Cost, Out, bytes_of, bytes_of_mut, is_float, same_shape};
+use super::{Call, Cost, Encoded, Out, bytes_of, bytes_of_mut, is_float, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, same};
 
@@ -45,6 +45,51 @@ impl<B> Call for RmsNorm<'_, B> {
     const NAME: &'static str = "rmsnorm";
     fn cost(&self) -> Cost {
         Cost::new(4 * self.x.elements() as u64, bytes_of(&self.x) + bytes_of_mut(&self.y))
+    }
+}
+
+/// [`RmsNorm`] whose result goes nowhere but into codes: those of [`Quantize`](super::Quantize) of a result of the type
+/// of `x`, bit for bit. NaN and infinity are an error as there.
+#[non_exhaustive]
+pub struct RmsNormQuantize<'a, B> {
+    /// `[t, n]`.
+    pub x: MatRef<'a, B>,
+    /// `[1, n]`.
+    pub weight: MatRef<'a, B>,
+    /// Added to the mean square.
+    pub eps: f64,
+    /// `[t, n]`.
+    pub y: Encoded<'a, B>,
+    /// `1 / rms(x)`, `[t, 1]`, kept for the gradient.
+    pub rstd: MatMut<'a, B>,
+}
+
+impl<'a, B> RmsNormQuantize<'a, B> {
+    /// Normalises every row of `x` into codes.
+    pub fn new(
+        x: MatRef<'a, B>,
+        weight: MatRef<'a, B>,
+        eps: f64,
+        y: Encoded<'a, B>,
+        rstd: MatMut<'a, B>,
+    ) -> Result<Self, InvalidOp> {
+        const OP: &str = "rmsnorm_quantize";
+        for m in [&x, &weight, &rstd.as_ref()] {
+            is_float(OP, m)?;
+        }
+        y.check(OP, x.rows(), x.cols())?;
+        same(OP, "columns of the weight", x.cols(), weight.cols())?;
+        same(OP, "rows of the weight", 1, weight.rows())?;
+        same(OP, "rows of rstd", x.rows(), rstd.rows())?;
+        same(OP, "columns of rstd", 1, rstd.cols())?;
+        Ok(Self { x, weight, eps, y, rstd })
+    }
+}
+
+impl<B> Call for RmsNormQuantize<'_, B> {
+    const NAME: &'static str = "rmsnorm_quantize";
+    fn cost(&self) -> Cost {
+        Cost::new(4 * self.x.elements() as u64 + self.y.flops(), bytes_of(&self.x) + self.y.bytes())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index};
+use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, is_index, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
 use crate::error::{InvalidOp, ensure, multiple, same};
@@ -166,6 +166,78 @@ impl<'a, B> ScaledMut<'a, B> {
     pub fn as_ref(&self) -> Scaled<'_, B> {
         Scaled { codes: self.codes.as_ref(), scales: self.scales.as_ref(), tiles: self.tiles }
     }
+
+    /// The same, lent for a shorter time.
+    pub fn reborrow(&mut self) -> ScaledMut<'_, B> {
+        ScaledMut { codes: self.codes.reborrow(), scales: self.scales.reborrow(), tiles: self.tiles }
+    }
+}
+
+/// A matrix as E4M3 codes in 1×128 tiles, in 128×1 tiles, or in both, to write: what a product along its columns and
+/// one along its rows read. Each has the bits that [`Quantize`] gives it.
+pub struct Encoded<'a, B> {
+    /// In [`Tiles::Row`].
+    pub rows: Option<ScaledMut<'a, B>>,
+    /// In [`Tiles::Column`] or [`Tiles::Groups`].
+    pub columns: Option<ScaledMut<'a, B>>,
+    /// Round scales up to powers of two.
+    pub power_of_two: bool,
+}
+
+impl<'a, B> Encoded<'a, B> {
+    /// Codes in each of the tilings that are given, of one shape.
+    ///
+    /// # Errors
+    /// No tiling, other tiles, other codes than E4M3, or two shapes.
+    pub fn new(
+        rows: Option<ScaledMut<'a, B>>,
+        columns: Option<ScaledMut<'a, B>>,
+        power_of_two: bool,
+    ) -> Result<Self, InvalidOp> {
+        const OP: &str = "encoded";
+        ensure(OP, "needs a tiling", rows.is_some() || columns.is_some())?;
+        for y in rows.iter().chain(&columns) {
+            ensure(OP, "codes must be E4M3", y.codes.dtype() == DType::E4M3)?;
+        }
+        let along = |y: &ScaledMut<'a, B>| matches!(y.tiles, Tiles::Row { .. });
+        let across = |y: &ScaledMut<'a, B>| matches!(y.tiles, Tiles::Column | Tiles::Groups { .. });
+        ensure(OP, "rows must be in 1x128 tiles", rows.as_ref().is_none_or(along))?;
+        ensure(OP, "columns must be in 128x1 tiles", columns.as_ref().is_none_or(across))?;
+        if let (Some(rows), Some(columns)) = (&rows, &columns) {
+            same_shape(OP, &rows.codes.as_ref(), &columns.codes.as_ref())?;
+        }
+        Ok(Self { rows, columns, power_of_two })
+    }
+
+    /// Rows and columns of the matrix.
+    pub fn shape(&self) -> (usize, usize) {
+        let codes = self.rows.as_ref().or(self.columns.as_ref()).map(|y| &y.codes);
+        codes.map_or((0, 0), |codes| (codes.rows(), codes.cols()))
+    }
+
+    /// The call that quantizes `x` in each of the tilings.
+    pub(in crate::device) fn each<'c>(
+        &'c mut self,
+        x: MatRef<'c, B>,
+    ) -> impl Iterator<Item = Result<Quantize<'c, B>, InvalidOp>> {
+        let power_of_two = self.power_of_two;
+        self.rows.iter_mut().chain(&mut self.columns).map(move |y| Quantize::new(x, y.reborrow(), power_of_two))
+    }
+
+    pub(super) fn check(&self, op: &'static str, rows: usize, cols: usize) -> Result<(), InvalidOp> {
+        same(op, "rows of its codes", rows, self.shape().0)?;
+        same(op, "columns of its codes", cols, self.shape().1)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.rows.iter().chain(&self.columns).map(|y| y.as_ref().bytes()).sum()
+    }
+
+    /// Operations of its rounding: for each element and tiling as [`Quantize`].
+    pub(super) fn flops(&self) -> u64 {
+        let tilings = u64::from(self.rows.is_some()) + u64::from(self.columns.is_some());
+        3 * tilings * super::product(&[self.shape().0, self.shape().1])
+    }
 }
 
 /// Encodes a matrix tile by tile ([`fp8::quantize`](crate::fp8::quantize)). The same bits on every device. An element
@@ -195,6 +267,34 @@ impl<B> Call for Quantize<'_, B> {
     const NAME: &'static str = "quantize";
     fn cost(&self) -> Cost {
         Cost::new(3 * self.x.elements() as u64, bytes_of(&self.x) + self.y.as_ref().bytes())
+    }
+}
+
+/// Encodes a matrix in 1×128 and in 128×1 tiles from one read: the bits of two [`Quantize`].
+///
+/// NaN and infinity are an error as there. The scales of both results are then undefined.
+#[non_exhaustive]
+pub struct QuantizeBoth<'a, B> {
+    /// `[m, n]` floating point.
+    pub x: MatRef<'a, B>,
+    /// `[m, n]`.
+    pub y: Encoded<'a, B>,
+}
+
+impl<'a, B> QuantizeBoth<'a, B> {
+    /// Encodes `x`.
+    pub fn new(x: MatRef<'a, B>, y: Encoded<'a, B>) -> Result<Self, InvalidOp> {
+        const OP: &str = "quantize_both";
+        is_float(OP, &x)?;
+        y.check(OP, x.rows(), x.cols())?;
+        Ok(Self { x, y })
+    }
+}
+
+impl<B> Call for QuantizeBoth<'_, B> {
+    const NAME: &'static str = "quantize_both";
+    fn cost(&self) -> Cost {
+        Cost::new(self.y.flops(), bytes_of(&self.x) + self.y.bytes())
     }
 }
 
@@ -253,5 +353,46 @@ impl<B> Call for Requantize<'_, B> {
     fn cost(&self) -> Cost {
         let elements = (self.x.rows() * self.x.cols()) as u64;
         Cost::new(4 * elements, self.x.bytes() + self.y.as_ref().bytes())
+    }
+}
+
+/// Gathers rows of codes in 1×128 tiles, `index[r] / divisor` into row `r`: what goes to the experts. In 1×128 tiles
+/// codes and scales are copied, in 128×1 tiles they are those of [`Requantize`] of the gathered rows.
+///
+/// An index outside `x` is an error, or reads as zeros on an asynchronous device; NaN is an error as there.
+#[non_exhaustive]
+pub struct GatherCodes<'a, B> {
+    /// `[n, c]` of E4M3, in [`Tiles::Row`].
+    pub x: Scaled<'a, B>,
+    /// `[m, 1]` u32.
+    pub index: MatRef<'a, B>,
+    /// What an index is divided by: top-k, where indices count (token, choice) pairs and `x` holds tokens.
+    pub divisor: usize,
+    /// `[m, c]`, in parts of `x`.
+    pub y: Encoded<'a, B>,
+}
+
+impl<'a, B> GatherCodes<'a, B> {
+    /// Gathers rows of `x`.
+    pub fn new(x: Scaled<'a, B>, index: MatRef<'a, B>, divisor: usize, y: Encoded<'a, B>) -> Result<Self, InvalidOp> {
+        const OP: &str = "gather_codes";
+        is_index(OP, &index)?;
+        same(OP, "columns of the index", 1, index.cols())?;
+        y.check(OP, index.rows(), x.cols())?;
+        ensure(OP, "codes must be E4M3", x.codes.dtype() == DType::E4M3)?;
+        let Tiles::Row { part } = x.tiles else { return Err(InvalidOp::plain(OP, "x must be in 1x128 tiles")) };
+        let alike = |y: &ScaledMut<'a, B>| matches!(y.tiles, Tiles::Row { part: own } if own == part);
+        ensure(OP, "rows must be in the parts of x", y.rows.as_ref().is_none_or(alike))?;
+        ensure(OP, "needs a divisor above zero", divisor > 0)?;
+        Ok(Self { x, index, divisor, y })
+    }
+}
+
+impl<B> Call for GatherCodes<'_, B> {
+    const NAME: &'static str = "gather_codes";
+    fn cost(&self) -> Cost {
+        let elements = super::product(&[self.index.rows(), self.x.cols()]);
+        let anew = if self.y.columns.is_some() { 4 * elements } else { 0 };
+        Cost::new(anew, elements + bytes_of(&self.index) + self.y.bytes())
     }
 }

@@ -1,6 +1,6 @@
 //! Calls of SwiGLU and its gradient.
 
-use super::{Call, Cost, bytes_of, bytes_of_mut, is_float, same_shape};
+use super::{Call, Cost, Encoded, bytes_of, bytes_of_mut, is_float, same_shape};
 use crate::device::view::{MatMut, MatRef};
 use crate::error::{InvalidOp, ensure, same};
 
@@ -39,6 +39,42 @@ impl<B> Call for Swiglu<'_, B> {
     const NAME: &'static str = "swiglu";
     fn cost(&self) -> Cost {
         Cost::new(5 * self.y.elements() as u64, bytes_of(&self.gate_up) + bytes_of_mut(&self.y))
+    }
+}
+
+/// [`Swiglu`] whose result goes nowhere but into codes: those of [`Quantize`](super::Quantize) of a result of the type
+/// of `gate_up`, bit for bit. NaN and infinity are an error as there.
+#[non_exhaustive]
+pub struct SwigluQuantize<'a, B> {
+    /// `[t, 2i]`: gate, then up.
+    pub gate_up: MatRef<'a, B>,
+    /// `[t, 1]`.
+    pub scale: Option<MatRef<'a, B>>,
+    /// `[t, i]`.
+    pub y: Encoded<'a, B>,
+}
+
+impl<'a, B> SwigluQuantize<'a, B> {
+    /// The gated product, as codes.
+    pub fn new(gate_up: MatRef<'a, B>, scale: Option<MatRef<'a, B>>, y: Encoded<'a, B>) -> Result<Self, InvalidOp> {
+        const OP: &str = "swiglu_quantize";
+        is_float(OP, &gate_up)?;
+        same(OP, "rows of y", gate_up.rows(), y.shape().0)?;
+        same(OP, "columns of gate_up", 2 * y.shape().1, gate_up.cols())?;
+        if let Some(s) = &scale {
+            is_float(OP, s)?;
+            same(OP, "rows of scale", gate_up.rows(), s.rows())?;
+            same(OP, "columns of scale", 1, s.cols())?;
+        }
+        Ok(Self { gate_up, scale, y })
+    }
+}
+
+impl<B> Call for SwigluQuantize<'_, B> {
+    const NAME: &'static str = "swiglu_quantize";
+    fn cost(&self) -> Cost {
+        let product = 5 * (self.gate_up.elements() / 2) as u64;
+        Cost::new(product + self.y.flops(), bytes_of(&self.gate_up) + self.y.bytes())
     }
 }
 

@@ -17,7 +17,8 @@ pub trait Written<B> {
     fn written(&mut self, see: &mut dyn FnMut(MatMut<'_, B>));
 }
 
-/// A result among the fields of a call: a matrix, codes with their scales, or a matrix that may be left out.
+/// A result among the fields of a call: a matrix, which may be left out, or codes with their scales in one or two
+/// tilings.
 trait Field<B> {
     type Lent<'b>
     where
@@ -69,12 +70,31 @@ impl<B> Field<B> for ScaledMut<'_, B> {
         B: 'b;
 
     fn lend(&mut self) -> Self::Lent<'_> {
-        ScaledMut { codes: self.codes.reborrow(), scales: self.scales.reborrow(), tiles: self.tiles }
+        self.reborrow()
     }
 
     fn each(&mut self, see: &mut dyn FnMut(MatMut<'_, B>)) {
         see(self.codes.reborrow());
         see(self.scales.reborrow());
+    }
+}
+
+impl<B> Field<B> for Encoded<'_, B> {
+    type Lent<'b>
+        = Encoded<'b, B>
+    where
+        Self: 'b,
+        B: 'b;
+
+    fn lend(&mut self) -> Self::Lent<'_> {
+        let rows = self.rows.as_mut().map(ScaledMut::reborrow);
+        Encoded { rows, columns: self.columns.as_mut().map(ScaledMut::reborrow), power_of_two: self.power_of_two }
+    }
+
+    fn each(&mut self, see: &mut dyn FnMut(MatMut<'_, B>)) {
+        for y in self.rows.iter_mut().chain(&mut self.columns) {
+            y.each(see);
+        }
     }
 }
 
@@ -113,6 +133,8 @@ written! {
     Quantize(x, power_of_two) -> y;
     Dequantize(x) -> y;
     Requantize(x, power_of_two) -> y;
+    QuantizeBoth(x) -> y;
+    GatherCodes(x, index, divisor) -> y;
     GatherRows(x, index, divisor) -> y;
     ScatterAddRows(x, index) -> y;
     GatherColumns(x, index) -> y;
@@ -121,9 +143,11 @@ written! {
     TopK(x) -> index;
     SortByKey(keys, buckets) -> order, inverse, offsets;
     RmsNorm(x, weight, eps) -> y, rstd;
+    RmsNormQuantize(x, weight, eps) -> y, rstd;
     RmsNormGrad(x, weight, rstd, dy, out) -> dx, dweight;
     Rope(head, start, table, positions, inverse) -> x;
     Swiglu(gate_up, scale) -> y;
+    SwigluQuantize(gate_up, scale) -> y;
     SwigluGrad(gate_up, scale, dy) -> d_gate_up, dscale, y;
     Route(config, logits, bias) -> scores, experts, weights;
     RouteGrad(config, scores, experts, dweights, dscores) -> dlogits;

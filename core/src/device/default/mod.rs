@@ -27,13 +27,13 @@ pub(super) use gemm_fp8::*;
 pub use gemv::*;
 pub(super) use index::*;
 pub(super) use loss::*;
-pub(super) use norm::*;
+pub use norm::*;
 pub(super) use optimizer::*;
-pub(super) use quantize::*;
+pub use quantize::*;
 pub(super) use reduce::*;
 pub(super) use rope::*;
 pub(super) use router::*;
-pub(super) use swiglu::*;
+pub use swiglu::*;
 
 use super::call::{
     Binary, BinaryOp, Cast, Form, GatherColumns, GatherRows, Gemm, Out, ReduceRows, Reduction, ScatterAddColumns,

@@ -1,8 +1,9 @@
 //! RMSNorm and its gradient.
 
 use super::Work;
-use crate::device::call::{BinaryOp, Reduction, RmsNorm, RmsNormGrad, UnaryOp};
+use crate::device::call::{BinaryOp, QuantizeBoth, Reduction, RmsNorm, RmsNormGrad, RmsNormQuantize, UnaryOp};
 use crate::device::primitives::Primitives;
+use crate::device::tensor::Tensor;
 
 pub(in crate::device) fn rmsnorm<D: Primitives>(device: &D, call: RmsNorm<'_, D::Buffer>) -> Result<(), D::Error> {
     let work = Work::new(device, call.x.dtype());
@@ -15,6 +16,18 @@ pub(in crate::device) fn rmsnorm<D: Primitives>(device: &D, call: RmsNorm<'_, D:
     work.apply(BinaryOp::Mul, &mut y, work.copy(call.weight)?.view())?;
     work.store(rstd.view(), call.rstd)?;
     work.store(y.view(), call.y)
+}
+
+/// `rmsnorm` and `quantize` are the device's own, one after the other.
+pub fn rmsnorm_quantize<D: Primitives>(
+    device: &D,
+    call: RmsNormQuantize<'_, D::Buffer>,
+    rmsnorm: impl FnOnce(RmsNorm<'_, D::Buffer>) -> Result<(), D::Error>,
+    quantize: impl FnOnce(QuantizeBoth<'_, D::Buffer>) -> Result<(), D::Error>,
+) -> Result<(), D::Error> {
+    let mut y = Tensor::<D>::empty(device, &[call.x.rows(), call.x.cols()], call.x.dtype())?;
+    rmsnorm(RmsNorm::new(call.x, call.weight, call.eps, y.view_mut(), call.rstd)?)?;
+    quantize(QuantizeBoth::new(y.view(), call.y)?)
 }
 
 pub(in crate::device) fn rmsnorm_grad<D: Primitives>(

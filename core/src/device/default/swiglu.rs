@@ -1,7 +1,7 @@
 //! SwiGLU and its gradient.
 
 use super::Work;
-use crate::device::call::{BinaryOp, Swiglu, SwigluGrad, UnaryOp};
+use crate::device::call::{BinaryOp, QuantizeBoth, Swiglu, SwigluGrad, SwigluQuantize, UnaryOp};
 use crate::device::primitives::Primitives;
 use crate::device::tensor::{Tensor, View};
 
@@ -29,6 +29,19 @@ pub(in crate::device) fn swiglu<D: Primitives>(device: &D, call: Swiglu<'_, D::B
         work.apply(BinaryOp::Mul, &mut y, work.copy(scale)?.view())?;
     }
     work.store(y.view(), call.y)
+}
+
+/// `swiglu` and `quantize` are the device's own, one after the other.
+pub fn swiglu_quantize<D: Primitives>(
+    device: &D,
+    call: SwigluQuantize<'_, D::Buffer>,
+    swiglu: impl FnOnce(Swiglu<'_, D::Buffer>) -> Result<(), D::Error>,
+    quantize: impl FnOnce(QuantizeBoth<'_, D::Buffer>) -> Result<(), D::Error>,
+) -> Result<(), D::Error> {
+    let (rows, cols) = call.y.shape();
+    let mut y = Tensor::<D>::empty(device, &[rows, cols], call.gate_up.dtype())?;
+    swiglu(Swiglu::new(call.gate_up, call.scale, y.view_mut())?)?;
+    quantize(QuantizeBoth::new(y.view(), call.y)?)
 }
 
 pub(in crate::device) fn swiglu_grad<D: Primitives>(

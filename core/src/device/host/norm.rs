@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use super::matrix::{Matrix, dot, read, write};
 use super::{Host, HostBuffer, Result};
-use crate::device::call::{RmsNorm, RmsNormGrad};
+use crate::device::call::{RmsNorm, RmsNormGrad, RmsNormQuantize};
+use crate::device::default;
 
 impl Host {
     pub(super) fn rmsnorm(&self, mut call: RmsNorm<'_, HostBuffer>) -> Result {
@@ -22,6 +23,10 @@ impl Host {
         write(&mut call.y, &y.data);
         write(&mut call.rstd, &rstd);
         Ok(())
+    }
+
+    pub(super) fn rmsnorm_quantize(&self, call: RmsNormQuantize<'_, HostBuffer>) -> Result {
+        default::rmsnorm_quantize(self, call, |call| self.rmsnorm(call), |call| self.quantize_both(call))
     }
 
     pub(super) fn rmsnorm_grad(&self, mut call: RmsNormGrad<'_, HostBuffer>) -> Result {

@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use super::matrix::{Matrix, group_rows, indices, read, row_bytes, row_bytes_mut, write};
 use super::{Host, HostBuffer, HostError, Result};
-use crate::device::call::{Dequantize, Quantize, Requantize, Scaled, ScaledMut, Tiles};
+use crate::device::call::{Dequantize, GatherCodes, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut, Tiles};
+use crate::device::default;
 use crate::dtype::DType;
 use crate::error::ErrorKind;
 use crate::fp8::{self, Code, E4M3, E5M2, E5M6, TILE, pack_pair, unpack_pair};
@@ -160,5 +161,13 @@ impl Host {
     pub(super) fn requantize(&self, mut call: Requantize<'_, HostBuffer>) -> Result {
         let x = decode("requantize", &call.x)?.values();
         encode("requantize", &x, &mut call.y, call.power_of_two)
+    }
+
+    pub(super) fn quantize_both(&self, mut call: QuantizeBoth<'_, HostBuffer>) -> Result {
+        call.y.each(call.x).try_for_each(|call| self.quantize(call?))
+    }
+
+    pub(super) fn gather_codes(&self, call: GatherCodes<'_, HostBuffer>) -> Result {
+        default::gather_codes(self, call, |call| self.requantize(call))
     }
 }

@@ -2,7 +2,8 @@
 
 use super::matrix::{Matrix, read, write};
 use super::{Host, HostBuffer, Result};
-use crate::device::call::{Swiglu, SwigluGrad};
+use crate::device::call::{Swiglu, SwigluGrad, SwigluQuantize};
+use crate::device::default;
 
 impl Host {
     pub(super) fn swiglu(&self, mut call: Swiglu<'_, HostBuffer>) -> Result {
@@ -18,6 +19,10 @@ impl Host {
         }
         write(&mut call.y, &y.data);
         Ok(())
+    }
+
+    pub(super) fn swiglu_quantize(&self, call: SwigluQuantize<'_, HostBuffer>) -> Result {
+        default::swiglu_quantize(self, call, |call| self.swiglu(call), |call| self.quantize_both(call))
     }
 
     pub(super) fn swiglu_grad(&self, mut call: SwigluGrad<'_, HostBuffer>) -> Result {

@@ -129,7 +129,7 @@ impl Mla {
         let (t, row) = (y.rows(), context.row);
         let q = match self.query.compress(pass, x, t)? {
             None => self.queries(pass, x, t)?,
-            Some((_, normed, _)) => self.queries(pass, &Operand::of(normed.view()), t)?,
+            Some((_, normed, _)) => self.queries(pass, &normed, t)?,
         };
         let mut kv_a = pass.activation(t, self.kv_a_proj_with_mqa.outputs())?;
         self.kv_a_proj_with_mqa.forward(pass, x, kv_a.view_mut(), Out::Replace)?;

@@ -19,7 +19,7 @@ pub use decode::{Context, Keys, Prefix, Seen, Together, scratch_numbers, tokens_
 use super::finite;
 use super::linear::Linear;
 use super::operand::{Kept, Operand, Restored};
-use super::rmsnorm::{self, RmsNorm};
+use super::rmsnorm::{self, Read, RmsNorm};
 use super::{Pass, Sequences};
 use crate::DType;
 use crate::config::{LATENT_NORM_EPS, ModelConfig};
@@ -71,19 +71,19 @@ pub struct Saved<D: Kernels> {
 /// What the input's gradient leaves for the weights' gradients.
 pub struct Pending<'a, D: Kernels> {
     /// Normed latent, `[t, kv_lora_rank]`.
-    latent: Restored<'a, D>,
+    latent: Operand<'a, D>,
     /// Normed compressed queries, `[t, q_lora_rank]`.
-    queries: Option<Restored<'a, D>>,
+    queries: Option<Operand<'a, D>>,
     /// Attention output, `[t, h·value]`.
     o: Restored<'a, D>,
     /// `[t, h·(nope + value)]`.
-    dkv: Tensor<D>,
+    dkv: Operand<'a, D>,
     /// `[t, kv_lora_rank + rope]`.
-    dkv_a: Tensor<D>,
+    dkv_a: Operand<'a, D>,
     /// `[t, h·(nope + rope)]`.
-    dq: Tensor<D>,
+    dq: Operand<'a, D>,
     /// The gradient of the compressed queries before their norm, `[t, q_lora_rank]`.
-    dq_a: Option<Tensor<D>>,
+    dq_a: Option<Operand<'a, D>>,
 }
 
 impl Mla {
@@ -138,7 +138,7 @@ impl Mla {
         let (q, q_a) = match self.query.compress(pass, x, t)? {
             None => (self.queries(pass, x, t)?, None),
             Some((q_a, normed, mut norm)) => {
-                let q = self.queries(pass, &Operand::of(normed.view()), t)?;
+                let q = self.queries(pass, &normed, t)?;
                 norm.keep(pass, normed);
                 (q, Some((q_a, norm)))
             }
@@ -148,8 +148,10 @@ impl Mla {
         let width = self.latent..self.latent + self.heads.rope;
         let k_pe = kv_a.view_mut().columns(width.clone())?;
         pass.device.rope(Rope::new(k_pe, self.heads.rope, 0, pass.rope.view(), at.positions.view(), false)?)?;
-        let (latent, mut kv_norm) = self.kv_a_layernorm.normed(pass, kv_a.view().columns(0..self.latent)?)?;
-        let kv = self.keys_values(pass, latent.view())?;
+        let (before_norm, read) =
+            (kv_a.view().columns(0..self.latent)?, Read::forward(self.kv_b_proj.reads_codes(pass)?));
+        let (latent, mut kv_norm) = self.kv_a_layernorm.factor(pass, before_norm, read)?;
+        let kv = self.keys_values(pass, &latent, t)?;
         kv_norm.keep(pass, latent);
 
         let mut o = pass.activation(t, self.o_proj.inputs())?;
@@ -173,6 +175,11 @@ impl Mla {
         Ok(Saved { q_a, q, kv_a, kv_norm, kv: (!again).then_some(kv), o: keep_output(pass, o)?, lse })
     }
 
+    /// Whether this pass reads its input as codes alone.
+    pub fn reads_codes<D: Kernels>(&self, pass: &Pass<'_, D>) -> Result<bool, D::Error> {
+        Ok(self.kv_a_proj_with_mqa.reads_codes(pass)? && self.query.first().reads_codes(pass)?)
+    }
+
     /// Rotated queries `[t, h·(nope + rope)]` from what they are projected from.
     fn queries<D: Kernels>(&self, pass: &Pass<'_, D>, x: &Operand<'_, D>, t: usize) -> Result<Tensor<D>, D::Error> {
         let mut q = pass.activation(t, self.heads.heads * self.head())?;
@@ -183,9 +190,14 @@ impl Mla {
     }
 
     /// Keys and values `[t, h·(nope + value)]` from the normed latent `[t, kv_lora_rank]`.
-    fn keys_values<D: Kernels>(&self, pass: &Pass<'_, D>, latent: View<'_, D>) -> Result<Tensor<D>, D::Error> {
-        let mut kv = pass.activation(latent.rows(), self.kv_b_proj.outputs())?;
-        self.kv_b_proj.forward(pass, &Operand::of(latent), kv.view_mut(), Out::Replace)?;
+    fn keys_values<D: Kernels>(
+        &self,
+        pass: &Pass<'_, D>,
+        latent: &Operand<'_, D>,
+        t: usize,
+    ) -> Result<Tensor<D>, D::Error> {
+        let mut kv = pass.activation(t, self.kv_b_proj.outputs())?;
+        self.kv_b_proj.forward(pass, latent, kv.view_mut(), Out::Replace)?;
         Ok(kv)
     }
 
@@ -200,17 +212,20 @@ impl Mla {
     ) -> Result<Pending<'a, D>, D::Error> {
         let (t, device, at) = (dx.rows(), pass.device, pass.sequences);
         let before_norm = saved.kv_a.view().columns(0..self.latent)?;
-        let latent = self.kv_a_layernorm.output(pass, &saved.kv_norm, before_norm)?;
-        let queries = self.query.normed(pass, saved.q_a.as_ref())?;
+        let codes = self.kv_b_proj.reads_codes(pass)?;
+        let read = Read { along: saved.kv.is_none(), across: true, codes };
+        let latent = self.kv_a_layernorm.output(pass, &saved.kv_norm, before_norm, read)?;
+        let queries = self.query.normed(pass, saved.q_a.as_ref(), saved.q.is_none())?;
         let q = match (&saved.q, &queries) {
             (Some(q), _) => Restored::<D>::Kept(q),
-            (None, Some(normed)) => Restored::Again(self.queries(pass, &Operand::of(normed.view()), t)?),
+            (None, Some(normed)) => Restored::Again(self.queries(pass, normed, t)?),
             (None, None) => return Err(InvalidOp::plain("attention", "kept no queries").into()),
         };
         let kv = match &saved.kv {
             Some(kv) => Restored::<D>::Kept(kv),
-            None => Restored::Again(self.keys_values(pass, latent.view())?),
+            None => Restored::Again(self.keys_values(pass, &latent, t)?),
         };
+        let (latent, queries) = (latent.for_weight(false), queries.map(|normed| normed.for_weight(false)));
         let o = saved.o.restore(pass)?;
         let mut d_o = pass.activation(t, self.o_proj.inputs())?;
         self.o_proj.backward_input(pass, dy, d_o.view_mut(), Out::Replace)?;
@@ -238,7 +253,9 @@ impl Mla {
         device.rope(rotate(dkv_a.view_mut().columns(width)?, self.heads.rope, 0)?)?;
 
         let mut d_latent = pass.activation(t, self.latent)?;
-        self.kv_b_proj.backward_input(pass, &Operand::of(dkv.view()), d_latent.view_mut(), Out::Replace)?;
+        let dkv = Operand::owned(dkv).both();
+        self.kv_b_proj.backward_input(pass, &dkv, d_latent.view_mut(), Out::Replace)?;
+        let dkv = self.kv_b_proj.for_weight(dkv);
         self.kv_a_layernorm.backward(
             pass,
             gradients,
@@ -249,8 +266,12 @@ impl Mla {
             Out::Replace,
         )?;
         drop(d_latent);
-        self.kv_a_proj_with_mqa.backward_input(pass, &Operand::of(dkv_a.view()), dx.reborrow(), Out::Replace)?;
-        let dq_a = self.query.backward_input(pass, gradients, saved.q_a.as_ref(), &Operand::of(dq.view()), dx)?;
+        let dkv_a = Operand::owned(dkv_a).both();
+        self.kv_a_proj_with_mqa.backward_input(pass, &dkv_a, dx.reborrow(), Out::Replace)?;
+        let dkv_a = self.kv_a_proj_with_mqa.for_weight(dkv_a);
+        let dq = Operand::owned(dq).both();
+        let dq_a = self.query.backward_input(pass, gradients, saved.q_a.as_ref(), &dq, dx)?;
+        let dq = self.query.up().for_weight(dq);
         Ok(Pending { latent, queries, o, dkv, dkv_a, dq, dq_a })
     }
 
@@ -264,17 +285,14 @@ impl Mla {
         dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
         self.o_proj.backward_weight(pass, gradients, &output(pass, pending.o.view()), dy)?;
-        let (latent, dkv) = (Operand::of(pending.latent.view()), Operand::of(pending.dkv.view()));
-        self.kv_b_proj.backward_weight(pass, gradients, &latent, &dkv)?;
-        drop((latent, dkv));
-        self.kv_a_proj_with_mqa.backward_weight(pass, gradients, x, &Operand::of(pending.dkv_a.view()))?;
-        let dq = Operand::of(pending.dq.view());
+        self.kv_b_proj.backward_weight(pass, gradients, &pending.latent, &pending.dkv)?;
+        self.kv_a_proj_with_mqa.backward_weight(pass, gradients, x, &pending.dkv_a)?;
         match (&self.query, &pending.queries, &pending.dq_a) {
             (Query::Compressed { q_a_proj, q_b_proj, .. }, Some(normed), Some(dq_a)) => {
-                q_b_proj.backward_weight(pass, gradients, &Operand::of(normed.view()), &dq)?;
-                q_a_proj.backward_weight(pass, gradients, x, &Operand::of(dq_a.view()))
+                q_b_proj.backward_weight(pass, gradients, normed, &pending.dq)?;
+                q_a_proj.backward_weight(pass, gradients, x, dq_a)
             }
-            (query, ..) => query.up().backward_weight(pass, gradients, x, &dq),
+            (query, ..) => query.up().backward_weight(pass, gradients, x, &pending.dq),
         }
     }
 }
@@ -297,6 +315,14 @@ fn keep_output<D: Kernels>(pass: &Pass<'_, D>, o: Tensor<D>) -> Result<Kept<D>, 
 }
 
 impl Query {
+    /// The projection that reads the layer's input.
+    fn first(&self) -> &Linear {
+        match self {
+            Self::Direct(q_proj) => q_proj,
+            Self::Compressed { q_a_proj, .. } => q_a_proj,
+        }
+    }
+
     /// The projection to the queries of all heads.
     fn up(&self) -> &Linear {
         match self {
@@ -312,37 +338,41 @@ impl Query {
         pass: &Pass<'_, D>,
         x: &Operand<'_, D>,
         t: usize,
-    ) -> Result<Option<(Tensor<D>, Tensor<D>, rmsnorm::Saved<D>)>, D::Error> {
+    ) -> Result<Option<(Tensor<D>, Operand<'_, D>, rmsnorm::Saved<D>)>, D::Error> {
         let Self::Compressed { q_a_proj, q_a_layernorm, .. } = self else { return Ok(None) };
         let mut q_a = pass.activation(t, q_a_proj.outputs())?;
         q_a_proj.forward(pass, x, q_a.view_mut(), Out::Replace)?;
-        let (normed, norm) = q_a_layernorm.normed(pass, q_a.view())?;
+        let read = Read::forward(self.up().reads_codes(pass)?);
+        let (normed, norm) = q_a_layernorm.factor(pass, q_a.view(), read)?;
         Ok(Some((q_a, normed, norm)))
     }
 
-    /// The normed compressed queries, kept or computed again.
+    /// The normed compressed queries, kept or computed again: for the weight's gradient, and to be projected if
+    /// `along`.
     fn normed<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         saved: Option<&'a Compressed<D>>,
-    ) -> Result<Option<Restored<'a, D>>, D::Error> {
+        along: bool,
+    ) -> Result<Option<Operand<'a, D>>, D::Error> {
         match (self, saved) {
             (Self::Compressed { q_a_layernorm, .. }, Some((q_a, norm))) => {
-                Ok(Some(q_a_layernorm.output(pass, norm, q_a.view())?))
+                let read = Read { along, across: true, codes: self.up().reads_codes(pass)? };
+                Ok(Some(q_a_layernorm.output(pass, norm, q_a.view(), read)?))
             }
             _ => Ok(None),
         }
     }
 
     /// `dx += …`; returns the gradient of the compressed queries before their norm.
-    fn backward_input<D: Kernels>(
+    fn backward_input<'a, D: Kernels>(
         &self,
         pass: &Pass<'_, D>,
         gradients: &mut Parameters<D>,
         saved: Option<&Compressed<D>>,
         dq: &Operand<'_, D>,
         dx: ViewMut<'_, D>,
-    ) -> Result<Option<Tensor<D>>, D::Error> {
+    ) -> Result<Option<Operand<'a, D>>, D::Error> {
         match (self, saved) {
             (Self::Compressed { q_a_proj, q_a_layernorm, q_b_proj }, Some((q_a, norm))) => {
                 let mut d_normed = pass.activation(dx.rows(), q_b_proj.inputs())?;
@@ -350,8 +380,9 @@ impl Query {
                 let mut dq_a = pass.activation(dx.rows(), q_b_proj.inputs())?;
                 let (x, dy) = (q_a.view(), d_normed.view());
                 q_a_layernorm.backward(pass, gradients, x, norm, dy, dq_a.view_mut(), Out::Replace)?;
-                q_a_proj.backward_input(pass, &Operand::of(dq_a.view()), dx, Out::Add)?;
-                Ok(Some(dq_a))
+                let dq_a = Operand::owned(dq_a).both();
+                q_a_proj.backward_input(pass, &dq_a, dx, Out::Add)?;
+                Ok(Some(q_a_proj.for_weight(dq_a)))
             }
             _ => {
                 self.up().backward_input(pass, dq, dx, Out::Add)?;

@@ -4,6 +4,7 @@
 //! rounding to a code, which [`codes`] does in vectors. A task encodes a block ([`tiling`]) in two passes, the second
 //! from the cache.
 
+mod both;
 mod codes;
 mod tiling;
 
@@ -11,7 +12,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fathom_core::DType;
-use fathom_core::device::{Dequantize, Quantize, Requantize, Scaled, ScaledMut};
+use fathom_core::device::{Dequantize, GatherCodes, GatherRows, Quantize, Requantize, Scaled, ScaledMut};
 use fathom_core::error::ErrorKind;
 use fathom_core::fp8::{E4M3, E5M2, E5M6, NonFinite, TILE, scale_of};
 use half::bf16;
@@ -233,8 +234,13 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Scratch for a block of numbers of type `X` of a [`Source`] of `cols` columns, as a count of f32.
+pub(crate) fn scratch<X>(cols: usize) -> usize {
+    (BLOCK.max(TILE * STRIP).max(cols) * size_of::<X>()).div_ceil(size_of::<f32>())
+}
+
 /// A matrix that can be looked at a block at a time.
-trait Source: Sync {
+pub(crate) trait Source: Sync {
     type Number: Magnitude;
 
     /// A block, where it lies or in `scratch`.
@@ -264,6 +270,26 @@ impl Source for Decoder<'_> {
     }
 }
 
+/// Rows of codes, `index[r] / divisor` for row `r`.
+struct Gathered<'a> {
+    x: Decoder<'a>,
+    index: Mat<'a, u32>,
+    divisor: usize,
+}
+
+impl Source for Gathered<'_> {
+    type Number = f32;
+
+    fn block<'s>(&'s self, rows: Range<usize>, cols: Range<usize>, scratch: &'s mut [f32]) -> Mat<'s, f32> {
+        let (height, width) = (rows.len(), cols.len());
+        let decoded = &mut scratch[..height * width];
+        for (r, line) in rows.zip(decoded.chunks_exact_mut(width.max(1))) {
+            self.x.row(self.index.row(r)[0] as usize / self.divisor, cols.clone(), line);
+        }
+        Mat::new(decoded, height, width, width)
+    }
+}
+
 typed! {
     quantize: Quantize[x] => run_quantize,
     dequantize: Dequantize[y] => run_dequantize,
@@ -276,11 +302,25 @@ impl Cpu {
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, 0, &x))
     }
 
+    pub(crate) fn gather_codes(&self, call: GatherCodes<'_, Buffer>) -> Result<(), CpuError> {
+        const OP: &str = "gather_codes";
+        let (index, y) = (mat::read::<u32>(OP, &call.index)?, call.y);
+        if let Some(rows) = y.rows {
+            let gather = |x, y| GatherRows::new(x, call.index, call.divisor, y);
+            self.gather_rows(gather(call.x.codes, rows.codes)?)?;
+            self.gather_rows(gather(call.x.scales, rows.scales)?)?;
+        }
+        let Some(columns) = y.columns else { return Ok(()) };
+        mat::check_index(OP, &index, call.x.rows().saturating_mul(call.divisor))?;
+        let x = Gathered { x: Decoder::ungrouped(OP, self.isa(), &call.x)?, index, divisor: call.divisor };
+        self.encode::<E4M3, _>(OP, columns, y.power_of_two, scratch::<f32>(call.x.cols()), &x)
+    }
+
     pub(crate) fn requantize(&self, call: Requantize<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "requantize";
         let mut groups = self.alloc_f32(3 * Tiling::groups(&call.x.tiles))?;
         let x = Decoder::new(OP, self.isa(), &call.x, as_groups(&mut groups))?;
-        let scratch = BLOCK.max(TILE * STRIP).max(call.x.cols());
+        let scratch = scratch::<f32>(call.x.cols());
         with_format!(call.y.codes.dtype(), C => self.encode::<C, _>(OP, call.y, call.power_of_two, scratch, &x))
     }
 
@@ -340,13 +380,18 @@ impl Cpu {
                 bad.fetch_min((first + r) * cols + left + c, Ordering::Relaxed);
             }
         })?;
-        match bad.into_inner() {
-            usize::MAX => Ok(()),
-            at => {
-                let (row, col) = (at / cols, at % cols);
-                let problem = format!("{op}: the tile at row {row}, column {col}: {NonFinite}");
-                Err(CpuError::new(ErrorKind::NonFinite, problem))
-            }
+        all_finite(op, bad, cols)
+    }
+}
+
+/// The error for the element `bad` of a matrix of `cols` columns, if there is one.
+fn all_finite(op: &'static str, bad: AtomicUsize, cols: usize) -> Result<(), CpuError> {
+    match bad.into_inner() {
+        usize::MAX => Ok(()),
+        at => {
+            let (row, col) = (at / cols, at % cols);
+            let problem = format!("{op}: the tile at row {row}, column {col}: {NonFinite}");
+            Err(CpuError::new(ErrorKind::NonFinite, problem))
         }
     }
 }

@@ -36,7 +36,35 @@ enum Kind<'a> {
     /// 128×1 by group, and then an entry that ends the tasks. A matrix without groups is one.
     Column {
         groups: &'a [Group],
+        strips: Strips,
     },
+}
+
+/// Strips of columns of the tasks of 128×1 tiles: they restart after every `unit` columns.
+#[derive(Clone, Copy)]
+struct Strips {
+    cols: usize,
+    unit: usize,
+    width: usize,
+}
+
+impl Strips {
+    /// Strips of a matrix whose 1×128 tiles, restarting every `part` columns, all lie in one strip.
+    fn of_parts(cols: usize, part: usize) -> Self {
+        let (unit, width) = if part > STRIP { (part, STRIP) } else { (cols, STRIP / part.max(1) * part) };
+        Self { cols, unit, width }
+    }
+
+    /// Strips beside one another.
+    fn across(&self) -> usize {
+        if self.cols == 0 { 0 } else { self.cols / self.unit * self.unit.div_ceil(self.width) }
+    }
+
+    fn strip(&self, j: usize) -> Range<usize> {
+        let per_unit = self.unit.div_ceil(self.width);
+        let (first, start) = (j / per_unit * self.unit, j % per_unit * self.width);
+        first + start..first + self.unit.min(start + self.width)
+    }
 }
 
 /// What one task encodes.
@@ -78,13 +106,27 @@ impl<'a> Tiling<'a> {
         let kind = match *tiles {
             Tiles::Row { part } => Kind::Row { part },
             Tiles::Block { part } => Kind::Block { part },
-            Tiles::Column => Kind::Column { groups: follow(&[0, rows as u32], rows, cols, groups) },
-            Tiles::Groups { offsets } => {
-                let offsets = mat::read::<u32>(op, &offsets)?;
-                Kind::Column { groups: follow(offsets.as_slice(), rows, cols, groups) }
-            }
+            Tiles::Column | Tiles::Groups { .. } => return Self::columns(op, tiles, (rows, cols), cols, groups),
         };
         Ok(Self { kind, rows, cols })
+    }
+
+    /// The 128×1 tiles of `tiles`, in blocks that hold whole 1×128 tiles which restart every `part` columns.
+    pub(super) fn columns(
+        op: &'static str,
+        tiles: &Tiles<'_, Buffer>,
+        (rows, cols): (usize, usize),
+        part: usize,
+        groups: &'a mut [Group],
+    ) -> Result<Self, CpuError> {
+        let strips = Strips::of_parts(cols, part);
+        let groups = match tiles {
+            Tiles::Groups { offsets } => {
+                follow(mat::read::<u32>(op, offsets)?.as_slice(), rows, strips.across(), groups)
+            }
+            _ => follow(&[0, rows as u32], rows, strips.across(), groups),
+        };
+        Ok(Self { kind: Kind::Column { groups, strips }, rows, cols })
     }
 
     /// Number of blocks.
@@ -92,7 +134,7 @@ impl<'a> Tiling<'a> {
         match self.kind {
             Kind::Row { .. } => self.rows.div_ceil(rows_per_block(self.cols)),
             Kind::Block { part } => self.rows / part * part.div_ceil(TILE) * self.cols.div_ceil(TILE),
-            Kind::Column { groups } => groups.last().map_or(0, |end| end[2] as usize),
+            Kind::Column { groups, .. } => groups.last().map_or(0, |end| end[2] as usize),
         }
     }
 
@@ -113,13 +155,13 @@ impl<'a> Tiling<'a> {
                 let cols = j * TILE..self.cols.min((j + 1) * TILE);
                 Block { rows, cols, scales: [line, 1, j, 1], shape: Shape::Whole }
             }
-            Kind::Column { groups } => {
-                let across = self.cols.div_ceil(STRIP);
+            Kind::Column { groups, strips } => {
+                let across = strips.across();
                 let group = groups.partition_point(|g| g[2] as usize <= i) - 1;
                 let [start, end, first] = groups[group].map(|v| v as usize);
                 let (tile, j) = ((i - first) / across, (i - first) % across);
                 let rows = start + tile * TILE..end.min(start + (tile + 1) * TILE);
-                let cols = j * STRIP..self.cols.min((j + 1) * STRIP);
+                let cols = strips.strip(j);
                 let scales = [start / TILE + group + tile, 1, cols.start, cols.len()];
                 Block { rows, cols, scales, shape: Shape::Columns }
             }
@@ -154,7 +196,7 @@ impl<'a> Tiling<'a> {
                     at = end;
                 }
             }
-            Kind::Column { groups } => {
+            Kind::Column { groups, .. } => {
                 // The group that starts last at or before `r` and is not empty, if it reaches so far.
                 let after = groups[..groups.len() - 1].partition_point(|g| g[0] as usize <= r);
                 let Some(group) = after.checked_sub(1) else { return };
@@ -167,14 +209,14 @@ impl<'a> Tiling<'a> {
     }
 }
 
-/// Groups that follow one another inside `0..rows`, and the tasks of each.
-fn follow<'g>(offsets: &[u32], rows: usize, cols: usize, groups: &'g mut [Group]) -> &'g [Group] {
+/// Groups that follow one another inside `0..rows`, and the tasks of each, `across` for a tile's rows.
+fn follow<'g>(offsets: &[u32], rows: usize, across: usize, groups: &'g mut [Group]) -> &'g [Group] {
     let (mut end, mut tasks) = (0, 0);
     for (group, bounds) in groups.iter_mut().zip(offsets.windows(2)) {
         let start = (bounds[0] as usize).min(rows).max(end);
         end = (bounds[1] as usize).min(rows).max(start);
         *group = [start as u32, end as u32, tasks as u32];
-        tasks += (end - start).div_ceil(TILE) * cols.div_ceil(STRIP);
+        tasks += (end - start).div_ceil(TILE) * across;
     }
     if let Some(last) = groups.last_mut() {
         *last = [rows as u32, rows as u32, tasks as u32];

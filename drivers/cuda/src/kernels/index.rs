@@ -82,7 +82,8 @@ struct CombineArgs {
     reserved: u32,
 }
 
-fn word(n: usize) -> u32 {
+/// `n`, or the largest number of 32 bits.
+pub(super) fn word(n: usize) -> u32 {
     n.min(u32::MAX as usize) as u32
 }
 

@@ -1,8 +1,10 @@
 //! RMSNorm and its gradient.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Call, RmsNorm, RmsNormGrad};
+use fathom_core::device::{Call, RmsNorm, RmsNormGrad, RmsNormQuantize};
+use fathom_core::dtype::DType;
 
+use super::quantize::{Both, encoding_names};
 use crate::Cuda;
 use crate::error::CudaError;
 use crate::launch::{Mat, eights, mat, mat_mut, threads_for, wide};
@@ -25,6 +27,14 @@ struct Forward {
     rstd: Mat,
     eps: f32,
     reserved: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Normalize {
+    both: Both,
+    weight: Mat,
+    rstd: Mat,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -61,6 +71,19 @@ impl Cuda {
         let name = wide!("rmsnorm", &[args.x, args.y], &[args.weight]);
         let threads = threads_for(eights(call.x.cols()), 1024);
         self.launch(NORM, name, [call.x.rows(), 1, 1], threads, 32 * 4, &args)
+    }
+
+    pub(super) fn rmsnorm_quantize(&self, call: RmsNormQuantize<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = RmsNormQuantize::<Buffer>::NAME;
+        let (rows, cols, x, weight) = (call.x.rows(), call.x.cols(), mat(OP, &call.x)?, mat(OP, &call.weight)?);
+        let rstd = mat_mut(OP, &call.rstd)?;
+        let args = Forward { x, weight, y: x, rstd, eps: call.eps as f32, reserved: 0 };
+        let name = wide!("rmsnorm_roots", &[args.x], &[]);
+        self.launch(NORM, name, [rows, 1, 1], threads_for(eights(cols), 1024), 32 * 4, &args)?;
+        let mut encoding = self.encoding(OP, x, cols, &call.y)?;
+        encoding.wide &= weight.is_aligned(16) && call.weight.dtype() == DType::F32;
+        let args = Normalize { both: encoding.args, weight, rstd };
+        self.launch_encoding((OP, NORM), encoding_names!("rmsnorm"), [2, 2, 1], &encoding, &args)
     }
 
     pub(super) fn rmsnorm_grad(&self, call: RmsNormGrad<'_, Buffer>) -> Result<(), CudaError> {

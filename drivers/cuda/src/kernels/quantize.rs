@@ -1,16 +1,20 @@
 //! Quantization to FP8 codes with scales, dequantization and requantization.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{Call, Dequantize, Quantize, Requantize, Scaled, ScaledMut, Tiles as Tiling};
+use fathom_core::device::{
+    Call, Dequantize, Encoded, GatherCodes, GatherRows, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
+    Tiles as Tiling,
+};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::TILE;
 
+use super::index::word;
 use super::site;
 use crate::Cuda;
 use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut, unsupported};
 use crate::memory::Buffer;
-use crate::source::QUANTIZE;
+use crate::source::{Module, QUANTIZE};
 
 /// Threads that share a 1×128 tile.
 const ROW_THREADS: usize = 16;
@@ -46,12 +50,55 @@ struct Encode {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
+pub(super) struct Both {
+    first: Encode,
+    codes: Mat,
+    scales: Mat,
+    columns: Tiles,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Gather {
+    encode: Encode,
+    index: Mat,
+    divisor: u32,
+    limit: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
 struct Decode {
     x: Mat,
     x_scales: Mat,
     y: Mat,
     x_tiles: Tiles,
 }
+
+/// Arguments of an encoding and its launch, but for the kernel's name.
+pub(super) struct Encoding {
+    pub(super) args: Both,
+    /// Whether columns come in eights, so that wide kernels may run where their sources allow it.
+    pub(super) wide: bool,
+    /// 1×128 tiles, 128×1 tiles, or both: the place among names.
+    tilings: usize,
+    /// Blocks; of 1×128 tiles alone the number of tiles.
+    blocks: usize,
+    threads: u32,
+    shared: usize,
+}
+
+/// Names of the kernels of a source: for each tiling and both, of F32, BF16 and any type.
+macro_rules! encoding_names {
+    ($source:literal) => {
+        [
+            [concat!($source, "_rows_f32"), concat!($source, "_rows_bf16"), concat!($source, "_rows_any")],
+            [concat!($source, "_columns_f32"), concat!($source, "_columns_bf16"), concat!($source, "_columns_any")],
+            [concat!($source, "_both_f32"), concat!($source, "_both_bf16"), concat!($source, "_both_any")],
+        ]
+    };
+}
+pub(super) use encoding_names;
 
 impl Tiles {
     pub(super) const NONE: Self = Self { offsets: 0, kind: 0, part: 1, per_part: 1, groups: 0, across: 1, reserved: 0 };
@@ -163,6 +210,81 @@ impl Cuda {
         }
     }
 
+    /// Arguments and launch of a kernel of `encode.cuh` that encodes `x`, or what it makes of it, of `cols` columns in
+    /// the tilings of `y`.
+    pub(super) fn encoding(
+        &self,
+        op: &'static str,
+        x: Mat,
+        cols: usize,
+        y: &Encoded<'_, Buffer>,
+    ) -> Result<Encoding, CudaError> {
+        let (first, second) = match (&y.rows, &y.columns) {
+            (Some(rows), columns) => (rows, columns.as_ref()),
+            (None, Some(columns)) => (columns, None),
+            (None, None) => return Err(unsupported(op, "has no tiling")),
+        };
+        let args = Both {
+            first: Encode {
+                x,
+                x_scales: Mat::NONE,
+                codes: mat_mut(op, &first.codes)?,
+                scales: mat_mut(op, &first.scales)?,
+                x_tiles: Tiles::NONE,
+                tiles: Tiles::new(op, &first.tiles, cols)?,
+                fault: self.report(),
+                site: site(op),
+                power_of_two: y.power_of_two.into(),
+            },
+            codes: second.map_or(Ok(Mat::NONE), |y| mat_mut(op, &y.codes))?,
+            scales: second.map_or(Ok(Mat::NONE), |y| mat_mut(op, &y.scales))?,
+            columns: second.map_or(Ok(Tiles::NONE), |y| Tiles::new(op, &y.tiles, cols))?,
+        };
+        let grain = code_grain(DType::E4M3);
+        let codes_are_wide = args.first.codes.is_aligned(grain) && (second.is_none() || args.codes.is_aligned(grain));
+        let wide = cols.is_multiple_of(8) && args.first.tiles.keeps_eights() && codes_are_wide;
+        let (tiles, across) = (y.shape().0 * tiles_across(&first.tiles, cols), cols.div_ceil(COLUMNS_WIDTH));
+        let (tilings, blocks, threads, shared) = match second {
+            Some(columns) if cols > 0 => {
+                let blocks = columns.scales.rows() * tiles_across(&first.tiles, cols);
+                (2, blocks, 512, (16 + 1) * TILE * 4 + 4)
+            }
+            Some(_) => (2, 0, 512, 0),
+            None if y.rows.is_some() => (0, tiles, 256, 0),
+            None => (1, first.scales.rows() * across, 256, (8 + 1) * COLUMNS_WIDTH * 4 + 4),
+        };
+        Ok(Encoding { args, wide, tilings, blocks, threads, shared })
+    }
+
+    /// Launches one of the kernels `names` of `module`, for rows, columns and both, of F32, BF16 and any type; `each`
+    /// is how many 1×128 tiles a thread takes where it takes several. `args` begin with those of `encoding`.
+    pub(super) fn launch_encoding<A: Pod>(
+        &self,
+        (op, module): (&'static str, Module),
+        names: [[&'static str; 3]; 3],
+        each: [usize; 3],
+        encoding: &Encoding,
+        args: &A,
+    ) -> Result<(), CudaError> {
+        let x = &encoding.args.first.x;
+        let kind = if encoding.wide && x.is_aligned(16) && x.dtype() < 2 { x.dtype() as usize } else { 2 };
+        let grid = match encoding.tilings {
+            0 => row_grid(op, encoding.blocks, each[kind], encoding.threads)?,
+            _ => [encoding.blocks, 1, 1],
+        };
+        self.launch(module, names[encoding.tilings][kind], grid, encoding.threads, encoding.shared, args)
+    }
+
+    pub(super) fn quantize_both(&self, call: QuantizeBoth<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = QuantizeBoth::<Buffer>::NAME;
+        let encoding = self.encoding(OP, mat(OP, &call.x)?, call.x.cols(), &call.y)?;
+        let (at, names) = ((OP, QUANTIZE), encoding_names!("quantize"));
+        if call.y.rows.is_some() && call.y.columns.is_some() {
+            return self.launch_encoding(at, names, [2, 4, 1], &encoding, &encoding.args);
+        }
+        self.launch_encoding(at, names, [2, 4, 1], &encoding, &encoding.args.first)
+    }
+
     pub(super) fn quantize(&self, call: Quantize<'_, Buffer>) -> Result<(), CudaError> {
         const OP: &str = Quantize::<Buffer>::NAME;
         self.encode(OP, (mat(OP, &call.x)?, call.x.dtype()), None, &call.y, call.power_of_two)
@@ -172,6 +294,36 @@ impl Cuda {
         const OP: &str = Requantize::<Buffer>::NAME;
         let codes = (mat(OP, &call.x.codes)?, call.x.codes.dtype());
         self.encode(OP, codes, Some(&call.x), &call.y, call.power_of_two)
+    }
+
+    pub(super) fn gather_codes(&self, call: GatherCodes<'_, Buffer>) -> Result<(), CudaError> {
+        const OP: &str = GatherCodes::<Buffer>::NAME;
+        let GatherCodes { x, index, divisor, y, .. } = call;
+        if let Some(rows) = y.rows {
+            self.gather_rows(GatherRows::new(x.codes, index, divisor, rows.codes)?)?;
+            self.gather_rows(GatherRows::new(x.scales, index, divisor, rows.scales)?)?;
+        }
+        let Some(columns) = y.columns else { return Ok(()) };
+        let cols = x.cols();
+        let encode = Encode {
+            x: mat(OP, &x.codes)?,
+            x_scales: mat(OP, &x.scales)?,
+            codes: mat_mut(OP, &columns.codes)?,
+            scales: mat_mut(OP, &columns.scales)?,
+            x_tiles: Tiles::new(OP, &x.tiles, cols)?,
+            tiles: Tiles::new(OP, &columns.tiles, cols)?,
+            fault: self.report(),
+            site: site(OP),
+            power_of_two: y.power_of_two.into(),
+        };
+        let grain = code_grain(DType::E4M3);
+        let aligned = encode.x.is_aligned(grain) && encode.codes.is_aligned(grain);
+        let wide = cols.is_multiple_of(8) && encode.x_tiles.keeps_eights() && aligned;
+        let name = if wide { "quantize_gathered_e4m3" } else { "quantize_gathered_any" };
+        let limit = word(x.rows().saturating_mul(divisor));
+        let args = Gather { encode, index: mat(OP, &index)?, divisor: word(divisor), limit };
+        let blocks = columns.scales.rows() * cols.div_ceil(COLUMNS_WIDTH);
+        self.launch(QUANTIZE, name, [blocks, 1, 1], 256, (8 + 1) * COLUMNS_WIDTH * 4 + 4, &args)
     }
 
     pub(super) fn dequantize(&self, call: Dequantize<'_, Buffer>) -> Result<(), CudaError> {

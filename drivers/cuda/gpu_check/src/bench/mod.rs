@@ -428,7 +428,7 @@ fn router<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
 }
 
 fn codes<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
-    if !b.wanted(&["quantize", "dequantize", "requantize"]) {
+    if !b.wanted(&["quantize", "dequantize", "requantize", "quantize_both", "swiglu_quantize", "rmsnorm_quantize"]) {
         return Ok(());
     }
     let (m, n, of) = (b.s.tokens * b.s.top_k, b.s.hidden, DType::BF16);
@@ -457,8 +457,25 @@ fn codes<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
             time!(b, format!("{format} {m} x {n}, {name} to 128x1 by group"), requantize:
                 ScaledMut::new(again.view_mut(), scales_again.view_mut(), groups)
                     .and_then(|y| Requantize::new(from()?, y, true)));
+            time!(b, format!("{what} and 128x1 by group"), quantize_both: {
+                let rows = ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles);
+                let columns = ScaledMut::new(again.view_mut(), scales_again.view_mut(), groups);
+                rows.and_then(|rows| Encoded::new(Some(rows), Some(columns?), true))
+                    .and_then(|y| QuantizeBoth::new(x.view(), y))
+            });
+            let (weight, mut rstd) = (b.floats(1, n)?, b.floats(m, 1)?);
+            time!(b, what, rmsnorm_quantize: ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles)
+                .and_then(|y| Encoded::new(Some(y), None, true))
+                .and_then(|y| RmsNormQuantize::new(x.view(), weight.view(), 1e-6, y, rstd.view_mut())));
         }
     }
+    let tiles = Tiles::Row { part: n / 2 };
+    let mut codes = Tensor::<D>::empty(&b.device, &[m, n / 2], DType::E4M3)?;
+    let mut scales = Tensor::<D>::zeros(&b.device, &tiles.scales(m, n / 2), DType::F32)?;
+    time!(b, format!("F8_E4M3 bf16 {m} x {n}, 1x128"), swiglu_quantize:
+        ScaledMut::new(codes.view_mut(), scales.view_mut(), tiles)
+            .and_then(|y| Encoded::new(Some(y), None, true))
+            .and_then(|y| SwigluQuantize::new(x.view(), None, y)));
     Ok(())
 }
 
