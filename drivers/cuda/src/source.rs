@@ -9,12 +9,15 @@ pub(crate) struct Module {
     pub(crate) text: &'static str,
 }
 
-/// Header files by name and text.
+/// Header files by path, as kernels include them, and text.
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
+    ("emulate/machine.h", include_str!("../kernels/emulate/machine.h")),
+    ("emulate/matrix.h", include_str!("../kernels/emulate/matrix.h")),
+    ("emulate/shared.h", include_str!("../kernels/emulate/shared.h")),
     ("scores.cuh", include_str!("../kernels/scores.cuh")),
     ("codes.cuh", include_str!("../kernels/codes.cuh")),
     ("latent.cuh", include_str!("../kernels/latent.cuh")),

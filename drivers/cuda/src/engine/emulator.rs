@@ -1,6 +1,6 @@
 //! The emulator: kernels compiled as host C++ and run thread by thread, with every access checked.
 //!
-//! `kernels/emulate.h` is its other half, which runs inside the compiled library.
+//! `kernels/emulate.h` and the files of `kernels/emulate` are its other half, which runs inside the compiled library.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
@@ -162,7 +162,7 @@ fn build(module: Module, level: &str, sanitize: bool) -> Result<PathBuf, CudaErr
         let folder = draft.with_extension("sources");
         let source = folder.join(format!("{}.cpp", module.name));
         let write = |path: &Path, text: &str| std::fs::write(path, text);
-        let result = std::fs::create_dir_all(&folder)
+        let result = std::fs::create_dir_all(folder.join("emulate"))
             .and_then(|()| HEADERS.iter().try_for_each(|(name, text)| write(&folder.join(name), text)))
             .and_then(|()| write(&source, module.text))
             .map_err(|e| other(format!("cannot write {}: {e}", folder.display())))
