@@ -8,6 +8,10 @@
 //  - shared memory that is read before it is written, and two threads that touch the same place without a barrier
 //    between, one of them writing, whatever order they happened to run in (each place remembers who touched it when);
 //  - asynchronous copies that are read before they were waited for: a copy lands when it is waited for, no sooner;
+//  - of Hopper's operations (`emulate/async.h`, `emulate/wgmma.h`): phases that never end, or end before their bytes
+//    landed; barriers in shared memory that nothing initialised; sums that are touched, and factors that are
+//    overwritten, before a matrix product was waited for; factors outside of shared memory, misaligned, or of another
+//    swizzle than they were brought with; and what threads wrote and the asynchronous proxy reads without a fence;
 //  - threads that end while others wait for them, and barriers that not all threads reach;
 //  - launches that a GPU would refuse, or with an argument of another size than the kernel's.
 #pragma once
@@ -356,11 +360,7 @@ FN void copy_wait() {
                 memcpy(m.shared.data() + copy.to, (const void*)(uintptr_t)copy.from, 16);
             else
                 memset(m.shared.data() + copy.to, 0, 16);
-            for (u32 c = copy.to / 2; c < copy.to / 2 + 8; c++) {
-                m.cells[c].written = m.clock;
-                m.cells[c].writer = (u16)m.current;
-                m.cells[c].read = 0;
-            }
+            emulator::land(copy.to, 16);
         }
         t.groups.erase(t.groups.begin());
     }
@@ -397,6 +397,10 @@ FN void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     emulator::mma(c, a, b0, b1, false);
 }
 
+#define FATHOM_HOPPER
+#include "emulate/async.h"
+#include "emulate/wgmma.h"
+
 // Runs a launch; 0, or 1 with a message of at most `size` bytes.
 extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulate(
     const emulator::Kernel* kernel, const u32* grid, u32 threads, u32 shared_bytes, const void* args, u32 args_bytes,
@@ -430,9 +434,12 @@ extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulat
     }
     if (m.shared.size() < shared_bytes + 16) m.shared.resize(shared_bytes + 16);
     if (m.cells.size() < shared_bytes / 2 + 16) m.cells.resize(shared_bytes / 2 + 16);
-    if (m.clock > 1u << 30) {
+    if (m.clock > 1u << 30 || m.stopped) {
+        // A launch that failed leaves copies and matrix products under way.
+        m.stopped = false;
         m.clock = 0;
         memset((void*)m.cells.data(), 0, m.cells.size() * sizeof(emulator::Cell));
+        if (m.readers) madvise(m.readers, emulator::READERS, MADV_DONTNEED);
     }
     memcpy(m.grid, grid, sizeof m.grid);
     u64 blocks = (u64)grid[0] * grid[1] * grid[2];
@@ -445,6 +452,7 @@ extern "C" inline __attribute__((used, visibility("default"))) int fathom_emulat
         emulator::run_block();
     }
     if (!m.failed) return 0;
+    m.stopped = true;
 #ifdef __SANITIZE_ADDRESS__
     // Fibers were left where they were, their stacks marked as in use.
     __asan_unpoison_memory_region(m.stacks, emulator::MAX_THREADS * emulator::STACK);

@@ -20,6 +20,7 @@ use crate::launch::Launch;
 use crate::memory::Blocks;
 use crate::report::KernelReport;
 use crate::source::{HEADERS, MODULES, Module};
+use crate::tensor_map::{Boxes, TensorMap};
 
 /// Options of the emulator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Emulation {
     pub shared: u32,
     /// Multiprocessors that the device reports; 0 = two.
     pub multiprocessors: u32,
+    /// Uses Hopper's kernels of warpgroups where there are.
+    pub hopper: bool,
 }
 
 impl Emulation {
@@ -213,6 +216,7 @@ impl Engine for Emulator {
             memory: None,
             multiprocessors: self.options.multiprocessors(),
             shared: self.options.shared(),
+            warpgroups: self.options.hopper.then_some(1),
         }
     }
 
@@ -254,6 +258,10 @@ impl Engine for Emulator {
         }
         let message = CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
         Err(other(format!("emulator: {message}")))
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, CudaError> {
+        boxes.emulated()
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
