@@ -90,7 +90,7 @@ FN void multiply(const Product& p) {
                 }
         }
     }
-    finish<M, N, false, false>(p, at, row0, col0, sums);
+    finish<M, N, false, false>(p, at, row0, col0, sums, threads());
 }
 
 // The widest tile has a multiprocessor's shared memory for itself: it reads three quarters, for a sum, of what a tile

@@ -198,7 +198,7 @@ FN void multiply(const ProductFp8& a) {
                     }
             }
     }
-    finish<M, N, A_T, B_T>(p, at, row0, col0, total);
+    finish<M, N, A_T, B_T>(p, at, row0, col0, total, threads());
 }
 
 #define FORMS(form, FORM)                                                  \
@@ -214,3 +214,89 @@ FN void multiply(const ProductFp8& a) {
 FORMS(nt, NT)
 FORMS(nn, NN)
 FORMS(tn, TN)
+
+#ifdef FATHOM_HOPPER
+// The form NT by warpgroups: one thread of a third one brings boxes of both factors to a ring, two multiply, 64 rows
+// each, and are two steps apart at most, so that one adds up in f32 while the other multiplies. Tensor cores take the
+// codes as they are. Blocks of b start at multiples of TILE within a product, so a tile of the result has one row of
+// them.
+struct BoxesFp8 {
+    // TILE rows of TILE codes, swizzled over TILE bytes.
+    TensorMap a_boxes, b_boxes;
+    ProductFp8 product;
+    int reserved[4];
+};
+
+constexpr int WARPGROUP_STAGES = 6;
+
+KERNEL(gemm_fp8_nt_warpgroups, BoxesFp8, 384) {
+    constexpr int SIZE = TILE * TILE, WORKERS = 256;
+    const ProductFp8& q = a.product;
+    const Product& p = q.p;
+    Place at;
+    if (!place(p, NT, TILE, TILE, at)) return;
+    Carve carve;
+    auto ring = carve.take<u8>(WARPGROUP_STAGES * 2 * SIZE);
+    auto full = carve.take<Barrier>(WARPGROUP_STAGES), empty = carve.take<Barrier>(WARPGROUP_STAGES);
+    if (thread() == 0) {
+        for (int i = 0; i < WARPGROUP_STAGES; i++) {
+            barrier_init(full, i, 1);
+            barrier_init(empty, i, WORKERS / 32);
+        }
+        barriers_ready();
+    }
+    sync();
+    int steps = ceil_div(p.k, TILE);
+    if (thread() >= WORKERS) {
+        give_registers<40>();
+        if (thread() == WORKERS)
+            for (int step = 0; step < steps; step++) {
+                int slot = step % WARPGROUP_STAGES, base = slot * 2 * SIZE;
+                barrier_wait(empty, slot, 1 - step / WARPGROUP_STAGES % 2);
+                barrier_expect(full, slot, 2 * SIZE);
+                copy_tile(ring, base, a.a_boxes, at.m0, step * TILE, full, slot);
+                copy_tile(ring, base + SIZE, a.b_boxes, at.b_row + at.n0, step * TILE, full, slot);
+            }
+        sync_warp();
+        // Those of `finish`.
+        sync();
+        sync();
+        return;
+    }
+    take_registers<232>();
+    int row0 = warp() * 16, r = at.m0 + row0 + lane() / 4;
+    auto a_scales = whole<float>(q.a_scales), b_scales = whole<float>(q.b_scales);
+    int b_row = at.b_row + at.n0, part = b_row / q.block;
+    i64 b_at = ((i64)part * ceil_div(q.block, TILE) + (b_row - part * q.block) / TILE) * q.b_scales.stride;
+    float next[3] = {}, total[1][16][4] = {};
+    auto scales = [&](int step) {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (r + 8 * h < at.m1) next[h] = a_scales.get((i64)(r + 8 * h) * q.a_scales.stride + step);
+        next[2] = b_scales.get(b_at + step);
+    };
+    if (steps > 0) scales(0);
+    Accumulators<128> sums;
+    for (int step = 0; step < steps; step++) {
+        int slot = step % WARPGROUP_STAGES, base = slot * 2 * SIZE;
+        float of_row[2] = {next[0], next[1]}, of_col = next[2];
+        barrier_wait(full, slot, step / WARPGROUP_STAGES % 2);
+        wgmma_fence(sums);
+#pragma unroll
+        for (int d = 0; d < TILE; d += 32)
+            wgmma_e4m3(sums, tile_at<128>(ring, base + warp() / 4 * 64 * TILE + d),
+                       tile_at<128>(ring, base + SIZE + d), d > 0);
+        wgmma_commit();
+        if (step + 1 < steps) scales(step + 1);
+        wgmma_wait<0>(sums);
+        if (lane() == 0) barrier_arrive(empty, slot);
+        // One factor at a time, as above.
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                total[0][j][e] = fma(sums.get(j * 4 + e) * of_row[e / 2], of_col, total[0][j][e]);
+    }
+    finish<TILE, TILE, false, false>(p, at, row0, 0, total, WORKERS);
+}
+#endif

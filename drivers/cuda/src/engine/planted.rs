@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use fathom_conformance::{Failure, Options, Outcome};
-use fathom_core::device::Device;
+use fathom_core::device::{Device, Form, GroupedGemmFp8, Kernels, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
 
@@ -334,6 +334,52 @@ fn real_kernels_without_a_barrier_fail() {
     is_missed("latent_attention", "sync();", fathom_conformance::latent_attention);
     is_missed("latent_attention", "copy_wait<0>();", fathom_conformance::latent_attention);
     is_missed("decode", "sync();", fathom_conformance::absorb_query);
+}
+
+/// A product of codes with a longer inner dimension than the ring of the kernel of warpgroups.
+fn long_product(device: &Cuda) -> Result<Vec<f32>, CudaError> {
+    let (rows, n, k) = (40, 16, 1024);
+    let ones = |rows: usize| Tensor::<Cuda>::from_slice(device, &[rows, k], DType::E4M3, &vec![0x38u8; rows * k]);
+    let scales =
+        |rows: usize| Tensor::<Cuda>::from_slice(device, &[rows, k / 128], DType::F32, &vec![1f32; rows * k / 128]);
+    let (a, b, a_scales, b_scales) = (ones(rows)?, ones(n)?, scales(rows)?, scales(1)?);
+    let offsets = Tensor::<Cuda>::from_slice(device, &[1, 2], DType::U32, &[0u32, rows as u32])?;
+    let mut c = Tensor::<Cuda>::from_slice(device, &[rows, n], DType::F32, &vec![0f32; rows * n])?;
+    let a = Scaled::new(a.view(), a_scales.view(), Tiles::Row { part: k })?;
+    let b = Scaled::new(b.view(), b_scales.view(), Tiles::Block { part: n })?;
+    device.grouped_gemm_fp8(GroupedGemmFp8::new(Form::Nt, 1, a, b, offsets.view(), c.view_mut())?)?;
+    c.download(device)
+}
+
+#[test]
+fn the_kernel_of_warpgroups_without_one_of_its_lines_fails() {
+    let hopper = Emulation { hopper: true, ..Emulation::default() };
+    let Some(sound) = emulated(hopper) else { return };
+    assert_eq!(long_product(&sound).unwrap_or_else(|e| panic!("{e}")), [1024.0; 40 * 16]);
+    for (line, other, message) in [
+        ("        barriers_ready();", "", "was not made known to the asynchronous proxy"),
+        ("barrier_wait(empty, slot, 1 - step", "barrier_wait(empty, slot, step", "arrivals lack"),
+        ("barrier_wait(empty, slot, 1 - step / WARPGROUP_STAGES % 2);", "", ""),
+        (
+            "barrier_expect(full, slot, 2 * SIZE);",
+            "barrier_expect(full, slot, SIZE);",
+            "it expects fewer than are copied",
+        ),
+        ("barrier_expect(full, slot, 2 * SIZE);", "barrier_expect(full, slot, 3 * SIZE);", "it expects do not come"),
+        ("barrier_wait(full, slot, step / WARPGROUP_STAGES % 2);", "", "multiplies byte "),
+        ("if (lane() == 0) barrier_arrive(empty, slot);", "", "arrivals lack"),
+        ("wgmma_fence(sums);", "", "without a fence of matrix products"),
+        ("wgmma_commit();", "", "that was not waited for"),
+        ("wgmma_wait<0>(sums);", "", "that was not waited for"),
+        ("wgmma_wait<0>(sums);", "if (lane() == 0) barrier_arrive(empty, slot);\nwgmma_wait<0>(sums);", ""),
+        ("give_registers<40>();", "", "registers together, of which there are 65536"),
+    ] {
+        let devices = spoiled("gemm_fp8", line, other, hopper);
+        assert_eq!(devices.len(), 1, "{line}");
+        let found = long_product(&devices[0]).expect_err(line).to_string();
+        assert!(found.contains("gemm_fp8_nt_warpgroups: block (0, 0, 0), thread "), "{line}: {found}");
+        assert!(found.contains(message), "{line}: {found}");
+    }
 }
 
 #[test]

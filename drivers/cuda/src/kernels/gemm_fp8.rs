@@ -8,10 +8,12 @@ use fathom_core::fp8::TILE;
 use super::gemm::{Product, Shape, by_form};
 use crate::Cuda;
 use crate::blas::ScaledMatmul;
+use crate::engine::Properties;
 use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::GEMM_FP8;
+use crate::tensor_map::{Boxes, Swizzle, TensorMap};
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -22,6 +24,22 @@ struct ProductFp8 {
     part: i32,
     block: i32,
 }
+
+/// The argument of the kernel of warpgroups.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct BoxesFp8 {
+    a_boxes: TensorMap,
+    b_boxes: TensorMap,
+    product: ProductFp8,
+    reserved: [i32; 4],
+}
+
+/// Stages of the ring of the kernel of warpgroups: `WARPGROUP_STAGES` of `gemm_fp8.cu`.
+const STAGES: usize = 6;
+
+/// Bytes of shared memory of the kernel of warpgroups: boxes of both factors, and two barriers, for each stage.
+const SHARED: usize = STAGES * (2 * TILE * TILE + 16);
 
 /// The operands of a product.
 struct Operands {
@@ -99,9 +117,40 @@ impl Cuda {
         self.multiply_fp8(shape, &operands, call.form == Form::Tn)
     }
 
+    /// Whether the kernel of warpgroups computes a product. The number of rows of activations must not decide: all rows
+    /// are computed in the same way.
+    fn by_warpgroups(&self, shape: Shape, o: &Operands) -> bool {
+        let Properties { warpgroups, shared, .. } = self.engine().properties();
+        let allowed = warpgroups.is_some_and(|least| shape.k >= least) && shape.form == Form::Nt && SHARED <= shared;
+        let whole = |part: usize, extent: usize| part == extent || part.is_multiple_of(TILE);
+        let tiled = whole(o.part, shape.k) && whole(o.block, shape.n);
+        let aligned = o.a.is_aligned(16) && o.b.is_aligned(16) && shape.in_chunks(16);
+        allowed && tiled && aligned && shape.m > 0 && shape.n > 0 && shape.k > 0
+    }
+
     /// Queues a product by this driver's kernels.
     fn multiply_fp8(&self, shape: Shape, o: &Operands, accumulate: bool) -> Result<(), CudaError> {
         let form = shape.form;
+        let arguments = |tile| {
+            let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, [tile, tile]);
+            ProductFp8 {
+                p: Product { accumulate: accumulate.into(), ..product },
+                a_scales: o.a_scales,
+                b_scales: o.b_scales,
+                // Extents of views, which fit.
+                part: o.part as i32,
+                block: o.block as i32,
+            }
+        };
+        if self.by_warpgroups(shape, o) {
+            let side = TILE as u32;
+            let boxes = |matrix| {
+                self.engine().tensor_map(&Boxes { matrix, rows: side, cols: side, swizzle: Swizzle::Bytes128 })
+            };
+            let (a_boxes, b_boxes) = (boxes(o.a)?, boxes(o.b)?);
+            let args = BoxesFp8 { a_boxes, b_boxes, product: arguments(TILE), reserved: [0; 4] };
+            return self.launch(GEMM_FP8, "gemm_fp8_nt_warpgroups", shape.grid([TILE, TILE]), 384, SHARED, &args);
+        }
         let in_chunks = shape.in_chunks(16) && (form == Form::Tn || o.part.is_multiple_of(16));
         let (name, tile, threads) = if !(o.a.is_aligned(16) && o.b.is_aligned(16) && in_chunks) {
             (by_form!("gemm_fp8", form, "ragged"), 64, 128)
@@ -110,15 +159,6 @@ impl Cuda {
         } else {
             (by_form!("gemm_fp8", form, "small"), 64, 128)
         };
-        let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, [tile, tile]);
-        let args = ProductFp8 {
-            p: Product { accumulate: accumulate.into(), ..product },
-            a_scales: o.a_scales,
-            b_scales: o.b_scales,
-            // Extents of views, which fit.
-            part: o.part as i32,
-            block: o.block as i32,
-        };
-        self.launch(GEMM_FP8, name, shape.grid([tile, tile]), threads, shared(form, tile), &args)
+        self.launch(GEMM_FP8, name, shape.grid([tile, tile]), threads, shared(form, tile), &arguments(tile))
     }
 }
