@@ -216,51 +216,21 @@ FORMS(nn, NN)
 FORMS(tn, TN)
 
 #ifdef FATHOM_HOPPER
-// The form NT by warpgroups: one thread of a third one brings boxes of both factors to a ring, two multiply, 64 rows
-// each, and are two steps apart at most, so that one adds up in f32 while the other multiplies. Tensor cores take the
-// codes as they are. Blocks of b start at multiples of TILE within a product, so a tile of the result has one row of
-// them.
-struct BoxesFp8 {
-    // TILE rows of TILE codes, swizzled over TILE bytes.
-    TensorMap a_boxes, b_boxes;
-    ProductFp8 product;
-    int reserved[4];
-};
+#include "warpgroups.cuh"
 
-constexpr int WARPGROUP_STAGES = 6;
-
-KERNEL(gemm_fp8_nt_warpgroups, BoxesFp8, 384) {
-    constexpr int SIZE = TILE * TILE, WORKERS = 256;
+// The form NT by warpgroups, 64 rows each: while one adds a tile of the inner dimension in f32, the other multiplies.
+// Tensor cores take the codes as they are. Blocks of b start at multiples of TILE within a product, so a tile of the
+// result has one row of them.
+KERNEL(gemm_fp8_nt_warpgroups, Boxes<ProductFp8>, WITH_COPIER) {
     const ProductFp8& q = a.product;
     const Product& p = q.p;
     Place at;
     if (!place(p, NT, TILE, TILE, at)) return;
     Carve carve;
-    auto ring = carve.take<u8>(WARPGROUP_STAGES * 2 * SIZE);
-    auto full = carve.take<Barrier>(WARPGROUP_STAGES), empty = carve.take<Barrier>(WARPGROUP_STAGES);
-    if (thread() == 0) {
-        for (int i = 0; i < WARPGROUP_STAGES; i++) {
-            barrier_init(full, i, 1);
-            barrier_init(empty, i, WORKERS / 32);
-        }
-        barriers_ready();
-    }
-    sync();
+    BoxRing<u8, 6, TILE, TILE> ring(carve);
     int steps = ceil_div(p.k, TILE);
     if (thread() >= WORKERS) {
-        give_registers<40>();
-        if (thread() == WORKERS)
-            for (int step = 0; step < steps; step++) {
-                int slot = step % WARPGROUP_STAGES, base = slot * 2 * SIZE;
-                barrier_wait(empty, slot, 1 - step / WARPGROUP_STAGES % 2);
-                barrier_expect(full, slot, 2 * SIZE);
-                copy_tile(ring, base, a.a_boxes, at.m0, step * TILE, full, slot);
-                copy_tile(ring, base + SIZE, a.b_boxes, at.b_row + at.n0, step * TILE, full, slot);
-            }
-        sync_warp();
-        // Those of `finish`.
-        sync();
-        sync();
+        copy_boxes(ring, a.a, at.m0, a.b, at.b_row + at.n0, steps);
         return;
     }
     take_registers<232>();
@@ -276,20 +246,17 @@ KERNEL(gemm_fp8_nt_warpgroups, BoxesFp8, 384) {
         next[2] = b_scales.get(b_at + step);
     };
     if (steps > 0) scales(0);
-    Accumulators<128> sums;
+    Accumulators<TILE> sums;
     for (int step = 0; step < steps; step++) {
-        int slot = step % WARPGROUP_STAGES, base = slot * 2 * SIZE;
         float of_row[2] = {next[0], next[1]}, of_col = next[2];
-        barrier_wait(full, slot, step / WARPGROUP_STAGES % 2);
+        ring.wait(step);
         wgmma_fence(sums);
 #pragma unroll
-        for (int d = 0; d < TILE; d += 32)
-            wgmma_e4m3(sums, tile_at<128>(ring, base + warp() / 4 * 64 * TILE + d),
-                       tile_at<128>(ring, base + SIZE + d), d > 0);
+        for (int d = 0; d < 4; d++) wgmma_e4m3(sums, ring.a_tile(step, d), ring.b_tile(step, d), d > 0);
         wgmma_commit();
         if (step + 1 < steps) scales(step + 1);
         wgmma_wait<0>(sums);
-        if (lane() == 0) barrier_arrive(empty, slot);
+        ring.done(step);
         // One factor at a time, as above.
 #pragma unroll
         for (int j = 0; j < 16; j++)

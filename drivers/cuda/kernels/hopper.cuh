@@ -93,14 +93,19 @@ struct Accumulators {
     }
 };
 
-#define FATHOM_REGISTERS_32                                                                                      \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28," \
-    "%29,%30,%31"
-#define FATHOM_REGISTERS_64                                                                                   \
-    FATHOM_REGISTERS_32                                                                                       \
-    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57," \
-    "%58,%59,%60,%61,%62,%63"
-#define FATHOM_SUMS_8(x, i) \
+#define FATHOM_REGISTERS_32 \
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26" \
+    ",%27,%28,%29,%30,%31"
+#define FATHOM_REGISTERS_64 \
+    FATHOM_REGISTERS_32 \
+    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56" \
+    ",%57,%58,%59,%60,%61,%62,%63"
+#define FATHOM_REGISTERS_128 \
+    FATHOM_REGISTERS_64 \
+    ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88" \
+    ",%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110" \
+    ",%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define FATHOM_SUMS_8(x, i)                                                                                   \
     "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3]), "+f"(x[i + 4]), "+f"(x[i + 5]), "+f"(x[i + 6]), \
         "+f"(x[i + 7])
 #define FATHOM_SUMS_32(x, i) \
@@ -122,6 +127,14 @@ FN void wgmma_bf16(Accumulators<128>& c, Tile a, Tile b, bool add) {
         : "l"(a.descriptor), "l"(b.descriptor), "r"((int)add)
         : "memory");
 }
+FN void wgmma_bf16(Accumulators<256>& c, Tile a, Tile b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+        "{" FATHOM_REGISTERS_128 "}, %128, %129, p, 1, 1, 0, 0;}"
+        : FATHOM_SUMS_32(c.x, 0), FATHOM_SUMS_32(c.x, 32), FATHOM_SUMS_32(c.x, 64), FATHOM_SUMS_32(c.x, 96)
+        : "l"(a.descriptor), "l"(b.descriptor), "r"((int)add)
+        : "memory");
+}
 FN void wgmma_e4m3(Accumulators<64>& c, Tile a, Tile b, bool add) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 "
@@ -140,6 +153,7 @@ FN void wgmma_e4m3(Accumulators<128>& c, Tile a, Tile b, bool add) {
 }
 #undef FATHOM_REGISTERS_32
 #undef FATHOM_REGISTERS_64
+#undef FATHOM_REGISTERS_128
 #undef FATHOM_SUMS_8
 #undef FATHOM_SUMS_32
 
@@ -153,10 +167,15 @@ FN void wgmma_fence(Accumulators<N>& c) {
 FN void wgmma_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Waits until at most GROUPS groups are under way; those of `c` are not among them.
+// Waits until at most GROUPS groups are under way: then what the others read may be overwritten.
+template <int GROUPS>
+FN void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
+}
+// The same, after which the sums of `c` may be used: none of its groups is among those that are left.
 template <int GROUPS, int N>
 FN void wgmma_wait(Accumulators<N>& c) {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
+    wgmma_wait<GROUPS>();
     c.settle();
 }
 

@@ -24,6 +24,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("scores.cuh", include_str!("../kernels/scores.cuh")),
     ("codes.cuh", include_str!("../kernels/codes.cuh")),
     ("latent.cuh", include_str!("../kernels/latent.cuh")),
+    ("warpgroups.cuh", include_str!("../kernels/warpgroups.cuh")),
     ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];
 

@@ -164,7 +164,7 @@ inline void set_registers(u32 count, bool more) {
 
 template <int N>
 struct Accumulators {
-    static_assert(N == 64 || N == 128, "columns of a product of a warpgroup");
+    static_assert(N == 64 || N == 128 || N == 256, "columns of a product of a warpgroup");
     float x[N / 2];
     mutable u32 touched;
     u32 pending;
@@ -221,6 +221,10 @@ FN void wgmma_commit() {
     auto& t = emulator::machine().fibers[emulator::machine().current];
     if (t.products.empty()) t.products.emplace_back();
     t.products.emplace_back();
+}
+template <int GROUPS>
+FN void wgmma_wait() {
+    emulator::wait_products(GROUPS);
 }
 template <int GROUPS, int N>
 FN void wgmma_wait(Accumulators<N>&) {

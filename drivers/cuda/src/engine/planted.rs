@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use fathom_conformance::{Failure, Options, Outcome};
-use fathom_core::device::{Device, Form, GroupedGemmFp8, Kernels, Scaled, Tiles};
+use fathom_core::device::{Device, Form, GroupedGemm, GroupedGemmFp8, Kernels, Primitives, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
 
@@ -301,13 +301,15 @@ fn planted_faults_of_asynchronous_operations_are_found() {
 /// A kernel's part of the conformance suite.
 type Suite = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 
-/// A device for each occurrence of `from` in a module's text, with that occurrence replaced.
+/// A device for each occurrence of `from` in a module's text, with that occurrence replaced; `warpgroups.cuh` counts as
+/// part of the text.
 fn spoiled(module: &'static str, from: &str, to: &str, options: Emulation) -> Vec<Cuda> {
     let original = MODULES.iter().find(|m| m.name == module).unwrap();
-    let places: Vec<_> = original.text.match_indices(from).map(|(at, _)| at).collect();
+    let text = original.text.replace("#include \"warpgroups.cuh\"", include_str!("../../kernels/warpgroups.cuh"));
+    let places: Vec<_> = text.match_indices(from).map(|(at, _)| at).collect();
     assert!(!places.is_empty(), "{module}.cu has no {from}");
     let spoil = |at: usize| {
-        let text = format!("{}{to}{}", &original.text[..at], &original.text[at + from.len()..]);
+        let text = format!("{}{to}{}", &text[..at], &text[at + from.len()..]);
         let module = Module { name: original.name, text: Box::leak(text.into_boxed_str()) };
         let mut emulator = Emulator::new(options).unwrap();
         emulator.replaced.push(module);
@@ -351,27 +353,49 @@ fn long_product(device: &Cuda) -> Result<Vec<f32>, CudaError> {
     c.download(device)
 }
 
+/// The same of numbers in BF16.
+fn long_product_bf16(device: &Cuda) -> Result<Vec<f32>, CudaError> {
+    let (rows, n, k) = (40, 256, 640);
+    let one = half::bf16::ONE;
+    let ones = |rows: usize| Tensor::<Cuda>::from_slice(device, &[rows, k], DType::BF16, &vec![one; rows * k]);
+    let offsets = Tensor::<Cuda>::from_slice(device, &[1, 2], DType::U32, &[0u32, rows as u32])?;
+    let (a, b) = (ones(rows)?, ones(n)?);
+    let mut c = Tensor::<Cuda>::from_slice(device, &[rows, n], DType::F32, &vec![0f32; rows * n])?;
+    device.grouped_gemm(GroupedGemm::new(Form::Nt, 1, a.view(), b.view(), offsets.view(), c.view_mut())?)?;
+    c.download(device)
+}
+
 #[test]
-fn the_kernel_of_warpgroups_without_one_of_its_lines_fails() {
+fn kernels_of_warpgroups_without_one_of_their_lines_fail() {
     let hopper = Emulation { hopper: true, ..Emulation::default() };
     let Some(sound) = emulated(hopper) else { return };
     assert_eq!(long_product(&sound).unwrap_or_else(|e| panic!("{e}")), [1024.0; 40 * 16]);
+    assert_eq!(long_product_bf16(&sound).unwrap_or_else(|e| panic!("{e}")), [640.0; 40 * 256]);
     for (line, other, message) in [
-        ("        barriers_ready();", "", "was not made known to the asynchronous proxy"),
+        ("        ring.wait(step);", "", "multiplies byte "),
+        ("if (step > 0) ring.done(step - 1);", "", "arrivals lack"),
+        ("if (step > 0) ring.done(step - 1);", "ring.done(step);", "copies to byte "),
+        ("        wgmma_wait<1>();", "", "copies to byte "),
+        ("    wgmma_wait<0>(sums);", "", "that was not waited for"),
+    ] {
+        let devices = spoiled("gemm", line, other, hopper);
+        assert_eq!(devices.len(), 1, "{line}");
+        let found = long_product_bf16(&devices[0]).expect_err(line).to_string();
+        assert!(found.contains("gemm_nt_warpgroups: block (0, 0, 0), thread "), "{line}: {found}");
+        assert!(found.contains(message), "{line}: {found}");
+    }
+    for (line, other, message) in [
+        ("            barriers_ready();", "", "was not made known to the asynchronous proxy"),
         ("barrier_wait(empty, slot, 1 - step", "barrier_wait(empty, slot, step", "arrivals lack"),
-        ("barrier_wait(empty, slot, 1 - step / WARPGROUP_STAGES % 2);", "", ""),
-        (
-            "barrier_expect(full, slot, 2 * SIZE);",
-            "barrier_expect(full, slot, SIZE);",
-            "it expects fewer than are copied",
-        ),
-        ("barrier_expect(full, slot, 2 * SIZE);", "barrier_expect(full, slot, 3 * SIZE);", "it expects do not come"),
-        ("barrier_wait(full, slot, step / WARPGROUP_STAGES % 2);", "", "multiplies byte "),
-        ("if (lane() == 0) barrier_arrive(empty, slot);", "", "arrivals lack"),
+        ("barrier_wait(empty, slot, 1 - step / STAGES % 2);", "", ""),
+        ("SIZE * (int)sizeof(T));", "A_SIZE);", "it expects fewer than are copied"),
+        ("SIZE * (int)sizeof(T));", "2 * SIZE);", "it expects do not come"),
+        ("        ring.wait(step);", "", "multiplies byte "),
+        ("ring.done(step);", "", "arrivals lack"),
         ("wgmma_fence(sums);", "", "without a fence of matrix products"),
         ("wgmma_commit();", "", "that was not waited for"),
         ("wgmma_wait<0>(sums);", "", "that was not waited for"),
-        ("wgmma_wait<0>(sums);", "if (lane() == 0) barrier_arrive(empty, slot);\nwgmma_wait<0>(sums);", ""),
+        ("wgmma_wait<0>(sums);", "ring.done(step);\nwgmma_wait<0>(sums);", ""),
         ("give_registers<40>();", "", "registers together, of which there are 65536"),
     ] {
         let devices = spoiled("gemm_fp8", line, other, hopper);

@@ -5,7 +5,7 @@ use fathom_core::device::{Call, Form, GemmFp8, GroupedGemmFp8, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::TILE;
 
-use super::gemm::{Product, Shape, by_form};
+use super::gemm::{Product, Shape, WITH_COPIER, by_form, ring};
 use crate::Cuda;
 use crate::blas::ScaledMatmul;
 use crate::engine::Properties;
@@ -13,7 +13,7 @@ use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::GEMM_FP8;
-use crate::tensor_map::{Boxes, Swizzle, TensorMap};
+use crate::tensor_map::TensorMap;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -28,18 +28,15 @@ struct ProductFp8 {
 /// The argument of the kernel of warpgroups.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct BoxesFp8 {
-    a_boxes: TensorMap,
-    b_boxes: TensorMap,
+struct Boxed {
+    a: TensorMap,
+    b: TensorMap,
     product: ProductFp8,
     reserved: [i32; 4],
 }
 
-/// Stages of the ring of the kernel of warpgroups: `WARPGROUP_STAGES` of `gemm_fp8.cu`.
-const STAGES: usize = 6;
-
-/// Bytes of shared memory of the kernel of warpgroups: boxes of both factors, and two barriers, for each stage.
-const SHARED: usize = STAGES * (2 * TILE * TILE + 16);
+/// Bytes of shared memory of the kernel of warpgroups, whose ring has six stages.
+const SHARED: usize = ring([TILE, TILE], 6);
 
 /// The operands of a product.
 struct Operands {
@@ -119,7 +116,7 @@ impl Cuda {
 
     /// Whether the kernel of warpgroups computes a product. The number of rows of activations must not decide: all rows
     /// are computed in the same way.
-    fn by_warpgroups(&self, shape: Shape, o: &Operands) -> bool {
+    fn fp8_by_warpgroups(&self, shape: Shape, o: &Operands) -> bool {
         let Properties { warpgroups, shared, .. } = self.engine().properties();
         let allowed = warpgroups.is_some_and(|least| shape.k >= least) && shape.form == Form::Nt && SHARED <= shared;
         let whole = |part: usize, extent: usize| part == extent || part.is_multiple_of(TILE);
@@ -142,14 +139,11 @@ impl Cuda {
                 block: o.block as i32,
             }
         };
-        if self.by_warpgroups(shape, o) {
-            let side = TILE as u32;
-            let boxes = |matrix| {
-                self.engine().tensor_map(&Boxes { matrix, rows: side, cols: side, swizzle: Swizzle::Bytes128 })
-            };
-            let (a_boxes, b_boxes) = (boxes(o.a)?, boxes(o.b)?);
-            let args = BoxesFp8 { a_boxes, b_boxes, product: arguments(TILE), reserved: [0; 4] };
-            return self.launch(GEMM_FP8, "gemm_fp8_nt_warpgroups", shape.grid([TILE, TILE]), 384, SHARED, &args);
+        if self.fp8_by_warpgroups(shape, o) {
+            let (a, b) = (self.boxes(o.a, TILE)?, self.boxes(o.b, TILE)?);
+            let args = Boxed { a, b, product: arguments(TILE), reserved: [0; 4] };
+            let grid = shape.grid([TILE, TILE]);
+            return self.launch(GEMM_FP8, "gemm_fp8_nt_warpgroups", grid, WITH_COPIER, SHARED, &args);
         }
         let in_chunks = shape.in_chunks(16) && (form == Form::Tn || o.part.is_multiple_of(16));
         let (name, tile, threads) = if !(o.a.is_aligned(16) && o.b.is_aligned(16) && in_chunks) {
