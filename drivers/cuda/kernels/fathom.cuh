@@ -8,6 +8,9 @@
 //  - Device memory is reached through `Row<T>` or `Span<T>`, shared memory through `Shared<T>`, by `get` and `set`.
 //  - No thread leaves before the last `sync()` of its block, nor before the last exchange of its warp.
 //  - A shuffle, vote or matrix instruction is executed by all 32 lanes of a warp.
+//  - Hopper's operations (`hopper.cuh`) are there where `FATHOM_HOPPER` is defined: for sm_90a, and on the emulator. A
+//    thread that wrote shared memory calls `fence_async()` before the barrier after which a bulk copy or a matrix
+//    product of a warpgroup touches the same place. Shared memory starts on a multiple of 1024 bytes.
 //  - No multiplication is fused with an addition unless `fma` says so: elementwise results have the bits of the core.
 #pragma once
 
@@ -39,6 +42,20 @@ struct alignas(16) Quad {
 };
 struct alignas(8) Pair {
     u32 x, y;
+};
+
+// A barrier in shared memory. Threads arrive at it and bytes land on it; when none lacks, a phase ends and the next
+// begins, numbered from 0 on. Hopper only, as all below.
+struct alignas(8) Barrier {
+    u64 state;
+};
+// A matrix in device memory as bulk copies of boxes see it, made by the host: an opaque argument of the kernel.
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+// A factor of a matrix product in shared memory: rows along the inner dimension, swizzled.
+struct Tile {
+    u64 descriptor;
 };
 
 #ifdef FATHOM_EMULATE

@@ -90,7 +90,7 @@ FN void multiply(const Product& p) {
                 }
         }
     }
-    finish<M, N, false, false>(p, at, row0, col0, sums);
+    finish<M, N, false, false>(p, at, row0, col0, sums, threads());
 }
 
 // The widest tile has a multiprocessor's shared memory for itself: it reads three quarters, for a sum, of what a tile
@@ -114,6 +114,44 @@ FN void multiply(const Product& p) {
 FORMS(nt, NT)
 FORMS(nn, NN)
 FORMS(tn, TN)
+
+#ifdef FATHOM_HOPPER
+#include "warpgroups.cuh"
+
+// BF16 in form NT by warpgroups: a tile of 128×256, of which each has 64 rows. While the tensor cores have one step,
+// the next is begun.
+KERNEL(gemm_nt_warpgroups, Boxes<Product>, WITH_COPIER) {
+    constexpr int M = 128, N = 256;
+    const Product& p = a.product;
+    Place at;
+    if (!place(p, NT, M, N, at)) return;
+    Carve carve;
+    BoxRing<bf16, 4, M, N> ring(carve);
+    int steps = ceil_div(p.k, ring.DEPTH);
+    if (thread() >= WORKERS) {
+        copy_boxes(ring, a.a, at.m0, a.b, at.b_row + at.n0, steps);
+        return;
+    }
+    take_registers<232>();
+    Accumulators<N> sums;
+    for (int step = 0; step < steps; step++) {
+        ring.wait(step);
+        wgmma_fence(sums);
+#pragma unroll
+        for (int d = 0; d < 4; d++)
+            wgmma_bf16(sums, ring.a_tile(step, d), ring.b_tile(step, d), step > 0 || d > 0);
+        wgmma_commit();
+        // The step before is done.
+        wgmma_wait<1>();
+        if (step > 0) ring.done(step - 1);
+    }
+    wgmma_wait<0>(sums);
+    float total[1][N / 8][4];
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) total[0][i / 4][i % 4] = steps > 0 ? sums.get(i) : 0.0f;
+    finish<M, N, false, false>(p, at, warp() * 16, 0, total, WORKERS);
+}
+#endif
 
 // A thread's four elements of a tile of 64 by 16 of the inner dimension: number n is element (i, k) of op(x), whose
 // inner dimension runs along the rows of `m` where `down`, else across.

@@ -198,7 +198,7 @@ FN void multiply(const ProductFp8& a) {
                     }
             }
     }
-    finish<M, N, A_T, B_T>(p, at, row0, col0, total);
+    finish<M, N, A_T, B_T>(p, at, row0, col0, total, threads());
 }
 
 #define FORMS(form, FORM)                                                  \
@@ -214,3 +214,56 @@ FN void multiply(const ProductFp8& a) {
 FORMS(nt, NT)
 FORMS(nn, NN)
 FORMS(tn, TN)
+
+#ifdef FATHOM_HOPPER
+#include "warpgroups.cuh"
+
+// The form NT by warpgroups, 64 rows each: while one adds a tile of the inner dimension in f32, the other multiplies.
+// Tensor cores take the codes as they are. Blocks of b start at multiples of TILE within a product, so a tile of the
+// result has one row of them.
+KERNEL(gemm_fp8_nt_warpgroups, Boxes<ProductFp8>, WITH_COPIER) {
+    const ProductFp8& q = a.product;
+    const Product& p = q.p;
+    Place at;
+    if (!place(p, NT, TILE, TILE, at)) return;
+    Carve carve;
+    BoxRing<u8, 6, TILE, TILE> ring(carve);
+    int steps = ceil_div(p.k, TILE);
+    if (thread() >= WORKERS) {
+        copy_boxes(ring, a.a, at.m0, a.b, at.b_row + at.n0, steps);
+        return;
+    }
+    take_registers<232>();
+    int row0 = warp() * 16, r = at.m0 + row0 + lane() / 4;
+    auto a_scales = whole<float>(q.a_scales), b_scales = whole<float>(q.b_scales);
+    int b_row = at.b_row + at.n0, part = b_row / q.block;
+    i64 b_at = ((i64)part * ceil_div(q.block, TILE) + (b_row - part * q.block) / TILE) * q.b_scales.stride;
+    float next[3] = {}, total[1][16][4] = {};
+    auto scales = [&](int step) {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (r + 8 * h < at.m1) next[h] = a_scales.get((i64)(r + 8 * h) * q.a_scales.stride + step);
+        next[2] = b_scales.get(b_at + step);
+    };
+    if (steps > 0) scales(0);
+    Accumulators<TILE> sums;
+    for (int step = 0; step < steps; step++) {
+        float of_row[2] = {next[0], next[1]}, of_col = next[2];
+        ring.wait(step);
+        wgmma_fence(sums);
+#pragma unroll
+        for (int d = 0; d < 4; d++) wgmma_e4m3(sums, ring.a_tile(step, d), ring.b_tile(step, d), d > 0);
+        wgmma_commit();
+        if (step + 1 < steps) scales(step + 1);
+        wgmma_wait<0>(sums);
+        ring.done(step);
+        // One factor at a time, as above.
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                total[0][j][e] = fma(sums.get(j * 4 + e) * of_row[e / 2], of_col, total[0][j][e]);
+    }
+    finish<TILE, TILE, false, false>(p, at, row0, 0, total, WORKERS);
+}
+#endif

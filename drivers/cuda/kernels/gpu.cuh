@@ -8,7 +8,13 @@
 #define KERNEL_OCCUPANCY(name, Args, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define FATHOM_HOPPER
+// As swizzled tiles need it.
+extern __shared__ __align__(1024) unsigned char fathom_shared[];
+#else
 extern __shared__ __align__(16) unsigned char fathom_shared[];
+#endif
 
 FN float as_float(u32 b) {
     return __uint_as_float(b);
@@ -309,3 +315,7 @@ FN void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+#ifdef FATHOM_HOPPER
+#include "hopper.cuh"
+#endif

@@ -252,14 +252,14 @@ FN Quad combined(const Product& p, Shared<float> tile, int i, Quad old) {
     return Quad{y[0], y[1], y[2], y[3]};
 }
 
-// The rows of a tile of sums in shared memory, as they go to `c`. What is added to is read eight accesses at a time:
-// with one the block would wait for memory as often as it has rows.
+// The rows of a tile of sums in shared memory, as the first `workers` threads put them to `c`. What is added to is read
+// eight accesses at a time: with one the block would wait for memory as often as it has rows.
 template <class T, int M, int N, int PITCH>
-FN void put_tile(const Product& p, const Place& at, Shared<float> tile) {
+FN void put_tile(const Product& p, const Place& at, Shared<float> tile, int workers) {
     constexpr int CHUNK = 16 / (int)sizeof(T), ACROSS = N / CHUNK, BATCH = 8;
     if (p.pairs == 2 && at.n1 % CHUNK == 0) {
         auto to = whole<T>(p.c);
-        int apart = threads() / ACROSS, c = thread() % ACROSS * CHUNK;
+        int apart = workers / ACROSS, c = thread() % ACROSS * CHUNK;
         int rows = at.n0 + c < at.n1 ? min_of(M, at.m1 - at.m0) : 0;
         for (int r0 = thread() / ACROSS; r0 < rows; r0 += BATCH * apart) {
             i64 first = (i64)(at.c_row + at.m0 + r0) * p.c.stride + at.n0 + c, step = apart * p.c.stride;
@@ -276,7 +276,7 @@ FN void put_tile(const Product& p, const Place& at, Shared<float> tile) {
         }
         return;
     }
-    for (int i = thread(); i < M * N / 2; i += threads()) {
+    for (int i = thread(); i < M * N / 2; i += workers) {
         int r = i / (N / 2), c = i % (N / 2) * 2;
         if (at.m0 + r >= at.m1 || at.n0 + c >= at.n1) continue;
         Pair x = tile.pair(r * PITCH + c);
@@ -300,13 +300,13 @@ FN void expect_tile(const Product& p, const Place& at) {
 
 // Stores a block's tile of M by N, of which this warp holds the part from row0 and col0 on, in the places that matrix
 // instructions leave it: sums [i][j] are of sixteen rows by eight columns. It goes through shared memory, which is free
-// by now, so that rows leave in one piece.
+// by now, so that rows leave in one piece. The first `workers` threads do this; the others meet them at two barriers.
 //
 // Codes that were loaded transposed come two rows or columns at a time (see `gemm_fp8.cu`): ROWS_BY_TWO says that
 // the first and second eight of sixteen rows are the even and the odd ones, COLS_BY_TWO that even tiles have the even
 // columns of a pair of tiles and odd ones the odd.
 template <int M, int N, bool ROWS_BY_TWO, bool COLS_BY_TWO, int I, int J>
-FN void finish(const Product& p, const Place& at, int row0, int col0, const float (&sums)[I][J][4]) {
+FN void finish(const Product& p, const Place& at, int row0, int col0, const float (&sums)[I][J][4], int workers) {
     // Eight more: then the accesses of half a warp lie in different banks.
     constexpr int PITCH = N + 8;
     Carve carve;
@@ -330,8 +330,8 @@ FN void finish(const Product& p, const Place& at, int row0, int col0, const floa
         }
     sync();
     switch (p.c.dtype) {
-        case BF16: put_tile<bf16, M, N, PITCH>(p, at, tile); break;
-        case F16: put_tile<f16, M, N, PITCH>(p, at, tile); break;
-        default: put_tile<float, M, N, PITCH>(p, at, tile);
+        case BF16: put_tile<bf16, M, N, PITCH>(p, at, tile, workers); break;
+        case F16: put_tile<f16, M, N, PITCH>(p, at, tile, workers); break;
+        default: put_tile<float, M, N, PITCH>(p, at, tile, workers);
     }
 }

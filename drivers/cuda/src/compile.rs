@@ -109,8 +109,9 @@ fn options(architecture: &str) -> Vec<String> {
     vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--fmad=false".into()]
 }
 
+/// Header files but those of the emulator.
 fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
-    HEADERS.iter().copied().filter(|(name, _)| *name != "emulate.h")
+    HEADERS.iter().copied().filter(|(name, _)| !name.starts_with("emulate"))
 }
 
 /// Stack of the compiler's thread in bytes: the compiler recurses deeper than Rust's default of 2 MiB allows.

@@ -22,6 +22,10 @@ const REMEDY: &str = "install cuBLAS 13 (`pip install nvidia-cublas==13.1.0.3`, 
 /// Bytes of workspace for algorithms, as NVIDIA advises for Hopper.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
+/// Shortest inner dimension of an FP8 product for Hopper's tensor cores. They accumulate with about 14 bits, which the
+/// core allows for sums of this length: see [`GemmFp8`](fathom_core::device::GemmFp8).
+pub(crate) const LEAST_CODES: usize = 512;
+
 /// The number of rows for which the algorithm of a product with a weight is chosen.
 const ROWS: u64 = 4096;
 

@@ -6,7 +6,7 @@
 //! | `kernels` | one file per subject: checked calls of the core become launches |
 //! | `blas` | which dense products go to cuBLASLt, and in which layout |
 //! | `engine` | machines that run launches: `gpu`, `emulator` |
-//! | `launch` | a kernel's name, grid and argument |
+//! | `launch`, `tensor_map` | a kernel's name, grid and argument; matrices as bulk copies see them |
 //! | `memory` | device memory and its pool |
 //! | `report` | error reports of kernels |
 //! | `source`, `cache` | kernel source texts, and compiled kernels on disk |
@@ -26,6 +26,7 @@
 //! | `FATHOM_CUDA_CACHE` | folder of compiled kernels |
 //! | `FATHOM_CUDA_GRAPHS` | 0: issue every launch at once, without CUDA graphs |
 //! | `FATHOM_CUDA_BLAS` | 0: no cuBLASLt; the driver's own kernels compute every product |
+//! | `FATHOM_CUDA_HOPPER` | 1: kernels of warpgroups where there are, on compute capability 9.0 |
 //! | `FATHOM_CUDA_CHECK` | 1: wait after every launch, so that an error names its kernel |
 
 mod blas;
@@ -43,6 +44,7 @@ mod memory;
 mod nccl;
 mod report;
 mod source;
+mod tensor_map;
 
 pub use device::Cuda;
 pub use engine::GraphUse;

@@ -9,16 +9,23 @@ pub(crate) struct Module {
     pub(crate) text: &'static str,
 }
 
-/// Header files by name and text.
+/// Header files by path, as kernels include them, and text.
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("fathom.cuh", include_str!("../kernels/fathom.cuh")),
     ("gpu.cuh", include_str!("../kernels/gpu.cuh")),
+    ("hopper.cuh", include_str!("../kernels/hopper.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("emulate.h", include_str!("../kernels/emulate.h")),
+    ("emulate/async.h", include_str!("../kernels/emulate/async.h")),
+    ("emulate/machine.h", include_str!("../kernels/emulate/machine.h")),
+    ("emulate/matrix.h", include_str!("../kernels/emulate/matrix.h")),
+    ("emulate/shared.h", include_str!("../kernels/emulate/shared.h")),
+    ("emulate/wgmma.h", include_str!("../kernels/emulate/wgmma.h")),
     ("scores.cuh", include_str!("../kernels/scores.cuh")),
     ("codes.cuh", include_str!("../kernels/codes.cuh")),
     ("encode.cuh", include_str!("../kernels/encode.cuh")),
     ("latent.cuh", include_str!("../kernels/latent.cuh")),
+    ("warpgroups.cuh", include_str!("../kernels/warpgroups.cuh")),
     ("weights.cuh", include_str!("../kernels/weights.cuh")),
 ];
 

@@ -29,6 +29,19 @@ fn grouped_gemm() {
     }
 }
 
+/// The kernel of warpgroups, in each order.
+#[test]
+fn products_by_warpgroups() {
+    for (reverse, seed) in [(false, 0), (true, 0), (false, 3)] {
+        let options = Emulation { reverse, seed, hopper: true, ..Emulation::default() };
+        let Some(device) = common::emulated(options) else { return };
+        for suite in [fathom_conformance::gemm as common::Part, fathom_conformance::grouped_gemm] {
+            let outcome = suite(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(outcome.unsupported, 0);
+        }
+    }
+}
+
 /// Numbers that are exact in every type, so that sums of their products have one value: multiples of 1/8 from -1 to 1.
 fn numbers(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
@@ -187,6 +200,36 @@ fn groups_may_be_empty_ragged_or_long() {
             let want = grouped(&Host::new(), form, &offsets, rows, weight, types);
             assert!(got == want, "{form:?} {offsets:?} {weight:?} {types:?}");
         }
+    }
+}
+
+/// The kernel of warpgroups gives the bits of the one that it replaces, over groups and rings of any length.
+#[test]
+fn warpgroups_change_no_bit() {
+    use DType::{BF16, F32};
+    let base = Emulation::default();
+    let Some(device) = common::emulated(base) else { return };
+    for options in [
+        Emulation { hopper: true, ..base },
+        Emulation { hopper: true, reverse: true, ..base },
+        Emulation { hopper: true, seed: 7, ..base },
+    ] {
+        let Some(hopper) = common::emulated(options) else { return };
+        for (offsets, weight, types) in [
+            (vec![0, 0, 137, 400, 400, 423], [136, 72], [BF16, BF16]),
+            (vec![0, 5, 5, 140, 141], [512, 328], [BF16, F32]),
+            (vec![0, 7, 130], [480, 64], [BF16, BF16]),
+            // Shapes that the kernel declines.
+            (vec![0, 5, 5, 70, 71], [264, 136], [BF16, F32]),
+            (vec![0, 5, 5, 70, 71], [256, 35], [BF16, F32]),
+        ] {
+            let rows = offsets.last().map_or(0, |&r| r as usize);
+            let got = grouped(&hopper, Form::Nt, &offsets, rows, weight, types);
+            assert!(got == grouped(&device, Form::Nt, &offsets, rows, weight, types), "{offsets:?} {weight:?}");
+            assert!(got == grouped(&Host::new(), Form::Nt, &offsets, rows, weight, types), "{offsets:?} {weight:?}");
+        }
+        let dense = |device: &Cuda| plain(device, Form::Nt, [136, 256, 160, 8], [BF16, BF16, F32], true);
+        assert!(dense(&hopper) == dense(&device));
     }
 }
 

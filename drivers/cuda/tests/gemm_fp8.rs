@@ -26,6 +26,19 @@ fn grouped_gemm_fp8() {
     }
 }
 
+/// The kernel of warpgroups, in each order.
+#[test]
+fn products_by_warpgroups() {
+    for (reverse, seed) in [(false, 0), (true, 0), (false, 3)] {
+        let options = Emulation { reverse, seed, hopper: true, ..Emulation::default() };
+        let Some(device) = common::emulated(options) else { return };
+        for suite in [fathom_conformance::gemm_fp8 as common::Part, fathom_conformance::grouped_gemm_fp8] {
+            let outcome = suite(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(outcome.unsupported, 0);
+        }
+    }
+}
+
 fn draws(seed: u32) -> impl FnMut(u32) -> u32 {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     move |below| {
@@ -135,15 +148,58 @@ fn groups_may_be_empty_ragged_or_long() {
     }
 }
 
+/// The kernel of warpgroups gives the bits of the one that it replaces, over groups and rings of any length.
+#[test]
+fn warpgroups_change_no_bit() {
+    let plain = Emulation::default();
+    let Some(device) = common::emulated(plain) else { return };
+    for options in [
+        Emulation { hopper: true, ..plain },
+        Emulation { hopper: true, reverse: true, ..plain },
+        Emulation { hopper: true, seed: 7, ..plain },
+    ] {
+        let Some(hopper) = common::emulated(options) else { return };
+        for (offsets, n, k, part, dtype) in [
+            // Groups that begin and end anywhere, one without rows, several tiles; a ring that is filled once, not
+            // wholly, and more than once; a last tile of the inner dimension and of the columns that is not whole.
+            (&[0, 0, 137, 400, 400, 423][..], 144, 80, 144, DType::BF16),
+            (&[0, 5, 5, 140, 141], 272, 768, 272, DType::F32),
+            (&[0, 300, 301], 128, 1168, 128, DType::F32),
+            (&[0, 7, 130], 384, 256, 128, DType::BF16),
+            // Parts that the kernel declines.
+            (&[0, 5, 5, 140, 141], 96, 144, 48, DType::F32),
+        ] {
+            let rows = offsets.last().map_or(0, |&r| r as usize);
+            let case = Case { form: Form::Nt, offsets, rows, n, k, part, grouped: true, dtype };
+            let got = case.run(&hopper);
+            assert!(got == case.run(&device), "{offsets:?} {n} {k} {part} {dtype:?}");
+            assert!(got == case.run(&Host::new()), "{offsets:?} {n} {k} {part} {dtype:?}");
+        }
+        let case = Case {
+            form: Form::Nt,
+            offsets: &[0, 0],
+            rows: 272,
+            n: 288,
+            k: 144,
+            part: 288,
+            grouped: false,
+            dtype: DType::F32,
+        };
+        assert!(case.run(&hopper) == case.run(&device));
+    }
+}
+
 /// Offsets are data: whatever they hold, nothing outside the operands is touched.
 #[test]
 fn offsets_that_make_no_sense_stay_inside() {
-    let Some(device) = common::device() else { return };
-    for form in [Form::Nt, Form::Nn, Form::Tn] {
-        for offsets in [[0, 900, 3, 7], [7, 6, 5, 4], [u32::MAX, 0, u32::MAX, 1], [0, 200, 100, 300]] {
-            let case =
-                Case { form, offsets: &offsets, rows: 300, n: 16, k: 16, part: 16, grouped: true, dtype: DType::F32 };
-            case.run(&device);
+    for hopper in [false, true] {
+        let Some(device) = common::emulated(Emulation { hopper, ..Emulation::default() }) else { return };
+        for form in [Form::Nt, Form::Nn, Form::Tn] {
+            for offsets in [[0, 900, 3, 7], [7, 6, 5, 4], [u32::MAX, 0, u32::MAX, 1], [0, 200, 100, 300]] {
+                let dtype = DType::F32;
+                let case = Case { form, offsets: &offsets, rows: 300, n: 16, k: 16, part: 16, grouped: true, dtype };
+                case.run(&device);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use fathom_core::device::Form;
 use fathom_core::fp8::TILE;
 
 use crate::Cuda;
-use crate::cublaslt::{Factors, Operands, Shape};
+use crate::cublaslt::{Factors, LEAST_CODES, Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Mat;
 use crate::memory::Buffer;
@@ -15,10 +15,6 @@ use crate::source::TRANSPOSE;
 
 /// Smallest extent of a product that goes to the library; rows of activations may be fewer.
 const LEAST: usize = 64;
-
-/// Shortest inner dimension of an FP8 product that goes to the library. Tensor cores accumulate FP8 products with about
-/// 14 bits, which the core allows for sums of this length: see [`GemmFp8`](fathom_core::device::GemmFp8).
-const LEAST_CODES: usize = 512;
 
 /// A product of matrices in device memory, `c = α·op(a)·op(b)`, or `c += …`.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! The emulator: kernels compiled as host C++ and run thread by thread, with every access checked.
 //!
-//! `kernels/emulate.h` is its other half, which runs inside the compiled library.
+//! `kernels/emulate.h` and the files of `kernels/emulate` are its other half, which runs inside the compiled library.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ use crate::launch::Launch;
 use crate::memory::Blocks;
 use crate::report::KernelReport;
 use crate::source::{HEADERS, MODULES, Module};
+use crate::tensor_map::{Boxes, TensorMap};
 
 /// Options of the emulator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Emulation {
     pub shared: u32,
     /// Multiprocessors that the device reports; 0 = two.
     pub multiprocessors: u32,
+    /// Uses Hopper's kernels of warpgroups where there are.
+    pub hopper: bool,
 }
 
 impl Emulation {
@@ -162,7 +165,7 @@ fn build(module: Module, level: &str, sanitize: bool) -> Result<PathBuf, CudaErr
         let folder = draft.with_extension("sources");
         let source = folder.join(format!("{}.cpp", module.name));
         let write = |path: &Path, text: &str| std::fs::write(path, text);
-        let result = std::fs::create_dir_all(&folder)
+        let result = std::fs::create_dir_all(folder.join("emulate"))
             .and_then(|()| HEADERS.iter().try_for_each(|(name, text)| write(&folder.join(name), text)))
             .and_then(|()| write(&source, module.text))
             .map_err(|e| other(format!("cannot write {}: {e}", folder.display())))
@@ -213,6 +216,7 @@ impl Engine for Emulator {
             memory: None,
             multiprocessors: self.options.multiprocessors(),
             shared: self.options.shared(),
+            warpgroups: self.options.hopper.then_some(1),
         }
     }
 
@@ -254,6 +258,10 @@ impl Engine for Emulator {
         }
         let message = CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default();
         Err(other(format!("emulator: {message}")))
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, CudaError> {
+        boxes.emulated()
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {

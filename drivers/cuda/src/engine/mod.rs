@@ -16,6 +16,7 @@ use crate::error::CudaError;
 use crate::launch::Launch;
 use crate::memory::Blocks;
 use crate::report::KernelReport;
+use crate::tensor_map::{Boxes, TensorMap};
 
 /// Properties of an engine's machine.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Properties {
     pub(crate) multiprocessors: usize,
     /// Bytes of shared memory that a block may use.
     pub(crate) shared: usize,
+    /// Shortest inner dimension of FP8 products by kernels of warpgroups; `None` if these must not be used.
+    pub(crate) warpgroups: Option<usize>,
 }
 
 /// Counts of the work done so far, and how much of it ran as CUDA graphs.
@@ -64,6 +67,9 @@ pub(crate) trait Engine: Blocks {
 
     /// Queues a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
+
+    /// Makes a matrix known to bulk copies, for kernels of warpgroups.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, CudaError>;
 
     /// Queues a dense product by the vendor's library; false if the library is missing or has no such product.
     fn product(&self, _: &Shape, _: &Operands) -> Result<bool, CudaError> {

@@ -11,6 +11,7 @@ use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::GEMM;
+use crate::tensor_map::{Boxes, Swizzle, TensorMap};
 
 /// `Product` of `tile.cuh`: the first part of the argument of every GEMM kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -30,6 +31,28 @@ pub(super) struct Product {
     pub(super) accumulate: i32,
     pub(super) form: i32,
     pub(super) pairs: i32,
+}
+
+/// Threads of a kernel of warpgroups: `WITH_COPIER` of `warpgroups.cuh`.
+pub(super) const WITH_COPIER: u32 = 384;
+
+/// Rows and columns of the tile of a kernel of warpgroups for BF16, and bytes of shared memory of its ring of four.
+const WARPGROUP_TILE: [usize; 2] = [128, 256];
+const WARPGROUP_SHARED: usize = ring(WARPGROUP_TILE, 4);
+
+/// Bytes of shared memory of `BoxRing` of `warpgroups.cuh`: boxes of both factors and two barriers for each stage.
+pub(super) const fn ring([rows, cols]: [usize; 2], stages: usize) -> usize {
+    stages * ((rows + cols) * 128 + 16)
+}
+
+/// The argument of the kernel of warpgroups.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Boxed {
+    a: TensorMap,
+    b: TensorMap,
+    product: Product,
+    reserved: [i32; 6],
 }
 
 /// The shape of a GEMM, `[m, n]` with inner dimension `k`; a grouped one has `groups > 0`, and the dimension that the
@@ -81,8 +104,13 @@ impl Shape {
     /// [`is_large`](Self::is_large).
     fn is_wide(&self, multiprocessors: usize) -> bool {
         let grid = self.grid([128, 256]);
+        grid[0] * grid[1] >= multiprocessors && self.fills_wide()
+    }
+
+    /// Whether tiles of 256 columns have not many more idle ones than tiles of 128.
+    fn fills_wide(&self) -> bool {
         let padded = |tile: usize| self.n.next_multiple_of(tile);
-        grid[0] * grid[1] >= multiprocessors && padded(256) * 8 <= padded(128) * 9
+        padded(256) * 8 <= padded(128) * 9
     }
 
     /// Whether rows of both factors may be read in chunks of `chunk` elements.
@@ -169,6 +197,20 @@ impl Cuda {
         self.multiply(shape, operands, types, 1.0, call.form == Form::Tn)
     }
 
+    /// A factor as kernels of warpgroups bring it: boxes of `rows` rows of 128 bytes.
+    pub(super) fn boxes(&self, matrix: Mat, rows: usize) -> Result<TensorMap, CudaError> {
+        let cols = 128 / matrix.size() as u32;
+        self.engine().tensor_map(&Boxes { matrix, rows: rows as u32, cols, swizzle: Swizzle::Bytes128 })
+    }
+
+    /// Whether the kernel of warpgroups computes a product of BF16 factors that are aligned. The number of rows of
+    /// activations must not decide: all rows are computed in the same way.
+    fn by_warpgroups(&self, shape: Shape) -> bool {
+        let Properties { warpgroups, shared, .. } = self.engine().properties();
+        let allowed = warpgroups.is_some() && shape.form == Form::Nt && WARPGROUP_SHARED <= shared;
+        allowed && shape.fills_wide() && shape.m > 0 && shape.n > 0 && shape.k > 0
+    }
+
     /// Queues a product by this driver's kernels. The operands are a, b, c and offsets, the types those of a, b and c.
     fn multiply(
         &self,
@@ -180,6 +222,15 @@ impl Cuda {
     ) -> Result<(), CudaError> {
         let form = shape.form;
         let aligned = operands[0].is_aligned(16) && operands[1].is_aligned(16) && shape.in_chunks(8);
+        if (a, b) == (DType::BF16, DType::BF16) && aligned && self.by_warpgroups(shape) {
+            let [rows, cols] = WARPGROUP_TILE;
+            let product = shape.product(operands, c, WARPGROUP_TILE);
+            let product = Product { alpha, accumulate: accumulate.into(), ..product };
+            let (a, b) = (self.boxes(operands[0], rows)?, self.boxes(operands[1], cols)?);
+            let args = Boxed { a, b, product, reserved: [0; 6] };
+            let grid = shape.grid(WARPGROUP_TILE);
+            return self.launch(GEMM, "gemm_nt_warpgroups", grid, WITH_COPIER, WARPGROUP_SHARED, &args);
+        }
         let Properties { multiprocessors, shared: most, .. } = self.engine().properties();
         let is_large = shape.is_large(multiprocessors);
         let wide = |stages| shared(form, [128, 256], 64, stages);

@@ -5,13 +5,15 @@ use fathom_core::device::{Call, Form, GemmFp8, GroupedGemmFp8, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::fp8::TILE;
 
-use super::gemm::{Product, Shape, by_form};
+use super::gemm::{Product, Shape, WITH_COPIER, by_form, ring};
 use crate::Cuda;
 use crate::blas::ScaledMatmul;
+use crate::engine::Properties;
 use crate::error::CudaError;
 use crate::launch::{Mat, mat, mat_mut};
 use crate::memory::Buffer;
 use crate::source::GEMM_FP8;
+use crate::tensor_map::TensorMap;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -22,6 +24,19 @@ struct ProductFp8 {
     part: i32,
     block: i32,
 }
+
+/// The argument of the kernel of warpgroups.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Boxed {
+    a: TensorMap,
+    b: TensorMap,
+    product: ProductFp8,
+    reserved: [i32; 4],
+}
+
+/// Bytes of shared memory of the kernel of warpgroups, whose ring has six stages.
+const SHARED: usize = ring([TILE, TILE], 6);
 
 /// The operands of a product.
 struct Operands {
@@ -99,9 +114,37 @@ impl Cuda {
         self.multiply_fp8(shape, &operands, call.form == Form::Tn)
     }
 
+    /// Whether the kernel of warpgroups computes a product. The number of rows of activations must not decide: all rows
+    /// are computed in the same way.
+    fn fp8_by_warpgroups(&self, shape: Shape, o: &Operands) -> bool {
+        let Properties { warpgroups, shared, .. } = self.engine().properties();
+        let allowed = warpgroups.is_some_and(|least| shape.k >= least) && shape.form == Form::Nt && SHARED <= shared;
+        let whole = |part: usize, extent: usize| part == extent || part.is_multiple_of(TILE);
+        let tiled = whole(o.part, shape.k) && whole(o.block, shape.n);
+        let aligned = o.a.is_aligned(16) && o.b.is_aligned(16) && shape.in_chunks(16);
+        allowed && tiled && aligned && shape.m > 0 && shape.n > 0 && shape.k > 0
+    }
+
     /// Queues a product by this driver's kernels.
     fn multiply_fp8(&self, shape: Shape, o: &Operands, accumulate: bool) -> Result<(), CudaError> {
         let form = shape.form;
+        let arguments = |tile| {
+            let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, [tile, tile]);
+            ProductFp8 {
+                p: Product { accumulate: accumulate.into(), ..product },
+                a_scales: o.a_scales,
+                b_scales: o.b_scales,
+                // Extents of views, which fit.
+                part: o.part as i32,
+                block: o.block as i32,
+            }
+        };
+        if self.fp8_by_warpgroups(shape, o) {
+            let (a, b) = (self.boxes(o.a, TILE)?, self.boxes(o.b, TILE)?);
+            let args = Boxed { a, b, product: arguments(TILE), reserved: [0; 4] };
+            let grid = shape.grid([TILE, TILE]);
+            return self.launch(GEMM_FP8, "gemm_fp8_nt_warpgroups", grid, WITH_COPIER, SHARED, &args);
+        }
         let in_chunks = shape.in_chunks(16) && (form == Form::Tn || o.part.is_multiple_of(16));
         let (name, tile, threads) = if !(o.a.is_aligned(16) && o.b.is_aligned(16) && in_chunks) {
             (by_form!("gemm_fp8", form, "ragged"), 64, 128)
@@ -110,15 +153,6 @@ impl Cuda {
         } else {
             (by_form!("gemm_fp8", form, "small"), 64, 128)
         };
-        let product = shape.product([o.a, o.b, o.c, o.offsets], o.result, [tile, tile]);
-        let args = ProductFp8 {
-            p: Product { accumulate: accumulate.into(), ..product },
-            a_scales: o.a_scales,
-            b_scales: o.b_scales,
-            // Extents of views, which fit.
-            part: o.part as i32,
-            block: o.block as i32,
-        };
-        self.launch(GEMM_FP8, name, shape.grid([tile, tile]), threads, shared(form, tile), &args)
+        self.launch(GEMM_FP8, name, shape.grid([tile, tile]), threads, shared(form, tile), &arguments(tile))
     }
 }

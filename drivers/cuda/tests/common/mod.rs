@@ -42,8 +42,8 @@ pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 /// Blocks and threads in either order.
 #[allow(dead_code, reason = "each test has its own copy of this file")]
 pub const ENGINES: [Emulation; 2] = [
-    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0, multiprocessors: 0 },
-    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0, multiprocessors: 0 },
+    Emulation { reverse: false, seed: 0, sanitize: false, shared: 0, multiprocessors: 0, hopper: false },
+    Emulation { reverse: true, seed: 0, sanitize: false, shared: 0, multiprocessors: 0, hopper: false },
 ];
 
 /// Runs kernels of the conformance suite with blocks and threads in either order; every case must be supported.

@@ -11,6 +11,7 @@ use fathom_core::error::ErrorKind;
 
 use crate::error::CudaError;
 use crate::library::text;
+use crate::tensor_map::{Boxes, Swizzle, TensorMap};
 
 /// Version of the oldest driver that loads cubins of NVRTC 13.
 const OLDEST: i32 = 13000;
@@ -168,6 +169,47 @@ pub(super) fn alloc(bytes: usize) -> Result<u64, CudaError> {
 pub(super) fn free(address: u64) {
     // SAFETY: `Engine::free` takes what `alloc` gave, once, when nothing uses it any more.
     let _ = unsafe { cu::cuMemFree_v2(address) };
+}
+
+/// Encodes a tensor map.
+pub(super) fn tensor_map(boxes: &Boxes) -> Result<TensorMap, CudaError> {
+    use cu::CUtensorMapDataType as T;
+    boxes.check()?;
+    let matrix = boxes.matrix;
+    let element = match matrix.size() {
+        1 => T::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        2 => T::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+        4 => T::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        bytes => return Err(other(format!("a tensor map of elements of {bytes} bytes"))),
+    };
+    let swizzle = match boxes.swizzle {
+        Swizzle::None => cu::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::Bytes128 => cu::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    // The dimension along which elements are neighbours comes first; its stride is not given.
+    let extents = [u64::from(matrix.cols().unsigned_abs()), u64::from(matrix.rows().unsigned_abs())];
+    let (strides, sides, steps) = ([boxes.stride()], [boxes.cols, boxes.rows], [1u32, 1]);
+    let mut map = cu::CUtensorMap { opaque: [0; 16] };
+    // SAFETY: a place for a map and, for both dimensions, extents, the stride between rows, sides of a box and steps;
+    // the address is only kept. The map is used while the matrix is alive, as any argument of a kernel.
+    let code = unsafe {
+        cu::cuTensorMapEncodeTiled(
+            &raw mut map,
+            element,
+            2,
+            matrix.address() as *mut c_void,
+            extents.as_ptr(),
+            strides.as_ptr(),
+            sides.as_ptr(),
+            steps.as_ptr(),
+            cu::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            cu::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            cu::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    check("cuTensorMapEncodeTiled", code)?;
+    Ok(Boxes::encoded(map.opaque))
 }
 
 /// Pinned host memory, which the GPU can access.

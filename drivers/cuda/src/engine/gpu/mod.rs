@@ -34,12 +34,13 @@ use fathom_core::error::{DeviceError, ErrorKind};
 
 use super::{Engine, GraphUse, Properties, Watch};
 use crate::compile;
-use crate::cublaslt::{Operands, Shape};
+use crate::cublaslt::{LEAST_CODES, Operands, Shape};
 use crate::error::CudaError;
 use crate::launch::Launch;
 use crate::memory::Blocks;
 use crate::report::KernelReport;
 use crate::source::{MODULES, Module};
+use crate::tensor_map::{Boxes, TensorMap};
 use commands::Product;
 use driver::{Context, Event, Pinned, Stream};
 use functions::Functions;
@@ -129,6 +130,7 @@ impl Gpu {
                 memory: Some(memory),
                 multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
                 shared: usize::try_from(shared).unwrap_or(0),
+                warpgroups: (options.hopper && (major, minor) == (9, 0)).then_some(LEAST_CODES),
             },
             description,
             context,
@@ -246,6 +248,10 @@ impl Engine for Gpu {
         state.functions.admit(function, launch.shared, launch.args.len())?;
         state.list.commands.kernel(function, grid, launch.threads, launch.shared as u32, launch.args);
         state.added(&self.context)
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, CudaError> {
+        driver::tensor_map(boxes)
     }
 
     fn product(&self, shape: &Shape, operands: &Operands) -> Result<bool, CudaError> {

@@ -8,13 +8,15 @@ pub struct Options {
     pub graphs: bool,
     /// Computes dense products by cuBLASLt where it is installed.
     pub blas: bool,
+    /// Uses kernels of warpgroups where there are, on GPUs of compute capability 9.0.
+    pub hopper: bool,
     /// Waits after every launch, so that an error names its kernel. Slow.
     pub check: bool,
 }
 
 impl Default for Options {
-    /// Graphs and cuBLASLt on, checks off, unless the environment says otherwise: `FATHOM_CUDA_GRAPHS=0`,
-    /// `FATHOM_CUDA_BLAS=0`, `FATHOM_CUDA_CHECK=1`.
+    /// Graphs and cuBLASLt on, kernels of warpgroups and checks off, unless the environment says otherwise:
+    /// `FATHOM_CUDA_GRAPHS=0`, `FATHOM_CUDA_BLAS=0`, `FATHOM_CUDA_HOPPER=1`, `FATHOM_CUDA_CHECK=1`.
     fn default() -> Self {
         let set = |name: &str, default: bool| match std::env::var(name).as_deref() {
             Ok("0" | "false" | "off") => false,
@@ -24,6 +26,7 @@ impl Default for Options {
         Self {
             graphs: set("FATHOM_CUDA_GRAPHS", true),
             blas: set("FATHOM_CUDA_BLAS", true),
+            hopper: set("FATHOM_CUDA_HOPPER", false),
             check: set("FATHOM_CUDA_CHECK", false),
         }
     }
@@ -40,6 +43,12 @@ impl Options {
     #[must_use]
     pub fn with_blas(self, blas: bool) -> Self {
         Self { blas, ..self }
+    }
+
+    /// These options with kernels of warpgroups on or off.
+    #[must_use]
+    pub fn with_hopper(self, hopper: bool) -> Self {
+        Self { hopper, ..self }
     }
 
     /// These options with the wait after every launch on or off.
