@@ -163,6 +163,7 @@ impl Device for Cuda {
         let mut capabilities = Capabilities::new(&properties.name);
         capabilities.memory = properties.memory;
         capabilities.chunk = CHUNK;
+        capabilities.replays = true;
         capabilities
     }
 
