@@ -1,8 +1,8 @@
 //! The sampler's rule, for one row of logits: temperature, top-k, top-p, min-p, and the draw.
 //!
-//! A token's weight is a whole number, `⌊2⁴⁰·e^((x − largest)/temperature)⌋` by the exponential of [`math`]. Sums of whole
-//! numbers do not depend on their order, so every device draws the same token from the same logits. Tokens that are 28
-//! nats below the largest weigh nothing and are never drawn: they are fewer than one token in 10¹².
+//! A token's weight is a whole number, `⌊2⁴⁰·e^((x − largest)/temperature)⌋` by the exponential of [`math`]. Sums of
+//! whole numbers do not depend on their order, so every device draws the same token from the same logits. Tokens that
+//! are 28 nats below the largest weigh nothing and are never drawn: each is fewer than one token in 10¹².
 
 use alloc::vec::Vec;
 

@@ -137,8 +137,8 @@ impl<D: Kernels> Model<D> {
     }
 
     /// Computes positions of an MTP module and adds them to its cache: the module predicts the token two places after
-    /// each position. `hidden [n, d]` is [`Extended::hidden`] of the main model, or of the module itself where it drafts
-    /// several tokens ahead; that of the result is the module's own.
+    /// each position. `hidden [n, d]` is [`Extended::hidden`] of the main model, or of the module itself where it
+    /// drafts several tokens ahead; that of the result is the module's own.
     ///
     /// # Errors
     /// As [`extend`](Self::extend), and for a module that the model or the cache does not have, or rows that the hidden

@@ -1,8 +1,8 @@
-// Choosing tokens, by the rule of `core/src/sampling.rs`: weights are whole numbers, so that sums have no order, and a token
-// is the host's.
+// Choosing tokens, by the rule of `core/src/sampling.rs`: weights are whole numbers, so that sums have no order, and a
+// token is the host's.
 //
 // Rows of logits are long and few, so they are cut into pieces of 4096. Four launches: the largest logit of each piece;
-// what top-k and top-p keep of a row, by a block for each row that asks for it; the weight of each piece; and the token.
+// what top-k and top-p keep of a row, by a block for each row that asks for it; the weight of each piece; the token.
 // There may be blocks for more rows than there are.
 #include "fathom.cuh"
 

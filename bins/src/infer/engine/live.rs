@@ -156,8 +156,8 @@ impl Live {
         Ok((text, stop))
     }
 
-    /// Drafts a further token from the MTP module's row, whose logits are finite. `None` where the constraint allows none
-    /// after the earlier drafts.
+    /// Drafts a further token from the MTP module's row, whose logits are finite. `None` where the constraint allows
+    /// none after the earlier drafts.
     pub fn draft(&mut self, row: Row<'_>) -> Option<u32> {
         let logits = match row {
             Row::Token(token) => {

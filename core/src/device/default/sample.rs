@@ -1,4 +1,4 @@
-//! Choosing tokens.
+//! Choosing tokens by rows of logits.
 
 use alloc::vec;
 use alloc::vec::Vec;

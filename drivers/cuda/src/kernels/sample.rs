@@ -1,4 +1,4 @@
-//! Choosing tokens.
+//! Choosing tokens by rows of logits.
 
 use bytemuck::{Pod, Zeroable};
 use fathom_core::device::{Call, Device as _, Sample};
