@@ -45,8 +45,8 @@ case!(SampleCase, "sample", { rows: usize, cols: usize, kinds: u32, broken: bool
     }
 );
 kernel!(
-    /// [`Sample`]: bit for bit, by every filter alone and together, with many equal logits, and with a logit that is not
-    /// finite.
+    /// [`Sample`]: bit for bit, by every filter alone and together, with many equal logits, and with a logit that is
+    /// not finite.
     sample, rows: size(9), cols: prop_oneof![3 => some(70), 1 => 4000usize..9000], kinds: 0u32..32,
         broken: prop::bool::weighted(0.2) =>
     |(d, rows, cols, kinds, broken)| SampleCase { d, rows, cols, kinds, broken }

@@ -384,7 +384,8 @@ FN void attend_row(const Latent& a) {
     Work w = work(a, block_x() / a.groups);
     if (w.begin < w.end) attend_latents<LATENT, M, CODES, false>(a, w, w);
 }
-// Rows that turn out to be of different sequences are computed one after the other.
+// Rows that turn out to be of different sequences are computed one after the other. No barrier is needed in between:
+// nobody reads the queries after the last tile's, and the tile is written behind the next row's first.
 template <int LATENT, bool CODES>
 FN void attend_pair(const Latent& a) {
     int t = block_x() / a.groups * 2;
@@ -400,8 +401,6 @@ FN void attend_pair(const Latent& a) {
         }
         if (max_of(w.end, other.end) <= w.begin) continue;
         attend_latents<LATENT, 2, CODES, true>(a, w, other);
-        // What is shared is the next row's.
-        sync();
     }
 }
 #define LATENTS(name, LATENT, M)                        \

@@ -83,7 +83,7 @@ FN u64 warp_total(u64 x) {
     for (int d = 16; d > 0; d /= 2) x += shuffle_xor(x, d);
     return x;
 }
-// Over a block, in every thread; `scratch` holds 32 numbers and is free again afterwards.
+// Over a block, in every thread; `scratch` holds 32 numbers, and is free again after the first.
 FN u64 block_most(u64 x, Shared<u64> scratch) {
     x = warp_most(x);
     if (lane() == 0) scratch.set(warp(), x);
@@ -99,7 +99,6 @@ FN u64 block_total(u64 x, Shared<u64> scratch) {
     sync();
     x = 0;
     for (int i = 0; i < threads() / 32; i++) x += scratch.get(i);
-    sync();
     return x;
 }
 
