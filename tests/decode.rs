@@ -120,13 +120,13 @@ fn drafts<D: Kernels>(engine: &mut Engine<'_, D>, i: usize) -> (Vec<u32>, Vec<Ve
         let before = before.unwrap();
         let draft = Draft {
             tokens: &tokens[start + 1..end + 1],
-            hidden: before.view(),
+            first: 0,
             start,
             pages,
             phase: if start < *prompt { Phase::Prefill } else { Phase::Decode },
             logits: 1,
         };
-        let out = engine.model.draft(&mut engine.cache, 0, &[draft]).unwrap();
+        let out = engine.model.draft(&mut engine.cache, 0, before.view(), &[draft]).unwrap();
         logits.extend(rows(engine.device, &out.logits));
     }
     (logits.iter().map(|row| argmax(row)).collect(), logits)
@@ -178,8 +178,8 @@ fn one_module_drafts_several_tokens_as_one_pass_over_its_own_states_does() {
         let shape = [tokens.len(), d];
         let hidden = Tensor::<Cpu>::from_slice(&device, &shape, fathom_core::DType::F32, &hidden.concat()).unwrap();
         let (pages, phase) = (&sequence.pages, Phase::Decode);
-        let draft = Draft { tokens, hidden: hidden.view(), start, pages, phase, logits: 1 };
-        let out = model.draft(&mut cache, 0, &[draft]).unwrap();
+        let draft = Draft { tokens, first: 0, start, pages, phase, logits: 1 };
+        let out = model.draft(&mut cache, 0, hidden.view(), &[draft]).unwrap();
         (rows(&device, &out.logits).remove(0), rows(&device, &out.hidden))
     };
     // Drafts one after the other: each from the module's own state at the position before, and the draft before.

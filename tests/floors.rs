@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up.
 const FLOORS: [&[&str]; 7] = [
-    &["error", "math", "rng", "dtype", "DType", "config", "fp8", "precision", "routing"],
+    &["error", "math", "rng", "dtype", "DType", "config", "fp8", "precision", "routing", "sampling"],
     &["device", "tensor", "for_each_kernel", "forward_device"],
     &["quantized", "cache"],
     &["weights"],

@@ -6,6 +6,7 @@
 //!
 //! - [`dtype`], [`math`], [`rng`]: element types; the one exponential whose bits every device agrees on; random numbers
 //!   that are a function of a seed, a name and a place.
+//! - [`sampling`]: from logits to a token, by whole numbers, so that every device chooses the same one.
 //! - [`tensor`]: buffers with a shape, and matrix views that cannot leave their buffer.
 //! - [`fp8`]: eight-bit codes, the tiles that share a scale, and the recipe of mixed precision.
 //! - [`device`]: the ladder. A device has memory and order; *primitives* are the fourteen kernels that a driver must
@@ -72,6 +73,8 @@ pub mod precision;
 pub mod quantized;
 pub mod rng;
 pub mod routing;
+#[cfg(feature = "alloc")]
+pub mod sampling;
 #[cfg(feature = "alloc")]
 pub mod tensor;
 pub mod train;

@@ -82,7 +82,7 @@ for precision in bf16 fp8; do
     --against "$bin/curve_$precision.json"
 done
 part bench 90 "copy " "$bin/gpu_check" bench --device "$device" "${small[@]}"
-part bench_decode 60 "bf16 cache.* 16 heads\|copy " "$bin/gpu_check" bench --decode --device "$device" "${small[@]}"
+part bench_decode 60 "decode_step bf16 cache\|copy " "$bin/gpu_check" bench --decode --device "$device" "${small[@]}"
 shape=(--batch 4 --micro-batch 2 --length 4096 --steps 12)
 [ "$scale" = 1 ] || shape=(--batch 2 --micro-batch 1 --length 64 --steps 1 --preset tiny)
 part train 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision bf16 "${shape[@]}"

@@ -42,13 +42,26 @@ pub struct Capabilities {
     /// Elements of a piece, where work is cut into pieces to save memory: as few as keep the device busy. On a CPU that
     /// is what its caches hold, on a GPU far more.
     pub chunk: usize,
+    /// Calls whose shapes were seen before begin sooner, so that callers do well to pad what grows by one.
+    pub replays: bool,
 }
 
 impl Capabilities {
     /// Capabilities of a deterministic device that computes in f32, does not know its memory, and has the caches of a
     /// processor.
     pub const fn new(name: &str) -> Self {
-        Self { name: Name::new(name), memory: None, deterministic: true, f64: false, chunk: 2 << 20 }
+        Self { name: Name::new(name), memory: None, deterministic: true, f64: false, chunk: 2 << 20, replays: false }
+    }
+
+    /// How many rows to compute in place of `rows`, where the results of more can be left out: a power of two up to 16,
+    /// then a multiple of 16. As many, on a device that does not [replay](Self::replays).
+    pub const fn padded(&self, rows: usize) -> usize {
+        match rows {
+            0 => 0,
+            _ if !self.replays => rows,
+            1..=16 => rows.next_power_of_two(),
+            _ => rows.next_multiple_of(16),
+        }
     }
 }
 
@@ -164,7 +177,15 @@ pub trait Device: Clone {
 
 #[cfg(test)]
 mod tests {
-    use super::Name;
+    use super::{Capabilities, Name};
+
+    #[test]
+    fn rows_are_padded_to_few_numbers() {
+        let plain = Capabilities::new("plain");
+        let replays = Capabilities { replays: true, ..plain };
+        assert_eq!([0, 1, 3, 16, 17, 33].map(|n| replays.padded(n)), [0, 1, 4, 16, 32, 48]);
+        assert_eq!([0, 1, 3, 16, 17, 33].map(|n| plain.padded(n)), [0, 1, 3, 16, 17, 33]);
+    }
 
     #[test]
     fn a_name_is_cut_between_characters() {

@@ -27,7 +27,7 @@ macro_rules! for_each_kernel {
                 grouped_gemm_fp8: GroupedGemmFp8, store_latent: StoreLatent, load_latent: LoadLatent,
                 absorb_query: AbsorbQuery, absorb_output: AbsorbOutput, latent_attention: LatentAttention,
                 chunk_attention: ChunkAttention, gemv: Gemv, grouped_gemv: GroupedGemv, gemm_mixed: GemmMixed,
-                grouped_gemm_mixed: GroupedGemmMixed,
+                grouped_gemm_mixed: GroupedGemmMixed, sample: Sample,
             }
         }
     };

@@ -1,6 +1,7 @@
 //! Tensors: a device buffer with a shape and an element type.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use bytemuck::Pod;
 
@@ -80,6 +81,29 @@ impl<B> TensorOf<B> {
         same("download", "width of the element type", self.dtype.size(), size_of::<T>())?;
         out.resize(self.shape.elements(), T::zeroed());
         device.download(&self.buffer, 0, bytemuck::cast_slice_mut(out))
+    }
+
+    /// Reads some rows as `T` into `out`, which they must fill. Waits for the device.
+    pub fn download_rows<D: Device<Buffer = B>, T: Pod>(
+        &self,
+        device: &D,
+        rows: Range<usize>,
+        out: &mut [T],
+    ) -> Result<(), D::Error> {
+        same("download", "width of the element type", self.dtype.size(), size_of::<T>())?;
+        let part = self.view().row_range(rows)?;
+        same("download", "elements of the rows", part.elements(), out.len())?;
+        device.download(&self.buffer, part.offset() * self.dtype.size(), bytemuck::cast_slice_mut(out))
+    }
+
+    /// The first rows as a tensor; what lies after them stays with it, out of reach.
+    pub fn first_rows(self, rows: usize) -> Result<Self, InvalidOp> {
+        at_most("first_rows", "the number of rows", rows, "those of the tensor,", self.shape.rows())?;
+        if rows == self.shape.rows() {
+            return Ok(self);
+        }
+        let shape = Shape::new(&[rows, self.shape.cols()])?;
+        Ok(Self { shape, ..self })
     }
 
     /// The shape.

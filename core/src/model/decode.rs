@@ -32,12 +32,12 @@ pub struct Chunk<'a> {
 }
 
 /// Positions of an MTP module: [`Chunk`] for the module.
-pub struct Draft<'a, D: Kernels> {
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
     /// The token *after* each position.
     pub tokens: &'a [u32],
-    /// `[tokens.len(), d]`: [`Extended::hidden`] of the main model at these positions, or of the module itself where it
-    /// drafts several tokens ahead.
-    pub hidden: View<'a, D>,
+    /// The row of the hidden states that belongs to the first position; those of the others follow.
+    pub first: usize,
     /// The first position. The module's cache holds all before it.
     pub start: usize,
     /// As in [`Chunk`].
@@ -48,7 +48,7 @@ pub struct Draft<'a, D: Kernels> {
     pub logits: usize,
 }
 
-impl<'a, D: Kernels> Draft<'a, D> {
+impl<'a> Draft<'a> {
     /// The same without hidden states.
     fn chunk(&self) -> Chunk<'a> {
         let Self { tokens, start, pages, phase, logits, .. } = *self;
@@ -65,12 +65,19 @@ pub struct Extended<D: Kernels> {
 }
 
 /// The rows of a pass over chunks of one phase, on the device.
+///
+/// Rows of generated tokens are padded to [few numbers](crate::device::Capabilities::padded), and tables to powers of
+/// two, by the last token once more, so that the next step has the shape of this one. What more rows give is left out.
 struct Rows<D: Kernels> {
+    /// Rows that count.
+    count: usize,
     tokens: Tensor<D>,
     sequences: Sequences<D>,
     context: Context<D>,
-    /// `[Σ logits, 1]`: the rows whose logits are wanted.
-    wanted: Tensor<D>,
+    /// How many rows' logits are wanted.
+    logits: usize,
+    /// `[Σ logits, 1]`: these rows, padded as well; none where they are all rows.
+    wanted: Option<Tensor<D>>,
 }
 
 /// What a pass over rows of one phase makes of them.
@@ -116,7 +123,8 @@ impl<D: Kernels> Model<D> {
         let rope = self.rope(end)?;
         self.in_phases(chunks, |phase, chosen| {
             let chunks: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
-            let rows = self.rows(cache, phase, &chunks)?;
+            // Rows for nothing would be counted.
+            let rows = self.rows(cache, phase, &chunks, loads.is_none())?;
             let pass = self.pass_over(&rows.sequences, &rope, &store, phase);
             let routers = &mut Routers { states: &self.routers, loads: loads.as_deref_mut() };
             let mut x = a.embedding.forward(&pass, rows.tokens.view())?;
@@ -125,17 +133,24 @@ impl<D: Kernels> Model<D> {
             }
             let hidden = a.norm.normed(&pass, x.view())?.0;
             let logits = self.wanted_logits(&pass, &rows, &hidden)?;
-            Ok(Output { logits, hidden })
+            Ok(Output { logits, hidden: hidden.first_rows(rows.count)? })
         })
     }
 
     /// Computes positions of an MTP module and adds them to its cache: the module predicts the token two places after
-    /// each position. [`Extended::hidden`] is the module's own.
+    /// each position. `hidden [n, d]` is [`Extended::hidden`] of the main model, or of the module itself where it
+    /// drafts several tokens ahead; that of the result is the module's own.
     ///
     /// # Errors
-    /// As [`extend`](Self::extend), and for a module that the model or the cache does not have, or hidden states of
-    /// another number of tokens.
-    pub fn draft(&self, cache: &mut Cache<D>, module: usize, drafts: &[Draft<'_, D>]) -> Result<Extended<D>, D::Error> {
+    /// As [`extend`](Self::extend), and for a module that the model or the cache does not have, or rows that the hidden
+    /// states do not have.
+    pub fn draft(
+        &self,
+        cache: &mut Cache<D>,
+        module: usize,
+        hidden: View<'_, D>,
+        drafts: &[Draft<'_>],
+    ) -> Result<Extended<D>, D::Error> {
         const OP: &str = "draft";
         let chunks: Vec<Chunk<'_>> = drafts.iter().map(Draft::chunk).collect();
         self.check(OP, cache, &chunks)?;
@@ -144,29 +159,28 @@ impl<D: Kernels> Model<D> {
         let modules = a.mtp.len();
         let layer =
             a.mtp.get(module).ok_or(InvalidOp::not_below(OP, "MTP module", module, "those of the model,", modules))?;
+        same(OP, "columns of the hidden states", d, hidden.cols())?;
         for draft in drafts {
-            same(OP, "rows of the hidden states", draft.tokens.len(), draft.hidden.rows())?;
-            same(OP, "columns of the hidden states", d, draft.hidden.cols())?;
+            let end = draft.first.saturating_add(draft.tokens.len());
+            at_most(OP, "the end of a draft's rows", end, "those of the hidden states,", hidden.rows())?;
         }
         let end = chunks.iter().map(|c| c.start + c.tokens.len()).max().unwrap_or(0);
         let rope = self.rope(end)?;
         self.in_phases(&chunks, |phase, chosen| {
             let some: Vec<Chunk<'_>> = chosen.iter().map(|&i| chunks[i]).collect();
-            let rows = self.rows(cache, phase, &some)?;
+            let rows = self.rows(cache, phase, &some, true)?;
             let pass = self.pass_over(&rows.sequences, &rope, &store, phase);
-            let mut before = pass.activation(rows.tokens.shape().rows(), d)?;
-            let mut at = 0;
-            for &i in chosen {
-                let next = at + drafts[i].hidden.rows();
-                self.device.cast(Cast::new(drafts[i].hidden, before.view_mut().row_range(at..next)?)?)?;
-                at = next;
-            }
+            let all = rows.tokens.shape().rows();
+            let mut before = pass.activation(all, d)?;
+            let places = chosen.iter().flat_map(|&i| drafts[i].first..drafts[i].first + drafts[i].tokens.len());
+            let places = self.column(padded(places.map(|row| row as u32).collect(), all))?;
+            self.device.gather_rows(GatherRows::new(hidden, places.view(), 1, before.view_mut())?)?;
             let routers = &mut Routers { states: &self.routers, loads: None };
             let (tokens, before) = (rows.tokens.view(), before.view());
             let cached = cache.module(OP, module)?;
             let hidden = layer.extend(&pass, routers, &a.embedding, tokens, before, &rows.context, cached)?;
             let logits = self.wanted_logits(&pass, &rows, &hidden)?;
-            Ok(Output { logits, hidden })
+            Ok(Output { logits, hidden: hidden.first_rows(rows.count)? })
         })
     }
 
@@ -235,10 +249,17 @@ impl<D: Kernels> Model<D> {
         Ok(Extended { logits, hidden })
     }
 
-    /// Brings tokens, positions and places in the cache to the device.
-    fn rows(&self, cache: &Cache<D>, phase: Phase, chunks: &[Chunk<'_>]) -> Result<Rows<D>, D::Error> {
+    fn column(&self, values: Vec<u32>) -> Result<Tensor<D>, D::Error> {
+        Tensor::<D>::from_slice(&self.device, &[values.len(), 1], DType::U32, &values)
+    }
+
+    /// Brings tokens, positions and places in the cache to the device; rows may be padded where `pad` says so.
+    fn rows(&self, cache: &Cache<D>, phase: Phase, chunks: &[Chunk<'_>], pad: bool) -> Result<Rows<D>, D::Error> {
         let n = cache.page_tokens();
-        let column = |values: Vec<u32>| Tensor::<D>::from_slice(&self.device, &[values.len(), 1], DType::U32, &values);
+        let column = |values| self.column(values);
+        let capabilities = self.device.capabilities();
+        let replays = pad && phase == Phase::Decode && capabilities.replays;
+        let number = |rows: usize| if replays { capabilities.padded(rows) } else { rows };
         let positions = |c: &Chunk<'_>| c.start..c.start + c.tokens.len();
         let slot = |c: &Chunk<'_>, at: usize| c.pages[at / n] * n as u32 + (at % n) as u32;
         let flat = |f: &dyn Fn(&Chunk<'_>, usize) -> u32| -> Vec<u32> {
@@ -251,6 +272,7 @@ impl<D: Kernels> Model<D> {
             end += chunk.tokens.len();
             wanted.extend((end - chunk.logits..end).map(|row| row as u32));
         }
+        let (count, logits, all) = (tokens.len(), wanted.len(), number(tokens.len()));
         let seen = match phase {
             Phase::Prefill => {
                 let most = tokens_together(self.config(), cache.scratch());
@@ -275,25 +297,30 @@ impl<D: Kernels> Model<D> {
             Phase::Decode => {
                 // Pages past the last that is needed would be read for nothing by a device that reads whole tables.
                 let needed = |c: &Chunk<'_>| (c.start + c.tokens.len()).div_ceil(n);
-                let width = chunks.iter().map(needed).max().unwrap_or(0);
-                let mut tables = Vec::with_capacity(chunks.len() * width);
+                let most = chunks.iter().map(needed).max().unwrap_or(0);
+                let context = self.config().max_position_embeddings.div_ceil(n);
+                let width = if replays { most.next_power_of_two().min(context).max(most) } else { most };
+                let height = number(chunks.len());
+                let mut tables = Vec::with_capacity(height * width);
                 for chunk in chunks {
                     tables.extend_from_slice(&chunk.pages[..needed(chunk)]);
                     tables.resize(tables.len().next_multiple_of(width), chunk.pages[0]);
                 }
+                let tables = padded(tables, height * width);
                 let sequence = chunks.iter().enumerate().flat_map(|(i, c)| c.tokens.iter().map(move |_| i as u32));
                 Seen::Tokens {
-                    tables: Tensor::<D>::from_slice(&self.device, &[chunks.len(), width], DType::U32, &tables)?,
-                    sequence: column(sequence.collect())?,
-                    keys: column(flat(&|_, at| at as u32 + 1))?,
+                    tables: Tensor::<D>::from_slice(&self.device, &[height, width], DType::U32, &tables)?,
+                    sequence: column(padded(sequence.collect(), all))?,
+                    keys: column(padded(flat(&|_, at| at as u32 + 1), all))?,
                 }
             }
         };
         Ok(Rows {
-            tokens: column(tokens)?,
+            count,
+            tokens: column(padded(tokens, all))?,
             sequences: Sequences {
                 length: 1,
-                positions: Arc::new(column(flat(&|_, at| at as u32))?),
+                positions: Arc::new(column(padded(flat(&|_, at| at as u32), all))?),
                 starts: Arc::new(column(Vec::new())?),
             },
             context: Context {
@@ -303,24 +330,34 @@ impl<D: Kernels> Model<D> {
                 slots: column(flat(&slot))?,
                 seen,
             },
-            wanted: column(wanted)?,
+            logits,
+            wanted: if logits == count { None } else { Some(column(padded(wanted, number(logits)))?) },
         })
     }
 
     /// Logits of the rows that are wanted.
     fn wanted_logits(&self, pass: &Pass<'_, D>, rows: &Rows<D>, hidden: &Tensor<D>) -> Result<Tensor<D>, D::Error> {
-        let (all, wanted) = (hidden.shape().rows(), rows.wanted.shape().rows());
-        if wanted == 0 {
+        if rows.logits == 0 {
             return pass.statistics(0, self.config().vocab_size);
         }
-        if wanted == all {
-            return self.architecture.head.logits(pass, hidden.view());
-        }
-        let mut chosen = pass.activation(wanted, hidden.shape().cols())?;
-        let gather = GatherRows::new(hidden.view(), rows.wanted.view(), 1, chosen.view_mut())?;
-        self.device.gather_rows(gather)?;
-        self.architecture.head.logits(pass, chosen.view())
+        let logits = match &rows.wanted {
+            None => self.architecture.head.logits(pass, hidden.view())?,
+            Some(wanted) => {
+                let mut chosen = pass.activation(wanted.shape().rows(), hidden.shape().cols())?;
+                self.device.gather_rows(GatherRows::new(hidden.view(), wanted.view(), 1, chosen.view_mut())?)?;
+                self.architecture.head.logits(pass, chosen.view())?
+            }
+        };
+        Ok(logits.first_rows(rows.logits)?)
     }
+}
+
+/// Values with the last one again until there are `rows`.
+fn padded(mut values: Vec<u32>, rows: usize) -> Vec<u32> {
+    if let Some(&last) = values.last() {
+        values.resize(rows.max(values.len()), last);
+    }
+    values
 }
 
 /// Different slots, and of each chunk its rows and the places of its sequence among the slots.

@@ -43,7 +43,7 @@
 //!
 //! | kernel | tolerance |
 //! |---|---|
-//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `quantize_both`, `gather_codes`, `store_latent`, `load_latent`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
+//! | `fill`, `cast`, `gather_rows`, `gather_columns`, `top_k`, `sort_by_key`, `mask_window`, `quantize`, `dequantize`, `requantize`, `quantize_both`, `gather_codes`, `store_latent`, `load_latent`, `sample`, the maximum of `reduce_rows`, the experts of `route` | bit for bit |
 //! | `swiglu_quantize`, `rmsnorm_quantize` | bit for bit what the device's own kernels give one after the other |
 //! | `binary`, `update_bias` | 2 |
 //! | `lerp` | 4 |
@@ -81,6 +81,7 @@ pub mod ranks;
 mod reduce;
 mod rope;
 mod router;
+mod sample;
 mod sort;
 mod swiglu;
 mod tolerance;
@@ -104,6 +105,7 @@ pub use quantize::*;
 pub use reduce::*;
 pub use rope::*;
 pub use router::*;
+pub use sample::*;
 pub use sort::*;
 pub use swiglu::*;
 pub use tolerance::tolerance;

@@ -112,6 +112,7 @@ impl Disturb for LoadLatent<'_, HostBuffer> {}
 impl Disturb for AbsorbQuery<'_, HostBuffer> {}
 impl Disturb for AbsorbOutput<'_, HostBuffer> {}
 impl Disturb for GroupedGemv<'_, HostBuffer> {}
+impl Disturb for Sample<'_, HostBuffer> {}
 impl Disturb for GroupedGemmMixed<'_, HostBuffer> {}
 
 macro_rules! plant {
@@ -178,6 +179,7 @@ fn a_kernel_that_is_off_by_a_little_is_named() {
         "absorb_output",
         "grouped_gemv",
         "grouped_gemm_mixed",
+        "sample",
     ];
     for kernel in KERNELS.iter().filter(|k| !without_numbers.contains(k)) {
         let found = found(kernel, Fault::Off);

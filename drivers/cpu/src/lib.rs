@@ -69,6 +69,7 @@ mod real;
 mod reduce;
 mod rope;
 mod router;
+mod sample;
 mod scores;
 mod simd;
 mod sort;

@@ -304,6 +304,12 @@ FN bool is_nan(float x) {
 FN float infinity() {
     return as_float(0x7f800000);
 }
+// Larger for larger numbers, the same for both zeros; 0 for NaN, which is larger than nothing.
+FN u32 order(float x) {
+    if (is_nan(x)) return 0;
+    u32 b = as_bits(x + 0.0f);
+    return b & 0x80000000 ? ~b : b | 0x80000000;
+}
 FN int min_of(int a, int b) {
     return a < b ? a : b;
 }

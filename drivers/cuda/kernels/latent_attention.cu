@@ -40,8 +40,8 @@ FN void fold(float& most, float& total, float part_most, float part_total, float
 struct Work {
     int t, group, sequence, begin, end;
 };
-FN Work work(const Latent& a) {
-    Work w = {block_x() / a.groups, block_x() % a.groups, 0, 0, 0};
+FN Work work(const Latent& a, int t) {
+    Work w = {t, block_x() % a.groups, 0, 0, 0};
     u32 sequence = row<u32>(a.sequence, w.t).get(0), keys = row<u32>(a.keys, w.t).get(0);
     u32 most = (u32)(a.tables.cols * a.page_tokens);
     if (!in_range(a.fault, a.site, sequence, (u32)a.tables.rows)) return w;
@@ -61,9 +61,9 @@ FN int slot_of(const Latent& a, const Work& w, int u) {
     return (int)page * a.page_tokens + u % a.page_tokens;
 }
 
-// Where the sums of head `j` go: piece `block_y()` of the row's.
-FN int part_of(const Latent& a, const Work& w, int j) {
-    return (w.t * a.heads + j) * a.pieces + block_y();
+// Where the sums of head `j` of row `t` go: piece `block_y()` of the row's.
+FN int part_of(const Latent& a, int t, int j) {
+    return (t * a.heads + j) * a.pieces + block_y();
 }
 
 // ---- bfloat16 on tensor cores
@@ -84,12 +84,17 @@ FN int number_at(const LatentRow& l, int c) {
 //
 // Tokens of bfloat16 are copied to one tile while another is worked on. With CODES they are copied as they are, and
 // decoded to the tile when that is free.
-template <int LATENT, int M, bool CODES>
-FN void attend_latents(const Latent& a) {
+//
+// With PAIR the M times sixteen heads are those of two rows next to each other, `w` of the first and `other` of the
+// second, which are tokens of one sequence: as drafts are verified, so that both are seen by one reading of the cache.
+// What a row sees is added as it is for a row alone.
+template <int LATENT, int M, bool CODES, bool PAIR>
+FN void attend_latents(const Latent& a, Work w, const Work& other) {
     constexpr int WIDTH = LATENT + ROPE, PITCH = padded(WIDTH), TILE_SIZE = KEYS * PITCH, HEADS = 16 * M;
     constexpr int STEPS = WIDTH / 64, COLUMNS = LATENT / WARPS, N = COLUMNS / 8;
     constexpr int RAW = (LATENT + LATENT / TILE * 4 + 2 * ROPE + 15) / 16 * 16;
     static_assert(WIDTH % 64 == 0 && COLUMNS % 16 == 0 && HEADS <= KEYS, "whole matrices");
+    static_assert(!PAIR || M == 2, "two rows");
     const LatentRow& l = a.row;
     Carve carve;
     auto tile = carve.take<bf16>((CODES ? 1 : 2) * TILE_SIZE);
@@ -100,21 +105,29 @@ FN void attend_latents(const Latent& a) {
     Carve same = carve;
     auto raw = carve.take<u32>(CODES ? KEYS * RAW / 4 : 4);
     auto raw_bytes = same.take<u8>(CODES ? KEYS * RAW : 16);
-    Work w = work(a);
-    if (w.begin >= w.end) return;
-    int first_head = w.group * HEADS, width = l.latent + l.rope;
+    // Where the tokens of each row end, and its last tile.
+    int ends[M], lasts[M];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        ends[m] = PAIR && m > 0 ? other.end : w.end;
+        lasts[m] = ends[m] > w.begin ? (ends[m] - 1) / KEYS : -1;
+    }
+    if (PAIR) w.end = max_of(w.end, other.end);
+    int first_head = w.group * (PAIR ? 16 : HEADS), width = l.latent + l.rope;
 
     for (int i = thread(); i < HEADS * (WIDTH / 8); i += threads()) {
-        int r = i / (WIDTH / 8), c = i % (WIDTH / 8) * 8, j = first_head + r;
+        int r = i / (WIDTH / 8), c = i % (WIDTH / 8) * 8;
+        int j = first_head + (PAIR ? r % 16 : r), t = w.t + (PAIR ? r / 16 : 0);
+        bool is_there = j < a.heads && t < a.q.rows;
         float v[8];
         int from = number_at<LATENT>(l, c);
-        if (a.aligned && j < a.heads && from >= 0)
-            load_eight(a.q, w.t, j * width + from, true, v);
+        if (a.aligned && is_there && from >= 0)
+            load_eight(a.q, t, j * width + from, true, v);
         else {
 #pragma unroll 1
             for (int k = 0; k < 8; k++) {
                 int from = number_at<LATENT>(l, c + k);
-                v[k] = j < a.heads && from >= 0 ? load(a.q, w.t, j * width + from) : 0.0f;
+                v[k] = is_there && from >= 0 ? load(a.q, t, j * width + from) : 0.0f;
             }
         }
         (M > 1 ? queries : tile).set_quad(r * PITCH + c, Quad{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
@@ -255,10 +268,18 @@ FN void attend_latents(const Latent& a) {
                     scores.set_pair((quarter * HEADS + m * 16 + r + 8 * h) * SUMS + half * 16 + n * 8 + c,
                                     Pair{as_bits(s[m][n][2 * h]), as_bits(s[m][n][2 * h + 1])});
         sync();
-        int seen = w.end - i * KEYS;
         u32 x[KEYS / 16][M][4];
 #pragma unroll
         for (int m = 0; m < M; m++) {
+            if (PAIR && i > lasts[m]) {
+                // Of this tile the row sees nothing.
+#pragma unroll
+                for (int k = 0; k < KEYS / 16; k++)
+#pragma unroll
+                    for (int n = 0; n < 4; n++) x[k][m][n] = 0;
+                continue;
+            }
+            int seen = ends[m] - i * KEYS;
 #pragma unroll
             for (int n = 0; n < 4; n++)
 #pragma unroll
@@ -308,9 +329,9 @@ FN void attend_latents(const Latent& a) {
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++)
             multiply_rows<WIDTH, N / 2>(sums, x[k], tile, at + k * 16 * PITCH + warp() * COLUMNS);
-        if ((i + 1) % (SPLIT / KEYS) != 0 && i < last) continue;
 #pragma unroll
         for (int m = 0; m < M; m++) {
+            if (((i + 1) % (SPLIT / KEYS) != 0 && i != lasts[m]) || i > lasts[m]) continue;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 total[m][h] += shuffle_xor(total[m][h], 1);
@@ -335,9 +356,9 @@ FN void attend_latents(const Latent& a) {
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            int j = first_head + m * 16 + lane() / 4 + 8 * h;
-            if (j >= a.heads) continue;
-            int part = part_of(a, w, j), begin = warp() * COLUMNS + lane() % 4 * 2;
+            int j = first_head + (PAIR ? 0 : m * 16) + lane() / 4 + 8 * h, t = w.t + (PAIR ? m : 0);
+            if (j >= a.heads || lasts[m] < 0) continue;
+            int part = part_of(a, t, j), begin = warp() * COLUMNS + lane() % 4 * 2;
             float by = 1.0f / all_total[m][h];
             if (a.pieces > 1 && warp() == 0 && lane() % 4 == 0) {
                 auto stats = row<float>(a.stats, part);
@@ -354,20 +375,54 @@ FN void attend_latents(const Latent& a) {
                     if (a.pieces > 1)
                         row<float>(a.parts, part).set(c, x);
                     else
-                        store(a.o, w.t, j * l.latent + c, x * by);
+                        store(a.o, t, j * l.latent + c, x * by);
                 }
         }
 }
+template <int LATENT, int M, bool CODES>
+FN void attend_row(const Latent& a) {
+    Work w = work(a, block_x() / a.groups);
+    if (w.begin < w.end) attend_latents<LATENT, M, CODES, false>(a, w, w);
+}
+// Rows that turn out to be of different sequences are computed one after the other. No barrier is needed in between:
+// nobody reads the queries after the last tile's, and the tile is written behind the next row's first.
+template <int LATENT, bool CODES>
+FN void attend_pair(const Latent& a) {
+    int t = block_x() / a.groups * 2;
+    Work first = work(a, t), second = {t + 1, first.group, 0, 0, 0};
+    if (t + 1 < a.q.rows) second = work(a, t + 1);
+    bool together = first.sequence == second.sequence && first.begin < first.end && second.begin < second.end;
+#pragma unroll 1
+    for (int pass = 0; pass < (together ? 1 : 2); pass++) {
+        Work w = first, other = second;
+        if (!together) {
+            w = pass == 0 ? first : Work{t, second.group, second.sequence, second.begin, 0};
+            if (pass == 0) other.end = 0;
+        }
+        if (max_of(w.end, other.end) <= w.begin) continue;
+        attend_latents<LATENT, 2, CODES, true>(a, w, other);
+    }
+}
 #define LATENTS(name, LATENT, M)                        \
     KERNEL(latent_attention_bf16_##name, Latent, 256) { \
-        attend_latents<LATENT, M, false>(a);            \
+        attend_row<LATENT, M, false>(a);                \
     }                                                   \
     KERNEL(latent_attention_fp8_##name, Latent, 256) {  \
-        attend_latents<LATENT, M, true>(a);             \
+        attend_row<LATENT, M, true>(a);                 \
     }
 LATENTS(128, 128, 1)
 LATENTS(512, 512, 1)
 LATENTS(512_twice, 512, 2)
+// One block on a multiprocessor, said so that no register is spared for a second.
+#define PAIRS(name, LATENT)                                                 \
+    KERNEL_OCCUPANCY(latent_attention_bf16_##name##_pair, Latent, 256, 1) { \
+        attend_pair<LATENT, false>(a);                                      \
+    }                                                                       \
+    KERNEL_OCCUPANCY(latent_attention_fp8_##name##_pair, Latent, 256, 1) {  \
+        attend_pair<LATENT, true>(a);                                       \
+    }
+PAIRS(128, 128)
+PAIRS(512, 512)
 
 // ---- any types and widths
 
@@ -383,7 +438,7 @@ KERNEL_OCCUPANCY(latent_attention_general, Latent, 256, 2) {
     Rows all_sums(carve, heads, l.latent), probabilities(carve, heads, FEW);
     // How often the sums count, and of the last tokens of a split those of all splits and the split's.
     auto factors = carve.take<float>(3 * heads);
-    Work w = work(a);
+    Work w = work(a, block_x() / a.groups);
     if (w.begin >= w.end) return;
     int j = w.group * heads + warp();
     for (int c = lane(); c < width; c += 32)
@@ -449,7 +504,7 @@ KERNEL_OCCUPANCY(latent_attention_general, Latent, 256, 2) {
     }
     sync();
     for (int h = 0; h < heads && w.group * heads + h < a.heads; h++) {
-        int head = w.group * heads + h, part = part_of(a, w, head);
+        int head = w.group * heads + h, part = part_of(a, w.t, head);
         float by = 1.0f / factors.get(heads + h);
         if (a.pieces > 1 && thread() < 2) row<float>(a.stats, part).set(thread(), factors.get(thread() * heads + h));
         for (int c = thread(); c < l.latent; c += threads()) {

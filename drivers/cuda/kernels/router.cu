@@ -5,13 +5,6 @@
 // before a choice is summed one by one, in its order.
 #include "fathom.cuh"
 
-// Larger for larger numbers, the same for both zeros; 0 for NaN, which is larger than nothing.
-FN u32 order(float x) {
-    if (is_nan(x)) return 0;
-    u32 b = as_bits(x + 0.0f);
-    return b & 0x80000000 ? ~b : b | 0x80000000;
-}
-
 FN float minus_infinity() {
     return -infinity();
 }

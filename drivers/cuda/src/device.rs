@@ -69,6 +69,7 @@ impl Cuda {
     pub fn unopened(name: &str) -> Capabilities {
         let mut capabilities = Capabilities::new(name);
         capabilities.chunk = CHUNK;
+        capabilities.replays = true;
         capabilities
     }
 

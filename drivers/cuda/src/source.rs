@@ -57,6 +57,7 @@ modules! {
     LATENT_ATTENTION: "latent_attention",
     DECODE: "decode",
     GEMV: "gemv",
+    SAMPLE: "sample",
     LOSS: "loss",
     OPTIMIZER: "optimizer",
     TRANSPOSE: "transpose",

@@ -127,9 +127,12 @@ fn ok<T, E: Debug>(result: Result<T, E>) -> T {
 fn rows_of_deepseek_are_attended_to() {
     let Some(device) = common::device() else { return };
     for format in FORMATS {
-        for (heads, lengths, rows) in
-            [(16, vec![600, 33], vec![(0, 600), (1, 33), (0, 513)]), (40, vec![70], vec![(0, 69)])]
-        {
+        for (heads, lengths, rows) in [
+            (16, vec![600, 33], vec![(0, 600), (1, 33), (0, 513)]),
+            // As drafts are verified.
+            (16, vec![514], vec![(0, 512), (0, 513), (0, 514)]),
+            (40, vec![70], vec![(0, 69)]),
+        ] {
             let computed = 0..rows.len();
             let decode = Decode { format, heads, latent: 512, rope: 64, page_tokens: 64, lengths, rows, computed };
             let (got, want) = (ok(decode.run(&device)), ok(decode.run(&Host::new())));
@@ -142,23 +145,29 @@ fn rows_of_deepseek_are_attended_to() {
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let device = |multiprocessors| common::emulated(Emulation { multiprocessors, ..Emulation::default() });
+    // Rows of other sequences beside each other, and tokens of one sequence, of which a block may have two: across the
+    // end of a split and of a span, and an odd one.
+    let mixed = [(0, 4200), (1, 300), (0, 4097), (2, 40), (0, 1), (1, 256)];
+    let drafted = [(0, 4200), (0, 4199), (0, 4096), (0, 4097), (1, 256), (1, 257), (2, 33), (2, 32), (1, 300)];
     for (format, latent, rope) in [(DType::F32, 8, 2), (DType::BF16, 16, 8), (DType::E4M3, 24, 4)] {
-        let lengths = vec![4200, 300, 40];
-        let rows = vec![(0, 4200), (1, 300), (0, 4097), (2, 40), (0, 1), (1, 256)];
-        let all = Decode { format, heads: 2, latent, rope, page_tokens: 64, lengths, rows, computed: 0..6 };
-        let bits = |multiprocessors, decode: &Decode| -> Option<Vec<Vec<u32>>> {
-            let rows = ok(decode.run(&device(multiprocessors)?));
-            Some(rows.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect())
-        };
-        let Some(want) = bits(1, &all) else { return };
-        for multiprocessors in [2, 1000] {
-            for page_tokens in [64, 48] {
-                let way = Decode { page_tokens, ..all.clone() };
-                assert!(bits(multiprocessors, &way).as_ref() == Some(&want), "{way:?} on {multiprocessors}");
+        for rows in [&mixed[..], &drafted] {
+            let (lengths, computed) = (vec![4200, 300, 40], 0..rows.len());
+            let all =
+                Decode { format, heads: 2, latent, rope, page_tokens: 64, lengths, rows: rows.to_vec(), computed };
+            let bits = |multiprocessors, decode: &Decode| -> Option<Vec<Vec<u32>>> {
+                let rows = ok(decode.run(&device(multiprocessors)?));
+                Some(rows.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect())
+            };
+            let Some(want) = bits(1, &all) else { return };
+            for multiprocessors in [2, 1000] {
+                for page_tokens in [64, 48] {
+                    let way = Decode { page_tokens, ..all.clone() };
+                    assert!(bits(multiprocessors, &way).as_ref() == Some(&want), "{way:?} on {multiprocessors}");
+                }
             }
-            for i in [0, 1, 5] {
+            for i in 0..rows.len() {
                 let alone = Decode { computed: i..i + 1, ..all.clone() };
-                assert!(bits(multiprocessors, &alone).is_some_and(|x| x[0] == want[i]), "{alone:?}");
+                assert!(bits(1000, &alone).is_some_and(|x| x[0] == want[i]), "{alone:?}");
             }
         }
     }

@@ -3,10 +3,16 @@
 //! The library runs work only when it is waited for. It cannot show what the real driver does with these calls.
 #![cfg(target_os = "linux")]
 
-use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, Out, RmsNorm, Scaled, Tiles};
+use fathom_core::cache::{Cache, CacheFormat, CacheOptions};
+use fathom_core::config::ModelConfig;
+use fathom_core::device::{Device as _, Form, Gemm, GemmFp8, Host, Kernels, Out, RmsNorm, Sample, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError as _, ErrorKind};
+use fathom_core::layer::Phase;
+use fathom_core::model::{Chunk, Model};
+use fathom_core::precision::Precision;
 use fathom_core::rng::uniform;
+use fathom_core::sampling::Rule;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, CudaError, Options};
 
@@ -224,6 +230,70 @@ fn products_by_the_library() {
         );
     }
     assert!(cuda.graph_use().replayed > 0);
+}
+
+/// Graphs captured, and launched, while sequences that begin at `starts` grow by `steps` tokens, one in each step, and
+/// a token is chosen for each; with one more token of each where `drafts`.
+fn decode(model: &Model<Cuda>, cache: &mut Cache<Cuda>, starts: &[usize], steps: usize, drafts: bool) -> [u64; 2] {
+    let cuda = model.device();
+    let before = cuda.graph_use();
+    let pages: Vec<Vec<u32>> = (0..starts.len() as u32).map(|i| (i * 64..i * 64 + 64).collect()).collect();
+    for step in 0..steps {
+        let tokens: &[u32] = if drafts { &[1, 2] } else { &[1] };
+        let chunk = |(start, pages)| Chunk { tokens, start, pages, phase: Phase::Decode, logits: tokens.len() };
+        let places = starts.iter().map(|start| start + step);
+        let chunks: Vec<Chunk<'_>> = places.zip(&pages).map(|(start, pages)| chunk((start, &pages[..]))).collect();
+        let rows = chunks.len() * tokens.len();
+        let mut run = || {
+            let logits = model.extend(cache, &chunks)?.logits;
+            let padded = cuda.capabilities().padded(rows);
+            let words = vec![step as u32; padded * Rule::WORDS];
+            let rules = Tensor::<Cuda>::from_slice(cuda, &[padded, Rule::WORDS], DType::U32, &words)?;
+            let rules = rules.first_rows(rows)?;
+            let mut chosen = Tensor::<Cuda>::empty(cuda, &[rows, 1], DType::U32)?;
+            cuda.sample(Sample::new(logits.view(), rules.view(), chosen.view_mut())?)?;
+            chosen.download::<Cuda, u32>(cuda)
+        };
+        let chosen = run().unwrap_or_else(|e: CudaError| panic!("step {step}: {e}"));
+        assert_eq!(chosen.len(), rows);
+    }
+    let after = cuda.graph_use();
+    assert_eq!(after.refused, None);
+    [after.captured - before.captured, after.launches - before.launches]
+}
+
+/// Steps of decoding are graphs that recur: one for each power of two of pages past the first split of attention,
+/// whatever the lengths of the sequences are, and for each bucket of rows.
+#[test]
+#[ignore = "needs the library that stands in"]
+fn a_step_of_decoding_is_a_graph_that_recurs() {
+    let config = ModelConfig { max_position_embeddings: 4096, ..ModelConfig::tiny() };
+    for format in [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Fp8] {
+        let cuda = device(Options::default());
+        let model = Model::new(&cuda, &config, Precision::F32).unwrap_or_else(|e| panic!("{e}"));
+        let options = CacheOptions { format, page_tokens: 64, pages: 64 * 24, mtp: 0 };
+        let mut cache = Cache::new(&cuda, &config, options).unwrap_or_else(|e| panic!("{e}"));
+        // To 256 tokens, and to 512, 1024, 2048 and 4096.
+        for (start, steps, captured) in [(0, 270, 2), (500, 20, 1), (1000, 40, 1), (2040, 20, 1)] {
+            assert_eq!(decode(&model, &mut cache, &[start], steps, false)[0], captured, "{format:?}: from {start}");
+        }
+        // Again, now that the table of rotations has grown: nothing new, and nothing without a graph.
+        for (start, steps) in [(0, 270), (500, 20), (1000, 40), (2040, 20), (4000, 20)] {
+            assert_eq!(decode(&model, &mut cache, &[start], steps, false), [0, steps as u64], "{format:?}: {start}");
+        }
+        // Sequences that come and go are rows of one bucket.
+        let mut captured = 0;
+        for starts in [&[40, 3, 17][..], &[40, 3, 17, 30], &[9, 40, 33], &[40, 30, 9, 3]] {
+            captured += decode(&model, &mut cache, starts, 8, false)[0];
+        }
+        assert_eq!(captured, 1, "{format:?}: three and four sequences of at most four pages");
+        let many: Vec<usize> = (0..24).map(|i| 100 + i).collect();
+        let captured: Vec<u64> = [17, 24, 20, 18].map(|n| decode(&model, &mut cache, &many[..n], 3, false)[0]).to_vec();
+        assert_eq!(captured, [1, 0, 0, 0], "{format:?}: 17 to 24 sequences");
+        // Two tokens of each, as drafts are verified.
+        let captured = [5, 6, 8, 7].map(|n| decode(&model, &mut cache, &many[..n], 3, true)[0]);
+        assert_eq!(captured, [1, 0, 0, 0], "{format:?}: ten to sixteen rows");
+    }
 }
 
 #[test]

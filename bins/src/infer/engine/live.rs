@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use fathom_core::sampling::Rule;
 use fathom_dataprep::Tokenizer;
 
+use super::choose::Row;
 use super::{Event, Id};
 use crate::error::Result;
 use crate::infer::constraint::Follower;
@@ -74,11 +76,29 @@ impl Live {
         self.tokens.get(length..).unwrap_or_default()
     }
 
-    /// The next token, and whether it is the draft. Changes `logits`.
+    /// The rule by which the device chooses the token `ahead` places after the output; none where the host needs the
+    /// logits: to change them, to report their probabilities, or to compare them with a draft's.
+    pub fn rule(&self, ahead: usize) -> Option<Rule> {
+        let sampled_drafts = !self.sampling.is_greedy() && !self.drafts.is_empty();
+        let is_read = self.constraint.is_some() || self.sampling.logprobs.is_some() || sampled_drafts;
+        self.sampling.rule(self.generated.len() + ahead).filter(|_| !is_read)
+    }
+
+    /// As [`rule`](Self::rule), for the next draft: that of a sampled token is drawn from a distribution which is kept.
+    pub fn draft_rule(&self) -> Option<Rule> {
+        let place = self.generated.len() + self.drafts.len();
+        self.sampling.rule(place).filter(|_| self.sampling.is_greedy() && self.constraint.is_none())
+    }
+
+    /// The next token, and whether it is the draft.
     ///
     /// # Errors
     /// A constraint that cannot be followed further.
-    pub fn choose(&mut self, logits: &mut [f32], draft: Option<&Drafted>) -> Result<(u32, bool)> {
+    pub fn choose(&mut self, row: Row<'_>, draft: Option<&Drafted>) -> Result<(u32, bool)> {
+        let logits = match row {
+            Row::Token(token) => return Ok((token, draft.is_some_and(|draft| draft.token == token))),
+            Row::Logits(logits) => logits,
+        };
         let raw = self.sampling.logprobs.map(|n| (n, logits.to_vec()));
         if let Some(constraint) = &mut self.constraint {
             constraint.mask(logits)?;
@@ -136,9 +156,16 @@ impl Live {
         Ok((text, stop))
     }
 
-    /// Drafts a further token from the MTP module's finite logits. `None` where the constraint allows none after the
-    /// earlier drafts.
-    pub fn draft(&mut self, logits: &mut [f32]) -> Option<u32> {
+    /// Drafts a further token from the MTP module's row, whose logits are finite. `None` where the constraint allows
+    /// none after the earlier drafts.
+    pub fn draft(&mut self, row: Row<'_>) -> Option<u32> {
+        let logits = match row {
+            Row::Token(token) => {
+                self.drafts.push(Drafted { token, distribution: None });
+                return Some(token);
+            }
+            Row::Logits(logits) => logits,
+        };
         self.mask_draft(logits)?;
         let position = self.generated.len() + self.drafts.len();
         // Penalties count earlier drafts of the round.

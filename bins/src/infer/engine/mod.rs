@@ -4,6 +4,7 @@
 //! [`Model::extend`] computes it with a paged latent cache, samplers choose the tokens. An output does not depend on
 //! the other requests, bit for bit.
 
+mod choose;
 mod live;
 mod load;
 mod scoring;
@@ -16,7 +17,7 @@ use fathom_core::config::ModelConfig;
 use fathom_core::device::Kernels;
 use fathom_core::layer::Phase;
 use fathom_core::model::{Chunk, Draft, Extended, Model};
-use fathom_core::tensor::Tensor;
+use fathom_core::tensor::{Tensor, View};
 use fathom_dataprep::Tokenizer;
 
 use super::distribution::Logprobs;
@@ -24,6 +25,7 @@ use super::request::{EndToken, Generated, Request, ScoreRequest, Scores, Stop};
 use super::sampling::MAX_LOGPROBS;
 use super::scheduler::{Limits, Scheduler, Work};
 use crate::error::{Error, Result};
+use choose::{Chooser, Row};
 use live::Live;
 use load::Counting;
 use scoring::Scoring;
@@ -160,8 +162,7 @@ pub struct Engine<'a, D: Kernels> {
     ready: VecDeque<Event>,
     next: Id,
     stats: Stats,
-    /// Where logits are read.
-    logits: Vec<f32>,
+    chooser: Chooser,
     /// Expert load, if it is counted.
     load: Option<Counting<D>>,
 }
@@ -202,8 +203,8 @@ impl<'a, D: Kernels> Engine<'a, D> {
         });
         let (live, scoring, ready) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
         let (ends, stats) = (ends.to_vec(), Stats::default());
-        let (next, logits, load) = (0, Vec::new(), None);
-        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next, stats, logits, load })
+        let (next, chooser, load) = (0, Chooser::default(), None);
+        Ok(Self { model, tokenizer, ends, cache, scheduler, live, scoring, ready, next, stats, chooser, load })
     }
 
     /// Counts from here on how many tokens go to each expert of the main model. The outputs keep their bits.
@@ -370,18 +371,22 @@ impl<'a, D: Kernels> Engine<'a, D> {
             // One by one, those that fail end alone. Positions that are computed again are the same.
             (Err(_), _) => return work.chunks(1).try_for_each(|one| self.compute(one, events)),
         };
-        // In one buffer of all steps: memory that is new each time costs more than what is copied there.
-        let mut logits = std::mem::take(&mut self.logits);
-        let read = extended.logits.download_into(self.model.device(), &mut logits);
-        read.map_err(Error::device("reading the logits"))?;
-        let vocabulary = self.model.config().vocab_size;
-        let mut rows = logits.chunks_exact_mut(vocabulary);
+        let live = &self.live;
+        let of = |work: &Work| {
+            let live = live.get(&work.id);
+            (0..work.logits).map(move |ahead| live.and_then(|live| live.rule(ahead)))
+        };
+        let rules: Vec<_> = work.iter().flat_map(of).collect();
+        let mut chooser = std::mem::take(&mut self.chooser);
+        let rows = chooser.rows(self.model.device(), &extended.logits, &rules);
+        let mut rows = rows.map_err(Error::device("choosing the next tokens"))?.into_iter();
         let mut next = Vec::new();
         for work in work {
-            let mut logits: Vec<&mut [f32]> = rows.by_ref().take(work.logits).collect();
-            next.push(self.continue_request(work, &mut logits, events));
+            let rows = rows.by_ref().take(work.logits).collect();
+            next.push(self.continue_request(work, rows, events));
         }
-        self.logits = logits;
+        drop(rows);
+        self.chooser = chooser;
         if self.scheduler.limits().drafts > 0 {
             self.draft(work, &extended.hidden, &next)?;
         }
@@ -429,31 +434,31 @@ impl<'a, D: Kernels> Engine<'a, D> {
         compute().map_err(Error::device("computing the next tokens"))
     }
 
-    /// Chooses tokens of one request from the logits of its rows. `None` if it has ended.
-    fn continue_request(&mut self, work: &Work, logits: &mut [&mut [f32]], events: &mut Vec<Event>) -> Option<Next> {
+    /// Takes the tokens of one request from its rows. `None` if it has ended.
+    fn continue_request(&mut self, work: &Work, rows: Vec<Row<'_>>, events: &mut Vec<Event>) -> Option<Next> {
         let id = work.id;
         if self.scoring.contains_key(&id) {
-            return self.score(work, logits, events);
+            return self.score(work, &rows, events);
         }
         let live = self.live.get_mut(&id)?;
-        if logits.is_empty() {
+        if rows.is_empty() {
             return Some(Next { cached: work.end, tokens: Vec::new() });
         }
         self.stats.rounds += 1;
         let known = live.length();
         let drafts = std::mem::take(&mut live.drafts);
         let mut accepted = 0;
-        for (row, logits) in logits.iter_mut().enumerate() {
-            if let Err(error) = super::check_finite(logits, "the logits") {
+        for (number, row) in rows.into_iter().enumerate() {
+            if let Err(error) = check_finite(&row) {
                 self.end(id);
                 events.push(Event::Failed { id, error });
                 return None;
             }
             let live = self.live.get_mut(&id)?;
-            let (draft, before) = (drafts.get(row), live.generated.len());
+            let (draft, before) = (drafts.get(number), live.generated.len());
             let (longest, ends) = (self.scheduler.limits().longest(), &self.ends);
             let eos = |token| ends.contains(&token) || self.tokenizer.is_some_and(|t| t.eos_id() == token);
-            let chosen = live.choose(logits, draft).and_then(|(token, right)| {
+            let chosen = live.choose(row, draft).and_then(|(token, right)| {
                 let (text, stop) = live.push(token, eos(token), longest)?;
                 Ok((token, right, text, stop))
             });
@@ -494,15 +499,17 @@ impl<'a, D: Kernels> Engine<'a, D> {
     }
 
     /// Scores endings of one text by the logits of its rows. `None` if it has ended.
-    fn score(&mut self, work: &Work, logits: &[&mut [f32]], events: &mut Vec<Event>) -> Option<Next> {
+    fn score(&mut self, work: &Work, rows: &[Row<'_>], events: &mut Vec<Event>) -> Option<Next> {
         let id = work.id;
-        for (row, logits) in logits.iter().enumerate() {
-            if let Err(error) = super::check_finite(logits, "the logits") {
+        for (number, row) in rows.iter().enumerate() {
+            if let Err(error) = check_finite(row) {
                 self.end(id);
                 events.push(Event::Failed { id, error });
                 return None;
             }
-            self.scoring.get_mut(&id)?.row(work.end - work.logits + row, logits);
+            // Rows of a text to score have no rule, so their logits are there.
+            let Row::Logits(logits) = row else { continue };
+            self.scoring.get_mut(&id)?.row(work.end - work.logits + number, logits);
         }
         if self.scoring.get(&id)?.length() > work.end {
             return Some(Next { cached: work.end, tokens: Vec::new() });
@@ -552,45 +559,48 @@ impl<'a, D: Kernels> Engine<'a, D> {
 
     /// Takes a draft for each job that wants one, and gives the jobs of the next pass.
     fn choose_drafts(&mut self, extended: &Extended<D>, jobs: &[Job]) -> Result<Vec<Job>> {
-        let logits: Vec<f32> =
-            extended.logits.download(self.model.device()).map_err(Error::device("reading the drafts"))?;
-        let mut rows = logits.chunks_exact(self.model.config().vocab_size);
+        let drafting = jobs.iter().filter(|job| job.drafts > 0);
+        let rules: Vec<_> = drafting.map(|job| self.live.get(&job.id).and_then(Live::draft_rule)).collect();
+        let mut chooser = std::mem::take(&mut self.chooser);
+        let rows = chooser.rows(self.model.device(), &extended.logits, &rules);
+        let mut rows = rows.map_err(Error::device("choosing the drafts"))?.into_iter();
         let mut further = Vec::new();
-        let mut row = 0;
+        let mut last = 0;
         for job in jobs {
-            row += job.tokens.len();
+            last += job.tokens.len();
             if job.drafts == 0 {
                 continue;
             }
-            let (Some(logits), Some(live)) = (rows.next(), self.live.get_mut(&job.id)) else { continue };
+            let (Some(row), Some(live)) = (rows.next(), self.live.get_mut(&job.id)) else { continue };
             // Without a usable draft the next token is chosen as without a module.
-            if logits.iter().any(|x| !x.is_finite()) {
+            if check_finite(&row).is_err() {
                 continue;
             }
-            let Some(token) = live.draft(&mut logits.to_vec()) else { continue };
+            let Some(token) = live.draft(row) else { continue };
             let tokens = vec![token];
             if job.drafts > 1 {
                 let (start, drafts) = (job.start + job.tokens.len(), job.drafts - 1);
-                further.push(Job { id: job.id, first: row - 1, tokens, start, phase: Phase::Decode, drafts });
+                further.push(Job { id: job.id, first: last - 1, tokens, start, phase: Phase::Decode, drafts });
             }
         }
+        drop(rows);
+        self.chooser = chooser;
         Ok(further)
     }
 
-    fn draft_pass(&mut self, hidden: fathom_core::tensor::View<'_, D>, jobs: &[Job]) -> Result<Extended<D>> {
-        let failed = |e: fathom_core::error::InvalidOp| Error::Run(format!("drafting: {e}"));
-        let mut drafts = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            drafts.push(Draft {
+    fn draft_pass(&mut self, hidden: View<'_, D>, jobs: &[Job]) -> Result<Extended<D>> {
+        let drafts: Vec<Draft<'_>> = jobs
+            .iter()
+            .map(|job| Draft {
                 tokens: &job.tokens,
-                hidden: hidden.row_range(job.first..job.first + job.tokens.len()).map_err(failed)?,
+                first: job.first,
                 start: job.start,
                 pages: self.scheduler.pages(job.id),
                 phase: job.phase,
                 logits: usize::from(job.drafts > 0),
-            });
-        }
-        self.model.draft(&mut self.cache, 0, &drafts).map_err(Error::device("drafting the next tokens"))
+            })
+            .collect();
+        self.model.draft(&mut self.cache, 0, hidden, &drafts).map_err(Error::device("drafting the next tokens"))
     }
 }
 
@@ -613,6 +623,14 @@ struct Job {
     phase: Phase,
     /// Drafts that are still wanted.
     drafts: usize,
+}
+
+/// Refuses logits that are NaN or infinite; a row whose token the device chose has none.
+fn check_finite(row: &Row<'_>) -> Result<()> {
+    match row {
+        Row::Token(_) => Ok(()),
+        Row::Logits(logits) => super::check_finite(logits, "the logits"),
+    }
 }
 
 /// Refuses tokens that the model cannot read.

@@ -7,6 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use fathom_core::sampling::Rule;
+
 use super::distribution::{Distribution, most_probable};
 use super::stop;
 
@@ -203,8 +205,22 @@ impl Sampling {
             return Distribution::one_hot(self.greedy(history, logits));
         }
         self.penalize(history, logits);
-        let all = Distribution::new(logits).temperature(self.temperature);
-        all.top_k(self.top_k).top_p(self.top_p).min_p(self.min_p)
+        self.rule_for(0.0).distribution(logits)
+    }
+
+    /// The rule by which a device chooses the token for place `position` of the output, as [`choose`](Self::choose)
+    /// does; none where logits must be changed before.
+    pub fn rule(&self, position: usize) -> Option<Rule> {
+        let plain = self.repetition_penalty == 1.0
+            && self.presence_penalty == 0.0
+            && self.frequency_penalty == 0.0
+            && self.logit_bias.is_empty()
+            && position >= self.min_new_tokens;
+        plain.then(|| self.rule_for(self.uniform(Draw::Token, position)))
+    }
+
+    fn rule_for(&self, uniform: f64) -> Rule {
+        Rule::new(self.temperature, self.top_k, self.top_p, self.min_p, uniform)
     }
 
     /// The token for place `position` of the output (0 is the first), given finite logits and the tokens so far.

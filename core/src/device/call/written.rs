@@ -162,6 +162,7 @@ written! {
     AbsorbOutput(heads, x, weight) -> o;
     LatentAttention(heads, scale, q, paged, sequence, keys) -> o;
     ChunkAttention(heads, q, kv, k_pe) -> o;
+    Sample(logits, rules) -> tokens;
     CrossEntropy(targets, gradient) -> logits, nll;
     AdamW(g, clip, rates) -> w, m, v;
     Lerp(x, weight) -> y;

@@ -3,7 +3,8 @@
 //! They are what a new driver trains with before it has fused kernels, and a second definition of each to
 //! hold against [`Host`](super::Host). They are meant to be right on any device, not fast: operands are first copied to
 //! one type (f64 where the main operand is, else f32), each step is one primitive over whole matrices, and results are
-//! rounded when they are stored. Nothing reads back from the device; a choice that hangs on data is a gather.
+//! rounded when they are stored. Nothing reads back from the device, and a choice that hangs on data is a gather; but
+//! `sample` reads its logits, since whole numbers of 64 bits are no type of a device, and its result is read anyway.
 
 mod attention;
 mod decode;
@@ -18,6 +19,7 @@ mod quantize;
 mod reduce;
 mod rope;
 mod router;
+mod sample;
 mod swiglu;
 
 pub(super) use attention::*;
@@ -33,6 +35,7 @@ pub use quantize::*;
 pub(super) use reduce::*;
 pub(super) use rope::*;
 pub(super) use router::*;
+pub use sample::*;
 pub use swiglu::*;
 
 use super::call::{

@@ -26,6 +26,7 @@ mod quantize;
 mod reduce;
 mod rope;
 mod router;
+mod sample;
 mod sort;
 mod swiglu;
 

@@ -26,7 +26,7 @@ pub struct Context<D: Kernels> {
     pub page_tokens: usize,
     /// Keys and values of prompts that are held at once, in numbers; those of a group of heads may be more.
     pub scratch: usize,
-    /// `[t, 1]` u32: the row of the cache that each token goes to.
+    /// `[t, 1]` u32: the row of the cache that each token goes to. Rows of the pass after these are not stored.
     pub slots: Tensor<D>,
     /// What each token sees.
     pub seen: Seen<D>,
@@ -138,9 +138,10 @@ impl Mla {
         let k_pe = kv_a.view_mut().columns(width.clone())?;
         pass.device.rope(Rope::new(k_pe, self.heads.rope, 0, table, positions, false)?)?;
         let (latent, _) = self.kv_a_layernorm.normed(pass, kv_a.view().columns(0..self.latent)?)?;
-        let k_pe = kv_a.view().columns(width)?;
-        let stored = StoreLatent::new(row, latent.view(), k_pe, context.slots.view(), cache.view_mut())?;
-        pass.device.store_latent(stored)?;
+        let stored = 0..context.slots.shape().rows();
+        let k_pe = kv_a.view().columns(width)?.row_range(stored.clone())?;
+        let new = latent.view().row_range(stored)?;
+        pass.device.store_latent(StoreLatent::new(row, new, k_pe, context.slots.view(), cache.view_mut())?)?;
         drop((latent, kv_a));
 
         let mut o = pass.activation(t, self.o_proj.inputs())?;

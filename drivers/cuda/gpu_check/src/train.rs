@@ -71,11 +71,16 @@ pub(crate) fn precision(name: &str) -> Result<Precision> {
     }
 }
 
+/// The model of `1b`.
+pub(crate) fn one_billion() -> ModelConfig {
+    serde_json::from_str(ONE_BILLION).unwrap_or_else(|e| panic!("configs/train_1b.json: {e}"))
+}
+
 fn model(preset: &str) -> Result<ModelConfig> {
     let parse = |text: &str| serde_json::from_str(text).map_err(|e| Error::Run(format!("{preset}: {e}")));
     match ModelConfig::preset(preset) {
         Some(config) => Ok(config),
-        None if preset == "1b" => parse(ONE_BILLION),
+        None if preset == "1b" => Ok(one_billion()),
         None => {
             let read = std::fs::read_to_string(preset);
             parse(&read.map_err(|e| Error::Usage(format!("--preset {preset}: neither a preset nor a file: {e}")))?)

@@ -4,8 +4,9 @@
 
 use bytemuck::{Pod, Zeroable};
 use fathom_conformance::{Failure, Options, Outcome};
-use fathom_core::device::{Device, Form, GroupedGemm, GroupedGemmFp8, Kernels, Primitives, Scaled, Tiles};
+use fathom_core::device::{Device, Form, GroupedGemm, GroupedGemmFp8, Kernels, Primitives, Sample, Scaled, Tiles};
 use fathom_core::dtype::DType;
+use fathom_core::sampling::Rule;
 use fathom_core::tensor::{Tensor, TensorOf};
 
 use super::emulator::{Emulation, Emulator};
@@ -404,6 +405,30 @@ fn kernels_of_warpgroups_without_one_of_their_lines_fail() {
         assert!(found.contains("gemm_fp8_nt_warpgroups: block (0, 0, 0), thread "), "{line}: {found}");
         assert!(found.contains(message), "{line}: {found}");
     }
+}
+
+/// A case of `sample` that takes every way: greedy, by temperature, and a top-p that cuts through equal logits.
+fn choices(device: &Cuda, _: &Options) -> Result<Outcome, Failure> {
+    let (rows, cols) = (3, 1300);
+    let rules = [Rule::GREEDY, Rule::new(0.8, 0, 1.0, 0.0, 0.4), Rule::new(1.0, 900, 0.5, 0.0, 0.6)];
+    let run = || {
+        let logits: Vec<f32> = (0..rows * cols).map(|i| (i * 7919 % 13) as f32 / 4.0).collect();
+        let logits = Tensor::<Cuda>::from_slice(device, &[rows, cols], DType::F32, &logits)?;
+        let words: Vec<u32> = rules.iter().flat_map(Rule::words).collect();
+        let rules = Tensor::<Cuda>::from_slice(device, &[rows, Rule::WORDS], DType::U32, &words)?;
+        let mut tokens = Tensor::<Cuda>::empty(device, &[rows, 1], DType::U32)?;
+        Kernels::sample(device, Sample::new(logits.view(), rules.view(), tokens.view_mut())?)?;
+        device.flush()
+    };
+    let passed = Outcome { name: "sample", cases: 1, unsupported: 0 };
+    run().map(|()| passed).map_err(|e: CudaError| Failure { name: "sample", problem: e.to_string() })
+}
+
+#[test]
+fn choices_without_a_barrier_fail() {
+    let Some(device) = emulated(Emulation::default()) else { return };
+    choices(&device, &Options::default()).unwrap();
+    is_missed("sample", "sync();", choices);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Decoding: the rows of the latent cache, and the absorbed projections of keys and values.
 
 use bytemuck::{Pod, Zeroable};
-use fathom_core::device::{AbsorbOutput, AbsorbQuery, Call, LatentRow as Row, LoadLatent, StoreLatent, default};
+use fathom_core::device::{
+    AbsorbOutput, AbsorbQuery, Call, Device as _, LatentRow as Row, LoadLatent, StoreLatent, default,
+};
 
 use super::gemv::{Args, MOST_BLOCKS, Read, Weight, is_known};
 use super::latent_attention::LatentRow;
@@ -66,7 +68,7 @@ impl Cuda {
 
     /// Queues kernel `op` over latents, keys, slots and the cache.
     fn tokens(&self, op: &'static str, row: Row, [latent, k_pe, slots, cache]: [Mat; 4]) -> Result<(), CudaError> {
-        let blocks = (slots.rows() as usize).div_ceil(THREADS as usize / 32);
+        let blocks = self.capabilities().padded(slots.rows() as usize).div_ceil(THREADS as usize / 32);
         let (row, wide) = (LatentRow::new(op, row)?, latent.is_aligned(16).into());
         let args = Tokens { latent, k_pe, slots, cache, row, fault: self.report(), site: site(op), wide };
         self.launch(DECODE, op, [blocks, 1, 1], THREADS, 0, &args)

@@ -78,15 +78,17 @@ struct Latent {
 /// How blocks compute a call.
 struct Plan {
     name: &'static str,
-    /// Heads of a block.
+    /// Heads of a block, and rows that it computes them for.
     per_block: usize,
+    rows: usize,
     threads: u32,
     shared: usize,
 }
 
 impl Plan {
-    /// On tensor cores where the cache is narrower than f32, for `heads` heads; `most` bytes of shared memory.
-    fn new(op: &'static str, row: Row, heads: usize, most: usize) -> Result<Self, CudaError> {
+    /// On tensor cores where the cache is narrower than f32, for `heads` heads; `most` bytes of shared memory. Where
+    /// `runs` says that rows next to each other are mostly of one sequence, a block has two of few heads.
+    fn new(op: &'static str, row: Row, heads: usize, most: usize, runs: bool) -> Result<Self, CudaError> {
         let fits = row.dtype() != DType::F32 && row.latent() <= 512 && row.rope() <= ROPE;
         if !fits {
             return Self::general(op, row, heads);
@@ -100,8 +102,13 @@ impl Plan {
             let queries = if twice > 1 { 2 * padded(16 * twice, latent + ROPE) } else { 16 };
             tokens + 4 * 4 * 16 * twice * (KEYS + 8) + queries
         };
-        let twice = if latent == 512 && heads > 16 && shared(2) <= most { 2 } else { 1 };
+        let pair = runs && heads <= 16 && shared(2) <= most;
+        let twice = if pair || latent == 512 && heads > 16 && shared(2) <= most { 2 } else { 1 };
         let name = match (codes, latent, twice) {
+            (false, 128, _) if pair => "latent_attention_bf16_128_pair",
+            (false, _, _) if pair => "latent_attention_bf16_512_pair",
+            (true, 128, _) if pair => "latent_attention_fp8_128_pair",
+            (true, _, _) if pair => "latent_attention_fp8_512_pair",
             (false, 128, _) => "latent_attention_bf16_128",
             (false, _, 1) => "latent_attention_bf16_512",
             (false, _, _) => "latent_attention_bf16_512_twice",
@@ -109,7 +116,8 @@ impl Plan {
             (true, _, 1) => "latent_attention_fp8_512",
             (true, _, _) => "latent_attention_fp8_512_twice",
         };
-        Ok(Self { name, per_block: 16 * twice, threads: 256, shared: shared(twice) })
+        let per_block = if pair { 16 } else { 16 * twice };
+        Ok(Self { name, per_block, rows: 1 + usize::from(pair), threads: 256, shared: shared(twice) })
     }
 
     /// In f32: the most heads that fit.
@@ -126,7 +134,7 @@ impl Plan {
         let per_block = [8, 4, 2, 1].into_iter().find(|&h| bytes(h) <= SHARED && (h == 1 || h < 2 * heads));
         let per_block = per_block.ok_or_else(|| unsupported(op, "with a latent this wide does not work"))?;
         let (threads, shared) = (32 * per_block as u32, bytes(per_block));
-        Ok(Self { name: "latent_attention_general", per_block, threads, shared })
+        Ok(Self { name: "latent_attention_general", per_block, rows: 1, threads, shared })
     }
 }
 
@@ -142,11 +150,14 @@ impl Cuda {
             return Err(InvalidOp::above(OP, "the keys of a row,", 1, "those of its pages,", 0).into());
         }
         let properties = self.engine().properties();
-        let plan = Plan::new(OP, paged.row, heads, properties.shared)?;
+        // Tables have a row for each sequence: with many more rows than that, drafts are verified.
+        let runs = 2 * rows >= 3 * paged.tables.rows() && rows > 1;
+        let plan = Plan::new(OP, paged.row, heads, properties.shared, runs)?;
         let groups = heads.div_ceil(plan.per_block);
+        let blocks = rows.div_ceil(plan.rows) * groups;
         let splits = paged.most_keys().div_ceil(SPLIT);
         let spans = splits.div_ceil(SPAN);
-        let each = if splits == 1 || rows * groups * spans >= properties.multiprocessors { SPAN } else { 1 };
+        let each = if splits == 1 || blocks * spans >= properties.multiprocessors { SPAN } else { 1 };
         let pieces = splits.div_ceil(each);
         let too_many =
             || unsupported(OP, format!("does not support {rows} rows of {heads} heads over {splits} splits"));
@@ -186,7 +197,7 @@ impl Cuda {
             reserved: 0,
         };
         int(rows.checked_mul(groups))?;
-        self.launch(LATENT_ATTENTION, plan.name, [rows * groups, pieces, 1], plan.threads, plan.shared, &args)?;
+        self.launch(LATENT_ATTENTION, plan.name, [blocks, pieces, 1], plan.threads, plan.shared, &args)?;
         if !merged {
             return Ok(());
         }

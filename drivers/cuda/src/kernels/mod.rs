@@ -32,6 +32,7 @@ mod quantize;
 mod reduce;
 mod rope;
 mod router;
+mod sample;
 mod scores;
 mod sort;
 mod swiglu;

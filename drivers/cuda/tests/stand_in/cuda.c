@@ -1,6 +1,7 @@
 // A stand-in for the driver of an NVIDIA GPU, to run the engine on a machine without one. Work of a stream is done when
 // somebody waits for it and not before, so that a missing wait shows; memory is the host's, filled with ones; of
-// kernels it knows those of `transpose.cu`, and `rmsnorm_f32`, which does something that depends on all of its operands.
+// kernels it computes those of `transpose.cu`, and `rmsnorm_f32`, which does something that depends on all of its operands;
+// of those of decoding it knows how large their arguments are.
 // Calls without a context end the program.
 #include <stdint.h>
 #include <stdio.h>
@@ -44,7 +45,7 @@ typedef struct {
     int (*attempt)(void *);
     Function *function;
     unsigned grid[3], threads, shared;
-    unsigned char argument[256];
+    unsigned char argument[512];
     void *to;
     const void *from;
     size_t bytes;
@@ -60,6 +61,22 @@ struct Stream {
     Graph *capture;
 };
 
+// Sizes of arguments, by what a kernel's name begins with; the first that fits counts.
+static const struct {
+    const char *begin;
+    size_t bytes;
+} arguments[] = {
+    {"transpose_", 64}, {"pad_f32", 64}, {"rmsnorm_", 136}, {"fill", 40}, {"unary", 48}, {"random_normal", 56},
+    {"binary", 72}, {"cast", 72}, {"copy_", 72}, {"gather_columns_", 112}, {"gather_cast", 120}, {"gather_", 96},
+    {"combine_", 120}, {"scatter_add_", 112}, {"rope_", 128}, {"route_", 192}, {"top_k_", 72}, {"sort_offsets", 48},
+    {"sort_", 112}, {"swiglu_", 128}, {"gemv_", 232}, {"absorb_query_", 184}, {"store_latent", 160}, {"load_latent", 160},
+    {"latent_", 320}, {"sample_", 200},
+};
+static size_t argument_of(const char *name) {
+    for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++)
+        if (!strncmp(name, arguments[i].begin, strlen(arguments[i].begin))) return arguments[i].bytes;
+    return 136;
+}
 static int reorders(const char *name) {
     return !strcmp(name, "transpose_bytes") || !strcmp(name, "transpose_f32") || !strcmp(name, "pad_f32");
 }
@@ -216,7 +233,7 @@ int cuModuleGetFunction(Function **function, void *module, const char *name) {
     HERE;
     *function = calloc(1, sizeof **function);
     snprintf((*function)->name, sizeof (*function)->name, "%s", name);
-    (*function)->bytes = reorders(name) ? 64 : 136;
+    (*function)->bytes = argument_of(name);
     return 0;
 }
 int cuFuncGetParamInfo(Function *function, size_t i, size_t *offset, size_t *bytes) {

@@ -5,6 +5,7 @@
 
 use fathom_core::DType;
 use fathom_core::device::*;
+use fathom_core::sampling::Rule;
 use fathom_core::tensor::Tensor;
 
 use super::{Bench, Fails};
@@ -18,7 +19,8 @@ pub(super) fn all<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     attention(b)?;
     absorbed(b)?;
     few_rows(b)?;
-    experts(b)
+    experts(b)?;
+    choices(b)
 }
 
 /// Attention of `rows` sequences over `context` cached tokens each, in every format, and the copies into and out of the
@@ -148,6 +150,31 @@ fn experts<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
             time!(b, what, grouped_gemv: weight.factor().and_then(|w| {
                 GroupedGemv::new(groups, x.view(), w, offsets.view(), y.view_mut())
             }));
+        }
+    }
+    Ok(())
+}
+
+/// Tokens of a vocabulary of V3, by the rules that take each way through the kernel.
+fn choices<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
+    if !b.wanted(&["sample"]) {
+        return Ok(());
+    }
+    let vocabulary = 129_280 / b.arguments.shrink;
+    let ways = [
+        ("greedy", Rule::GREEDY),
+        ("temperature", Rule::new(0.7, 0, 1.0, 0.05, 0.5)),
+        ("top-k", Rule::new(0.7, 50, 1.0, 0.0, 0.5)),
+        ("top-p", Rule::new(0.7, 0, 0.95, 0.0, 0.5)),
+    ];
+    for rows in [1, (64 / b.arguments.shrink).max(1)] {
+        let logits = b.floats(rows, vocabulary)?;
+        for (name, rule) in ways {
+            let words = rule.words().repeat(rows);
+            let rules = Tensor::<D>::from_slice(&b.device, &[rows, Rule::WORDS], DType::U32, &words)?;
+            let mut tokens = Tensor::<D>::empty(&b.device, &[rows, 1], DType::U32)?;
+            let what = format!("f32 logits, {rows} x {vocabulary}, {name}");
+            time!(b, what, sample: Sample::new(logits.view(), rules.view(), tokens.view_mut()));
         }
     }
     Ok(())

@@ -43,7 +43,7 @@ struct Arguments {
     /// keep a kernel's operands in the caches between runs
     #[argh(switch)]
     warm: bool,
-    /// the kernels of decoding, in place of those of training
+    /// the kernels of decoding and whole steps of it, in place of the kernels of training
     #[argh(switch)]
     decode: bool,
     /// seconds of measurement per line (default: 0.05)
@@ -126,7 +126,8 @@ fn all<D: Watch>(device: &D, arguments: &Arguments) -> Fails<D> {
     let s = Shapes::new(arguments.shrink);
     let mut bench = Bench { device: device.clone(), arguments, s, bandwidth, peak, timer, seed: 0 };
     if arguments.decode {
-        return decode::all(&mut bench);
+        decode::all(&mut bench)?;
+        return step::all(&mut bench);
     }
     products(&mut bench)?;
     grouped(&mut bench)?;
@@ -200,6 +201,13 @@ impl<D: Watch> Bench<'_, D> {
         self.indices(1, e + 1, |g| rows * g * (g + 3 * e) / (4 * e * e))
     }
 
+    /// Prints the line of what was timed elsewhere and moves `bytes` bytes.
+    fn say(&self, name: &str, seconds: f64, bytes: u64) {
+        let rate = bytes as f64 / seconds;
+        let share = 100.0 * rate / self.bandwidth;
+        say!("{name:<62} {:>10.1} {:>9.3} {:>9} {share:>6.1}%", seconds * 1e6, rate / 1e12, "");
+    }
+
     /// Times `run`, which makes and runs a call of cost `cost`, and prints a line, also if the kernel fails.
     fn time(&mut self, name: &str, cost: Cost, mut run: impl FnMut(&D) -> Fails<D>) {
         if !name.contains(&self.arguments.only) {
@@ -240,6 +248,7 @@ macro_rules! time {
 }
 
 mod decode;
+mod step;
 
 fn products<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
     let (t, d, h) = (b.s.tokens, b.s.hidden, b.s.heads);
