@@ -21,7 +21,7 @@ pub fn depth(below: f32) -> u32 {
 
 /// The weight of a token `depth` below the largest logit.
 pub fn weight(depth: u32) -> u64 {
-    (math::exp(-(depth as f32 * 7.450_580_6e-9)) * ONE as f32) as u64
+    (math::exp(-(depth as f32 / 134_217_728.0)) * ONE as f32) as u64
 }
 
 /// The upper half of a product of 64-bit numbers, and whether the lower half is not 0.

@@ -173,7 +173,7 @@ impl<D: Kernels> Model<D> {
             let all = rows.tokens.shape().rows();
             let mut before = pass.activation(all, d)?;
             let places = chosen.iter().flat_map(|&i| drafts[i].first..drafts[i].first + drafts[i].tokens.len());
-            let places = self.column(padded(places.map(|row| row as u32).collect(), all))?;
+            let places = self.column(&padded(places.map(|row| row as u32).collect(), all))?;
             self.device.gather_rows(GatherRows::new(hidden, places.view(), 1, before.view_mut())?)?;
             let routers = &mut Routers { states: &self.routers, loads: None };
             let (tokens, before) = (rows.tokens.view(), before.view());
@@ -249,14 +249,10 @@ impl<D: Kernels> Model<D> {
         Ok(Extended { logits, hidden })
     }
 
-    fn column(&self, values: Vec<u32>) -> Result<Tensor<D>, D::Error> {
-        Tensor::<D>::from_slice(&self.device, &[values.len(), 1], DType::U32, &values)
-    }
-
     /// Brings tokens, positions and places in the cache to the device; rows may be padded where `pad` says so.
     fn rows(&self, cache: &Cache<D>, phase: Phase, chunks: &[Chunk<'_>], pad: bool) -> Result<Rows<D>, D::Error> {
         let n = cache.page_tokens();
-        let column = |values| self.column(values);
+        let column = |values: Vec<u32>| self.column(&values);
         let capabilities = self.device.capabilities();
         let replays = pad && phase == Phase::Decode && capabilities.replays;
         let number = |rows: usize| if replays { capabilities.padded(rows) } else { rows };

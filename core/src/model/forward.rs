@@ -136,7 +136,11 @@ impl<D: Kernels> Model<D> {
         let rope = self.rope(s)?;
         let row = s + 1;
         let mut staged: Vec<u32> = Vec::with_capacity(n * s);
-        let mut upload = |values: &mut dyn Iterator<Item = u32>| self.column(&mut staged, values);
+        let mut upload = |values: &mut dyn Iterator<Item = u32>| {
+            staged.clear();
+            staged.extend(values);
+            self.column(&staged)
+        };
         let places = || (0..n).flat_map(move |i| (0..s).map(move |j| (i, j)));
         let mut tokens = Vec::with_capacity(depths + 1);
         let mut targets = Vec::with_capacity(depths + 1);
@@ -155,11 +159,9 @@ impl<D: Kernels> Model<D> {
         Ok(Inputs { tokens, targets, sequences, sources: batch.sources.map(of).transpose()?, rope })
     }
 
-    /// Brings indices to the device as `[t, 1]`, through memory that is used again.
-    fn column(&self, staged: &mut Vec<u32>, values: &mut dyn Iterator<Item = u32>) -> Result<Tensor<D>, D::Error> {
-        staged.clear();
-        staged.extend(values);
-        Tensor::<D>::from_slice(&self.device, &[staged.len(), 1], DType::U32, staged)
+    /// Brings indices to the device as `[t, 1]`.
+    pub(super) fn column(&self, values: &[u32]) -> Result<Tensor<D>, D::Error> {
+        Tensor::<D>::from_slice(&self.device, &[values.len(), 1], DType::U32, values)
     }
 
     /// Positions and starts of `n` sequences of `s` tokens, each of one document: those of the batch before where it
@@ -172,10 +174,10 @@ impl<D: Kernels> Model<D> {
             None => {
                 // Those of another shape make room first.
                 *kept = None;
-                let mut staged = Vec::with_capacity(n * s);
                 let all = || (0..n).flat_map(move |i| (0..s).map(move |j| (i, j)));
-                let mut upload = |value: fn((usize, usize), usize) -> usize| {
-                    self.column(&mut staged, &mut all().map(|at| value(at, s) as u32)).map(Arc::new)
+                let upload = |value: fn((usize, usize), usize) -> usize| {
+                    let values: Vec<u32> = all().map(|at| value(at, s) as u32).collect();
+                    self.column(&values).map(Arc::new)
                 };
                 Places { shape: [n, s], positions: upload(|(_, j), _| j)?, starts: upload(|(i, _), s| i * s)? }
             }

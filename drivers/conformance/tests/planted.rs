@@ -75,6 +75,7 @@ disturb! {
     MaskWindow |c| c.last += 1;
     RandomNormal |c| c.std *= 1.0 + 1e-4;
     RmsNorm |c| c.eps *= 1e3;
+    RmsNormQuantize |c| c.eps *= 1e3;
     RmsNormGrad |c| c.out = Out::add_if(!c.out.adds());
     Rope |c| c.inverse = !c.inverse;
     Route |c| c.config.scale *= 1.0 + 1e-4;
@@ -89,6 +90,9 @@ disturb! {
     UpdateBias |c| c.speed *= 1.0 + 1e-3;
     Quantize |c| c.power_of_two = !c.power_of_two;
     Requantize |c| c.power_of_two = !c.power_of_two;
+    QuantizeBoth |c| c.y.power_of_two = !c.y.power_of_two;
+    SwigluQuantize |c| c.y.power_of_two = !c.y.power_of_two;
+    GatherCodes |c| c.divisor += 1;
     LatentAttention |c| c.scale *= 1.0 + 1e-3;
     ChunkAttention |c| c.heads.scale *= 1.0 + 1e-3;
     GemmFp8 |c| c.out = Out::add_if(!c.out.adds());
