@@ -39,7 +39,8 @@ bin=$(cd "$1" && pwd) || exit 2
 mkdir -p "$2" && out=$(cd "$2" && pwd) || exit 2
 [ -x "$bin/gpu_check" ] || die "$bin/gpu_check is missing: make it with check.sh prepare $1, where Rust is"
 device=${DEVICE:-cuda:0} python=${PYTHON:-python3} scale=${SCALE:-1} steps=${STEPS:-200}
-all="compile suite golden curve_bf16 curve_fp8 bench bench_decode train torch_train torch_kernels sanitizer train_fp8 train_no_graphs"
+all="compile suite golden curve_bf16 curve_fp8 bench bench_decode train train_fp8 hopper_suite hopper_bench hopper_train_fp8 torch_train"
+all="$all torch_compiled torch_kernels sanitizer train_no_graphs"
 parts=${PARTS:-$all}
 # What is compiled once is there for all parts.
 export FATHOM_CUDA_CACHE=${FATHOM_CUDA_CACHE:-$out/cache}
@@ -86,13 +87,22 @@ part bench_decode 60 "decode_step bf16 cache\|copy " "$bin/gpu_check" bench --de
 shape=(--batch 4 --micro-batch 2 --length 4096 --steps 12)
 [ "$scale" = 1 ] || shape=(--batch 2 --micro-batch 1 --length 64 --steps 1 --preset tiny)
 part train 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision bf16 "${shape[@]}"
+part train_fp8 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision fp8 "${shape[@]}"
+# Products by warpgroups, which are not the default: the same checks, their lines of the benchmark, and the same steps.
+hopper=(env FATHOM_CUDA_HOPPER=1 "$bin/gpu_check")
+part hopper_suite 40 "suite:" "${hopper[@]}" suite --device "$device" --cases "${CASES:-32}" --only gemm
+part hopper_bench 30 "grouped_gemm_fp8.*fwd" "${hopper[@]}" bench --device "$device" --only grouped_gemm "${small[@]}"
+part hopper_train_fp8 40 "tokens/s" "${hopper[@]}" train --device "$device" --precision fp8 "${shape[@]}"
 if "$python" -c 'import torch, transformers; assert torch.cuda.is_available()' 2> /dev/null; then
   peer=("$python" "$bin/train_step.py" train --config "$bin/train_1b.json" --batch 4 --micro-batch 2 --length 4096 --steps 8)
   # Both kinds of state; either may run out of memory, and the other still counts.
   part torch_train 100 "tokens/s" bash -c '"$@" --state mixed; first=$?; "$@" --state bf16 && exit $first' peer "${peer[@]}"
+  # Compiling takes long and does not work with every version; what is printed says which it was.
+  part torch_compiled 100 "tokens/s" "${peer[@]}" --compile
   part torch_kernels 60 "TFLOP/s" "$python" "$bin/train_step.py" kernels
 else
   skip torch_train "no PyTorch with CUDA and transformers (PYTHON=...)"
+  skip torch_compiled "no PyTorch with CUDA and transformers (PYTHON=...)"
   skip torch_kernels "no PyTorch with CUDA and transformers (PYTHON=...)"
 fi
 if command -v compute-sanitizer > /dev/null; then
@@ -101,7 +111,6 @@ if command -v compute-sanitizer > /dev/null; then
 else
   skip sanitizer "compute-sanitizer is not on this machine"
 fi
-part train_fp8 60 "tokens/s" "$bin/gpu_check" train --device "$device" --precision fp8 "${shape[@]}"
 part train_no_graphs 60 "tokens/s" env FATHOM_CUDA_GRAPHS=0 "$bin/gpu_check" train --device "$device" --precision bf16 "${shape[@]}"
 echo
 cat "$out/machine.txt" "$out/summary.txt"

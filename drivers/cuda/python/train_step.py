@@ -1,13 +1,14 @@
-"""The same training step in PyTorch, eager, and PyTorch's products at the shapes of `gpu_check bench`.
+"""The same training step in PyTorch, and PyTorch's products at the shapes of `gpu_check bench`.
 
     python train_step.py train [--config train_1b.json] [--state mixed|bf16] [--batch 4] [--micro-batch 2] [--length 4096]
-                               [--steps 20] [--experts grouped_mm|eager|batched_mm|auto] [--attention sdpa]
+                               [--steps 20] [--experts grouped_mm|eager|batched_mm|auto] [--attention sdpa] [--compile]
     python train_step.py kernels [--shrink N]
 
 `train` builds transformers' DeepseekV3ForCausalLM from the configuration that `gpu_check train` uses, with random
 weights, and trains it on random tokens: gradients over micro-batches, clipping to norm 1, fused AdamW. `--state mixed` keeps
 weights, gradients and moments in f32 under BF16 autocast (as Fathom does, but for its BF16 moments); `--state bf16` keeps
-everything in BF16, which is less exact and faster. Needs torch and transformers, no network.
+everything in BF16, which is less exact and faster. `--compile` passes the model through `torch.compile`. Needs torch and
+transformers, no network.
 """
 import argparse
 import contextlib
@@ -100,6 +101,9 @@ def timed_steps(arguments, device):
     decayed = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    if arguments.compile:
+        # In place: parameters and the methods of the model stay where they are.
+        model.compile()
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
     generator = torch.Generator().manual_seed(1)
     seconds, loss = [], float("nan")
@@ -120,6 +124,7 @@ def timed_steps(arguments, device):
               f"{torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB taken from the system")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"PyTorch {torch.__version__} on {name}, {parameters / 1e6:.1f} M parameters, {arguments.state}, experts {arguments.experts}, "
+          f"{'compiled' if arguments.compile else 'eager'}, "
           f"{arguments.batch} x {arguments.length}: {arguments.batch * arguments.length / median:.0f} tokens/s, {1e3 * median:.1f} ms a "
           f"step (median of {len(timed)}, fastest {1e3 * timed[0]:.1f}, slowest {1e3 * timed[-1]:.1f}), loss {loss:.4f}")
 
@@ -239,6 +244,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--experts", default="grouped_mm", choices=["auto", "eager", "grouped_mm", "batched_mm"])
     parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--shrink", type=int, default=1)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
