@@ -15,9 +15,13 @@ use fathom_tests::{Floats, Tokens, golden_folder, tensors};
 
 /// A model of a golden folder in f32, MTP modules included.
 fn model<D: Kernels>(device: &D, case: &str) -> Model<D> {
+    model_in(Precision::F32, device, case)
+}
+
+fn model_in<D: Kernels>(precision: Precision, device: &D, case: &str) -> Model<D> {
     let folder = golden_folder().join(case);
     let config = ModelConfig { quantization_config: None, ..hf::read_config(&folder).unwrap() };
-    let mut model = Model::new(device, &config, Precision::F32).unwrap();
+    let mut model = Model::new(device, &config, precision).unwrap();
     hf::load_weights(&mut model, &folder).unwrap();
     model
 }
@@ -35,16 +39,28 @@ fn against_the_pass_without<D: Kernels>(device: &D, case: &str, prompt: usize) -
     let length = shape[1] - 1;
     let batch = Batch::new(tokens, length, None, model.config().vocab_size).unwrap();
     let want = rows(device, &model.logits(&batch).unwrap());
+    farthest(&with_a_cache(device, &model, case, prompt), &want)
+}
+
+/// Logits of whole sequences with a cache: the first `prompt` tokens in one call, the others one by one.
+fn with_a_cache<D: Kernels>(device: &D, model: &Model<D>, case: &str, prompt: usize) -> Vec<Vec<f32>> {
+    let (_, tokens) = golden(case);
+    let (shape, tokens) = &tokens["tokens"];
+    let length = shape[1] - 1;
     let prompts: Vec<&[u32]> = tokens.chunks(length + 1).map(|row| &row[..length]).collect();
-    let mut engine = Engine::new(device, &model, Way { chunk: prompt, ..PLAIN }, &prompts);
+    let mut engine = Engine::new(device, model, Way { chunk: prompt, ..PLAIN }, &prompts);
     engine.sequences.iter_mut().for_each(|s| s.prompt = prompt.min(length));
     while engine.sequences.iter().any(|s| s.done < length) {
         engine.step();
     }
-    let got: Vec<&Vec<f32>> = engine.sequences.iter().flat_map(|s| &s.logits[..length]).collect();
+    engine.sequences.iter().flat_map(|s| s.logits[..length].to_vec()).collect()
+}
+
+/// The largest difference of two lists of rows, as a share of the largest number.
+fn farthest(got: &[Vec<f32>], want: &[Vec<f32>]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().flatten().fold(0.0f32, |m, x| m.max(x.abs()));
-    got.into_iter().zip(&want).map(|(got, want)| worst(got, want)).fold(0.0, f32::max) / largest
+    got.iter().zip(want).map(|(got, want)| worst(got, want)).fold(0.0, f32::max) / largest
 }
 
 #[test]
@@ -57,6 +73,22 @@ fn prefill_and_decode_give_the_logits_of_the_pass_without_a_cache() {
                 "{case}, {prompt} tokens prefilled: within {reference:.1e} on the reference, {cpu:.1e} on the CPU"
             );
             assert!(reference < 1e-4 && cpu < 1e-4, "{case}: logits differ by {reference} and {cpu} of the largest");
+        }
+    }
+}
+
+/// As samples are written during training: with the trainer's own model, in its precision. Decoding rounds no
+/// activations, so a router that hesitates may choose other experts: that is most of what is allowed for.
+#[test]
+fn a_model_in_training_decodes_in_its_precision() {
+    let device = Cpu::with_threads(2);
+    for (precision, most) in [(Precision::BF16, 0.1), (Precision::FP8, 0.3)] {
+        for case in ["v3_mtp", "v2_lite"] {
+            let model = model_in(precision, &device, case);
+            let [prefilled, decoded] = [usize::MAX, 5].map(|prompt| with_a_cache(&device, &model, case, prompt));
+            let far = farthest(&decoded, &prefilled);
+            println!("{case} in {}: within {far:.1e} of the largest logit", precision.name());
+            assert!(far < most, "{case} in {}: logits differ by {far} of the largest", precision.name());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Decoding with a cache: sequences run as a server runs them, and the greedy continuations of transformers.
 
+use fathom_core::DType;
 use fathom_core::cache::{Cache, CacheFormat, CacheOptions, PagePool};
 use fathom_core::device::Kernels;
 use fathom_core::layer::Phase;
@@ -149,12 +150,18 @@ impl Sequence {
     }
 }
 
-/// The rows of a matrix of f32.
+/// The rows of a matrix of f32 or BF16.
 ///
 /// # Panics
 /// The device fails.
 pub fn rows<D: Kernels>(device: &D, x: &Tensor<D>) -> Vec<Vec<f32>> {
-    let values: Vec<f32> = x.download(device).unwrap();
+    let values: Vec<f32> = match x.dtype() {
+        DType::BF16 => {
+            let halves: Vec<u16> = x.download(device).unwrap();
+            halves.into_iter().map(|half| f32::from_bits(u32::from(half) << 16)).collect()
+        }
+        _ => x.download(device).unwrap(),
+    };
     values.chunks(x.shape().cols()).map(<[f32]>::to_vec).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::launch::{self, Rank, Ranks};
 use crate::plan;
 use crate::report::{PAGE, Report, curve::When};
-use crate::run::{Observed, Outcome, Run, check, fit_to_data, resolved, task_cost};
+use crate::run::{Observed, Outcome, Run, check, fit_to_data, needs_one_rank, resolved, task_cost};
 use crate::settings::{Settings, Source, keys};
 use crate::{on_device, quickstart};
 use argh::{ArgsInfo, FromArgs};
@@ -271,6 +271,8 @@ fn look(settings: &Settings, arguments: &Arguments, output: &Path, launched: Opt
 }
 
 fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Result<()> {
+    let ranks = arguments.ranks.unwrap_or(world);
+    needs_one_rank(&settings, ranks)?;
     let data = fit_to_data(&mut settings)?;
     let tasks = match data {
         Some(_) => task_cost(&mut settings)?,
@@ -288,7 +290,7 @@ fn print_plan(mut settings: Settings, arguments: &Arguments, world: usize) -> Re
         steps,
         micro_batch: settings.train.micro_batch_size,
         length: settings.train.sequence_length,
-        ranks: arguments.ranks.unwrap_or(world),
+        ranks,
         parallel: settings.parallel.how,
         precision: settings.train.precision,
         average: settings.train.ema(),

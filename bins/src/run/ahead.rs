@@ -47,8 +47,15 @@ impl Ahead {
     }
 
     /// Does `work` in this thread while another reads the sequences `next`. A failure is forgotten, and so is a batch
-    /// that is not asked for: reading changes nothing.
-    pub fn read<T>(&mut self, loader: &Loader, next: Option<Rows>, work: impl FnOnce() -> T) -> T {
+    /// that is not asked for: reading changes nothing. `waits` is called where the work is done before the data is
+    /// there.
+    pub fn read<T>(
+        &mut self,
+        loader: &Loader,
+        next: Option<Rows>,
+        work: impl FnOnce() -> T,
+        waits: impl FnOnce(),
+    ) -> T {
         let batch = &mut self.batch;
         let (done, read) = thread::scope(|scope| {
             let reader = next.map(|rows| {
@@ -56,6 +63,9 @@ impl Ahead {
                 thread::Builder::new().name("next batch".into()).spawn_scoped(scope, read)
             });
             let done = work();
+            if reader.as_ref().is_some_and(|reader| reader.as_ref().is_ok_and(|reader| !reader.is_finished())) {
+                waits();
+            }
             // A system without threads left reads when the batch is needed.
             (done, reader.and_then(|reader| reader.ok()?.join().ok()?))
         });

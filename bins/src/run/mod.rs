@@ -25,7 +25,7 @@ pub use benchmarks::task_cost;
 pub use data::{check, fit_to_data};
 pub(crate) use folder::{is_locked, lock, newest};
 pub use observer::{Event, Observer};
-pub(crate) use open::{open_data, tokenizer_bytes};
+pub(crate) use open::{needs_one_rank, open_data, tokenizer_bytes};
 pub use outcome::Outcome;
 pub use ranks::Observed;
 
@@ -146,7 +146,10 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
         let done = self.take_steps(stop, observer);
         if done.is_err() {
             // What was begun in the background is written nevertheless; the run ends with the error that it has.
-            let _ = self.written(true);
+            if let Err(failed) = self.written(true) {
+                self.notices.push(failed.to_string());
+            }
+            self.notices.drain(..).for_each(|notice| eprintln!("{notice}"));
         }
         if let (Err(error), 1) = (&done, self.world()) {
             // Of several ranks, each says it where it leaves the others.

@@ -300,7 +300,7 @@ fn needs_whole_weights(settings: &Settings) -> Result<()> {
 }
 
 /// Refuses what a rank can only do alone.
-fn needs_one_rank(settings: &Settings, world: usize) -> Result<()> {
+pub(crate) fn needs_one_rank(settings: &Settings, world: usize) -> Result<()> {
     if world == 1 || !settings.checkpoint.asynchronous {
         return Ok(());
     }

@@ -68,8 +68,20 @@ impl<D: Kernels, C: Comm<D>> Run<D, C> {
             (first.saturating_add(rates.batch_size as u64), self.state.tokens + (rates.batch_size * length) as u64);
         let next = (self.state.step + 1 < self.steps).then(|| self.rows(after.0, self.schedule.at(after.1).batch_size));
         let (trainer, loader, ahead) = (&mut self.trainer, &self.loader, &mut self.ahead);
-        let report = ahead.read(loader, next, || trainer.step_within(&tokens, micro, &rates, &limits));
-        let report = report.map_err(|error| self.failed_step(error))?;
+        let step = || trainer.step_within(&tokens, micro, &rates, &limits);
+        let reading = self.reading.clone();
+        let report = ahead.read(loader, next, step, || progress.phase(reading));
+        progress.phase("computing");
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                // The error names the newest checkpoint, which may be the one that is being written.
+                if let Err(failed) = self.written(true) {
+                    self.notices.push(failed.to_string());
+                }
+                return Err(self.failed_step(error));
+            }
+        };
         if !self.judge(&report, &limits, first.saturating_add(rates.batch_size as u64))? {
             return self.one_step(batch, stop);
         }

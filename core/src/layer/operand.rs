@@ -6,7 +6,7 @@
 
 use core::cell::OnceCell;
 
-use super::Pass;
+use super::{Pass, Phase};
 use crate::DType;
 use crate::device::{Cast, Dequantize, Encoded, GatherCodes, GatherRows, Kernels, QuantizeBoth, Scaled};
 use crate::error::InvalidOp;
@@ -194,7 +194,8 @@ impl<'a, D: Kernels> Operand<'a, D> {
         offsets: View<'b, D>,
         (along, across): (bool, bool),
     ) -> Result<Operand<'b, D>, D::Error> {
-        if !pass.precision.dispatches_codes() {
+        // Decoding multiplies numbers.
+        if !pass.precision.dispatches_codes() || pass.phase == Phase::Decode {
             let x = self.x()?;
             let mut y = Tensor::<D>::empty(pass.device, &[order.rows(), x.cols()], x.dtype())?;
             pass.device.gather_rows(GatherRows::new(x, order, divisor, y.view_mut())?)?;

@@ -50,7 +50,7 @@ struct alignas(8) Barrier {
     u64 state;
 };
 // A matrix in device memory as bulk copies of boxes see it, made by the host: an opaque argument of the kernel.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     u64 words[16];
 };
 // A factor of a matrix product in shared memory: rows along the inner dimension, swizzled.

@@ -120,7 +120,7 @@ FORMS(tn, TN)
 
 // BF16 in form NT by warpgroups: a tile of 128×256, of which each has 64 rows. While the tensor cores have one step,
 // the next is begun.
-KERNEL(gemm_nt_warpgroups, Boxes<Product>, WITH_COPIER) {
+KERNEL_OCCUPANCY(gemm_nt_warpgroups, Boxes<Product>, WITH_COPIER, 1) {
     constexpr int M = 128, N = 256;
     const Product& p = a.product;
     Place at;

@@ -221,7 +221,7 @@ FORMS(tn, TN)
 // The form NT by warpgroups, 64 rows each: while one adds a tile of the inner dimension in f32, the other multiplies.
 // Tensor cores take the codes as they are. Blocks of b start at multiples of TILE within a product, so a tile of the
 // result has one row of them.
-KERNEL(gemm_fp8_nt_warpgroups, Boxes<ProductFp8>, WITH_COPIER) {
+KERNEL_OCCUPANCY(gemm_fp8_nt_warpgroups, Boxes<ProductFp8>, WITH_COPIER, 1) {
     const ProductFp8& q = a.product;
     const Product& p = q.p;
     Place at;

@@ -8,7 +8,7 @@ use crate::launch::Mat;
 
 /// `TensorMap` of `fathom.cuh`: an opaque part of a kernel's argument, made by an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub(crate) struct TensorMap {
     words: [u64; 16],
 }

@@ -52,7 +52,7 @@ struct Boxed {
     a: TensorMap,
     b: TensorMap,
     product: Product,
-    reserved: [i32; 6],
+    reserved: [i32; 22],
 }
 
 /// The shape of a GEMM, `[m, n]` with inner dimension `k`; a grouped one has `groups > 0`, and the dimension that the
@@ -227,7 +227,7 @@ impl Cuda {
             let product = shape.product(operands, c, WARPGROUP_TILE);
             let product = Product { alpha, accumulate: accumulate.into(), ..product };
             let (a, b) = (self.boxes(operands[0], rows)?, self.boxes(operands[1], cols)?);
-            let args = Boxed { a, b, product, reserved: [0; 6] };
+            let args = Boxed { a, b, product, reserved: [0; 22] };
             let grid = shape.grid(WARPGROUP_TILE);
             return self.launch(GEMM, "gemm_nt_warpgroups", grid, WITH_COPIER, WARPGROUP_SHARED, &args);
         }

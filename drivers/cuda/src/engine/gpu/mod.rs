@@ -251,6 +251,8 @@ impl Engine for Gpu {
     }
 
     fn tensor_map(&self, boxes: &Boxes) -> Result<TensorMap, CudaError> {
+        // It may be this thread's first call that needs one.
+        self.context.bind()?;
         driver::tensor_map(boxes)
     }
 
