@@ -18,7 +18,7 @@ use fathom_core::config::ModelConfig;
 use fathom_core::device::Host;
 use fathom_core::model::Model;
 use fathom_core::precision::Precision;
-use fathom_core::train::{Ema, Hyperparameters, Trainer};
+use fathom_core::train::{Ema, EmaMemory, Hyperparameters, Trainer};
 use fathom_dataprep::durable::DISK;
 use fathom_dataprep::{Cursor, Packing, Tokenizer};
 use fathom_fuzz::{Result, Unstructured, catch_panics, edit, number, one, run};
@@ -46,8 +46,9 @@ static RUN: LazyLock<Run> = LazyLock::new(|| {
     let root = std::env::temp_dir().join(format!("fathom-fuzz-{}-checkpoints", std::process::id()));
     fs::create_dir_all(&root).expect("a folder for temporary files");
     let trainer = trainer();
-    let mut average = Ema::new(0.5, trainer.model.weights().layout());
-    average.update(trainer.model.device(), trainer.model.weights()).expect("a small model");
+    let (device, weights) = (trainer.model.device(), trainer.model.weights());
+    let mut average = Ema::new(device, 0.5, weights.layout(), EmaMemory::Device).expect("a small model");
+    average.update(device, weights).expect("a small model");
     for (step, format) in [(1, Format::F32), (2, Format::Bf16)] {
         let mut draft = Draft::begin(&DISK, &root, step).expect("an empty folder");
         let tokenizer = Tokenizer::bytes();
@@ -239,8 +240,9 @@ fn look() {
     {
         let mut trainer = trainer();
         said(checkpoint::load_trainer(&mut trainer, &folder, &state));
-        let mut average = Ema::new(0.5, trainer.model.weights().layout());
-        said(checkpoint::load_average(&mut average, &folder, &state));
+        let (device, layout) = (trainer.model.device(), trainer.model.weights().layout());
+        let mut average = Ema::new(device, 0.5, layout, EmaMemory::Device).expect("a small model");
+        said(checkpoint::load_average(device, &mut average, &folder, &state));
         said(Manifest::read(&folder));
     }
 }

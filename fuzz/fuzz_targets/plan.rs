@@ -6,6 +6,7 @@ use std::path::Path;
 use fathom::plan::{self, Request};
 use fathom::settings::{Settings, Source};
 use fathom_core::config::ParameterCount;
+use fathom_core::device::Capabilities;
 use fathom_fuzz::{Result, Unstructured, number, one};
 use libfuzzer_sys::fuzz_target;
 
@@ -90,6 +91,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let (tokens, steps) = settings.budget().expect("it was checked");
     let schedule = settings.schedule().expect("it was checked");
+    let mut device = Capabilities::new("cpu");
+    device.memory = Some(1 << 34);
     let request = Request {
         model: &settings.model,
         schedule: &schedule,
@@ -100,8 +103,9 @@ fuzz_target!(|data: &[u8]| {
         ranks,
         parallel: settings.parallel.how,
         precision: settings.train.precision,
-        average: settings.train.ema_decay > 0.0,
-        device: Some(("cpu", 1 << 34)),
+        average: settings.train.ema(),
+        snapshot: settings.checkpoint.asynchronous,
+        device,
         data: Some(Path::new("data")),
         tasks: None,
     };
