@@ -120,7 +120,8 @@ impl Rule {
     }
 }
 
-/// A temperature as an f32 above 0. From 2¹⁴ on all are one: 30 nats are 0.2 % there, and depths still tell logits apart.
+/// A temperature as an f32 above 0. From 2¹⁴ on all are one: 30 nats are 0.2 % there, and depths still tell logits
+/// apart.
 fn single(temperature: f64) -> f32 {
     (temperature as f32).clamp(f32::MIN_POSITIVE, 16384.0)
 }
