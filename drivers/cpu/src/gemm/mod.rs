@@ -80,10 +80,16 @@ impl<'a, W: Word> Left<'a, W> {
     }
 
     /// Where the words of panel `panel` start, and how far apart lines are fetched ahead of their use, one for every
-    /// word of depth: a line apart if the panel's words follow one another, else nowhere.
+    /// word of depth: as far as the panel's words, or a line where they follow one another; else nowhere.
     fn ahead(&self, panel: usize) -> (*const W, usize) {
+        const LINE: usize = 16;
+        let start = self.data.as_ptr().wrapping_add(panel * self.panel);
+        if self.row == 1 && self.step > LINE {
+            // The last word of a panel, since the first is often in a line of the panel before.
+            return (start.wrapping_add(self.panel - 1), self.step);
+        }
         let packed = self.panel == self.step * self.depth || self.step == 1 && self.row == self.depth;
-        (self.data.as_ptr().wrapping_add(panel * self.panel), if packed { 16 } else { 0 })
+        (start, if packed { LINE } else { 0 })
     }
 
     /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.

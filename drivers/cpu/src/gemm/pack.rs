@@ -92,7 +92,7 @@ fn transpose_numbers<W: Word>(b: &Mat<'_, W::Number>, first: usize, panel: &mut 
 
 kernel! {
     fn copy_rows<W: Word>(b: &Mat<'_, W::Number>, to: &mut [W]) {
-        copy_columns::<W, NR>(b, to);
+        copy_columns::<W>(b, to);
         let (depth, used) = (b.rows().div_ceil(W::NUMBERS), b.cols() % NR);
         if used > 0 {
             let last = to.len() - depth * NR;
@@ -135,73 +135,88 @@ pub(super) const fn left_stride(depth: usize) -> usize {
 
 /// Words that [`left`] and [`left_transposed`] may need for `rows` of `depth` words.
 pub(super) const fn left_room(rows: usize, depth: usize) -> usize {
-    let (copied, panels) = (left_size(rows, depth), rows.div_ceil(12) * 16 * depth);
-    if copied > panels { copied } else { panels }
+    let (copied, panels, lines) = (left_size(rows, depth), rows.div_ceil(12) * 16 * depth, left_stride(rows) * depth);
+    let most = if copied > panels { copied } else { panels };
+    if most > lines { most } else { lines }
 }
 
-/// The left factor `a[k, m]ᵀ`, copied so that a tile reads it from one place.
-pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'_, W::Number>, to: &'s mut [W]) -> Left<'s, W> {
-    let (depth, rows, most) = (a.rows().div_ceil(W::NUMBERS), a.cols(), tile_rows::<W>(isa));
-    assert!(matches!(most, 12 | 6 | 4), "a copy for every tile");
-    if most == 12
+/// The left factor `a[k, m]ᵀ`: read where it lies, or copied or joined where it cannot be, or where its rows are so far
+/// apart that those of a tile fall on each other in the caches.
+pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'s, W::Number>, to: &'s mut [W]) -> Left<'s, W> {
+    const FAR: usize = 1024; // words from row to row: a page
+    let (depth, rows) = (a.rows().div_ceil(W::NUMBERS), a.cols());
+    if W::NUMBERS == 1 && a.stride() < FAR {
+        return Left::transposed(isa, &Mat::new(bytemuck::cast_slice(a.as_slice()), depth, rows, a.stride()));
+    }
+    if tile_rows::<W>(isa) == 12
         && let Some(step) = W::join_rows::<12>(isa, a, to)
     {
         return Left { data: to, rows, depth, panel: depth * step, row: 1, step };
     }
-    let to = &mut to[..rows.next_multiple_of(most) * depth];
-    // No tile reads the rows that the last panel lacks.
-    match most {
-        12 => copy_columns_12(isa, a, to),
-        6 => copy_columns::<W, 6>(a, to),
-        _ => copy_columns::<W, 4>(a, to),
-    }
-    Left { data: to, rows, depth, panel: depth * most, row: 1, step: most }
+    let stride = left_stride(rows);
+    let to = &mut to[..depth * stride];
+    copy_lines(isa, a, to, stride);
+    Left::transposed(isa, &Mat::new(to, depth, rows, stride))
 }
 
 kernel! {
-    fn copy_columns_12<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
-        copy_columns::<W, 12>(a, to);
+    /// Copies the rows of `a`, as words of their columns, to lines `stride` apart.
+    fn copy_lines<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W], stride: usize) {
+        for (p, line) in to.chunks_exact_mut(stride).enumerate() {
+            let (first, second) = rows_of_words::<W>(a, p);
+            fetch_rows_of_words::<W>(a, p + AHEAD);
+            join_row(first, second, &mut line[..a.cols()]);
+        }
     }
 }
 
-/// Copies `a` into panels of `R` columns of words. The columns that the last panel lacks keep what `to` held.
+/// The rows of numbers that line `p` of words is made of. The second may be missing at the end.
+#[inline(always)]
+fn rows_of_words<'a, W: Word>(a: &Mat<'a, W::Number>, p: usize) -> (&'a [W::Number], Option<&'a [W::Number]>) {
+    let last = (p + 1) * W::NUMBERS - 1;
+    (a.row(p * W::NUMBERS), (W::NUMBERS > 1 && last < a.rows()).then(|| a.row(last)))
+}
+
+/// Rows ahead of the one being copied that are fetched: rows are far apart, which the processor does not foresee.
+const AHEAD: usize = 16;
+
+/// Copies `a` into panels of [`NR`] columns of words. The columns that the last panel lacks keep what `to` held.
 ///
 /// Each row is read from end to end, since rows may be far apart and panels are not.
 #[inline(always)]
-fn copy_columns<W: Word, const R: usize>(a: &Mat<'_, W::Number>, to: &mut [W]) {
-    const SPAN: usize = 384; // columns joined at once: whole panels of every width
-    const { assert!(SPAN.is_multiple_of(R)) };
-    let mut joined = [W::zeroed(); SPAN];
+fn copy_columns<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
     let depth = a.rows().div_ceil(W::NUMBERS);
     for p in 0..depth {
-        let (first, last) = (a.row(p * W::NUMBERS), (p + 1) * W::NUMBERS - 1);
-        let second = (last < a.rows()).then(|| a.row(last));
-        for from in (0..a.cols()).step_by(SPAN) {
-            let span = from..(from + SPAN).min(a.cols());
-            let line = if W::NUMBERS == 1 {
-                bytemuck::cast_slice(&first[span])
-            } else {
-                let joined = &mut joined[..span.len()];
-                join_row(&first[span.clone()], second.map(|s| &s[span]), joined);
-                joined
-            };
-            let (whole, rest) = line.as_chunks::<R>();
-            let mut at = (from / R * depth + p) * R;
-            for chunk in whole {
-                to[at..at + R].copy_from_slice(chunk);
-                at += depth * R;
-            }
-            if !rest.is_empty() {
-                to[at..at + rest.len()].copy_from_slice(rest);
-            }
+        let (first, second) = rows_of_words::<W>(a, p);
+        fetch_rows_of_words::<W>(a, p + AHEAD);
+        for (panel, from) in (0..a.cols()).step_by(NR).enumerate() {
+            let span = from..(from + NR).min(a.cols());
+            let line = &mut to[(panel * depth + p) * NR..][..span.len()];
+            join_row(&first[span.clone()], second.map(|s| &s[span]), line);
         }
     }
+}
+
+/// Fetches the rows of numbers that line `p` of words is made of, as far as there are such.
+#[inline(always)]
+fn fetch_rows_of_words<W: Word>(a: &Mat<'_, W::Number>, p: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for r in p * W::NUMBERS..((p + 1) * W::NUMBERS).min(a.rows()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in a.row(r).chunks(64 / size_of::<W::Number>()) {
+            // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (a, p);
 }
 
 /// Words of the numbers of two rows. A missing second row counts as zeros.
 #[inline(always)]
 fn join_row<W: Word>(first: &[W::Number], second: Option<&[W::Number]>, to: &mut [W]) {
     match second {
+        _ if W::NUMBERS == 1 => copy(bytemuck::cast_slice(first), to),
         Some(second) => {
             for ((to, &x), &y) in to.iter_mut().zip(first).zip(second) {
                 *to = W::join(x, y);
@@ -212,5 +227,30 @@ fn join_row<W: Word>(first: &[W::Number], second: Option<&[W::Number]>, to: &mut
                 *to = W::join(x, W::Number::zeroed());
             }
         }
+    }
+}
+
+/// Copies words in registers: a call takes as long as copying hundreds.
+#[inline(always)]
+fn copy<W: Copy>(from: &[W], to: &mut [W]) {
+    let ((wholes, rest), (to, to_rest)) = (from.as_chunks::<NR>(), to.as_chunks_mut::<NR>());
+    assert!(wholes.len() == to.len() && rest.len() == to_rest.len(), "a row has room of its length");
+    for (to, from) in to.iter_mut().zip(wholes) {
+        *to = *from;
+    }
+    let mut at = 0;
+    copy_part::<W, 16>(rest, to_rest, &mut at);
+    copy_part::<W, 8>(rest, to_rest, &mut at);
+    copy_part::<W, 4>(rest, to_rest, &mut at);
+    copy_part::<W, 2>(rest, to_rest, &mut at);
+    copy_part::<W, 1>(rest, to_rest, &mut at);
+}
+
+/// Copies the `N` words from `at` on if the length, which is below twice the largest `N`, has that bit.
+#[inline(always)]
+fn copy_part<W: Copy, const N: usize>(from: &[W], to: &mut [W], at: &mut usize) {
+    if from.len() & N != 0 {
+        to[*at..*at + N].copy_from_slice(&from[*at..*at + N]);
+        *at += N;
     }
 }
