@@ -140,7 +140,7 @@ pub fn memory(name: &str) -> Option<(DeviceName, u64)> {
 }
 
 /// Bytes of memory that this process may use: those of the machine, or of its control groups if one has fewer.
-fn host_memory() -> Option<u64> {
+pub(crate) fn host_memory() -> Option<u64> {
     let machine = meminfo("MemTotal");
     limits_of_groups().into_iter().map(|(_, limit, _)| limit).chain(machine).min()
 }

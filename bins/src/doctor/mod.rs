@@ -6,7 +6,7 @@ mod machine;
 mod training;
 
 pub use machine::machine;
-pub use training::{Request, training};
+pub use training::{Request, short_of_memory, training};
 
 use serde_json::{Value, json};
 

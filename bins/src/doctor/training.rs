@@ -7,7 +7,7 @@ use fathom_core::device::{Capabilities, Dry};
 use fathom_core::model::Model;
 use fathom_core::train::{Hyperparameters, Trainer};
 
-use super::{Finding, folder, machine};
+use super::{Finding, Verdict, folder, machine};
 use crate::checkpoint::{self, State};
 use crate::device::{self, host_memory_available};
 use crate::error::{Error, Result};
@@ -17,6 +17,8 @@ use crate::settings::Settings;
 use crate::units::size;
 
 const MEMORY: &str = "run's memory";
+/// The name of the device whose memory is the machine's.
+const CPU: &str = "cpu";
 
 /// The run that is looked at.
 pub struct Request<'a> {
@@ -49,6 +51,21 @@ pub fn training(request: &Request<'_>) -> Vec<Finding> {
     }
     findings.push(of_resume(request, &settings));
     findings
+}
+
+/// What is to be said before a run begins whose rank needs more memory than the device has, or has free now. The plan
+/// is rather too high than too low, so that is no error: the device says where memory ends.
+pub fn short_of_memory(settings: &Settings, ranks: usize, mut device: Capabilities) -> Option<String> {
+    let mut settings = settings.clone();
+    run::fit_to_data(&mut settings).ok()?;
+    let on_cpu = device.name.as_str() == CPU;
+    device.memory = if on_cpu { device::host_memory() } else { device.memory };
+    // What cannot be planned is named by the run itself.
+    let needed = needed(&settings, ranks, device).ok()?;
+    let available = if on_cpu { host_memory_available() } else { None };
+    let finding = memory(needed, device.name.as_str(), device.memory?, available);
+    let remedy = finding.remedy.filter(|_| finding.verdict != Verdict::Fine)?;
+    Some(format!("memory: {}: {remedy}", finding.text))
 }
 
 /// Gives the model the vocabulary of the data.
@@ -90,7 +107,7 @@ fn of_memory(request: &Request<'_>, settings: &Settings) -> Finding {
     let (name, Some(total)) = (device.name, device.memory) else {
         return Finding::fine(subject, format!("training needs {}", size(needed)));
     };
-    let on_cpu = name.as_str() == "cpu";
+    let on_cpu = name.as_str() == CPU;
     // Ranks on one machine have its memory together; each has its own GPU.
     let (ranks, here) = request.ranks;
     let together = if on_cpu && here { ranks as u64 } else { 1 };
@@ -174,7 +191,6 @@ fn of_resume(request: &Request<'_>, settings: &Settings) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Verdict;
 
     fn settings(sets: &[&str]) -> Settings {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -216,5 +232,17 @@ mod tests {
             assert!(misfits.contains(&MEMORY), "{findings:?}");
         }
         assert!(!misfits.contains(&"checkpoint") && !output.exists(), "{findings:?}");
+    }
+
+    #[test]
+    fn a_run_that_needs_more_memory_than_there_is_says_so_before_it_begins() {
+        let said = |sets: &[&str], memory| {
+            let device = Capabilities { memory: Some(memory), ..Capabilities::new("card") };
+            short_of_memory(&settings(sets), 1, device)
+        };
+        let text = said(&["model.preset=v3-671b"], 80 << 30).expect("80 GiB are too few");
+        assert!(text.contains("training needs") && text.contains("card has 80.00 GiB"), "{text}");
+        assert!(text.contains("train.micro_batch_size"), "{text}");
+        assert_eq!(said(&[], 80 << 30), None);
     }
 }

@@ -227,6 +227,11 @@ fn train<D: Kernels>(
     ended: impl FnOnce(),
 ) -> Result<()> {
     let stop = signals::interrupts_of(comm.rank(), comm.world())?;
+    if comm.rank() == 0
+        && let Some(warning) = doctor::short_of_memory(&settings, comm.world(), device.capabilities())
+    {
+        eprintln!("{warning}");
+    }
     let mut run = Run::open_with(device, comm, observed, settings, output, arguments.resume)?;
     if !run.leads() {
         run.train(&stop, &mut ())?;

@@ -7,7 +7,8 @@
 //!
 //! Prints tokens a second (median of the steps after two for warming up), the share of the machine's matrix rate that
 //! it comes to (both measured here, in one process, since machines are shared; BF16 products for bf16 and fp8), peak
-//! memory beside what the plan says, what a steady step asks of the system, and the time of every kernel.
+//! memory beside what the plan says, the first step beside a steady one, what that asks of the system, and the time of
+//! every kernel.
 
 mod rate;
 
@@ -122,9 +123,12 @@ fn steps<D: Kernels>(
     println!(
         "a steady step: {calls} small allocations of {bytes} bytes in all; the pool asked the system {taken} times"
     );
+    let first = seconds[0];
     seconds.drain(..2);
     seconds.sort_by(f64::total_cmp);
-    Ok((seconds[seconds.len() / 2], loss))
+    let steady = seconds[seconds.len() / 2];
+    println!("the first step: {:.0} ms, {:.2} of a steady one", first * 1e3, first / steady);
+    Ok((steady, loss))
 }
 
 fn peak_memory_mib() -> Option<f64> {
