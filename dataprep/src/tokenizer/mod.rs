@@ -8,12 +8,14 @@ mod bpe;
 mod byte_level;
 mod classes;
 mod general;
+mod masks;
 mod merges;
 mod scan;
 mod split;
 mod stream;
 mod tiktoken;
 pub mod train;
+mod window;
 mod words;
 
 pub use stream::StreamDecoder;
