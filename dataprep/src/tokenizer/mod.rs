@@ -10,11 +10,13 @@ mod classes;
 mod general;
 mod masks;
 mod merges;
+mod pieces;
 mod scan;
 mod split;
 mod stream;
 mod tiktoken;
 pub mod train;
+mod trie;
 mod window;
 mod words;
 
