@@ -4,7 +4,7 @@
 //! separate table, of which text uses a corner, the table of all other pairs takes eight bytes a place, and a filter
 //! before it says of most pairs that they are not there. Most words need no merging ([`pieces`](super::pieces)).
 
-use super::pieces::Pieces;
+use super::pieces::{NONE, Pieces, Rank};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -17,10 +17,6 @@ const PLACE_BITS: u32 = SHORT.ilog2();
 /// Bits of a rank, so that a rank and a place fit into an `i32`.
 const MAX_RANK_BITS: u32 = 24;
 
-/// The place of a rule among all: the lowest merges first.
-pub(super) type Rank = u32;
-/// Two neighbours that are no rule's.
-pub(super) const NONE: Rank = Rank::MAX;
 /// A rank and a place, the place in the lower bits; signed because the smallest of those are found faster.
 type Candidate = i32;
 const NO_CANDIDATE: Candidate = Candidate::MAX;

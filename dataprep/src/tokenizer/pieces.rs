@@ -6,8 +6,12 @@
 //! would happen as well. So it is enough to look at neighbours, and that takes a few lookups for each two rather than
 //! two for every byte. What is not found so is merged.
 
-use super::merges::{NONE, Rank};
 use super::trie::Trie;
+
+/// The place of a rule among all: the lowest merges first.
+pub(super) type Rank = u32;
+/// Two neighbours that are no rule's.
+pub(super) const NONE: Rank = Rank::MAX;
 
 /// Longer tokens are not looked for, and longer words merged.
 pub(super) const LONGEST: usize = 64;

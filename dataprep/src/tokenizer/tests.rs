@@ -659,7 +659,7 @@ proptest! {
     }
 }
 
-/// The trained tokenizer with these rules and what they make instead of its own.
+/// The trained tokenizer with these rules and what they make in place of those it has.
 fn odd_rules(rules: &[(String, String)]) -> Value {
     let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
     let model = &mut json["model"];

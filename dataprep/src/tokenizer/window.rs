@@ -36,7 +36,7 @@ struct Kinds {
 #[inline]
 pub(super) fn split(scanner: Scanner, text: &str, each: &mut impl FnMut(usize, usize)) {
     let text = text.as_bytes();
-    // Written out so that each pattern has a loop of its own.
+    // Written out so that each pattern has a separate loop.
     match scanner {
         Scanner::Gpt2 => windows(Scanner::Gpt2, text, each),
         Scanner::Llama3 { digits } => windows(Scanner::Llama3 { digits }, text, each),

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 /// The longest word that is its own key: 15 bytes, and the length in the sixteenth.
 const SHORT: usize = 15;
-/// Sets of two short words: 8 MiB, of which what is frequent stays in a core's own cache, and the rest is fetched before
-/// it is needed. That costs less than to find the ids of a rare word anew.
+/// Sets of two short words: 8 MiB, of which what is frequent stays in a core's own cache, and the rest is fetched
+/// before it is needed. That costs less than to find the ids of a rare word again.
 const SETS: usize = 1 << 17;
 /// Ids that a place for a short word holds; words of more are kept with the longer ones.
 const SHORT_IDS: usize = 4;
