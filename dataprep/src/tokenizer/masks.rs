@@ -136,7 +136,7 @@ mod eights {
         for (&part, i) in bytes.as_chunks::<8>().0.iter().zip(0..) {
             let eight = u64::from_le_bytes(part);
             let is = |byte| between(eight, byte, byte);
-            let letter = between(eight | 0x20 * ONES, b'a', b'z');
+            let letter = between(eight | (0x20 * ONES), b'a', b'z');
             let digit = between(eight, b'0', b'9');
             let add = |mask: &mut u64, bytes| *mask |= highest(bytes) << (8 * i);
             add(&mut masks.high, eight);
@@ -158,7 +158,7 @@ mod eights {
         for (&part, i) in bytes.as_chunks::<8>().0.iter().zip(0..) {
             let some = u64::from_le_bytes(part) & (u64::from(bits) * ONES);
             // Adding moves what is in the lower seven bits into the highest.
-            mask |= highest((some & !HIGH) + (0x7f * ONES) | some) << (8 * i);
+            mask |= highest(((some & !HIGH) + (0x7f * ONES)) | some) << (8 * i);
         }
         mask
     }
