@@ -8,7 +8,7 @@ use super::byte_level;
 use super::general::{hidden, is_text};
 use super::merges::Merges;
 use super::split::{Scratch, Splitter};
-use super::words::{Key, Words};
+use super::words::{BATCH, Known, Word, Words};
 use crate::error::Result;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rustc_hash::FxHashMap;
@@ -40,6 +40,8 @@ struct AddedTokens {
 pub(super) struct Cache {
     split: Scratch,
     words: Words,
+    /// Words of a text that have not been looked for yet.
+    batch: Vec<Word>,
 }
 
 impl Bpe {
@@ -99,9 +101,18 @@ impl Bpe {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let Some(added) = self.added.get(round) else {
-            let Cache { split, words } = cache;
+            let Cache { split, words, batch } = cache;
             let bytes = text.as_bytes();
-            return self.splitter.split(text, split, &mut |start, end| self.encode_word(bytes, start, end, words, out));
+            batch.clear();
+            self.splitter.split(text, split, &mut |start, end| {
+                batch.push(Word::new(bytes, start, end));
+                if batch.len() == BATCH {
+                    self.encode_words(bytes, batch, words, out);
+                    batch.clear();
+                }
+            })?;
+            self.encode_words(bytes, batch, words, out);
+            return Ok(());
         };
         let mut done = 0;
         if let Some(added) = added.as_ref().filter(|added| parse_added || added.any_text) {
@@ -118,20 +129,22 @@ impl Bpe {
         self.encode_round(round + 1, &text[done..], parse_added, cache, out)
     }
 
-    /// Appends the ids of the word `text[start..end]`.
-    #[inline]
-    fn encode_word(&self, text: &[u8], start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
-        match Key::of(text, start, end) {
-            Some(key) => {
-                if !words.get(key, out) {
-                    let ids = self.merge(&text[start..end], out);
-                    words.put(key, ids);
+    /// Appends the ids of some words of `text`. That they are many lets the processor wait for several at once.
+    fn encode_words(&self, text: &[u8], batch: &[Word], words: &mut Words, out: &mut Vec<u32>) {
+        batch.iter().for_each(|&word| words.prefetch(word));
+        for &word in batch {
+            match words.get(word, out) {
+                Known::Here => {}
+                Known::Long => self.encode_long(&text[word.range()], words, out),
+                Known::No => {
+                    let ids = self.merge(&text[word.range()], out);
+                    words.put(text, word, ids);
                 }
             }
-            None => self.encode_long(&text[start..end], words, out),
         }
     }
 
+    #[inline(never)]
     fn encode_long(&self, word: &[u8], words: &mut Words, out: &mut Vec<u32>) {
         match words.get_long(word) {
             Some(ids) => out.extend_from_slice(ids),
@@ -154,10 +167,10 @@ impl Bpe {
         &out[start..]
     }
 
-    /// What both ways of merging make of a word.
+    /// What every way of merging makes of a word.
     #[cfg(test)]
-    pub(super) fn merge_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
-        self.merges.apply_both(word)
+    pub(super) fn merge_all(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>, Option<Vec<u32>>) {
+        self.merges.apply_all(word)
     }
 }
 

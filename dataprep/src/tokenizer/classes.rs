@@ -50,7 +50,8 @@ impl Classes {
     }
 
     /// As [`all`](Self::all), but characters that DeepSeek's first two patterns isolate are nothing else: numbers only
-    /// [`NUMBER`], syllables only [`SYLLABLE`]. So runs of anything else end at them.
+    /// [`NUMBER`], syllables only [`SYLLABLE`], with [`OTHER`] if they are no letters. So runs of anything else end at
+    /// them.
     pub(super) fn isolating() -> &'static Self {
         static ISOLATING: LazyLock<Classes> = LazyLock::new(|| Classes::new(true));
         &ISOLATING
@@ -72,7 +73,7 @@ impl Classes {
         set(r"[^\s\p{L}\p{N}]", &|class| class | OTHER);
         if isolating {
             set(r"\p{N}", &|_| NUMBER);
-            set(SYLLABLES, &|_| SYLLABLE);
+            set(SYLLABLES, &|class| if class & LETTER != 0 { SYLLABLE } else { SYLLABLE | OTHER });
         } else {
             set(SYLLABLES, &|class| class | SYLLABLE);
         }

@@ -1,8 +1,10 @@
 //! BPE merge rules, and their application to one word.
 //!
 //! What it costs is mostly looking for pairs in a table that no core's cache holds. So a word's pairs of bytes have a
-//! separate table, of which text uses a corner, and the table of all other pairs takes eight bytes a place.
+//! separate table, of which text uses a corner, the table of all other pairs takes eight bytes a place, and a filter
+//! before it says of most pairs that they are not there. Most words need no merging ([`pieces`](super::pieces)).
 
+use super::pieces::{NONE, Pieces, Rank};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -15,10 +17,6 @@ const PLACE_BITS: u32 = SHORT.ilog2();
 /// Bits of a rank, so that a rank and a place fit into an `i32`.
 const MAX_RANK_BITS: u32 = 24;
 
-/// The place of a rule among all: the lowest merges first.
-type Rank = u32;
-/// Two neighbours that are no rule's.
-const NONE: Rank = Rank::MAX;
 /// A rank and a place, the place in the lower bits; signed because the smallest of those are found faster.
 type Candidate = i32;
 const NO_CANDIDATE: Candidate = Candidate::MAX;
@@ -39,6 +37,9 @@ pub(super) struct Merges {
     shift: u32,
     id_bits: u32,
     rank_bits: u32,
+    /// A bit for each rule, where its pair's hash says: most neighbours have no rule, and this is an eighth as large.
+    filter: Vec<u64>,
+    pieces: Pieces,
 }
 
 impl Merges {
@@ -48,7 +49,7 @@ impl Merges {
         let rules = model["merges"].as_array()?;
         let mut pairs = FxHashMap::with_capacity_and_hasher(rules.len(), Default::default());
         let mut becomes = Vec::with_capacity(rules.len());
-        let mut whole = String::new();
+        let (mut neighbours, mut whole) = (Vec::with_capacity(rules.len()), String::new());
         for (rank, rule) in (0_u32..).zip(rules) {
             let (left, right) = match rule {
                 Value::String(both) => both.split_once(' ')?,
@@ -58,11 +59,16 @@ impl Merges {
             whole.push_str(left);
             whole.push_str(right);
             // Of two rules for the same pair the later one holds, as in the `tokenizers` crate.
-            pairs.insert((*vocab.get(left)?, *vocab.get(right)?), rank);
+            let pair = (*vocab.get(left)?, *vocab.get(right)?);
+            pairs.insert(pair, rank);
+            neighbours.push([pair.0, pair.1]);
             becomes.push(*vocab.get(whole.as_str())?);
         }
         let largest = vocab.values().copied().max().unwrap_or(0);
-        Self::new(&pairs, becomes, byte_ids, largest)
+        let mut merges = Self::new(&pairs, becomes, byte_ids, largest)?;
+        let rules: Vec<_> = neighbours.into_iter().zip(merges.becomes.iter().copied()).collect();
+        merges.pieces = Pieces::new(&byte_ids, &rules, largest, |left, right| merges.get(left, right));
+        Some(merges)
     }
 
     fn new(pairs: &FxHashMap<(u32, u32), Rank>, becomes: Vec<u32>, byte_ids: [u32; 256], largest: u32) -> Option<Self> {
@@ -75,7 +81,8 @@ impl Merges {
         let size = (2 * pairs.len()).next_power_of_two().max(2);
         let shift = u64::BITS - size.trailing_zeros();
         let (byte_pairs, table) = (Vec::new(), vec![FREE; size]);
-        let mut merges = Self { byte_ids, byte_pairs, becomes, table, shift, id_bits, rank_bits };
+        let (filter, pieces) = (vec![0; (size / 8).max(1)], Pieces::default());
+        let mut merges = Self { byte_ids, byte_pairs, becomes, table, shift, id_bits, rank_bits, filter, pieces };
         for (&(left, right), &rank) in pairs {
             let pair = merges.key(left, right);
             let mut at = merges.place(pair);
@@ -83,6 +90,8 @@ impl Merges {
                 at = (at + 1) % size;
             }
             merges.table[at] = pair << rank_bits | u64::from(rank);
+            let (word, bit) = merges.filter_place(pair);
+            merges.filter[word] |= bit;
         }
         let bytes = || byte_ids.iter().copied();
         merges.byte_pairs = bytes()
@@ -99,13 +108,24 @@ impl Merges {
 
     #[inline]
     fn place(&self, pair: u64) -> usize {
-        (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+        (hash(pair) >> self.shift) as usize
+    }
+
+    /// The number and the bit of the filter that stand for a pair.
+    #[inline]
+    fn filter_place(&self, pair: u64) -> (usize, u64) {
+        let hash = hash(pair);
+        ((hash >> 10) as usize & (self.filter.len() - 1), 1 << (hash >> 58))
     }
 
     /// The rank of the rule for two neighbours, or [`NONE`].
     #[inline]
     fn get(&self, left: u32, right: u32) -> Rank {
         let pair = self.key(left, right);
+        let (word, bit) = self.filter_place(pair);
+        if self.filter[word] & bit == 0 {
+            return NONE;
+        }
         let mut at = self.place(pair);
         loop {
             let slot = self.table[at];
@@ -125,10 +145,13 @@ impl Merges {
         self.byte_pairs[usize::from(left) << 8 | usize::from(right)]
     }
 
-    /// Appends the ids of a word of fewer than 2³² bytes: those of its bytes, of which the leftmost pair of lowest rank
-    /// is merged until none is left.
+    /// Appends the ids of a word of fewer than 2³² bytes: what is left of its bytes' when the leftmost pair of lowest
+    /// rank is merged until there is none.
     #[inline]
     pub(super) fn apply(&self, word: &[u8], out: &mut Vec<u32>) {
+        if self.pieces.find(word, |left, right| self.get(left, right), out) {
+            return;
+        }
         if word.len() <= SHORT { self.apply_short(word, out) } else { self.apply_long(word, out) }
     }
 
@@ -217,14 +240,20 @@ impl Merges {
         out.extend(ids.into_iter().filter(|&id| id != GONE));
     }
 
-    /// What both ways of merging make of a word of up to [`SHORT`] bytes.
+    /// What both ways of merging make of a word of up to [`SHORT`] bytes, and what is found without, if anything is.
     #[cfg(test)]
-    pub(super) fn apply_both(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>) {
-        let (mut short, mut long) = (Vec::new(), Vec::new());
+    pub(super) fn apply_all(&self, word: &[u8]) -> (Vec<u32>, Vec<u32>, Option<Vec<u32>>) {
+        let (mut short, mut long, mut found) = (Vec::new(), Vec::new(), Vec::new());
         self.apply_short(word, &mut short);
         self.apply_long(word, &mut long);
-        (short, long)
+        let is_found = self.pieces.find(word, |left, right| self.get(left, right), &mut found);
+        (short, long, is_found.then_some(found))
     }
+}
+
+#[inline]
+fn hash(pair: u64) -> u64 {
+    pair.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The least candidate, if there is one: eight at a time, which compilers know instructions for.

@@ -8,12 +8,16 @@ mod bpe;
 mod byte_level;
 mod classes;
 mod general;
+mod masks;
 mod merges;
+mod pieces;
 mod scan;
 mod split;
 mod stream;
 mod tiktoken;
 pub mod train;
+mod trie;
+mod window;
 mod words;
 
 pub use stream::StreamDecoder;

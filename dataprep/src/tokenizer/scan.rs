@@ -1,5 +1,6 @@
-//! The split patterns of GPT-2, Llama 3 and DeepSeek-V3, by hand: what a regular expression engine finds, several times
-//! as fast. Each function is its pattern, alternative after alternative; [`split`](super::split) has the patterns.
+//! The split patterns of GPT-2, Llama 3 and DeepSeek-V3, by hand, a word at a time: what a regular expression engine
+//! finds, several times as fast. Each function is its pattern, alternative after alternative; [`split`](super::split)
+//! has the patterns, and [`window`](super::window) most words of a text.
 
 use super::classes::{BREAK, Classes, LETTER, MARK, NUMBER, OTHER, SIGN, SPACE, SYLLABLE};
 
@@ -15,31 +16,25 @@ pub(super) enum Scanner {
 }
 
 impl Scanner {
-    /// Calls `each` with the beginning and end of every word of `text`, in order; together they are the whole text.
+    /// The kinds of characters that its pattern tells apart.
     #[inline]
-    pub(super) fn split(self, text: &str, each: &mut impl FnMut(usize, usize)) {
-        let bytes = text.as_bytes();
+    pub(super) fn classes(self) -> &'static Classes {
         match self {
-            Self::Gpt2 => {
-                let classes = Classes::all();
-                words(bytes, each, |at| gpt2(classes, bytes, at));
-            }
-            Self::Llama3 { digits } => {
-                let classes = Classes::all();
-                words(bytes, each, |at| llama3(classes, bytes, at, digits));
-            }
-            Self::DeepSeek => deepseek(bytes, each),
+            Self::Gpt2 | Self::Llama3 { .. } => Classes::all(),
+            Self::DeepSeek => Classes::isolating(),
         }
     }
-}
 
-#[inline]
-fn words(text: &[u8], each: &mut impl FnMut(usize, usize), end_of: impl Fn(usize) -> usize) {
-    let mut at = 0;
-    while at < text.len() {
-        let end = end_of(at);
+    /// Calls `each` with the beginning and end of the word at `at` in `text`, which is UTF-8, and perhaps of some that
+    /// follow; gives the end of the last.
+    pub(super) fn next(self, text: &[u8], at: usize, each: &mut impl FnMut(usize, usize)) -> usize {
+        let end = match self {
+            Self::Gpt2 => gpt2(self.classes(), text, at),
+            Self::Llama3 { digits } => llama3(self.classes(), text, at, digits),
+            Self::DeepSeek => return deepseek(text, at, each),
+        };
         each(at, end);
-        at = end;
+        end
     }
 }
 
@@ -97,41 +92,31 @@ fn llama3(classes: &Classes, text: &[u8], at: usize, digits: usize) -> usize {
     spaces(text, at, end, end == text.len())
 }
 
-/// DeepSeek's three patterns at once.
-#[inline]
-fn deepseek(text: &[u8], each: &mut impl FnMut(usize, usize)) {
-    let (all, isolating) = (Classes::all(), Classes::isolating());
-    // What no alternative matches is a separate word, from `gap` on.
-    let (mut gap, mut at) = (0, 0);
-    while at < text.len() {
-        let (class, length) = isolating.at(text, at);
-        let end = if class == NUMBER {
-            group(isolating, text, at, 3)
-        } else if class == SYLLABLE {
-            at
-        } else {
-            match deepseek_word(isolating, text, at, class, length) {
-                Some(end) => end,
-                None => {
-                    at += length;
-                    continue;
-                }
-            }
-        };
-        if gap < at {
-            each(gap, at);
+/// DeepSeek's three patterns at once: what no alternative matches is a separate word, with the match behind it.
+fn deepseek(text: &[u8], start: usize, each: &mut impl FnMut(usize, usize)) -> usize {
+    let classes = Classes::isolating();
+    let mut at = start;
+    let end = loop {
+        let (class, length) = classes.at(text, at);
+        if length == 0 || class & SYLLABLE != 0 {
+            break at;
         }
-        if end > at {
-            each(at, end);
-            at = end;
-        } else {
-            at = syllables(all, text, at, each);
+        if class == NUMBER {
+            break group(classes, text, at, 3);
         }
-        gap = at;
+        match deepseek_word(classes, text, at, class, length) {
+            Some(end) => break end,
+            None => at += length,
+        }
+    };
+    if start < at {
+        each(start, at);
     }
-    if gap < at {
-        each(gap, at);
+    if at < end {
+        each(at, end);
+        return end;
     }
+    syllables(Classes::all(), text, at, each)
 }
 
 /// The words of a run of syllables, some of which are marks and signs; gives its end.
@@ -182,14 +167,14 @@ fn deepseek_word(classes: &Classes, text: &[u8], at: usize, class: u8, length: u
     }
     let end = classes.run(text, at, SPACE);
     let (behind, _) = classes.at(text, end);
-    let last = end == text.len() || behind == NUMBER || behind == SYLLABLE;
+    let last = end == text.len() || behind == NUMBER || behind & SYLLABLE != 0;
     Some(spaces(text, at, end, last))
 }
 
 /// `'s`, `'t`, `'re`, `'ve`, `'m`, `'ll` or `'d`, of which the apostrophe stands before `at`: its end. With letters of
 /// either case `'ſ` is one as well, since the long s is an s.
 #[inline]
-fn contraction(text: &[u8], at: usize, lower: impl Fn(u8) -> u8) -> Option<usize> {
+pub(super) fn contraction(text: &[u8], at: usize, lower: impl Fn(u8) -> u8) -> Option<usize> {
     let byte = |i: usize| text.get(i).copied().map_or(0, &lower);
     match (byte(at), byte(at + 1)) {
         (b's' | b't' | b'm' | b'd', _) => Some(at + 1),

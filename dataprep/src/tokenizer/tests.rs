@@ -630,10 +630,59 @@ proptest! {
     }
 
     #[test]
-    fn both_ways_of_merging_agree(word in prop::collection::vec(prop::sample::select(&b"anthem e"[..]), 2..64)) {
+    fn all_ways_of_merging_agree(word in prop::collection::vec(prop::sample::select(&b"anthem e"[..]), 2..64)) {
         let ours = trained();
         let Kind::Bpe(bpe) = &ours.inner.kind else { panic!("trained tokenizers take the fast path") };
-        let (short, long) = bpe.merge_both(&word);
-        prop_assert_eq!(short, long);
+        let (short, long, found) = bpe.merge_all(&word);
+        prop_assert_eq!(&short, &long);
+        if let Some(found) = found {
+            prop_assert_eq!(found, short);
+        }
     }
+
+    /// Rules as no trainer makes them: in any order, several for a token, of tokens that nothing makes.
+    #[test]
+    fn words_found_without_merging_are_those_of_any_rules(
+        rules in prop::collection::vec(("[ab]{1,4}", "[ab]{1,4}"), 1..40),
+        words in prop::collection::vec("[ab]{1,20}", 1..20),
+    ) {
+        let json = odd_rules(&rules);
+        let ours = from_value(&json).unwrap();
+        let Kind::Bpe(bpe) = &ours.inner.kind else { panic!("it is byte-level") };
+        for word in words {
+            let (short, long, found) = bpe.merge_all(word.as_bytes());
+            prop_assert_eq!(&short, &long);
+            if let Some(found) = found {
+                prop_assert_eq!(found, short);
+            }
+        }
+    }
+}
+
+/// The trained tokenizer with these rules and what they make in place of those it has.
+fn odd_rules(rules: &[(String, String)]) -> Value {
+    let mut json: Value = serde_json::from_slice(&trained().inner.json).unwrap();
+    let model = &mut json["model"];
+    let vocab = model["vocab"].as_object_mut().unwrap();
+    let merges: Vec<Value> = rules
+        .iter()
+        .map(|(left, right)| {
+            for token in [left.clone(), right.clone(), format!("{left}{right}")] {
+                let next = vocab.len() as u64 + 1000;
+                vocab.entry(token).or_insert_with(|| next.into());
+            }
+            serde_json::json!([left, right])
+        })
+        .collect();
+    model["merges"] = merges.into();
+    json
+}
+
+#[test]
+fn most_words_are_found_without_merging() {
+    let ours = trained();
+    let Kind::Bpe(bpe) = &ours.inner.kind else { panic!("trained tokenizers take the fast path") };
+    let words: Vec<&str> = MIXED.split_inclusive(' ').filter(|word| word.len() <= 64).collect();
+    let found = words.iter().filter(|word| bpe.merge_all(word.as_bytes()).2.is_some()).count();
+    assert!(found * 10 >= words.len() * 9, "{found} of {}", words.len());
 }
