@@ -237,7 +237,8 @@ mod tests {
     #[test]
     fn a_run_that_needs_more_memory_than_there_is_says_so_before_it_begins() {
         let said = |sets: &[&str], memory| {
-            let device = Capabilities { memory: Some(memory), ..Capabilities::new("card") };
+            let mut device = Capabilities::new("card");
+            device.memory = Some(memory);
             short_of_memory(&settings(sets), 1, device)
         };
         let text = said(&["model.preset=v3-671b"], 80 << 30).expect("80 GiB are too few");

@@ -414,7 +414,7 @@ impl Encoder<'_> {
         }
         check_length(text.len())?;
         // Text that is UTF-8 throughout, as nearly all is, is known to be so more quickly.
-        let mut text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+        let mut text = simdutf8::basic::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
         match kind {
             Kind::Bytes => {}
             Kind::Bpe(bpe) => bpe.encode(&text, false, &mut self.cache, out)?,
