@@ -1,7 +1,7 @@
 """The whole preparation beside datatrove's: same input, same rules, one core, processor time of both.
 
     python pipeline_peer.py make INPUT.warc.gz PAGE.html[.gz]...         # an archive of pages, a gzip member each
-    python pipeline_peer.py copies INPUT.warc.gz COPIES OUTPUT.warc.gz   # each page so many times, with other words
+    python pipeline_peer.py copies INPUT.warc.gz COPIES OUTPUT.warc.gz   # each page COPIES times, with other words
     python pipeline_peer.py run INPUT.warc.gz|INPUT.jsonl.gz TOKENIZER.json WORK_DIR [PREP [PASSES]]
 
     # needs: pip install "datatrove[io,processing]" lxml_html_clean spacy

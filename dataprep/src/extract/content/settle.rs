@@ -39,8 +39,14 @@ impl Page<'_> {
         self.trim_texts(id);
         if !VOID.has(tag) && self.tree.head_text(id).is_empty() {
             let tail = self.tree.tail_text(id).into_owned();
-            self.tree.set_head_text(id, &tail);
             self.tree.set_tail_text(id, "");
+            if childless {
+                self.tree.set_head_text(id, &tail);
+            } else if !tail.is_empty() {
+                // Behind what it has, as it stood on the page.
+                let text = self.tree.new_text(&[" ", &tail].concat());
+                self.tree.append(id, text);
+            }
         }
         let (text, tail) = (self.tree.head_text(id), self.tree.tail_text(id));
         (text.is_empty() && tail.is_empty()) || !is_noise(if text.is_empty() { &tail } else { &text })

@@ -169,9 +169,6 @@ impl Page<'_> {
         if self.is_code(id) {
             return self.take_code(id, out);
         }
-        for child in self.tree.elements(id) {
-            self.settle(child);
-        }
         if has_words(self.tree, id) {
             self.move_into(id, tag, out);
         } else {

@@ -1,4 +1,4 @@
-//! Where a word is in the table of common words: a table of hashes that are told apart by 64 bits, with open addressing.
+//! The places of words in the table of common words, which holds 64 bits of a hash of each, with open addressing.
 
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -1,4 +1,4 @@
-//! What elements are called, as far as it matters.
+//! The names of elements, as far as they matter.
 
 use html5ever::{LocalName, local_name};
 
