@@ -32,9 +32,9 @@ fn checked(page: &str) -> Shape {
     let (other, shape) = by_html5ever(page);
     let tree = parse(page, u32::MAX, u32::MAX).unwrap();
     assert_eq!(nodes(&tree), nodes(&other), "{page:?}");
-    // Comments count while the tree grows, so a page that is just deep enough may be too deep.
+    // What is taken out again counts while the tree grows, and so do comments: such a page may be too deep all the same.
     let within = |max_depth, max_elements| parse(page, max_depth, max_elements).is_ok();
-    assert!(within(shape.depth + 1, shape.elements), "{page:?}");
+    assert!(within(u32::MAX, shape.elements), "{page:?}");
     assert!(!within(shape.depth - 1, shape.elements) && !within(u32::MAX, shape.elements - 1), "{page:?}");
     // What is in a template hangs elsewhere there.
     if !page.contains("<template") {
