@@ -32,7 +32,7 @@ fn checked(page: &str) -> Shape {
     let (other, shape) = by_html5ever(page);
     let tree = parse(page, u32::MAX, u32::MAX).unwrap();
     assert_eq!(nodes(&tree), nodes(&other), "{page:?}");
-    // What is taken out again counts while the tree grows, and so do comments: such a page may be too deep all the same.
+    // What is taken out again counts while the tree grows, and so do comments: such a page may still be too deep.
     let within = |max_depth, max_elements| parse(page, max_depth, max_elements).is_ok();
     assert!(within(u32::MAX, shape.elements), "{page:?}");
     assert!(!within(shape.depth - 1, shape.elements) && !within(u32::MAX, shape.elements - 1), "{page:?}");
