@@ -1,6 +1,7 @@
 """The whole preparation beside datatrove's: same input, same rules, one core, processor time of both.
 
     python pipeline_peer.py make INPUT.warc.gz PAGE.html[.gz]...         # an archive of pages, a gzip member each
+    python pipeline_peer.py copies INPUT.warc.gz COPIES OUTPUT.warc.gz   # each page COPIES times, with other words
     python pipeline_peer.py run INPUT.warc.gz|INPUT.jsonl.gz TOKENIZER.json WORK_DIR [PREP [PASSES]]
 
     # needs: pip install "datatrove[io,processing]" lxml_html_clean spacy
@@ -15,7 +16,7 @@ They take turns, three times unless told otherwise; of each the fastest pass cou
 all child processes.
 Prints Markdown: what each stage left, by how many addresses the results differ, and the times.
 """
-import gzip, json, os, pathlib, resource, subprocess, sys
+import gzip, json, os, pathlib, random, re, resource, subprocess, sys, zlib
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 STAGES = ["extract", "gopher_repetition", "gopher_quality", "c4", "fineweb", "deduplicate"]
@@ -31,6 +32,37 @@ def make(archive, pages):
                     f"WARC-Target-URI: http://example.com/{i}\r\nContent-Type: application/http; msgtype=response\r\n"
                     f"Content-Length: {len(http)}\r\n\r\n")
             out.write(gzip.compress(head.encode() + http + b"\r\n\r\n", mtime=0))
+
+
+def members(archive):
+    """What is in each gzip member."""
+    rest = pathlib.Path(archive).read_bytes()
+    while rest:
+        member = zlib.decompressobj(31)
+        yield member.decompress(rest)
+        rest = member.unused_data
+
+
+def copies(archive, count, output):
+    """The records of an archive that `make` wrote, `count` times. In each copy but the first every word of five to twelve small
+    letters is another one of that length, the same everywhere, so that no copy is a duplicate of another."""
+    markup = re.compile(rb"(?s)(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-->|<[^>]*>)")
+    word = re.compile(rb"\b[a-z]{5,12}\b")
+    records = [record.split(b"\r\n\r\n", 2) for record in members(archive)]
+    words = sorted({found for *_, page in records for found in word.findall(markup.sub(b" ", page))})
+    with open(output, "wb") as out:
+        for i in range(int(count)):
+            others = {length: [word for word in words if len(word) == length] for length in range(5, 13)}
+            for same in others.values():
+                random.Random(i).shuffle(same)
+            turn = {length: iter(same) for length, same in others.items()}
+            table = {word: next(turn[len(word)]) if i else word for word in words}
+            for head, http, page in records:
+                parts = markup.split(page)
+                parts[::2] = (word.sub(lambda found: table.get(found[0], found[0]), text) for text in parts[::2])
+                head = head.replace(b"http://example.com/", b"http://example.com/%d/" % i)
+                record = b"\r\n\r\n".join([head, http, b"".join(parts)])
+                out.write(gzip.compress(record, mtime=0))
 
 
 def end_token(tokenizer):
@@ -147,7 +179,8 @@ def run(archive, tokenizer, work, prep="target/release/prep", passes="3"):
     print("\n| | seconds of a processor | every pass |\n|---|---|---|")
     for name, seconds in (("fathom", ours), ("datatrove", theirs)):
         print(f"| {name} | {min(seconds):.2f} | {', '.join(f'{s:.2f}' for s in seconds)} |")
-    print(f"\n{min(theirs) / min(ours):.0f} times as fast.")
+    ratios = ", ".join(f"{their / our:.1f}" for our, their in zip(ours, theirs))
+    print(f"\n{min(theirs) / min(ours):.0f} times as fast; pass by pass: {ratios}.")
 
 
 if __name__ == "__main__":
@@ -155,4 +188,4 @@ if __name__ == "__main__":
     if command == "make":
         make(arguments[0], arguments[1:])
     else:
-        {"run": run, "datatrove": datatrove}[command](*arguments)
+        {"run": run, "datatrove": datatrove, "copies": copies}[command](*arguments)

@@ -1,6 +1,6 @@
 //! How much of an element's text is in links.
 
-use super::tree::{Id, Measure, NONE, Tag, Tree};
+use super::tree::{Attribute, Id, Measure, NONE, Tag, Tree};
 
 /// The text and links of an element.
 #[derive(Clone, Copy, Default)]
@@ -101,17 +101,18 @@ impl Density {
 
 /// Links to places on the page itself are no sign of a list of links.
 pub(super) fn weight_of_link(tree: &Tree, id: Id) -> f64 {
-    let target = tree.attribute(id, &html5ever::local_name!("href")).map_or("", str::trim);
+    let target = tree.attribute(id, Attribute::Href).map_or("", str::trim);
     if target.len() > 1 && target.starts_with('#') { 0.3 } else { 1.0 }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::parse::parse;
     use super::super::tree::{ROOT, Tags};
     use super::*;
 
     fn is_links(html: &str) -> bool {
-        let tree = Tree::parse(html, 512, 1000).unwrap();
+        let tree = parse(html, 512, 1000).unwrap();
         let divs = tree.tagged(ROOT, Tags::of(&[Tag::Div]));
         Density::of(&tree, ROOT).is_links(&tree, divs[0])
     }

@@ -3,9 +3,8 @@
 //! The names are those that trafilatura's and Readability's published rules look for; one automaton finds all of them
 //! in one pass over an attribute.
 
-use super::tree::{Id, Tag, Tags, Tree};
+use super::tree::{Attribute, Id, Tag, Tags, Tree};
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use html5ever::local_name;
 use std::sync::LazyLock;
 
 /// A set of marks.
@@ -224,38 +223,28 @@ pub(super) fn of(tree: &Tree, id: Id) -> Marks {
         Tag::Header => DOUBTFUL,
         _ => 0,
     };
-    let attributes = tree.attributes_of(id);
-    if attributes.is_empty() {
-        return marks;
-    }
-    let alone = tree.attribute(id, &local_name!("id")).is_none_or(str::is_empty);
+    let alone = tree.attribute(id, Attribute::Identifier).is_none_or(str::is_empty);
     let mut border = false;
-    for attribute in attributes {
-        let value = &*attribute.value;
-        marks |= match attribute.name.local {
-            local_name!("class") => CLASSES.find(value, alone),
-            local_name!("id") => IDENTIFIERS.find(value, false),
-            local_name!("style") => {
+    for (name, value) in tree.attributes_of(id) {
+        marks |= match name {
+            Attribute::Class => CLASSES.find(value, alone),
+            Attribute::Identifier => IDENTIFIERS.find(value, false),
+            Attribute::Style => {
                 border |= value.contains("border");
                 let hides = ["hidden", "display:none", "display: none"].iter().any(|it| value.contains(it));
                 if hides { HIDDEN | UNSEEN } else { 0 }
             }
-            local_name!("hidden") => UNSEEN,
-            local_name!("rel") if value == "author" => BYLINE,
-            local_name!("itemprop") if value.contains("author") => BYLINE,
-            local_name!("role") if ROLES.contains(&value) => {
-                UNSEEN | if value == "navigation" { BOILERPLATE } else { 0 }
-            }
-            local_name!("role") if value == "article" => CONTENT[2],
-            local_name!("role") if value.starts_with("main") => CONTENT[4],
-            local_name!("role") if value.to_ascii_lowercase().contains("nav") => BOILERPLATE,
-            local_name!("aria-hidden") if value == "true" => HIDDEN,
-            local_name!("itemprop") if value == "articleBody" => CONTENT[0],
-            ref name if name.starts_with("data-") => match &**name {
-                "data-component" if value.contains("MostPopularStories") => BOILERPLATE,
-                "data-lp-replacement-content" => BOILERPLATE,
-                _ => 0,
-            },
+            Attribute::Hidden => UNSEEN,
+            Attribute::Rel if value == "author" => BYLINE,
+            Attribute::Itemprop if value.contains("author") => BYLINE,
+            Attribute::Role if ROLES.contains(&value) => UNSEEN | if value == "navigation" { BOILERPLATE } else { 0 },
+            Attribute::Role if value == "article" => CONTENT[2],
+            Attribute::Role if value.starts_with("main") => CONTENT[4],
+            Attribute::Role if value.to_ascii_lowercase().contains("nav") => BOILERPLATE,
+            Attribute::AriaHidden if value == "true" => HIDDEN,
+            Attribute::Itemprop if value == "articleBody" => CONTENT[0],
+            Attribute::DataComponent if value.contains("MostPopularStories") => BOILERPLATE,
+            Attribute::Replacement => BOILERPLATE,
             _ => 0,
         };
     }
@@ -284,11 +273,12 @@ pub(super) fn of(tree: &Tree, id: Id) -> Marks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parse::parse;
     use super::super::tree::ROOT;
     use super::*;
 
     fn marks(element: &str) -> Marks {
-        let tree = Tree::parse(element, 512, 1000).unwrap();
+        let tree = parse(element, 512, 1000).unwrap();
         of(&tree, tree.below(ROOT).find(|&id| tree.tag(tree.parent(id)) == Tag::Body).unwrap())
     }
 

@@ -13,6 +13,7 @@ mod density;
 mod fallback;
 mod marks;
 mod page;
+mod parse;
 mod text;
 mod tree;
 
@@ -20,6 +21,7 @@ pub use charset::decode;
 
 use crate::document::Dropped;
 use crate::error::{Error, Result};
+use parse::{TooLarge, parse};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,7 +29,6 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
-use tree::{TooLarge, Tree};
 
 /// Rule: extraction took longer than [`ExtractConfig::seconds`].
 pub const TIME_LIMIT: &str = "extract.seconds";
@@ -179,10 +180,12 @@ impl Worker {
 /// The rule that the page falls to.
 pub fn main_text(page: &str, config: &ExtractConfig) -> std::result::Result<String, Dropped> {
     let over = |rule, value: u64, limit: u64| Err(Dropped { rule, value: value as f64, threshold: limit as f64 });
-    if page.len() as u64 > config.max_page_bytes {
-        return over(PAGE_BYTES, page.len() as u64, config.max_page_bytes);
+    // Places in a page have 32 bits, whatever the limit.
+    let most = config.max_page_bytes.min(u32::MAX.into());
+    if page.len() as u64 > most {
+        return over(PAGE_BYTES, page.len() as u64, most);
     }
-    let mut tree = match Tree::parse(page, config.max_depth, config.max_elements) {
+    let mut tree = match parse(page, config.max_depth, config.max_elements) {
         Ok(tree) => tree,
         Err(TooLarge::Elements(elements)) => return over(ELEMENTS, elements.into(), config.max_elements.into()),
         Err(TooLarge::Depth(depth)) => return over(DEPTH, depth.into(), config.max_depth.into()),

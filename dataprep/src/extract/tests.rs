@@ -26,6 +26,16 @@ fn main_text_is_found_and_the_rest_left() {
 }
 
 #[test]
+fn words_in_pre_and_quotes_stay_where_they_are() {
+    for tag in ["pre", "blockquote"] {
+        let quote = format!("<{tag}>ALTER <em><b>name</b></em> RENAME TO <em><b>other</b></em>, <i>if</i> any</{tag}>");
+        let page = page(&article().replace("</article>", &format!("{quote}</article>")));
+        let text = main_text(&page, &ExtractConfig::default()).unwrap();
+        assert!(text.ends_with("ALTER name RENAME TO other, if any"), "{text}");
+    }
+}
+
+#[test]
 fn limits_drop_a_page_by_name() {
     let small = ExtractConfig { max_page_bytes: 100, ..ExtractConfig::default() };
     let dropped = rule(&page(&article()), small);

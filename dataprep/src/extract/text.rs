@@ -167,12 +167,13 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parse::parse;
     use super::super::tree::ROOT;
     use super::*;
     use proptest::prelude::*;
 
     fn of_html(html: &str) -> String {
-        of(&Tree::parse(html, u32::MAX, u32::MAX).unwrap(), ROOT)
+        of(&parse(html, u32::MAX, u32::MAX).unwrap(), ROOT)
     }
 
     #[test]

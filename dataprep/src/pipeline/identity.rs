@@ -8,7 +8,7 @@ use crate::{hash, json};
 use serde_json::json;
 
 /// Part of the fingerprint: raised whenever the same input would give other shards than before.
-const REVISION: u64 = 5;
+const REVISION: u64 = 6;
 
 /// What a preparation's result depends on besides its inputs.
 pub(super) struct Identity<'a> {

@@ -92,9 +92,12 @@ pub(super) fn foreign(head: &[u8]) -> Option<Foreign> {
     if is_tar(head) {
         return Some(TAR);
     }
-    if is_text_start(head) {
-        return None;
-    }
+    // Most begin as no such file: that is soon told.
+    binary(head).filter(|_| !is_text_start(head))
+}
+
+/// The kind of a file with these first bytes, if it is no text.
+fn binary(head: &[u8]) -> Option<Foreign> {
     if let [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', b'&', b'S', b'Y', ..]
     | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, b'r', b'E', b'8', b'P', 0x90, ..] = head
     {
@@ -147,12 +150,17 @@ pub(super) fn is_text_start(head: &[u8]) -> bool {
         Ok(_) => true,
         Err(e) => e.error_len().is_none(),
     };
-    complete && !head.iter().any(|&byte| is_control(byte))
+    complete && controls(head) == 0
 }
 
-/// Control characters that stand in no text: all but white space, backspace and escape.
-pub(super) fn is_control(byte: u8) -> bool {
-    matches!(byte, 0..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f)
+/// How many bytes are control characters that stand in no text: all but white space, backspace and escape.
+pub(super) fn controls(bytes: &[u8]) -> usize {
+    // Without branches, and in parts that a byte can count, so that many are looked at at once.
+    let is_control = |byte: u8| {
+        u8::from(byte < 8) | u8::from(byte.wrapping_sub(0x0e) < 18) & u8::from(byte != 0x1b) | u8::from(byte == 0x7f)
+    };
+    let part = |part: &[u8]| usize::from(part.iter().map(|&byte| is_control(byte)).sum::<u8>());
+    bytes.chunks(255).map(part).sum()
 }
 
 #[cfg(test)]
@@ -188,6 +196,8 @@ mod tests {
         ] {
             assert_eq!(foreign(&head).map(|kind| kind.name), Some(name));
         }
+        let control = |byte| matches!(byte, 0..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f);
+        assert!((0..=255).all(|byte| controls(&[byte; 300]) == if control(byte) { 300 } else { 0 }));
         let mut no_tar = tar();
         no_tar[0] = b'b';
         for head in [

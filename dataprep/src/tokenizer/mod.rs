@@ -480,14 +480,15 @@ impl Table {
             added.iter().filter(|t| t["special"] == true).filter_map(|t| t["content"].as_str()).collect();
         // A special token's id stands for nothing, also where the vocabulary has another token with it.
         let special: HashSet<u32> = special.iter().filter_map(|&token| vocab.get(token).copied()).collect();
-        let ordinary = vocab.iter().filter(|(_, id)| !special.contains(id));
-        let mut by_id: Vec<(u32, &str)> = ordinary.map(|(token, &id)| (id, token.as_str())).collect();
         // Of several tokens with one id an added one counts, as in the `tokenizers` crate.
         let contents: HashSet<&str> = added.iter().filter_map(|t| t["content"].as_str()).collect();
-        by_id.sort_unstable_by_key(|&(id, token)| (id, !contents.contains(token), token));
-        by_id.dedup_by_key(|(id, _)| *id);
+        let ordinary = vocab.iter().filter(|(_, id)| !special.contains(id));
+        let mut by_id: Vec<(u32, bool, &str)> =
+            ordinary.map(|(token, &id)| (id, !contents.contains(token.as_str()), token.as_str())).collect();
+        by_id.sort_unstable();
+        by_id.dedup_by_key(|(id, ..)| *id);
         let mut table = Self { ends: Vec::with_capacity(vocab_size as usize), bytes: Vec::new() };
-        for (id, token) in by_id {
+        for (id, _, token) in by_id {
             // Ids of no token, and those of special ones, stand for nothing.
             while table.ends.len() < id as usize {
                 table.push(b"");

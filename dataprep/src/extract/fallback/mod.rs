@@ -5,8 +5,10 @@
 //! found by names, and the second where little was found or the first left in what is no text. Both are worth their
 //! time only where the page has enough other text, which is looked at first.
 
+mod common;
 mod prose;
 mod scores;
+mod slots;
 
 use super::marks;
 use super::page::{FEW, Page, spaced_length};

@@ -3,6 +3,7 @@
 use super::super::marks;
 use super::super::page::{Page, trim};
 use super::super::tree::{Id, NONE, Tag, Tags, Tree};
+use super::common::is_common;
 
 /// Elements that begin and end a paragraph.
 const PARAGRAPHS: Tags = Tags::of(&[
@@ -255,11 +256,10 @@ fn class(paragraph: &Paragraph) -> Class {
     if *chars < SHORT {
         return if *in_links > 0 { Class::Bad } else { Class::Short };
     }
-    let common = justext::get_all_stoplists();
     let (mut words, mut stop) = (0_u32, 0_u32);
     for word in text.split_whitespace() {
         words += 1;
-        stop += u32::from(common.contains(&word.to_lowercase()));
+        stop += u32::from(is_common(&word.to_lowercase()));
     }
     let share = f64::from(stop) / f64::from(words.max(1));
     match share {

@@ -3,7 +3,7 @@
 use super::super::density::{Density, weight_of_link};
 use super::super::marks;
 use super::super::page::{Page, spaced_length};
-use super::super::tree::{Id, NONE, Tag, Tags, Tree};
+use super::super::tree::{Attribute, Id, NONE, Tag, Tags, Tree};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Elements whose text is scored.
@@ -238,8 +238,7 @@ fn attempt(page: &mut Page<'_>, top: Id, rules: Rules) -> Option<Id> {
         best = widen(page.tree, first, &candidates, &scores);
     }
     let score = scores.get(&best).copied().unwrap_or_else(|| start(page, best));
-    let class =
-        |page: &Page<'_>, id| page.tree.attribute(id, &html5ever::local_name!("class")).unwrap_or_default().to_owned();
+    let class = |page: &Page<'_>, id| page.tree.attribute(id, Attribute::Class).unwrap_or_default().to_owned();
     let (threshold, own_class) = (f64::max(10.0, score * 0.2), class(page, best));
     let out = page.tree.new_element(Tag::Body);
     let beside: Vec<Id> = page.tree.element_children(page.tree.parent(best)).collect();
@@ -420,10 +419,10 @@ fn leave_out(page: &mut Page<'_>, top: Id, rules: Rules) {
 
 /// Is a table there for its data, and not for where its cells are?
 fn is_data(tree: &Tree, table: Id) -> bool {
-    if tree.attribute(table, &html5ever::local_name!("role")) == Some("presentation") {
+    if tree.attribute(table, Attribute::Role) == Some("presentation") {
         return false;
     }
-    if tree.attribute(table, &html5ever::local_name!("summary")).is_some() {
+    if tree.attribute(table, Attribute::Summary).is_some() {
         return true;
     }
     for id in tree.below(table) {
