@@ -273,6 +273,11 @@ impl Rank {
         }
     }
 
+    /// How many ranks are on this machine.
+    pub fn neighbors(&self) -> usize {
+        self.neighbors
+    }
+
     /// Threads of a rank where `asked` is 0: an equal share of the cores that the ranks of this machine have.
     pub fn threads(&self, asked: usize) -> usize {
         let allowed = std::thread::available_parallelism().map_or(1, usize::from);

@@ -53,17 +53,20 @@ pub fn training(request: &Request<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What is to be said before a run begins whose rank needs more memory than the device has, or has free now. The plan
-/// is rather too high than too low, so that is no error: the device says where memory ends.
-pub fn short_of_memory(settings: &Settings, ranks: usize, mut device: Capabilities) -> Option<String> {
-    let mut settings = settings.clone();
-    run::fit_to_data(&mut settings).ok()?;
+/// What is to be said before a run begins of which `here` of `ranks` are on this machine, and that needs more memory
+/// than the device has or, on a CPU, has free now. The plan is rather too high than too low, so that is no error: the
+/// device says where memory ends.
+pub fn short_of_memory(settings: &Settings, (ranks, here): (usize, usize), mut device: Capabilities) -> Option<String> {
     let on_cpu = device.name.as_str() == CPU;
     device.memory = if on_cpu { device::host_memory() } else { device.memory };
+    let total = device.memory?;
+    let mut settings = settings.clone();
+    run::fit_to_data(&mut settings).ok()?;
     // What cannot be planned is named by the run itself.
     let needed = needed(&settings, ranks, device).ok()?;
+    let together = if on_cpu { here as u64 } else { 1 };
     let available = if on_cpu { host_memory_available() } else { None };
-    let finding = memory(needed, device.name.as_str(), device.memory?, available);
+    let finding = memory(needed.saturating_mul(together), device.name.as_str(), total, available);
     let remedy = finding.remedy.filter(|_| finding.verdict != Verdict::Fine)?;
     Some(format!("memory: {}: {remedy}", finding.text))
 }
@@ -239,7 +242,7 @@ mod tests {
         let said = |sets: &[&str], memory| {
             let mut device = Capabilities::new("card");
             device.memory = Some(memory);
-            short_of_memory(&settings(sets), 1, device)
+            short_of_memory(&settings(sets), (1, 1), device)
         };
         let text = said(&["model.preset=v3-671b"], 80 << 30).expect("80 GiB are too few");
         assert!(text.contains("training needs") && text.contains("card has 80.00 GiB"), "{text}");

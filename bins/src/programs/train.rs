@@ -166,7 +166,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     match launched {
         None => {
             let device = AnyDevice::open(&arguments.device, settings.train.threads)?;
-            on_device!(&device, device => train(device, launch::alone(), settings, &output, arguments, || ()))
+            on_device!(&device, device => train(device, launch::alone(), settings, &output, arguments, 1, || ()))
         }
         Some(launched) => together(launched, settings, &output, arguments),
     }
@@ -179,12 +179,12 @@ fn together(launched: Launched, mut settings: Settings, output: &Path, arguments
     let work = || match AnyDevice::open(&rank.device(&arguments.device), settings.train.threads)? {
         AnyDevice::Cpu(device) => {
             rank.same_kind(&mpi, "cpu")?;
-            train(&device, rank.watched(Box::new(mpi)), settings, output, arguments, Rank::may_end)
+            train(&device, rank.watched(Box::new(mpi)), settings, output, arguments, rank.neighbors(), Rank::may_end)
         }
         AnyDevice::Cuda(device) => {
             rank.same_kind(&mpi, "cuda")?;
             let ranks = rank.between_gpus(&device, mpi)?;
-            train(&device, rank.watched(ranks), settings, output, arguments, Rank::may_end)
+            train(&device, rank.watched(ranks), settings, output, arguments, rank.neighbors(), Rank::may_end)
         }
     };
     work().map_err(|error| rank.fail(&error, output))
@@ -217,18 +217,20 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
     Ok(Settings::new(source)?)
 }
 
-/// Trains, alone or as one rank; `ended` is called when all is done, while the ranks are still together.
+/// Trains, alone or as one rank of which `here` are on this machine; `ended` is called when all is done, while the ranks
+/// are still together.
 fn train<D: Kernels>(
     device: &D,
     (comm, observed): (Ranks<D>, Observed),
     settings: Settings,
     output: &Path,
     arguments: &Arguments,
+    here: usize,
     ended: impl FnOnce(),
 ) -> Result<()> {
     let stop = signals::interrupts_of(comm.rank(), comm.world())?;
     if comm.rank() == 0
-        && let Some(warning) = doctor::short_of_memory(&settings, comm.world(), device.capabilities())
+        && let Some(warning) = doctor::short_of_memory(&settings, (comm.world(), here), device.capabilities())
     {
         eprintln!("{warning}");
     }

@@ -5,7 +5,7 @@
 //! Each of these is a rule with a name, and a page that falls to one is dropped, never the run.
 //!
 //! The result depends on the page alone, with one exception: the time limit. It is meant for what hangs, not for what
-//! is slow, so that it does not matter how busy the machine is; a page takes about 3 ms.
+//! is slow, so that it does not matter how busy the machine is; a page takes about 1 ms.
 
 mod charset;
 mod content;

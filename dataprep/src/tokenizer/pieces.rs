@@ -97,7 +97,8 @@ impl Pieces {
         let (start, mut at, mut tries) = (out.len(), 0, 0);
         while at < word.len() {
             let Some(mut token) = self.trie.longest(&word[at..]) else {
-                break;
+                out.truncate(start);
+                return false;
             };
             loop {
                 if out.len() == start || self.fit(out[out.len() - 1], token, &rank) {

@@ -1,7 +1,10 @@
 //! A cache of recent words and their ids: most words of a text came before.
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The longest word that is its own key: 15 bytes, and the length in the sixteenth.
 const SHORT: usize = 15;
@@ -25,8 +28,42 @@ pub(super) const BATCH: usize = 64;
 pub(super) struct Words {
     /// `SETS` of them, or none until the first word.
     sets: Vec<Set>,
-    places: FxHashMap<Box<[u8]>, (u32, u32)>,
+    places: HashMap<Box<[u8]>, (u32, u32), Seed>,
     ids: Vec<u32>,
+}
+
+/// Hashes words, in each table in another way: so no text can be made whose words all fall on one place.
+#[derive(Clone, Debug)]
+struct Seed(u64);
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for Seed {
+    type Hasher = Seeded;
+
+    fn build_hasher(&self) -> Seeded {
+        Seeded(self.0)
+    }
+}
+
+struct Seeded(u64);
+
+impl Hasher for Seeded {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn write_usize(&mut self, length: usize) {
+        self.0 ^= length as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The newer word comes first. A set is a line of the cache.

@@ -121,8 +121,9 @@ impl Inside {
     /// elements may have been made on the way, or this one not.
     pub(super) fn give(&mut self, before: usize, name: &LocalName, list: List) {
         let last = self.names.len() - 1;
-        // A template's content is a node by itself.
-        let at = if *name == local_name!("template") { last.saturating_sub(1) } else { last };
+        // The content of a template of HTML is a node by itself, without a name.
+        let is_content = *name == local_name!("template") && self.names[last].local == nameless().local;
+        let at = if is_content { last.saturating_sub(1) } else { last };
         let made = &self.names[at].local;
         // Elements of SVG have capitals.
         if at >= before

@@ -59,7 +59,6 @@ fn is_for_builder(element: &LocalName, name: &[u8]) -> bool {
     let names: &[&[u8]] = match *element {
         local_name!("input") => &[b"type"],
         local_name!("font") => &[b"color", b"face", b"size"],
-        local_name!("annotation-xml") => &[b"encoding"],
         _ => &[],
     };
     names.iter().any(|it| name.eq_ignore_ascii_case(it))
@@ -243,13 +242,16 @@ impl<'p> Markup<'p> {
             if let Some(attribute) = attribute {
                 self.builder.sink.inside().tree.attributes().add(&mut list, attribute, &value);
             }
-            let name = || String::from_utf8_lossy(name).to_ascii_lowercase().replace('\0', "\u{fffd}");
-            if is_for_builder(&element, name().as_bytes()) {
-                let name = QualName::new(None, ns!(), LocalName::from(name()));
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase().replace('\0', "\u{fffd}");
+            // The first of a name counts.
+            if is_for_builder(&element, name.as_bytes())
+                && attrs.iter().all(|it: &BuilderAttribute| *it.name.local != *name)
+            {
+                let name = QualName::new(None, ns!(), LocalName::from(&*name));
                 attrs.push(BuilderAttribute { name, value: StrTendril::from_slice(&value) });
             }
-            if is_format && all.iter().all(|(other, _)| *other != name()) {
-                all.push((name(), value.into_owned()));
+            if is_format {
+                all.push((name, value.into_owned()));
             }
         };
         self.at += 1;
@@ -259,7 +261,9 @@ impl<'p> Markup<'p> {
                 Some(self.builder.sink.inside().number(list))
             }
             _ if !all.is_empty() => {
-                all.sort_unstable();
+                // Equal names stay in their order, of which the first counts.
+                all.sort_by(|a, b| a.0.cmp(&b.0));
+                all.dedup_by(|later, first| later.0 == first.0);
                 let mut inside = self.builder.sink.inside();
                 Some(*self.formats.entry(all).or_insert_with(|| inside.number(list)))
             }
@@ -362,14 +366,8 @@ fn comment_end(comment: &[u8]) -> usize {
             return end.len();
         }
     }
-    for at in memchr::memmem::find_iter(comment, b"--") {
-        match &comment[at + 2..] {
-            [b'>', ..] => return at + 3,
-            [b'!', b'>', ..] => return at + 4,
-            _ => {}
-        }
-    }
-    comment.len()
+    let ends = |&at: &usize| comment[..at].ends_with(b"--") || comment[..at].ends_with(b"--!");
+    memchr::memchr_iter(b'>', comment).find(ends).map_or(comment.len(), |at| at + 1)
 }
 
 /// What a document type declares, which says how old the page is.

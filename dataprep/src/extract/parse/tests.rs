@@ -100,6 +100,8 @@ fn the_same_tree_as_by_another_tokenizer() {
         "a<svg><style>b<p>c</style>d</svg>e<scripted>f</scripted>g<script>h</scripts>i</script>j<script>k",
         "a<script>b<!-- c</script>d<style><!-- e</style>f --></style>g<math><script>h<b>i</script>j",
         "<!><!-><!--><!---><!----><!--a--!>b<!--a--!-->b<!--!>c--><!--<!-->d<!--a-- >e--><!-",
+        "a<!--b--->c<!----->d<!--e---!>f<!------- g ------->h<!-- i -->j",
+        "<font size=1 size=2 color=a color=b><p>x<p>y</font><b id=1 class=x id=2 class=y><b class=x id=1><p>z",
         "<!doctype html><p><table>",
         "<!doctype html public '-//W3C//DTD HTML 3.2//EN'><p><table>",
         "<!DOCTYPE><p><table><!doctype html>",
@@ -132,6 +134,11 @@ fn hostile_pages_are_given_up_early() {
     let formatting: String = (0..400).map(|i| format!("<b id={i}>")).collect();
     let wide = parse(&(formatting + &"<p>x".repeat(1_000_000)), 512, 500_000);
     assert!(matches!(wide, Err(TooLarge::Elements(500_001..2_500_000))), "{:?}", wide.err());
+    // Comparing each attribute with all others, or keeping each for all elements, would take minutes.
+    let names: String = (0..300_000).map(|i| format!(" a{i}")).collect();
+    assert!(parse(&format!("<b{names}>x"), 512, 500_000).is_ok());
+    let equal = parse(&format!("<font{}>{}", " size=1".repeat(100_000), "<p>x".repeat(100_000)), 512, 500_000);
+    assert!(equal.is_ok(), "{:?}", equal.err());
 }
 
 proptest! {
