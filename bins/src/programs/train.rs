@@ -217,8 +217,8 @@ fn settings(arguments: &Arguments, config: Option<&Path>) -> Result<Settings> {
     Ok(Settings::new(source)?)
 }
 
-/// Trains, alone or as one rank of which `here` are on this machine; `ended` is called when all is done, while the ranks
-/// are still together.
+/// Trains, alone or as one of several ranks, of which `here` are on this machine; `ended` is called when all is done,
+/// while the ranks are still together.
 fn train<D: Kernels>(
     device: &D,
     (comm, observed): (Ranks<D>, Observed),
