@@ -11,7 +11,7 @@ use super::split::{Scratch, Splitter};
 use super::words::{BATCH, Known, Word, Words};
 use crate::error::Result;
 use aho_corasick::{AhoCorasick, MatchKind};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -69,11 +69,6 @@ impl Bpe {
             .iter()
             .map(|(token, id)| Some((token.as_str(), u32::try_from(id.as_u64()?).ok()?)))
             .collect::<Option<_>>()?;
-        // With two tokens of one id it depends on the order of merging which of them is meant.
-        let mut seen = FxHashSet::default();
-        if !vocab.values().all(|&id| seen.insert(id)) {
-            return None;
-        }
         let mut byte_ids = [0; 256];
         for (id, c) in byte_ids.iter_mut().zip(byte_level::alphabet()) {
             *id = *vocab.get(c.encode_utf8(&mut [0; 4]) as &str)?;
