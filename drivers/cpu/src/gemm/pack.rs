@@ -246,7 +246,7 @@ fn copy<W: Copy>(from: &[W], to: &mut [W]) {
     copy_part::<W, 1>(rest, to_rest, &mut at);
 }
 
-/// Copies the `N` words from `at` on if the length, which is below twice the largest `N`, has that bit.
+/// Copies `N` words from `at` on, and moves `at` behind them, if the length of both has the bit `N`.
 #[inline(always)]
 fn copy_part<W: Copy, const N: usize>(from: &[W], to: &mut [W], at: &mut usize) {
     if from.len() & N != 0 {
