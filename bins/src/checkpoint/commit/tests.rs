@@ -13,103 +13,16 @@ use fathom_core::precision::Precision;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
 use fathom_cpu::Cpu;
-use fathom_dataprep::durable::{DISK, DurableFile};
+use fathom_dataprep::durable::DISK;
 use fathom_dataprep::{Cursor, Packing, Tokenizer};
 use std::fs;
-use std::io::{Seek, SeekFrom};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::ErrorKind;
 
-/// File operations of which the `fail_at`-th fails; every later one too when it `stays_down`, as if the process had
-/// been killed.
-struct Faulty {
-    calls: Arc<AtomicUsize>,
-    fail_at: usize,
-    stays_down: bool,
-}
+#[allow(dead_code, reason = "tests of whole programs use the rest")]
+#[path = "../../../../tests/storage/faults.rs"]
+mod faults;
 
-impl Faulty {
-    fn new(fail_at: usize, stays_down: bool) -> Self {
-        Self { calls: Arc::default(), fail_at, stays_down }
-    }
-
-    fn check(&self) -> io::Result<()> {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        match call == self.fail_at || (self.stays_down && call > self.fail_at) {
-            true => Err(io::Error::from(io::ErrorKind::StorageFull)),
-            false => Ok(()),
-        }
-    }
-
-    fn file(&self, file: Box<dyn DurableFile>) -> Box<dyn DurableFile> {
-        let (calls, fail_at, stays_down) = (self.calls.clone(), self.fail_at, self.stays_down);
-        Box::new(FaultyFile { file, disk: Faulty { calls, fail_at, stays_down } })
-    }
-}
-
-struct FaultyFile {
-    file: Box<dyn DurableFile>,
-    disk: Faulty,
-}
-
-impl Write for FaultyFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(error) = self.disk.check() {
-            // A full disk takes some of it first.
-            self.file.write_all(&bytes[..bytes.len() / 2])?;
-            return Err(error);
-        }
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Seek for FaultyFile {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
-    }
-}
-
-impl DurableFile for FaultyFile {
-    fn sync(&mut self) -> io::Result<()> {
-        // Syncing for real would take most of the test's time and tell it nothing.
-        self.disk.check()
-    }
-}
-
-impl Files for Faulty {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.check()?;
-        DISK.create_dir(path)
-    }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
-        self.check()?;
-        Ok(self.file(DISK.create(path)?))
-    }
-    fn append(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
-        self.check()?;
-        Ok(self.file(DISK.append(path)?))
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.check()?;
-        fs::metadata(path).map(drop)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.check()?;
-        DISK.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.check()?;
-        DISK.remove_file(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.check()?;
-        DISK.remove_dir(path)
-    }
-}
+use faults::{Fault, Faulty, PLAIN};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -181,14 +94,15 @@ fn save(
 fn a_failure_at_any_call_leaves_the_old_checkpoint_or_the_new_one() {
     let mut trained = trainer(&config(), 1);
     step(&mut trained);
-    for stays_down in [false, true] {
+    // As of a full disk; or as if the process had been killed.
+    for fault in [Fault::Once(ErrorKind::StorageFull), Fault::FromThenOn(ErrorKind::StorageFull)] {
         let mut saved = false;
         for fail_at in 0.. {
             let root = tempfile::tempdir().unwrap();
-            save(&Faulty::new(usize::MAX, false), root.path(), &trained, 1, 1).unwrap();
-            let store = Faulty::new(fail_at, stays_down);
+            save(&PLAIN, root.path(), &trained, 1, 1).unwrap();
+            let store = Faulty::new(fault, fail_at);
             let result = save(&store, root.path(), &trained, 2, 1);
-            if store.calls.load(Ordering::Relaxed) <= fail_at {
+            if !store.met() {
                 assert!(fail_at > 40, "a save makes more than {fail_at} calls");
                 assert!(result.is_ok());
                 break;
