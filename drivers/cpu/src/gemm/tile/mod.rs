@@ -152,9 +152,21 @@ pub(super) fn prefetch(c: Target, ldc: usize, rows: usize, width: usize) {
     }
 }
 
+/// `at` moved by `step`, hidden from the compiler: it would reach the rows of a tile one from the other by a chain of
+/// additions that takes as long as the products.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // which reads nothing
+fn moved<W>(at: *const W, step: usize) -> *const W {
+    let mut at = at.wrapping_add(step);
+    // SAFETY: nothing is executed.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+    at
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, prefetch, store};
+    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, moved, prefetch, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
@@ -170,11 +182,12 @@ pub(super) mod avx512 {
     #[target_feature(enable = "avx512f")]
     unsafe fn sums<const ROWS: usize, const WIDTH: usize>(
         k: usize,
-        (mut a, stride, step): (*const f32, usize, usize),
+        (a, stride, step): (*const f32, usize, usize),
         (mut ahead, further): (*const f32, usize),
         mut b: *const f32,
     ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+        let mut fours = [0, 4, 8].map(|i| a.wrapping_add(i * stride));
         for _ in 0..k {
             // SAFETY: the caller's premise on `a` and `b` for this depth.
             unsafe {
@@ -183,7 +196,7 @@ pub(super) mod avx512 {
                     *b_v = _mm512_loadu_ps(b.add(16 * v));
                 }
                 for (i, row) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*a.add(i * stride));
+                    let x = _mm512_set1_ps(*fours[i / 4].add(i % 4 * stride));
                     for (sum, &b_v) in row.iter_mut().zip(&bs) {
                         *sum = _mm512_fmadd_ps(x, b_v, *sum);
                     }
@@ -192,7 +205,7 @@ pub(super) mod avx512 {
             // A prefetch of any address is harmless.
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             ahead = ahead.wrapping_add(further);
-            a = a.wrapping_add(step);
+            fours = fours.map(|a| moved(a, step));
             b = b.wrapping_add(NR);
         }
         sums
@@ -208,21 +221,56 @@ pub(super) mod avx512 {
         // SAFETY: the caller's premise.
         let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, x.b) };
         let alpha = _mm512_set1_ps(x.alpha);
+        match x.c {
+            // SAFETY: the caller's premise on `c`.
+            Target::F32(c) if x.add => unsafe { store_f32::<ROWS, WIDTH, true>(&sums, alpha, c, x.ldc, x.n) },
+            // SAFETY: as above.
+            Target::F32(c) => unsafe { store_f32::<ROWS, WIDTH, false>(&sums, alpha, c, x.ldc, x.n) },
+            Target::BF16(_) => {
+                // Copied first, since sums that a loop reads stay in memory for the other types too.
+                let mut lines = [[[0.0; 16]; WIDTH]; ROWS];
+                for (lines, sums) in lines.iter_mut().zip(&sums) {
+                    for (line, &sum) in lines.iter_mut().zip(sums) {
+                        // SAFETY: `line` holds 16 numbers.
+                        unsafe { _mm512_storeu_ps(line.as_mut_ptr(), sum) };
+                    }
+                }
+                for (i, lines) in lines.iter().enumerate() {
+                    for (v, line) in lines.iter().enumerate() {
+                        let valid = x.n.saturating_sub(16 * v).min(16);
+                        // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
+                        unsafe { store(&line[..valid], x.c.add(i * x.ldc + 16 * v), x.alpha, x.add) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores the first `n` columns of a tile, or adds them.
+    ///
+    /// # Safety
+    /// They may be written.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_f32<const ROWS: usize, const WIDTH: usize, const ADD: bool>(
+        sums: &[[__m512; WIDTH]; ROWS],
+        alpha: __m512,
+        c: *mut f32,
+        ldc: usize,
+        n: usize,
+    ) {
+        let mut masks = [0; WIDTH];
+        for (v, mask) in masks.iter_mut().enumerate() {
+            *mask = ((1u32 << n.saturating_sub(16 * v).min(16)) - 1) as __mmask16;
+        }
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
-                let valid = x.n.saturating_sub(16 * v).min(16);
+                let at = c.wrapping_add(i * ldc + 16 * v);
                 let y = _mm512_mul_ps(sum, alpha);
-                match x.c.add(i * x.ldc + 16 * v) {
-                    // SAFETY: the caller's premise on `c` for row `i` and the columns left of `n`.
-                    Target::F32(c) => unsafe { store_f32(c, valid, y, x.add) },
-                    c => {
-                        let mut line = [0.0; 16];
-                        // SAFETY: `line` holds 16 numbers; the rest as above.
-                        unsafe {
-                            _mm512_storeu_ps(line.as_mut_ptr(), y);
-                            store(&line[..valid], c, 1.0, x.add);
-                        }
-                    }
+                // SAFETY: the mask keeps to the caller's premise.
+                unsafe {
+                    let y = if ADD { _mm512_add_ps(y, _mm512_maskz_loadu_ps(masks[v], at)) } else { y };
+                    _mm512_mask_storeu_ps(at, masks[v], y);
                 }
             }
         }
@@ -332,7 +380,7 @@ pub(super) mod avx512 {
     pub(in crate::gemm) unsafe fn store_any(c: Target, valid: usize, y: __m512, add: bool) {
         match c {
             // SAFETY: the caller's premise.
-            Target::F32(c) => unsafe { store_f32(c, valid, y, add) },
+            Target::F32(c) => unsafe { store_line(c, valid, y, add) },
             Target::BF16(c) => {
                 let (mask, at) = (((1u32 << valid) - 1) as __mmask16, c.cast());
                 // SAFETY: the mask keeps to the caller's premise; types of 256 bits are made into each other.
@@ -351,7 +399,7 @@ pub(super) mod avx512 {
     /// `valid` numbers from `c` on may be written.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn store_f32(c: *mut f32, valid: usize, mut y: __m512, add: bool) {
+    unsafe fn store_line(c: *mut f32, valid: usize, mut y: __m512, add: bool) {
         let mask = ((1u32 << valid) - 1) as __mmask16;
         // SAFETY: the mask keeps to the caller's premise.
         unsafe {
