@@ -9,10 +9,9 @@ use std::ops::Range;
 
 use fathom_core::device::{Attention, ChunkAttention, Heads, MaskWindow};
 
-use crate::elementwise::convert;
 use crate::error::CpuError;
-use crate::factor::{Computed, Factor, left_words, numbers, right_words};
-use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
+use crate::factor::{Computed, Factor, copied, copy, left_words, numbers, right_words, stride};
+use crate::gemm::{has_pairs, left, multiply, pack_columns};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Blocks, Tile, Tiles};
@@ -58,17 +57,16 @@ impl<'a, T: Real> Inputs<'a, T> {
         self.kv.block(rows.start, rows.len(), j * (h.nope + h.value) + h.nope, h.value)
     }
 
-    /// Copies rows `rows` of the keys of head `j`, both parts side by side, into `to`.
+    /// Copies rows `rows` of the keys of head `j`, both parts side by side, into `to`, [`stride`] apart.
     pub(crate) fn keys<'s, N: Real>(&self, isa: Isa, j: usize, rows: Range<usize>, to: &'s mut [f32]) -> Mat<'s, N> {
         let to: &mut [N] = bytemuck::cast_slice_mut(to);
         let h = &self.heads;
         let first = j * (h.nope + h.value);
-        for (r, line) in rows.clone().zip(to.chunks_exact_mut(self.width())) {
-            let (nope, pe) = line.split_at_mut(h.nope);
-            convert(isa, &self.kv.row(r)[first..first + h.nope], nope);
-            convert(isa, self.k_pe.row(r), pe);
-        }
-        Mat::new(to, rows.len(), self.width(), self.width())
+        let stride = stride(self.width());
+        let nope = self.kv.block(rows.start, rows.len(), first, h.nope);
+        copy(isa, &nope, stride, to);
+        copy(isa, &self.k_pe.block(rows.start, rows.len(), 0, h.rope), stride, &mut to[h.nope..]);
+        Mat::new(to, rows.len(), self.width(), stride)
     }
 
     /// The first row that each of `rows` sees, which are of one sequence.
@@ -121,8 +119,9 @@ kernel! {
 /// Numbers of scratch that [`attend`] needs.
 fn scratch_size<W: Computed>(h: &Heads) -> usize {
     let (width, value) = (h.nope + h.rope, h.value);
-    KEYS * width
-        + made_size(h)
+    KEYS * stride(width)
+        + KEYS * stride(value)
+        + QUERIES * width
         + right_words::<W>(width, KEYS)
         + right_words::<W>(KEYS, value)
         + QUERIES * KEYS
@@ -130,11 +129,6 @@ fn scratch_size<W: Computed>(h: &Heads) -> usize {
         + left_words::<W>(QUERIES, KEYS)
         + TASK * value
         + 2 * TASK
-}
-
-/// Numbers of scratch for the largest tile of queries, values or gradients of outputs whose type must be made.
-pub(crate) fn made_size(h: &Heads) -> usize {
-    KEYS * h.value.max(h.nope + h.rope)
 }
 
 /// Attention of head `j` for the rows of `o`, at most [`TASK`] of one sequence.
@@ -147,8 +141,9 @@ fn attend<T: Real, W: Computed>(
     mut scratch: &mut [f32],
 ) {
     let (width, value) = (x.width(), x.heads.value);
-    let keys = take(&mut scratch, KEYS * width);
-    let made = take(&mut scratch, made_size(&x.heads));
+    let keys = take(&mut scratch, KEYS * stride(width));
+    let values = take(&mut scratch, KEYS * stride(value));
+    let made = take(&mut scratch, QUERIES * width);
     let keys_packed = take_words::<W>(&mut scratch, right_words::<W>(width, KEYS));
     let values_packed = take_words::<W>(&mut scratch, right_words::<W>(KEYS, value));
     let scores = take(&mut scratch, QUERIES * KEYS);
@@ -167,7 +162,7 @@ fn attend<T: Real, W: Computed>(
     for key in (sequence + seen / KEYS * KEYS..end).step_by(KEYS) {
         let rows = key..(key + KEYS).min(sequence + x.heads.sequence);
         let k = pack_columns::<W>(isa, &x.keys(isa, j, rows.clone(), keys), keys_packed);
-        let v = pack_rows::<W>(isa, &numbers(isa, &x.values(j, rows.clone()), made), values_packed);
+        let v = W::right(isa, &copied(isa, &x.values(j, rows.clone()), values), values_packed);
         for from in (first..end).step_by(QUERIES) {
             let to = (from + QUERIES).min(end);
             if to <= key || x.first_seen_by_any(from..to) >= rows.end {
@@ -185,7 +180,7 @@ fn attend<T: Real, W: Computed>(
                 scale(isa, row, factor);
             }
             let weights = W::rounded(isa, &Mat::new(scores, m, n, KEYS), weights_copy);
-            multiply(isa, &weights, &v.shallow(n), &mut tile(sums, m, value, value), 1.0, true);
+            multiply(isa, &weights, &v.part(0..n), &mut tile(sums, m, value, value), 1.0, true);
         }
     }
     for (i, sums) in sums.chunks_exact(value).enumerate().take(o.rows()) {

@@ -8,10 +8,10 @@ use half::bf16;
 
 use crate::Isa;
 use crate::elementwise::convert;
-use crate::gemm::{Left, Unit, Word, left_size, packed};
+use crate::gemm::{Left, Right, Unit, Word, left_size, left_stride, pack_rows, packed};
 use crate::mat::Mat;
 use crate::real::Real;
-use crate::simd::kernel;
+use crate::simd::{fetch, kernel};
 
 /// A type of activations.
 pub(crate) trait Factor: Real {
@@ -34,6 +34,10 @@ pub(crate) trait Computed: Word {
 
     /// `a[k, m]ᵀ` as the left factor; `to` has room for [`left_words`]`(m, k)`.
     fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [Self]) -> Left<'s, Self>;
+
+    /// `b[k, n]`, whose rows are [`stride`]`(n)` apart, as the right factor: where it lies if it can be read there.
+    /// `to` has room for [`right_words`].
+    fn right<'s>(isa: Isa, b: &Mat<'s, Self::Number>, to: &'s mut [Self]) -> Right<'s, Self>;
 }
 
 /// Words of scratch for any left factor of `rows × depth` numbers.
@@ -59,6 +63,51 @@ pub(crate) fn numbers<'s, T: Real, N: Real>(isa: Isa, x: &Mat<'s, T>, to: &'s mu
     Mat::new(to, rows, cols, cols)
 }
 
+/// From row to row of a copy of `cols` numbers that is read as a left and as a right factor: whole cache lines, and as
+/// many of them for all sets of a cache to be used alike.
+pub(crate) const fn stride(cols: usize) -> usize {
+    left_stride(cols)
+}
+
+/// Rows ahead of the one being copied that are fetched: rows are far apart, which the processor does not foresee.
+pub(crate) const AHEAD: usize = 16;
+
+/// Numbers of a piece of a row that are copied in registers: a call takes as long as copying hundreds.
+const PIECE: usize = 16;
+
+kernel! {
+    /// Copies the rows of `x` to rows `stride` apart, as numbers of another type.
+    pub(crate) fn copy<T: Real, N: Real>(x: &Mat<'_, T>, stride: usize, to: &mut [N]) {
+        for (r, line) in to.chunks_mut(stride).take(x.rows()).enumerate() {
+            if r + AHEAD < x.rows() {
+                fetch(x.row(r + AHEAD));
+            }
+            copy_row(x.row(r), line);
+        }
+    }
+}
+
+/// Copies numbers to the front of `to`.
+#[inline(always)]
+pub(crate) fn copy_row<T: Real, N: Real>(from: &[T], to: &mut [N]) {
+    let (from, from_rest) = from.as_chunks::<PIECE>();
+    let (pieces, rest) = to.split_at_mut(from.len() * PIECE);
+    for (to, from) in pieces.as_chunks_mut::<PIECE>().0.iter_mut().zip(from) {
+        *to = from.map(|x| N::store(x.load()));
+    }
+    for (to, &x) in rest.iter_mut().zip(from_rest) {
+        *to = N::store(x.load());
+    }
+}
+
+/// The rows of `x` as numbers of type `N`, copied to `to`, [`stride`] apart.
+pub(crate) fn copied<'s, T: Real, N: Real>(isa: Isa, x: &Mat<'_, T>, to: &'s mut [f32]) -> Mat<'s, N> {
+    let (rows, cols) = (x.rows(), x.cols());
+    let to: &mut [N] = bytemuck::cast_slice_mut(to);
+    copy(isa, x, stride(cols), to);
+    Mat::new(to, rows, cols, stride(cols))
+}
+
 impl Computed for f32 {
     fn rounded<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> Left<'s> {
         Left::new(isa, a)
@@ -66,6 +115,10 @@ impl Computed for f32 {
 
     fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, _: &'s mut [f32]) -> Left<'s> {
         Left::transposed(isa, a)
+    }
+
+    fn right<'s>(_: Isa, b: &Mat<'s, f32>, _: &'s mut [f32]) -> Right<'s> {
+        Right::new(b)
     }
 }
 
@@ -88,6 +141,10 @@ impl Computed for u32 {
             round_two_rows(isa, a.row(2 * p), second, line);
         }
         Left::transposed(isa, &Mat::new(to, depth, rows, rows))
+    }
+
+    fn right<'s>(isa: Isa, b: &Mat<'s, bf16>, to: &'s mut [u32]) -> Right<'s, u32> {
+        pack_rows(isa, b, to)
     }
 }
 
@@ -189,7 +246,7 @@ mod avx512 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::{multiply, pack_rows};
+    use crate::gemm::multiply;
     use crate::mat::MatMut;
     use crate::par::Tile;
 
@@ -219,11 +276,11 @@ mod tests {
     fn check<W: Computed>(m: usize, n: usize, k: usize, isa: Isa) {
         let (a, b) = (integers(m * k, 1), integers(k * n, 2));
         let a_turned: Vec<f32> = (0..m * k).map(|at| a[at % m * k + at / m]).collect();
-        let b_stored: Vec<W::Number> = b.iter().map(|&v| W::Number::store(v)).collect();
         let want: Vec<f32> =
             (0..m * n).map(|at| (0..k).map(|p| a[at / n * k + p] * b[p * n + at % n]).sum::<f32>()).collect();
         let mut right = vec![W::zeroed(); right_words::<W>(k, n)];
-        let right = pack_rows(isa, &Mat::new(&b_stored, k, n, n), &mut right);
+        let mut lines = vec![f32::NAN; k * stride(n)];
+        let right = W::right(isa, &copied(isa, &Mat::new(&b, k, n, n), &mut lines), &mut right);
         let mut lefts = [(); 2].map(|()| vec![W::zeroed(); left_words::<W>(m, k)]);
         let [rows, columns] = &mut lefts;
         let lefts = [

@@ -61,13 +61,16 @@ pub(crate) fn soften(
     soften_anywhere(isa, scores, windows, top, total)
 }
 
-/// Up to the last that any row sees, `scores` become weights, and `slopes`, the gradient of the weights, become the
-/// gradient of the scaled products of queries and keys. `lse` and `means` have a number for every row.
+/// In the first `cols` columns, `scores` become weights, and `slopes`, the gradient of the weights, become the gradient
+/// of the scaled products of queries and keys. `windows`, `lse` and `means` have something for every row, and no row
+/// sees a column further on.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn differentiate(
     isa: Isa,
     scores: &mut [[f32; KEYS]],
     slopes: &mut [[f32; KEYS]],
-    windows: &[Window; QUERIES],
+    cols: usize,
+    windows: &[Window],
     lse: &[f32],
     means: &[f32],
     scale: f32,
@@ -75,9 +78,9 @@ pub(crate) fn differentiate(
     #[cfg(target_arch = "x86_64")]
     if isa.has_avx512() {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::differentiate(scores, slopes, windows, lse, means, scale) };
+        return unsafe { avx512::differentiate(scores, slopes, cols, windows, lse, means, scale) };
     }
-    differentiate_anywhere(isa, scores, slopes, windows, lse, means, scale);
+    differentiate_anywhere(isa, scores, slopes, cols, windows, lse, means, scale);
 }
 
 /// The largest score that `window` sees.
@@ -142,7 +145,8 @@ kernel! {
     fn differentiate_anywhere(
         scores: &mut [[f32; KEYS]],
         slopes: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
+        cols: usize,
+        windows: &[Window],
         lse: &[f32],
         means: &[f32],
         scale: f32,
@@ -152,7 +156,7 @@ kernel! {
             let (lse, mean) = (lse[i], means[i]);
             for row in [&mut *s, &mut *d] {
                 row[..vectors.start].fill(0.0);
-                row[vectors.end..].fill(0.0);
+                row[vectors.end..cols.max(vectors.end)].fill(0.0);
             }
             let (s, d) = (&mut s[vectors.clone()], &mut d[vectors.clone()]);
             let pairs = s.as_chunks_mut::<LANES>().0.iter_mut().zip(d.as_chunks_mut::<LANES>().0);
@@ -269,15 +273,19 @@ mod avx512 {
     pub(super) fn differentiate(
         scores: &mut [[f32; KEYS]],
         slopes: &mut [[f32; KEYS]],
-        windows: &[Window; QUERIES],
+        cols: usize,
+        windows: &[Window],
         lse: &[f32],
         means: &[f32],
         scale: f32,
     ) {
-        let (scale, used) = (_mm512_set1_ps(scale), registers(&windows[..scores.len()]));
+        let (scale, all) = (_mm512_set1_ps(scale), cols.div_ceil(WIDTH));
+        let used = registers(&windows[..scores.len()]).min(all);
         for (i, (s, d)) in scores.iter_mut().zip(slopes).enumerate() {
             let (lse, mean) = (_mm512_set1_ps(lse[i]), _mm512_set1_ps(means[i]));
-            let (s, d) = (&mut s.as_chunks_mut::<WIDTH>().0[..used], &mut d.as_chunks_mut::<WIDTH>().0[..used]);
+            let (s, d) = (&mut s.as_chunks_mut::<WIDTH>().0[..all], &mut d.as_chunks_mut::<WIDTH>().0[..all]);
+            let ((s, s_rest), (d, d_rest)) = (s.split_at_mut(used), d.split_at_mut(used));
+            s_rest.iter_mut().chain(d_rest).for_each(|x| *x = [0.0; WIDTH]);
             for (v, (s, d)) in s.iter_mut().zip(d).enumerate() {
                 let seen = mask(windows[i], v * WIDTH);
                 // SAFETY: both are one register long.
@@ -343,7 +351,7 @@ mod tests {
         let means: Vec<f32> = (0..QUERIES).map(|i| i as f32 * 0.01).collect();
         for isa in Isa::all() {
             let (mut weights, mut slopes) = (scores.clone(), scores.clone());
-            differentiate(isa, &mut weights, &mut slopes, &windows, &lse, &means, 0.5);
+            differentiate(isa, &mut weights, &mut slopes, KEYS, &windows, &lse, &means, 0.5);
             for i in 0..QUERIES {
                 for c in 0..KEYS {
                     let s = scores[i][c];

@@ -189,6 +189,19 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
+/// Fetches what a slice holds into the nearest caches, where there is an instruction for that.
+#[inline(always)]
+pub(crate) fn fetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
 /// Numbers added side by side in a sum: two AVX-512 registers, so that one addition need not wait for the last.
 pub(crate) const LANES: usize = 32;
 

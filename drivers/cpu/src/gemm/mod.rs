@@ -21,6 +21,8 @@ mod source;
 mod tile;
 mod transpose;
 
+use std::ops::Range;
+
 use fathom_core::DType;
 use fathom_core::device::{Form, Gemm};
 use half::bf16;
@@ -34,7 +36,7 @@ use crate::simd::Isa;
 use block::Job;
 pub(crate) use block::Shape;
 pub(crate) use grouped::Plan;
-pub(crate) use pack::{left, left_size, pack_columns, pack_rows};
+pub(crate) use pack::{left, left_size, left_stride, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
@@ -79,6 +81,15 @@ impl<'a, W: Word> Left<'a, W> {
         Self { data: a.as_slice(), rows: a.cols(), depth: a.rows(), panel, row: 1, step: a.stride() }
     }
 
+    /// Rows `rows` and numbers `depth` of them only, of a factor whose rows are all equally far apart. The numbers
+    /// start with a word.
+    pub(crate) fn part(self, rows: Range<usize>, depth: Range<usize>) -> Self {
+        let depth = words::<W>(depth);
+        assert!(rows.end <= self.rows && depth.end <= self.depth, "a part lies inside its factor");
+        let data = &self.data[rows.start * self.row + depth.start * self.step..];
+        Self { data, rows: rows.len(), depth: depth.len(), ..self }
+    }
+
     /// Where the words of panel `panel` start, and how far apart lines are fetched ahead of their use, one for every
     /// word of depth: as far as the panel's words, or a line where they follow one another; else nowhere.
     fn ahead(&self, panel: usize) -> (*const W, usize) {
@@ -96,7 +107,7 @@ impl<'a, W: Word> Left<'a, W> {
     fn check(&self, b: &Right<'_, W>, (m, n): (usize, usize), tile_rows: usize) {
         assert!(self.rows >= m && self.depth == b.depth && b.cols >= n, "factors fit their product");
         assert!(self.data.len() >= self.end(tile_rows), "the left factor lies inside its memory");
-        assert!(b.data.len() >= packed(b.pitch, b.cols), "the right factor lies inside its memory");
+        assert!(b.data.len() >= b.end(), "the right factor lies inside its memory");
     }
 
     /// One past the largest index any tile reads.
@@ -111,24 +122,55 @@ impl<'a, W: Word> Left<'a, W> {
     }
 }
 
-/// The right factor, packed: panels of [`NR`] columns, each `depth` lines of `NR` words.
+/// The right factor, as the tiles read it: panels of [`NR`] columns. Column `j`, word `p` at
+/// `(j / NR)·panel + p·line + j % NR`.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a, W = f32> {
     data: &'a [W],
     depth: usize,
-    /// Depth that was packed, of which the first `depth` lines are used.
-    pitch: usize,
+    line: usize,
+    panel: usize,
     cols: usize,
 }
 
-impl<W: Word> Right<'_, W> {
-    /// The first `depth` numbers of every column only. Where they end inside a word, the left factor must have zeros
-    /// for the rest of it.
-    pub(crate) fn shallow(self, depth: usize) -> Self {
-        let depth = depth.div_ceil(W::NUMBERS);
-        assert!(depth <= self.pitch, "no deeper than packed");
-        Self { depth, ..self }
+impl<'a, W: Word> Right<'a, W> {
+    /// Panels that follow one another, of `depth` lines each.
+    fn packed(data: &'a [W], depth: usize, cols: usize) -> Self {
+        Self { data, depth, line: NR, panel: depth * NR, cols }
     }
+
+    /// The operand `b[k, n]`, as it is stored. Its rows are so far apart that sixteen columns can be read wherever one
+    /// can.
+    pub(crate) fn new(b: &Mat<'a, W>) -> Self {
+        assert!(b.stride() >= b.cols().next_multiple_of(TILE), "rows have room for whole registers");
+        Self { data: b.as_slice(), depth: b.rows(), line: b.stride(), panel: NR, cols: b.cols() }
+    }
+
+    /// Numbers `depth` of every column only. They start with a word. Where they end inside one, the left factor must
+    /// have zeros for the rest of it.
+    pub(crate) fn part(self, depth: Range<usize>) -> Self {
+        let depth = words::<W>(depth);
+        assert!(depth.end <= self.depth, "no deeper than the factor");
+        Self { data: &self.data[depth.start * self.line..], depth: depth.len(), ..self }
+    }
+
+    /// One past the largest index any tile reads.
+    fn end(&self) -> usize {
+        if self.cols * self.depth == 0 {
+            return 0;
+        }
+        let last = self.cols - 1;
+        last / NR * self.panel + (self.depth - 1) * self.line + (last % NR + 1).next_multiple_of(TILE)
+    }
+}
+
+/// Columns that a tile reads at a time.
+const TILE: usize = 16;
+
+/// Words of numbers `depth`, which start with a word.
+fn words<W: Word>(depth: Range<usize>) -> Range<usize> {
+    assert!(depth.start.is_multiple_of(W::NUMBERS), "words are not cut");
+    depth.start / W::NUMBERS..depth.end.div_ceil(W::NUMBERS)
 }
 
 /// Words in `cols` packed columns of `depth` words.
@@ -157,7 +199,7 @@ pub(crate) fn multiply<W: Word, C: Output>(
     let ldc = c.stride();
     for col in (0..n).step_by(NR) {
         let width = NR.min(n - col);
-        let panel = b.data[col * b.pitch..].as_ptr();
+        let panel = b.data[col / NR * b.panel..].as_ptr();
         for (i, row) in (0..m).step_by(most).enumerate() {
             let height = most.min(m - row);
             let f = table[height - 1][usize::from(width > 16)];
@@ -168,6 +210,7 @@ pub(crate) fn multiply<W: Word, C: Output>(
                 step: a.step,
                 ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
                 b: panel,
+                line: b.line,
                 c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
                 ldc,
                 n: width,

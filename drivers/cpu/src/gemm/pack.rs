@@ -6,7 +6,7 @@ use super::source::Source;
 use super::transpose::transpose;
 use super::{Left, NR, Right, Word, packed, tile_rows};
 use crate::mat::Mat;
-use crate::simd::{Isa, kernel};
+use crate::simd::{Isa, fetch, kernel};
 
 /// Packs `b[k, n]` into panels of [`NR`] columns. Columns past `n` are zeros.
 pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s mut [W]) -> Right<'s, W> {
@@ -15,7 +15,7 @@ pub(crate) fn pack_rows<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'s m
     if W::join_rows::<NR>(isa, b, to).is_none() {
         copy_rows(isa, b, to);
     }
-    Right { data: to, depth, pitch: depth, cols }
+    Right::packed(to, depth, cols)
 }
 
 /// Packs `b[n, k]ᵀ` into panels of [`NR`] columns, which are rows of `b`. Columns past `n` are zeros.
@@ -29,7 +29,7 @@ pub(crate) fn pack_columns<'s, W: Word>(isa: Isa, b: &Mat<'_, W::Number>, to: &'
             None => transpose_numbers(b, p * NR, panel),
         }
     }
-    Right { data: to, depth, pitch: depth, cols }
+    Right::packed(to, depth, cols)
 }
 
 /// As [`pack_columns`] of the numbers of a source. `made` has room for [`NR`] rows of them, if they have to be made:
@@ -50,7 +50,7 @@ pub(super) fn pack_source_columns<'s, W: Word, B: Source<W::Number>>(
         let rows = b.block(p * NR, NR.min(cols - p * NR), 0, depth);
         pack_columns(isa, &rows.numbers(isa, made), panel);
     }
-    Right { data: to, depth: words, pitch: words, cols }
+    Right::packed(to, words, cols)
 }
 
 /// As [`pack_rows`] of the numbers of a source, with `made` as in [`pack_source_columns`].
@@ -75,7 +75,7 @@ pub(super) fn pack_source_rows<'s, W: Word, B: Source<W::Number>>(
             pack_rows(isa, &block.numbers(isa, made), panel);
         }
     }
-    Right { data: to, depth: words, pitch: words, cols }
+    Right::packed(to, words, cols)
 }
 
 /// As [`transpose`], where the numbers of a row do not lie as words do.
@@ -129,7 +129,7 @@ pub(crate) const fn left_size(rows: usize, depth: usize) -> usize {
 }
 
 /// From row to row of a copy: an odd number of cache lines.
-pub(super) const fn left_stride(depth: usize) -> usize {
+pub(crate) const fn left_stride(depth: usize) -> usize {
     (depth.div_ceil(16) | 1) * 16
 }
 
@@ -200,16 +200,9 @@ fn copy_columns<W: Word>(a: &Mat<'_, W::Number>, to: &mut [W]) {
 /// Fetches the rows of numbers that line `p` of words is made of, as far as there are such.
 #[inline(always)]
 fn fetch_rows_of_words<W: Word>(a: &Mat<'_, W::Number>, p: usize) {
-    #[cfg(target_arch = "x86_64")]
     for r in p * W::NUMBERS..((p + 1) * W::NUMBERS).min(a.rows()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in a.row(r).chunks(64 / size_of::<W::Number>()) {
-            // SAFETY: a prefetch of any address is harmless, and every processor of this architecture has it.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-        }
+        fetch(a.row(r));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (a, p);
 }
 
 /// Words of the numbers of two rows. A missing second row counts as zeros.

@@ -60,8 +60,10 @@ pub(crate) struct Operands<W> {
     pub step: usize,
     /// What is fetched while word `p` is multiplied: the line at `ahead.0 + p·ahead.1`, wherever that is.
     pub ahead: (*const W, usize),
-    /// `k` lines of [`NR`] words.
+    /// `k` lines of [`NR`] words, or of 16 where there are at most 16 columns.
     pub b: *const W,
+    /// Words from line to line of `b`.
+    pub line: usize,
     /// Row `i`, column `j` of the result at `c + i·ldc + j`.
     pub c: Target,
     pub ldc: usize,
@@ -166,7 +168,7 @@ fn moved<W>(at: *const W, step: usize) -> *const W {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{CodesFn, NR, Operands, Scales, Target, TileTable, moved, prefetch, store};
+    use super::{CodesFn, Operands, Scales, Target, TileTable, moved, prefetch, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6 7 8 9 10 11 12);
@@ -184,7 +186,7 @@ pub(super) mod avx512 {
         k: usize,
         (a, stride, step): (*const f32, usize, usize),
         (mut ahead, further): (*const f32, usize),
-        mut b: *const f32,
+        (mut b, line): (*const f32, usize),
     ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
         let mut fours = [0, 4, 8].map(|i| a.wrapping_add(i * stride));
@@ -206,7 +208,7 @@ pub(super) mod avx512 {
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             ahead = ahead.wrapping_add(further);
             fours = fours.map(|a| moved(a, step));
-            b = b.wrapping_add(NR);
+            b = b.wrapping_add(line);
         }
         sums
     }
@@ -219,7 +221,7 @@ pub(super) mod avx512 {
     unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
         // SAFETY: the caller's premise.
-        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, x.b) };
+        let sums = unsafe { sums::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, (x.b, x.line)) };
         let alpha = _mm512_set1_ps(x.alpha);
         match x.c {
             // SAFETY: the caller's premise on `c`.
@@ -286,7 +288,7 @@ pub(super) mod avx512 {
         k: usize,
         (mut a, stride, step): (*const u32, usize, usize),
         (mut ahead, further): (*const u32, usize),
-        mut b: *const u32,
+        (mut b, line): (*const u32, usize),
     ) -> [[__m512; WIDTH]; ROWS] {
         let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
         for _ in 0..k {
@@ -307,7 +309,7 @@ pub(super) mod avx512 {
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             ahead = ahead.wrapping_add(further);
             a = a.wrapping_add(step);
-            b = b.wrapping_add(NR);
+            b = b.wrapping_add(line);
         }
         sums
     }
@@ -320,7 +322,7 @@ pub(super) mod avx512 {
     unsafe fn tile_of_pairs<const ROWS: usize, const WIDTH: usize>(x: &Operands<u32>) {
         prefetch(x.c, x.ldc, ROWS, WIDTH);
         // SAFETY: the caller's premise.
-        let sums = unsafe { sums_of_pairs::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, x.b) };
+        let sums = unsafe { sums_of_pairs::<ROWS, WIDTH>(x.k, (x.a, x.row, x.step), x.ahead, (x.b, x.line)) };
         let alpha = _mm512_set1_ps(x.alpha);
         for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
@@ -345,7 +347,7 @@ pub(super) mod avx512 {
             // SAFETY: the caller's premise.
             unsafe {
                 let a = x.a.wrapping_add(at * x.step);
-                let b = x.b.wrapping_add(at * NR);
+                let b = (x.b.wrapping_add(at * x.line), x.line);
                 let ahead = (x.ahead.0.wrapping_add(at * x.ahead.1), x.ahead.1);
                 let sums = sums_of_pairs::<ROWS, WIDTH>(segment.words(), (a, x.row, x.step), ahead, b);
                 let mut b_scale = [_mm512_setzero_ps(); WIDTH];
@@ -413,7 +415,7 @@ pub(super) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
-    use super::{NR, Operands, Target, TileTable, prefetch, store};
+    use super::{Operands, Target, TileTable, moved, prefetch, store};
     use std::arch::x86_64::*;
 
     pub(in crate::gemm) static TABLE: TileTable<f32> = table!(tile: 1 2 3 4 5 6);
@@ -427,27 +429,27 @@ pub(super) mod avx2 {
     /// That of [`TileFn`](super::TileFn).
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile<const ROWS: usize, const WIDTH: usize>(x: &Operands<f32>) {
-        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
+        let Operands { k, a, row: stride, step, b, line, c, ldc, n, alpha, add, .. } = *x;
         for half in 0..WIDTH {
             let c = c.add(16 * half);
             prefetch(c, ldc, ROWS, 1);
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            let (mut a, mut b) = (a, b.wrapping_add(16 * half));
+            let (mut threes, mut b) = ([0, 3].map(|i| a.wrapping_add(i * stride)), b.wrapping_add(16 * half));
             for _ in 0..k {
                 // A half is every other cache line, which the processor does not foresee. A prefetch of any address is
                 // harmless.
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * NR).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * line).cast());
                 // SAFETY: the caller's premise on `a` and `b` for this depth.
                 unsafe {
                     let bs = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                     for (i, row) in sums.iter_mut().enumerate() {
-                        let x = _mm256_set1_ps(*a.add(i * stride));
+                        let x = _mm256_set1_ps(*threes[i / 3].add(i % 3 * stride));
                         row[0] = _mm256_fmadd_ps(x, bs[0], row[0]);
                         row[1] = _mm256_fmadd_ps(x, bs[1], row[1]);
                     }
                 }
-                a = a.wrapping_add(step);
-                b = b.wrapping_add(NR);
+                threes = threes.map(|a| moved(a, step));
+                b = b.wrapping_add(line);
             }
             let valid = n.saturating_sub(16 * half).min(16);
             for (i, row) in sums.iter().enumerate() {
@@ -503,14 +505,14 @@ pub(super) mod any {
     /// # Safety
     /// That of [`TileFn`].
     unsafe fn tile<W: Unit, const ROWS: usize, const WIDTH: usize>(x: &Operands<W>) {
-        let Operands { k, a, row: stride, step, b, c, ldc, n, alpha, add, .. } = *x;
+        let Operands { k, a, row: stride, step, b, line, c, ldc, n, alpha, add, .. } = *x;
         for part in 0..4 * WIDTH {
             let mut sums = [[0.0f32; 4]; ROWS];
             for p in 0..k {
                 for (i, row) in sums.iter_mut().enumerate() {
                     for (j, sum) in row.iter_mut().enumerate() {
                         // SAFETY: the caller's premise on `a` and `b`.
-                        let (a, b) = unsafe { (*a.add(i * stride + p * step), *b.add(p * NR + 4 * part + j)) };
+                        let (a, b) = unsafe { (*a.add(i * stride + p * step), *b.add(p * line + 4 * part + j)) };
                         *sum = a.multiply_add(b, *sum);
                     }
                 }
@@ -535,7 +537,7 @@ pub(super) mod any {
                 let mut sum = 0.0;
                 for p in at..at + segment.words() {
                     // SAFETY: the caller's premise on `a` and `b`.
-                    let (a, b) = unsafe { (*x.a.add(p * x.step), *x.b.add(p * NR + j)) };
+                    let (a, b) = unsafe { (*x.a.add(p * x.step), *x.b.add(p * x.line + j)) };
                     sum = a.multiply_add(b, sum);
                 }
                 at += segment.words();
