@@ -11,7 +11,7 @@ use super::source::Source;
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
-use crate::quantize::{self, Scale};
+use crate::quantize::{Scale, e4m3};
 use crate::simd::{Isa, Level};
 
 /// Which elements share a scale: [`Tiles`] without the groups, each of which is a separate matrix here.
@@ -75,14 +75,14 @@ impl<'a> Codes<'a> {
         let codes = self.row(r);
         if let Tiling::Column { .. } = self.tiling {
             let scales = Scale::TimesEach(&self.scales_of_columns(r)[..to.len()]);
-            return quantize::decode::<E4M3, f32>(isa, codes, scales, to);
+            return e4m3::decode(isa, codes, scales, to);
         }
         let part = if let Tiling::Row { part } = self.tiling { part } else { usize::MAX };
         let mut from = 0;
         while from < to.len() {
             let end = from + run(self.col + from, part, to.len() - from);
             let scale = Scale::Times(self.scale(r, from));
-            quantize::decode::<E4M3, f32>(isa, &codes[from..end], scale, &mut to[from..end]);
+            e4m3::decode(isa, &codes[from..end], scale, &mut to[from..end]);
             from = end;
         }
     }

@@ -4,6 +4,7 @@ use fathom_core::fp8::{Code, E4M3};
 use half::bf16;
 
 use crate::mat::Mat;
+use crate::quantize::e4m3;
 use crate::simd::{Isa, Level};
 
 /// Codes that are widened at once by looking up their bytes, which leaves them in another order ([`codes::mix`]).
@@ -135,10 +136,9 @@ impl Stored for bf16 {
     }
 }
 
-/// E4M3. As the upper bits of an f16, whose exponent has a bit more, a code is its number over 256, also below the
-/// normal range; and processors widen f16. The codes of NaN are widened to ±480.
+/// E4M3, widened by way of f16: see [`e4m3`].
 impl Stored for u8 {
-    const FACTOR: f32 = 256.0;
+    const FACTOR: f32 = e4m3::FACTOR;
 
     fn mixed(isa: Isa) -> usize {
         match isa.level() {
@@ -173,36 +173,24 @@ impl Stored for u8 {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     unsafe fn load_2x8(at: *const Self) -> [std::arch::x86_64::__m256; 2] {
-        use std::arch::x86_64::*;
         // SAFETY: the caller's premise.
-        let x = unsafe { _mm_loadu_si128(at.cast()) };
-        // The sign fills bits 7 to 15; shifted, it is in bit 15, and in bit 14, which is cleared.
-        let x = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(x));
-        let x = _mm256_and_si256(x, _mm256_set1_epi16(0xbfff_u16 as i16));
-        [_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(x))]
+        unsafe { e4m3::x86::load_2x8(at) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn load_2x16(at: *const Self) -> [std::arch::x86_64::__m512; 2] {
-        use std::arch::x86_64::*;
         // SAFETY: the caller's premise.
-        let x = unsafe { _mm256_loadu_si256(at.cast()) };
-        let x = _mm512_slli_epi16::<7>(_mm512_cvtepi8_epi16(x));
-        let x = _mm512_and_si512(x, _mm512_set1_epi16(0xbfff_u16 as i16));
-        [_mm512_cvtph_ps(_mm512_castsi512_si256(x)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(x))]
+        unsafe { e4m3::x86::load_2x16(at) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load_16(at: *const Self, mask: u16) -> std::arch::x86_64::__m512 {
-        use std::arch::x86_64::*;
         // SAFETY: the caller's premise.
-        let x = unsafe { _mm_maskz_loadu_epi8(mask, at.cast()) };
-        let x = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(x));
-        _mm512_cvtph_ps(_mm256_and_si256(x, _mm256_set1_epi16(0xbfff_u16 as i16)))
+        unsafe { e4m3::x86::load_16(at, mask) }
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fathom_core::device::{Encoded, QuantizeBoth, Tiles};
 use fathom_core::fp8::{Code, E4M3, TILE, scale_of};
 
-use super::codes::{Format, Scale};
+use super::codes::Format;
+use super::scale::Scale;
 use super::tiling::{STRIP, Tiling};
 use super::{INFINITE, Magnitude, Source, all_finite, as_groups, over, tiles};
 use crate::Cpu;

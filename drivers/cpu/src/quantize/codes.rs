@@ -1,46 +1,12 @@
 //! Codes in vectors: the bits of [`fathom_core::fp8`] without branches.
 
+use fathom_core::DType;
 use fathom_core::fp8::{Code, E4M3, E5M2, E5M6, TILE, pack_pair, unpack_pair};
 
+use super::e4m3;
+use super::scale::Scale;
 use crate::real::Real;
-
-/// What numbers are multiplied with or divided by: one for all, or one for each.
-#[derive(Clone, Copy)]
-pub(crate) enum Scale<'a> {
-    Times(f32),
-    TimesEach(&'a [f32]),
-    Over(f32),
-    OverEach(&'a [f32]),
-}
-
-impl<'a> Scale<'a> {
-    /// Those of the numbers from `at` on.
-    fn from(self, at: usize) -> Self {
-        match self {
-            Self::TimesEach(scales) => Self::TimesEach(&scales[at..]),
-            Self::OverEach(scales) => Self::OverEach(&scales[at..]),
-            one => one,
-        }
-    }
-
-    /// `f(x[i] scaled, y[i])` for every `i`.
-    ///
-    /// Slices are walked together and not indexed: where an index is checked, the compiler leaves the last vector to
-    /// be done one number at a time.
-    #[inline(always)]
-    fn apply<X: Copy, Y>(self, x: &[X], y: &mut [Y], load: impl Fn(X) -> f32, f: impl Fn(f32, &mut Y)) {
-        match self {
-            Self::Times(scale) => x.iter().zip(y).for_each(|(&x, y)| f(load(x) * scale, y)),
-            Self::Over(scale) => x.iter().zip(y).for_each(|(&x, y)| f(load(x) / scale, y)),
-            Self::TimesEach(scales) => {
-                x.iter().zip(y).zip(scales).for_each(|((&x, y), &scale)| f(load(x) * scale, y));
-            }
-            Self::OverEach(scales) => {
-                x.iter().zip(y).zip(scales).for_each(|((&x, y), &scale)| f(load(x) / scale, y));
-            }
-        }
-    }
-}
+use crate::simd::{Isa, kernel};
 
 /// A format as it lies in memory.
 pub(crate) trait Format: Code {
@@ -53,28 +19,77 @@ pub(crate) trait Format: Code {
     fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]);
 
     /// The numbers of `codes`, scaled.
-    fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]);
+    fn get<Y: Real>(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [Y]);
 }
 
-macro_rules! bytes {
-    ($($t:ty),*) => {
-        $(impl Format for $t {
-            const NUMBERS: usize = 1;
-            const BYTES: usize = 1;
+impl Format for E4M3 {
+    const NUMBERS: usize = 1;
+    const BYTES: usize = 1;
 
-            #[inline(always)]
-            fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]) {
-                scale.apply(x, to, X::load, |x, to| *to = encode::<Self>(x) as u8);
-            }
+    #[inline(always)]
+    fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]) {
+        scale.apply(x, to, X::load, |x, to| *to = encode::<Self>(x) as u8);
+    }
 
-            #[inline(always)]
-            fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
-                scale.apply(codes, y, |code| decode::<Self>(code.into()), |x, y| *y = Y::store(x));
-            }
-        })*
-    };
+    fn get<Y: Real>(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        if Y::DTYPE == DType::F32 {
+            return e4m3::decode(isa, codes, scale, bytemuck::cast_slice_mut(y));
+        }
+        let mut numbers = [0.0; TILE];
+        for (i, (codes, y)) in codes.chunks(TILE).zip(y.chunks_mut(TILE)).enumerate() {
+            let numbers = &mut numbers[..y.len()];
+            e4m3::decode(isa, codes, scale.from(i * TILE), numbers);
+            store(isa, numbers, y);
+        }
+    }
 }
-bytes!(E4M3, E5M2);
+
+impl Format for E5M2 {
+    const NUMBERS: usize = 1;
+    const BYTES: usize = 1;
+
+    #[inline(always)]
+    fn put<X: Real>(x: &[X], scale: Scale<'_>, to: &mut [u8]) {
+        scale.apply(x, to, X::load, |x, to| *to = encode::<Self>(x) as u8);
+    }
+
+    fn get<Y: Real>(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        get_bytes::<Self, Y>(isa, codes, scale, y);
+    }
+}
+
+kernel! {
+    fn store<Y: Real>(x: &[f32], y: &mut [Y]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = Y::store(x);
+        }
+    }
+}
+
+kernel! {
+    fn get_bytes<C: Code, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        scale.apply(codes, y, |code| decode::<C>(code.into()), |x, y| *y = Y::store(x));
+    }
+}
+
+kernel! {
+    fn get_pairs<C: Code, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        let mut unpacked = [0u16; TILE];
+        for (i, (from, y)) in codes.chunks(TILE / 2 * 3).zip(y.chunks_mut(TILE)).enumerate() {
+            let (twice, last) = from.as_chunks::<6>();
+            for (to, &[a, b, c, d, e, f]) in unpacked.as_chunks_mut::<4>().0.iter_mut().zip(twice) {
+                let all = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+                *to = [0, 12, 24, 36].map(|shift| (all >> shift & 0xfff) as u16);
+            }
+            if let &[a, b, c] = last {
+                let (first, second) = unpack_pair([a, b, c]);
+                unpacked[twice.len() * 4..][..2].copy_from_slice(&[first, second]);
+            }
+            let unpacked = &unpacked[..y.len()];
+            scale.from(i * TILE).apply(unpacked, y, |code| decode::<C>(code.into()), |x, y| *y = Y::store(x));
+        }
+    }
+}
 
 /// Two numbers in three bytes; slices hold whole pairs.
 impl Format for E5M6 {
@@ -98,22 +113,8 @@ impl Format for E5M6 {
         }
     }
 
-    #[inline(always)]
-    fn get<Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
-        let mut unpacked = [0u16; TILE];
-        for (i, (from, y)) in codes.chunks(TILE / 2 * 3).zip(y.chunks_mut(TILE)).enumerate() {
-            let (twice, last) = from.as_chunks::<6>();
-            for (to, &[a, b, c, d, e, f]) in unpacked.as_chunks_mut::<4>().0.iter_mut().zip(twice) {
-                let all = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-                *to = [0, 12, 24, 36].map(|shift| (all >> shift & 0xfff) as u16);
-            }
-            if let &[a, b, c] = last {
-                let (first, second) = unpack_pair([a, b, c]);
-                unpacked[twice.len() * 4..][..2].copy_from_slice(&[first, second]);
-            }
-            let unpacked = &unpacked[..y.len()];
-            scale.from(i * TILE).apply(unpacked, y, |code| decode::<Self>(code.into()), |x, y| *y = Y::store(x));
-        }
+    fn get<Y: Real>(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
+        get_pairs::<Self, Y>(isa, codes, scale, y);
     }
 }
 
@@ -155,18 +156,10 @@ fn decode<C: Code>(code: u32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
-    use crate::simd::kernel;
 
     kernel! {
         fn put<C: Format>(x: &[f32], to: &mut [u8]) {
             C::put(x, Scale::Over(1.0), to);
-        }
-    }
-
-    kernel! {
-        fn get<C: Format>(codes: &[u8], y: &mut [f32]) {
-            C::get(codes, Scale::Times(1.0), y);
         }
     }
 
@@ -203,7 +196,7 @@ mod tests {
             put::<C>(isa, &x, &mut codes);
             assert!(codes == want, "{isa:?}");
             let mut y = vec![0.0; all.len()];
-            get::<C>(isa, &pack(&all), &mut y);
+            C::get(isa, &pack(&all), Scale::Times(1.0), &mut y);
             for (&code, y) in all.iter().zip(y) {
                 let want = C::decode(code);
                 assert!(y.to_bits() == want.to_bits() || y.is_nan() && want.is_nan(), "{code:#x} on {isa:?}");

@@ -6,6 +6,8 @@
 
 mod both;
 mod codes;
+pub(crate) mod e4m3;
+mod scale;
 mod tiling;
 
 use std::ops::Range;
@@ -25,7 +27,7 @@ use crate::real::{Real, typed};
 use crate::simd::kernel;
 use crate::{Cpu, Isa};
 use codes::Format;
-pub(crate) use codes::Scale;
+pub(crate) use scale::Scale;
 use tiling::{Group, STRIP, Shape, Tiling};
 
 /// `$body` with `$C` as the format of codes of type `$dtype`, which a call has checked.
@@ -195,12 +197,6 @@ kernel! {
     }
 }
 
-kernel! {
-    pub(crate) fn decode<C: Format, Y: Real>(codes: &[u8], scale: Scale<'_>, y: &mut [Y]) {
-        C::get(codes, scale, y);
-    }
-}
-
 /// Codes with their scales, to read.
 pub(crate) struct Decoder<'a> {
     isa: Isa,
@@ -229,7 +225,7 @@ impl<'a> Decoder<'a> {
         self.tiling.pieces(r, cols.clone(), &self.scales, |piece, scale| {
             let codes = &row[piece.start / numbers * bytes..piece.end / numbers * bytes];
             let y = &mut y[piece.start - cols.start..piece.end - cols.start];
-            with_format!(self.dtype, C => decode::<C, Y>(self.isa, codes, scale, y));
+            with_format!(self.dtype, C => C::get::<Y>(self.isa, codes, scale, y));
         });
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use fathom_core::device::Tiles;
 use fathom_core::fp8::TILE;
 
-use super::codes::Scale;
+use super::scale::Scale;
 use crate::error::CpuError;
 use crate::mat::{self, Mat};
 use crate::memory::Buffer;
