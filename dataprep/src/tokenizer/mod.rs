@@ -163,7 +163,7 @@ impl Tokenizer {
         if file.file_name().is_some_and(|name| name == TIKTOKEN) {
             let (config, model) = (config.unwrap_or_default(), beside(&file, "config.json")?.unwrap_or_default());
             let bad = |what| Error::Tokenizer { path: file.clone(), what };
-            let (json, config) = tiktoken::convert(&bytes, &config, &model).map_err(bad)?;
+            let json = tiktoken::convert(&bytes, &config, &model).map_err(bad)?;
             return Self::from_json(pretty(&json), Some(config), eos, &file);
         }
         Self::from_json(bytes, config, eos, &file)
@@ -204,8 +204,8 @@ impl Tokenizer {
         let bos = pick(named("bos_token"), &BEGIN_TOKENS);
         let mut full = config(&eos_name, bos.as_ref().map(|(name, _)| name.as_str()), None);
         if let (Some(Value::Object(beside)), Some(full)) = (beside.as_ref(), full.as_object_mut()) {
-            let own = beside.iter().filter(|(key, _)| *key != "eos_token").map(|(k, v)| (k.clone(), v.clone()));
-            full.extend(own);
+            let theirs = beside.iter().filter(|&(key, value)| is_theirs(key, value));
+            full.extend(theirs.map(|(key, value)| (key.clone(), value.clone())));
         }
         let table = if value["decoder"]["type"] == "ByteLevel" {
             Table::of_vocabulary(&vocab, vocab_size, &value)
@@ -525,6 +525,20 @@ fn beside(file: &Path, name: &str) -> Result<Option<Value>> {
 /// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.
 fn token_name(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// Whether a setting beside a tokenizer replaces that of [`config`].
+///
+/// Where `tokenizer_class` is `GPT2Tokenizer` or `Qwen2Tokenizer`, transformers 5.24 splits text by that class's pattern
+/// and passes over the one in `tokenizer.json`: other ids than those a model is trained on here, and no message. Llama's,
+/// which DeepSeek-V3 has, opens the file as it is, and in transformers 4 it puts the begin token before a text where
+/// `add_bos_token` says so. `auto_map` names code that is not in the folder.
+fn is_theirs(key: &str, value: &Value) -> bool {
+    match key {
+        "eos_token" | "auto_map" => false,
+        "tokenizer_class" => value.as_str().is_some_and(|class| class.starts_with("LlamaTokenizer")),
+        _ => true,
+    }
 }
 
 /// A `tokenizer_config.json` that makes transformers open the `tokenizer.json` as it is.

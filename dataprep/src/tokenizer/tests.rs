@@ -251,10 +251,22 @@ fn the_end_token_is_found_or_asked_for() {
     assert_eq!(Tokenizer::load_with_eos(&file, Some("<done>")).unwrap().eos_id(), 1);
     let wrong = Tokenizer::load_with_eos(&file, Some("<none>")).unwrap_err();
     assert!(wrong.to_string().contains("<none>"), "{wrong}");
-    fs::write(dir.path().join(TOKENIZER_CONFIG), r#"{"eos_token": {"content": "<done>"}, "extra": 5}"#).unwrap();
+    let beside = serde_json::json!({
+        "eos_token": { "content": "<done>" },
+        "extra": 5,
+        "tokenizer_class": "GPT2Tokenizer",
+        "auto_map": { "AutoTokenizer": ["tokenization.Own", null] },
+    });
+    fs::write(dir.path().join(TOKENIZER_CONFIG), beside.to_string()).unwrap();
     let loaded = Tokenizer::load(dir.path()).unwrap();
     assert_eq!(loaded.eos_id(), 1);
     assert_eq!(loaded.inner.config["extra"], 5);
+    // Another class would split text in another way than the file says.
+    assert_eq!(loaded.inner.config["tokenizer_class"], "PreTrainedTokenizerFast");
+    assert_eq!(loaded.inner.config.get("auto_map"), None);
+    let beside = r#"{"eos_token": "<done>", "tokenizer_class": "LlamaTokenizerFast"}"#;
+    fs::write(dir.path().join(TOKENIZER_CONFIG), beside).unwrap();
+    assert_eq!(Tokenizer::load(dir.path()).unwrap().inner.config["tokenizer_class"], "LlamaTokenizerFast");
     fs::write(dir.path().join(TOKENIZER_CONFIG), "{").unwrap();
     let broken = Tokenizer::load(dir.path()).unwrap_err();
     assert!(broken.to_string().contains(TOKENIZER_CONFIG), "{broken}");

@@ -33,13 +33,12 @@ const PATTERN: &str = concat!(
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
-/// The `tokenizer.json` of a vocabulary, and the `tokenizer_config.json` that goes with it. `config` is the
-/// `tokenizer_config.json` beside the vocabulary, `model` the model's `config.json`: it has the ids of special tokens
-/// where the other does not list them.
+/// The `tokenizer.json` of a vocabulary. `config` is the `tokenizer_config.json` beside the vocabulary, `model` the
+/// model's `config.json`: it has the ids of special tokens where the other does not list them.
 ///
 /// # Errors
 /// Says what is wrong, with the line.
-pub(super) fn convert(vocabulary: &[u8], config: &Value, model: &Value) -> Result<(Value, Value), String> {
+pub(super) fn convert(vocabulary: &[u8], config: &Value, model: &Value) -> Result<Value, String> {
     if config["tokenizer_class"] != CLASS {
         return Err(format!(
             "a tiktoken vocabulary is cut into words by a pattern that its code has; it is known where \
@@ -68,12 +67,7 @@ pub(super) fn convert(vocabulary: &[u8], config: &Value, model: &Value) -> Resul
         "decoder": byte_level_part(),
         "model": bpe,
     });
-    let mut config = config.clone();
-    if let Some(keys) = config.as_object_mut() {
-        keys.remove("auto_map");
-        keys.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-    }
-    Ok((json, config))
+    Ok(json)
 }
 
 /// The tokens in the order of their ranks, which count from 0 without gaps; every byte is one of them.
