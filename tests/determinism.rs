@@ -3,12 +3,14 @@
 use fathom_core::DType;
 use fathom_core::comm::Solo;
 use fathom_core::config::ModelConfig;
-use fathom_core::device::Device;
-use fathom_core::model::{Batch, Model};
+use fathom_core::device::{Device, Host, Kernels};
+use fathom_core::model::{Batch, LossScales, Model};
 use fathom_core::precision::Precision;
 use fathom_core::rng;
+use fathom_core::tensor::Tensor;
 use fathom_core::train::schedule::Rates;
 use fathom_core::train::{Hyperparameters, Trainer};
+use fathom_core::weights::Parameters;
 use fathom_cpu::Cpu;
 
 const POLICIES: [Precision; 3] = [Precision::F32, Precision::BF16, Precision::FP8];
@@ -70,6 +72,70 @@ fn training_is_the_same_for_any_number_of_threads() {
         assert!(one == train(2, precision), "{}: 2 threads differ from 1", precision.name());
         assert!(one == train(5, precision), "{}: 5 threads differ from 1", precision.name());
     }
+}
+
+/// What lay in the gradients does not show in those that are cleared, however they are laid out and whichever experts
+/// have no tokens.
+#[test]
+fn cleared_gradients_are_those_that_begin_as_zeros() {
+    for precision in POLICIES {
+        // Gaps between weights, biases, a shared embedding, and many experts for few tokens.
+        let config = ModelConfig {
+            hidden_size: 50,
+            moe_intermediate_size: 24,
+            kv_lora_rank: 17,
+            attention_bias: true,
+            tie_word_embeddings: true,
+            ..config()
+        };
+        check_cleared(&Cpu::with_threads(2), &config, precision);
+        check_cleared(&Host::new(), &config, precision);
+    }
+}
+
+fn check_cleared<D: Kernels>(device: &D, config: &ModelConfig, precision: Precision) {
+    let mut model = Model::new(device, config, precision).unwrap();
+    model.initialize(5).unwrap();
+    let depths = config.num_nextn_predict_layers;
+    let tokens = tokens(7, 1);
+    let batch = Batch::new(&tokens, 6, None, 300).unwrap();
+    let scales = LossScales { main: 1.0, mtp: vec![0.3; depths], balance: 1e-3 };
+    let add = |gradients: &mut Parameters<D>| {
+        let inputs = model.inputs(&batch, depths).unwrap();
+        let kept = model.forward(&inputs, &mut model.load_count().unwrap()).unwrap();
+        model.backward(&inputs, kept, &scales, gradients, &mut model.losses(depths, 0).unwrap()).unwrap();
+    };
+    let bits = |gradients: &Parameters<D>| -> Vec<u32> {
+        let words = |group: &Tensor<D>| group.download::<D, u32>(device).unwrap();
+        gradients.groups().iter().flat_map(words).collect()
+    };
+    let layout = model.architecture().layout();
+    let named: usize = layout.parameters().iter().map(|parameter| parameter.elements()).sum();
+    assert!(layout.groups().iter().map(|group| group.elements()).sum::<usize>() > named, "there should be gaps");
+    let mut fresh = Parameters::zeros(device, layout, precision.master()).unwrap();
+    let mut used = Parameters::zeros(device, layout, precision.master()).unwrap();
+    for parameter in layout.parameters() {
+        let nan = vec![0xff; parameter.elements() * precision.master().size()];
+        used.write(device, parameter, &nan).unwrap();
+    }
+    let groups = layout.groups().len();
+    (0..groups).for_each(|group| used.clear(device, group).unwrap());
+    // As one group after the other is made room for.
+    let mut opened = Parameters::closed(device, layout, precision.master()).unwrap();
+    (0..groups).for_each(|group| opened.open(device, group).unwrap());
+    for times in 1..=2 {
+        [&mut fresh, &mut used, &mut opened].into_iter().for_each(add);
+        let want = bits(&fresh);
+        assert!(want.iter().any(|&x| x != 0) && want.iter().all(|&x| !f32::from_bits(x).is_nan()));
+        assert!(want == bits(&used), "{} after {times} passes", precision.name());
+        assert!(want == bits(&opened), "{} after {times} passes", precision.name());
+    }
+    let idle = layout.parameters().iter().filter(|p| {
+        let mut bytes = vec![1; p.elements() * precision.master().size()];
+        used.read(device, p, &mut bytes).unwrap();
+        bytes.iter().all(|&byte| byte == 0)
+    });
+    assert!(idle.count() > 3, "some experts should be without tokens");
 }
 
 #[test]

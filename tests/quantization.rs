@@ -310,11 +310,11 @@ proptest! {
     #[test]
     fn grouped_products_are_within_their_bound(
         form in select(vec![Form::Nt, Form::Nn, Form::Tn]), sizes in groups(), other in 1usize..140,
-        part in 1usize..140, parts in 1usize..3, seed: u64, narrow: bool,
+        part in 1usize..140, parts in 1usize..3, seed: u64, add: bool, narrow: bool,
     ) {
         let sizes = if form == Form::Tn { sizes } else { sizes.into_iter().map(|s| s.min(17)).collect() };
         let (n, k) = if form == Form::Tn { (part.min(9), other.min(9)) } else { (part * parts, other) };
-        let case = Grouped { form, sizes, n, k, part, seed, narrow };
+        let case = Grouped { form, sizes, n, k, part, seed, add, narrow };
         case.check(&Host::new())?;
         case.check(&Cpu::with_threads(2))?;
     }
@@ -401,6 +401,7 @@ struct Grouped {
     k: usize,
     part: usize,
     seed: u64,
+    add: bool,
     narrow: bool,
 }
 
@@ -421,7 +422,7 @@ impl Grouped {
         let mut c = result(device, c_rows, c_cols, self.narrow);
         let before = read(device, &c);
         let call = GroupedGemmFp8::new(form, groups, a.view(), b.view(), offsets.view(), c.view_mut()).unwrap();
-        device.grouped_gemm_fp8(call).unwrap();
+        device.grouped_gemm_fp8(call.out(Out::add_if(self.add))).unwrap();
         let (a, b, after) = (a.values(device), b.values(device), read(device, &c));
         let mut start = 0;
         for (g, &size) in self.sizes.iter().enumerate() {
@@ -437,7 +438,7 @@ impl Grouped {
                     Form::Nn => (a.data[r * n + l], b.data[(g * n + l) * k + c]),
                     Form::Tn => (a.data[(start + l) * n + r - g * n], b.data[(start + l) * k + c]),
                 });
-                let before = if form == Form::Tn { before[i] } else { 0.0 };
+                let before = if self.add { before[i] } else { 0.0 };
                 near(after[i], before + sum, before.abs() + size, terms, self.narrow)?;
             }
             start += size;

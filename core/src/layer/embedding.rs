@@ -47,6 +47,6 @@ impl Embedding {
         tokens: View<'_, D>,
         dx: View<'_, D>,
     ) -> Result<(), D::Error> {
-        device.scatter_add_rows(ScatterAddRows::new(dx, tokens, gradients.view_mut(&self.weight)?)?)
+        device.scatter_add_rows(ScatterAddRows::new(dx, tokens, gradients.added_to(device, &self.weight)?)?)
     }
 }

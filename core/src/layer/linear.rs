@@ -112,11 +112,7 @@ impl Linear {
             return pass.device.gemv(Gemv::new(a.x()?, weight, c, out)?);
         }
         match weight {
-            Factor::Float(w) => {
-                let mut call = Gemm::new(form, a.beside(pass, w.dtype())?, w, c)?;
-                call.out = out;
-                pass.device.gemm(call)
-            }
+            Factor::Float(w) => pass.device.gemm(Gemm::new(form, a.beside(pass, w.dtype())?, w, c)?.out(out)),
             Factor::Fp8(w) if pass.weights_alone_are_codes(form) => {
                 pass.device.gemm_mixed(GemmMixed::new(a.x()?, w, c, out)?)
             }
@@ -141,16 +137,16 @@ impl Linear {
         x: &Operand<'_, D>,
         dy: &Operand<'_, D>,
     ) -> Result<(), D::Error> {
-        let dw = gradients.view_mut(&self.weight)?;
+        let (dw, out) = gradients.accumulator(&self.weight)?;
         match pass.weight(&self.weight)? {
-            Factor::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.accumulating())?,
+            Factor::Float(_) => pass.device.gemm(Gemm::new(Form::Tn, dy.x()?, x.x()?, dw)?.out(out))?,
             Factor::Fp8(_) => {
                 let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
-                pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, Out::Add)?)?;
+                pass.device.gemm_fp8(GemmFp8::new(Form::Tn, dy, x, dw, out)?)?;
             }
         }
         if let Some(bias) = &self.bias {
-            pass.device.sum_columns(SumColumns::new(dy.x()?, gradients.view_mut(bias)?)?)?;
+            pass.device.sum_columns(SumColumns::new(dy.x()?, gradients.added_to(pass.device, bias)?)?)?;
         }
         Ok(())
     }
@@ -247,12 +243,15 @@ impl GroupedLinear {
         dy: &Operand<'_, D>,
         offsets: View<'_, D>,
     ) -> Result<(), D::Error> {
-        let (n, dw) = (self.groups, gradients.view_mut(&self.weight)?);
+        let (n, (dw, out)) = (self.groups, gradients.accumulator(&self.weight)?);
         match pass.weight(&self.weight)? {
-            Factor::Float(_) => pass.device.grouped_gemm(GroupedGemm::new(Form::Tn, n, dy.x()?, x.x()?, offsets, dw)?),
+            Factor::Float(_) => {
+                let (dy, x) = (dy.x()?, x.x()?);
+                pass.device.grouped_gemm(GroupedGemm::new(Form::Tn, n, dy, x, offsets, dw)?.out(out))
+            }
             Factor::Fp8(_) => {
                 let (dy, x) = (dy.columns(pass)?, x.columns(pass)?);
-                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(Form::Tn, n, dy, x, offsets, dw)?)
+                pass.device.grouped_gemm_fp8(GroupedGemmFp8::new(Form::Tn, n, dy, x, offsets, dw)?.out(out))
             }
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! Every file has the same shape: the layer's description, made of [`Slot`](crate::weights::Slot)s by `declare`; what
 //! its forward pass keeps (`Saved`); `forward`; and the backward pass, in which the input's gradient and the weights'
-//! gradients can be called apart, as pipeline schedules want. Parameter gradients add up (`+=`), activation gradients
-//! are returned, and the gradient of a residual stream is added to in place.
+//! gradients can be called apart, as pipeline schedules want. Parameter gradients add up, the first replacing what lay
+//! there ([`accumulator`](crate::weights::Parameters::accumulator)); activation gradients are returned, and the
+//! gradient of a residual stream is added to in place.
 
 #[cfg(feature = "alloc")]
 pub mod block;

@@ -140,7 +140,7 @@ impl RmsNorm {
         out: Out,
     ) -> Result<(), D::Error> {
         let weight = pass.weights.view(&self.weight)?;
-        let dweight = gradients.view_mut(&self.weight)?;
+        let dweight = gradients.added_to(pass.device, &self.weight)?;
         pass.device.rmsnorm_grad(RmsNormGrad::new(x, weight, saved.rstd.view(), dy, dx, out, dweight)?)
     }
 }

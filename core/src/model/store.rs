@@ -60,7 +60,8 @@ pub trait Sink<D: Kernels> {
     fn close(&mut self, device: &D, group: usize) -> Result<(), D::Error>;
 }
 
-/// Gradients of all groups, to which every micro-batch adds in place.
+/// Gradients of all groups, to which every micro-batch adds in place, or which it replaces where they are
+/// [cleared](Parameters::clear).
 impl<D: Kernels> Sink<D> for Parameters<D> {
     fn open(&mut self, _device: &D, _group: usize) -> Result<(), D::Error> {
         Ok(())
@@ -70,7 +71,7 @@ impl<D: Kernels> Sink<D> for Parameters<D> {
         self
     }
 
-    fn close(&mut self, _device: &D, _group: usize) -> Result<(), D::Error> {
-        Ok(())
+    fn close(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
+        self.settle(device, group)
     }
 }

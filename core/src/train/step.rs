@@ -231,7 +231,7 @@ impl<D: Kernels, C: Comm<D>> Trainer<D, C> {
         let mut rows = Tensor::<D>::empty(&device, &[world * rounds, columns], self.report.dtype())?;
         let state = gate::state(&device, &self.model, &self.optimizer, self.report.dtype())?;
         let fine = Tensor::<D>::zeros(&device, &[1, 1], self.report.dtype())?;
-        self.sums.clear(&device)?;
+        self.sums.clear(&device, world)?;
         for round in 0..rounds {
             let start = round * micro_batch;
             let inputs = self.model.inputs(&batch.slice(start..start + micro_batch), depths)?;

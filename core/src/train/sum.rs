@@ -6,7 +6,7 @@
 //! whose pieces the owner of a part adds at once, in rising order. One rank does the same additions in the same order.
 
 use crate::comm::{AllGather, AllToAll, Comm};
-use crate::device::{Binary, BinaryOp, Cast, Fill, Kernels};
+use crate::device::{Binary, BinaryOp, Cast, Kernels};
 use crate::model::Sink;
 use crate::tensor::{Tensor, View, ViewMut};
 use crate::weights::{Layout, Parameters};
@@ -50,13 +50,19 @@ impl<D: Kernels> Sums<D> {
         self.total.bytes() + self.local.as_ref().map_or(0, Parameters::bytes)
     }
 
-    /// Begins a batch: sums of zero.
-    pub fn clear(&mut self, device: &D) -> Result<(), D::Error> {
-        let all = self.total.groups_mut().iter_mut().chain(self.local.iter_mut().flat_map(Parameters::groups_mut));
-        for group in all {
-            device.fill(Fill::new(group.view_mut(), 0.0))?;
+    /// Begins a batch on `world` ranks: sums of zero, where micro-batches add to them in place. What ranks exchange
+    /// replaces the sums of the batch before.
+    pub fn clear(&mut self, device: &D, world: usize) -> Result<(), D::Error> {
+        if !self.is_once() && world > 1 {
+            return Ok(());
         }
-        Ok(())
+        let sums = self.local.as_mut().unwrap_or(&mut self.total);
+        (0..sums.groups().len()).try_for_each(|group| sums.clear(device, group))
+    }
+
+    /// Whether ranks exchange once a step, when they have added up their own micro-batches.
+    fn is_once(&self) -> bool {
+        self.parallel.sum == Sum::Fast && self.parallel.zero < Zero::Gradients
     }
 
     /// Where the backward pass of this rank's micro-batch number `round` of `rounds` adds its gradients.
@@ -67,7 +73,7 @@ impl<D: Kernels> Sums<D> {
         round: usize,
         rounds: usize,
     ) -> Round<'a, D, C> {
-        let once = self.parallel.sum == Sum::Fast && self.parallel.zero < Zero::Gradients;
+        let once = self.is_once();
         let alone = shards.world() == 1;
         let how = match (once, alone) {
             // What follows would be added to zeros.
@@ -168,8 +174,11 @@ impl<D: Kernels, C: Comm<D>> Sink<D> for Round<'_, D, C> {
 
     fn close(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
         match self.how {
-            How::InPlace => Ok(()),
-            How::InPlaceAndExchange => self.exchange(device, group, None),
+            How::InPlace => self.gradients().settle(device, group),
+            How::InPlaceAndExchange => {
+                self.gradients().settle(device, group)?;
+                self.exchange(device, group, None)
+            }
             How::Exchange => {
                 let leaf = self.sums.leaf.close(device, group)?;
                 self.exchange(device, group, Some(&leaf))

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::DType;
-use crate::device::{Device, Primitives};
+use crate::device::{Device, Fill, Out, Primitives};
 use crate::error::{InvalidOp, ensure};
 use crate::tensor::{Tensor, View, ViewMut};
 
@@ -238,6 +238,8 @@ pub struct Parameters<D: Device> {
     groups: Vec<Tensor<D>>,
     /// What of each group its tensor holds, in elements of the group.
     held: Vec<Range<usize>>,
+    /// Of each of the layout's weights whether it counts as zero, whatever lies there, until something is written.
+    unwritten: Vec<bool>,
     dtype: DType,
     /// Why a parameter may be missing, for errors.
     missing: &'static str,
@@ -263,7 +265,8 @@ impl<D: Primitives> Parameters<D> {
         let zeros = |held: &Range<usize>| Tensor::<D>::zeros(device, &[held.len()], dtype);
         let groups = held.iter().map(zeros).collect::<Result<_, _>>()?;
         let missing = "a parameter that is asked for lies on another rank";
-        Ok(Self { layout: layout.clone(), groups, held, dtype, missing })
+        let unwritten = alloc::vec![false; layout.weights.len()];
+        Ok(Self { layout: layout.clone(), groups, held, unwritten, dtype, missing })
     }
 
     /// No group yet, to be [opened](Self::open) one by one.
@@ -272,11 +275,71 @@ impl<D: Primitives> Parameters<D> {
         Ok(Self { missing, ..Self::part(device, layout, dtype, alloc::vec![0..0; layout.groups.len()])? })
     }
 
-    /// Makes room for the whole of a group, zeros.
+    /// Makes room for the whole of a group, [cleared](Self::clear).
     pub fn open(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
         let elements = self.layout.groups[group].elements();
-        self.groups[group] = Tensor::<D>::zeros(device, &[elements], self.dtype)?;
+        self.groups[group] = Tensor::<D>::empty(device, &[elements], self.dtype)?;
         self.held[group] = 0..elements;
+        self.clear(device, group)?;
+        let Self { layout, groups, .. } = self;
+        // Sums go over whole groups, so what lies between weights must be zero.
+        for slot in layout.weights.iter().filter(|slot| slot.group == group) {
+            let end = layout.start(slot) + slot.elements();
+            let gap = end..end.next_multiple_of(ALIGN);
+            if !gap.is_empty() {
+                device.fill(Fill::new(groups[group].part_mut(gap.start, 1, gap.len())?, 0.0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a group that is held whole count as zero. Its vectors are filled, for they are only ever added to. Its
+    /// matrices are much larger, and most of their gradients can be written where they would be added to zeros: until
+    /// [`accumulator`](Self::accumulator), [`added_to`](Self::added_to) or [`settle`](Self::settle) is called, what is
+    /// in them has no meaning.
+    pub fn clear(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
+        let Group { vectors, .. } = self.layout.groups[group];
+        ensure("weights", "a group that is cleared is held whole", self.holds_all(group))?;
+        if vectors > 0 {
+            device.fill(Fill::new(self.range_mut(group, 0..vectors)?, 0.0))?;
+        }
+        for slot in self.layout.weights.iter().filter(|slot| slot.group == group) {
+            self.unwritten[slot.index] = true;
+        }
+        Ok(())
+    }
+
+    /// Whether all of a group is held here.
+    fn holds_all(&self, group: usize) -> bool {
+        self.held[group] == (0..self.layout.groups[group].elements())
+    }
+
+    /// Where a kernel that can do either adds to a weight, and whether it must replace what lies there, as it must if
+    /// it is the first since the group was [cleared](Self::clear).
+    pub fn accumulator(&mut self, slot: &Slot) -> Result<(ViewMut<'_, D>, Out), InvalidOp> {
+        let whole = slot.vector || self.layout.weights.get(slot.index) == Some(slot);
+        ensure("weights", "gradients are added to a weight with all its parts", whole)?;
+        let first = !slot.vector && core::mem::take(&mut self.unwritten[slot.index]);
+        Ok((self.view_mut(slot)?, Out::add_if(!first)))
+    }
+
+    /// Where a kernel that can only add does so.
+    pub fn added_to(&mut self, device: &D, slot: &Slot) -> Result<ViewMut<'_, D>, D::Error> {
+        let (mut view, out) = self.accumulator(slot)?;
+        if !out.adds() {
+            device.fill(Fill::new(view.reborrow(), 0.0))?;
+        }
+        Ok(view)
+    }
+
+    /// Writes the zeros of a group's weights that nothing was added to since it was [cleared](Self::clear).
+    pub fn settle(&mut self, device: &D, group: usize) -> Result<(), D::Error> {
+        for i in 0..self.unwritten.len() {
+            if self.unwritten[i] && self.layout.weights[i].group == group {
+                let slot = self.layout.weights[i];
+                self.added_to(device, &slot)?;
+            }
+        }
         Ok(())
     }
 
@@ -288,8 +351,9 @@ impl<D: Primitives> Parameters<D> {
         Ok(())
     }
 
-    /// Takes a group out; it is then closed.
+    /// Takes a group out, [settled](Self::settle); it is then closed.
     pub fn close(&mut self, device: &D, group: usize) -> Result<Tensor<D>, D::Error> {
+        self.settle(device, group)?;
         self.held[group] = 0..0;
         Ok(core::mem::replace(&mut self.groups[group], Tensor::<D>::empty(device, &[0], self.dtype)?))
     }
@@ -344,16 +408,24 @@ impl<D: Primitives> Parameters<D> {
     /// The vector or matrix in `slot`.
     ///
     /// # Errors
-    /// Where it is not held here: a matrix of an inference model, which has no master weights; another rank's.
+    /// Where it is not held here: a matrix of an inference model, which has no master weights; another rank's. Where it
+    /// was [cleared](Self::clear), and nothing was written since.
     pub fn view(&self, slot: &Slot) -> Result<View<'_, D>, InvalidOp> {
+        self.ensure_written(slot)?;
         let (group, range) = self.layout.extent(slot);
         self.range(group, range)?.reshape(slot.rows, slot.cols)
     }
 
     /// As [`view`](Self::view), to write.
     pub fn view_mut(&mut self, slot: &Slot) -> Result<ViewMut<'_, D>, InvalidOp> {
+        self.ensure_written(slot)?;
         let (group, range) = self.layout.extent(slot);
         self.range_mut(group, range)?.reshape(slot.rows, slot.cols)
+    }
+
+    fn ensure_written(&self, slot: &Slot) -> Result<(), InvalidOp> {
+        let written = slot.vector || !self.unwritten[slot.index];
+        ensure("weights", "a gradient that was cleared is written by `accumulator` or `added_to` first", written)
     }
 
     /// Bytes on the device.

@@ -1,6 +1,6 @@
 //! Cases of matrix products (GEMM), plain and grouped.
 
-use fathom_core::device::{Form, Gemm, GroupedGemm};
+use fathom_core::device::{Form, Gemm, GroupedGemm, Out};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -29,7 +29,7 @@ case!(GemmCase, "gemm", { form: Form, m: usize, n: usize, k: usize, alpha: f64, 
     }
     call |device, a, b, c| {
         let call = Gemm::new(self.form, a.view(), b.view(), c.view_mut())?.scaled(self.alpha);
-        device.gemm(if self.accumulate { call.accumulating() } else { call })
+        device.gemm(call.out(Out::add_if(self.accumulate)))
     }
 );
 kernel!(
@@ -48,7 +48,7 @@ pub(crate) fn offsets(sizes: &[usize]) -> Operand {
     Operand::indices(1, offsets.len(), offsets)
 }
 
-case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k: usize, wide: bool },
+case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k: usize, accumulate: bool, wide: bool },
     |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
     operands {
         let groups = self.sizes.len();
@@ -71,12 +71,13 @@ case!(GroupedCase, "grouped_gemm", { form: Form, sizes: Vec<usize>, n: usize, k:
     }
     call |device, a, b, offsets, c| {
         let (groups, c) = (self.sizes.len(), c.view_mut());
-        device.grouped_gemm(GroupedGemm::new(self.form, groups, a.view(), b.view(), offsets.view(), c)?)
+        let call = GroupedGemm::new(self.form, groups, a.view(), b.view(), offsets.view(), c)?;
+        device.grouped_gemm(call.out(Out::add_if(self.accumulate)))
     }
 );
 kernel!(
     /// [`GroupedGemm`] in its three forms, with empty groups.
     grouped_gemm, form: select(FORMS.to_vec()), sizes: prop::collection::vec(size(33), 1..7), n: some(40), k: some(40),
-        wide: any::<bool>() =>
-    |(d, form, sizes, n, k, wide)| GroupedCase { d, form, sizes, n, k, wide }
+        accumulate: any::<bool>(), wide: any::<bool>() =>
+    |(d, form, sizes, n, k, accumulate, wide)| GroupedCase { d, form, sizes, n, k, accumulate, wide }
 );

@@ -66,7 +66,8 @@ fn products(options: &Options) -> Vec<DType> {
     options.dtypes.iter().copied().filter(|d| matches!(d, DType::F32 | DType::BF16)).collect()
 }
 
-case!(GroupedCase, "grouped_gemm_fp8", { form: Form, sizes: Vec<usize>, n: usize, k: usize, part: usize },
+case!(GroupedCase, "grouped_gemm_fp8",
+    { form: Form, sizes: Vec<usize>, n: usize, k: usize, part: usize, accumulate: bool },
     |self| self.n.max(self.k).max(self.sizes.iter().copied().max().unwrap_or(0)) + 1,
     operands {
         let (rows, weights) = (self.sizes.iter().sum(), self.sizes.len() * self.n);
@@ -86,7 +87,8 @@ case!(GroupedCase, "grouped_gemm_fp8", { form: Form, sizes: Vec<usize>, n: usize
         let (tilings, groups) = (self.tilings(), self.sizes.len());
         let a = Scaled::new(a.view(), a_scales.view(), tilings.0.tiles(offsets.view()))?;
         let b = Scaled::new(b.view(), b_scales.view(), tilings.1.tiles(offsets.view()))?;
-        device.grouped_gemm_fp8(GroupedGemmFp8::new(self.form, groups, a, b, offsets.view(), c.view_mut())?)
+        let call = GroupedGemmFp8::new(self.form, groups, a, b, offsets.view(), c.view_mut())?;
+        device.grouped_gemm_fp8(call.out(Out::add_if(self.accumulate)))
     }
 );
 
@@ -111,10 +113,12 @@ pub fn grouped_gemm_fp8<D: Kernels>(device: &D, options: &Options) -> Result<Out
         sides,
         (side(), 1usize..3),
         (many, 1usize..10, 1usize..10),
+        any::<bool>(),
     );
-    let cases = strategy.prop_map(|(d, form, (few, k), (part, parts), (many, short_n, short_k))| match form {
-        Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1 },
-        _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part },
-    });
+    let cases =
+        strategy.prop_map(|(d, form, (few, k), (part, parts), (many, short_n, short_k), accumulate)| match form {
+            Form::Tn => GroupedCase { d, form, sizes: many, n: short_n, k: short_k, part: 1, accumulate },
+            _ => GroupedCase { d, form, sizes: few, n: part * parts, k, part, accumulate },
+        });
     sweep(device, options, cases)
 }

@@ -190,16 +190,17 @@ impl Operands {
                 cpu.gemm_fp8(GemmFp8::new(form, a, b, c, Out::add_if(add)).expect("a valid call"))
             }
             (Some(a), Some(b)) => {
-                cpu.grouped_gemm_fp8(GroupedGemmFp8::new(form, groups, a, b, offsets, c).expect("a valid call"))
+                let call = GroupedGemmFp8::new(form, groups, a, b, offsets, c).expect("a valid call");
+                cpu.grouped_gemm_fp8(call.out(Out::add_if(add)))
             }
             _ if groups == 0 => {
-                let mut call = Gemm::new(form, self.a.x.view(), self.b.x.view(), c).expect("a valid call");
-                call.out = Out::add_if(add);
-                cpu.gemm(call)
+                let call = Gemm::new(form, self.a.x.view(), self.b.x.view(), c).expect("a valid call");
+                cpu.gemm(call.out(Out::add_if(add)))
             }
             _ => {
                 let (a, b) = (self.a.x.view(), self.b.x.view());
-                cpu.grouped_gemm(GroupedGemm::new(form, groups, a, b, offsets, c).expect("a valid call"))
+                let call = GroupedGemm::new(form, groups, a, b, offsets, c).expect("a valid call");
+                cpu.grouped_gemm(call.out(Out::add_if(add)))
             }
         };
         done.expect("a product");

@@ -125,8 +125,8 @@ FN bool place(const Product& p, int form, int tile_rows, int tile_cols, Place& a
         group_rows(p.offsets, at.group, p.k, at.k0, at.k1);
         at.start = at.k0;
         at.c_row = at.group * p.m;
-        // Adding nothing.
-        return at.k0 < at.k1;
+        // Adding nothing, unless zeros are to be written.
+        return at.k0 < at.k1 || !p.accumulate;
     }
     if (!find_group(p.offsets, p.groups, p.m, tile_rows, row_tile, at)) return false;
     at.b_row = at.group * (form == NT ? p.n : p.k);

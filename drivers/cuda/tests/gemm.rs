@@ -3,7 +3,7 @@
 mod common;
 
 use fathom_conformance::Options;
-use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels, Primitives};
+use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels, Out, Primitives};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
@@ -86,7 +86,7 @@ fn plain<D: Kernels>(device: &D, form: Form, [m, n, k, rim]: [usize; 4], types: 
     let (a, b) = (x.view().columns(inner(a)).expect("inside"), y.view().columns(inner(b)).expect("inside"));
     let c = z.view_mut().columns(inner([m, n])).expect("inside");
     let call = Gemm::new(form, a, b, c).expect("fits").scaled(0.5);
-    device.gemm(if add { call.accumulating() } else { call }).unwrap_or_else(|e| panic!("{e}"));
+    device.gemm(call.out(Out::add_if(add))).unwrap_or_else(|e| panic!("{e}"));
     bits(device, &z)
 }
 
@@ -155,7 +155,7 @@ fn a_row_does_not_depend_on_how_many_there_are() {
     assert!(product(1, 37) == all[..37], "fewer columns");
 }
 
-/// A grouped product with weights `[n, k]`; its bits.
+/// A grouped product with weights `[n, k]` that replaces, and one that is added; their bits.
 fn grouped<D: Kernels>(
     device: &D,
     form: Form,
@@ -172,12 +172,15 @@ fn grouped<D: Kernels>(
         Form::Tn => (output, input, weights),
     };
     let (a, b) = (tensor(device, a, types[0], 1), tensor(device, b, types[0], 2));
-    let mut c = tensor(device, c, types[1], 3);
     let offsets =
         Tensor::<D>::from_slice(device, &[1, offsets.len()], DType::U32, offsets).unwrap_or_else(|e| panic!("{e}"));
-    let call = GroupedGemm::new(form, groups, a.view(), b.view(), offsets.view(), c.view_mut()).expect("fits");
-    device.grouped_gemm(call).unwrap_or_else(|e| panic!("{e}"));
-    bits(device, &c)
+    let product = |out: Out| {
+        let mut c = tensor(device, c, types[1], 3);
+        let call = GroupedGemm::new(form, groups, a.view(), b.view(), offsets.view(), c.view_mut()).expect("fits");
+        device.grouped_gemm(call.out(out)).unwrap_or_else(|e| panic!("{e}"));
+        bits(device, &c)
+    };
+    [Out::Replace, Out::Add].map(product).concat()
 }
 
 #[test]

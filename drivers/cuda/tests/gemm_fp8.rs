@@ -94,24 +94,27 @@ impl Case<'_> {
         };
         let (a, a_scales) = factor(device, a, first.scales(a[0], a[1]), 1);
         let (b, b_scales) = factor(device, b, second.scales(b[0], b[1]), 2);
-        let mut result = match self.dtype {
-            DType::BF16 => tensor(device, c, DType::BF16, &vec![0x3f80u16; c[0] * c[1]]),
-            _ => tensor(device, c, DType::F32, &vec![1.0f32; c[0] * c[1]]),
-        };
         let a = Scaled::new(a.view(), a_scales.view(), first).expect("fits");
         let b = Scaled::new(b.view(), b_scales.view(), second).expect("fits");
-        let done = if self.grouped {
-            let call = GroupedGemmFp8::new(self.form, groups, a, b, index.view(), result.view_mut());
-            device.grouped_gemm_fp8(call.expect("fits"))
-        } else {
-            device.gemm_fp8(GemmFp8::new(self.form, a, b, result.view_mut(), Out::Add).expect("fits"))
+        let product = |out: Out| {
+            let mut result = match self.dtype {
+                DType::BF16 => tensor(device, c, DType::BF16, &vec![0x3f80u16; c[0] * c[1]]),
+                _ => tensor(device, c, DType::F32, &vec![1.0f32; c[0] * c[1]]),
+            };
+            let done = if self.grouped {
+                let call = GroupedGemmFp8::new(self.form, groups, a, b, index.view(), result.view_mut());
+                device.grouped_gemm_fp8(call.expect("fits").out(out))
+            } else {
+                device.gemm_fp8(GemmFp8::new(self.form, a, b, result.view_mut(), out).expect("fits"))
+            };
+            done.unwrap_or_else(|e| panic!("{e}"));
+            let read = match self.dtype {
+                DType::BF16 => result.download::<D, u16>(device).map(|x| x.into_iter().map(u32::from).collect()),
+                _ => result.download::<D, u32>(device),
+            };
+            read.unwrap_or_else(|e| panic!("{e}"))
         };
-        done.unwrap_or_else(|e| panic!("{e}"));
-        let read = match self.dtype {
-            DType::BF16 => result.download::<D, u16>(device).map(|x| x.into_iter().map(u32::from).collect()),
-            _ => result.download::<D, u32>(device),
-        };
-        read.unwrap_or_else(|e| panic!("{e}"))
+        [Out::Replace, Out::Add].map(product).concat()
     }
 }
 

@@ -164,7 +164,7 @@ fn product<D: Kernels>(device: &D, form: Form, [m, n, k]: [usize; 3]) -> Vec<f32
             let part =
                 c.view_mut().row_range(4..4 + m).and_then(|c| c.columns(8..8 + n)).unwrap_or_else(|e| panic!("{e}"));
             let call = Gemm::new(form, a.view(), b.view(), part).unwrap_or_else(|e| panic!("{e}"));
-            device.gemm(call.scaled(0.25).accumulating()).unwrap_or_else(|e| panic!("{e}"));
+            device.gemm(call.scaled(0.25).out(Out::Add)).unwrap_or_else(|e| panic!("{e}"));
         }
         all.extend(c.download::<D, f32>(device).unwrap_or_else(|e| panic!("{e}")));
     }

@@ -208,12 +208,13 @@ impl Primitives for Minimal {
         let (a, b) = (read(&call.a)?, read(&call.b)?);
         let group = |r| offsets.partition_point(|&start| start <= r) - 1;
         update(call.c, |r, j, c| {
-            Ok(match call.form {
+            let sum = match call.form {
                 Form::Nt => sum(0..k, |l| a[r * k + l] * b[(group(r) * n + j) * k + l]),
                 Form::Nn => sum(0..n, |l| a[r * n + l] * b[(group(r) * n + l) * k + j]),
                 // Row `r` of the result is row `r % n` of the weight of group `r / n`.
-                Form::Tn => c + sum(offsets[r / n]..offsets[r / n + 1], |l| a[l * n + r % n] * b[l * k + j]),
-            })
+                Form::Tn => sum(offsets[r / n]..offsets[r / n + 1], |l| a[l * n + r % n] * b[l * k + j]),
+            };
+            Ok(if call.out.adds() { c + sum } else { sum })
         })
     }
 

@@ -53,9 +53,9 @@ impl<'a, B> Gemm<'a, B> {
         self
     }
 
-    /// The same product, added to `c`.
-    pub fn accumulating(mut self) -> Self {
-        self.out = Out::Add;
+    /// The same product, which replaces `c` or adds to it.
+    pub fn out(mut self, out: Out) -> Self {
+        self.out = out;
         self
     }
 
@@ -90,7 +90,7 @@ impl<B> Call for Gemm<'_, B> {
 /// |---|---|---|---|
 /// | `Nt` | rows `[r, k]` | `[g·n, k]`, `g` weights `[n, k]` | rows `[r, n]` |
 /// | `Nn` | rows `[r, n]` | `[g·n, k]` | rows `[r, k]` |
-/// | `Tn` | rows `[r, n]` | rows `[r, k]` | `[g·n, k]`, always added to |
+/// | `Tn` | rows `[r, n]` | rows `[r, k]` | `[g·n, k]`; the product of no rows is zero |
 ///
 /// Offsets must rise from 0 to `r`; a driver clamps others rather than leave its buffers.
 #[non_exhaustive]
@@ -107,10 +107,12 @@ pub struct GroupedGemm<'a, B> {
     pub offsets: MatRef<'a, B>,
     /// Result.
     pub c: MatMut<'a, B>,
+    /// Replaces `c`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> GroupedGemm<'a, B> {
-    /// One product per group.
+    /// One product per group, which replaces `c`.
     pub fn new(
         form: Form,
         groups: usize,
@@ -127,7 +129,7 @@ impl<'a, B> GroupedGemm<'a, B> {
         ensure(OP, "needs at least one group", groups > 0)?;
         same(OP, "offsets", groups + 1, offsets.elements())?;
         ensure(OP, "offsets must have no gaps", offsets.is_contiguous())?;
-        let call = Self { form, groups, a, b, offsets, c };
+        let call = Self { form, groups, a, b, offsets, c, out: Out::Replace };
         let stacked = if form == Form::Tn { call.c.as_ref() } else { b };
         multiple(OP, "the number of rows of the stacked weights", stacked.rows(), "the number of groups", groups)?;
         let (n, k) = (stacked.rows() / groups, stacked.cols());
@@ -137,6 +139,12 @@ impl<'a, B> GroupedGemm<'a, B> {
         same(OP, "columns of the input rows", in_cols, rows_in.cols())?;
         same(OP, "columns of the output rows", out_cols, rows_out.cols())?;
         Ok(call)
+    }
+
+    /// The same products, which replace `c` or are added to it.
+    pub fn out(mut self, out: Out) -> Self {
+        self.out = out;
+        self
     }
 
     /// `(n, k)`: the shape of one group's weight.
@@ -155,7 +163,7 @@ impl<B> Call for GroupedGemm<'_, B> {
     const NAME: &'static str = "grouped_gemm";
     fn cost(&self) -> Cost {
         let (n, k) = self.weight();
-        let out = bytes_of_mut(&self.c) * if self.form == Form::Tn { 2 } else { 1 };
+        let out = bytes_of_mut(&self.c) * self.out.passes();
         Cost::new(product(&[2, self.rows(), n, k]), bytes_of(&self.a) + bytes_of(&self.b) + out)
     }
 }

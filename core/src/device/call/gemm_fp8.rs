@@ -99,7 +99,7 @@ impl<B> Call for GemmFp8<'_, B> {
 }
 
 /// One [`GemmFp8`] per group of rows; see [`GroupedGemm`](super::GroupedGemm) for the shapes. The row operands of `Tn`
-/// have [`Tiles::Groups`] over the same offsets, and its result is always added to.
+/// have [`Tiles::Groups`] over the same offsets.
 #[non_exhaustive]
 pub struct GroupedGemmFp8<'a, B> {
     /// Which factor is transposed.
@@ -114,10 +114,12 @@ pub struct GroupedGemmFp8<'a, B> {
     pub offsets: MatRef<'a, B>,
     /// Result, floating point.
     pub c: MatMut<'a, B>,
+    /// Replaces `c`, or adds to it.
+    pub out: Out,
 }
 
 impl<'a, B> GroupedGemmFp8<'a, B> {
-    /// One product per group.
+    /// One product per group, which replaces `c`.
     pub fn new(
         form: Form,
         groups: usize,
@@ -132,7 +134,7 @@ impl<'a, B> GroupedGemmFp8<'a, B> {
         ensure(OP, "needs at least one group", groups > 0)?;
         same(OP, "offsets", groups + 1, offsets.elements())?;
         ensure(OP, "offsets must have no gaps", offsets.is_contiguous())?;
-        let call = Self { form, groups, a, b, offsets, c };
+        let call = Self { form, groups, a, b, offsets, c, out: Out::Replace };
         let tn = form == Form::Tn;
         let stacked = if tn { call.c.rows() } else { b.rows() };
         multiple(OP, "the number of rows of the stacked weights", stacked, "the number of groups", groups)?;
@@ -146,6 +148,12 @@ impl<'a, B> GroupedGemmFp8<'a, B> {
         same(OP, "columns of the input rows", wanted_in, cols_in)?;
         same(OP, "columns of the output rows", wanted_out, cols_out)?;
         Ok(call)
+    }
+
+    /// The same products, which replace `c` or are added to it.
+    pub fn out(mut self, out: Out) -> Self {
+        self.out = out;
+        self
     }
 
     /// `(n, k)`: the shape of one group's weight.
@@ -167,7 +175,7 @@ impl<B> Call for GroupedGemmFp8<'_, B> {
     const NAME: &'static str = "grouped_gemm_fp8";
     fn cost(&self) -> Cost {
         let (n, k) = self.weight();
-        let out = bytes_of_mut(&self.c) * if self.form == Form::Tn { 2 } else { 1 };
+        let out = bytes_of_mut(&self.c) * self.out.passes();
         Cost::new(product(&[2, self.rows(), n, k]), self.a.bytes() + self.b.bytes() + out)
     }
 }

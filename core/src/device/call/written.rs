@@ -123,9 +123,9 @@ written! {
     ReduceRows(f, x, out) -> y;
     SumColumns(x) -> y;
     Gemm(form, a, b, alpha, out) -> c;
-    GroupedGemm(form, groups, a, b, offsets) -> c;
+    GroupedGemm(form, groups, a, b, offsets, out) -> c;
     GemmFp8(form, a, b, out) -> c;
-    GroupedGemmFp8(form, groups, a, b, offsets) -> c;
+    GroupedGemmFp8(form, groups, a, b, offsets, out) -> c;
     Gemv(x, w, out) -> y;
     GroupedGemv(groups, x, w, offsets) -> y;
     GemmMixed(a, w, out) -> c;

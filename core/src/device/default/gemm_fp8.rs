@@ -6,9 +6,7 @@ use crate::device::primitives::Primitives;
 
 pub(in crate::device) fn gemm_fp8<D: Primitives>(device: &D, call: GemmFp8<'_, D::Buffer>) -> Result<(), D::Error> {
     let (a, b) = (decoded(device, call.a)?, decoded(device, call.b)?);
-    let mut product = Gemm::new(call.form, a.view(), b.view(), call.c)?;
-    product.out = call.out;
-    device.gemm(product)
+    device.gemm(Gemm::new(call.form, a.view(), b.view(), call.c)?.out(call.out))
 }
 
 pub(in crate::device) fn grouped_gemm_fp8<D: Primitives>(
@@ -16,5 +14,6 @@ pub(in crate::device) fn grouped_gemm_fp8<D: Primitives>(
     call: GroupedGemmFp8<'_, D::Buffer>,
 ) -> Result<(), D::Error> {
     let (a, b) = (decoded(device, call.a)?, decoded(device, call.b)?);
-    device.grouped_gemm(GroupedGemm::new(call.form, call.groups, a.view(), b.view(), call.offsets, call.c)?)
+    let product = GroupedGemm::new(call.form, call.groups, a.view(), b.view(), call.offsets, call.c)?;
+    device.grouped_gemm(product.out(call.out))
 }

@@ -32,9 +32,8 @@ pub fn gemv<D: Primitives>(device: &D, call: Gemv<'_, D::Buffer>) -> Result<(), 
     let Gemv { x, w, mut y, out } = call;
     let w = Numbers::of(device, w)?;
     for r in 0..x.rows() {
-        let mut product = Gemm::new(Form::Nt, x.row_range(r..r + 1)?, w.view(), y.reborrow().row_range(r..r + 1)?)?;
-        product.out = out;
-        device.gemm(product)?;
+        let (x, y) = (x.row_range(r..r + 1)?, y.reborrow().row_range(r..r + 1)?);
+        device.gemm(Gemm::new(Form::Nt, x, w.view(), y)?.out(out))?;
     }
     Ok(())
 }
@@ -49,9 +48,7 @@ pub fn grouped_gemv<D: Primitives>(device: &D, call: GroupedGemv<'_, D::Buffer>)
 /// The weight in f32, then a product.
 pub fn gemm_mixed<D: Primitives>(device: &D, call: GemmMixed<'_, D::Buffer>) -> Result<(), D::Error> {
     let w = decoded(device, call.w)?;
-    let mut product = Gemm::new(Form::Nt, call.a, w.view(), call.c)?;
-    product.out = call.out;
-    device.gemm(product)
+    device.gemm(Gemm::new(Form::Nt, call.a, w.view(), call.c)?.out(call.out))
 }
 
 /// The weights in f32, then a grouped product.

@@ -1,32 +1,30 @@
 //! Matrix products (GEMM), plain and grouped.
 
-use super::matrix::{Matrix, group_rows, indices, read, write};
+use super::matrix::{Matrix, before, group_rows, indices, read, write};
 use super::{Host, HostBuffer, Result};
 use crate::device::call::{Form, Gemm, GroupedGemm};
 
 impl Host {
     pub(super) fn gemm(&self, mut call: Gemm<'_, HostBuffer>) -> Result {
         let (m, n, k) = call.dimensions();
-        let (a, b, c) = (read(&call.a), read(&call.b), read(&call.c.as_ref()));
-        let mut out = Matrix::zeros(m, n);
+        let (a, b, mut c) = (read(&call.a), read(&call.b), before(&call.c, call.out));
         for i in 0..m {
             for j in 0..n {
                 let sum: f64 = (0..k).map(|l| product(call.form, &a, &b, (i, j, l))).sum();
-                let before = if call.out.adds() { c[(i, j)] } else { 0.0 };
-                out[(i, j)] = before + call.alpha * sum;
+                c[(i, j)] += call.alpha * sum;
             }
         }
-        write(&mut call.c, &out.data);
+        write(&mut call.c, &c.data);
         Ok(())
     }
 
     pub(super) fn grouped_gemm(&self, mut call: GroupedGemm<'_, HostBuffer>) -> Result {
         let (n, k) = call.weight();
-        let (a, b, mut c) = (read(&call.a), read(&call.b), read(&call.c.as_ref()));
+        let (a, b, mut c) = (read(&call.a), read(&call.b), before(&call.c, call.out));
         for (g, rows) in group_rows("grouped_gemm", &indices(&call.offsets), call.rows())?.enumerate() {
             let weight_row = g * n;
             if call.form == Form::Tn {
-                // c[g] += a[rows]ᵀ · b[rows]
+                // c[g] (+)= a[rows]ᵀ · b[rows]
                 for (i, j) in pairs(n, k) {
                     let sum: f64 = rows.clone().map(|r| a[(r, i)] * b[(r, j)]).sum();
                     c[(weight_row + i, j)] += sum;
@@ -36,8 +34,8 @@ impl Host {
             for r in rows {
                 let columns = c.cols;
                 for j in 0..columns {
-                    c[(r, j)] = match call.form {
-                        Form::Nt => (0..k).map(|l| a[(r, l)] * b[(weight_row + j, l)]).sum(),
+                    c[(r, j)] += match call.form {
+                        Form::Nt => (0..k).map(|l| a[(r, l)] * b[(weight_row + j, l)]).sum::<f64>(),
                         _ => (0..n).map(|l| a[(r, l)] * b[(weight_row + l, j)]).sum(),
                     };
                 }

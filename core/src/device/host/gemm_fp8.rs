@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::matrix::{Matrix, group_rows, indices, read, write};
+use super::matrix::{before, group_rows, indices, write};
 use super::quantize::decode;
 use super::{Host, HostBuffer, Result};
 use crate::device::call::{Form, GemmFp8, GroupedGemmFp8, Scaled, Tiles};
@@ -13,9 +13,8 @@ impl Host {
     pub(super) fn gemm_fp8(&self, mut call: GemmFp8<'_, HostBuffer>) -> Result {
         const OP: &str = "gemm_fp8";
         let (m, n, _) = call.dimensions();
-        let (a, b, c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, read(&call.c.as_ref()));
+        let (a, b, mut c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, before(&call.c, call.out));
         let ends = inner_ends(call.form, &call.a);
-        let mut out = Matrix::zeros(m, n);
         for i in 0..m {
             for j in 0..n {
                 let element = |l| {
@@ -26,18 +25,17 @@ impl Host {
                     };
                     (a.codes[at_a], b.codes[at_b], a.scales[at_a], b.scales[at_b])
                 };
-                let before = if call.out.adds() { c[(i, j)] } else { 0.0 };
-                out[(i, j)] = before + sum(self.accumulation, &ends, element);
+                c[(i, j)] += sum(self.accumulation, &ends, element);
             }
         }
-        write(&mut call.c, &out.data);
+        write(&mut call.c, &c.data);
         Ok(())
     }
 
     pub(super) fn grouped_gemm_fp8(&self, mut call: GroupedGemmFp8<'_, HostBuffer>) -> Result {
         const OP: &str = "grouped_gemm_fp8";
         let (n, k) = call.weight();
-        let (a, b, mut c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, read(&call.c.as_ref()));
+        let (a, b, mut c) = (decode(OP, &call.a)?, decode(OP, &call.b)?, before(&call.c, call.out));
         let inner = inner_ends(call.form, &call.a);
         for (g, rows) in group_rows(OP, &indices(&call.offsets), call.rows())?.enumerate() {
             let weight = g * n;
@@ -59,7 +57,7 @@ impl Host {
                         let at_b = if call.form == Form::Nt { (weight + j, l) } else { (weight + l, j) };
                         (a.codes[(r, l)], b.codes[at_b], a.scales[(r, l)], b.scales[at_b])
                     };
-                    c[(r, j)] = sum(self.accumulation, &inner, element);
+                    c[(r, j)] += sum(self.accumulation, &inner, element);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Inference's products with weights as they are stored.
 
-use super::matrix::{Matrix, dot, group_rows, indices, read, write};
+use super::matrix::{Matrix, before, dot, group_rows, indices, read, write};
 use super::quantize::decode;
 use super::{Host, HostBuffer, HostError, Result};
 use crate::device::call::{Factor, GemmMixed, Gemv, GroupedGemmMixed, GroupedGemv, Out, Scaled};
@@ -49,11 +49,10 @@ fn numbers(op: &'static str, w: &Scaled<'_, HostBuffer>) -> core::result::Result
 }
 
 fn product(x: &MatRef<'_, HostBuffer>, w: &Matrix, mut y: MatMut<'_, HostBuffer>, out: Out) {
-    let (x, mut sums) = (read(x), read(&y.as_ref()));
+    let (x, mut sums) = (read(x), before(&y, out));
     for r in 0..x.rows {
         for j in 0..w.rows {
-            let before = if out.adds() { sums[(r, j)] } else { 0.0 };
-            sums[(r, j)] = before + dot(x.row(r), w.row(j));
+            sums[(r, j)] += dot(x.row(r), w.row(j));
         }
     }
     write(&mut y, &sums.data);

@@ -1,6 +1,6 @@
 //! Gather and scatter by index.
 
-use super::matrix::{Matrix, add, checked, indices, read, row_bytes, row_bytes_mut, write};
+use super::matrix::{Matrix, add, before, checked, indices, read, row_bytes, row_bytes_mut, write};
 use super::{Host, HostBuffer, Result};
 use crate::device::call::{Combine, GatherColumns, GatherRows, ScatterAddColumns, ScatterAddRows};
 
@@ -63,7 +63,7 @@ impl Host {
     pub(super) fn combine(&self, mut call: Combine<'_, HostBuffer>) -> Result {
         let x = read(&call.x);
         let k = call.inverse.cols();
-        let mut y = if call.out.adds() { read(&call.y.as_ref()) } else { Matrix::zeros(call.y.rows(), x.cols) };
+        let mut y = before(&call.y, call.out);
         for (i, row) in indices(&call.inverse).into_iter().enumerate() {
             add(y.row_mut(i / k), x.row(checked("combine", row, x.rows)?));
         }

@@ -7,6 +7,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{HostBuffer, HostError};
+use crate::device::call::Out;
 use crate::device::view::{MatMut, MatRef};
 use crate::dtype::DType;
 use crate::error::ErrorKind;
@@ -67,6 +68,11 @@ pub(super) fn read(m: &MatRef<'_, HostBuffer>) -> Matrix {
 /// The elements of `m`, an index operand.
 pub(super) fn indices(m: &MatRef<'_, HostBuffer>) -> Vec<u32> {
     gather(m, |x: u32| x)
+}
+
+/// What a kernel's sums are added to: the elements of `m`, or zeros where it replaces them.
+pub(super) fn before(m: &MatMut<'_, HostBuffer>, out: Out) -> Matrix {
+    if out.adds() { read(&m.as_ref()) } else { Matrix::zeros(m.rows(), m.cols()) }
 }
 
 /// The elements of `m` in f32, rounded where `m` is F64.

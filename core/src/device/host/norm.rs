@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::matrix::{Matrix, dot, read, write};
+use super::matrix::{Matrix, before, dot, read, write};
 use super::{Host, HostBuffer, Result};
 use crate::device::call::{RmsNorm, RmsNormGrad, RmsNormQuantize};
 use crate::device::default;
@@ -32,14 +32,14 @@ impl Host {
     pub(super) fn rmsnorm_grad(&self, mut call: RmsNormGrad<'_, HostBuffer>) -> Result {
         let (x, w, dy) = (read(&call.x), read(&call.weight), read(&call.dy));
         let rstd = read(&call.rstd).data;
-        let (mut dx, mut dw) = (read(&call.dx.as_ref()), read(&call.dweight.as_ref()));
+        let (mut dx, mut dw) = (before(&call.dx, call.out), read(&call.dweight.as_ref()));
         for r in 0..x.rows {
             let normed: Vec<f64> = x.row(r).iter().map(|v| v * rstd[r]).collect();
             let g: Vec<f64> = dy.row(r).iter().zip(&w.data).map(|(dy, w)| dy * w).collect();
             let mean = dot(&g, &normed) / x.cols as f64;
             for c in 0..x.cols {
                 let d = rstd[r] * (g[c] - normed[c] * mean);
-                dx[(r, c)] = if call.out.adds() { dx[(r, c)] + d } else { d };
+                dx[(r, c)] += d;
                 dw.data[c] += dy[(r, c)] * normed[c];
             }
         }

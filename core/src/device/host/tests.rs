@@ -76,7 +76,7 @@ fn products_of_every_form_agree_with_paper() {
         let mut c = f64s(&device, 2, &[1.0; 4]);
         device.gemm(Gemm::new(form, a.view(), b.view(), c.view_mut()).expect("fits")).expect("multiplies");
         assert_eq!(values(&device, &c), want, "{form:?}");
-        let more = Gemm::new(form, a.view(), b.view(), c.view_mut()).expect("fits").scaled(-1.0).accumulating();
+        let more = Gemm::new(form, a.view(), b.view(), c.view_mut()).expect("fits").scaled(-1.0).out(Out::Add);
         device.gemm(more).expect("multiplies");
         assert_eq!(values(&device, &c), [0.0; 4], "{form:?}");
     }

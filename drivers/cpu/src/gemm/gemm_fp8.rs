@@ -9,7 +9,7 @@
 //! Without an instruction for pairs, or where a factor is F32, both factors are made f32 and multiplied as such.
 
 use fathom_core::DType;
-use fathom_core::device::{Form, GemmFp8, GemmMixed, GroupedGemmFp8, GroupedGemmMixed};
+use fathom_core::device::{Form, GemmFp8, GemmMixed, GroupedGemmFp8, GroupedGemmMixed, Out};
 use fathom_core::fp8::TILE;
 use half::bf16;
 use std::ops::Range;
@@ -354,33 +354,33 @@ impl Cpu {
 
     pub(crate) fn grouped_gemm_mixed(&self, call: GroupedGemmMixed<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm_mixed";
-        let weight = call.weight();
+        let (job, weight) = (self.grouped_job(Form::Nt, Out::Replace), call.weight());
         let b = Codes::read(OP, &call.w)?;
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
         with_real!(OP, call.c.dtype(), C => {
             let c = mat::write::<C>(OP, call.c)?;
             if call.a.dtype() == DType::BF16 {
                 let a = mat::read::<bf16>(OP, &call.a)?;
-                return self.grouped_product_of_codes::<_, C>(Form::Nt, weight, &offsets, a, b, c);
+                return self.grouped_product_of_codes::<_, C>(job, weight, &offsets, a, b, c);
             }
-            self.grouped_product::<f32, _, _, C>(Form::Nt, weight, &offsets, mat::read::<f32>(OP, &call.a)?, b, c)
+            self.grouped_product::<f32, _, _, C>(job, weight, &offsets, mat::read::<f32>(OP, &call.a)?, b, c)
         })
     }
 
     pub(crate) fn grouped_gemm_fp8(&self, call: GroupedGemmFp8<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm_fp8";
-        let (form, weight) = (call.form, call.weight());
+        let (job, weight) = (self.grouped_job(call.form, call.out), call.weight());
         let (a, b) = (Codes::read(OP, &call.a)?, Codes::read(OP, &call.b)?);
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
         with_real!(OP, call.c.dtype(), C => {
             let c = mat::write::<C>(OP, call.c)?;
-            self.grouped_product_of_codes::<_, C>(form, weight, &offsets, a, b, c)
+            self.grouped_product_of_codes::<_, C>(job, weight, &offsets, a, b, c)
         })
     }
 
     fn grouped_product_of_codes<A: Factor, C: Output>(
         &self,
-        form: Form,
+        job: Job,
         weight: (usize, usize),
         offsets: &Mat<'_, u32>,
         a: A,
@@ -388,11 +388,10 @@ impl Cpu {
         c: MatMut<'_, C>,
     ) -> Result<(), CpuError> {
         if !has_pairs(self.isa()) {
-            return self.grouped_product::<f32, _, _, C>(form, weight, offsets, a, b, c);
+            return self.grouped_product::<f32, _, _, C>(job, weight, offsets, a, b, c);
         }
-        let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
         let scratch = |shape: Shape| shape.scratch_of_codes::<C>();
-        self.grouped_blocks::<u32, f32, _, _, C>(form, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
+        self.grouped_blocks::<u32, f32, _, _, C>(&job, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
             job.run_codes(a, b, at, c, s);
         })
     }

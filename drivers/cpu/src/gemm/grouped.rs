@@ -1,7 +1,7 @@
 //! Grouped GEMM: one product per group of rows, as the experts of a layer need.
 
 use fathom_core::DType;
-use fathom_core::device::{Form, GroupedGemm};
+use fathom_core::device::{Form, GroupedGemm, Out};
 use half::bf16;
 
 use super::{Job, Output, Shape, Source, Word, with_operands, work};
@@ -63,25 +63,29 @@ impl Cpu {
     pub(crate) fn grouped_gemm(&self, call: GroupedGemm<'_, Buffer>) -> Result<(), CpuError> {
         const OP: &str = "grouped_gemm";
         let offsets = mat::read::<u32>(OP, &call.offsets)?;
-        let (form, weight) = (call.form, call.weight());
+        let (job, weight) = (self.grouped_job(call.form, call.out), call.weight());
         with_operands!(OP, self.isa(), call, |W, a, b, c| {
-            self.grouped_product::<W, _, _, _>(form, weight, &offsets, a, b, c)
+            self.grouped_product::<W, _, _, _>(job, weight, &offsets, a, b, c)
         })
+    }
+
+    /// What all blocks of a grouped product have in common.
+    pub(super) fn grouped_job(&self, form: Form, out: Out) -> Job {
+        Job { isa: self.isa(), form, alpha: 1.0, add: out.adds() }
     }
 
     pub(super) fn grouped_product<W: Word, A: Source<W::Number>, B: Source<W::Number>, C: Output>(
         &self,
-        form: Form,
+        job: Job,
         weight: (usize, usize),
         offsets: &Mat<'_, u32>,
         a: A,
         b: B,
         c: MatMut<'_, C>,
     ) -> Result<(), CpuError> {
-        let job = Job { isa: self.isa(), form, alpha: 1.0, add: form == Form::Tn };
-        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        let k = if job.form == Form::Tn { a.rows() } else { a.cols() };
         let scratch = |shape: Shape| shape.scratch::<W, A, B, C>(self.isa(), k);
-        self.grouped_blocks::<W, W::Number, A, B, C>(form, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
+        self.grouped_blocks::<W, W::Number, A, B, C>(&job, weight, offsets, (a, b), c, scratch, |a, b, at, c, s| {
             job.run::<W, A, B, C>(a, b, at, c, s);
         })
     }
@@ -91,7 +95,7 @@ impl Cpu {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn grouped_blocks<W: Word, N, A: Source<N>, B: Source<N>, C: Output>(
         &self,
-        form: Form,
+        job: &Job,
         (n, k): (usize, usize),
         offsets: &Mat<'_, u32>,
         (a, b): (A, B),
@@ -100,12 +104,17 @@ impl Cpu {
         f: impl Fn(&A, &B, (usize, usize), &mut Tile<'_, C>, &mut [f32]) + Sync,
     ) -> Result<(), CpuError> {
         let (rows, groups) = (a.rows(), offsets.cols() - 1);
-        let (width, tn) = (c.cols(), form == Form::Tn);
+        let (width, tn) = (c.cols(), job.form == Form::Tn);
         let down = if tn { n } else { rows.div_ceil(groups) };
         let shape = Shape::new::<W>(self.isa(), down, width, self.threads().div_ceil(groups));
         let mut entries = self.alloc_f32(3 * (groups + 1))?;
         let entries = bytemuck::cast_slice_mut(entries.elements_mut::<u32>());
-        let down = |rows: usize| if tn { if rows == 0 { 0 } else { n } } else { rows };
+        let down = |rows: usize| match tn {
+            // Nothing is to be added.
+            true if rows == 0 && job.add => 0,
+            true => n,
+            false => rows,
+        };
         let plan = Plan::new(offsets, rows, (width, shape), down, entries);
 
         // Groups of rows do not overlap, and neither do their weights; inside a group, blocks form a grid.

@@ -69,7 +69,7 @@ fn product(cpu: &Cpu, types: Types, form: Form, [m, n, k]: [usize; 3], [a, b, c]
     let (a, b) = (tensor(cpu, types[0], ar, ac, a), tensor(cpu, types[1], br, bc, b));
     let mut c = tensor(cpu, types[2], m, n, c);
     let call = Gemm::new(form, a.view(), b.view(), c.view_mut()).unwrap();
-    cpu.gemm(call.scaled(0.5).accumulating()).unwrap();
+    cpu.gemm(call.scaled(0.5).out(Out::Add)).unwrap();
     numbers_of(cpu, &c)
 }
 
@@ -187,7 +187,7 @@ fn views_of_any_start_and_stride_give_the_same_bits() {
             let (a, b, mut c) = (place(types[0], ar, ac, 1), place(types[1], br, bc, 2), place(types[2], m, n, 3));
             let (av, bv) = (a.view().columns(left..left + ac).unwrap(), b.view().columns(left..left + bc).unwrap());
             let call = Gemm::new(form, av, bv, c.view_mut().columns(left..left + n).unwrap()).unwrap();
-            cpu.gemm(call.accumulating()).unwrap();
+            cpu.gemm(call.out(Out::Add)).unwrap();
             let all = numbers_of(&cpu, &c);
             let lines = all.chunks_exact(left + n + right);
             assert!(lines.clone().all(|l| l[..left].iter().chain(&l[left + n..]).all(|v| v.is_nan())));
@@ -208,7 +208,8 @@ fn grouped(cpu: &Cpu, types: Types, form: Form, offsets: &[u32], [r, n, k]: [usi
     };
     let (va, vb) = (numbers(sa.0 * sa.1, 7), numbers(sb.0 * sb.1, 8));
     let (a, b) = (tensor(cpu, types[0], sa.0, sa.1, &va), tensor(cpu, types[1], sb.0, sb.1, &vb));
-    let mut c = tensor(cpu, types[2], sc.0, sc.1, &vec![0.0; sc.0 * sc.1]);
+    // What is replaced must not show.
+    let mut c = tensor(cpu, types[2], sc.0, sc.1, &vec![1e3; sc.0 * sc.1]);
     let o = Tensor::<Cpu>::from_slice(cpu, &[1, g + 1], DType::U32, offsets).unwrap();
     cpu.grouped_gemm(GroupedGemm::new(form, g, a.view(), b.view(), o.view(), c.view_mut()).unwrap()).unwrap();
     (numbers_of(cpu, &c), [va, vb])
@@ -319,7 +320,7 @@ fn scaled_product(cpu: &Cpu, form: Form, [m, n, k]: [usize; 3], part: usize, to:
                 cpu.dequantize(Dequantize::new(x.scaled(), y.view_mut()).unwrap()).unwrap();
                 y
             });
-            cpu.gemm(Gemm::new(form, x.view(), y.view(), c.view_mut()).unwrap().accumulating()).unwrap();
+            cpu.gemm(Gemm::new(form, x.view(), y.view(), c.view_mut()).unwrap().out(Out::Add)).unwrap();
         }
         numbers_of(cpu, &c)
     });
@@ -419,7 +420,7 @@ impl Groups<'_> {
             _ => Kind::of(form, self.n, self.k),
         };
         let (a, b) = (Quantized::new(cpu, a.0, a.1, of_a, &a.2), Quantized::new(cpu, b.0, b.1, of_b, &b.2));
-        let mut c = Tensor::<Cpu>::zeros(cpu, &[c.0, c.1], DType::F32).unwrap();
+        let mut c = tensor(cpu, DType::F32, c.0, c.1, &vec![1e3; c.0 * c.1]);
         let call = GroupedGemmFp8::new(form, groups, a.scaled(), b.scaled(), offsets.view(), c.view_mut()).unwrap();
         cpu.grouped_gemm_fp8(call).unwrap();
         numbers_of(cpu, &c)

@@ -97,7 +97,7 @@ impl Case {
         let (x, y) = (put(device, sa, DType::BF16, &a)?, put(device, sb, DType::BF16, &b)?);
         let run = |c: &mut Tensor<D>| {
             let call = Gemm::new(self.form, x.view(), y.view(), c.view_mut())?;
-            device.gemm(if accumulate { call.accumulating() } else { call })
+            device.gemm(call.out(Out::add_if(accumulate)))
         };
         self.compare(device, accumulate, run, |i, j| {
             let (mut sum, mut size) = (0.0, 0.0);

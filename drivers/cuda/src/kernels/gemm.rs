@@ -194,7 +194,7 @@ impl Cuda {
         let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
         let operands = [mat(OP, &call.a)?, mat(OP, &call.b)?, mat_mut(OP, &call.c)?, mat(OP, &call.offsets)?];
         let types = [call.a.dtype(), call.b.dtype(), call.c.dtype()];
-        self.multiply(shape, operands, types, 1.0, call.form == Form::Tn)
+        self.multiply(shape, operands, types, 1.0, call.out.adds())
     }
 
     /// A factor as kernels of warpgroups bring it: boxes of `rows` rows of 128 bytes.

@@ -111,7 +111,7 @@ impl Cuda {
         const OP: &str = GroupedGemmFp8::<Buffer>::NAME;
         let shape = Shape::grouped(call.form, call.groups, call.rows(), call.weight());
         let operands = Operands { offsets: mat(OP, &call.offsets)?, ..Operands::new(OP, [&call.a, &call.b], &call.c)? };
-        self.multiply_fp8(shape, &operands, call.form == Form::Tn)
+        self.multiply_fp8(shape, &operands, call.out.adds())
     }
 
     /// Whether the kernel of warpgroups computes a product. The number of rows of activations must not decide: all rows

@@ -270,7 +270,7 @@ fn products<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
             time!(b, what("fwd  "), gemm: Gemm::new(Form::Nt, x.view(), w.view(), y.view_mut()));
             time!(b, what("dgrad"), gemm: Gemm::new(Form::Nn, dy.view(), w.view(), dx.view_mut()));
             time!(b, what("wgrad"), gemm: Gemm::new(Form::Tn, dy.view(), x.view(), dw.view_mut())
-                .map(Gemm::accumulating));
+                .map(|call| call.out(Out::Add)));
         }
         if name == "lm_head" || !b.wanted(&["gemm_fp8"]) {
             continue;
@@ -309,7 +309,7 @@ fn grouped<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
             time!(b, what("bf16", "dgrad"), grouped_gemm: GroupedGemm::new(Form::Nn, e, dy.view(), w.view(),
                 offsets.view(), dx.view_mut()));
             time!(b, what("bf16", "wgrad"), grouped_gemm: GroupedGemm::new(Form::Tn, e, dy.view(), x.view(),
-                offsets.view(), dw.view_mut()));
+                offsets.view(), dw.view_mut()).map(|call| call.out(Out::Add)));
         }
         if !b.wanted(&["grouped_gemm_fp8"]) {
             continue;
@@ -330,7 +330,7 @@ fn grouped<D: Watch>(b: &mut Bench<'_, D>) -> Fails<D> {
         let (x, dy) = (Scaled::new(x.view(), xs.view(), groups)?, Scaled::new(dy.view(), dys.view(), groups)?);
         let mut dw = b.floats(e * n, k)?;
         time!(b, what("fp8", "wgrad"), grouped_gemm_fp8: GroupedGemmFp8::new(Form::Tn, e, dy, x, offsets.view(),
-            dw.view_mut()));
+            dw.view_mut()).map(|call| call.out(Out::Add)));
     }
     Ok(())
 }
