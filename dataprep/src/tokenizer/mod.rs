@@ -529,10 +529,10 @@ fn token_name(value: &Value) -> Option<&str> {
 
 /// Whether a setting beside a tokenizer replaces that of [`config`].
 ///
-/// Where `tokenizer_class` is `GPT2Tokenizer` or `Qwen2Tokenizer`, transformers 5.24 splits text by that class's pattern
-/// and passes over the one in `tokenizer.json`: other ids than those a model is trained on here, and no message. Llama's,
-/// which DeepSeek-V3 has, opens the file as it is, and in transformers 4 it puts the begin token before a text where
-/// `add_bos_token` says so. `auto_map` names code that is not in the folder.
+/// Where `tokenizer_class` is `GPT2Tokenizer` or `Qwen2Tokenizer`, transformers 5.24 splits text by that class's
+/// pattern and passes over the one in `tokenizer.json`: other ids than those a model is trained on here, without a
+/// message. Llama's, which DeepSeek-V3 has, opens the file as it is, and in transformers 4 it puts the begin token
+/// before a text where `add_bos_token` says so. `auto_map` names code that is not in the folder.
 fn is_theirs(key: &str, value: &Value) -> bool {
     match key {
         "eos_token" | "auto_map" => false,
