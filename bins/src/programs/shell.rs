@@ -17,7 +17,7 @@ const SINGLE: [&str; 6] = ["prep", "train", "eval", "generate", "serve", "conver
 const ENVIRONMENT: &[(&str, &str)] = &[
     (crate::quickstart::STEPS, "number of steps of `train` without arguments"),
     ("FATHOM_API_KEY", "key that clients of `serve` must send, where --api-key is not given"),
-    ("FATHOM_MAX_CPU_ISA", "newest instruction set that the CPU device uses: portable, avx2, avx512, avx512_bf16"),
+    ("FATHOM_MAX_CPU_ISA", "newest instruction set that the CPU device uses: portable, avx2, avx512, avx512_bf16, amx"),
     ("RAYON_NUM_THREADS", "number of threads where no option or key sets it"),
 ];
 

@@ -238,22 +238,54 @@ fn spin(n: usize) {
     black_box(sums);
 }
 
-/// FLOP/s of `threads` threads that do nothing but multiply BF16 in registers; none where they cannot.
-fn bf16_peak(threads: usize) -> Option<f64> {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512bf16") {
-        const N: usize = 200_000;
-        let [seconds] = fastest(|_| {
-            std::thread::scope(|s| {
-                for _ in 0..threads {
-                    // SAFETY: the processor was found to have the instructions.
-                    s.spawn(|| unsafe { spin(N) });
-                }
-            });
-        });
-        return Some((threads * N * 24 * 64) as f64 / seconds);
+/// Multiply-adds of BF16 in tile registers, `n` times four.
+///
+/// # Safety
+/// The processor has them, and the system lets this process use them.
+#[cfg(target_arch = "x86_64")]
+unsafe fn spin_tiles(n: usize) {
+    // Palette 1; at 16 the bytes of the rows of eight registers, 64 each, and at 48 the number of their rows.
+    let mut shape = [0u8; 64];
+    shape[0] = 1;
+    (0..8).for_each(|i| (shape[16 + 2 * i], shape[48 + i]) = (64, 16));
+    // SAFETY: the caller's premise. Registers are given back.
+    unsafe {
+        std::arch::asm!(
+            "ldtilecfg [{shape}]",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {n}",
+            "jnz 2b",
+            "tilerelease",
+            shape = in(reg) shape.as_ptr(),
+            n = inout(reg) n => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nostack),
+        );
     }
-    let _ = threads;
+}
+
+/// FLOP/s of `threads` threads that do nothing but multiply BF16 in registers, with the instructions that `cpu` uses
+/// for that; none where it has none.
+fn bf16_peak(cpu: &Cpu) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const N: usize = 200_000;
+        // SAFETY: a device has only instructions that the processor has and the system allows.
+        let (spin, each): (fn(), usize) = match cpu.isa().to_string().as_str() {
+            "amx" => (|| unsafe { spin_tiles(N) }, 4 * 2 * 16 * 16 * 32),
+            "avx512_bf16" => (|| unsafe { spin(N) }, 24 * 64),
+            _ => return None,
+        };
+        let [seconds] = fastest(|_| {
+            std::thread::scope(|s| (0..cpu.threads()).for_each(|_| drop(s.spawn(spin))));
+        });
+        Some((cpu.threads() * N * each) as f64 / seconds)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
     None
 }
 
@@ -261,7 +293,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
     let cpu = Cpu::with_threads(arguments.next().map_or(0, |s| s.parse().expect("a number of threads")));
-    let peak = bf16_peak(cpu.threads());
+    let peak = bf16_peak(&cpu);
     let other = [512, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
     println!(
         "{} threads, {}: BF16 peak {:.0} GFLOP/s, F32 product of the gemm crate {:.0} GFLOP/s\n",

@@ -140,6 +140,7 @@ fn attend<T: Real, W: Computed>(
     lse: Option<&mut Tile<'_, f32>>,
     mut scratch: &mut [f32],
 ) {
+    let _tiles = isa.hold_tiles();
     let (width, value) = (x.width(), x.heads.value);
     let keys = take(&mut scratch, KEYS * stride(width));
     let values = take(&mut scratch, KEYS * stride(value));

@@ -11,7 +11,7 @@ use fathom_core::device::{AttentionGrad, Heads};
 use crate::attention::{Inputs, take, take_words, tile};
 use crate::error::CpuError;
 use crate::factor::{AHEAD, Computed, Factor, copied, copy_row, left_words, right_words, stride};
-use crate::gemm::{has_pairs, left, multiply, pack_columns};
+use crate::gemm::{has_pairs, left, multiply, pack_columns, tile_rows};
 use crate::mat::{self, Mat, MatMut};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
@@ -31,13 +31,10 @@ const ROWS: usize = 2 * QUERIES;
 /// processor not to wait for it.
 const FETCHED: usize = 4;
 
-/// Rows of a product that are cut apart where the diagonal crosses them: those of the largest tile.
-const STRIP: usize = 12;
-
-/// Cuts `0..len` into tiles' rows if the diagonal crosses what is multiplied: none is wider than it must be, and none
+/// Cuts `0..len` into tiles' rows, `step` each, if the diagonal crosses what is multiplied: none is wider than it must be, and none
 /// leaves the [`QUERIES`] rows or columns up to which scores are defined.
-fn strips(len: usize, crossed: bool) -> impl Iterator<Item = Range<usize>> {
-    let (block, step) = if crossed { (QUERIES, STRIP) } else { (len, len) };
+fn strips(step: usize, len: usize, crossed: bool) -> impl Iterator<Item = Range<usize>> {
+    let (block, step) = if crossed { (QUERIES, step) } else { (len, len) };
     (0..len).step_by(block).flat_map(move |from| {
         let to = (from + block).min(len);
         (from..to).step_by(step).map(move |i| i..(i + step).min(to))
@@ -123,9 +120,10 @@ fn head<T: Real, W: Computed>(
     to: Gradients<'_, T>,
     mut scratch: &mut [f32],
 ) {
+    let _tiles = isa.hold_tiles();
     let Gradients { dq: mut dq_rows, mut dkv, mut dk_pe } = to;
     let (nope, value, width) = (x.heads.nope, x.heads.value, x.width());
-    let scale = x.heads.scale as f32;
+    let (scale, step) = (x.heads.scale as f32, tile_rows::<W>(isa));
     let keys = take(&mut scratch, KEYS * stride(width));
     let dk = take(&mut scratch, KEYS * width);
     let dv = take(&mut scratch, KEYS * value);
@@ -171,13 +169,13 @@ fn head<T: Real, W: Computed>(
             let q_block = copied(isa, &q_block, q_rows);
             let d_o_block = copied(isa, &d_o_block, d_o_rows);
             let left_q = left::<W>(isa, &q_block, copy);
-            for i in strips(m, crossed) {
+            for i in strips(step, m, crossed) {
                 let (part, n) = (left_q.part(i.clone(), 0..width), n.min(before + i.end));
                 let to = &mut scores[i.start * KEYS..];
                 multiply(isa, &part, &kt, &mut tile(to, i.len(), n, KEYS), scale, false);
             }
             let left_d_o = left::<W>(isa, &d_o_block, copy);
-            for i in strips(m, crossed) {
+            for i in strips(step, m, crossed) {
                 let (part, n) = (left_d_o.part(i.clone(), 0..value), n.min(before + i.end));
                 let to = &mut slopes[i.start * KEYS..];
                 multiply(isa, &part, &vt, &mut tile(to, i.len(), n, KEYS), 1.0, false);
@@ -206,20 +204,20 @@ fn head<T: Real, W: Computed>(
             let d_o_right = W::right(isa, &d_o_block, d_o_packed);
             let q_right = W::right(isa, &q_block, q_packed);
             let pt = W::rounded_transposed(isa, &p, copy);
-            for c in strips(n, crossed) {
+            for c in strips(step, n, crossed) {
                 let (i, seen_before) = (c.start.saturating_sub(before)..m, c.start < before);
                 let dv = &mut tile(&mut dv[c.start * value..], c.len(), value, value);
                 multiply(isa, &pt.part(c, i.clone()), &d_o_right.part(i), dv, 1.0, seen_before);
             }
             let dst = W::rounded_transposed(isa, &ds, copy);
-            for c in strips(n, crossed) {
+            for c in strips(step, n, crossed) {
                 let (i, seen_before) = (c.start.saturating_sub(before)..m, c.start < before);
                 let dk = &mut tile(&mut dk[c.start * width..], c.len(), width, width);
                 multiply(isa, &dst.part(c, i.clone()), &q_right.part(i), dk, 1.0, seen_before);
             }
             let dq = &mut dq[here * width..(here + m) * width];
             let ds = W::rounded(isa, &ds, copy);
-            for i in strips(m, crossed) {
+            for i in strips(step, m, crossed) {
                 let columns = 0..n.min(before + i.end);
                 let dq = &mut tile(&mut dq[i.start * width..], i.len(), width, width);
                 multiply(isa, &ds.part(i, columns.clone()), &k.part(columns), dq, 1.0, seen < key);

@@ -135,6 +135,13 @@ impl Computed for u32 {
 
     fn rounded_transposed<'s>(isa: Isa, a: &Mat<'s, f32>, to: &'s mut [u32]) -> Left<'s, u32> {
         let (depth, rows) = (a.rows().div_ceil(2), a.cols());
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_amx() {
+            let stride = left_stride(depth);
+            // SAFETY: the processor has the instructions.
+            unsafe { avx512::turn(a, stride, to) };
+            return Left::new(isa, &Mat::new(to, rows, depth, stride));
+        }
         let to = &mut to[..rows * depth];
         for (p, line) in to.chunks_exact_mut(rows.max(1)).enumerate() {
             let second = if 2 * p + 1 < a.rows() { a.row(2 * p + 1) } else { &[] };
@@ -198,6 +205,8 @@ kernel! {
 mod avx512 {
     use std::arch::x86_64::*;
 
+    use crate::mat::Mat;
+
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn bits(x: __m512bh) -> __m512i {
@@ -223,21 +232,51 @@ mod avx512 {
         }
     }
 
+    /// Words of two rows of numbers, one number of each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn join(first: __m512, second: __m512) -> __m512i {
+        const ORDER: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            order
+        };
+        // SAFETY: `ORDER` is 64 bytes.
+        let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+        _mm512_permutexvar_epi16(order, bits(_mm512_cvtne2ps_pbh(second, first)))
+    }
+
+    /// Writes the columns of `a` as rows of pairs, `stride` apart. Numbers below the normal range become zeros.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn turn(a: &Mat<'_, f32>, stride: usize, to: &mut [u32]) {
+        let words = |p: usize, from: usize, mask: __mmask16| {
+            // SAFETY: the mask keeps to the numbers of a row from `from` on.
+            let load = |row: &[f32]| unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().add(from)) };
+            let is_last = 2 * p + 1 == a.rows();
+            join(load(a.row(2 * p)), if is_last { _mm512_setzero_ps() } else { load(a.row(2 * p + 1)) })
+        };
+        // SAFETY: the processor has the instructions.
+        unsafe { crate::gemm::turn((a.rows().div_ceil(2), a.cols()), stride, to, words) };
+    }
+
     /// See [`round_two_rows`](super::round_two_rows). Numbers below the normal range become zeros.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) fn round_two_rows(first: &[f32], second: &[f32], to: &mut [u32]) {
         assert!(first.len() == second.len() && to.len() == first.len(), "rows are of one length");
-        let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
-        // SAFETY: `order` is 64 bytes.
-        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
         for from in (0..to.len()).step_by(16) {
             let mask = ((1u32 << (to.len() - from).min(16)) - 1) as __mmask16;
             // SAFETY: the mask keeps to the numbers from `from` on.
             unsafe {
                 let low = _mm512_maskz_loadu_ps(mask, first.as_ptr().add(from));
                 let high = _mm512_maskz_loadu_ps(mask, second.as_ptr().add(from));
-                let both = _mm512_permutexvar_epi16(order, bits(_mm512_cvtne2ps_pbh(high, low)));
-                _mm512_mask_storeu_epi32(to.as_mut_ptr().add(from).cast(), mask, both);
+                _mm512_mask_storeu_epi32(to.as_mut_ptr().add(from).cast(), mask, join(low, high));
             }
         }
     }

@@ -28,6 +28,7 @@
 //! | `mat` | views of core as slices |
 //! | `par`, `team` | work split into parts that do not overlap, and the threads that share it |
 //! | `simd` | loops compiled for each instruction set; `exp` with the bits of the core |
+//! | `amx` | tile registers: whether this process may use them, and their shape |
 //! | `real` | F32 and BF16 in memory, f32 in registers |
 //! | `gemm` | matrix products of F32, BF16 and E4M3 codes: packing, the innermost tiles, plain and grouped |
 //! | `gemv` | products of few rows with F32, BF16 and E4M3 weights, which are read once; absorbed projections |
@@ -48,6 +49,8 @@
 //! It computes in f32, over activations that are F32 or BF16 in memory (`real`). Statistics, weights of norms and the
 //! optimiser's weights are F32.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod attention_grad;
 mod decode;

@@ -3,7 +3,8 @@
 //! A loop is written once, over slices and arrays that the compiler turns into vector registers, and compiled three
 //! times: for AVX-512, for AVX2 with FMA, and for any processor. [`kernel!`] does that. What the
 //! compiler does not find is written in intrinsics: the innermost loops of [`gemm`](crate::gemm), of
-//! [`gemv`](crate::gemv) and of [`scores`](crate::scores).
+//! [`gemv`](crate::gemv) and of [`scores`](crate::scores). Products of BF16 have two more versions, for AVX-512 with an
+//! instruction for them and for the tile registers of [`amx`](crate::amx).
 //!
 //! Such loops never fuse a multiplication with an addition, so all three versions give the same bits. Matrix products
 //! do where they can, so those differ between machines in the last bits; on one machine nothing does.
@@ -14,7 +15,7 @@ use crate::error::CpuError;
 use crate::real::Real;
 
 /// Environment variable that limits the instruction sets the driver uses, whatever more the processor has:
-/// `portable`, `avx2`, `avx512` or `avx512_bf16`. Unset, there is no limit.
+/// `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`. Unset, there is no limit.
 ///
 /// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with
 /// this variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's is
@@ -25,7 +26,8 @@ pub const MAX_ISA: &str = "FATHOM_MAX_CPU_ISA";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Each has the instructions of those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Any,
     #[cfg(target_arch = "x86_64")]
@@ -35,10 +37,13 @@ pub(crate) enum Level {
     /// AVX-512 with products of pairs of BF16 and permutations of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// Tile registers, with products of pairs of BF16: see [`amx`](crate::amx).
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// The names of the levels, lowest first.
-const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "avx512_bf16"];
+const NAMES: [&str; 5] = ["portable", "avx2", "avx512", "avx512_bf16", "amx"];
 
 impl Isa {
     /// The best instruction set that this processor has, up to the limit in [`MAX_ISA`].
@@ -79,6 +84,8 @@ impl Isa {
             Self::finds_avx512().then_some(Level::Avx512),
             #[cfg(target_arch = "x86_64")]
             Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Self::finds_avx512_bf16() && crate::amx::is_allowed()).then_some(Level::Amx),
         ];
         levels.into_iter().flatten().map(Self)
     }
@@ -93,6 +100,8 @@ impl Isa {
             Level::Avx512 => 2,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => 3,
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => 4,
         }
     }
 
@@ -113,18 +122,34 @@ impl Isa {
     /// Whether this is AVX-512, whatever else it is.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_avx512(self) -> bool {
-        matches!(self.0, Level::Avx512 | Level::Avx512Bf16)
+        self.0 >= Level::Avx512
     }
 
     /// Whether the processor multiplies pairs of BF16 numbers (`vdpbf16ps`) beside the rest of AVX-512.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_bf16(self) -> bool {
-        self.0 == Level::Avx512Bf16
+        self.0 >= Level::Avx512Bf16
+    }
+
+    /// Whether pairs of BF16 are multiplied in tile registers.
+    pub(crate) fn has_amx(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Level::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     #[cfg(target_arch = "x86_64")]
     fn finds_avx512_bf16() -> bool {
         Self::finds_avx512() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
+    }
+
+    /// Prepares the tile registers of this thread, if products use them, until what is returned is dropped.
+    pub(crate) fn hold_tiles(self) -> impl Sized {
+        #[cfg(target_arch = "x86_64")]
+        return crate::amx::Tiles::hold(self);
+        #[cfg(not(target_arch = "x86_64"))]
+        None::<()>
     }
 
     /// The level. That it is above `Any` proves that the processor has the instructions.
@@ -180,7 +205,7 @@ macro_rules! kernel {
                 $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe {
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 | $crate::simd::Level::Amx => unsafe {
                     avx512 $(::<$($g),+>)? ($($arg),*)
                 },
             }

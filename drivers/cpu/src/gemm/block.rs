@@ -3,7 +3,7 @@
 use fathom_core::device::Form;
 
 use super::pack::{left_room, left_transposed, pack_source_columns, pack_source_rows};
-use super::{DEPTH, NR, Output, Source, Word, depth, left, multiply, packed};
+use super::{DEPTH, NR, Output, Source, Word, depth, left, multiply, packed, tile_rows};
 use crate::mat::MatMut;
 use crate::par::Tile;
 use crate::simd::{Isa, kernel};
@@ -12,7 +12,7 @@ use crate::simd::{Isa, kernel};
 const MAX_ROWS: usize = 384;
 /// Rows and columns below which a block is not cut: packing would cost more than waiting.
 const LEAST: usize = 64;
-/// Every tile's rows divide it.
+/// A block has a multiple of this many rows, or of a tile's if those are more.
 const STRIP: usize = 12;
 
 /// How a product is cut into blocks.
@@ -40,7 +40,7 @@ impl Shape {
             }
         }
         let even = |total: usize, parts: usize, unit: usize| total.div_ceil(parts).next_multiple_of(unit).max(unit);
-        Self { rows: even(m, down, STRIP), cols: even(n, across, NR).min(widest) }
+        Self { rows: even(m, down, STRIP.max(tile_rows::<W>(isa))), cols: even(n, across, NR).min(widest) }
     }
 
     /// Scratch size of a task of a product of depth `k`, in f32 numbers.
@@ -79,6 +79,7 @@ impl Job {
         c: &mut Tile<'_, C>,
         scratch: &mut [f32],
     ) {
+        let _tiles = self.isa.hold_tiles();
         let (rows, cols) = (c.rows(), c.cols());
         if !sums_apart::<C>(self.isa, if self.form == Form::Tn { a.rows() } else { a.cols() }) {
             return self.sum::<W, A, B, C>(a, b, at, c, self.add, scratch);

@@ -197,7 +197,7 @@ pub(super) fn decode(isa: Isa, codes: &[u8], to: &mut [bf16]) {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` holds this level only where the processor was found to have the instructions.
-        Level::Avx512Bf16 => unsafe { avx512(codes, to) },
+        Level::Avx512Bf16 | Level::Amx => unsafe { avx512(codes, to) },
         _ => {
             for (to, &code) in to.iter_mut().zip(codes) {
                 *to = bf16::from_f32(NUMBERS[usize::from(code)]);

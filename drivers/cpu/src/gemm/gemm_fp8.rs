@@ -19,7 +19,7 @@ use super::codes::{Codes, decode};
 use super::pack::{left_room, left_stride, left_transposed};
 use super::source::Source;
 use super::tile::{NR, Operands, Output, Segment, codes_tiles, has_pairs};
-use super::{DEPTH, Left, Right, pack_columns, pack_rows, packed};
+use super::{DEPTH, Left, Right, for_tiles, pack_columns, pack_rows, packed};
 use crate::Cpu;
 use crate::error::CpuError;
 use crate::mat::{self, Mat, MatMut};
@@ -179,6 +179,7 @@ impl Job {
         c: &mut Tile<'_, C>,
         scratch: &mut [f32],
     ) {
+        let _tiles = self.isa.hold_tiles();
         let k = if self.form == Form::Tn { Source::rows(a) } else { Source::cols(a) };
         let part = a.part().unwrap_or(k).max(1);
         let (rows, cols) = (c.rows(), c.cols());
@@ -269,43 +270,43 @@ fn multiply<C: Output>(
     let table = codes_tiles(job.isa);
     let most = table.len();
     a.check(b, (m, n), most);
+    let _tiles = job.isa.hold_tiles();
     assert!(
         a_scales.len() >= count * ROWS && m <= ROWS && b_scales.len() >= count * padded,
         "scales for every segment"
     );
-    for col in (0..n).step_by(NR) {
-        let width = NR.min(n - col);
-        for (i, row) in (0..m).step_by(most).enumerate() {
-            let height = most.min(m - row);
-            let f = table[height - 1][usize::from(width > 16)];
-            let operands = Operands {
-                k: a.depth,
-                a: a.data.as_ptr().wrapping_add(i * a.panel),
-                row: a.row,
-                step: a.step,
-                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
-                b: b.data[col / NR * b.panel..].as_ptr(),
-                line: b.line,
-                c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
-                ldc,
-                n: width,
-                alpha: 1.0,
-                add,
-            };
-            let scales = super::tile::Scales {
-                segments: span.segments(),
-                a: a_scales[row..].as_ptr(),
-                a_pitch: ROWS,
-                b: b_scales[col..].as_ptr(),
-                b_pitch: padded,
-            };
-            // SAFETY: the table is for the instructions of `isa`. `check` found the tile's rows and depth inside `a`,
-            // and whole panels in `b`, and segments have as many words as both are deep; scales of the tile's rows and
-            // of `NR` columns were found in their slices; rows `row..row + height` and columns `col..col + width` are
-            // inside `c`, whose memory is ours.
-            unsafe { f(&operands, &scales) };
-        }
-    }
+    for_tiles(job.isa, (m, n), most, |row, col| {
+        let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
+        let f = table[height - 1][usize::from(width > 16)];
+        let operands = Operands {
+            k: a.depth,
+            a: a.data.as_ptr().wrapping_add(i * a.panel),
+            rows: height,
+            before: row,
+            row: a.row,
+            step: a.step,
+            ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
+            b: b.data[col / NR * b.panel..].as_ptr(),
+            line: b.line,
+            c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
+            ldc,
+            n: width,
+            alpha: 1.0,
+            add,
+        };
+        let scales = super::tile::Scales {
+            segments: span.segments(),
+            a: a_scales[row..].as_ptr(),
+            a_pitch: ROWS,
+            b: b_scales[col..].as_ptr(),
+            b_pitch: padded,
+        };
+        // SAFETY: the table is for the instructions of `isa`. `check` found the tile's rows and depth inside `a`, and
+        // whole panels in `b`, and segments have as many words as both are deep; scales of the tile's rows and of `NR`
+        // columns were found in their slices; rows `row..row + height` and columns `col..col + width` are inside `c`,
+        // whose memory is ours.
+        unsafe { f(&operands, &scales) };
+    });
 }
 
 impl Cpu {

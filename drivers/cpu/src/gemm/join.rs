@@ -37,6 +37,30 @@ pub(super) unsafe fn avx512<const R: usize>(a: &Mat<'_, bf16>, to: &mut [u32]) {
     }
 }
 
+/// Writes the columns of `a` as rows of pairs, `stride` apart.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn turn(a: &Mat<'_, bf16>, stride: usize, to: &mut [u32]) {
+    use std::arch::x86_64::*;
+    let (depth, cols) = (a.rows().div_ceil(2), a.cols());
+    let words = |p: usize, from: usize, mask: __mmask16| {
+        // The rows of the next block: far apart, which the processor does not foresee.
+        let first = a.row(2 * p);
+        fetch(first.as_ptr().wrapping_add(32 * a.stride() + from));
+        fetch(first.as_ptr().wrapping_add(33 * a.stride() + from));
+        let load = |row: &[half::bf16]| {
+            // SAFETY: the mask keeps to the numbers of a row from `from` on.
+            _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, row.as_ptr().add(from).cast()) })
+        };
+        let (x, is_last) = (load(first), 2 * p + 1 == a.rows());
+        if is_last { x } else { _mm512_or_si512(x, _mm512_slli_epi32::<16>(load(a.row(2 * p + 1)))) }
+    };
+    // SAFETY: the processor has the instructions.
+    unsafe { super::transpose::turn((depth, cols), stride, to, words) };
+}
+
 /// Fetches the line of an address, whatever it is.
 #[inline]
 fn fetch(at: *const bf16) {

@@ -39,6 +39,8 @@ pub(crate) use grouped::Plan;
 pub(crate) use pack::{left, left_size, left_stride, pack_columns, pack_rows};
 use source::Source;
 pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use transpose::turn;
 
 /// How much of the inner dimension is multiplied in one go at most.
 const DEPTH: usize = 512;
@@ -179,7 +181,7 @@ pub(crate) const fn packed(depth: usize, cols: usize) -> usize {
 }
 
 /// Rows of the largest tile.
-fn tile_rows<W: Word>(isa: Isa) -> usize {
+pub(crate) fn tile_rows<W: Word>(isa: Isa) -> usize {
     W::tiles(isa).len()
 }
 
@@ -197,31 +199,42 @@ pub(crate) fn multiply<W: Word, C: Output>(
     let most = table.len();
     a.check(b, (m, n), most);
     let ldc = c.stride();
-    for col in (0..n).step_by(NR) {
-        let width = NR.min(n - col);
-        let panel = b.data[col / NR * b.panel..].as_ptr();
-        for (i, row) in (0..m).step_by(most).enumerate() {
-            let height = most.min(m - row);
-            let f = table[height - 1][usize::from(width > 16)];
-            let operands = tile::Operands {
-                k,
-                a: a.data.as_ptr().wrapping_add(i * a.panel),
-                row: a.row,
-                step: a.step,
-                ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
-                b: panel,
-                line: b.line,
-                c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
-                ldc,
-                n: width,
-                alpha,
-                add,
-            };
-            // SAFETY: the table is for the instructions of `isa`. The tile's rows and depth of `a` end before
-            // `a.end()`, which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows
-            // `row..row + height` and columns `col..col + width` are inside `c`, whose memory is ours.
-            unsafe { f(&operands) };
-        }
+    let _tiles = isa.hold_tiles();
+    for_tiles(isa, (m, n), most, |row, col| {
+        let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
+        let f = table[height - 1][usize::from(width > 16)];
+        let operands = tile::Operands {
+            k,
+            a: a.data.as_ptr().wrapping_add(i * a.panel),
+            rows: height,
+            before: row,
+            row: a.row,
+            step: a.step,
+            ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
+            b: b.data[col / NR * b.panel..].as_ptr(),
+            line: b.line,
+            c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
+            ldc,
+            n: width,
+            alpha,
+            add,
+        };
+        // SAFETY: the table is for the instructions of `isa`. The tile's rows and depth of `a` end before `a.end()`,
+        // which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows `row..row + height`
+        // and columns `col..col + width` are inside `c`, whose memory is ours.
+        unsafe { f(&operands) };
+    });
+}
+
+/// `f(row, column)` for every tile of an `m × n` product: down the panels of the right factor, each of which stays in
+/// the nearest cache, or, where products are quicker than what they read and write, along the rows.
+#[inline(always)]
+fn for_tiles(isa: Isa, (m, n): (usize, usize), tile_rows: usize, mut f: impl FnMut(usize, usize)) {
+    let (rows, cols) = ((0..m).step_by(tile_rows), (0..n).step_by(NR));
+    if isa.has_amx() {
+        rows.for_each(|row| cols.clone().for_each(|col| f(row, col)));
+    } else {
+        cols.for_each(|col| rows.clone().for_each(|row| f(row, col)));
     }
 }
 

@@ -148,6 +148,10 @@ pub(super) fn left_transposed<'s, W: Word>(isa: Isa, a: &Mat<'s, W::Number>, to:
     if W::NUMBERS == 1 && a.stride() < FAR {
         return Left::transposed(isa, &Mat::new(bytemuck::cast_slice(a.as_slice()), depth, rows, a.stride()));
     }
+    let stride = left_stride(depth);
+    if W::turn(isa, a, stride, to) {
+        return Left::new(isa, &Mat::new(to, rows, depth, stride));
+    }
     if tile_rows::<W>(isa) == 12
         && let Some(step) = W::join_rows::<12>(isa, a, to)
     {

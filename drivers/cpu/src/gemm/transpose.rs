@@ -12,7 +12,7 @@ pub(super) fn transpose<W: Word>(isa: Isa, b: &Mat<'_, W>, first: usize, panel: 
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the premise on
         // the panel was checked.
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(b, first, panel) },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { avx512(b, first, panel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx2 => unsafe { avx2(b, first, panel) },
@@ -168,6 +168,38 @@ fn transpose16(x: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512
         y[12 + c] = _mm512_shuffle_f32x4::<0xdd>(high01, high23);
     }
     y
+}
+
+/// Writes `depth` lines of `cols` words as the columns of rows `stride` apart. `words(p, from, mask)` gives the words of
+/// line `p` from `from` on of which the mask has a bit.
+///
+/// # Safety
+/// The processor has the instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn turn(
+    (depth, cols): (usize, usize),
+    stride: usize,
+    to: &mut [u32],
+    words: impl Fn(usize, usize, std::arch::x86_64::__mmask16) -> std::arch::x86_64::__m512i,
+) {
+    use std::arch::x86_64::*;
+    assert!(stride >= depth && to.len() >= cols * stride, "rows of the depth for every column");
+    let mask = |n: usize| ((1u32 << n.min(16)) - 1) as __mmask16;
+    for top in (0..depth).step_by(16) {
+        for from in (0..cols).step_by(16) {
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (p, x) in (top..depth).zip(&mut x) {
+                *x = _mm512_castsi512_ps(words(p, from, mask(cols - from)));
+            }
+            for (i, &row) in transpose16(x).iter().enumerate().take(cols - from) {
+                let at = to.as_mut_ptr().wrapping_add((from + i) * stride + top);
+                // SAFETY: the row of column `from + i` has words `top..depth`, and the mask keeps to them.
+                unsafe { _mm512_mask_storeu_ps(at.cast(), mask(depth - top), row) };
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) fn columns<W: Stored>(isa: Isa, x: &Mat<'_, f32>, w: &Mat<'_, W>, sum
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => avx2::table(m),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => avx512::table(m),
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => avx512::table(m),
     };
     let (x_first, w_first) = (x.as_slice().as_ptr(), w.as_slice().as_ptr());
     for c in (0..width).step_by(at_once) {

@@ -18,7 +18,7 @@ pub(super) fn rows(isa: Isa) -> usize {
     match isa.level() {
         Level::Any => 1,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => ROWS,
+        Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => ROWS,
     }
 }
 
@@ -143,14 +143,14 @@ impl Stored for u8 {
     fn mixed(isa: Isa) -> usize {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => MIXED,
+            Level::Avx512Bf16 | Level::Amx => MIXED,
             _ => 1,
         }
     }
 
     fn mix(isa: Isa, blocks: &mut [[f32; MIXED]]) {
         #[cfg(target_arch = "x86_64")]
-        if isa.level() == Level::Avx512Bf16 {
+        if isa.has_bf16() {
             // SAFETY: the processor has the instructions.
             unsafe { codes::mix(blocks) };
         }
@@ -236,7 +236,7 @@ pub(super) fn dots<W: Stored>(isa: Isa, x: &Mat<'_, f32>, w: &Mat<'_, W>, sums: 
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => avx512::table(m),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 => W::mixed_table(m).unwrap_or_else(|| avx512::table(m)),
+        Level::Avx512Bf16 | Level::Amx => W::mixed_table(m).unwrap_or_else(|| avx512::table(m)),
     };
     let each = n / streams;
     let whole = each * streams;

@@ -30,7 +30,9 @@ pub(crate) fn decode(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [f32]) {
             // have one length.
             (Level::Avx2, Some(scales)) => return unsafe { x86::avx2(codes, scales, y) },
             // SAFETY: as above.
-            (Level::Avx512 | Level::Avx512Bf16, Some(scales)) => return unsafe { x86::avx512(codes, scales, y) },
+            (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Some(scales)) => {
+                return unsafe { x86::avx512(codes, scales, y) };
+            }
             _ => {}
         }
     }

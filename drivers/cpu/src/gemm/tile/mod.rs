@@ -3,6 +3,8 @@
 //! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain
 //! over `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod word;
 
 use half::bf16;
@@ -24,7 +26,7 @@ impl Word for f32 {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 => avx512::TABLE,
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => avx512::TABLE,
         }
     }
 }
@@ -34,6 +36,8 @@ impl Word for u32 {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => avx512::PAIRS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => amx::PAIRS,
             _ => any::Tiles::TABLE,
         }
     }
@@ -56,6 +60,10 @@ pub(crate) struct Operands<W> {
     pub k: usize,
     /// Row `i`, word `p` of the left factor at `a + i·row + p·step`.
     pub a: *const W,
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Rows that can be read before the tile's first.
+    pub before: usize,
     pub row: usize,
     pub step: usize,
     /// What is fetched while word `p` is multiplied: the line at `ahead.0 + p·ahead.1`, wherever that is.
@@ -126,6 +134,8 @@ pub(super) fn codes_tiles(isa: Isa) -> &'static [[CodesFn; 2]] {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => avx512::CODES,
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => amx::CODES,
         _ => &[[any::tile_of_codes; 2]],
     }
 }

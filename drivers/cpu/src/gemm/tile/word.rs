@@ -32,6 +32,11 @@ pub(crate) trait Unit: Pod + Send + Sync {
     /// The rows of `a` as rows of words, where its memory can be read so.
     fn words<'a>(a: &Mat<'a, Self::Number>) -> Option<Mat<'a, Self>>;
 
+    /// Writes the columns of `a` as rows of words, `stride` apart, where tiles read no others.
+    fn turn(_isa: Isa, _a: &Mat<'_, Self::Number>, _stride: usize, _to: &mut [Self]) -> bool {
+        false
+    }
+
     /// Writes the rows of `a` as the lines of panels of `R` columns, zeros past the last, if there is a quicker way to
     /// than joining words one by one. Returns the distance of lines, at least `R`.
     fn join_rows<const R: usize>(_isa: Isa, _a: &Mat<'_, Self::Number>, _to: &mut [Self]) -> Option<usize> {
@@ -91,10 +96,19 @@ impl Unit for u32 {
         even.then(|| Mat::new(words, a.rows(), a.cols() / 2, a.stride() / 2))
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn turn(isa: Isa, a: &Mat<'_, bf16>, stride: usize, to: &mut [u32]) -> bool {
+        if isa.has_amx() {
+            // SAFETY: the processor has the instructions.
+            unsafe { crate::gemm::join::turn(a, stride, to) };
+        }
+        isa.has_amx()
+    }
+
     fn join_rows<const R: usize>(isa: Isa, a: &Mat<'_, bf16>, to: &mut [u32]) -> Option<usize> {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => {
+            Level::Avx512Bf16 | Level::Amx => {
                 let (panels, lines, pitch) = (a.cols().div_ceil(R), a.rows().div_ceil(2), crate::gemm::join::pitch(R));
                 assert!(to.len() >= panels * lines * pitch, "panels for every column");
                 // SAFETY: `Isa` holds this level only where the processor was found to have the instructions; the
@@ -111,7 +125,7 @@ impl Unit for u32 {
 pub(crate) fn has_pairs(isa: Isa) -> bool {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 => true,
+        Level::Avx512Bf16 | Level::Amx => true,
         _ => false,
     }
 }
