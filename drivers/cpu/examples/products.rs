@@ -268,8 +268,8 @@ unsafe fn spin_tiles(n: usize) {
     }
 }
 
-/// FLOP/s of `threads` threads that do nothing but multiply BF16 in registers, with the instructions that `cpu` uses
-/// for that; none where it has none.
+/// FLOP/s of as many threads as `cpu` has that do nothing but multiply BF16 in registers, with the instructions that it
+/// uses for that; none where it has none.
 fn bf16_peak(cpu: &Cpu) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -286,7 +286,10 @@ fn bf16_peak(cpu: &Cpu) -> Option<f64> {
         Some((cpu.threads() * N * each) as f64 / seconds)
     }
     #[cfg(not(target_arch = "x86_64"))]
-    None
+    {
+        let _ = cpu;
+        None
+    }
 }
 
 fn main() {

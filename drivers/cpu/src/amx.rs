@@ -15,8 +15,8 @@ pub(crate) const SIDE: usize = 16;
 
 /// Whether the processor has tile registers and products of BF16, and the system lets this process use them.
 ///
-/// Linux gives a process the registers when it asks for them, since a thread that uses them takes 8 KiB more to be
-/// switched. Other systems are not asked.
+/// Linux gives a process the registers when it asks for them, since they add 8 KiB to what is saved of a thread, on the
+/// stack of a signal too. Other systems are not asked.
 pub(crate) fn is_allowed() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| has_tiles() && linux_allows())
@@ -40,7 +40,7 @@ fn has_tiles() -> bool {
 
 /// Asks the system for the registers, on behalf of all threads.
 fn linux_allows() -> bool {
-    if cfg!(not(target_os = "linux")) {
+    if cfg!(not(all(target_os = "linux", target_pointer_width = "64"))) {
         return false;
     }
     const ARCH_PRCTL: isize = 158;

@@ -31,8 +31,8 @@ const ROWS: usize = 2 * QUERIES;
 /// processor not to wait for it.
 const FETCHED: usize = 4;
 
-/// Cuts `0..len` into tiles' rows, `step` each, if the diagonal crosses what is multiplied: none is wider than it must be, and none
-/// leaves the [`QUERIES`] rows or columns up to which scores are defined.
+/// Cuts `0..len` into tiles' rows, `step` each, if the diagonal crosses what is multiplied: none is wider than it must
+/// be, and none leaves the [`QUERIES`] rows or columns up to which scores are defined.
 fn strips(step: usize, len: usize, crossed: bool) -> impl Iterator<Item = Range<usize>> {
     let (block, step) = if crossed { (QUERIES, step) } else { (len, len) };
     (0..len).step_by(block).flat_map(move |from| {

@@ -20,7 +20,7 @@ use crate::attention::{scale, scale_to, take, take_words, tile};
 use crate::elementwise::convert;
 use crate::error::CpuError;
 use crate::factor::{Computed, left_words, numbers, right_words};
-use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows};
+use crate::gemm::{has_pairs, left, multiply, pack_columns, pack_rows, tile_rows};
 use crate::mat::{self, Mat, MatMut, check_index};
 use crate::memory::Buffer;
 use crate::par::{Tile, Tiles};
@@ -39,8 +39,10 @@ const UNFINISHED: usize = 16 << 20;
 /// Tokens that a task loads from the cache.
 const ROWS: usize = 64;
 
-/// Keys that are multiplied while as many of the next tile are fetched: two tiles of the product.
-const FETCHED: usize = 24;
+/// Keys that are multiplied while as many of the next tile are fetched: few, but whole tiles of the product.
+fn fetched<W: Computed>(isa: Isa) -> usize {
+    24usize.next_multiple_of(tile_rows::<W>(isa))
+}
 
 /// Brings a row of the cache closer.
 fn fetch(row: &[u8]) {
@@ -165,7 +167,7 @@ impl<T: Real> Attending<'_, T> {
         KEYS * width
             + heads * width
             + right_words::<W>(width, QUERIES)
-            + left_words::<W>(FETCHED, width)
+            + left_words::<W>(fetched::<W>(self.isa), width)
             + right_words::<W>(KEYS, latent)
             + 2 * QUERIES * KEYS
             + left_words::<W>(QUERIES, KEYS)
@@ -182,10 +184,11 @@ impl<T: Real> Attending<'_, T> {
         mut scratch: &mut [f32],
     ) {
         let (isa, width, latent, m) = (self.isa, self.width(), self.row.latent(), heads.len());
+        let (_tiles, fetched) = (isa.hold_tiles(), fetched::<W>(isa));
         let tokens: &mut [W::Number] = bytemuck::cast_slice_mut(take(&mut scratch, KEYS * width));
         let made = take(&mut scratch, m * width);
         let q_packed = take_words::<W>(&mut scratch, right_words::<W>(width, QUERIES));
-        let keys_copy = take_words::<W>(&mut scratch, left_words::<W>(FETCHED, width));
+        let keys_copy = take_words::<W>(&mut scratch, left_words::<W>(fetched, width));
         let values_packed = take_words::<W>(&mut scratch, right_words::<W>(KEYS, latent));
         let products = take(&mut scratch, QUERIES * KEYS);
         let scores = take(&mut scratch, QUERIES * KEYS);
@@ -207,10 +210,10 @@ impl<T: Real> Attending<'_, T> {
             let v = pack_rows::<W>(isa, &Mat::new(tokens, n, latent, width), values_packed);
             // The queries are packed, once, and the keys read as they lie: there are more of them. The tokens of the
             // next tile are fetched meanwhile.
-            for at in (0..n).step_by(FETCHED) {
-                let some = FETCHED.min(n - at);
+            for at in (0..n).step_by(fetched) {
+                let some = fetched.min(n - at);
                 let next = first + KEYS + at;
-                (next..keys.end.min(next + FETCHED)).for_each(|u| fetch(self.bytes.row(self.slot(table, u))));
+                (next..keys.end.min(next + fetched)).for_each(|u| fetch(self.bytes.row(self.slot(table, u))));
                 let k = left::<W>(isa, &Mat::new(&tokens[at * width..], some, width, width), keys_copy);
                 let products = &mut products[at * QUERIES..];
                 multiply(isa, &k, &q, &mut tile(products, some, m, QUERIES), self.scale, false);

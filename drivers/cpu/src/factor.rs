@@ -336,7 +336,10 @@ mod tests {
     #[test]
     fn computed_factors_give_the_product_either_way_round() {
         for isa in Isa::all() {
-            for (m, n, k) in [(1, 1, 1), (12, 32, 16), (13, 33, 7), (32, 48, 31), (5, 17, 128)] {
+            let short = [(1, 1, 1), (12, 32, 16), (13, 33, 7), (32, 48, 31), (5, 17, 128), (45, 70, 544)];
+            // Deeper than what is copied of the rows of a tile at once.
+            let deep = [(7, 40, 1301), (24, 32, 1301), (24, 16, 1301), (40, 32, 1030)];
+            for (m, n, k) in short.into_iter().chain(deep) {
                 check::<f32>(m, n, k, isa);
                 check::<u32>(m, n, k, isa);
             }

@@ -52,9 +52,8 @@ impl Isa {
     /// Where [`MAX_ISA`] holds something else than one of its names.
     pub fn detect() -> Result<Self, CpuError> {
         let limit = limit(std::env::var_os(MAX_ISA).as_deref())?;
-        let allowed = Self::found().filter(|isa| isa.rank() <= limit);
         // The portable level comes first and is within every limit.
-        Ok(allowed.last().unwrap_or(Self(Level::Any)))
+        Ok(Self::found(limit).last().unwrap_or(Self(Level::Any)))
     }
 
     /// The best instruction set, as [`detect`](Self::detect) finds it.
@@ -70,12 +69,11 @@ impl Isa {
     /// # Panics
     /// Where [`detect`](Self::detect) fails.
     pub fn all() -> impl Iterator<Item = Self> {
-        let best = Self::best().rank();
-        Self::found().filter(move |isa| isa.rank() <= best)
+        Self::found(Self::best().rank())
     }
 
-    /// What the processor has, the best last.
-    fn found() -> impl Iterator<Item = Self> {
+    /// What the processor has up to a rank, the best last.
+    fn found(limit: usize) -> impl Iterator<Item = Self> {
         let levels = [
             Some(Level::Any),
             #[cfg(target_arch = "x86_64")]
@@ -85,9 +83,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
             #[cfg(target_arch = "x86_64")]
-            (Self::finds_avx512_bf16() && crate::amx::is_allowed()).then_some(Level::Amx),
+            // Last, since the system is asked, which changes what it allows signal stacks of this process to be.
+            (limit >= 4 && Self::finds_avx512_bf16() && crate::amx::is_allowed()).then_some(Level::Amx),
         ];
-        levels.into_iter().flatten().map(Self)
+        levels.into_iter().flatten().map(Self).filter(move |isa| isa.rank() <= limit)
     }
 
     /// The place of its name in [`NAMES`].
@@ -377,7 +376,7 @@ mod tests {
             let message = limit(Some(wrong.as_ref())).unwrap_err().to_string();
             assert!(message.contains(MAX_ISA) && message.contains("portable, avx2"), "{message}");
         }
-        let ranks: Vec<usize> = Isa::found().map(Isa::rank).collect();
+        let ranks: Vec<usize> = Isa::found(usize::MAX).map(Isa::rank).collect();
         assert!(ranks[0] == 0 && ranks.is_sorted(), "{ranks:?}");
         assert!(Isa::all().last() == Some(Isa::best()));
     }

@@ -275,14 +275,14 @@ fn multiply<C: Output>(
         a_scales.len() >= count * ROWS && m <= ROWS && b_scales.len() >= count * padded,
         "scales for every segment"
     );
-    for_tiles(job.isa, (m, n), most, |row, col| {
+    for_tiles::<u32>(job.isa, (m, n), |row, col| {
         let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
         let f = table[height - 1][usize::from(width > 16)];
         let operands = Operands {
             k: a.depth,
             a: a.data.as_ptr().wrapping_add(i * a.panel),
             rows: height,
-            before: row,
+            before: a.before(row, most),
             row: a.row,
             step: a.step,
             ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),

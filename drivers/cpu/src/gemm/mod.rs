@@ -7,7 +7,8 @@
 //! The result is cut into blocks ([`block`]), one task each. A task packs its columns of `b` into panels ([`pack`]),
 //! [`depth`] of the inner dimension at a time, and multiplies its rows of `a` with them by the tiles of [`tile`].
 //! Nothing is shared between tasks and nothing is reduced across them, so an element of `c` is always the same chain of
-//! multiply-adds: rising `k`, a new chain every [`depth`] (every segment, for codes). Which block it lies in, and how
+//! multiply-adds: rising `k`, a new chain every [`depth`] (every segment, for codes). AMX alone has two chains inside
+//! every 32 numbers, whose sum it adds to the chain. Which block it lies in, and how
 //! many rows or columns there are besides, does not matter to its bits; so blocks may be cut for the number of threads.
 
 mod block;
@@ -105,6 +106,11 @@ impl<'a, W: Word> Left<'a, W> {
         (start, if packed { LINE } else { 0 })
     }
 
+    /// Rows that lie before row `row` as those of its tile lie behind it.
+    fn before(&self, row: usize, tile_rows: usize) -> usize {
+        if self.panel == tile_rows * self.row { row } else { 0 }
+    }
+
     /// Checks that an `m × n` product by tiles of `tile_rows` rows stays inside both factors.
     fn check(&self, b: &Right<'_, W>, (m, n): (usize, usize), tile_rows: usize) {
         assert!(self.rows >= m && self.depth == b.depth && b.cols >= n, "factors fit their product");
@@ -200,14 +206,14 @@ pub(crate) fn multiply<W: Word, C: Output>(
     a.check(b, (m, n), most);
     let ldc = c.stride();
     let _tiles = isa.hold_tiles();
-    for_tiles(isa, (m, n), most, |row, col| {
+    for_tiles::<W>(isa, (m, n), |row, col| {
         let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
         let f = table[height - 1][usize::from(width > 16)];
         let operands = tile::Operands {
             k,
             a: a.data.as_ptr().wrapping_add(i * a.panel),
             rows: height,
-            before: row,
+            before: a.before(row, most),
             row: a.row,
             step: a.step,
             ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
@@ -219,9 +225,9 @@ pub(crate) fn multiply<W: Word, C: Output>(
             alpha,
             add,
         };
-        // SAFETY: the table is for the instructions of `isa`. The tile's rows and depth of `a` end before `a.end()`,
-        // which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows `row..row + height`
-        // and columns `col..col + width` are inside `c`, whose memory is ours.
+        // SAFETY: the table is for the instructions of `isa`. The tile's rows of `a`, and the rows before them, end before
+        // `a.end()`, which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows
+        // `row..row + height` and columns `col..col + width` are inside `c`, whose memory is ours.
         unsafe { f(&operands) };
     });
 }
@@ -229,9 +235,9 @@ pub(crate) fn multiply<W: Word, C: Output>(
 /// `f(row, column)` for every tile of an `m × n` product: down the panels of the right factor, each of which stays in
 /// the nearest cache, or, where products are quicker than what they read and write, along the rows.
 #[inline(always)]
-fn for_tiles(isa: Isa, (m, n): (usize, usize), tile_rows: usize, mut f: impl FnMut(usize, usize)) {
-    let (rows, cols) = ((0..m).step_by(tile_rows), (0..n).step_by(NR));
-    if isa.has_amx() {
+fn for_tiles<W: Word>(isa: Isa, (m, n): (usize, usize), mut f: impl FnMut(usize, usize)) {
+    let (rows, cols) = ((0..m).step_by(tile_rows::<W>(isa)), (0..n).step_by(NR));
+    if isa.has_amx() && W::NUMBERS == 2 {
         rows.for_each(|row| cols.clone().for_each(|col| f(row, col)));
     } else {
         cols.for_each(|col| rows.clone().for_each(|row| f(row, col)));

@@ -170,8 +170,8 @@ fn transpose16(x: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512
     y
 }
 
-/// Writes `depth` lines of `cols` words as the columns of rows `stride` apart. `words(p, from, mask)` gives the words of
-/// line `p` from `from` on of which the mask has a bit.
+/// Writes `depth` lines of `cols` words as the columns of rows `stride` apart. `words(p, from, mask)` gives the words
+/// of line `p` from `from` on of which the mask has a bit.
 ///
 /// # Safety
 /// The processor has the instructions.

@@ -29,11 +29,18 @@ const PITCH: usize = COPIED + SIDE;
 struct Sums([[f32; NR]; ROWS]);
 
 /// The last words of depth where they do not fill a register, with zeros after them.
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Rest {
     a: [[u32; SIDE]; ROWS],
     b: [[u32; NR]; SIDE],
 }
+
+// Where assembly finds them.
+const _: () = assert!(std::mem::offset_of!(Rest, b) == 2048 && size_of::<[[u32; SIDE]; SIDE]>() == 1024);
+
+/// Rows where a register would read past the last.
+#[repr(align(64))]
+struct Copy([[u32; PITCH]; ROWS]);
 
 /// The sums of a tile over `n` times sixteen words of depth and those of `rest`, if there is one, as a block of
 /// assembly: the registers' contents are nobody's between two blocks. `$tall` and `$wide` are what more than sixteen
@@ -166,8 +173,8 @@ fn skipped(x: &Operands<u32>) -> usize {
 /// rows.
 ///
 /// # Safety
-/// That of [`TileFn`](super::TileFn) on `a` and `b`, and this thread holds [`Tiles`]. Sixteen rows and columns of sums can
-/// be written, or 32 where the tile has more than sixteen.
+/// That of [`TileFn`](super::TileFn) on `a` and `b`, and this thread holds [`Tiles`]. Sixteen rows and columns of sums
+/// can be written, or 32 where the tile has more than sixteen.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn sums(x: &Operands<u32>, at: usize, words: usize, to: (*mut f32, usize)) {
@@ -215,8 +222,9 @@ unsafe fn sums(x: &Operands<u32>, at: usize, words: usize, to: (*mut f32, usize)
         // SAFETY: the caller's premise; registers are full.
         return unsafe { walk.run(tall, wide) };
     }
-    let mut copy = MaybeUninit::<[[u32; PITCH]; ROWS]>::uninit();
-    let copy: *mut u32 = copy.as_mut_ptr().cast();
+    let mut copy = MaybeUninit::<Copy>::uninit();
+    // SAFETY: the place of a field, which is in its struct.
+    let copy: *mut u32 = unsafe { (&raw mut (*copy.as_mut_ptr()).0).cast() };
     let mut from = 0;
     loop {
         let words = COPIED.min(n * SIDE - from);

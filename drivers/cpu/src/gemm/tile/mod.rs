@@ -1,7 +1,8 @@
 //! The GEMM microkernel: a tile of up to `ROWS × 32` sums held in registers.
 //!
 //! `c[i, j] (+)= α·Σ_p a[i, p]·b[p, j]` over words ([`Word`]) with `b` packed 32 columns wide. Each sum is one chain
-//! over `p` in rising order, whatever the tile's size, so an element's bits depend on its own row and column only.
+//! over `p` in rising order (for AMX see [`amx`]), whatever the tile's size, so an element's bits depend on its own row
+//! and column only.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -62,7 +63,7 @@ pub(crate) struct Operands<W> {
     pub a: *const W,
     /// Rows of the tile.
     pub rows: usize,
-    /// Rows that can be read before the tile's first.
+    /// Rows of the same depth that lie before the tile's first, `row` from one to the next.
     pub before: usize,
     pub row: usize,
     pub step: usize,
