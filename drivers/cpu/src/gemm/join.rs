@@ -58,7 +58,7 @@ pub(super) unsafe fn turn(a: &Mat<'_, bf16>, stride: usize, to: &mut [u32]) {
         if is_last { x } else { _mm512_or_si512(x, _mm512_slli_epi32::<16>(load(a.row(2 * p + 1)))) }
     };
     // SAFETY: the processor has the instructions.
-    unsafe { super::transpose::turn((depth, cols), stride, to, words) };
+    unsafe { super::squares::turn((depth, cols), stride, to, words) };
 }
 
 /// Fetches the line of an address, whatever it is.

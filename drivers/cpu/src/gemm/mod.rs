@@ -19,6 +19,8 @@ mod grouped;
 mod join;
 mod pack;
 mod source;
+#[cfg(target_arch = "x86_64")]
+mod squares;
 mod tile;
 mod transpose;
 
@@ -39,9 +41,9 @@ pub(crate) use block::Shape;
 pub(crate) use grouped::Plan;
 pub(crate) use pack::{left, left_size, left_stride, pack_columns, pack_rows};
 use source::Source;
-pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use transpose::turn;
+pub(crate) use squares::turn;
+pub(crate) use tile::{NR, Output, Unit, Word, has_pairs};
 
 /// How much of the inner dimension is multiplied in one go at most.
 const DEPTH: usize = 512;
@@ -225,7 +227,7 @@ pub(crate) fn multiply<W: Word, C: Output>(
             alpha,
             add,
         };
-        // SAFETY: the table is for the instructions of `isa`. The tile's rows of `a`, and the rows before them, end before
+        // SAFETY: the table is for the instructions of `isa`. The tile's rows of `a`, and those before them, end before
         // `a.end()`, which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows
         // `row..row + height` and columns `col..col + width` are inside `c`, whose memory is ours.
         unsafe { f(&operands) };

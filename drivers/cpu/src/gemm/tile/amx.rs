@@ -188,7 +188,7 @@ unsafe fn sums(x: &Operands<u32>, at: usize, words: usize, to: (*mut f32, usize)
         let (a, b) = (a.wrapping_add(n * SIDE), b.wrapping_add(n * SIDE * x.line));
         let mask = ((1u32 << left) - 1) as __mmask16;
         // SAFETY: the caller's premise on the tile's rows and those before, and on lines of 16 or 32 words, to which
-        // masks keep; `Rest` is so many registers.
+        // masks keep; a row of `Rest` is one register, or two.
         unsafe {
             for i in 0..rows {
                 let words = _mm512_maskz_loadu_epi32(mask, a.wrapping_add(i * x.row).cast());
