@@ -274,9 +274,10 @@ fn bf16_peak(cpu: &Cpu) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     {
         const N: usize = 200_000;
-        // SAFETY: a device has only instructions that the processor has and the system allows.
         let (spin, each): (fn(), usize) = match cpu.isa().to_string().as_str() {
+            // SAFETY: a device has only instructions that the processor has and the system allows.
             "amx" => (|| unsafe { spin_tiles(N) }, 4 * 2 * 16 * 16 * 32),
+            // SAFETY: as above.
             "avx512_bf16" => (|| unsafe { spin(N) }, 24 * 64),
             _ => return None,
         };

@@ -29,8 +29,8 @@ pub(crate) fn decode(isa: Isa, codes: &[u8], scale: Scale<'_>, y: &mut [f32]) {
             // SAFETY: `Isa` holds this level only where the processor was found to have the instructions, and slices
             // have one length.
             (Level::Avx2, Some(scales)) => return unsafe { x86::avx2(codes, scales, y) },
-            // SAFETY: as above.
             (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Some(scales)) => {
+                // SAFETY: as above.
                 return unsafe { x86::avx512(codes, scales, y) };
             }
             _ => {}
