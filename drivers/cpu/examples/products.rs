@@ -7,8 +7,9 @@
 //! For every shape whose line contains `FILTER`: GFLOP/s of a product of F32 factors, of BF16 factors and of E4M3 codes
 //! with scales (the latter two with a BF16 result, or for a weight gradient `Tn` an F32 one that is added to), and the
 //! latter two as a share of the processor's BF16 peak. The peak is that of multiply-adds in registers on as many
-//! threads, measured here and now; types are timed in turn, since machines are shared. The last lines sum the shapes up
-//! as a training step of `configs/train_small.json` has them.
+//! threads, with the instructions that the driver uses for BF16, measured here and now; a dash if it has none, and
+//! computes in F32. Types are timed in turn, since machines are shared. The last lines sum the shapes up as a training
+//! step of `configs/train_small.json` has them.
 
 mod rate;
 
@@ -300,10 +301,10 @@ fn main() {
     let peak = bf16_peak(&cpu);
     let other = [512, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
     println!(
-        "{} threads, {}: BF16 peak {:.0} GFLOP/s, F32 product of the gemm crate {:.0} GFLOP/s\n",
+        "{} threads, {}: BF16 peak {} GFLOP/s, F32 product of the gemm crate {:.0} GFLOP/s\n",
         cpu.threads(),
         cpu.isa(),
-        peak.unwrap_or(f64::NAN) / 1e9,
+        peak.map_or("-".to_owned(), |peak| format!("{:.0}", peak / 1e9)),
         other / 1e9
     );
     println!("{:<40} {:>8} {:>8} {:>8} {:>15} {:>15}", "GFLOP/s", "F32", "BF16", "E4M3", "of peak", "to F32");
@@ -322,9 +323,9 @@ fn main() {
 
 fn print_line(name: &str, flops: f64, seconds: [f64; 3], peak: Option<f64>) {
     let [wide, bf16, codes] = seconds.map(|s| flops / s);
-    let share = |rate: f64| 100.0 * rate / peak.unwrap_or(f64::NAN);
+    let share = |rate: f64| peak.map_or("-".to_owned(), |peak| format!("{:.0} %", 100.0 * rate / peak));
     println!(
-        "{name:<40} {:>8.1} {:>8.1} {:>8.1} {:>5.0} % {:>5.0} % {:>6.2}x {:>6.2}x",
+        "{name:<40} {:>8.1} {:>8.1} {:>8.1} {:>7} {:>7} {:>6.2}x {:>6.2}x",
         wide / 1e9,
         bf16 / 1e9,
         codes / 1e9,
