@@ -18,7 +18,7 @@ use super::block::{Job, Shape};
 use super::codes::{Codes, decode};
 use super::pack::{left_room, left_stride, left_transposed};
 use super::source::Source;
-use super::tile::{NR, Operands, Output, Segment, codes_tiles, has_pairs};
+use super::tile::{NR, Output, Scales, Segment, codes_tiles, has_pairs};
 use super::{DEPTH, Left, Right, for_tiles, pack_columns, pack_rows, packed};
 use crate::Cpu;
 use crate::error::CpuError;
@@ -265,47 +265,24 @@ fn multiply<C: Output>(
     c: &mut Tile<'_, C>,
     add: bool,
 ) {
-    let (m, n, ldc, count) = (c.rows(), c.cols(), c.stride(), span.count);
-    let padded = n.next_multiple_of(NR);
+    let (m, count, padded) = (c.rows(), span.count, c.cols().next_multiple_of(NR));
     let table = codes_tiles(job.isa);
-    let most = table.len();
-    a.check(b, (m, n), most);
-    let _tiles = job.isa.hold_tiles();
     assert!(
         a_scales.len() >= count * ROWS && m <= ROWS && b_scales.len() >= count * padded,
         "scales for every segment"
     );
-    for_tiles::<u32>(job.isa, (m, n), |row, col| {
-        let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
-        let f = table[height - 1][usize::from(width > 16)];
-        let operands = Operands {
-            k: a.depth,
-            a: a.data.as_ptr().wrapping_add(i * a.panel),
-            rows: height,
-            before: a.before(row, most),
-            row: a.row,
-            step: a.step,
-            ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
-            b: b.data[col / NR * b.panel..].as_ptr(),
-            line: b.line,
-            c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
-            ldc,
-            n: width,
-            alpha: 1.0,
-            add,
-        };
-        let scales = super::tile::Scales {
+    for_tiles(job.isa, table.len(), a, b, c, (1.0, add), |x, (row, col)| {
+        let scales = Scales {
             segments: span.segments(),
             a: a_scales[row..].as_ptr(),
             a_pitch: ROWS,
             b: b_scales[col..].as_ptr(),
             b_pitch: padded,
         };
-        // SAFETY: the table is for the instructions of `isa`. `check` found the tile's rows and depth inside `a`, and
-        // whole panels in `b`, and segments have as many words as both are deep; scales of the tile's rows and of `NR`
-        // columns were found in their slices; rows `row..row + height` and columns `col..col + width` are inside `c`,
-        // whose memory is ours.
-        unsafe { f(&operands, &scales) };
+        // SAFETY: the table is for the instructions of `isa`, and the operands are those of a tile of its rows.
+        // Segments have as many words as both factors are deep; scales of the tile's rows and of `NR` columns were
+        // found in their slices.
+        unsafe { table[x.rows - 1][usize::from(x.n > 16)](x, &scales) };
     });
 }
 

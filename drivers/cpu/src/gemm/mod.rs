@@ -202,47 +202,56 @@ pub(crate) fn multiply<W: Word, C: Output>(
     alpha: f32,
     add: bool,
 ) {
-    let (m, n, k) = (c.rows(), c.cols(), b.depth);
     let table = W::tiles(isa);
-    let most = table.len();
+    for_tiles(isa, table.len(), a, b, c, (alpha, add), |x, _| {
+        // SAFETY: the table is for the instructions of `isa`, and the operands are those of a tile of its rows.
+        unsafe { table[x.rows - 1][usize::from(x.n > TILE)](x) };
+    });
+}
+
+/// `f(operands, (row, column))` for every tile of a product, of at most `most` rows: down the panels of the right
+/// factor, each of which stays in the nearest cache, or, where products are quicker than what they read and write,
+/// along the rows. The operands are what a [`tile::TileFn`] may read and write.
+#[inline(always)]
+fn for_tiles<W: Word, C: Output>(
+    isa: Isa,
+    most: usize,
+    a: &Left<'_, W>,
+    b: &Right<'_, W>,
+    c: &mut Tile<'_, C>,
+    (alpha, add): (f32, bool),
+    mut f: impl FnMut(&tile::Operands<W>, (usize, usize)),
+) {
+    let (m, n, ldc) = (c.rows(), c.cols(), c.stride());
+    // So the tile's rows of `a`, and those before them, lie inside `a.data`, and whole panels of `NR` columns in `b`.
     a.check(b, (m, n), most);
-    let ldc = c.stride();
-    let _tiles = isa.hold_tiles();
-    for_tiles::<W>(isa, (m, n), |row, col| {
-        let (i, height, width) = (row / most, most.min(m - row), NR.min(n - col));
-        let f = table[height - 1][usize::from(width > 16)];
+    let mut tile = |row: usize, col: usize| {
+        let (panel, height) = (row / most, most.min(m - row));
         let operands = tile::Operands {
-            k,
-            a: a.data.as_ptr().wrapping_add(i * a.panel),
+            k: b.depth,
+            a: a.data.as_ptr().wrapping_add(panel * a.panel),
             rows: height,
             before: a.before(row, most),
             row: a.row,
             step: a.step,
-            ahead: a.ahead(if row + height < m { i + 1 } else { 0 }),
+            ahead: a.ahead(if row + height < m { panel + 1 } else { 0 }),
             b: b.data[col / NR * b.panel..].as_ptr(),
             line: b.line,
+            // Rows `row..row + rows` and columns `col..col + n` are inside `c`, whose memory is ours.
             c: C::target(c.as_mut_ptr().wrapping_add(row * ldc + col)),
             ldc,
-            n: width,
+            n: NR.min(n - col),
             alpha,
             add,
         };
-        // SAFETY: the table is for the instructions of `isa`. The tile's rows of `a`, and those before them, end before
-        // `a.end()`, which the assertion found inside `a.data`; `b` holds whole panels of `NR` columns; rows
-        // `row..row + height` and columns `col..col + width` are inside `c`, whose memory is ours.
-        unsafe { f(&operands) };
-    });
-}
-
-/// `f(row, column)` for every tile of an `m × n` product: down the panels of the right factor, each of which stays in
-/// the nearest cache, or, where products are quicker than what they read and write, along the rows.
-#[inline(always)]
-fn for_tiles<W: Word>(isa: Isa, (m, n): (usize, usize), mut f: impl FnMut(usize, usize)) {
-    let (rows, cols) = ((0..m).step_by(tile_rows::<W>(isa)), (0..n).step_by(NR));
+        f(&operands, (row, col));
+    };
+    let _registers = isa.hold_tiles();
+    let (rows, cols) = ((0..m).step_by(most), (0..n).step_by(NR));
     if isa.has_amx() && W::NUMBERS == 2 {
-        rows.for_each(|row| cols.clone().for_each(|col| f(row, col)));
+        rows.for_each(|row| cols.clone().for_each(|col| tile(row, col)));
     } else {
-        cols.for_each(|col| rows.clone().for_each(|row| f(row, col)));
+        cols.for_each(|col| rows.clone().for_each(|row| tile(row, col)));
     }
 }
 

@@ -173,7 +173,7 @@ fn skipped(x: &Operands<u32>) -> usize {
 /// rows.
 ///
 /// # Safety
-/// That of [`TileFn`](super::TileFn) on `a` and `b`, and this thread holds [`Tiles`]. Sixteen rows and columns of sums
+/// That of [`TileFn`] on `a` and `b`, and this thread holds [`Tiles`]. Sixteen rows and columns of sums
 /// can be written, or 32 where the tile has more than sixteen.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -253,10 +253,10 @@ unsafe fn sums(x: &Operands<u32>, at: usize, words: usize, to: (*mut f32, usize)
     }
 }
 
-/// See [`TileFn`](super::TileFn).
+/// See [`TileFn`].
 ///
 /// # Safety
-/// That of [`TileFn`](super::TileFn).
+/// That of [`TileFn`].
 #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
 unsafe fn tile(x: &Operands<u32>) {
     check(x);
