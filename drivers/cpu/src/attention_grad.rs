@@ -31,7 +31,10 @@ const ROWS: usize = 2 * QUERIES;
 /// processor not to wait for it.
 const FETCHED: usize = 4;
 
-/// Cuts `0..len` into tiles' rows, `step` each, if the diagonal crosses what is multiplied: none is wider than it must
+/// The least rows of a product that are cut apart where the diagonal crosses them: one large tile, or some small ones.
+const STRIP: usize = 12;
+
+/// Cuts `0..len` into strips, `step` each, if the diagonal crosses what is multiplied: none is wider than it must
 /// be, and none leaves the [`QUERIES`] rows or columns up to which scores are defined.
 fn strips(step: usize, len: usize, crossed: bool) -> impl Iterator<Item = Range<usize>> {
     let (block, step) = if crossed { (QUERIES, step) } else { (len, len) };
@@ -123,7 +126,7 @@ fn head<T: Real, W: Computed>(
     let _tiles = isa.hold_tiles();
     let Gradients { dq: mut dq_rows, mut dkv, mut dk_pe } = to;
     let (nope, value, width) = (x.heads.nope, x.heads.value, x.width());
-    let (scale, step) = (x.heads.scale as f32, tile_rows::<W>(isa));
+    let (scale, step) = (x.heads.scale as f32, tile_rows::<W>(isa).max(STRIP));
     let keys = take(&mut scratch, KEYS * stride(width));
     let dk = take(&mut scratch, KEYS * width);
     let dv = take(&mut scratch, KEYS * value);
