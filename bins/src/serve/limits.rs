@@ -35,7 +35,7 @@ const BODIES: usize = 256 << 20;
 /// The unit in which bodies are counted.
 const UNIT: usize = 1 << 10;
 
-/// The open connections. Where there are as many as may be, the one that has been idle longest makes room.
+/// The open connections. Where there are as many as may be, the oldest idle one makes room.
 #[derive(Debug)]
 pub(super) struct Connections {
     most: usize,
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     /// [`IDLE`], [`BUSY`], [`UNSENT`] or [`ASKED`].
     state: AtomicU8,
     closed: Notify,
-    /// Told when it becomes idle.
+    /// Told when it becomes idle, or no longer will close though it was asked to.
     changed: Arc<Notify>,
 }
 
@@ -84,12 +84,15 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Asks the connection that has been idle longest to close; false if all are busy.
-    pub fn close_idle(&self) -> bool {
-        // It counts until it is closed: a request may be on its way.
-        let asked =
-            self.lock().values().find(|connection| connection.ask()).map(|connection| connection.closed.notify_one());
-        asked.is_some()
+    /// Asks the oldest idle connection to close, unless one is about to.
+    pub fn close_idle(&self) {
+        let open = self.lock();
+        if open.values().any(|connection| connection.is(ASKED)) {
+            return;
+        }
+        if let Some(connection) = open.values().find(|connection| connection.ask()) {
+            connection.closed.notify_one();
+        }
     }
 
     /// Waits until there is room for another connection, and notes it.
@@ -97,12 +100,14 @@ impl Connections {
         loop {
             // Registered before the look, so that no change is missed.
             let changed = self.changed.notified();
-            if self.len() < self.most || self.close_idle() {
+            if self.len() < self.most {
                 let (state, closed, changed) = (AtomicU8::new(IDLE), Notify::new(), Arc::clone(&self.changed));
                 let connection = Arc::new(Connection { state, closed, changed });
                 self.lock().insert(number, Arc::clone(&connection));
                 return Entry { connections: Arc::clone(self), number, connection };
             }
+            // It counts until it is closed: a request may be on its way.
+            self.close_idle();
             changed.await;
         }
     }
@@ -135,7 +140,10 @@ impl Connection {
 
     /// Marks it as busy until the guard is dropped and everything is sent.
     pub fn busy(self: &Arc<Self>) -> Busy {
-        self.state.store(BUSY, Ordering::SeqCst);
+        if self.state.swap(BUSY, Ordering::SeqCst) == ASKED {
+            // Whoever waits for its place must ask another.
+            self.changed.notify_one();
+        }
         Busy(Arc::clone(self))
     }
 
@@ -333,4 +341,53 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// The time at which a request is given up that came at `arrived`.
 pub(super) fn deadline(arrived: std::time::Instant, limit: Duration) -> std::time::Instant {
     (Instant::from_std(arrived) + limit).into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn ready<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn there_are_never_more_connections_than_may_be_open() {
+        let connections = Arc::new(Connections::new(2));
+        let enter = |number| Box::pin(connections.enter(number));
+        let [first, second] = [1, 2].map(|number| ready(&mut enter(number)).unwrap());
+        let asked = |entry: &Entry| ready(&mut Box::pin(entry.connection.closed())).is_some();
+        let mut third = enter(3);
+        assert!(ready(&mut third).is_none(), "nobody has left");
+        assert!(asked(&first) && !asked(&second));
+        // A change elsewhere makes nobody else leave.
+        drop(second.connection.busy());
+        second.connection.sent();
+        assert!(ready(&mut third).is_none());
+        assert!(!asked(&second));
+        // The first had a request on its way, so the second is asked.
+        let busy = first.connection.busy();
+        assert!(ready(&mut third).is_none());
+        assert!(asked(&second));
+        drop(second);
+        let third = ready(&mut third).unwrap();
+        assert_eq!(connections.len(), 2);
+        // All are busy: the next waits until one is answered and has left.
+        let answered = third.connection.busy();
+        let mut fourth = enter(4);
+        assert!(ready(&mut fourth).is_none());
+        assert!(!asked(&first) && !asked(&third));
+        drop(answered);
+        third.connection.sent();
+        assert!(ready(&mut fourth).is_none());
+        assert!(asked(&third));
+        drop(third);
+        assert!(ready(&mut fourth).is_some());
+        drop(busy);
+    }
 }
