@@ -8,6 +8,7 @@
 
 mod rate;
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ struct Bench {
     flops: f64,
     bandwidth: f64,
     seed: u64,
+    /// Lines that were printed.
+    lines: Cell<usize>,
 }
 
 /// The shortest of many runs: what the kernel takes when nothing else wants the machine.
@@ -75,7 +78,7 @@ impl Bench {
             bandwidth / 1e9
         );
         println!("{:<44} {:>9} {:>9}         {:>5}", "kernel", "µs", "rate", "peak");
-        Self { cpu, filter, flops, bandwidth, seed: 0 }
+        Self { cpu, filter, flops, bandwidth, seed: 0, lines: Cell::new(0) }
     }
 
     fn floats(&mut self, rows: usize, cols: usize) -> T {
@@ -124,6 +127,7 @@ impl Bench {
         if !name.contains(&self.filter) {
             return;
         }
+        self.lines.set(self.lines.get() + 1);
         let seconds = best(f);
         let products = name.contains("attention");
         let (rate, unit, peak) = if products {
@@ -360,11 +364,22 @@ fn training(b: &mut Bench, of: DType) {
         table.view_mut()));
 }
 
+/// Ends the program with a message.
+fn refuse(message: &str) -> ! {
+    eprintln!("error: {message}");
+    std::process::exit(2)
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
-    let threads = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let isa = arguments.next().and_then(|name| Isa::all().find(|isa| isa.to_string() == name));
+    let threads = arguments.next().map_or(Ok(0), |n| n.parse());
+    let threads = threads.unwrap_or_else(|_| refuse("THREADS must be a number, 0 for as many as there are cores"));
+    let isa = arguments.next().map(|name| {
+        let names: Vec<String> = Isa::all().map(|isa| isa.to_string()).collect();
+        let found = Isa::all().find(|isa| isa.to_string() == name);
+        found.unwrap_or_else(|| refuse(&format!("ISA must be one of what this machine has: {}", names.join(", "))))
+    });
     let mut bench = Bench::new(filter, threads, isa.unwrap_or_else(Isa::best));
     router(&mut bench);
     for of in [DType::F32, DType::BF16] {
@@ -376,5 +391,8 @@ fn main() {
     }
     for format in [DType::F32, DType::BF16, DType::E4M3] {
         decoding(&mut bench, format);
+    }
+    if bench.lines.get() == 0 {
+        refuse(&format!("no line has `{}` in it; without a filter all kernels are timed", bench.filter));
     }
 }

@@ -297,6 +297,13 @@ fn bf16_peak(cpu: &Cpu) -> Option<f64> {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
+    let mut shapes = shapes();
+    // No keyboard has the sign.
+    shapes.retain(|shape| shape.to_string().contains(&filter.replace(" x ", " × ")));
+    if shapes.is_empty() {
+        eprintln!("error: no line has `{filter}` in it; without a filter all shapes are printed");
+        std::process::exit(2);
+    }
     let cpu = Cpu::with_threads(arguments.next().map_or(0, |s| s.parse().expect("a number of threads")));
     let peak = bf16_peak(&cpu);
     let other = [512, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
@@ -309,7 +316,7 @@ fn main() {
     );
     println!("{:<40} {:>8} {:>8} {:>8} {:>15} {:>15}", "GFLOP/s", "F32", "BF16", "E4M3", "of peak", "to F32");
     let (mut flops, mut total) = (0.0, [0.0; 3]);
-    for shape in shapes().into_iter().filter(|s| s.to_string().contains(&filter)) {
+    for shape in shapes {
         let mut operands = KINDS.map(|dtype| Operands::new(&cpu, &shape, dtype));
         let seconds: [f64; 3] = fastest(|i| operands[i].run(&cpu, &shape));
         flops += shape.flops() * shape.times as f64;
