@@ -17,6 +17,8 @@ use crate::real::Real;
 /// Environment variable that limits the instruction sets the driver uses, whatever more the processor has:
 /// `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`. Unset, there is no limit.
 ///
+/// One level is taken only where this names it: `avx512_bf16` on processors of Intel, which are faster without.
+///
 /// Matrix products round differently on each instruction set, so a test that passes on one may fail on another: with
 /// this variable one machine runs them all. Also useful to compare numbers between machines. oneDNN's is
 /// `ONEDNN_MAX_CPU_ISA`.
@@ -46,17 +48,33 @@ pub(crate) enum Level {
 const NAMES: [&str; 5] = ["portable", "avx2", "avx512", "avx512_bf16", "amx"];
 
 impl Isa {
-    /// The best instruction set that this processor has, up to the limit in [`MAX_ISA`].
+    /// The fastest instruction set that this processor has, up to the limit in [`MAX_ISA`].
     ///
     /// # Errors
     /// Where [`MAX_ISA`] holds something else than one of its names.
     pub fn detect() -> Result<Self, CpuError> {
         let limit = limit(std::env::var_os(MAX_ISA).as_deref())?;
-        // The portable level comes first and is within every limit.
-        Ok(Self::found(limit).last().unwrap_or(Self(Level::Any)))
+        Ok(Self::fastest(limit, is_intel()))
     }
 
-    /// The best instruction set, as [`detect`](Self::detect) finds it.
+    /// The fastest up to a rank, on a processor of Intel or another.
+    fn fastest(limit: usize, is_intel: bool) -> Self {
+        let is_worth_it = |isa: &Self| isa.rank() == limit || !(is_intel && isa.is_slow_on_intel());
+        // The portable level comes first and is within every limit.
+        Self::found(limit).filter(is_worth_it).last().unwrap_or(Self(Level::Any))
+    }
+
+    /// Whether processors of Intel compute faster without the last of these instructions. Measured in registers on
+    /// Emerald Rapids, `vdpbf16ps` does half as many multiplications and additions a second as those of f32, of which
+    /// two begin in a cycle; on Zen 4 it does twice as many.
+    fn is_slow_on_intel(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Level::Avx512Bf16;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// The fastest instruction set, as [`detect`](Self::detect) finds it.
     ///
     /// # Panics
     /// Where [`detect`](Self::detect) fails.
@@ -64,15 +82,15 @@ impl Isa {
         Self::detect().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// All instruction sets that this processor has, up to the limit in [`MAX_ISA`], the best last.
+    /// All instruction sets that this processor has, up to the limit in [`MAX_ISA`], each after those it includes.
     ///
     /// # Panics
     /// Where [`detect`](Self::detect) fails.
     pub fn all() -> impl Iterator<Item = Self> {
-        Self::found(Self::best().rank())
+        Self::found(limit(std::env::var_os(MAX_ISA).as_deref()).unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// What the processor has up to a rank, the best last.
+    /// What the processor has up to a rank, in the order of ranks.
     fn found(limit: usize) -> impl Iterator<Item = Self> {
         let levels = [
             Some(Level::Any),
@@ -84,7 +102,8 @@ impl Isa {
             Self::finds_avx512_bf16().then_some(Level::Avx512Bf16),
             #[cfg(target_arch = "x86_64")]
             // Last, since the system is asked, which changes what it allows signal stacks of this process to be.
-            (limit >= 4 && Self::finds_avx512_bf16() && crate::amx::is_allowed()).then_some(Level::Amx),
+            (limit >= Self(Level::Amx).rank() && Self::finds_avx512_bf16() && crate::amx::is_allowed())
+                .then_some(Level::Amx),
         ];
         levels.into_iter().flatten().map(Self).filter(move |isa| isa.rank() <= limit)
     }
@@ -161,6 +180,17 @@ impl std::fmt::Display for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(NAMES[self.rank()])
     }
+}
+
+/// Whether the processor is of Intel.
+fn is_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let id = std::arch::x86_64::__cpuid(0);
+        [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// The highest rank that is allowed where [`MAX_ISA`] has this value.
@@ -378,7 +408,20 @@ mod tests {
         }
         let ranks: Vec<usize> = Isa::found(usize::MAX).map(Isa::rank).collect();
         assert!(ranks[0] == 0 && ranks.is_sorted(), "{ranks:?}");
-        assert!(Isa::all().last() == Some(Isa::best()));
+        assert!(Isa::all().any(|isa| isa == Isa::best()));
+    }
+
+    #[test]
+    fn slow_products_of_bf16_are_used_only_where_they_are_asked_for() {
+        let most = NAMES.len() - 1;
+        for isa in Isa::found(most) {
+            for is_intel in [false, true] {
+                assert_eq!(Isa::fastest(isa.rank(), is_intel), isa, "named, each is taken");
+            }
+        }
+        assert_eq!(Some(Isa::fastest(most, false)), Isa::found(most).last());
+        let without = Isa::found(most).filter(|isa| isa.to_string() != "avx512_bf16");
+        assert_eq!(Some(Isa::fastest(most, true)), without.last());
     }
 
     #[cfg(target_arch = "x86_64")]
