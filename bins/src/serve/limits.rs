@@ -141,7 +141,7 @@ impl Connection {
     /// Marks it as busy until the guard is dropped and everything is sent.
     pub fn busy(self: &Arc<Self>) -> Busy {
         if self.state.swap(BUSY, Ordering::SeqCst) == ASKED {
-            // Whoever waits for its place must ask another.
+            // The connection that waits for its place must ask another.
             self.changed.notify_one();
         }
         Busy(Arc::clone(self))

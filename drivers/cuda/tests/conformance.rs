@@ -1,12 +1,13 @@
 //! The whole conformance suite on the emulator: every kernel and property is supported and passes.
 
-mod common;
+#[path = "common/device.rs"]
+mod device;
 
 use fathom_conformance::Options;
 use fathom_cuda::Emulation;
 
 fn check(options: Emulation, cases: u32) {
-    let Some(device) = common::emulated(options) else { return };
+    let Some(device) = device::emulated(options) else { return };
     let outcomes = fathom_conformance::run_with(&device, &Options { cases, ..Options::default() });
     // The driver has no F64, which conversions are from and to as well.
     let refuses = |o: &fathom_conformance::Outcome| o.unsupported > 0 && o.name != "conversions";

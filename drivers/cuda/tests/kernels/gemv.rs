@@ -1,11 +1,11 @@
 //! Products of few rows with weights as they are stored, against the reference device.
 
-mod common;
-
 use fathom_core::device::{Factor, Gemv, GroupedGemv, Kernels, Out, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
+
+use crate::common;
 
 #[test]
 fn products_of_few_rows() {

@@ -1,13 +1,13 @@
 //! GEMM against the reference device.
 
-mod common;
-
 use fathom_conformance::Options;
 use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels, Out, Primitives};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
 use half::bf16;
+
+use crate::common;
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 

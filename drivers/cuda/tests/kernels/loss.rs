@@ -1,11 +1,10 @@
 //! Softmax cross entropy against the reference device.
 
-mod common;
-
-use common::{assert_near, floats, indices, noise, read, suite};
 use fathom_core::device::{CrossEntropy, Device, Host, IGNORE, Kernels};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
+
+use crate::common::{self, assert_near, floats, indices, noise, read, suite};
 
 #[test]
 fn conformance() {

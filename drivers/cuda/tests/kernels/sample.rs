@@ -1,13 +1,12 @@
 //! Choosing tokens: those of the reference device, over a vocabulary of several pieces.
 
-mod common;
-
-use common::{floats, indices, suite};
 use fathom_core::device::{Device as _, Host, Kernels, NO_TOKEN, Sample};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::sampling::Rule;
 use fathom_core::tensor::Tensor;
+
+use crate::common::{self, floats, indices, suite};
 
 #[test]
 fn conformance() {

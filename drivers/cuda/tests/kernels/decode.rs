@@ -1,7 +1,5 @@
 //! Decoding against the reference device.
 
-mod common;
-
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -11,6 +9,8 @@ use fathom_core::error::DeviceError;
 use fathom_core::error::ErrorKind;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
+
+use crate::common;
 
 #[test]
 fn absorbed_projections() {

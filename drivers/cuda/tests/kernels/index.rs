@@ -1,7 +1,5 @@
 //! Gathers, scatters and combinations against the reference device, for rows of every width.
 
-mod common;
-
 use fathom_core::device::{
     Combine, Device, GatherColumns, GatherRows, Kernels, Out, Primitives, ScatterAddColumns, ScatterAddRows,
 };
@@ -11,6 +9,8 @@ use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
 use half::bf16;
+
+use crate::common;
 
 #[test]
 fn gather_rows() {

@@ -1,13 +1,12 @@
 //! The router, its gradient, the balance loss and the bias update against the reference device.
 
-mod common;
-
-use common::{assert_near, floats, noise, read, suite};
 use fathom_core::device::{Balance, Device, Host, Kernels, Route, RouteGrad, UpdateBias};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::routing::{GroupScore, RouteConfig, Score};
 use fathom_core::tensor::Tensor;
+
+use crate::common::{self, assert_near, floats, noise, read, suite};
 
 #[test]
 fn conformance() {

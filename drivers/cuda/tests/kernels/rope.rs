@@ -1,11 +1,10 @@
 //! Rotary position embedding against the reference device.
 
-mod common;
-
-use common::{assert_near, floats, indices, noise, read, suite};
 use fathom_core::device::{Device, Host, Kernels, Rope};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
+
+use crate::common::{self, assert_near, floats, indices, noise, read, suite};
 
 #[test]
 fn conformance() {

@@ -1,13 +1,13 @@
 //! Fills, casts, unary and binary operations and random numbers against the reference device.
 
-mod common;
-
 use fathom_core::device::{Binary, BinaryOp, Cast, Device, Fill, Kernels, Primitives, RandomNormal, Unary, UnaryOp};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
 use half::{bf16, f16};
+
+use crate::common;
 
 #[test]
 fn fill() {

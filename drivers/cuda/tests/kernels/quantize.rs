@@ -1,7 +1,5 @@
 //! Quantization, dequantization and requantization against the reference device, bit for bit.
 
-mod common;
-
 use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{
     Dequantize, Device, Encoded, Host, Kernels, Primitives, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
@@ -10,6 +8,8 @@ use fathom_core::device::{
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
 use fathom_cuda::{Cuda, Emulation};
+
+use crate::common;
 
 fn check(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
     for reverse in [false, true] {

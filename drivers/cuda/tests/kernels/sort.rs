@@ -1,13 +1,13 @@
 //! Top-k and the counting sort against the reference device, with sizes of several blocks.
 
-mod common;
-
 use fathom_core::device::{Device, Primitives, SortByKey, TopK};
 use fathom_core::dtype::DType;
 use fathom_core::error::{DeviceError, ErrorKind};
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
+
+use crate::common;
 
 #[test]
 fn top_k() {

@@ -1,12 +1,11 @@
 //! AdamW and linear interpolation against the reference device.
 
-mod common;
-
-use common::{assert_near, floats, noise, read, suite};
 use fathom_conformance::properties;
 use fathom_core::device::{AdamRates, AdamW, Host, Kernels, Lerp};
 use fathom_core::dtype::DType;
 use fathom_cuda::CudaError;
+
+use crate::common::{self, assert_near, floats, noise, read, suite};
 
 #[test]
 fn conformance() {

@@ -1,31 +1,34 @@
-//! Gradient of attention against the reference device.
-
-mod common;
-#[path = "common/heads.rs"]
-mod heads;
+//! Attention and its window mask against the reference device.
 
 use fathom_conformance::Options;
 use fathom_core::device::Host;
+use fathom_core::dtype::DType;
 use fathom_cuda::Emulation;
 
+use crate::{common, heads};
+
 #[test]
-fn attention_grad() {
+fn attention() {
     for (reverse, cases) in [(false, 32), (true, 8)] {
         let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
         let options = Options { cases, ..Options::default() };
-        let outcome = fathom_conformance::attention_grad(&device, &options).unwrap_or_else(|e| panic!("{e}"));
+        let outcome = fathom_conformance::attention(&device, &options).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(outcome.unsupported, 0);
     }
+}
+
+#[test]
+fn mask_window() {
+    common::suite_with_f16(&[fathom_conformance::mask_window]);
 }
 
 #[test]
 fn every_width() {
     let Some(device) = common::device() else { return };
     for case in heads::cases() {
-        let (got, want) = (case.backward(&device), case.backward(&Host::new()));
-        for ((name, got), want) in ["dq", "dkv", "dk_pe"].into_iter().zip(&got).zip(&want) {
-            case.compare(name, got, want);
-        }
+        let ([o, lse], [want_o, want_lse]) = (case.forward(&device), case.forward(&Host::new()));
+        case.compare("o", &o, &want_o);
+        heads::Case { dtype: DType::F32, ..case }.compare("lse", &lse, &want_lse);
     }
 }
 
@@ -34,7 +37,7 @@ fn a_sequence_does_not_depend_on_others() {
     let Some(device) = common::device() else { return };
     for case in heads::cases().into_iter().filter(|c| c.sequences > 1) {
         let alone = heads::Case { sequences: 1, ..case };
-        for (all, one) in case.backward(&device).iter().zip(&alone.backward(&device)) {
+        for (all, one) in case.forward(&device).iter().zip(&alone.forward(&device)) {
             assert!(all[..one.len()] == one[..], "{case:?}");
         }
     }

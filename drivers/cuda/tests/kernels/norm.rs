@@ -1,10 +1,9 @@
 //! RMSNorm and its gradient against the reference device.
 
-mod common;
-
-use common::{assert_near, floats, noise, read, suite};
 use fathom_core::device::{Host, Kernels, Out, RmsNorm, RmsNormGrad};
 use fathom_core::dtype::DType;
+
+use crate::common::{self, assert_near, floats, noise, read, suite};
 
 #[test]
 fn conformance() {

@@ -1,12 +1,12 @@
 //! FP8 GEMM against the reference device.
 
-mod common;
-
 use fathom_conformance::Options;
 use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Out, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Emulation;
+
+use crate::common;
 
 #[test]
 fn gemm_fp8() {

@@ -1,12 +1,12 @@
 //! Reductions against the reference device, with rows and columns that take several launches.
 
-mod common;
-
 use fathom_core::device::{Kernels, Out, Primitives, ReduceRows, Reduction, SumColumns};
 use fathom_core::dtype::DType;
 use fathom_core::rng;
 use fathom_core::tensor::Tensor;
 use fathom_cuda::Cuda;
+
+use crate::common;
 
 #[test]
 fn reduce_rows() {

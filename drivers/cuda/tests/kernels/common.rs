@@ -1,4 +1,4 @@
-//! The device under test: the emulator, or the GPU that `FATHOM_CUDA_DEVICE` names.
+//! Devices, operands and comparisons that the tests of kernels share.
 
 use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::Device;
@@ -7,59 +7,33 @@ use fathom_core::tensor::Tensor;
 use fathom_cuda::{Cuda, Emulation};
 use half::bf16;
 
-/// The device under test, or `None` with a message on stderr if there is no C++ compiler; under `CI` that is a failure.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
+pub use crate::device::emulated;
+
+/// The device under test, or `None` as [`emulated`] gives it.
 pub fn device() -> Option<Cuda> {
     emulated(Emulation::default())
 }
 
-/// The GPU that `FATHOM_CUDA_DEVICE` names, if it is set.
-fn gpu() -> Option<Cuda> {
-    let ordinal = std::env::var("FATHOM_CUDA_DEVICE").ok().filter(|v| !v.is_empty())?;
-    let ordinal = ordinal.parse().unwrap_or_else(|_| panic!("FATHOM_CUDA_DEVICE={ordinal}: not the number of a GPU"));
-    Some(Cuda::new(ordinal).unwrap_or_else(|e| panic!("{e}")))
-}
-
-/// The device under test; `options` are those of the emulator.
-pub fn emulated(options: Emulation) -> Option<Cuda> {
-    if let Some(gpu) = gpu() {
-        return Some(gpu);
-    }
-    match Cuda::emulated(options) {
-        Ok(device) => Some(device),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("not tested: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
 /// One kernel's part of the conformance suite.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub type Part = fn(&Cuda, &Options) -> Result<Outcome, Failure>;
 
 /// Blocks and threads in either order.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub const ENGINES: [Emulation; 2] = [
     Emulation { reverse: false, seed: 0, sanitize: false, shared: 0, multiprocessors: 0, hopper: false },
     Emulation { reverse: true, seed: 0, sanitize: false, shared: 0, multiprocessors: 0, hopper: false },
 ];
 
 /// Runs kernels of the conformance suite with blocks and threads in either order; every case must be supported.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn suite(kernels: &[Part]) {
     suite_with(kernels, &[Options::default()]);
 }
 
 /// Runs kernels of the conformance suite as [`suite`] does, and once more with F16 among the types of activations.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn suite_with_f16(kernels: &[Part]) {
     let dtypes = vec![DType::F32, DType::BF16, DType::F16];
     suite_with(kernels, &[Options::default(), Options { dtypes, ..Options::default() }]);
 }
 
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 fn suite_with(kernels: &[Part], options: &[Options]) {
     for emulation in ENGINES {
         let Some(device) = emulated(emulation) else { return };
@@ -71,13 +45,11 @@ fn suite_with(kernels: &[Part], options: &[Options]) {
 }
 
 /// Number `i` of a sequence of numbers between −2 and 2.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn noise(seed: u64, i: usize) -> f32 {
     4.0 * fathom_core::rng::uniform(seed, 0, i as u64) as f32 - 2.0
 }
 
 /// A matrix of F32 or BF16 on a device.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn floats<D: Device>(
     device: &D,
     dtype: DType,
@@ -96,13 +68,11 @@ pub fn floats<D: Device>(
 }
 
 /// Indices on a device.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn indices<D: Device>(device: &D, rows: usize, cols: usize, values: &[u32]) -> Result<Tensor<D>, D::Error> {
     Tensor::<D>::from_slice(device, &[rows, cols], DType::U32, values)
 }
 
 /// The elements of a matrix of F32, BF16 or indices.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn read<D: Device>(device: &D, x: &Tensor<D>) -> Result<Vec<f32>, D::Error> {
     Ok(match x.dtype() {
         DType::BF16 => x.download::<D, bf16>(device)?.into_iter().map(bf16::to_f32).collect(),
@@ -112,7 +82,6 @@ pub fn read<D: Device>(device: &D, x: &Tensor<D>) -> Result<Vec<f32>, D::Error> 
 }
 
 /// Compares matrix by matrix: differences of up to `relative` times the largest number of the matrix.
-#[allow(dead_code, reason = "each test has its own copy of this file")]
 pub fn assert_near(got: &[Vec<f32>], want: &[Vec<f32>], relative: f32) {
     assert_eq!(got.len(), want.len());
     for (m, (got, want)) in got.iter().zip(want).enumerate() {
