@@ -82,7 +82,7 @@ struct Arguments {
     /// bytes of a request's body, at most (default: 2097152)
     #[argh(option, default = "Options::default().max_body", arg_name = "bytes")]
     max_body: usize,
-    /// open connections, at most; where there are more, idle ones are closed (default: 4096)
+    /// open connections, at most; the oldest idle one is closed for a new one (default: 4096)
     #[argh(option, default = "Options::default().connections", arg_name = "n")]
     max_connections: usize,
     /// seconds after which a request is given up (default: 600)

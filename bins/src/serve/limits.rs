@@ -86,7 +86,10 @@ impl Connections {
 
     /// Asks the oldest idle connection to close, unless one is about to.
     pub fn close_idle(&self) {
-        let open = self.lock();
+        Self::ask_oldest(&self.lock());
+    }
+
+    fn ask_oldest(open: &BTreeMap<u64, Arc<Connection>>) {
         if open.values().any(|connection| connection.is(ASKED)) {
             return;
         }
@@ -100,14 +103,17 @@ impl Connections {
         loop {
             // Registered before the look, so that no change is missed.
             let changed = self.changed.notified();
-            if self.len() < self.most {
-                let (state, closed, changed) = (AtomicU8::new(IDLE), Notify::new(), Arc::clone(&self.changed));
-                let connection = Arc::new(Connection { state, closed, changed });
-                self.lock().insert(number, Arc::clone(&connection));
-                return Entry { connections: Arc::clone(self), number, connection };
+            {
+                let mut open = self.lock();
+                if open.len() < self.most {
+                    let (state, closed, changed) = (AtomicU8::new(IDLE), Notify::new(), Arc::clone(&self.changed));
+                    let connection = Arc::new(Connection { state, closed, changed });
+                    open.insert(number, Arc::clone(&connection));
+                    return Entry { connections: Arc::clone(self), number, connection };
+                }
+                // It counts until it is closed: a request may be on its way.
+                Self::ask_oldest(&open);
             }
-            // It counts until it is closed: a request may be on its way.
-            self.close_idle();
             changed.await;
         }
     }

@@ -88,7 +88,16 @@ async fn serve(
     };
     if gracefully {
         served.as_mut().graceful_shutdown();
-        let _ = select(served, pin!(entry.connection.closed())).await;
+        // What was told before a request came is not about what is idle now.
+        let asked_again = async {
+            loop {
+                entry.connection.closed().await;
+                if entry.connection.is_idle() {
+                    return;
+                }
+            }
+        };
+        let _ = select(served, pin!(asked_again)).await;
     }
 }
 
