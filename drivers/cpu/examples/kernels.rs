@@ -6,6 +6,7 @@
 //! for attention the best f32 product of 512³ to 1536³ by the `gemm` crate, for all others copying memory that fits no
 //! cache.
 
+mod arguments;
 mod rate;
 
 use std::cell::Cell;
@@ -364,21 +365,16 @@ fn training(b: &mut Bench, of: DType) {
         table.view_mut()));
 }
 
-/// Ends the program with a message.
-fn refuse(message: &str) -> ! {
-    eprintln!("error: {message}");
-    std::process::exit(2)
-}
-
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let filter = arguments.next().unwrap_or_default();
-    let threads = arguments.next().map_or(Ok(0), |n| n.parse());
-    let threads = threads.unwrap_or_else(|_| refuse("THREADS must be a number, 0 for as many as there are cores"));
-    let isa = arguments.next().map(|name| {
+    let mut given = std::env::args().skip(1);
+    let filter = arguments::filter(given.next());
+    let threads = arguments::threads(given.next());
+    let isa = given.next().map(|name| {
         let names: Vec<String> = Isa::all().map(|isa| isa.to_string()).collect();
         let found = Isa::all().find(|isa| isa.to_string() == name);
-        found.unwrap_or_else(|| refuse(&format!("ISA must be one of what this machine has: {}", names.join(", "))))
+        found.unwrap_or_else(|| {
+            arguments::refuse(&format!("ISA must be one of what this machine has: {}", names.join(", ")))
+        })
     });
     let mut bench = Bench::new(filter, threads, isa.unwrap_or_else(Isa::best));
     router(&mut bench);
@@ -393,6 +389,9 @@ fn main() {
         decoding(&mut bench, format);
     }
     if bench.lines.get() == 0 {
-        refuse(&format!("no line has `{}` in it; without a filter all kernels are timed", bench.filter));
+        let filter = &bench.filter;
+        arguments::refuse(&format!(
+            "no line has `{filter}` in it; matrix products are those of the example `products`"
+        ));
     }
 }

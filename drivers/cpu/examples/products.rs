@@ -11,6 +11,7 @@
 //! computes in F32. Types are timed in turn, since machines are shared. The last lines sum the shapes up as a training
 //! step of `configs/train_small.json` has them.
 
+mod arguments;
 mod rate;
 
 use std::hint::black_box;
@@ -295,16 +296,14 @@ fn bf16_peak(cpu: &Cpu) -> Option<f64> {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let filter = arguments.next().unwrap_or_default();
+    let mut given = std::env::args().skip(1);
+    let filter = arguments::filter(given.next());
     let mut shapes = shapes();
-    // No keyboard has the sign.
-    shapes.retain(|shape| shape.to_string().contains(&filter.replace(" x ", " × ")));
+    shapes.retain(|shape| shape.to_string().contains(&filter));
     if shapes.is_empty() {
-        eprintln!("error: no line has `{filter}` in it; without a filter all shapes are printed");
-        std::process::exit(2);
+        arguments::refuse(&format!("no line has `{filter}` in it; without a filter all shapes are printed"));
     }
-    let cpu = Cpu::with_threads(arguments.next().map_or(0, |s| s.parse().expect("a number of threads")));
+    let cpu = Cpu::with_threads(arguments::threads(given.next()));
     let peak = bf16_peak(&cpu);
     let other = [512, 1024, 1536].map(|n| rate::of_gemm_crate(cpu.threads(), n)).into_iter().fold(0.0, f64::max);
     println!(
@@ -325,7 +324,10 @@ fn main() {
         }
         print_line(&shape.to_string(), shape.flops(), seconds, peak);
     }
-    print_line("a step", flops, total, peak);
+    // Some shapes are of no step.
+    if flops > 0.0 {
+        print_line("a step", flops, total, peak);
+    }
 }
 
 fn print_line(name: &str, flops: f64, seconds: [f64; 3], peak: Option<f64>) {
