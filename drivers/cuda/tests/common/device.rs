@@ -9,7 +9,8 @@ fn gpu() -> Option<Cuda> {
     Some(Cuda::new(ordinal).unwrap_or_else(|e| panic!("{e}")))
 }
 
-/// The device under test; `options` are those of the emulator.
+/// The device under test, or `None` with a message on stderr if there is no C++ compiler; under `CI` that is a failure.
+/// `options` are those of the emulator.
 pub fn emulated(options: Emulation) -> Option<Cuda> {
     if let Some(gpu) = gpu() {
         return Some(gpu);

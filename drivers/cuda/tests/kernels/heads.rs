@@ -103,7 +103,6 @@ impl Case {
     }
 
     /// `dq`, `dkv` and `dk_pe`, from the host's forward results.
-    #[allow(dead_code)]
     pub fn backward<D: Kernels>(&self, device: &D) -> [Vec<f32>; 3] {
         let [q_cols, kv_cols, pe_cols, o_cols, heads] = self.columns();
         let [o, lse] = self.forward(&Host::new());

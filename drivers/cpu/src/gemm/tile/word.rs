@@ -121,7 +121,7 @@ impl Unit for u32 {
     }
 }
 
-/// Whether pairs are the fastest way to multiply BF16 here; elsewhere they are made f32 first.
+/// Whether numbers of BF16 are multiplied in pairs here; elsewhere they are made f32 first.
 pub(crate) fn has_pairs(isa: Isa) -> bool {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
