@@ -64,9 +64,8 @@ impl Isa {
         Self::found(limit).filter(is_worth_it).last().unwrap_or(Self(Level::Any))
     }
 
-    /// Whether processors of Intel compute faster without the last of these instructions. Measured in registers on
-    /// Emerald Rapids, `vdpbf16ps` does half as many multiplications and additions a second as those of f32, of which
-    /// two begin in a cycle; on Zen 4 it does twice as many.
+    /// Whether processors of Intel compute faster without the last of these instructions: on Emerald Rapids `vdpbf16ps`
+    /// reaches half the rate of products of f32, where on Zen 4 it reaches twice theirs.
     fn is_slow_on_intel(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 == Level::Avx512Bf16;

@@ -10,10 +10,8 @@ use crate::{common, heads};
 #[test]
 fn attention() {
     for (reverse, cases) in [(false, 32), (true, 8)] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let options = Options { cases, ..Options::default() };
-        let outcome = fathom_conformance::attention(&device, &options).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
+        let emulation = Emulation { reverse, ..Emulation::default() };
+        common::suite_on(emulation, &[fathom_conformance::attention], &[Options { cases, ..Options::default() }]);
     }
 }
 

@@ -35,12 +35,22 @@ pub fn suite_with_f16(kernels: &[Part]) {
 }
 
 fn suite_with(kernels: &[Part], options: &[Options]) {
-    for emulation in ENGINES {
-        let Some(device) = emulated(emulation) else { return };
-        for (kernel, options) in kernels.iter().flat_map(|k| options.iter().map(move |o| (k, o))) {
-            let outcome = kernel(&device, options).unwrap_or_else(|e| panic!("{emulation:?}: {e}"));
-            assert_eq!(outcome.unsupported, 0, "{}", outcome.name);
-        }
+    ENGINES.into_iter().for_each(|emulation| suite_on(emulation, kernels, options));
+}
+
+/// Runs kernels of the conformance suite by warpgroups, with blocks and threads in several orders.
+pub fn suite_by_warpgroups(kernels: &[Part]) {
+    for (reverse, seed) in [(false, 0), (true, 0), (false, 3)] {
+        suite_on(Emulation { reverse, seed, hopper: true, ..Emulation::default() }, kernels, &[Options::default()]);
+    }
+}
+
+/// Runs kernels of the conformance suite on one emulator, with each of the options; every case must be supported.
+pub fn suite_on(emulation: Emulation, kernels: &[Part], options: &[Options]) {
+    let Some(device) = emulated(emulation) else { return };
+    for (kernel, options) in kernels.iter().flat_map(|k| options.iter().map(move |o| (k, o))) {
+        let outcome = kernel(&device, options).unwrap_or_else(|e| panic!("{emulation:?}: {e}"));
+        assert_eq!(outcome.unsupported, 0, "{}", outcome.name);
     }
 }
 

@@ -1,6 +1,5 @@
 //! GEMM against the reference device.
 
-use fathom_conformance::Options;
 use fathom_core::device::{Form, Gemm, GroupedGemm, Host, Kernels, Out, Primitives};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
@@ -13,33 +12,18 @@ const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
 #[test]
 fn gemm() {
-    for reverse in [false, true] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome = fathom_conformance::gemm(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
-    }
+    common::suite(&[fathom_conformance::gemm]);
 }
 
 #[test]
 fn grouped_gemm() {
-    for reverse in [false, true] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome = fathom_conformance::grouped_gemm(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
-    }
+    common::suite(&[fathom_conformance::grouped_gemm]);
 }
 
 /// The kernel of warpgroups, in each order.
 #[test]
 fn products_by_warpgroups() {
-    for (reverse, seed) in [(false, 0), (true, 0), (false, 3)] {
-        let options = Emulation { reverse, seed, hopper: true, ..Emulation::default() };
-        let Some(device) = common::emulated(options) else { return };
-        for suite in [fathom_conformance::gemm as common::Part, fathom_conformance::grouped_gemm] {
-            let outcome = suite(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(outcome.unsupported, 0);
-        }
-    }
+    common::suite_by_warpgroups(&[fathom_conformance::gemm, fathom_conformance::grouped_gemm]);
 }
 
 /// Numbers that are exact in every type, so that sums of their products have one value: multiples of 1/8 from -1 to 1.

@@ -1,6 +1,5 @@
 //! FP8 GEMM against the reference device.
 
-use fathom_conformance::Options;
 use fathom_core::device::{Form, GemmFp8, GroupedGemmFp8, Host, Kernels, Out, Scaled, Tiles};
 use fathom_core::dtype::DType;
 use fathom_core::tensor::Tensor;
@@ -10,33 +9,18 @@ use crate::common;
 
 #[test]
 fn gemm_fp8() {
-    for reverse in [false, true] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome = fathom_conformance::gemm_fp8(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
-    }
+    common::suite(&[fathom_conformance::gemm_fp8]);
 }
 
 #[test]
 fn grouped_gemm_fp8() {
-    for reverse in [false, true] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let result = fathom_conformance::grouped_gemm_fp8(&device, &Options::default());
-        assert_eq!(result.unwrap_or_else(|e| panic!("{e}")).unsupported, 0);
-    }
+    common::suite(&[fathom_conformance::grouped_gemm_fp8]);
 }
 
 /// The kernel of warpgroups, in each order.
 #[test]
 fn products_by_warpgroups() {
-    for (reverse, seed) in [(false, 0), (true, 0), (false, 3)] {
-        let options = Emulation { reverse, seed, hopper: true, ..Emulation::default() };
-        let Some(device) = common::emulated(options) else { return };
-        for suite in [fathom_conformance::gemm_fp8 as common::Part, fathom_conformance::grouped_gemm_fp8] {
-            let outcome = suite(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(outcome.unsupported, 0);
-        }
-    }
+    common::suite_by_warpgroups(&[fathom_conformance::gemm_fp8, fathom_conformance::grouped_gemm_fp8]);
 }
 
 fn draws(seed: u32) -> impl FnMut(u32) -> u32 {

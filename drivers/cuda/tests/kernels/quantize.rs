@@ -1,52 +1,43 @@
 //! Quantization, dequantization and requantization against the reference device, bit for bit.
 
-use fathom_conformance::{Failure, Options, Outcome};
 use fathom_core::device::{
     Dequantize, Device, Encoded, Host, Kernels, Primitives, Quantize, QuantizeBoth, Requantize, Scaled, ScaledMut,
     Tiles,
 };
 use fathom_core::dtype::DType;
 use fathom_core::tensor::{Tensor, TensorOf};
-use fathom_cuda::{Cuda, Emulation};
+use fathom_cuda::Cuda;
 
 use crate::common;
 
-fn check(run: impl Fn(&Cuda, &Options) -> Result<Outcome, Failure>) {
-    for reverse in [false, true] {
-        let Some(device) = common::emulated(Emulation { reverse, ..Emulation::default() }) else { return };
-        let outcome = run(&device, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(outcome.unsupported, 0);
-    }
-}
-
 #[test]
 fn quantize() {
-    check(fathom_conformance::quantize);
+    common::suite(&[fathom_conformance::quantize]);
 }
 
 #[test]
 fn dequantize() {
-    check(fathom_conformance::dequantize);
+    common::suite(&[fathom_conformance::dequantize]);
 }
 
 #[test]
 fn requantize() {
-    check(fathom_conformance::requantize);
+    common::suite(&[fathom_conformance::requantize]);
 }
 
 #[test]
 fn quantize_both() {
-    check(fathom_conformance::quantize_both);
+    common::suite(&[fathom_conformance::quantize_both]);
 }
 
 #[test]
 fn gather_codes() {
-    check(fathom_conformance::gather_codes);
+    common::suite(&[fathom_conformance::gather_codes]);
 }
 
 #[test]
 fn what_is_not_finite_is_reported() {
-    check(fathom_conformance::properties::non_finite);
+    common::suite(&[fathom_conformance::properties::non_finite]);
 }
 
 /// Rows and columns of the matrices below: several blocks of every kernel, rows aligned to 16 bytes.
